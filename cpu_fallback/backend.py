@@ -1,0 +1,154 @@
+"""CpuBackend: the contract of ``gpu_spots.backend.Backend``, operation by operation."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from cpu_fallback import bits
+from cpu_fallback.bits import PackedMasks
+from cpu_fallback.components import components
+from cpu_fallback.measure import measure
+from cpu_fallback.trimmed import TrimmedStatistics
+from cpu_fallback.validity import valid_values
+from gpu_spots.model import (
+    Array,
+    Background,
+    Components,
+    FloatMoments,
+    FoundMasks,
+    IntegerLevel,
+    IntegerMoments,
+    Measurements,
+    Morphology,
+    Validity,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the second pass needs of the background, in the form that compares fastest."""
+
+    below: Array
+    """(n_X, n_Y): a value stands out if it is greater than this; the frames' own type where it can be, as mixed types compare slowly."""
+    valid: NDArray[np.uint64] | None
+    """(n_X, words) packed: pixels that are not masked; None: all."""
+    value_range: Validity | None
+    """Which values count; None: all values of all pixels that are not masked do."""
+    level: IntegerLevel | NDArray[np.float64]
+    morphology: Morphology
+
+
+class CpuBackend:
+    """NumPy and SciPy on the CPU's cores. ``threads``: how many to use; None: all that this process may."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.workers = threads or _available_cores()
+        self.device = f"{_processor()}, {self.workers} thread{'s' * (self.workers > 1)}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+        self._trimmed = TrimmedStatistics()
+
+    def upload(self, frames: Array) -> Array:
+        """Frames are already where this backend computes."""
+        return frames
+
+    def trimmed_moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+        """Sorted tile by tile: `cpu_fallback.trimmed`."""
+        return self._trimmed.moments(frames, percent, validity)
+
+    def prepare(self, background: Background, morphology: Morphology) -> _Prepared:
+        """Turn the threshold into a map of the frames' own type."""
+        valid = background.validity.pixels
+        return _Prepared(
+            below=_greatest_below(background.threshold, background.max.dtype),
+            valid=None if valid is None else bits.pack(valid),
+            value_range=background.validity if background.gaps else None,
+            level=background.level,
+            morphology=morphology,
+        )
+
+    def find_masks(self, frames: Array, prepared: _Prepared) -> FoundMasks:
+        """Compare frame by frame, then clean the packed masks."""
+        n_frames, n_x, n_columns = frames.shape
+        raw = np.empty((n_frames, n_x, bits.words_for(n_columns)), np.uint64)
+        usable = None if prepared.value_range is None else valid_values(frames, prepared.value_range)
+        invalid = None if usable is None else bits.pack(~usable)
+        above = np.empty((n_x, n_columns), bool)
+        for i, frame in enumerate(frames):
+            np.greater(frame, prepared.below, out=above)
+            if usable is not None:
+                above &= usable[i]
+            raw[i] = bits.pack(above)
+        filtered = raw
+        for _ in range(prepared.morphology.erosions):
+            filtered = bits.erode(filtered, prepared.morphology.connectivity)
+        for _ in range(prepared.morphology.dilations):
+            filtered = bits.dilate(filtered, prepared.morphology.connectivity, n_columns)
+        if prepared.valid is not None:
+            filtered = filtered & prepared.valid
+        if invalid is not None:
+            filtered = filtered & ~invalid
+        packed = (PackedMasks(words, n_columns) for words in (raw, filtered))
+        return FoundMasks(*packed, None if invalid is None else PackedMasks(invalid, n_columns))
+
+    def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
+        """Words of zeros."""
+        return PackedMasks(np.zeros((n_masks, shape[0], bits.words_for(shape[1])), np.uint64), shape[1])
+
+    def union(self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
+        """OR frame by frame, as frames of one mask may follow each other."""
+        for words, mask in zip(masks.words, mask_of_frame, strict=True):
+            onto.words[mask] |= words
+
+    def without(self, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
+        """AND NOT."""
+        return PackedMasks(masks.words & ~invalid.words, masks.n_columns)
+
+    def unpack(self, masks: PackedMasks) -> NDArray[np.uint8]:
+        """A byte a pixel."""
+        return bits.unpack(masks.words, masks.n_columns)
+
+    def components(self, masks: PackedMasks, connectivity: int) -> Components:
+        """By runs: `cpu_fallback.components`."""
+        return components(masks, connectivity)
+
+    def measure(self, frames: Array, components: Components, mask_of_frame: NDArray[np.integer], prepared: _Prepared) -> Measurements:
+        """By reduceat: `cpu_fallback.measure`."""
+        return measure(frames, components, mask_of_frame, prepared.level)
+
+
+def _greatest_below(threshold: Array, dtype: np.dtype) -> Array:
+    """The map ``b`` of frames' type for which ``value > b`` is ``value >= threshold``, for every value of that type."""
+    if dtype.kind != "f":
+        lowest = np.iinfo(dtype).min
+        below = threshold.astype(np.int64) - 1
+        # "always", at the type's minimum, has no value below it: keep the wider type there
+        return below.astype(dtype) if below.min(initial=lowest) >= lowest else below
+    with np.errstate(over="ignore"):
+        rounded = threshold.astype(dtype)
+    rounded = np.where(rounded < threshold, np.nextafter(rounded, dtype.type(np.inf)), rounded)
+    # NaN stays NaN, which nothing is greater than
+    return np.nextafter(rounded, dtype.type(-np.inf))
+
+
+def _available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """The processor's name, as well as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,98 @@
+"""Connected components of packed masks, by runs: the stretches of set pixels in a row, joined where they touch the row above."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from cpu_fallback.bits import PackedMasks, set_pixels
+from gpu_spots.model import Components
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs of a batch of masks, in raster order; rows are counted through all masks."""
+
+    row: NDArray[np.int64]
+    """mask * n_X + X."""
+    begin: NDArray[np.int64]
+    """First column."""
+    end: NDArray[np.int64]
+    """Last column, inclusive."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def components(masks: PackedMasks, connectivity: int) -> Components:
+    """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
+    n_masks, n_rows = masks.words.shape[:2]
+    pixels = set_pixels(masks.words, masks.n_columns)
+    if not len(pixels):
+        nothing = np.zeros(0, np.int64)
+        return Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64))
+    runs = _runs(pixels, masks.n_columns)
+    component = _join(runs, n_rows, masks.n_columns, connectivity)
+
+    by_component = np.argsort(component, kind="stable")
+    row, begin, end = runs.row[by_component], runs.begin[by_component], runs.end[by_component]
+    of_run = component[by_component]
+    first_run = np.flatnonzero(np.diff(of_run, prepend=-1))
+    mask = row[first_run] // n_rows
+    x = row - mask[of_run] * n_rows
+    box = np.stack(
+        [x[first_run], np.maximum.reduceat(x, first_run) + 1, np.minimum.reduceat(begin, first_run), np.maximum.reduceat(end, first_run) + 1],
+        axis=1,
+        dtype=np.int32,
+        casting="unsafe",
+    )
+
+    length = end - begin + 1
+    position = np.cumsum(length) - length
+    in_frame = x * masks.n_columns + begin
+    grouped = np.arange(len(pixels))
+    grouped += np.repeat(in_frame - position, length)
+    return Components(
+        pixels=grouped,
+        begin=np.append(position[first_run], len(pixels)),
+        box=box,
+        first=np.searchsorted(mask, np.arange(n_masks + 1)),
+    )
+
+
+def _runs(pixels: NDArray[np.int64], n_columns: int) -> _Runs:
+    """Group ascending flat indices into runs."""
+    gap = np.diff(pixels) != 1
+    gap |= pixels[1:] % n_columns == 0
+    begin = np.flatnonzero(np.concatenate([[True], gap]))
+    first, last = pixels[begin], pixels[np.append(begin[1:], len(pixels)) - 1]
+    row = first // n_columns
+    return _Runs(row, first - row * n_columns, last - row * n_columns)
+
+
+def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArray[np.int64]:
+    """The component of each run, numbered from 0 in raster order of their first pixels."""
+    # a run touches those of the row above whose columns overlap its own, widened by one where corners count
+    reach = 1 if connectivity == 2 else 0
+    above = (runs.row - 1) * n_columns
+    flat_begin, flat_end = runs.row * n_columns + runs.begin, runs.row * n_columns + runs.end
+    lower = np.searchsorted(flat_end, above + np.maximum(runs.begin - reach, 0), side="left")
+    upper = np.searchsorted(flat_begin, above + np.minimum(runs.end + reach, n_columns - 1), side="right")
+    touching = upper - lower
+    touching[runs.row % n_rows == 0] = 0  # the row above is another mask's
+    indptr = np.concatenate([[0], np.cumsum(touching)])
+    other = np.arange(indptr[-1]) + np.repeat(lower - indptr[:-1], touching)
+    graph = csr_array((np.ones(len(other), np.int8), other, indptr), shape=(len(runs), len(runs)))
+    component = connected_components(graph, directed=False)[1].astype(np.int64)
+    return _in_order_of_appearance(component)
+
+
+def _in_order_of_appearance(component: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Renumber so that new numbers appear in ascending order. SciPy numbers so today, but does not promise it."""
+    highest = np.maximum.accumulate(component)
+    if component[0] == 0 and (component[1:] <= highest[:-1] + 1).all():
+        return component
+    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]

@@ -1,0 +1,58 @@
+"""Sums and maxima over components, for every frame that shares the components' mask."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.model import Array, Components, IntegerLevel, Measurements
+
+
+def measure(frames: Array, components: Components, mask_of_frame: NDArray[np.integer], level: IntegerLevel | NDArray[np.float64]) -> Measurements:
+    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
+    n_pixels = frames[0].size
+    pixels, begin, frame_offset = _repeated(components, mask_of_frame, n_pixels)
+    if not len(begin):
+        empty = np.zeros(0, np.int64)
+        is_float = frames.dtype.kind == "f"
+        return Measurements(np.zeros(0) if is_float else empty, *((None, None) if is_float else (empty, empty)), empty)
+    length = np.diff(begin, append=len(pixels))
+    values = frames.reshape(-1)[pixels + frame_offset]
+    peak = pixels[_first_maximum(values, begin, length)]
+    if isinstance(level, IntegerLevel):
+        return Measurements(
+            total=np.add.reduceat(values.astype(np.int64), begin),
+            background_high=_sum_of(level.high, pixels, begin),
+            background_low=_sum_of(level.low, pixels, begin),
+            peak=peak,
+        )
+    difference = values.astype(np.float64) - level.reshape(-1)[pixels]
+    # bincount adds one value after the other, in a defined order; reduceat adds in pairs
+    total = np.bincount(np.repeat(np.arange(len(begin)), length), weights=difference)
+    return Measurements(total, None, None, peak)
+
+
+def _repeated(components: Components, mask_of_frame: NDArray[np.integer], n_pixels: int) -> tuple[NDArray[np.int64], ...]:
+    """The components' pixels once for every frame: flat index in the frame, begin of each component, offset of the frame."""
+    first, last = components.first[mask_of_frame], components.first[mask_of_frame + 1]
+    pixel_first, pixel_last = components.begin[first], components.begin[last]
+    length = pixel_last - pixel_first
+    frame_offset = np.repeat(np.arange(len(mask_of_frame)) * n_pixels, length)
+    if np.array_equal(mask_of_frame, np.arange(len(components.first) - 1)):
+        return components.pixels, components.begin[:-1], frame_offset
+    shift = np.cumsum(length) - length - pixel_first
+    pixels = np.concatenate([components.pixels[a:b] for a, b in zip(pixel_first, pixel_last, strict=True)])
+    begin = np.concatenate([components.begin[a:b] + s for a, b, s in zip(first, last, shift, strict=True)])
+    return pixels, begin, frame_offset
+
+
+def _first_maximum(values: Array, begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of the largest value of each component, the first of equals."""
+    largest = np.maximum.reduceat(values, begin)
+    hits = np.flatnonzero(values == np.repeat(largest, length))
+    return hits[np.searchsorted(hits, begin)]
+
+
+def _sum_of(level: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Exact sums of a background map over components."""
+    if level is None:
+        return np.zeros(len(begin), np.int64)
+    return np.add.reduceat(level.reshape(-1)[pixels].astype(np.int64), begin)

@@ -1,0 +1,30 @@
+"""gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does, on the GPU or the CPU.
+
+`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. Importing this package loads nothing heavy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from gpu_spots.errors import GpuSpotsError
+from gpu_spots.parameters import Parameters
+
+if TYPE_CHECKING:
+    from gpu_spots.api import find_spots
+    from gpu_spots.files.spots_file import SpotsFile, open_spots
+
+__version__ = "0.1.0"
+
+__all__ = ["GpuSpotsError", "Parameters", "SpotsFile", "__version__", "find_spots", "open_spots"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs NumPy and h5py when it is first used."""
+    if name == "find_spots":
+        from gpu_spots.api import find_spots
+
+        return find_spots
+    if name in ("SpotsFile", "open_spots"):
+        from gpu_spots.files import spots_file
+
+        return getattr(spots_file, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,72 @@
+"""Backend: the contract that every computing backend keeps, and the choice of one.
+
+A backend returns exact integers (for float frames: float64 in a fixed order of operations), so all backends return equal bits.
+Its operations are pure, may be called from several threads at once, and may be given any band of rows or batch of frames.
+Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
+"""
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from gpu_spots.errors import BackendError
+from gpu_spots.model import Array, Background, Components, FloatMoments, FoundMasks, IntegerMoments, Measurements, Morphology, Validity
+
+NAMES = ("auto", "cpu")
+"""What a user may ask for."""
+
+
+class Backend(Protocol):
+    """The operations of the pipeline, in the order in which it calls them."""
+
+    name: str
+    """Short name: cpu, ..."""
+    device: str
+    """The device in words, for people."""
+    workers: int
+    """How many bands or batches it is worth computing at the same time."""
+
+    def upload(self, frames: Array) -> Any:
+        """Put frames where the backend computes. (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame."""
+
+    def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+        """Moments of each pixel without its ``floor(v * percent / 100)`` largest of v valid values (SPEC 3, n_removed).
+
+        A pixel with fewer than two values left is masked: ``kept`` 0.
+        """
+
+    def prepare(self, background: Background, morphology: Morphology) -> Any:
+        """Put what the second pass needs of the background where the backend computes."""
+
+    def find_masks(self, frames: Any, prepared: Any) -> FoundMasks:
+        """Raw and filtered masks of each frame."""
+
+    def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> Any:
+        """``n_masks`` masks with no pixel set."""
+
+    def union(self, onto: Any, masks: Any, mask_of_frame: NDArray[Any]) -> None:
+        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. The only operation that changes its argument: one thread at a time."""
+
+    def without(self, masks: Any, invalid: Any) -> Any:
+        """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
+
+    def unpack(self, masks: Any) -> NDArray[Any]:
+        """(k, n_X, n_Y) uint8, 0 or 1."""
+
+    def components(self, masks: Any, connectivity: int) -> Components:
+        """Connected components of each mask, numbered as ``scipy.ndimage.label`` does."""
+
+    def measure(self, frames: Any, components: Components, mask_of_frame: NDArray[Any], prepared: Any) -> Measurements:
+        """Sums over the components of mask ``mask_of_frame[i]`` on frame ``i``, for every frame."""
+
+
+def select_backend(name: str = "auto", threads: int | None = None) -> Backend:
+    """The backend of that name; ``threads`` is for the CPU, None means all cores this process may use.
+
+    Raises `BackendError` where it cannot be used.
+    """
+    if name not in NAMES:
+        raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
+    from cpu_fallback import CpuBackend
+
+    return CpuBackend(threads)

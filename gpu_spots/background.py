@@ -1,0 +1,124 @@
+"""Exact moments become the background: avg, std, iqr and the threshold map. The only floating point there is.
+
+Each value goes through correctly rounded float64 operations in one order, on the host, whichever backend found the moments:
+
+    avg = S / m        std = sqrt(m*Q - S*S) / m        iqr = iqr4 / 4        threshold = max(ceil(avg + cutoff * std), floor(avg) + 1)
+
+The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would be in every mask.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+
+
+def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that holds every threshold of such frames: one more than the type's maximum must fit."""
+    if frames.kind == "f":
+        return np.dtype(np.float64)
+    return np.dtype(np.int64 if frames.itemsize == 4 else np.int32)
+
+
+class BackgroundMaps:
+    """The background while it is being made, band by band; bands may be filled by several threads."""
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float) -> None:
+        self._cutoff = cutoff
+        self._avg, self._std, self._iqr = (np.empty(shape, np.float32) for _ in range(3))
+        self._max, self._arg = np.empty(shape, dtype), np.empty(shape, np.int32)
+        self._threshold = np.empty(shape, threshold_dtype(dtype))
+        self._kept = np.empty(shape, np.int32)
+        # sums of at most 65535 values of 16 bits fit 32 bits
+        exact = np.uint32 if dtype.kind == "u" and dtype.itemsize <= 2 else np.int64
+        self._level = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
+        self._gaps = False
+
+    def fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
+        """Turn the moments of a band that begins at row ``begin`` into its rows of the maps."""
+        rows = slice(begin, begin + len(moments.kept))
+        masked = moments.kept == 0
+        m = np.maximum(moments.kept, 1).astype(np.float64)
+        # float frames may hold values so large that their statistics overflow: such a pixel stands out on no frame
+        with np.errstate(over="ignore", invalid="ignore"):
+            if isinstance(moments, IntegerMoments):
+                avg = moments.total / m
+                std = np.sqrt(_rounded_once(moments.scatter_high, moments.scatter_low)) / m
+                iqr = moments.iqr4 / 4.0
+                self._level[rows] = moments.total
+                self._threshold[rows] = _integer_threshold(avg, std, self._cutoff, masked, np.iinfo(self._max.dtype))
+            else:
+                avg, std, iqr = moments.average, np.sqrt(moments.deviation / m), moments.iqr
+                self._level[rows] = avg
+                self._threshold[rows] = _float_threshold(avg, std, self._cutoff, masked)
+            self._avg[rows], self._std[rows], self._iqr[rows] = avg, std, iqr
+        self._max[rows], self._arg[rows], self._kept[rows] = moments.max, moments.arg, moments.kept
+        if moments.gaps:
+            self._gaps = True
+
+    def finish(self, validity: Validity) -> Background:
+        """The background of the whole frame, once every row is filled."""
+        good = self._kept > 0
+        return Background(
+            avg=self._avg,
+            std=self._std,
+            iqr=self._iqr,
+            max=self._max,
+            arg=self._arg,
+            threshold=self._threshold,
+            n_used=self._kept if self._gaps else None,
+            gaps=self._gaps,
+            level=self._finished_level(),
+            validity=replace(validity, pixels=None if good.all() else good),
+        )
+
+    def _finished_level(self) -> IntegerLevel | NDArray[np.float64]:
+        total = self._level
+        if total.dtype.kind == "f":
+            return total
+        if self._gaps:
+            m = np.maximum(self._kept, 1).astype(np.int64)
+            whole, rest = np.divmod(total.astype(np.int64), m)
+            return IntegerLevel(scale=2**32, high=whole, low=((rest << 32) // m).astype(np.uint32))
+        scale = int(self._kept.max())
+        if total.dtype == np.uint32:
+            return IntegerLevel(scale=scale, high=None, low=total)
+        return IntegerLevel(scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32))
+
+
+def _integer_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_], limits: Any) -> Array:
+    """The smallest integer that stands out; one more than the type's maximum where nothing can.
+
+    floor(avg) is floor(S / m) exactly: S / m is at least 1 / m away from the next integer, more than float64 rounds off.
+    """
+    threshold = np.ceil(avg + cutoff * std)
+    np.maximum(threshold, np.floor(avg) + 1, out=threshold)
+    np.clip(threshold, limits.min, limits.max + 1, out=threshold)
+    threshold[masked] = limits.max + 1
+    return threshold
+
+
+def _float_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_]) -> Array:
+    """The smallest float64 that stands out; NaN where nothing can."""
+    threshold = avg + cutoff * std
+    threshold = np.where(threshold <= avg, np.nextafter(avg, np.inf), threshold)
+    threshold[masked] = np.nan
+    return threshold
+
+
+def _rounded_once(high: NDArray[np.uint64] | None, low: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """``high * 2^64 + low`` as float64, rounded to nearest even once; ``high`` is below 2^63."""
+    result = low.astype(np.float64)
+    if high is None:
+        return result
+    big = np.flatnonzero(high)
+    upper, lower = high.reshape(-1)[big], low.reshape(-1)[big]
+    # the leading 63 or 64 bits as one word, whose last bit also says whether anything follows: enough to round as the whole number would
+    shift = np.frexp(upper.astype(np.float64))[1].astype(np.uint64)
+    leading = upper << (np.uint64(64) - shift) | lower >> shift
+    leading |= (lower & ((np.uint64(1) << shift) - np.uint64(1))) > 0
+    result.reshape(-1)[big] = np.ldexp(leading.astype(np.float64), shift.astype(np.int32))
+    return result

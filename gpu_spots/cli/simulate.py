@@ -1,0 +1,105 @@
+"""``gpu-spots simulate``: write a run with known truth."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
+    parts = value.split(",")
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in parts]
+    if len(sizes) > 2 or not all(32 <= size <= 16384 for size in sizes):
+        raise click.BadParameter(f"{value!r} is not ROWS or ROWS,COLUMNS with numbers from 32 to 16384.", ctx, param)
+    return sizes[0], sizes[-1]
+
+
+@click.command()
+@click.argument("output", metavar="OUT__mccd.h5", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--laser/--dark", default=True, show_default=True, help="Laser-off and laser-on frames in pairs, or a run without laser.")
+@click.option(
+    "--size", callback=_frame_size, metavar="ROWS[,COLUMNS]", default="1024", show_default=True, help="Size of a frame, 32 to 16384 each."
+)
+@click.option(
+    "--angles", type=click.IntRange(1), default=None, show_default="10, or 60 for a dark run", help="Angles; each has spots of its own."
+)
+@click.option("--pairs", type=click.IntRange(1), default=None, show_default="3", help="Off/on pairs at each angle of a laser run.")
+@click.option("--frames-per-angle", type=click.IntRange(1), default=None, show_default="1", help="Frames at each angle of a dark run.")
+@click.option(
+    "--spots",
+    type=click.IntRange(0),
+    default=None,
+    show_default="200, fewer on frames below 347 pixels",
+    help="Spots on each frame; a bit less than half are strong enough to be found.",
+)
+@click.option(
+    "--background", type=click.FloatRange(0, 60000), default=1000.0, show_default=True, help="Counts above the bias at the liquid ring."
+)
+@click.option(
+    "--drift",
+    type=click.FloatRange(0, 20),
+    default=0.0,
+    show_default=True,
+    help="Percent rms by which the beam changes from frame to frame, most of it slowly; real runs have about 0.9.",
+)
+@click.option("--step", type=click.FloatRange(0.001, 360), default=1.0, show_default=True, help="Degrees from angle to angle.")
+@click.option("--order", type=click.Choice(["off-on", "on-off"]), default=None, show_default="off-on", help="Order of a laser run's pairs.")
+@click.option("--interlaced", is_flag=True, help="Visit the angles in two passes: every second one, then those between.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random numbers: equal seeds, equal runs.")
+@click.option("--compression", type=click.Choice(["gzip", "lzf", "none"]), default="gzip", show_default=True, help="Of the frames.")
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+def simulate(
+    output: Path,
+    laser: bool,
+    size: tuple[int, int],
+    angles: int | None,
+    pairs: int | None,
+    frames_per_angle: int | None,
+    spots: int | None,
+    background: float,
+    drift: float,
+    step: float,
+    order: str | None,
+    interlaced: bool,
+    seed: int,
+    compression: str,
+    force: bool,
+) -> None:
+    """Write a Laue run whose spots are known, to try the program on and to score it.
+
+    The file is one that find reads, with the truth beside the frames. By default: a laser run of 60 frames of 1024 x 1024 pixels,
+    10 angles with 3 off/on pairs each.
+    """
+    if laser and frames_per_angle is not None:
+        raise click.BadParameter("is for a dark run; a laser run has --pairs.", param_hint="--frames-per-angle")
+    if not laser and (pairs is not None or order is not None):
+        raise click.BadParameter(
+            "is for a laser run; a dark run has --frames-per-angle.", param_hint="--order" if pairs is None else "--pairs"
+        )
+
+    # Loaded here, so that --help is quick.
+    from gpu_spots.files.run_file import write_run
+    from gpu_spots.simulate.run import Design, simulate_run
+
+    design = Design(
+        laser=laser,
+        size=size,
+        angles=angles or (10 if laser else 60),
+        repeats=(pairs or 3) if laser else (frames_per_angle or 1),
+        spots=min(200, min(size) ** 2 // 600) if spots is None else spots,
+        background=background,
+        drift=drift,
+        step=step,
+        on_first=order == "on-off",
+        interlaced=interlaced,
+        seed=seed,
+    )
+    with click.progressbar(length=design.n_frames, label="Simulating", file=sys.stderr) as bar:
+        write_run(output, simulate_run(design), compression=compression, force=force, progress=lambda: bar.update(1))
+    kind = "laser" if laser else "dark"
+    click.echo(
+        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {design.spots} spots a frame, "
+        f"{output.stat().st_size / 1e6:.1f} MB",
+        err=True,
+    )

@@ -1,0 +1,25 @@
+"""What can go wrong, as one short line that names the file, dataset or option, the value found and what was expected."""
+
+
+class GpuSpotsError(Exception):
+    """Base of every error that is the user's to mend; its text is one line and needs no traceback."""
+
+
+class ParameterError(GpuSpotsError):
+    """A parameter is outside its range; ``name`` is the field of `Parameters` it is about."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class InputError(GpuSpotsError):
+    """The input file, its frames or its metadata cannot be used."""
+
+
+class OutputError(GpuSpotsError):
+    """The output cannot be written, or would overwrite something."""
+
+
+class BackendError(GpuSpotsError):
+    """The computing backend asked for cannot be used on this machine."""

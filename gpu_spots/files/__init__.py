@@ -1,0 +1,1 @@
+"""Files: the only rooms that know HDF5."""

@@ -1,0 +1,143 @@
+"""A run's frames and metadata, from an HDF5 file or from arrays in memory."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gpu_spots.errors import InputError
+from gpu_spots.files.lauecollect import read_columns
+from gpu_spots.grouping import Columns
+from gpu_spots.model import FRAME_DTYPES, Array
+
+DEFAULT_PATH = "frames"
+READ_BYTES = 2**28
+"""At most this much is read in one call."""
+
+
+class ArrayStack:
+    """Frames in memory: (n_frames, n_X, n_Y), one of `FRAME_DTYPES`. Raises `InputError` for any other array."""
+
+    source = "frames"
+    step = 1
+
+    def __init__(self, frames: Array, columns: Mapping[str, Any] | None = None) -> None:
+        frames = np.asarray(frames)
+        _check_stack(frames.shape, frames.dtype, self.source)
+        self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
+        self.shape = self._frames.shape
+        self.dtype = self._frames.dtype
+        self.columns: Columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
+
+    def resident(self) -> Array:
+        """The frames."""
+        return self._frames
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Copy frames."""
+        into[...] = self._frames[begin:end]
+
+
+class FileStack:
+    """Frames in a dataset of an open HDF5 file."""
+
+    def __init__(self, dataset: h5py.Dataset, columns: Columns) -> None:
+        self._dataset = dataset
+        self.path = dataset.name
+        self.file = dataset.file
+        self.file_name = dataset.file.filename
+        self.source = f"{self.file_name}: {self.path}"
+        self.shape = dataset.shape
+        self.dtype = dataset.dtype.newbyteorder("=")
+        self.columns = columns
+        frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
+        # a chunk that holds several frames is inflated once if they are read together
+        frames_in_chunk = dataset.chunks[0] if dataset.chunks else 1
+        self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
+
+    def resident(self) -> None:
+        """Nothing is in memory yet."""
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Read frames; raises `InputError`, which names them."""
+        try:
+            self._dataset.read_direct(into, np.s_[begin:end])
+        except (OSError, RuntimeError) as error:
+            which = f"frame {begin}" if end == begin + 1 else f"frames {begin} to {end - 1}"
+            raise InputError(f"{self.source}: {which} cannot be read: {_reason(error)}") from error
+
+
+@contextmanager
+def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileStack]:
+    """Open a run; ``frames_path`` names the dataset, None means /frames or the only 3-D one.
+
+    Raises `InputError` where the file is missing, is not HDF5, is damaged, or where the frames are not found or not frames.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        dataset = _find_frames(file, frames_path)
+        _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
+        yield FileStack(dataset, read_columns(file))
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
+    try:
+        with path.open("rb"):
+            pass
+        if not h5py.is_hdf5(path):
+            raise InputError(f"{path}: not an HDF5 file")
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = error.strerror if error.errno and error.strerror else _reason(error)
+        raise InputError(f"{path}: cannot be opened: {reason}") from error
+
+
+def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
+    if frames_path is not None or DEFAULT_PATH in file:
+        return _dataset_at(file, frames_path or DEFAULT_PATH)
+    candidates: list[h5py.Dataset] = []
+
+    def consider(_: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype.kind in "uif" and item.shape[0] >= 2:
+            candidates.append(item)
+
+    try:
+        file.visititems(consider)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{file.filename}: cannot be searched for frames: {_reason(error)}") from error
+    if not candidates:
+        raise InputError(f"{file.filename}: no /frames and no 3-D numeric dataset of at least 2 frames; --frames PATH names another")
+    if len(candidates) > 1:
+        listed = ", ".join(f"{found.name} {found.shape} {found.dtype}" for found in candidates)
+        raise InputError(f"{file.filename}: several datasets could be the frames: {listed}; choose one with --frames PATH")
+    return candidates[0]
+
+
+def _dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
+    try:
+        item = file[path]
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{file.filename}: no dataset {path!r}: {_reason(error)}") from None
+    if not isinstance(item, h5py.Dataset):
+        raise InputError(f"{file.filename}: {path} is a group, expected the dataset of the frames")
+    return item
+
+
+def _check_stack(shape: tuple[int, ...] | None, dtype: np.dtype[Any], source: str) -> None:
+    if dtype.newbyteorder("=") not in FRAME_DTYPES or h5py.check_dtype(enum=dtype):
+        raise InputError(f"{source} is {dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+    if shape is None or len(shape) != 3:
+        raise InputError(f"{source} has shape {shape}, expected three dimensions: frames, X, Y")
+    if 0 in shape:
+        raise InputError(f"{source} has shape {shape}, expected at least one frame, row and column")
+
+
+def _reason(error: BaseException) -> str:
+    """The library's explanation: what stands in parentheses in its message, in one line."""
+    text = " ".join(str(error.args[-1] if isinstance(error, KeyError) and error.args else error).split())
+    opening, closing = text.find("("), text.rfind(")")
+    return text[opening + 1 : closing] if 0 <= opening < closing else text

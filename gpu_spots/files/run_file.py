@@ -1,0 +1,158 @@
+"""Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it; and what a score needs of a spots file."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError, OutputError
+from gpu_spots.files.output import check_output, complete_or_absent
+from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
+from gpu_spots.simulate.score import Found
+
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+    "lzf": {"compression": "lzf", "shuffle": True},
+    "none": {},
+}
+"""How frames can be stored, and what HDF5 is told for it."""
+CHUNK_ROWS = 128
+"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through the run without reading all of it."""
+
+SPOT_COLUMNS = {
+    "XY": ("centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]", "pixels"),
+    "block": ("index of the angle at which the spot is seen; it is on all frames of that block", None),
+    "angle": ("that angle", "degrees"),
+    "I": ("total intensity without laser, before the scales of the frame", "counts"),
+    "response": ("response to the laser, on/off - 1", None),
+    "sigma": ("sigma of the elliptical Gaussian along its major and its minor axis", "pixels"),
+    "orientation": ("direction of the major axis, from +X towards +Y", "degrees"),
+    "snr": (
+        "expected signal-to-noise of the spot integrated on one frame without laser: I / sqrt(gain * I + A * (gain * B + read^2)), "
+        "A = 4 pi sigma_major sigma_minor (pixels in the 2-sigma ellipse), B = background above the bias at the centre",
+        None,
+    ),
+}
+"""Datasets of ``truth`` with one row for a spot of a block: the fields of `TrueSpots`, their descriptions and units."""
+
+
+def write_run(
+    path: Path, run: SimulatedRun, *, compression: str = "gzip", force: bool = False, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Draw the frames of ``run`` and write them, with ``lauecollect`` and ``truth``. The file appears under its name when it is complete.
+
+    Args:
+        path: the file to write.
+        run: from `simulate_run`.
+        compression: of the frames, one of `COMPRESSIONS`.
+        force: replace a file that exists.
+        progress: called after each frame.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
+    check_output(path, None, force)
+    with complete_or_absent(path) as part:
+        try:
+            # The lock on the part file is ours: HDF5 would be refused another.
+            with h5py.File(part, "w", libver=("earliest", "v110"), locking=False) as file:
+                _write_columns(file.create_group("lauecollect"), run.design, run.truth.schedule)
+                _write_truth(file.create_group("truth"), run)
+                _write_frames(file, run, COMPRESSIONS[compression], progress)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def read_truth(path: Path) -> Truth:
+    """The truth of a run that `write_run` wrote.
+
+    Raises:
+        InputError: the file cannot be read, or has no truth.
+    """
+    with _reading(path) as file:
+        spots = {name: _dataset(file, f"truth/{name}", path, "a simulated run")[()] for name in SPOT_COLUMNS}
+        places = ("truth/frame_block", "lauecollect/angle", "lauecollect/laser_on", "lauecollect/repeat")
+        block, angle, laser_on, repeat = (_dataset(file, place, path, "a simulated run")[()] for place in places)
+        n_X, n_Y = _dataset(file, "frames", path, "a simulated run").shape[1:]
+        return Truth((n_X, n_Y), Schedule(block, angle, laser_on, repeat), TrueSpots(**spots))
+
+
+def read_found(path: Path) -> Found:
+    """What a score needs of a spots file.
+
+    Raises:
+        InputError: the file cannot be read, or is not a spots file.
+    """
+    names = ("frame2spotsBE", "spots/pixel_list_BE", "spots/pixel_list", "spots/I")
+    with _reading(path) as file:
+        arrays = [_dataset(file, name, path, "a spots file")[()] for name in names]
+        n_X, n_Y = _dataset(file, "stats/avg", path, "a spots file").shape
+        return Found((n_X, n_Y), *arrays)
+
+
+def _write_frames(file: h5py.File, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]) -> None:
+    n_X, n_Y = run.design.size
+    chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
+    frames = file.create_dataset("frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression)
+    frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
+    frames.attrs["units"] = "counts"
+    frames.attrs["bias"] = BIAS
+    for index, frame in enumerate(run.frames()):
+        frames[index] = frame
+        progress()
+
+
+def _write_columns(group: h5py.Group, design: Design, schedule: Schedule) -> None:
+    """One column of the log a dataset, as LaueUtil has them."""
+    on = schedule.laser_on.astype(bool)
+    states = [f"{'on' if x else 'off'}_" if design.laser else "" for x in on]
+    names = [f"sim_{a:07.3f}_{state}{r}.mccd" for a, state, r in zip(schedule.angle, states, schedule.repeat, strict=True)]
+    _write(group, "angle", schedule.angle, "rotation angle of the crystal", "degrees")
+    _write(group, "laser_on", schedule.laser_on, "1 with laser, 0 without")
+    _write(group, "delay", np.array(["100ps" if x else "-" for x in on], object), "from laser to X-ray pulse; -: no laser pulse")
+    _write(group, "file", np.array(names, object), "name that the image would have")
+    _write(group, "repeat", schedule.repeat, "number of the frame, or of the off/on pair, at its angle, from 1")
+
+
+def _write_truth(group: h5py.Group, run: SimulatedRun) -> None:
+    group.attrs["description"] = "what was simulated: the options as attributes, the spots and the scales as datasets"
+    for name, value in asdict(run.design).items():
+        group.attrs[name] = value
+    for name, (description, units) in SPOT_COLUMNS.items():
+        _write(group, name, getattr(run.truth.spots, name), description, units)
+    _write(group, "frame_block", run.truth.schedule.block, "index of each frame's angle")
+    _write(group, "scale", run.scale, "scale of the whole picture above the bias on each frame (drift)")
+    _write(group, "spot_scale", run.spot_scale, "scale of the spots on each frame, on top of that (jitter)")
+    _write(group, "hot", run.detector.hot, "pixels with a large constant signal, X and Y", "pixels")
+    _write(group, "dead", run.detector.dead, "pixels that are 0 on every frame, X and Y", "pixels")
+
+
+def _write(group: h5py.Group, name: str, data: NDArray[Any], description: str, units: str | None = None) -> None:
+    dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype() if data.dtype == object else None)
+    dataset.attrs["description"] = description
+    if units:
+        dataset.attrs["units"] = units
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
+    with file:
+        yield file
+
+
+def _dataset(file: h5py.File, name: str, path: Path, expected: str) -> h5py.Dataset:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{path}: has no dataset {name}; expected {expected}")
+    return found

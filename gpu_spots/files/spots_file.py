@@ -1,0 +1,312 @@
+"""The spots file: statistics, masks, labels and the table of spots, written and read."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError, OutputError
+from gpu_spots.files import compression, lauecollect
+from gpu_spots.model import Array, Background, Components, SpotTable
+
+STRIP = 128
+"""Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
+PIXELS_IN_CHUNK = 1 << 16
+
+DESCRIPTIONS = {
+    "stats/avg": ("average of the background sample", "counts"),
+    "stats/std": ("standard deviation of the background sample (population)", "counts"),
+    "stats/iqr": ("interquartile range Q75 - Q25 of the background sample", "counts"),
+    "stats/max": ("maximum over all frames", "counts"),
+    "stats/arg": ("index of the first frame that has the maximum", None),
+    "stats/threshold": ("a valid pixel is in masks_raw if and only if its value is at least this", "counts"),
+    "stats/n_used": ("number of frames in the background sample", None),
+    "masks_raw": ("pixels at or above stats/threshold: frame, X, Y", None),
+    "masks_filtered": ("masks_raw after erosions and dilations: frame, X, Y", None),
+    "masks_synced": ("union of masks_filtered over each off/on pair or block: mask, X, Y", None),
+    "masks/labels": ("label of the spot a pixel belongs to, 0 for none: mask, X, Y", None),
+    "masks/counts": ("number of spots of each mask", None),
+    "spots/I": ("integrated intensity: sum over the spot's pixels of the value less the background", "counts"),
+    "spots/XY": ("X and Y of the spot's most intense pixel", "pixel"),
+    "spots/box": ("box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive", "pixel"),
+    "spots/frame": ("index of the frame", None),
+    "spots/label": ("label of the spot in masks/labels[mask]; labels of different masks are not related", None),
+    "spots/mask": ("index of the mask in masks/labels, and in masks_synced if present, else masks_filtered", None),
+    "spots/pixel_list": ("flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot", None),
+    "spots/pixel_list_BE": ("begin and end, exclusive, of each spot in spots/pixel_list", None),
+    "frame2mask": ("index of the mask that each frame's spots come from", None),
+    "frame2spotsBE": ("begin and end, exclusive, of each frame's rows in the spots arrays", None),
+}
+"""Path: description, units."""
+
+LINKS = {
+    "masks/masks_raw": "/masks_raw",
+    "masks/masks_filtered": "/masks_filtered",
+    "masks/masks_synced": "/masks_synced",
+    "spots/frame2spotsBE": "/frame2spotsBE",
+}
+"""Other places where a reader may look."""
+
+
+class SpotsWriter:
+    """Writes a spots file as its parts are finished; a sink of the pipeline. Raises `OutputError` where writing fails."""
+
+    def __init__(self, file: h5py.File, name: str, stack_shape: tuple[int, int, int], filters: dict[str, Any]) -> None:
+        """Begin an output file that messages call ``name``; ``filters`` as `compression.filter_options` gives them."""
+        self._file = file
+        self._name = name
+        self._shape = stack_shape[1:]
+        self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
+        self._filters = filters
+        self._label_image = np.zeros(self._shape, np.uint16)
+        pixel_type = np.int32 if self._label_image.size <= 2**31 else np.int64
+        with self._writing():
+            self._create("spots/pixel_list", (0,), pixel_type, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,))
+
+    def expect_synced(self, n_masks: int) -> None:
+        """There will be that many synced masks, and they are the ones that are labelled."""
+        self._n_masks["synced"] = n_masks
+
+    def write_info(self, attributes: Mapping[str, Any]) -> None:
+        """Attributes of the group ``info``."""
+        with self._writing():
+            self._file.require_group("info").attrs.update(attributes)
+
+    def copy_lauecollect(self, source: h5py.File) -> None:
+        """The run's metadata, as it is."""
+        if lauecollect.GROUP in source:
+            with self._writing():
+                source.copy(source[lauecollect.GROUP], self._file, lauecollect.GROUP)
+
+    def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
+        """The run's metadata, from arrays."""
+        with self._writing():
+            for name, values in columns.items():
+                text = values.dtype.kind in "US"
+                self._file[f"{lauecollect.GROUP}/{name}"] = values.astype(h5py.string_dtype()) if text else values
+
+    def write_background(self, background: Background) -> None:
+        """The group ``stats``."""
+        with self._writing():
+            for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
+                values = getattr(background, name)
+                if values is not None:
+                    self._create_image(f"stats/{name}", values.shape, values.dtype)[...] = values
+
+    def write_mask(self, kind: str, index: int, mask: NDArray[np.uint8]) -> None:
+        """One mask of a kind: raw, filtered or synced."""
+        path = f"masks_{kind}"
+        with self._writing():
+            if path not in self._file:
+                self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
+            self._file[path][index] = mask
+
+    def write_components(self, first_mask: int, found: Components) -> None:
+        """Labels and pixels of some masks, the first of which is ``first_mask``."""
+        with self._writing():
+            pixel_list = self._file["spots/pixel_list"]
+            n_before = len(pixel_list)
+            pixel_list.resize(n_before + len(found.pixels), axis=0)
+            pixel_list[n_before:] = found.pixels
+            labels = self._labels_for(int(found.counts.max(initial=0)), first_mask)
+            for i, n_spots in enumerate(found.counts):
+                begin = found.begin[found.first[i] : found.first[i] + n_spots + 1]
+                pixels = found.pixels[begin[0] : begin[-1]]
+                image = self._label_image.reshape(-1)
+                image[pixels] = np.repeat(np.arange(1, n_spots + 1, dtype=image.dtype), np.diff(begin))
+                labels[first_mask + i] = self._label_image
+                image[pixels] = 0
+
+    def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
+        """The table, and what leads to its rows."""
+        with self._writing():
+            self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
+            for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "frame2mask", "frame2spotsBE"):
+                values = getattr(table, name)
+                path = name if name in DESCRIPTIONS else f"spots/{name}"
+                self._create(path, values.shape, values.dtype)[...] = values
+            for path, target in LINKS.items():
+                if target in self._file:
+                    self._file[path] = h5py.SoftLink(target)
+
+    def _labels_for(self, n_spots: int, n_written: int) -> h5py.Dataset:
+        """The dataset of labels, made wider once a mask has more spots than 16 bits can number."""
+        path = "masks/labels"
+        if path not in self._file:
+            self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
+        labels = self._file[path]
+        if n_spots > np.iinfo(labels.dtype).max:
+            self._file.move(path, path + "_16")
+            narrow, labels = labels, self._create_image(path, labels.shape, np.uint32)
+            for i in range(n_written):
+                labels[i] = narrow[i]
+            del self._file[path + "_16"]
+            self._label_image = np.zeros(self._shape, np.uint32)
+        return labels
+
+    def _create_image(self, path: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+        rows, columns = shape[-2:]
+        chunks = (1,) * (len(shape) - 2) + (min(STRIP, rows), columns)
+        return self._create(path, shape, dtype, chunks=chunks, **self._filters)
+
+    def _create(self, path: str, shape: tuple[int, ...], dtype: Any, **options: Any) -> h5py.Dataset:
+        dataset = self._file.create_dataset(path, shape, dtype, **options)
+        description, units = DESCRIPTIONS[path]
+        dataset.attrs["description"] = description
+        if units:
+            dataset.attrs["units"] = units
+        return dataset
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{self._name}: cannot be written: {_cause(error)}") from error
+
+
+@contextmanager
+def new_file(path: Path, name: str) -> Iterator[h5py.File]:
+    """A new HDF5 file that old readers open too; messages call it ``name``. Raises `OutputError` where it cannot be finished."""
+    # the descriptor of gpu_spots.files.output holds the lock
+    file = h5py.File(path, "w", libver=("earliest", "v110"), locking=False)
+    try:
+        yield file
+    except BaseException:
+        _close_quietly(file)
+        raise
+    try:
+        file.close()
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{name}: cannot be written: {_cause(error)}") from error
+
+
+def memory_file() -> h5py.File:
+    """A new HDF5 file that lives in memory only."""
+    return h5py.File("spots in memory", "w", driver="core", backing_store=False, libver=("earliest", "v110"))
+
+
+def _close_quietly(file: h5py.File) -> None:
+    """Close after an error, which is the one to report."""
+    try:
+        file.close()
+    except (OSError, RuntimeError):
+        pass
+
+
+def _cause(error: BaseException) -> str:
+    """The operating system's words in the library's message, where there are any."""
+    text = " ".join(str(error).split())
+    _, found, rest = text.partition("error message = '")
+    return rest.split("'")[0] if found else text
+
+
+class SpotsFile:
+    """The results of a run. Arrays are read when they are asked for; use it as a context manager, or call `close`."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        try:
+            self._ranges = file["frame2spotsBE"][...]
+        except KeyError:
+            raise InputError(f"{file.filename}: not a spots file, it has no frame2spotsBE") from None
+
+    def __enter__(self) -> "SpotsFile":
+        """The results themselves."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays that were read stay."""
+        self._file.close()
+
+    def __repr__(self) -> str:
+        """In words."""
+        if not self._file:
+            return "<SpotsFile, closed>"
+        return f"<SpotsFile {self._file.filename!r}: {self.n_frames} frames, {self.n_spots} spots>"
+
+    avg = property(lambda self: self._stat("avg"), doc="(n_X, n_Y) float32, counts: average of the background sample.")
+    std = property(lambda self: self._stat("std"), doc="(n_X, n_Y) float32, counts: its standard deviation.")
+    iqr = property(lambda self: self._stat("iqr"), doc="(n_X, n_Y) float32, counts: its interquartile range.")
+    max = property(lambda self: self._stat("max"), doc="(n_X, n_Y), the frames' type, counts: maximum over all frames.")
+    arg = property(lambda self: self._stat("arg"), doc="(n_X, n_Y) int32: the first frame that has the maximum.")
+    threshold = property(lambda self: self._stat("threshold"), doc="(n_X, n_Y), counts: a value stands out if it is at least this.")
+
+    def _stat(self, name: str) -> Array:
+        return np.asarray(self._file[f"stats/{name}"][...])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Every option's value, and what is known of the run."""
+        return dict(self._file["info"].attrs)
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """The run's metadata: one value a frame (group lauecollect)."""
+        group = self._file.get(lauecollect.GROUP, {})
+        return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the run."""
+        return len(self._ranges)
+
+    @property
+    def n_spots(self) -> int:
+        """Spots on all frames."""
+        return int(self._file["spots/I"].shape[0])
+
+    def mask(self, frame: int, kind: str = "filtered") -> NDArray[np.bool_]:
+        """(n_X, n_Y) bool: the mask of a frame; ``kind`` is raw, filtered or synced. Raises KeyError for a kind that the file lacks."""
+        path = f"masks_{kind}"
+        if path not in self._file:
+            raise KeyError(f"no {path} in {self._file.filename}")
+        index = self._mask_of(frame) if kind == "synced" else self._checked(frame)
+        return np.asarray(self._file[path][index]).astype(bool)
+
+    def labels(self, frame: int) -> Array:
+        """(n_X, n_Y) uint16 or uint32: the label of every pixel in the mask that the frame's spots come from; 0: no spot."""
+        return np.asarray(self._file["masks/labels"][self._mask_of(frame)])
+
+    def spots(self, frame: int | None = None) -> dict[str, Array]:
+        """The table of a frame's spots, or of all: ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask`` and ``pixel_list_BE``.
+
+        One row a spot; types and units as the file format says.
+        """
+        begin, end = (0, self.n_spots) if frame is None else self._ranges[self._checked(frame)]
+        names = ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE")
+        return {name: self._file[f"spots/{name}"][begin:end] for name in names}
+
+    def pixels(self, spot: int) -> NDArray[np.int64]:
+        """(p, 2) int64: X and Y of every pixel of a spot, given by its row in the whole table."""
+        begin, end = self._file["spots/pixel_list_BE"][spot]
+        return np.stack(np.divmod(self._file["spots/pixel_list"][begin:end].astype(np.int64), self._file["stats/avg"].shape[1]), axis=1)
+
+    def _checked(self, frame: int) -> int:
+        if not -self.n_frames <= frame < self.n_frames:
+            raise IndexError(f"frame {frame} of {self.n_frames}")
+        return frame % self.n_frames
+
+    def _mask_of(self, frame: int) -> int:
+        return int(self._file["frame2mask"][self._checked(frame)])
+
+
+def open_spots(path: str | Path) -> SpotsFile:
+    """Open a spots file. Raises `InputError` where there is none."""
+    from gpu_spots.files.frames import open_hdf5
+
+    file = open_hdf5(Path(path))
+    try:
+        return SpotsFile(file)
+    except BaseException:
+        file.close()
+        raise

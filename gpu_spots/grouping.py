@@ -1,0 +1,166 @@
+"""Angles and laser states become blocks and pairs: which frames share a mask."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError
+from gpu_spots.model import Array
+
+Columns = Mapping[str, Array]
+"""Metadata: column name to one value a frame."""
+
+_LASER_WORD = re.compile(r"(?<![a-z])(on|off)(?![a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Frames that share a mask."""
+
+    mask_of_frame: NDArray[np.int64]
+    """(n_frames,) int64: index of each frame's mask; masks are numbered in the order of their first frame."""
+    n_masks: int
+    """How many masks there are."""
+    n_unpaired: int
+    """Frames that found no partner and keep a mask of their own (pairs only)."""
+
+
+def frames_alone(n_frames: int) -> Groups:
+    """Every frame has a mask of its own."""
+    return Groups(np.arange(n_frames), n_frames, 0)
+
+
+def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64]:
+    """(n_frames,) int64: the angle of each frame in 0.001 degrees; equal keys are one angle.
+
+    Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame; ``source`` names the file in it.
+    """
+    if "angle" not in columns:
+        raise InputError(f"{source}: no lauecollect/angle (one value a frame, degrees)")
+    column = _one_a_frame(columns, "angle", n_frames, source)
+    try:
+        angles = column.astype(np.float64)
+    except ValueError:
+        raise InputError(f"{source}: lauecollect/angle is {column.dtype}, expected degrees") from None
+    bad = np.flatnonzero(~np.isfinite(angles) | (np.abs(angles) > 1e12))
+    if len(bad):
+        raise InputError(f"{source}: lauecollect/angle is {angles[bad[0]]} at frame {bad[0]}, expected degrees")
+    return np.rint(angles * 1000).astype(np.int64)
+
+
+def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.bool_] | None:
+    """(n_frames,) bool, True for laser on: from ``laser_on``, else ``delay``, else on or off in the names in ``file``.
+
+    None where the metadata does not tell. Raises `InputError` for values that are neither.
+    """
+    if "laser_on" in columns:
+        return _states_from_flags(_one_a_frame(columns, "laser_on", n_frames, source), source)
+    if "delay" in columns:
+        return _states_from_delays(_one_a_frame(columns, "delay", n_frames, source))
+    if "file" in columns:
+        return _states_from_names(_one_a_frame(columns, "file", n_frames, source))
+    return None
+
+
+def is_laser_run(states: NDArray[np.bool_] | None) -> bool:
+    """A laser run has frames of both states; any other is dark."""
+    return states is not None and bool(states.any()) and not bool(states.all())
+
+
+def blocks(keys: NDArray[np.int64]) -> Groups:
+    """All frames of one angle share a mask, also where the angle comes back later in the run."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))
+    return Groups(order[inverse].astype(np.int64), len(first), 0)
+
+
+def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
+    """Neighbours in a block that differ in laser state share a mask.
+
+    A frame joins the frame just before it in its block if that one is unpaired and of the opposite state; otherwise it opens a new mask:
+    off, off, on, on gives {0}, {1, 2}, {3}.
+    """
+    mask_of_frame = np.empty(len(keys), np.int64)
+    members: list[int] = []
+    last_in_block: dict[int, int] = {}
+    for frame, key in enumerate(keys.tolist()):
+        previous = last_in_block.get(key)
+        last_in_block[key] = frame
+        if previous is not None and members[mask_of_frame[previous]] == 1 and states[previous] != states[frame]:
+            mask_of_frame[frame] = mask_of_frame[previous]
+            members[mask_of_frame[previous]] = 2
+        else:
+            mask_of_frame[frame] = len(members)
+            members.append(1)
+    return Groups(mask_of_frame, len(members), members.count(1))
+
+
+def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Array:
+    column = np.asarray(columns[name])
+    if column.shape != (n_frames,):
+        raise InputError(f"{source}: lauecollect/{name} has shape {column.shape}, expected one value for each of the {n_frames} frames")
+    return column
+
+
+def _texts(column: Array) -> list[str]:
+    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column.tolist()]
+
+
+def _states_from_flags(column: Array, source: str) -> NDArray[np.bool_]:
+    known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "off": False, "on": True}
+    texts = [text.strip().lower() for text in _texts(column)]
+    for frame, text in enumerate(texts):
+        if text not in known:
+            raise InputError(f"{source}: lauecollect/laser_on is {text!r} at frame {frame}, expected 0, 1, off or on")
+    return np.array([known[text] for text in texts], bool)
+
+
+def _states_from_delays(column: Array) -> NDArray[np.bool_]:
+    return np.array([text.strip().lower() not in ("-", "off", "", "nan") for text in _texts(column)], bool)
+
+
+def _states_from_names(column: Array) -> NDArray[np.bool_] | None:
+    """The last on or off in each file's own name; None unless every name has one."""
+    found = [_LASER_WORD.findall(re.split(r"[/\\]", text)[-1]) for text in _texts(column)]
+    return np.array([words[-1].lower() == "on" for words in found], bool) if all(found) else None
+
+
+def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) -> None:
+    """Refuse a run with fewer different angles than asked for; 0 asks for nothing.
+
+    Raises `InputError`, which says how many there are and how to switch the check off.
+    """
+    if not at_least:
+        return
+    way_out = "-a 0 switches this check off"
+    try:
+        n_angles = len(np.unique(angle_keys(columns, n_frames, source)))
+    except InputError as error:
+        raise InputError(f"{error}; -a/--angles asks for at least {at_least} different angles; {way_out}") from None
+    if n_angles < at_least:
+        raise InputError(
+            f"{source}: lauecollect/angle has {n_angles} different angle{'s' * (n_angles != 1)}, "
+            f"-a/--angles asks for at least {at_least}; {way_out}"
+        )
+
+
+def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
+    """The groups that ``sync`` (none, pairs, blocks) asks for. Raises `InputError` where the run is not a laser run."""
+    if sync == "none":
+        return frames_alone(n_frames)
+    states = laser_states(columns, n_frames, source)
+    if not is_laser_run(states):
+        raise InputError(f"{source}: -S {sync} needs a laser run, with frames of both laser states; {_what_is_known(states)}")
+    keys = angle_keys(columns, n_frames, source)
+    assert states is not None
+    return blocks(keys) if sync == "blocks" else pairs(keys, states)
+
+
+def _what_is_known(states: Any) -> str:
+    if states is None:
+        return "lauecollect has no laser_on, delay or file column that tells the state"
+    return f"all {len(states)} frames are laser {'on' if states.all() else 'off'}"

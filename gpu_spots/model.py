@@ -1,0 +1,197 @@
+"""The data that flows between the rooms. Arrays are NumPy's unless a field says otherwise.
+
+Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y is dimension 2 (column). ``n_X`` and ``n_Y`` are the
+numbers of rows and columns. A flat pixel index is ``X * n_Y + Y``. In a band, ``n_X`` is the number of rows of that band.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"))
+"""What a frame may be made of."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """Which values of the stack count. NaN and infinity in float frames never do."""
+
+    pixels: NDArray[np.bool_] | None = None
+    """(n_X, n_Y) bool: False pixels are invalid on every frame; None: no pixel is."""
+    low: int | float | None = None
+    """Smallest valid value, counts; None: no lower bound."""
+    high: int | float | None = None
+    """Largest valid value, counts; None: no upper bound."""
+
+    def rows(self, begin: int, end: int) -> "Validity":
+        """The same for the rows ``begin`` to ``end``, end exclusive."""
+        return self if self.pixels is None else replace(self, pixels=self.pixels[begin:end])
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerMoments:
+    """Exact integer statistics of each pixel's background sample, integer frames. All 0 where ``kept`` is 0."""
+
+    kept: NDArray[np.int32]
+    """(n_X, n_Y) int32: m, the number of values in the sample; 0: the pixel is masked."""
+    total: NDArray[np.int64]
+    """(n_X, n_Y) int64, counts: S, the sum of the sample."""
+    scatter_low: NDArray[np.uint64]
+    """(n_X, n_Y) uint64, counts^2: the lower word of m*Q - S*S, with Q the sum of squares."""
+    scatter_high: NDArray[np.uint64] | None
+    """(n_X, n_Y) uint64, 2^64 counts^2: its upper word; None: 0 everywhere."""
+    iqr4: NDArray[np.int64]
+    """(n_X, n_Y) int64, counts: four times the interquartile range (quartiles of m values are multiples of 1/4)."""
+    max: Array
+    """(n_X, n_Y), the frames' dtype, counts: maximum over all valid values."""
+    arg: NDArray[np.int32]
+    """(n_X, n_Y) int32: the first frame that has the maximum."""
+    gaps: bool
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatMoments:
+    """Statistics of each pixel's background sample, float frames: float64, sums from the smallest value up. All 0 where ``kept`` is 0."""
+
+    kept: NDArray[np.int32]
+    """(n_X, n_Y) int32: m, the number of values in the sample; 0: the pixel is masked."""
+    average: NDArray[np.float64]
+    """(n_X, n_Y) float64, counts: S / m; the value itself where all are equal."""
+    deviation: NDArray[np.float64]
+    """(n_X, n_Y) float64, counts^2: sum of (value - average)^2."""
+    iqr: NDArray[np.float64]
+    """(n_X, n_Y) float64, counts: Q75 - Q25, linear interpolation."""
+    max: Array
+    """(n_X, n_Y), the frames' dtype, counts: maximum over all valid values."""
+    arg: NDArray[np.int32]
+    """(n_X, n_Y) int32: the first frame that has the maximum."""
+    gaps: bool
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerLevel:
+    """The background under a pixel as an exact fixed-point number: ``(high * 2^32 + low) / scale`` counts."""
+
+    scale: int
+    """m where it is the same for every pixel, else 2^32."""
+    high: NDArray[np.int64] | None
+    """(n_X, n_Y) int64: the upper part; None: 0 everywhere."""
+    low: NDArray[np.uint32]
+    """(n_X, n_Y) uint32: the lower 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is known of every pixel after the first pass. Stats are 0 where a pixel is masked."""
+
+    avg: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts: average of the sample."""
+    std: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts: standard deviation of the sample, population."""
+    iqr: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts: interquartile range of the sample."""
+    max: Array
+    """(n_X, n_Y), the frames' dtype, counts: maximum over all valid values."""
+    arg: NDArray[np.int32]
+    """(n_X, n_Y) int32: the first frame that has the maximum."""
+    threshold: Array
+    """(n_X, n_Y) int32, int64 (32-bit frames) or float64 (float frames), counts: a valid value is in the raw mask if it is >= this."""
+    n_used: NDArray[np.int32] | None
+    """(n_X, n_Y) int32: values in the sample; None where it is the same for every pixel that is not masked."""
+    gaps: bool
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    level: "IntegerLevel | NDArray[np.float64]"
+    """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for float frames."""
+    validity: Validity
+    """Which values count in masks and spots: masked pixels are invalid here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Morphology:
+    """How raw masks are cleaned."""
+
+    erosions: int
+    """Number of binary erosions; outside of the frame is False."""
+    dilations: int
+    """Number of binary dilations after them."""
+    connectivity: int
+    """1: cross of five pixels; 2: square of nine."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMasks:
+    """The masks of a batch of frames, in the backend's own packed form: opaque, but it has a length and can be sliced."""
+
+    raw: Any
+    """Pixels at or above their threshold, one mask a frame."""
+    filtered: Any
+    """Those after erosions, dilations and validity, one mask a frame."""
+    invalid: Any
+    """Pixels whose value on the frame is invalid, one mask a frame; None: only ``Validity.pixels`` excludes any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The connected components of a batch of masks, sparse: only the pixels that are set."""
+
+    pixels: NDArray[np.int64]
+    """(p,) int64: flat pixel index in the frame; by mask, then label, ascending inside a component."""
+    begin: NDArray[np.int64]
+    """(c + 1,) int64: component ``i`` has the pixels ``begin[i]`` to ``begin[i + 1]``."""
+    box: NDArray[np.int32]
+    """(c, 4) int32: X begin, X end, Y begin, Y end; ends exclusive."""
+    first: NDArray[np.int64]
+    """(k + 1,) int64: mask ``j`` has the components ``first[j]`` to ``first[j + 1]``, labelled 1, 2, ... in raster order."""
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """(k,) int32: components of each mask."""
+        return np.diff(self.first).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Sums over components on frames: one row a component and frame, by frame, then label. For float frames ``background_*`` are None."""
+
+    total: Array
+    """(s,) int64: sum of the values; float frames: float64, sum of value - background, in ascending pixel order."""
+    background_high: NDArray[np.int64] | None
+    """(s,) int64: sum of ``IntegerLevel.high``."""
+    background_low: NDArray[np.int64] | None
+    """(s,) int64: sum of ``IntegerLevel.low``."""
+    peak: NDArray[np.int64]
+    """(s,) int64: flat index of the largest value, the first in raster order of equals."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpotTable:
+    """The table of spots, one row a spot, by frame, then label (manual: group spots)."""
+
+    I: NDArray[np.float64]  # noqa: E741 (the manual's name)
+    """(n,) float64, counts: integrated intensity above background."""
+    XY: NDArray[np.int32]
+    """(n, 2) int32: X and Y of the most intense pixel."""
+    box: NDArray[np.int32]
+    """(n, 4) int32: X begin, X end, Y begin, Y end; ends exclusive."""
+    frame: NDArray[np.int32]
+    """(n,) int32: index of the frame."""
+    label: NDArray[np.int32]
+    """(n,) int32: label in the mask, from 1."""
+    mask: NDArray[np.int32]
+    """(n,) int32: index of the mask."""
+    pixel_list_BE: NDArray[np.int64]
+    """(n, 2) int64: begin and end in the list of pixels."""
+    frame2mask: NDArray[np.int32]
+    """(n_frames,) int32: index of each frame's mask."""
+    frame2spotsBE: NDArray[np.int64]
+    """(n_frames, 2) int64: begin and end of each frame's rows."""
+
+    def __len__(self) -> int:
+        """Number of spots."""
+        return len(self.I)

@@ -1,0 +1,77 @@
+"""Parameters: every option of lu_hdf2spots, validated once and frozen."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gpu_spots.errors import ParameterError
+
+METHODS = ("n_removed",)
+SYNCS = ("none", "pairs", "blocks")
+DEFAULT_PERCENT = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What to look for; names and defaults are the manual's. Ranges are checked whether or not the method uses the value.
+
+    Raises `ParameterError`, which names the field, the value found and the range.
+    """
+
+    method: str = "n_removed"
+    """How a pixel's background sample is chosen from the run's frames (manual: -m)."""
+    n: int = DEFAULT_PERCENT
+    """Percent of the largest values that n_removed drops, 0 to 99; 0 means 25 (manual: -n)."""
+    cutoff: float = 3.0
+    """A pixel stands out at avg + cutoff * std; finite, 0 or more (manual: -c)."""
+    erosions: int = 1
+    """Binary erosions of the raw masks, 0 or more (manual: -e)."""
+    dilations: int = 2
+    """Binary dilations after the erosions, 0 or more (manual: -d)."""
+    structure: tuple[int, int] = (2, 2)
+    """Rank and connectivity of the structuring element, (2, 1) or (2, 2) (manual: -s)."""
+    angles: int = 10
+    """At least this many different angles must be in lauecollect/angle; 0 switches the check off (manual: -a)."""
+    sync: str = "none"
+    """Union of masks over off/on pairs or whole angle blocks: none, pairs or blocks (manual: -S)."""
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        _integer("n", self.n, "an integer from 0 to 99", upper=99)
+        _number("cutoff", self.cutoff)
+        _integer("erosions", self.erosions, "an integer >= 0")
+        _integer("dilations", self.dilations, "an integer >= 0")
+        _structure(self.structure)
+        _integer("angles", self.angles, "an integer >= 0")
+        _one_of("sync", self.sync, SYNCS)
+
+    @property
+    def percent_removed(self) -> int:
+        """The percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
+        return self.n or DEFAULT_PERCENT
+
+    @property
+    def connectivity(self) -> int:
+        """1: the four neighbours that share an edge; 2: the corners too."""
+        return self.structure[1]
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ParameterError(name, f"{name}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= upper:
+        raise ParameterError(name, f"{name}: {value!r} is not {expected}")
+
+
+def _number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
+        raise ParameterError(name, f"{name}: {value!r} is not a finite number >= 0")
+
+
+def _structure(value: Any) -> None:
+    if value not in ((2, 1), (2, 2)):
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else repr(value)
+        raise ParameterError("structure", f"structure: {text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)")

@@ -1,0 +1,90 @@
+"""Component sums become the table of spots."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.model import Components, IntegerLevel, Measurements, SpotTable
+
+
+def intensities(measured: Measurements, level: IntegerLevel | NDArray[np.float64]) -> NDArray[np.float64]:
+    """(s,) float64, counts: sum of I - background; for integer frames ``(scale * sum(I) - sum(B)) / scale``, exact up to the division."""
+    if not isinstance(level, IntegerLevel):
+        return np.asarray(measured.total, np.float64)
+    total, high, low = measured.total, measured.background_high, measured.background_low
+    assert high is not None and low is not None
+    if _largest(total) * level.scale + (_largest(high) << 32) + _largest(low) < 2**63:
+        return (total * level.scale - (high << 32) - low).astype(np.float64) / level.scale
+    # beyond 64 bits Python's integers go on, and float() rounds them once, to nearest even
+    exact = zip(total.tolist(), high.tolist(), low.tolist(), strict=True)
+    return np.array([float(level.scale * i - (h << 32) - b) / level.scale for i, h, b in exact], np.float64)
+
+
+def _largest(values: NDArray[np.int64]) -> int:
+    return max(int(values.max(initial=0)), -int(values.min(initial=0)))
+
+
+class SpotTableBuilder:
+    """Gathers the spots batch by batch. Masks are added in their order, and so are frames."""
+
+    def __init__(self, n_columns: int) -> None:
+        self._n_columns = n_columns
+        self._n_pixels = 0
+        self._ranges: list[NDArray[np.int64]] = []
+        self._boxes: list[NDArray[np.int32]] = []
+        self._counts: list[NDArray[np.int32]] = []
+        self._rows: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+
+    def add_components(self, found: Components) -> None:
+        """The components of the next masks, whose pixels follow those of the masks before."""
+        self._ranges.append(np.stack([found.begin[:-1], found.begin[1:]], axis=1) + self._n_pixels)
+        self._boxes.append(found.box)
+        self._counts.append(found.counts)
+        self._n_pixels += len(found.pixels)
+
+    def add_measurements(self, intensity: NDArray[np.float64], peak: NDArray[np.int64], mask_of_frame: NDArray[np.int64]) -> None:
+        """The spots of the next frames, by frame, then label."""
+        self._rows.append((intensity, peak, mask_of_frame))
+
+    @property
+    def counts(self) -> NDArray[np.int32]:
+        """(n_masks,) int32: components of each mask so far."""
+        return np.concatenate([np.zeros(0, np.int32), *self._counts])
+
+    def table(self) -> SpotTable:
+        """All spots."""
+        counts = self.counts.astype(np.int64)
+        mask_of_frame = np.concatenate([np.zeros(0, np.int64), *(rows[2] for rows in self._rows)])
+        peak = np.concatenate([np.zeros(0, np.int64), *(rows[1] for rows in self._rows)])
+        spots_of_frame = counts[mask_of_frame]
+        frame = np.repeat(np.arange(len(mask_of_frame)), spots_of_frame)
+        end = np.cumsum(spots_of_frame)
+        begin = end - spots_of_frame
+        label = np.arange(len(frame)) - begin[frame]
+        component = (np.cumsum(counts) - counts)[mask_of_frame[frame]] + label
+        return SpotTable(
+            I=np.concatenate([np.zeros(0), *(rows[0] for rows in self._rows)]),
+            XY=np.stack(np.divmod(peak, self._n_columns), axis=1).astype(np.int32),
+            box=np.concatenate([np.zeros((0, 4), np.int32), *self._boxes])[component],
+            frame=frame.astype(np.int32),
+            label=(label + 1).astype(np.int32),
+            mask=mask_of_frame[frame].astype(np.int32),
+            pixel_list_BE=np.concatenate([np.zeros((0, 2), np.int64), *self._ranges])[component],
+            frame2mask=mask_of_frame.astype(np.int32),
+            frame2spotsBE=np.stack([begin, end], axis=1),
+        )
+
+
+def joined(parts: list[Components]) -> Components:
+    """The components of consecutive batches of masks as those of one batch."""
+
+    def offsets(names: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Running begins of consecutive stretches, each given by its own begins and its end."""
+        lengths = [np.diff(begins) for begins in names]
+        return np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
+
+    return Components(
+        pixels=np.concatenate([part.pixels for part in parts]),
+        begin=offsets([part.begin for part in parts]),
+        box=np.concatenate([part.box for part in parts]),
+        first=offsets([part.first for part in parts]),
+    )

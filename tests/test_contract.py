@@ -1,0 +1,79 @@
+"""The whole pipeline against the naive reference, to the bit."""
+
+import numpy as np
+import pytest
+from helpers import assert_same, run
+from reference import reference_run
+
+from gpu_spots.backend import Backend
+from gpu_spots.model import FRAME_DTYPES, Validity
+from gpu_spots.parameters import Parameters
+
+
+def frames_of(dtype: np.dtype, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Asymmetric background, its own noise, and blobs that move from frame to frame."""
+    rng = np.random.default_rng(seed)
+    n, n_x, n_y = shape
+    x, y = np.mgrid[:n_x, :n_y]
+    level = 60 + 1.5 * x + 0.7 * y
+    frames = rng.normal(level, 6, shape)
+    for frame in frames:
+        for _ in range(rng.integers(1, 4)):
+            cx, cy = rng.integers(0, n_x), rng.integers(0, n_y)
+            frame += rng.uniform(20, 90) * np.exp(-((x - cx) ** 2 / rng.uniform(1, 6) + (y - cy) ** 2 / rng.uniform(1, 9)))
+    if dtype.kind == "f":
+        return (frames / 7).astype(dtype)
+    if dtype.kind == "i":
+        frames -= 90
+    if dtype.itemsize == 4:
+        frames *= 1000
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(frames), limits.min, limits.max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n": 10, "cutoff": 2.5, "erosions": 0, "dilations": 1, "structure": (2, 1)},
+        {"n": 40, "cutoff": 2.0, "erosions": 1, "dilations": 0, "structure": (2, 2)},
+        {"n": 1, "cutoff": 0.0, "erosions": 2, "dilations": 3, "structure": (2, 1)},
+    ],
+    ids=lambda options: ",".join(f"{key[0]}={value}" for key, value in options.items()) or "defaults",
+)
+def test_dark_run_equals_reference(backend: Backend, dtype: np.dtype, options: dict) -> None:
+    frames = frames_of(dtype, (31, 23, 71), seed=dtype.num)
+    assert_same(run(frames, Parameters(angles=0, **options), backend), reference_run(frames, **options))
+
+
+@pytest.mark.parametrize("sync", ["pairs", "blocks"])
+@pytest.mark.parametrize("dtype", [np.dtype("uint16"), np.dtype("int32"), np.dtype("float32")], ids=str)
+def test_laser_run_equals_reference(backend: Backend, dtype: np.dtype, sync: str) -> None:
+    frames = frames_of(dtype, (24, 37, 65), seed=5)
+    angles = np.repeat([3.0, 1.0, 2.0, 1.0], 6)
+    laser = np.tile([False, True, True, False, False, True], 4)
+    found = run(frames, Parameters(angles=0, sync=sync), backend, {"angle": angles, "laser_on": laser.astype(int)})
+    assert_same(found, reference_run(frames, sync=sync, angles=angles, laser=laser))
+
+
+@pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
+@pytest.mark.parametrize("dtype", [np.dtype("uint16"), np.dtype("int32"), np.dtype("float64")], ids=str)
+def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, sync: str) -> None:
+    rng = np.random.default_rng(8)
+    frames = frames_of(dtype, (20, 19, 40), seed=8)
+    low, high = np.quantile(frames, [0.005, 0.998]).tolist()
+    if dtype.kind == "f":
+        frames[rng.random(frames.shape) < 0.01] = np.nan
+        frames[:, 3, 4] = np.inf
+        frames[1:, 5, 6] = np.nan
+    else:
+        low, high = round(low), round(high)
+    valid = rng.random(frames.shape[1:]) < 0.97
+    angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
+    found = run(
+        frames, Parameters(angles=0, sync=sync), backend, {"angle": angles, "laser_on": laser.astype(int)}, Validity(valid, low, high)
+    )
+    expected = reference_run(frames, sync=sync, angles=angles, laser=laser, valid_pixels=valid, low=low, high=high)
+    assert "stats/n_used" in expected
+    assert_same(found, expected)
