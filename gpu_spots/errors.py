@@ -6,11 +6,12 @@ class GpuSpotsError(Exception):
 
 
 class ParameterError(GpuSpotsError):
-    """A parameter is outside its range; ``name`` is the field of `Parameters` it is about."""
+    """A parameter is outside its range: ``name`` is the parameter, ``problem`` the value found and the range."""
 
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
         self.name = name
+        self.problem = problem
 
 
 class InputError(GpuSpotsError):

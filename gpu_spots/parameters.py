@@ -58,20 +58,20 @@ class Parameters:
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ParameterError(name, f"{name}: {value!r} is not one of {', '.join(allowed)}")
+        raise ParameterError(name, f"{value!r} is not one of {', '.join(allowed)}")
 
 
 def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= upper:
-        raise ParameterError(name, f"{name}: {value!r} is not {expected}")
+        raise ParameterError(name, f"{value!r} is not {expected}")
 
 
 def _number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        raise ParameterError(name, f"{name}: {value!r} is not a finite number >= 0")
+        raise ParameterError(name, f"{value!r} is not a finite number >= 0")
 
 
 def _structure(value: Any) -> None:
     if value not in ((2, 1), (2, 2)):
         text = ",".join(map(str, value)) if isinstance(value, tuple | list) else repr(value)
-        raise ParameterError("structure", f"structure: {text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)")
+        raise ParameterError("structure", f"{text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)")

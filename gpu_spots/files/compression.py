@@ -19,7 +19,7 @@ def filter_options(name: str) -> dict[str, Any]:
     """Keyword arguments for ``h5py.Group.create_dataset``. Raises `ParameterError` for a name that cannot be used here."""
     if name not in available():
         hint = "; pip install 'gpu_spots[plugins]' brings it" if name in PLUGINS else ""
-        raise ParameterError("compression", f"compression: {name!r} is not one of {', '.join(available())}{hint}")
+        raise ParameterError("compression", f"{name!r} is not one of {', '.join(available())}{hint}")
     if name == "none":
         return {}
     if name in BUILT_IN:

@@ -238,7 +238,7 @@ class SimulatedRun:
             rows = slice(begin, begin + 64)
             spots = off[rows] + added[rows] if schedule.laser_on[index] else off[rows]
             light = scale * d.background[rows].astype(np.float64) + spot_scale * spots
-            light = rng.poisson(light / self.design.gain) * self.design.gain
+            light = rng.poisson(light / self.design.gain) * float(self.design.gain)
             light += BIAS + READ_NOISE * rng.standard_normal(light.shape, np.float32)
             frame[rows] = _to_uint16(light)
         hits = rng.integers(0, self.design.size, (rng.poisson(self.design.zingers), 2))

@@ -69,7 +69,7 @@ class Score:
     response_spots: int
     """Clear spots of a laser run that were found with laser and without (`RESPONSE_FROM`)."""
     response_correlation: float
-    """Pearson's correlation of their on/off ratio with the true one; NaN for fewer than 3."""
+    """Pearson's correlation of their on/off ratio with the true one; NaN for fewer than 3, or where either is constant."""
 
 
 def score(truth: Truth, found: Found) -> Score:
@@ -141,6 +141,7 @@ def _bin(snr: Floats, is_found: NDArray[np.bool_], low: float, high: float) -> B
 def _correlation(total: Floats, frames: NDArray[np.int64], response: Floats, spots: NDArray[np.bool_]) -> float:
     """Of the mean on over the mean off intensity with the true response."""
     off, on = total[:, spots] / frames[:, spots]
-    if spots.sum() < 3 or not response[spots].any():
+    ratio, wanted = on / off, response[spots]
+    if len(ratio) < 3 or not np.ptp(ratio) or not np.ptp(wanted):
         return math.nan
-    return float(np.corrcoef(on / off, response[spots])[0, 1])
+    return float(np.corrcoef(ratio, wanted)[0, 1])

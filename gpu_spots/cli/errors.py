@@ -1,0 +1,94 @@
+"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else."""
+
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from gpu_spots.errors import GpuSpotsError, ParameterError
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM). Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+
+
+class _OneLine(click.Command):
+    """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        name = prog_name or Path(sys.argv[0]).name
+        extra.pop("standalone_mode", None)
+        try:
+            with _terminable():
+                status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
+        except BaseException as error:
+            _end(error, name, debug="--debug" in arguments)
+        # without standalone mode click returns the status of --help and --version
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+class OneLineCommand(_OneLine):
+    """A command."""
+
+
+class OneLineGroup(_OneLine, click.Group):
+    """A group of commands."""
+
+
+def _end(error: BaseException, name: str, debug: bool) -> NoReturn:
+    """Say what happened in one line, and exit with its status."""
+    if isinstance(error, SystemExit):
+        raise error
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    if debug:
+        traceback.print_exception(error)
+    message, status = _explain(error)
+    click.echo(f"{name}: {message}", err=True)
+    sys.exit(status)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else ""
+        return f"{' '.join(error.format_message().split())}{f' (see {path} --help)' if path else ''}", 2
+    if isinstance(error, ParameterError):
+        return str(error), 2
+    if isinstance(error, GpuSpotsError | click.ClickException):
+        return str(error), 1
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted; nothing was written", 1
+    if isinstance(error, Terminated):
+        return "terminated; nothing was written", 1
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}" if str(error) else "out of memory", 1
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or ' '.join(str(error).split())}", 1
+    return f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it", 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` in the main thread, so that every clean-up runs."""
+
+    def terminate(_: int, __: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread: its owner decides about signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

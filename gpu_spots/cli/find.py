@@ -1,0 +1,144 @@
+"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots. Options and defaults are the manual's; ours follow them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpu_spots import __version__
+from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.errors import ParameterError
+from gpu_spots.parameters import METHODS, SYNCS, Parameters
+
+DEFAULTS = Parameters()
+OURS = ("frames_path", "backend", "threads", "force", "quiet", "debug", "version", "help")
+"""Options that the manual does not have."""
+
+
+class FindCommand(OneLineCommand):
+    """Shows the manual's options first, then ours under their own heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the two lists."""
+        for heading, ours in (("Options", False), ("Options that are not in the manual of lu_hdf2spots", True)):
+            options = [option for option in self.get_params(ctx) if isinstance(option, click.Option) and (option.name in OURS) == ours]
+            records = [record for option in options if (record := option.get_help_record(ctx))]
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class Structure(click.ParamType):
+    """Two integers with a comma: rank and connectivity. Which ones are allowed is the parameters' business."""
+
+    name = "structure"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Numbers where there are numbers."""
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            return value
+
+
+@click.command(
+    "find",
+    cls=FindCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    options_metavar="[options]",
+)
+@click.argument("source", metavar="file__mccd.h5", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: file__spots.h5]")
+@click.option(
+    "-m",
+    "--method",
+    metavar="METHOD",
+    default=DEFAULTS.method,
+    show_default=True,
+    help=f"method used to estimate background level (allowed values: {', '.join(METHODS)})",
+)
+@click.option(
+    "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
+    help="percent of extreme values to skip while calculating average, standard deviation and IQR; 0 means 25",
+)  # fmt: skip
+@click.option("-c", "--cutoff", metavar="CUTOFF", type=float, default=DEFAULTS.cutoff, show_default=True, help="cutoff used during mask definition")
+@click.option("-e", "--erosions", metavar="N_EROSIONS", type=int, default=DEFAULTS.erosions, show_default=True, help="number of erosions")
+@click.option("-d", "--dilations", metavar="N_DILATIONS", type=int, default=DEFAULTS.dilations, show_default=True, help="number of dilations")
+@click.option(
+    "-s", "--structure", metavar="STRUCTURE", type=Structure(), default="2,2", show_default=True,
+    help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see scipy.ndimage.generate_binary_structure",
+)  # fmt: skip
+@click.option(
+    "-a", "--angles", metavar="ANGLES", type=int, default=DEFAULTS.angles, show_default=True,
+    help="check for minimum number of angle values present in lauecollect/angle; 0: no check",
+)  # fmt: skip
+@click.option("-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})")
+@click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
+@click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
+@click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
+@click.option("--force", is_flag=True, help="overwrite the output")
+@click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.version_option(__version__, prog_name="gpu-spots")
+def find(
+    source: Path,
+    output: Path | None,
+    compression: str,
+    frames_path: str | None,
+    backend: str,
+    threads: int | None,
+    force: bool,
+    quiet: bool,
+    debug: bool,  # noqa: ARG001 (looked for where errors end)
+    **options: Any,
+) -> None:
+    """Find the spots of a Laue diffraction run.
+
+    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by erosions and dilations, labels the
+    spots, integrates them, and writes statistics, masks, labels and the table of spots to the output.
+    """
+    try:
+        parameters = Parameters(**options)
+        _run(source, output, parameters, compression, frames_path, backend, threads, force, quiet)
+    except ParameterError as error:
+        raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
+
+
+def _run(
+    source: Path,
+    output: Path | None,
+    parameters: Parameters,
+    compression: str,
+    frames_path: str | None,
+    backend: str,
+    threads: int | None,
+    force: bool,
+    quiet: bool,
+) -> None:
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.backend import select_backend
+    from gpu_spots.cli.progress import observer
+    from gpu_spots.files.frames import open_run
+    from gpu_spots.run import Job, default_output, find_to_file
+
+    output = output or default_output(source)
+    chosen = select_backend(backend, threads)
+    with open_run(source, frames_path) as stack:
+        if not quiet:
+            shape = " x ".join(map(str, stack.shape[1:]))
+            click.echo(f"{stack.source}: {stack.shape[0]} frames of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
+        with observer(quiet) as watching:
+            summary = find_to_file(stack, output, Job(parameters, chosen, watching), compression=compression, force=force)
+    if quiet:
+        return
+    least, median, most = summary.spots_per_frame
+    seconds = sum(summary.seconds.values())
+    stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
+    click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
+    click.echo(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}", err=True)
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
+
+
+def _option_of(name: str) -> str:
+    """The options that set a parameter, as the user writes them."""
+    return next("/".join(option.opts) for option in find.params if option.name == name)

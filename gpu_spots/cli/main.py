@@ -1,0 +1,24 @@
+"""The two programs: gpu-spots with its subcommands, and lu_hdf2spots, which is gpu-spots find under its old name."""
+
+import click
+
+from gpu_spots import __version__
+from gpu_spots.cli.errors import OneLineGroup
+from gpu_spots.cli.find import find
+from gpu_spots.cli.score import score
+from gpu_spots.cli.simulate import simulate
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=OneLineGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="gpu-spots")
+def gpu_spots() -> None:
+    """Find the spots of Laue diffraction runs."""
+
+
+gpu_spots.add_command(find)
+gpu_spots.add_command(simulate)
+gpu_spots.add_command(score)
+
+lu_hdf2spots = find

@@ -1,0 +1,63 @@
+"""What the user sees of a run while it goes: a bar on a terminal, a line a stage elsewhere, nothing with --quiet. All on stderr."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+
+class Lines:
+    """One line a stage, for logs."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Say what begins."""
+        click.echo(f"{name}...", err=True)
+
+    def advance(self, steps: int) -> None:
+        """Logs need no more."""
+
+    def warn(self, message: str) -> None:
+        """Say it."""
+        click.echo(f"warning: {message}", err=True)
+
+
+class WarningsOnly(Lines):
+    """No progress."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def observer(quiet: bool) -> Iterator[Lines]:
+    """The observer that suits where stderr goes."""
+    if quiet:
+        yield WarningsOnly()
+    elif not sys.stderr.isatty():
+        yield Lines()
+    else:
+        with _bar() as bar:
+            yield bar
+
+
+@contextmanager
+def _bar() -> Iterator[Lines]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)
+    progress = Progress(*columns, console=Console(stderr=True))
+
+    class Bar(Lines):
+        def stage(self, name: str, total: int) -> None:
+            self.task = progress.add_task(name, total=total)
+
+        def advance(self, steps: int) -> None:
+            progress.advance(self.task, steps)
+
+        def warn(self, message: str) -> None:
+            progress.console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    with progress:
+        yield Bar()
