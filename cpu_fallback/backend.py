@@ -93,8 +93,11 @@ class CpuBackend:
             filtered = filtered & prepared.valid
         if invalid is not None:
             filtered = filtered & ~invalid
-        packed = (PackedMasks(words, n_columns) for words in (raw, filtered))
-        return FoundMasks(*packed, None if invalid is None else PackedMasks(invalid, n_columns))
+        return FoundMasks(
+            raw=PackedMasks(raw, n_columns),
+            filtered=PackedMasks(filtered, n_columns),
+            invalid=None if invalid is None else PackedMasks(invalid, n_columns),
+        )
 
     def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
         """Words of zeros."""
@@ -131,9 +134,9 @@ def _greatest_below(threshold: Array, dtype: np.dtype) -> Array:
         return below.astype(dtype) if below.min(initial=lowest) >= lowest else below
     with np.errstate(over="ignore"):
         rounded = threshold.astype(dtype)
-    rounded = np.where(rounded < threshold, np.nextafter(rounded, dtype.type(np.inf)), rounded)
-    # NaN stays NaN, which nothing is greater than
-    return np.nextafter(rounded, dtype.type(-np.inf))
+        rounded = np.where(rounded < threshold, np.nextafter(rounded, dtype.type(np.inf)), rounded)
+        # NaN stays NaN, which nothing is greater than
+        return np.nextafter(rounded, dtype.type(-np.inf))
 
 
 def _available_cores() -> int:

@@ -42,12 +42,13 @@ def components(masks: PackedMasks, connectivity: int) -> Components:
     first_run = np.flatnonzero(np.diff(of_run, prepend=-1))
     mask = row[first_run] // n_rows
     x = row - mask[of_run] * n_rows
-    box = np.stack(
-        [x[first_run], np.maximum.reduceat(x, first_run) + 1, np.minimum.reduceat(begin, first_run), np.maximum.reduceat(end, first_run) + 1],
-        axis=1,
-        dtype=np.int32,
-        casting="unsafe",
+    sides = (
+        x[first_run],
+        np.maximum.reduceat(x, first_run) + 1,
+        np.minimum.reduceat(begin, first_run),
+        np.maximum.reduceat(end, first_run) + 1,
     )
+    box = np.stack(sides, axis=1).astype(np.int32)
 
     length = end - begin + 1
     position = np.cumsum(length) - length

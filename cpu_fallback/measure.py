@@ -6,14 +6,17 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array, Components, IntegerLevel, Measurements
 
 
-def measure(frames: Array, components: Components, mask_of_frame: NDArray[np.integer], level: IntegerLevel | NDArray[np.float64]) -> Measurements:
+def measure(
+    frames: Array, components: Components, mask_of_frame: NDArray[np.integer], level: IntegerLevel | NDArray[np.float64]
+) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
     n_pixels = frames[0].size
     pixels, begin, frame_offset = _repeated(components, mask_of_frame, n_pixels)
     if not len(begin):
         empty = np.zeros(0, np.int64)
-        is_float = frames.dtype.kind == "f"
-        return Measurements(np.zeros(0) if is_float else empty, *((None, None) if is_float else (empty, empty)), empty)
+        if isinstance(level, IntegerLevel):
+            return Measurements(empty, empty, empty, empty)
+        return Measurements(np.zeros(0), None, None, empty)
     length = np.diff(begin, append=len(pixels))
     values = frames.reshape(-1)[pixels + frame_offset]
     peak = pixels[_first_maximum(values, begin, length)]

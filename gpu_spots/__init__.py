@@ -1,6 +1,7 @@
-"""gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does, on the GPU or the CPU.
+"""gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does.
 
-`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. Importing this package loads nothing heavy.
+`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. Importing this package loads nothing
+heavy.
 """
 
 from typing import TYPE_CHECKING, Any

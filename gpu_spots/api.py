@@ -46,7 +46,8 @@ def find_spots(
     """Find the spots of a run and return the results.
 
     Args:
-        frames: the HDF5 file of a run, or its frames: (n_frames, n_X, n_Y) of uint8, uint16, uint32, int16, int32, float32 or float64, counts.
+        frames: the HDF5 file of a run, or its frames: (n_frames, n_X, n_Y), counts, of uint8, uint16, uint32, int16, int32, float32
+            or float64.
         parameters: what to look for; None: the manual's defaults, which ask for 10 different angles (``Parameters(angles=0)`` does not).
         output: the spots file to write; None: the results stay in memory.
         frames_path: the dataset of the frames in the file; None: /frames, or the only 3-D one.

@@ -16,6 +16,19 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 
 
+def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
+    """(n_blocks + 1,) float64: what H must exceed for ``b`` blocks to be told apart, at index b; infinite below 3, which are not tested.
+
+    The quantile 1 - alpha of the chi-squared distribution with b - 1 degrees of freedom.
+    """
+    from scipy.special import gammaincinv
+
+    critical = np.full(n_blocks + 1, np.inf)
+    blocks = np.arange(3, n_blocks + 1)
+    critical[3:] = 2 * gammaincinv((blocks - 1) / 2, 1 - alpha)
+    return critical
+
+
 def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
     """The type that holds every threshold of such frames: one more than the type's maximum must fit."""
     if frames.kind == "f":
@@ -26,8 +39,11 @@ def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
 class BackgroundMaps:
     """The background while it is being made, band by band; bands may be filled by several threads."""
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float) -> None:
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float, varies: bool) -> None:
+        """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal)."""
         self._cutoff = cutoff
+        self._varies = varies
+        self._dropped = np.zeros(shape, np.int32) if varies else None
         self._avg, self._std, self._iqr = (np.empty(shape, np.float32) for _ in range(3))
         self._max, self._arg = np.empty(shape, dtype), np.empty(shape, np.int32)
         self._threshold = np.empty(shape, threshold_dtype(dtype))
@@ -56,6 +72,8 @@ class BackgroundMaps:
                 self._threshold[rows] = _float_threshold(avg, std, self._cutoff, masked)
             self._avg[rows], self._std[rows], self._iqr[rows] = avg, std, iqr
         self._max[rows], self._arg[rows], self._kept[rows] = moments.max, moments.arg, moments.kept
+        if self._dropped is not None and moments.dropped is not None:
+            self._dropped[rows] = moments.dropped
         if moments.gaps:
             self._gaps = True
 
@@ -69,7 +87,8 @@ class BackgroundMaps:
             max=self._max,
             arg=self._arg,
             threshold=self._threshold,
-            n_used=self._kept if self._gaps else None,
+            n_used=self._kept if self._gaps or self._varies else None,
+            dropped=self._dropped,
             gaps=self._gaps,
             level=self._finished_level(),
             validity=replace(validity, pixels=None if good.all() else good),
@@ -79,7 +98,7 @@ class BackgroundMaps:
         total = self._level
         if total.dtype.kind == "f":
             return total
-        if self._gaps:
+        if self._gaps or self._varies:
             m = np.maximum(self._kept, 1).astype(np.int64)
             whole, rest = np.divmod(total.astype(np.int64), m)
             return IntegerLevel(scale=2**32, high=whole, low=((rest << 32) // m).astype(np.uint32))

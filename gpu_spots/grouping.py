@@ -152,12 +152,35 @@ def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
     """The groups that ``sync`` (none, pairs, blocks) asks for. Raises `InputError` where the run is not a laser run."""
     if sync == "none":
         return frames_alone(n_frames)
-    states = laser_states(columns, n_frames, source)
-    if not is_laser_run(states):
-        raise InputError(f"{source}: -S {sync} needs a laser run, with frames of both laser states; {_what_is_known(states)}")
+    states = _states_of_laser_run(columns, n_frames, source, f"-S {sync}")
     keys = angle_keys(columns, n_frames, source)
-    assert states is not None
     return blocks(keys) if sync == "blocks" else pairs(keys, states)
+
+
+def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
+    """The blocks whose frames the Kruskal-Wallis test compares.
+
+    Raises `InputError` for a run that is not a laser run, has fewer than two blocks, or a block of a single frame, which it names.
+    """
+    _states_of_laser_run(columns, n_frames, source, "-m kruskal")
+    keys = angle_keys(columns, n_frames, source)
+    found = blocks(keys)
+    if found.n_masks < 2:
+        raise InputError(f"{source}: all {n_frames} frames are at one angle, -m kruskal compares at least 2")
+    sizes = np.bincount(found.mask_of_frame)
+    if sizes.min() < 2:
+        frame = int(np.flatnonzero(sizes[found.mask_of_frame] < 2)[0])
+        raise InputError(
+            f"{source}: only frame {frame} is at {keys[frame] / 1000:g} degrees, -m kruskal needs at least 2 frames at an angle"
+        )
+    return found
+
+
+def _states_of_laser_run(columns: Columns, n_frames: int, source: str, who: str) -> NDArray[np.bool_]:
+    states = laser_states(columns, n_frames, source)
+    if states is None or not is_laser_run(states):
+        raise InputError(f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states)}")
+    return states
 
 
 def _what_is_known(states: Any) -> str:

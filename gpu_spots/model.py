@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 FRAME_DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"))
 """What a frame may be made of."""
 
+MAX_FRAMES = 65535
+"""More frames would overflow the exact sums."""
+
 Array = NDArray[Any]
 
 
@@ -52,6 +55,8 @@ class IntegerMoments:
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    dropped: NDArray[np.int32] | None = None
+    """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class FloatMoments:
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    dropped: NDArray[np.int32] | None = None
+    """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ class Background:
     """(n_X, n_Y) int32, int64 (32-bit frames) or float64 (float frames), counts: a valid value is in the raw mask if it is >= this."""
     n_used: NDArray[np.int32] | None
     """(n_X, n_Y) int32: values in the sample; None where it is the same for every pixel that is not masked."""
+    dropped: NDArray[np.int32] | None
+    """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
     gaps: bool
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
     level: "IntegerLevel | NDArray[np.float64]"

@@ -1,12 +1,13 @@
 """Parameters: every option of lu_hdf2spots, validated once and frozen."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gpu_spots.errors import ParameterError
 
-METHODS = ("n_removed",)
+METHODS = ("n_removed", "kruskal")
 SYNCS = ("none", "pairs", "blocks")
 DEFAULT_PERCENT = 25
 
@@ -19,9 +20,11 @@ class Parameters:
     """
 
     method: str = "n_removed"
-    """How a pixel's background sample is chosen from the run's frames (manual: -m)."""
+    """How a pixel's background sample is chosen from the run's frames: n_removed or kruskal (manual: -m)."""
     n: int = DEFAULT_PERCENT
     """Percent of the largest values that n_removed drops, 0 to 99; 0 means 25 (manual: -n)."""
+    alpha: float = 0.05
+    """Significance level of kruskal's test, between 0 and 1, both exclusive (manual: -A)."""
     cutoff: float = 3.0
     """A pixel stands out at avg + cutoff * std; finite, 0 or more (manual: -c)."""
     erosions: int = 1
@@ -38,7 +41,8 @@ class Parameters:
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _integer("n", self.n, "an integer from 0 to 99", upper=99)
-        _number("cutoff", self.cutoff)
+        _number("alpha", self.alpha, "a number between 0 and 1", lambda alpha: 0 < alpha < 1)
+        _number("cutoff", self.cutoff, "a finite number >= 0", lambda cutoff: math.isfinite(cutoff) and cutoff >= 0)
         _integer("erosions", self.erosions, "an integer >= 0")
         _integer("dilations", self.dilations, "an integer >= 0")
         _structure(self.structure)
@@ -66,9 +70,9 @@ def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> N
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 
-def _number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value >= 0):
-        raise ParameterError(name, f"{value!r} is not a finite number >= 0")
+def _number(name: str, value: Any, expected: str, is_allowed: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_allowed(value):
+        raise ParameterError(name, f"{value!r} is not {expected}")
 
 
 def _structure(value: Any) -> None:

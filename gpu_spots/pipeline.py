@@ -10,19 +10,30 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import checks, grouping, plan
-from gpu_spots.background import BackgroundMaps
 from gpu_spots.backend import Backend
+from gpu_spots.background import BackgroundMaps, critical_values
 from gpu_spots.errors import InputError
 from gpu_spots.grouping import Columns, Groups
-from gpu_spots.model import Array, Background, Components, Morphology, SpotTable, Validity
+from gpu_spots.model import (
+    MAX_FRAMES,
+    Array,
+    Background,
+    Components,
+    FloatMoments,
+    IntegerMoments,
+    Morphology,
+    SpotTable,
+    Validity,
+)
 from gpu_spots.parameters import Parameters
-from gpu_spots.spots import SpotTableBuilder, intensities, joined
+from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,7 +61,7 @@ class Stack(Protocol):
 
 
 class Sink(Protocol):
-    """Where results go, in this order; masks and frames in ascending order."""
+    """Where results go. One thread writes, in the order of these methods, masks and frames ascending; any thread may encode."""
 
     def write_background(self, background: Background) -> None:
         """The maps of the first pass."""
@@ -58,11 +69,17 @@ class Sink(Protocol):
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
 
-    def write_mask(self, kind: str, index: int, mask: NDArray[np.uint8]) -> None:
-        """One mask of a ``kind``: raw, filtered (a frame's) or synced. (n_X, n_Y), 0 or 1."""
+    def encode(self, image: Callable[[], Array]) -> Any:
+        """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""
 
-    def write_components(self, first_mask: int, found: Components) -> None:
-        """The components of some masks, the first of which is ``first_mask``."""
+    def write_mask(self, kind: str, index: int, encoded: Any) -> None:
+        """One mask of a ``kind``: raw, filtered (a frame's) or synced; uint8, 0 or 1."""
+
+    def write_labels(self, index: int, n_spots: int, encoded: Any) -> None:
+        """The label image of one mask; uint16, or uint32 where ``n_spots`` asks for it."""
+
+    def write_pixels(self, pixels: NDArray[np.int64]) -> None:
+        """Flat indices of the pixels of the next components."""
 
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table of all spots, and the number of components of each mask."""
@@ -82,6 +99,22 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """What the Kruskal-Wallis test rejected, over all pixels that are not masked."""
+
+    block_sizes: NDArray[np.int64]
+    """(n_blocks,) int64: frames of each block."""
+    never: float
+    """Share of pixels that lost no block."""
+    median: float
+    """Median number of blocks dropped from a pixel."""
+    most: int
+    """Largest number of blocks dropped from a pixel."""
+    down_to_two: float
+    """Share of pixels that lost all but two blocks."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a run came to."""
 
@@ -92,7 +125,9 @@ class Summary:
     spots_per_frame: tuple[int, float, int]
     """Minimum, median and maximum over the frames."""
     n_removed: int
-    """Values dropped from a pixel whose values are all valid."""
+    """Values that n_removed dropped from a pixel whose values are all valid; 0 for kruskal."""
+    rejection: Rejection | None
+    """What kruskal rejected; None for n_removed."""
     seconds: dict[str, float]
     """Wall time of each stage, in order: read, background, masks and spots, write."""
     n_bytes: int
@@ -136,7 +171,7 @@ def find_spots(
     n_frames = stack.shape[0]
     grouping.check_angles(stack.columns, n_frames, parameters.angles, stack.source)
     groups = grouping.group(parameters.sync, stack.columns, n_frames, stack.source)
-    n_removed = _check_sample(stack, parameters)
+    sample = _sample(stack, parameters, backend, observer)
     if groups.n_unpaired:
         observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
 
@@ -144,9 +179,15 @@ def find_spots(
     with watch.stage("read"):
         frames = _load(stack, observer)
     with watch.stage("background"):
-        background = _learn(frames, parameters, backend, observer, validity or Validity())
-        for message in checks.background_warnings(background, backend, n_frames):
+        background = _learn(frames, sample, parameters, backend, observer, validity or Validity())
+        for message in checks.background_warnings(background, n_frames):
             observer.warn(message)
+        rejection = _rejection(background, sample.block_sizes)
+        if rejection and rejection.down_to_two > 0.25:
+            observer.warn(
+                f"{rejection.down_to_two:.0%} of the pixels lost all but two of {len(rejection.block_sizes)} blocks: the beam drifts from "
+                "block to block, which the test takes for spots; a smaller -A/--alpha rejects less, and -m n_removed does not compare blocks"
+            )
     with watch.stage("write"):
         sink.write_background(background)
     with watch.stage("masks and spots"):
@@ -154,21 +195,46 @@ def find_spots(
         table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)
-    return _summary(stack, table, n_removed, watch)
+    return _summary(stack, table, sample.n_removed, rejection, watch)
 
 
-def _check_sample(stack: Stack, parameters: Parameters) -> int:
-    """The number of values that n_removed drops from a pixel; refuse a run that leaves fewer than two."""
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """How the background sample of a pixel is chosen."""
+
+    moments: Callable[[Any, Validity], IntegerMoments | FloatMoments]
+    """The backend's operation on a band."""
+    n_removed: int
+    """Values it drops from a pixel whose values are all valid, where that is the same for all pixels."""
+    block_sizes: NDArray[np.int64] | None
+    """(n_blocks,) int64: frames of each block (kruskal)."""
+
+
+def _sample(stack: Stack, parameters: Parameters, backend: Backend, observer: Observer) -> _Sample:
+    """The method that the parameters ask for; refuse a run that it cannot be applied to."""
     n_frames = stack.shape[0]
-    if n_frames > 65535:
-        raise InputError(f"{stack.source}: {n_frames} frames, expected at most 65535, for which sums are exact")
-    n_removed = n_frames * parameters.percent_removed // 100
+    if n_frames > MAX_FRAMES:
+        raise InputError(f"{stack.source}: {n_frames} frames, expected at most {MAX_FRAMES}, for which sums are exact")
+    if parameters.method == "kruskal":
+        blocks = grouping.blocks_to_compare(stack.columns, n_frames, stack.source)
+        if blocks.n_masks == 2:
+            observer.warn(f"{stack.source}: with two blocks -m kruskal can reject none; the background is that of all frames")
+        critical = critical_values(parameters.alpha, blocks.n_masks)
+        return _Sample(
+            moments=lambda frames, validity: backend.kruskal_moments(frames, blocks.mask_of_frame, critical, validity),
+            n_removed=0,
+            block_sizes=np.bincount(blocks.mask_of_frame),
+        )
+    percent = parameters.percent_removed
+    n_removed = n_frames * percent // 100
     if n_frames - n_removed < 2:
         raise InputError(
-            f"{stack.source}: {n_frames} frame{'s' * (n_frames != 1)} less -n/--n {parameters.percent_removed} % leaves "
-            f"{n_frames - n_removed} for the background, expected at least 2"
+            f"{stack.source}: {n_frames} frame{'s' * (n_frames != 1)} less -n/--n {percent} % leaves {n_frames - n_removed} for the "
+            "background, expected at least 2"
         )
-    return n_removed
+    return _Sample(
+        moments=lambda frames, validity: backend.trimmed_moments(frames, percent, validity), n_removed=n_removed, block_sizes=None
+    )
 
 
 def _load(stack: Stack, observer: Observer) -> Array:
@@ -185,15 +251,15 @@ def _load(stack: Stack, observer: Observer) -> Array:
     return frames
 
 
-def _learn(frames: Array, parameters: Parameters, backend: Backend, observer: Observer, validity: Validity) -> Background:
+def _learn(frames: Array, sample: _Sample, parameters: Parameters, backend: Backend, observer: Observer, validity: Validity) -> Background:
     """First pass: the background, band by band."""
     _, n_rows, n_columns = frames.shape
-    maps = BackgroundMaps((n_rows, n_columns), frames.dtype, parameters.cutoff)
+    maps = BackgroundMaps((n_rows, n_columns), frames.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
 
     def learn_band(band: tuple[int, int]) -> int:
         begin, end = band
         on_device = backend.upload(frames[:, begin:end])
-        maps.fill(begin, backend.trimmed_moments(on_device, parameters.percent_removed, validity.rows(begin, end)))
+        maps.fill(begin, sample.moments(on_device, validity.rows(begin, end)))
         return end - begin
 
     observer.stage("background", n_rows)
@@ -202,8 +268,16 @@ def _learn(frames: Array, parameters: Parameters, backend: Backend, observer: Ob
     return maps.finish(validity)
 
 
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Images of consecutive masks, ready for the sink."""
+
+    masks: dict[str, list[Any]]
+    labels: list[Any]
+
+
 class _SecondPass:
-    """Masks, components and sums, batch by batch. Workers compute; this thread alone writes, in order."""
+    """Masks, components and sums, batch by batch. Workers compute and encode; this thread alone writes, in order."""
 
     def __init__(
         self,
@@ -229,35 +303,28 @@ class _SecondPass:
     def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
-        def one_batch(span: tuple[int, int]) -> tuple[Any, ...]:
-            on_device = self.backend.upload(self.frames[slice(*span)])
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            on_device = self.backend.upload(self.frames[begin:end])
             masks = self.backend.find_masks(on_device, self.prepared)
             found = self.backend.components(masks.filtered, self.connectivity)
-            return span[0], masks, found, self._measure(on_device, found, np.arange(len(masks.filtered)))
+            encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
+            return encoded, found, self._measure(on_device, found, np.arange(end - begin))
 
-        self.observer.stage("masks and spots", len(self.frames))
-        for first, masks, found, (intensity, peak) in self._over_frames(one_batch):
-            self._write_frame_masks(first, masks)
-            self._write_components(first, found)
-            self.table.add_measurements(intensity, peak, first + np.arange(len(masks.raw)))
-            self.observer.advance(len(masks.raw))
+        for begin, end, (encoded, found, (intensity, peak)) in self._walk("masks and spots", len(self.frames), one_batch):
+            self._write(begin, encoded, found)
+            self.table.add_measurements(intensity, peak, np.arange(begin, end))
         return self.table.table(), self.table.counts
 
     def in_groups(self, groups: Groups) -> tuple[SpotTable, NDArray[np.int32]]:
         """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
         self.sink.expect_synced(groups.n_masks)
-        synced = self._synced_masks(groups)
-        found = self._label(synced)
+        found = self._label(self._synced_masks(groups))
 
-        def one_batch(span: tuple[int, int]) -> tuple[Any, ...]:
-            on_device = self.backend.upload(self.frames[slice(*span)])
-            mask_of_frame = groups.mask_of_frame[slice(*span)]
-            return mask_of_frame, self._measure(on_device, found, mask_of_frame)
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            return self._measure(self.backend.upload(self.frames[begin:end]), found, groups.mask_of_frame[begin:end])
 
-        self.observer.stage("spots", len(self.frames))
-        for mask_of_frame, (intensity, peak) in self._over_frames(one_batch):
-            self.table.add_measurements(intensity, peak, mask_of_frame)
-            self.observer.advance(len(mask_of_frame))
+        for begin, end, (intensity, peak) in self._walk("spots", len(self.frames), one_batch):
+            self.table.add_measurements(intensity, peak, groups.mask_of_frame[begin:end])
         return self.table.table(), self.table.counts
 
     def _synced_masks(self, groups: Groups) -> Any:
@@ -265,56 +332,69 @@ class _SecondPass:
         shape = (self.frames.shape[1], self.frames.shape[2])
         synced, invalid = self.backend.empty_masks(groups.n_masks, shape), None
 
-        def one_batch(span: tuple[int, int]) -> tuple[Any, ...]:
-            return *span, self.backend.find_masks(self.backend.upload(self.frames[slice(*span)]), self.prepared)
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            masks = self.backend.find_masks(self.backend.upload(self.frames[begin:end]), self.prepared)
+            return masks, self._encode({"raw": masks.raw, "filtered": masks.filtered})
 
-        self.observer.stage("masks", len(self.frames))
-        for first, end, masks in self._over_frames(one_batch):
-            self._write_frame_masks(first, masks)
-            mask_of_frame = groups.mask_of_frame[first:end]
+        for begin, end, (masks, encoded) in self._walk("masks", len(self.frames), one_batch):
+            self._write(begin, encoded)
+            mask_of_frame = groups.mask_of_frame[begin:end]
             self.backend.union(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
                 invalid = self.backend.empty_masks(groups.n_masks, shape) if invalid is None else invalid
                 self.backend.union(invalid, masks.invalid, mask_of_frame)
-            self.observer.advance(end - first)
         return synced if invalid is None else self.backend.without(synced, invalid)
 
     def _label(self, synced: Any) -> Components:
-        """Components of all synced masks, written as they come."""
+        """Components of all synced masks."""
 
-        def one_batch(span: tuple[int, int]) -> tuple[Any, ...]:
-            masks = synced[slice(*span)]
-            return span[0], masks, self.backend.components(masks, self.connectivity)
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            found = self.backend.components(synced[begin:end], self.connectivity)
+            return found, self._encode({"synced": synced[begin:end]}, found)
 
         parts = []
-        self.observer.stage("labels", len(synced))
-        for first, masks, found in _in_order(one_batch, plan.spans(len(synced), self.step), self.backend.workers):
-            self._write_masks("synced", first, masks)
-            self._write_components(first, found)
+        for begin, _, (found, encoded) in self._walk("labels", len(synced), one_batch):
+            self._write(begin, encoded, found)
             parts.append(found)
-            self.observer.advance(len(masks))
         return joined(parts)
 
-    def _measure(self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _walk(self, stage: str, total: int, one_batch: Callable[[int, int], Result]) -> Iterator[tuple[int, int, Result]]:
+        """Begin, end and result of each batch of ``total`` frames or masks, in order."""
+        self.observer.stage(stage, total)
+        spans = plan.spans(total, self.step)
+        for begin, end, result in _in_order(lambda span: (*span, one_batch(*span)), spans, self.backend.workers):
+            yield begin, end, result
+            self.observer.advance(end - begin)
+
+    def _measure(
+        self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared)
         return intensities(measured, self.level), measured.peak
 
-    def _over_frames(self, one_batch: Callable[[tuple[int, int]], Result]) -> Iterator[Result]:
-        return _in_order(one_batch, plan.spans(len(self.frames), self.step), self.backend.workers)
+    def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
+        """Images of some masks, and of their labels, ready for the sink."""
+        shape = (self.frames.shape[1], self.frames.shape[2])
 
-    def _write_frame_masks(self, first: int, masks: Any) -> None:
-        self._write_masks("raw", first, masks.raw)
-        self._write_masks("filtered", first, masks.filtered)
+        def unpacked(packed: Any, i: int) -> Array:
+            return self.backend.unpack(packed[i : i + 1])[0]
 
-    def _write_masks(self, kind: str, first: int, masks: Any) -> None:
+        return _Encoded(
+            masks={kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(len(packed))] for kind, packed in masks.items()},
+            labels=[] if found is None else [self.sink.encode(partial(label_image, found, i, shape)) for i in range(len(found.counts))],
+        )
+
+    def _write(self, begin: int, encoded: _Encoded, found: Components | None = None) -> None:
+        """Masks from ``begin`` on, and what was found in them."""
         with self.watch.stage("write"):
-            for i in range(len(masks)):
-                self.sink.write_mask(kind, first + i, self.backend.unpack(masks[i : i + 1])[0])
-
-    def _write_components(self, first: int, found: Components) -> None:
-        with self.watch.stage("write"):
-            self.sink.write_components(first, found)
-        self.table.add_components(found)
+            for kind, images in encoded.masks.items():
+                for i, image in enumerate(images):
+                    self.sink.write_mask(kind, begin + i, image)
+            if found is not None:
+                for i, image in enumerate(encoded.labels):
+                    self.sink.write_labels(begin + i, int(found.counts[i]), image)
+                self.sink.write_pixels(found.pixels)
+                self.table.add_components(found)
 
 
 def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -335,13 +415,30 @@ def _in_order(function: Callable[[Item], Result], items: Iterable[Item], workers
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _summary(stack: Stack, table: SpotTable, n_removed: int, watch: Stopwatch) -> Summary:
+def _rejection(background: Background, block_sizes: NDArray[np.int64] | None) -> Rejection | None:
+    if block_sizes is None or background.dropped is None:
+        return None
+    good = background.validity.pixels
+    dropped = background.dropped if good is None else background.dropped[good]
+    if not dropped.size:
+        return None
+    return Rejection(
+        block_sizes=block_sizes,
+        never=float((dropped == 0).mean()),
+        median=float(np.median(dropped)),
+        most=int(dropped.max()),
+        down_to_two=float((dropped == len(block_sizes) - 2).mean()) if len(block_sizes) > 2 else 0.0,
+    )
+
+
+def _summary(stack: Stack, table: SpotTable, n_removed: int, rejection: Rejection | None, watch: Stopwatch) -> Summary:
     per_frame = np.diff(table.frame2spotsBE, axis=1)
     return Summary(
         n_frames=stack.shape[0],
         n_spots=len(table),
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         n_removed=n_removed,
+        rejection=rejection,
         seconds=watch.seconds,
         n_bytes=int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize,
     )

@@ -32,7 +32,7 @@ def frames_per_batch(n_pixels: int) -> int:
 
 
 def check_fits(n_bytes: int, what: str) -> None:
-    """Raise `InputError` if memory for ``n_bytes`` and the program's own needs is not free. What the system does not tell is not checked."""
+    """Raise `InputError` if memory for ``n_bytes`` and the program's own needs is not free, where the system tells what is."""
     available = available_memory()
     if available is not None and n_bytes + RESERVE > available:
         raise InputError(f"{what} needs {n_bytes / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free")

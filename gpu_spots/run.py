@@ -3,11 +3,10 @@
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-
-import h5py
+from typing import Any
 
 from gpu_spots import __version__, pipeline
 from gpu_spots.backend import Backend
@@ -17,7 +16,7 @@ from gpu_spots.files.output import check_output, complete_or_absent
 from gpu_spots.files.spots_file import SpotsFile, SpotsWriter, memory_file, new_file
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.pipeline import Observer, Summary
+from gpu_spots.pipeline import Observer, Rejection, Summary
 
 Stack = ArrayStack | FileStack
 
@@ -32,7 +31,7 @@ class Job:
     """What computes."""
     observer: Observer
     """Who is told how far it is."""
-    validity: Validity = Validity()
+    validity: Validity = field(default_factory=Validity)
     """Which values count."""
 
 
@@ -73,6 +72,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
             "n": job.parameters.percent_removed,
             "compression": compression,
             "n_removed": summary.n_removed,
+            **_blocks(summary.rejection),
             "input_file": str(Path(stack.file_name).absolute()) if isinstance(stack, FileStack) else "",
             "frames_path": stack.path if isinstance(stack, FileStack) else "",
             "n_frames": summary.n_frames,
@@ -88,3 +88,10 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
         }
     )
     return summary
+
+
+def _blocks(rejection: Rejection | None) -> dict[str, Any]:
+    """What ``info`` says of kruskal's blocks."""
+    if rejection is None:
+        return {}
+    return {"n_blocks": len(rejection.block_sizes), "frames_per_block": rejection.block_sizes}

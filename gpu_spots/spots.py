@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Components, IntegerLevel, Measurements, SpotTable
+from gpu_spots.model import Array, Components, IntegerLevel, Measurements, SpotTable
 
 
 def intensities(measured: Measurements, level: IntegerLevel | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -11,7 +11,8 @@ def intensities(measured: Measurements, level: IntegerLevel | NDArray[np.float64
     if not isinstance(level, IntegerLevel):
         return np.asarray(measured.total, np.float64)
     total, high, low = measured.total, measured.background_high, measured.background_low
-    assert high is not None and low is not None
+    assert high is not None
+    assert low is not None
     if _largest(total) * level.scale + (_largest(high) << 32) + _largest(low) < 2**63:
         return (total * level.scale - (high << 32) - low).astype(np.float64) / level.scale
     # beyond 64 bits Python's integers go on, and float() rounds them once, to nearest even
@@ -72,6 +73,16 @@ class SpotTableBuilder:
             frame2mask=mask_of_frame.astype(np.int32),
             frame2spotsBE=np.stack([begin, end], axis=1),
         )
+
+
+def label_image(found: Components, mask: int, shape: tuple[int, int]) -> Array:
+    """(n_X, n_Y) uint16, or uint32 where there are more than 65535: the labels of one mask's components, 0 elsewhere."""
+    begin = found.begin[found.first[mask] : found.first[mask + 1] + 1]
+    n_spots = len(begin) - 1
+    image = np.zeros(shape, np.uint16 if n_spots <= 65535 else np.uint32)
+    labels = np.arange(1, n_spots + 1, dtype=image.dtype)
+    image.reshape(-1)[found.pixels[begin[0] : begin[-1]]] = np.repeat(labels, np.diff(begin))
+    return image
 
 
 def joined(parts: list[Components]) -> Components:

@@ -165,7 +165,7 @@ def float_background(kept: list[float], cutoff: float) -> Background:
         std = math.sqrt(deviations / float(m))
     iqr = float(np.percentile(np.array(kept), 75)) - float(np.percentile(np.array(kept), 25))
     threshold = avg + float(cutoff) * std
-    if not threshold > avg:
+    if threshold <= avg:
         threshold = math.nextafter(avg, math.inf)
     return Background(m, total, avg, std, iqr, threshold)
 

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from helpers import assert_same, run
-from reference import reference_run
 
 from gpu_spots.backend import Backend
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
+from helpers import assert_same, run
+from reference import reference_run
 
 
 def frames_of(dtype: np.dtype, shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Asymmetric background, its own noise, and blobs that move from frame to frame."""
     rng = np.random.default_rng(seed)
-    n, n_x, n_y = shape
+    n_x, n_y = shape[1:]
     x, y = np.mgrid[:n_x, :n_y]
     level = 60 + 1.5 * x + 0.7 * y
     frames = rng.normal(level, 6, shape)

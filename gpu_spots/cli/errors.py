@@ -21,7 +21,8 @@ class Terminated(BaseException):
 class _OneLine(click.Command):
     """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Run; always ends in SystemExit."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)

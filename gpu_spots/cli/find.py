@@ -27,17 +27,12 @@ class FindCommand(OneLineCommand):
                 formatter.write_dl(records)
 
 
-class Structure(click.ParamType):
-    """Two integers with a comma: rank and connectivity. Which ones are allowed is the parameters' business."""
-
-    name = "structure"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Numbers where there are numbers."""
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            return value
+def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
+    """Numbers where there are numbers; which ones are allowed is the parameters' business."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        return value
 
 
 @click.command(
@@ -60,18 +55,33 @@ class Structure(click.ParamType):
     "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
     help="percent of extreme values to skip while calculating average, standard deviation and IQR; 0 means 25",
 )  # fmt: skip
-@click.option("-c", "--cutoff", metavar="CUTOFF", type=float, default=DEFAULTS.cutoff, show_default=True, help="cutoff used during mask definition")
-@click.option("-e", "--erosions", metavar="N_EROSIONS", type=int, default=DEFAULTS.erosions, show_default=True, help="number of erosions")
-@click.option("-d", "--dilations", metavar="N_DILATIONS", type=int, default=DEFAULTS.dilations, show_default=True, help="number of dilations")
 @click.option(
-    "-s", "--structure", metavar="STRUCTURE", type=Structure(), default="2,2", show_default=True,
+    "-A",
+    "--alpha",
+    metavar="ALPHA",
+    type=float,
+    default=DEFAULTS.alpha,
+    show_default=True,
+    help="alpha-value to use during Kruskal-Wallis test",
+)
+@click.option(
+    "-c", "--cutoff", metavar="CUTOFF", type=float, default=DEFAULTS.cutoff, show_default=True, help="cutoff used during mask definition"
+)
+@click.option("-e", "--erosions", metavar="N_EROSIONS", type=int, default=DEFAULTS.erosions, show_default=True, help="number of erosions")
+@click.option(
+    "-d", "--dilations", metavar="N_DILATIONS", type=int, default=DEFAULTS.dilations, show_default=True, help="number of dilations"
+)
+@click.option(
+    "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
     help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see scipy.ndimage.generate_binary_structure",
 )  # fmt: skip
 @click.option(
     "-a", "--angles", metavar="ANGLES", type=int, default=DEFAULTS.angles, show_default=True,
     help="check for minimum number of angle values present in lauecollect/angle; 0: no check",
 )  # fmt: skip
-@click.option("-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})")
+@click.option(
+    "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
+)
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
 @click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
 @click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
@@ -89,7 +99,7 @@ def find(
     threads: int | None,
     force: bool,
     quiet: bool,
-    debug: bool,  # noqa: ARG001 (looked for where errors end)
+    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Find the spots of a Laue diffraction run.
@@ -135,6 +145,9 @@ def _run(
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
     click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
+    if summary.rejection:
+        lost = summary.rejection
+        click.echo(f"{lost.never:.1%} of the pixels lost no block; dropped: {lost.median:g} median, {lost.most} max", err=True)
     click.echo(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}", err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
 

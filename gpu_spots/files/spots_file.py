@@ -1,7 +1,7 @@
 """The spots file: statistics, masks, labels and the table of spots, written and read."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, OutputError
-from gpu_spots.files import compression, lauecollect
-from gpu_spots.model import Array, Background, Components, SpotTable
+from gpu_spots.files import lauecollect
+from gpu_spots.model import Array, Background, SpotTable
 
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
@@ -63,8 +63,7 @@ class SpotsWriter:
         self._shape = stack_shape[1:]
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._filters = filters
-        self._label_image = np.zeros(self._shape, np.uint16)
-        pixel_type = np.int32 if self._label_image.size <= 2**31 else np.int64
+        pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
         with self._writing():
             self._create("spots/pixel_list", (0,), pixel_type, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,))
 
@@ -98,29 +97,35 @@ class SpotsWriter:
                 if values is not None:
                     self._create_image(f"stats/{name}", values.shape, values.dtype)[...] = values
 
-    def write_mask(self, kind: str, index: int, mask: NDArray[np.uint8]) -> None:
+    def encode(self, image: Callable[[], Array]) -> Callable[[], Array]:
+        """An image is made when it is written: until then it need not be in memory."""
+        return image
+
+    def write_mask(self, kind: str, index: int, encoded: Callable[[], Array]) -> None:
         """One mask of a kind: raw, filtered or synced."""
         path = f"masks_{kind}"
         with self._writing():
             if path not in self._file:
                 self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
-            self._file[path][index] = mask
+            self._file[path][index] = encoded()
 
-    def write_components(self, first_mask: int, found: Components) -> None:
-        """Labels and pixels of some masks, the first of which is ``first_mask``."""
+    def write_labels(self, index: int, n_spots: int, encoded: Callable[[], Array]) -> None:
+        """The labels of one mask; all are made wider once a mask has more spots than 16 bits can number."""
+        path = "masks/labels"
+        with self._writing():
+            if path not in self._file:
+                self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
+            if n_spots > np.iinfo(self._file[path].dtype).max:
+                self._widen(path, index)
+            self._file[path][index] = encoded()
+
+    def write_pixels(self, pixels: NDArray[np.int64]) -> None:
+        """The pixels of the next components."""
         with self._writing():
             pixel_list = self._file["spots/pixel_list"]
             n_before = len(pixel_list)
-            pixel_list.resize(n_before + len(found.pixels), axis=0)
-            pixel_list[n_before:] = found.pixels
-            labels = self._labels_for(int(found.counts.max(initial=0)), first_mask)
-            for i, n_spots in enumerate(found.counts):
-                begin = found.begin[found.first[i] : found.first[i] + n_spots + 1]
-                pixels = found.pixels[begin[0] : begin[-1]]
-                image = self._label_image.reshape(-1)
-                image[pixels] = np.repeat(np.arange(1, n_spots + 1, dtype=image.dtype), np.diff(begin))
-                labels[first_mask + i] = self._label_image
-                image[pixels] = 0
+            pixel_list.resize(n_before + len(pixels), axis=0)
+            pixel_list[n_before:] = pixels
 
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table, and what leads to its rows."""
@@ -134,20 +139,14 @@ class SpotsWriter:
                 if target in self._file:
                     self._file[path] = h5py.SoftLink(target)
 
-    def _labels_for(self, n_spots: int, n_written: int) -> h5py.Dataset:
-        """The dataset of labels, made wider once a mask has more spots than 16 bits can number."""
-        path = "masks/labels"
-        if path not in self._file:
-            self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
-        labels = self._file[path]
-        if n_spots > np.iinfo(labels.dtype).max:
-            self._file.move(path, path + "_16")
-            narrow, labels = labels, self._create_image(path, labels.shape, np.uint32)
-            for i in range(n_written):
-                labels[i] = narrow[i]
-            del self._file[path + "_16"]
-            self._label_image = np.zeros(self._shape, np.uint32)
-        return labels
+    def _widen(self, path: str, n_written: int) -> None:
+        """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
+        narrow = path + "_uint16"
+        self._file.move(path, narrow)
+        wide = self._create_image(path, self._file[narrow].shape, np.uint32)
+        for i in range(n_written):
+            wide[i] = self._file[narrow][i]
+        del self._file[narrow]
 
     def _create_image(self, path: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
         rows, columns = shape[-2:]
@@ -193,10 +192,8 @@ def memory_file() -> h5py.File:
 
 def _close_quietly(file: h5py.File) -> None:
     """Close after an error, which is the one to report."""
-    try:
+    with suppress(OSError, RuntimeError):
         file.close()
-    except (OSError, RuntimeError):
-        pass
 
 
 def _cause(error: BaseException) -> str:

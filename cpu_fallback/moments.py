@@ -1,0 +1,207 @@
+"""From values to moments: tiles of pixels out of a band of frames, and the statistics of sorted samples.
+
+A tile is copied into a buffer with a padded row before it is transposed: transposing the stack itself, whose frames are megabytes apart,
+is ten times slower. Sums are exact: every partial sum is an integer below 2^53 held in float64, where SIMD is fastest.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpu_fallback.validity import valid_values
+from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Validity
+
+PADDING = 32
+"""Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some pixels of a band on all frames."""
+
+    where: slice
+    """Their flat indices in the band."""
+    values: Array
+    """(n, p), the frames' dtype, counts: in a buffer which the next tile overwrites."""
+    usable: NDArray[np.bool_] | None
+    """(n, p) bool: which values are valid; None: all are."""
+
+
+def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
+    """Cut a band (n, n_X, n_Y) into tiles of at most ``size`` pixels."""
+    n_frames, n_pixels = len(frames), frames[0].size
+    if n_frames > MAX_FRAMES:
+        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
+    flat = frames.reshape(n_frames, n_pixels)
+    padded = np.empty((n_frames, min(size, n_pixels) + PADDING), frames.dtype)
+    for begin in range(0, n_pixels, size):
+        where = slice(begin, min(begin + size, n_pixels))
+        values = padded[:, : where.stop - begin]
+        np.copyto(values, flat[:, where])
+        yield Tile(where, values, valid_values(values, validity))
+
+
+class Band:
+    """The moments of a band of frames (n, n_X, n_Y) while they are being filled, tile by tile; flat."""
+
+    def __init__(self, frames: Array, validity: Validity) -> None:
+        dtype, n_pixels = frames.dtype, frames[0].size
+        self.shape = frames.shape[1:]
+        self.pixels = None if validity.pixels is None else validity.pixels.reshape(-1)
+        self.is_float = dtype.kind == "f"
+        self.is_wide = dtype.itemsize == 4
+        self.limits: Any = np.finfo(dtype) if self.is_float else np.iinfo(dtype)
+        self.gaps = False
+        self.kept = np.empty(n_pixels, np.int32)
+        self.max = np.empty(n_pixels, dtype)
+        self.arg = np.empty(n_pixels, np.int32)
+        self.dropped: NDArray[np.int32] | None = None
+        if self.is_float:
+            self.average, self.deviation, self.iqr = (np.empty(n_pixels, np.float64) for _ in range(3))
+        else:
+            self.total, self.iqr4 = np.empty(n_pixels, np.int64), np.empty(n_pixels, np.int64)
+            self.scatter_low, self.scatter_high = np.empty(n_pixels, np.uint64), np.zeros(n_pixels, np.uint64)
+
+    def load(self, tile: Tile, rows: Array) -> None:
+        """Transpose a tile into ``rows`` (p, n), where invalid values are as large as the type allows, and store maxima."""
+        values, usable = tile.values, tile.usable
+        if usable is None:
+            np.copyto(rows, values.T)
+            largest = values.max(axis=0)
+            self.arg[tile.where] = (rows == largest[:, None]).argmax(axis=1)
+        else:
+            np.copyto(rows, np.where(usable, values, self.limits.max).T)
+            largest = np.where(usable, values, self.limits.min).max(axis=0)
+            self.arg[tile.where] = ((values == largest) & usable).argmax(axis=0)
+            counts = usable.sum(axis=0)
+            partial = (counts > 0) & (counts < len(values))
+            self.gaps |= bool(partial.any() if self.pixels is None else (partial & self.pixels[tile.where]).any())
+        self.max[tile.where] = largest
+
+    def sample(self, where: Any, kept: Array) -> None:
+        """Store the statistics of the ascending rows ``kept`` (pixels, m); fewer than two values make a masked pixel."""
+        if kept.shape[1] < 2:
+            for name in self._fields():
+                getattr(self, name)[where] = 0
+            return
+        self.kept[where] = kept.shape[1]
+        if self.is_float:
+            self.average[where], self.deviation[where], self.iqr[where] = _float_statistics(kept)
+        else:
+            self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(kept, self.is_wide)
+            self.iqr4[where] = _quartiles(kept)
+
+    def sample_counted(self, where: NDArray[np.int64], rows: Array, counts: NDArray[np.int64], size: Callable[[int], int]) -> None:
+        """The same where a row begins with ``counts`` values that are valid: of ``v``, the ``size(v)`` smallest are the sample."""
+        for count in np.unique(counts):
+            alike = counts == count
+            self.sample(where[alike], rows[alike, : size(int(count))])
+
+    def moments(self) -> IntegerMoments | FloatMoments:
+        """What has been found; pixels that are invalid on every frame are masked."""
+        if self.pixels is not None:
+            self.sample(~self.pixels, np.empty((0, 0)))
+        fields: dict[str, Any] = {name: getattr(self, name).reshape(self.shape) for name in self._fields()}
+        dropped = None if self.dropped is None else self.dropped.reshape(self.shape)
+        if self.is_float:
+            self.max += 0  # no negative zero
+            return FloatMoments(**fields, gaps=self.gaps, dropped=dropped)
+        if not self.scatter_high.any():
+            fields["scatter_high"] = None
+        return IntegerMoments(**fields, gaps=self.gaps, dropped=dropped)
+
+    def _fields(self) -> list[str]:
+        own = ["average", "deviation", "iqr"] if self.is_float else ["total", "scatter_low", "scatter_high", "iqr4"]
+        return ["kept", *own, "max", "arg"]
+
+
+def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
+    """S, and the two words of m*Q - S*S, of ascending integer rows (pixels, m); ``is_wide``: of 32 bits."""
+    if not is_wide:
+        return *_narrow_sums(kept.astype(np.float64)), 0
+    # m*Q - S*S does not change when a pixel's smallest value is subtracted, and what is left is often small
+    m, lowest = kept.shape[1], kept[:, 0].astype(np.int64)
+    shifted = kept - lowest[:, None]
+    span = int(shifted[:, -1].max())
+    if m * span**2 < 2**53 and (m * span) ** 2 < 2**66:
+        total, low = _narrow_sums(shifted.astype(np.float64))
+        high: Array | int = 0
+    else:
+        total, low, high = _wide_sums(shifted)
+    return total + m * lowest, low, high
+
+
+def _narrow_sums(values: NDArray[np.float64]) -> tuple[Array, Array]:
+    """S and m*Q - S*S where Q is below 2^53, so that float64 sums are exact, and the result below 2^64."""
+    total = values.sum(axis=1).astype(np.int64)
+    squares = np.einsum("ij,ij->i", values, values).astype(np.uint64)
+    squares *= np.uint64(values.shape[1])
+    # modulo 2^64, as the difference fits
+    squares -= total.astype(np.uint64) ** 2
+    return total, squares
+
+
+def _wide_sums(values: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """S and m*Q - S*S in two words, of values from 0 to 2^32 - 1, by halves of 16 bits: value = a * 2^16 + b."""
+    m = values.shape[1]
+    a, b = (values >> 16).astype(np.float64), (values & 0xFFFF).astype(np.float64)
+    sum_a, sum_b = a.sum(axis=1).astype(np.int64), b.sum(axis=1).astype(np.int64)
+    dot = [np.einsum("ij,ij->i", x, y).astype(np.int64) for x, y in ((a, a), (a, b), (b, b))]
+    # each of the three is below 2^62 in size for m < 2^16
+    top, middle, bottom = m * dot[0] - sum_a * sum_a, m * dot[1] - sum_a * sum_b, m * dot[2] - sum_b * sum_b
+    low = top.astype(np.uint64) << np.uint64(32)
+    high = (top >> 32) + (middle >> 47)
+    for part in (middle.astype(np.uint64) << np.uint64(17), bottom.astype(np.uint64)):
+        low += part
+        high += low < part
+    return (sum_a << 16) + sum_b, low, high.astype(np.uint64)
+
+
+def _quartiles(kept: Array) -> Array:
+    """4 * (Q75 - Q25) of ascending integer rows (pixels, m), linear interpolation."""
+    last = kept.shape[1] - 1
+    result = np.zeros(len(kept), np.int64)
+    for sign, quarters in ((1, 3 * last), (-1, last)):
+        index, rest = divmod(quarters, 4)
+        result += sign * (4 - rest) * kept[:, index].astype(np.int64)
+        if rest:
+            result += sign * rest * kept[:, index + 1].astype(np.int64)
+    return result
+
+
+def _float_statistics(kept: Array) -> tuple[Array, Array, Array]:
+    """Average, sum of squared deviations and interquartile range of ascending rows (pixels, m), in a fixed order of operations.
+
+    Values may be as large as the type allows: what overflows becomes infinite or NaN, and such a pixel stands out on no frame.
+    """
+    columns = np.ascontiguousarray(kept.T, dtype=np.float64)
+    m = len(columns)
+    with np.errstate(over="ignore", invalid="ignore"):
+        average = np.zeros(len(kept))
+        for column in columns:
+            average += column
+        average /= m
+        # equal values: their sum may be rounded, their average is known
+        constant = columns[0] == columns[-1]
+        average[constant] = columns[0][constant]
+        average += 0.0  # no negative zero
+        deviation = np.zeros(len(kept))
+        for column in columns:
+            difference = column - average
+            difference *= difference
+            deviation += difference
+        iqr = _interpolate(columns, 3 * (m - 1)) - _interpolate(columns, m - 1)
+    return average, deviation, iqr
+
+
+def _interpolate(columns: Array, quarters: int) -> Array:
+    """The value at position quarters / 4 of ascending columns, as ``numpy.quantile`` rounds it."""
+    index, rest = divmod(quarters, 4)
+    if not rest:
+        return columns[index]
+    below, above, weight = columns[index], columns[index + 1], rest / 4
+    step = above - below
+    return above - step * (1 - weight) if weight >= 0.5 else below + step * weight

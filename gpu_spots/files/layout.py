@@ -1,0 +1,116 @@
+"""How a stack lies in its file: where its chunks are, which were never written, and whether it can be read without HDF5."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError
+
+GZIP = h5py.h5z.FILTER_DEFLATE
+SHUFFLE = h5py.h5z.FILTER_SHUFFLE
+DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
+"""Filters that are undone here, in the order in which they were applied."""
+
+
+def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """HDF5's numbers of a dataset's filters, in the order in which they are applied to what is written."""
+    created = dataset.id.get_create_plist()
+    return tuple(created.get_filter(i)[0] for i in range(created.get_nfilters()))
+
+
+def why_not_direct(dataset: h5py.Dataset) -> str | None:
+    """Why a dataset must be read through HDF5, in a few words; None where the bytes of the file can be decoded here."""
+    created = dataset.id.get_create_plist()
+    names = [created.get_filter(i)[3].decode(errors="replace") for i in range(created.get_nfilters())]
+    stored, native = dataset.id.get_type(), h5py.h5t.py_create(dataset.dtype)
+    reasons = {
+        "virtual dataset": dataset.is_virtual,
+        "external files": bool(dataset.external),
+        "compact dataset": created.get_layout() == h5py.h5d.COMPACT,
+        f"file driver {dataset.file.driver}": dataset.file.driver != "sec2",
+        # what was written and not yet flushed is not in the file
+        "file open for writing": dataset.file.mode != "r" or dataset.file.swmr_mode,
+        # before 1.14.4 HDF5 left it out of the addresses of chunks
+        "user block": dataset.file.userblock_size > 0,
+        # a number may have fewer bits than its bytes
+        f"unusual type {dataset.dtype}": not stored.equal(native),
+        f"filters {', '.join(names)}": filters(dataset) not in DIRECT_PIPELINES,
+        "this HDF5 cannot list chunks": dataset.chunks is not None and not hasattr(dataset.id, "chunk_iter"),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMap:
+    """Where the chunks of a stack are. Arrays have one value a chunk, in the chunks' own grid (frames, X, Y)."""
+
+    chunk: tuple[int, int, int]
+    """Frames, rows and columns of a chunk."""
+    begin: NDArray[np.int64]
+    """First byte in the file; -1: the chunk was never written."""
+    size: NDArray[np.int64]
+    """Bytes in the file."""
+    skipped: NDArray[np.uint32]
+    """Bit k is set where filter k was not applied."""
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset) -> "ChunkMap":
+        """The map of a chunked (n, n_X, n_Y) dataset, in one pass. Raises OSError or RuntimeError where the file is damaged."""
+        chunks: list[h5py.h5d.StoreInfo] = []
+        dataset.id.chunk_iter(chunks.append)
+        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+        found = cls(dataset.chunks, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.uint32))
+        if chunks:
+            at = tuple(np.array([chunk.chunk_offset for chunk in chunks], np.int64).T // np.reshape(dataset.chunks, (3, 1)))
+            found.begin[at] = [-1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks]
+            found.size[at] = [chunk.size for chunk in chunks]
+            found.skipped[at] = [chunk.filter_mask for chunk in chunks]
+        return found
+
+    def unwritten(self, begin: int, end: int) -> tuple[int, int, int] | None:
+        """Frame, X and Y at which the first chunk of some frames begins that was never written; None where there is none."""
+        first = begin // self.chunk[0]
+        holes = np.argwhere(self.begin[first : -(-end // self.chunk[0])] < 0)
+        if not len(holes):
+            return None
+        frame, x, y = (int(i) * step for i, step in zip(holes[0] + (first, 0, 0), self.chunk, strict=True))
+        return max(frame, begin), x, y
+
+
+def other_files(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
+    """The files besides its own that an external or a virtual dataset takes its values from, where HDF5 looks for them.
+
+    Raises `InputError`, which names the file or the frame, where HDF5 would give zeros for what is missing there, and no error.
+    """
+    if dataset.is_virtual and "HDF5_VDS_PREFIX" not in os.environ:
+        yield from _virtual_sources(dataset, source)
+    if dataset.external and "HDF5_EXTFILE_PREFIX" not in os.environ:
+        for name, begin, size in dataset.external:
+            path = Path(name)
+            if path.exists():  # if not, HDF5 says so
+                if size != h5py.h5s.UNLIMITED and path.stat().st_size < begin + size:
+                    raise InputError(f"{source}: its external file {path} has {path.stat().st_size} bytes, expected {begin + size}")
+                yield path
+
+
+def _virtual_sources(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
+    folder = Path(dataset.file.filename).parent
+    held = np.zeros(len(dataset), bool)
+    for mapped in dataset.virtual_sources():
+        if "%" in mapped.file_name:  # a pattern for files that come later
+            return
+        (first, *_), (last, *_) = mapped.vspace.get_select_bounds()
+        held[first : last + 1] = True
+        if mapped.file_name != ".":  # the file itself
+            places = (folder / mapped.file_name, folder / Path(mapped.file_name).name, Path(mapped.file_name))
+            path = next((place for place in places if place.exists()), None)
+            if path is None:
+                raise InputError(f"{source}: frame {first} cannot be read: {mapped.file_name}, which should hold it, is missing")
+            yield path
+    if not held.all():
+        raise InputError(f"{source}: frame {held.argmin()} cannot be read: no file should hold it")

@@ -1,0 +1,150 @@
+"""The documentation holds: its examples run, its commands are understood, it leaves nothing out, and its links lead somewhere."""
+
+import re
+import shlex
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import h5py
+import pytest
+
+from gpu_spots import Parameters, find_spots
+from gpu_spots.cli import gpu_spots as gpu_spots_command
+from gpu_spots.cli.find import find
+from gpu_spots.files.run_file import write_run
+from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
+from gpu_spots.simulate.run import Design, simulate_run
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^(?P<note>(?:<!--[^\n]*-->\n)?)```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = "<!-- not run"
+"""Stands on the line before an example that is not to be run, and says why."""
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|(?:src|href)=\"(?P<quoted>[^\"]+)\"")
+
+
+def blocks(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
+    """Line and text of the code blocks of a page, but for those marked as not run."""
+    text = page.read_text()
+    for found in BLOCK.finditer(text):
+        if found["language"] in languages and not found["note"].startswith(NOT_RUN):
+            yield text.count("\n", 0, found.start("code")) + 1, found["code"]
+
+
+def section(page: str, heading: str) -> str:
+    """The text from a heading that contains ``heading`` to the next one."""
+    parts = re.split(r"^#+ ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    return next((part for part in parts if heading in part.split("\n")[0]), "")
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return BLOCK.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
+    plain = [unicodedata.normalize("NFC", re.sub(r"[`*]", "", heading)).strip().lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs that the examples are about, smaller than the tutorial's, and their spots."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, laser, angles, repeats in (("laser", True, 10, 3), ("dark", False, 30, 1)):
+        run = folder / f"{name}__mccd.h5"
+        write_run(run, simulate_run(Design(laser=laser, size=(256, 288), angles=angles, repeats=repeats, spots=50)))
+        find_spots(run, Parameters(sync="blocks" if laser else "none"), output=folder / f"{name}__spots.h5").close()
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda page: page.name)
+def test_examples_run(page: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after the other, in one namespace, beside the simulated runs."""
+    for file in runs.iterdir():
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example"])
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line, code in blocks(page, "python"):
+        # empty lines first, so that a traceback names the line of the page
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "sh", "console"))], ids=lambda page: page.name)
+def test_commands_are_understood(page: Path) -> None:
+    """Every command of ours in a page has only options that exist, with values of their types."""
+    programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
+    for line, code in blocks(page, "sh", "console"):
+        for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
+            name, *arguments = shlex.split(command, comments=True)
+            program = programs[name]
+            if isinstance(program, click.Group):
+                name, program, arguments = arguments[0], program.commands[arguments[0]], arguments[1:]
+            try:
+                program.make_context(name, arguments)
+            except click.ClickException as error:
+                pytest.fail(f"{page.name}:{line}: {command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("option", [option for option in find.params if isinstance(option, click.Option)], ids=lambda option: option.name)
+def test_every_option_is_described(option: click.Option) -> None:
+    described = section("docs/options.md", f"`{option.opts[-1]}")
+    assert described, f"docs/options.md: no section for {option.opts[-1]}"
+    missing = [name for name in option.opts if f"`{name}" not in described]
+    assert not missing, f"docs/options.md: {option.opts[-1]}: {missing} not mentioned"
+    if isinstance(option.default, str | int | float) and not option.is_flag:
+        assert f"Default: `{option.default:g}`" if isinstance(option.default, float) else f"Default: `{option.default}`" in described
+
+
+@pytest.mark.parametrize("command", ["simulate", "score"])
+def test_every_option_of_the_other_commands_is_described(command: str) -> None:
+    described = section("docs/options.md", f"`gpu-spots {command}`")
+    options = [option for option in gpu_spots_command.commands[command].params if isinstance(option, click.Option)]
+    assert not [option.opts[0] for option in options if f"`{option.opts[0]}" not in described]
+
+
+def test_every_dataset_is_described() -> None:
+    """One row each, which begins with the path and has the unit that the file has."""
+    rows = dict(re.findall(r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE))
+    assert set(DESCRIPTIONS) - set(rows) == set()
+    for path, (_, units) in DESCRIPTIONS.items():
+        assert rows[path].split("|")[3].strip() == (units or ""), f"docs/file-format.md: unit of {path}"
+
+
+def test_every_type_and_shape_is_right(runs: Path) -> None:
+    """As the page gives them for 16-bit frames: the first type named, and as many dimensions."""
+    rows = dict(re.findall(r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE))
+    with h5py.File(runs / "laser__spots.h5") as file:
+        for path in set(DESCRIPTIONS) & set(rows) & {name for name in DESCRIPTIONS if name in file}:
+            _, kind, shape, *_ = rows[path].split("|")
+            assert kind.split(",")[0].strip() in (str(file[path].dtype), "frames' type"), path
+            assert len(shape.strip(" ()").split(",")) == file[path].ndim, path
+
+
+def test_every_attribute_and_link_is_described(runs: Path) -> None:
+    page = (ROOT / "docs/file-format.md").read_text()
+    with h5py.File(runs / "laser__spots.h5") as file:
+        assert not [name for name in file["info"].attrs if f"`{name}`" not in page]
+    assert not [path for path in LINKS if f"`{path}`" not in page]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files exist, and so do the headings in them. Addresses on the web are not asked."""
+    for found in LINK.finditer(prose(page)):
+        target = found["target"] or found["quoted"]
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, heading = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert linked.is_relative_to(ROOT), f"{page.name}: {target} is outside of the project"
+        if heading:
+            assert heading in anchors(linked), f"{page.name}: {target}"
