@@ -34,6 +34,8 @@ PARAMETERS = Parameters(angles=0)
 class Kept:
     """A sink that keeps the table; masks and labels are made as images, as the naive program makes them, and dropped."""
 
+    def write_levels(self, frame_levels: np.ndarray, factors: np.ndarray | None) -> None: ...
+
     def write_background(self, background: Background) -> None:
         self.background = background
 
@@ -120,7 +122,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     find, found = timed(lambda: [backend.find_masks(batch, prepared) for batch in batches], repeats)
     label, components = timed(lambda: [backend.components(masks.filtered, 2) for masks in found], repeats)
     everyone = [np.arange(len(batch)) for batch in batches]
-    measure, _ = timed(lambda: [backend.measure(*three, prepared) for three in zip(batches, components, everyone, strict=True)], repeats)
+    measure, _ = timed(lambda: [backend.measure(*three, prepared, None) for three in zip(batches, components, everyone, strict=True)], repeats)
 
     print(f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values")
     print(f"{'':34}{'naive':>9}{'ours':>9}{'ratio':>8}")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cpu_fallback import bits
 from cpu_fallback.bits import PackedMasks
 from cpu_fallback.components import components
 from cpu_fallback.measure import measure
+from cpu_fallback.scale import scaled
 from cpu_fallback.trimmed import TrimmedStatistics
 from cpu_fallback.validity import valid_values
 from gpu_spots.model import (
@@ -57,6 +59,10 @@ class CpuBackend:
         """Frames are already where this backend computes."""
         return frames
 
+    def scaled(self, frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
+        """By a table where values have 16 bits: `cpu_fallback.scale`."""
+        return scaled(frames, factors, validity)
+
     def trimmed_moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
         """Sorted tile by tile: `cpu_fallback.trimmed`."""
         return self._trimmed.moments(frames, percent, validity)
@@ -84,11 +90,9 @@ class CpuBackend:
             if usable is not None:
                 above &= usable[i]
             raw[i] = bits.pack(above)
-        filtered = raw
-        for _ in range(prepared.morphology.erosions):
-            filtered = bits.erode(filtered, prepared.morphology.connectivity)
-        for _ in range(prepared.morphology.dilations):
-            filtered = bits.dilate(filtered, prepared.morphology.connectivity, n_columns)
+        morphology = prepared.morphology
+        filtered = _repeated(lambda words: bits.erode(words, morphology.connectivity), raw, morphology.erosions)
+        filtered = _repeated(lambda words: bits.dilate(words, morphology.connectivity, n_columns), filtered, morphology.dilations)
         if prepared.valid is not None:
             filtered = filtered & prepared.valid
         if invalid is not None:
@@ -120,9 +124,25 @@ class CpuBackend:
         """By runs: `cpu_fallback.components`."""
         return components(masks, connectivity)
 
-    def measure(self, frames: Array, components: Components, mask_of_frame: NDArray[np.integer], prepared: _Prepared) -> Measurements:
+    def measure(
+        self,
+        frames: Array,
+        components: Components,
+        mask_of_frame: NDArray[np.integer],
+        prepared: _Prepared,
+        factors: NDArray[np.integer] | None,
+    ) -> Measurements:
         """By reduceat: `cpu_fallback.measure`."""
-        return measure(frames, components, mask_of_frame, prepared.level)
+        return measure(frames, components, mask_of_frame, prepared.level, factors)
+
+
+def _repeated(step: Callable[[bits.Words], bits.Words], words: bits.Words, times: int) -> bits.Words:
+    """The step so many times; what it no longer changes, it never will."""
+    for _ in range(times):
+        before, words = words, step(words)
+        if np.array_equal(before, words):
+            break
+    return words
 
 
 def _greatest_below(threshold: Array, dtype: np.dtype) -> Array:

@@ -11,6 +11,7 @@ is the statistic with its correction for ties, and ``D / k`` orders blocks as th
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ CERTAIN = 2.0**-36
 2^15 terms that are not negative, and every term and every addition is rounded by at most 2^-53."""
 TESTED = 3
 """Fewer blocks than this are never tested."""
-RERANK = 48
-"""Larger blocks are dropped by ranking the rest anew, which costs the same whatever the size."""
+TABLE_FROM = 20
+"""Values from which a block is compared with the others through a table: from there on that is faster than one by one."""
 
 
 def kruskal_moments(
@@ -77,27 +78,22 @@ class _Blocks:
 
 
 def _store(band: Band, tile: Tile, rows: Array, dropped: NDArray[np.bool_], blocks: _Blocks) -> None:
-    """Store the statistics of the frames left. ``rows`` (p, n) is sorted in place; ``dropped`` (p, b)."""
-    some = np.flatnonzero(dropped.any(axis=1))
-    first = tile.where.start
+    """Store the statistics of the frames left. ``rows`` (p, n) values by frame, ``dropped`` (p, b)."""
+    where = np.arange(tile.where.start, tile.where.stop)
+    whole = ~dropped.any(axis=1)
     if tile.usable is not None:
-        unusable = ~tile.usable.T
-        unusable[some] |= dropped[some][:, blocks.of_frame]
-        rows[unusable] = band.limits.max
-        rows.sort(axis=1)
-        band.sample_counted(np.arange(first, tile.where.stop), rows, rows.shape[1] - unusable.sum(axis=1), int)
-        return
-    if len(some):
-        left = rows[some]
-        gone = dropped[some][:, blocks.of_frame]
+        whole &= tile.usable.all(axis=0)
+    if whole.any():
+        band.sample(where[whole], np.sort(rows[whole], axis=1))
+    parts = np.flatnonzero(~whole)
+    if len(parts):
+        gone = dropped[parts].take(blocks.of_frame, axis=1)
+        if tile.usable is not None:
+            gone |= ~tile.usable.T[parts]
+        left = rows[parts]
         left[gone] = band.limits.max
         left.sort(axis=1)
-        band.sample_counted(first + some, left, left.shape[1] - gone.sum(axis=1), int)
-    rest = np.ones(len(rows), bool)
-    rest[some] = False
-    untouched = rows[rest]
-    untouched.sort(axis=1)
-    band.sample(first + np.flatnonzero(rest), untouched)
+        band.sample_counted(where[parts], left, gone.shape[1] - np.count_nonzero(gone, axis=1), int)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ ranks
@@ -171,43 +167,54 @@ def _positions(keys: Array, bits: int) -> NDArray[np.uint32]:
 
 def _dropped_blocks(ranks: Array, usable: NDArray[np.bool_] | None, blocks: _Blocks, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(p, b) bool: the blocks that the test rejects. ``ranks`` (n, p) by place, overwritten; ``usable`` (n, p) by frame."""
-    n_pixels, sizes = ranks.shape[1], np.diff(blocks.begin)
-    dropped = np.zeros((n_pixels, len(sizes)), bool)
-    pixels = np.arange(n_pixels)
-    left: _EqualBlocks | _UnequalBlocks
-    if usable is None and (sizes == sizes[0]).all():
-        left = _EqualBlocks(ranks, len(sizes))
-    else:
-        left = _UnequalBlocks(ranks, np.ones(ranks.shape, bool) if usable is None else usable[blocks.order], blocks.begin)
-    # sums of squares are at most (n^3 - n) / 3
-    exact = np.int32 if len(ranks) <= 1860 else np.int64
+    sizes = np.diff(blocks.begin)
+    if usable is not None:
+        whole = usable.all(axis=0)
+        rest = np.flatnonzero(~whole)
+        dropped = np.empty((len(whole), len(sizes)), bool)
+        dropped[whole] = _dropped_blocks(_take(ranks, np.flatnonzero(whole)), None, blocks, limits)
+        dropped[rest] = _rounds(_UnequalBlocks(_take(ranks, rest), _take(usable, rest)[blocks.order], blocks.begin), limits)
+        return dropped
+    if (sizes == sizes[0]).all():
+        return _rounds(_EqualBlocks(ranks, len(sizes)), limits)
+    return _rounds(_UnequalBlocks(ranks, np.ones(ranks.shape, bool), blocks.begin), limits)
+
+
+def _rounds(left: "_EqualBlocks | _UnequalBlocks", limits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(p, b) bool: the blocks that leave, one a round, until no pixel's test rejects."""
+    sums = left.sums()
+    dropped = np.zeros(sums.shape[::-1], bool)
+    pixels = np.arange(len(dropped))
     while True:
-        sums = left.sums()
-        squares = np.einsum("ij,ij->j", left.ranks, left.ranks, dtype=exact)
-        rejected = _rejected(sums, left.sizes, squares, limits)
+        rejected = _rejected(left, sums, limits)
         if not rejected.any():
             return dropped
         if not rejected.all():
             pixels, sums = pixels[rejected], sums[:, rejected]
             left.select(np.flatnonzero(rejected))
         dropped[pixels, left.drop(sums)] = True
+        sums = left.sums()
 
 
-def _rejected(sums: Array, sizes: Array, squares: Array, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(p,) bool: H exceeds the limit for the number of blocks left, exactly. ``sums`` (b, p), ``sizes`` (b, p) or (b, 1), ``squares`` (p,)."""
-    n, n_blocks = sizes.sum(axis=0), np.count_nonzero(sizes, axis=0)
-    between = sums.astype(np.float64)
-    between *= between
-    between /= np.maximum(sizes, 1)
+def _rejected(left: "_EqualBlocks | _UnequalBlocks", sums: Array, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(p,) bool: H exceeds the limit for the number of blocks left, exactly. ``sums`` (b, p) of the ranks of each block."""
+    sizes = left.sizes
+    n, limit = sizes.sum(axis=0), limits[np.count_nonzero(sizes, axis=0)]
+    statistic = (n - 1) * left.between(sums)
+    # without ties the sum of squares is (n^3 - n) / 3, with ties less
+    rejected = statistic > (1 + CERTAIN) * limit * (np.maximum(n**3 - n, 1) // 3)
+    if rejected.all():
+        return rejected
+    # each square is below n^2
+    squares = np.einsum("ij,ij->j", left.ranks, left.ranks, dtype=np.int32 if len(left.ranks) <= 1290 else np.int64)
     with np.errstate(invalid="ignore"):  # no limit, times 0 where all values are equal
-        statistic, limit = (n - 1) * between.sum(axis=0), limits[n_blocks] * squares
-        rejected = statistic > limit
-        doubtful = np.abs(statistic - limit) <= CERTAIN * limit
-    for pixel in np.flatnonzero(doubtful & np.isfinite(limit)):
+        bound = limit * squares
+    rejected = statistic > bound
+    doubtful = (np.abs(statistic - bound) <= CERTAIN * bound) & np.isfinite(bound)
+    for pixel in np.flatnonzero(doubtful):
         own_sizes = np.broadcast_to(sizes, sums.shape)[:, pixel].tolist()
-        exact = sum(Fraction(total**2, size) for total, size in zip(sums[:, pixel].tolist(), own_sizes, strict=True) if size)
-        bound = Fraction(float(np.broadcast_to(limits[n_blocks], squares.shape)[pixel])) * int(squares[pixel])
-        rejected[pixel] = (sum(own_sizes) - 1) * exact > bound
+        between = sum(Fraction(total**2, size) for total, size in zip(sums[:, pixel].tolist(), own_sizes, strict=True) if size)
+        rejected[pixel] = (sum(own_sizes) - 1) * between > Fraction(float(np.broadcast_to(limit, bound.shape)[pixel])) * int(squares[pixel])
     return rejected
 
 
@@ -215,33 +222,44 @@ class _EqualBlocks:
     """What is left of some pixels whose blocks are equally large: the last block moves to where one leaves."""
 
     def __init__(self, ranks: Array, n_blocks: int) -> None:
-        self.ranks, self.first = ranks, ranks.copy()
-        self.n_blocks, self.size = n_blocks, len(ranks) // n_blocks
-        self.block = np.repeat(np.arange(n_blocks)[:, None], ranks.shape[1], axis=1)
+        n, p = ranks.shape
+        self.ranks, self.codes = ranks, _codes(ranks)
+        self.n_blocks, self.size = n_blocks, n // n_blocks
+        # wide enough for a sum times the number of blocks
+        block = np.arange(n_blocks, dtype=np.int32 if n * n * n_blocks < 2**31 else np.int64)
+        self.block_at, self.slot_of = np.repeat(block[:, None], p, axis=1), np.repeat(block[:, None], p, axis=1)
 
     @property
     def sizes(self) -> Array:
-        return np.full((len(self.block), 1), self.size)
+        return np.full((len(self.block_at), 1), self.size)
 
     def sums(self) -> Array:
-        return self.ranks.reshape(len(self.block), self.size, -1).sum(axis=1, dtype=np.int32)
+        short = self.size * len(self.ranks) < 2**15
+        return self.ranks.reshape(len(self.block_at), self.size, self.ranks.shape[1]).sum(axis=1, dtype=np.int16 if short else np.int32)
+
+    def between(self, sums: Array) -> NDArray[np.float64]:
+        return np.einsum("ij,ij->j", sums, sums, dtype=np.float64) / self.size
 
     def select(self, pixels: NDArray[np.int64]) -> None:
-        self.ranks, self.first, self.block = self.ranks[:, pixels], self.first[:, pixels], self.block[:, pixels]
+        self.ranks, self.codes = _take(self.ranks, pixels), _take(self.codes, pixels)
+        self.block_at, self.slot_of = _take(self.block_at, pixels), _take(self.slot_of, pixels)
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
-        # the first of equals in the run
-        slot = (sums * np.int64(self.n_blocks) - self.block).argmax(axis=0)
-        pixels = np.arange(len(slot))
-        block = self.block[slot, pixels]
-        rows = slot * self.size + np.arange(self.size)[:, None]
-        left = len(self.ranks) - self.size
-        gone = self.first[rows, pixels]
-        for values in (self.first, self.ranks):
-            values[rows, pixels] = values[left:]
-        self.block[slot, pixels] = self.block[-1]
-        self.first, self.ranks, self.block = self.first[:left], self.ranks[:left], self.block[:-1]
-        _forget(self.ranks, self.first, gone, gone)
+        # of equal sums the block that comes first in the run is the largest here
+        keys = sums.astype(self.block_at.dtype)
+        keys *= self.n_blocks
+        keys -= self.block_at
+        block = -keys.max(axis=0) % self.n_blocks
+        pixels = np.arange(len(block))
+        slot, last = self.slot_of[block, pixels], self.block_at[-1]
+        at = (slot * self.size + np.arange(self.size)[:, None]) * len(block) + pixels
+        gone = self.codes.reshape(-1).take(at, mode="clip")
+        stay = len(self.ranks) - self.size
+        for values in (self.codes, self.ranks):
+            values.reshape(-1)[at] = values[stay:]
+        self.block_at[slot, pixels], self.slot_of[last, pixels] = last, slot
+        self.codes, self.ranks, self.block_at = self.codes[:stay], self.ranks[:stay], self.block_at[:-1]
+        _forget(self.ranks, self.codes, gone)
         return block
 
 
@@ -249,15 +267,21 @@ class _UnequalBlocks:
     """What is left of some pixels whose blocks differ in size, or have unusable values: a block that leaves becomes unusable."""
 
     def __init__(self, ranks: Array, usable: NDArray[np.bool_], begin: NDArray[np.int64]) -> None:
-        self.ranks, self.first, self.usable, self.begin = ranks, ranks.copy(), usable, begin
+        self.ranks, self.codes, self.usable, self.begin = ranks, _codes(ranks), usable, begin
         self.sizes = np.add.reduceat(usable, begin[:-1], axis=0, dtype=np.int64)
 
     def sums(self) -> Array:
-        return np.add.reduceat(self.ranks, self.begin[:-1], axis=0, dtype=np.int32)
+        # reduceat is several times slower
+        return np.stack([self.ranks[begin:end].sum(axis=0, dtype=np.int32) for begin, end in pairwise(self.begin)])
+
+    def between(self, sums: Array) -> NDArray[np.float64]:
+        squares = sums.astype(np.float64) ** 2
+        squares /= np.maximum(self.sizes, 1)
+        return squares.sum(axis=0)
 
     def select(self, pixels: NDArray[np.int64]) -> None:
-        self.ranks, self.first = self.ranks[:, pixels], self.first[:, pixels]
-        self.usable, self.sizes = self.usable[:, pixels], self.sizes[:, pixels]
+        self.ranks, self.codes = _take(self.ranks, pixels), _take(self.codes, pixels)
+        self.usable, self.sizes = _take(self.usable, pixels), _take(self.sizes, pixels)
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
         # different quotients of such small integers are different float64 numbers
@@ -265,30 +289,56 @@ class _UnequalBlocks:
         pixels = np.arange(len(block))
         rows = self.begin[block] + np.arange(np.diff(self.begin).max())[:, None]
         inside = rows < self.begin[block + 1]
-        rows = np.where(inside, rows, self.begin[block])
-        inside &= self.usable[rows, pixels]
-        gone = self.first[rows, pixels]
-        limits = np.iinfo(gone.dtype)
-        self.usable[rows, pixels] = False
+        at = np.where(inside, rows, self.begin[block]) * len(block) + pixels
+        inside &= self.usable.reshape(-1).take(at, mode="clip")
+        gone = self.codes.reshape(-1).take(at, mode="clip")
+        self.usable.reshape(-1)[at] = False
         self.sizes[block, pixels] = 0
-        # nothing is larger than what stands for an unusable value, and nothing is smaller
-        _forget(self.ranks, self.first, np.where(inside, gone, limits.max), np.where(inside, gone, limits.min))
+        _forget(self.ranks, self.codes, gone, inside)
         self.ranks *= self.usable
         return block
 
 
-def _forget(ranks: Array, first: Array, upper: Array, lower: Array) -> None:
+def _take(values: Array, pixels: NDArray[np.int64]) -> Array:
+    """Some columns, as a contiguous array (``values[:, pixels]`` is not)."""
+    return values.take(pixels, axis=1, mode="clip")
+
+
+def _codes(ranks: Array) -> Array:
+    """Short integers in the order of the ranks, which differ by two at least where they differ: uint8 up to 256 values, else uint16."""
+    n = len(ranks)
+    return ((ranks.view(f"u{ranks.itemsize}") + ranks.dtype.type(n)) >> 1).astype(np.uint8 if n <= 256 else np.uint16)
+
+
+def _forget(ranks: Array, codes: Array, gone: Array, inside: NDArray[np.bool_] | None = None) -> None:
     """Take the comparisons with values that leave out of ``ranks`` (n, p), in place.
 
-    ``first`` (n, p) orders the values, ``upper`` and ``lower`` (k, p) order those that leave: one counts where it is above the first,
-    or below the second.
+    ``codes`` (n, p) order the values, ``gone`` (k, p) are the codes of those that leave, ``inside`` (k, p) says which of them count; None: all.
     """
-    balance, differs = np.zeros(ranks.shape, np.int8), np.empty(ranks.shape, bool)
-    for i in range(0, len(upper), 127):  # as many as int8 can count
-        balance[...] = 0
-        for high, low in zip(upper[i : i + 127], lower[i : i + 127], strict=True):
-            np.greater(first, high, out=differs)
+    if len(gone) < TABLE_FROM:
+        # nothing is above the largest code, nothing is below 0
+        above = gone if inside is None else np.where(inside, gone, np.iinfo(gone.dtype).max)
+        below = gone if inside is None else np.where(inside, gone, 0)
+        balance, differs = np.zeros(ranks.shape, np.int8), np.empty(ranks.shape, bool)
+        for high, low in zip(above, below, strict=True):
+            np.greater(codes, high, out=differs)
             balance += differs.view(np.int8)
-            np.less(first, low, out=differs)
+            np.less(codes, low, out=differs)
             balance -= differs.view(np.int8)
         ranks -= balance
+        return
+    # row c of the table becomes the number of values gone that are below c less the number above; unusable ones count beyond all codes
+    pixels = np.arange(ranks.shape[1])
+    beyond = max(int(codes.max()), int(gone.max())) + 1
+    table = np.zeros((beyond + 2, len(pixels)), ranks.dtype)
+    table[0] = -len(gone) if inside is None else -np.count_nonzero(inside, axis=0)
+    for code in gone.astype(np.intp) if inside is None else np.where(inside, gone, beyond):
+        at = code * len(pixels) + pixels
+        table.reshape(-1)[at] += 1
+        at += len(pixels)
+        table.reshape(-1)[at] += 1
+    np.cumsum(table, axis=0, out=table)
+    at = codes.astype(np.intp)
+    at *= len(pixels)
+    at += pixels
+    ranks -= table.reshape(-1).take(at, mode="clip")

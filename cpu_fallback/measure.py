@@ -3,22 +3,26 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Components, IntegerLevel, Measurements
+from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
 
 
 def measure(
-    frames: Array, components: Components, mask_of_frame: NDArray[np.integer], level: IntegerLevel | NDArray[np.float64]
+    frames: Array,
+    components: Components,
+    mask_of_frame: NDArray[np.integer],
+    level: IntegerLevel | NDArray[np.float64],
+    factors: NDArray[np.integer] | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
     n_pixels = frames[0].size
-    pixels, begin, frame_offset = _repeated(components, mask_of_frame, n_pixels)
+    pixels, begin, frame = _repeated(components, mask_of_frame)
     if not len(begin):
         empty = np.zeros(0, np.int64)
         if isinstance(level, IntegerLevel):
             return Measurements(empty, empty, empty, empty)
         return Measurements(np.zeros(0), None, None, empty)
     length = np.diff(begin, append=len(pixels))
-    values = frames.reshape(-1)[pixels + frame_offset]
+    values = frames.reshape(-1)[pixels + frame * n_pixels]
     peak = pixels[_first_maximum(values, begin, length)]
     if isinstance(level, IntegerLevel):
         return Measurements(
@@ -27,24 +31,27 @@ def measure(
             background_low=_sum_of(level.low, pixels, begin),
             peak=peak,
         )
-    difference = values.astype(np.float64) - level.reshape(-1)[pixels]
+    background = level.reshape(-1)[pixels]
+    if factors is not None:
+        background *= (2**FACTOR_BITS / factors)[frame]
+    difference = values.astype(np.float64) - background
     # bincount adds one value after the other, in a defined order; reduceat adds in pairs
     total = np.bincount(np.repeat(np.arange(len(begin)), length), weights=difference)
     return Measurements(total, None, None, peak)
 
 
-def _repeated(components: Components, mask_of_frame: NDArray[np.integer], n_pixels: int) -> tuple[NDArray[np.int64], ...]:
-    """The components' pixels once for every frame: flat index in the frame, begin of each component, offset of the frame."""
+def _repeated(components: Components, mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
+    """The components' pixels once for every frame: flat index in the frame, begin of each component, and the frame of each pixel."""
     first, last = components.first[mask_of_frame], components.first[mask_of_frame + 1]
     pixel_first, pixel_last = components.begin[first], components.begin[last]
     length = pixel_last - pixel_first
-    frame_offset = np.repeat(np.arange(len(mask_of_frame)) * n_pixels, length)
+    frame = np.repeat(np.arange(len(mask_of_frame)), length)
     if np.array_equal(mask_of_frame, np.arange(len(components.first) - 1)):
-        return components.pixels, components.begin[:-1], frame_offset
+        return components.pixels, components.begin[:-1], frame
     shift = np.cumsum(length) - length - pixel_first
     pixels = np.concatenate([components.pixels[a:b] for a, b in zip(pixel_first, pixel_last, strict=True)])
     begin = np.concatenate([components.begin[a:b] + s for a, b, s in zip(first, last, shift, strict=True)])
-    return pixels, begin, frame_offset
+    return pixels, begin, frame
 
 
 def _first_maximum(values: Array, begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:

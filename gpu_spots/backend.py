@@ -29,6 +29,12 @@ class Backend(Protocol):
     def upload(self, frames: Array) -> Any:
         """Put frames where the backend computes. (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame."""
 
+    def scaled(self, frames: Any, factors: NDArray[Any], validity: Validity) -> Any:
+        """Frames times ``factors`` (one a frame, int64, in 2^-16), in their own type: for integers ``(I * factor + 2^15) >> 16``.
+
+        Results are limited to the type. Invalid values become NaN, or the type's maximum, as ``validity.of_scaled`` says.
+        """
+
     def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
         """Moments of each pixel without its ``floor(v * percent / 100)`` largest of v valid values (SPEC 3, n_removed).
 
@@ -56,8 +62,14 @@ class Backend(Protocol):
     def components(self, masks: Any, connectivity: int) -> Components:
         """Connected components of each mask, numbered as ``scipy.ndimage.label`` does."""
 
-    def measure(self, frames: Any, components: Components, mask_of_frame: NDArray[Any], prepared: Any) -> Measurements:
-        """Sums over the components of mask ``mask_of_frame[i]`` on frame ``i``, for every frame."""
+    def measure(
+        self, frames: Any, components: Components, mask_of_frame: NDArray[Any], prepared: Any, factors: NDArray[Any] | None
+    ) -> Measurements:
+        """Sums over the components of mask ``mask_of_frame[i]`` on frame ``i``, for every frame, in the frame's own counts.
+
+        ``factors`` are those that the background's frames were scaled by, None for 1: float frames divide the background by them (the
+        sums of integer frames are of the background as it is).
+        """
 
 
 def select_backend(name: str = "auto", threads: int | None = None) -> Backend:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array, Background
 
 BLOCK = 32
-"""Pixels on a side of the blocks whose median is the smooth background, larger than nearly every spot."""
+"""Pixels on a side of the blocks that have one level of noise."""
 SAMPLE = 4
 """Every how many-th row and column of a block is looked at."""
 CELL = 16
@@ -21,10 +21,12 @@ CLEARLY = 5.0
 """Standard deviations over the frames by which a spot is above what surrounds it."""
 SHARE = 0.1
 """A spot that stays is on at least this share of the frames of the sample (with -n 25: on a third of all frames)."""
+AROUND = ((12, 0), (8, 8), (0, 12), (-8, 8), (11, 5), (5, 11), (-5, 11), (-11, 5))
+"""The surroundings of a pixel are looked up at plus and minus these rows and columns, where a spot of the usual size is over."""
+QUICKLY = 4
+"""How many of them the search for candidates uses."""
 NEAR = 4
-"""A candidate is the highest place within so many rows and columns."""
-RINGS = (12, 16)
-"""Radii of the circles that tell the level around a spot, pixels: a spot of the usual size is over there."""
+"""Rows and columns by which a candidate may miss the highest place; one spot is farther from the next."""
 REACH = 20
 """A spot falls to half of its height within so many rows and columns, on every side."""
 FILLED = 0.75
@@ -66,20 +68,15 @@ def persistent_spots(avg: Floats, std: Floats, highest: Array, valid: Bools | No
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
     """
-    valid = _telling(avg, std, highest, valid)
-    # -inf is below every threshold, so that what follows stops at invalid pixels as it does at the edge
-    image = avg if valid.all() else np.where(valid, avg, np.float32(-np.inf))
-    level, noise = _block_medians(avg, valid), _block_medians(std, valid)
-    noise = np.maximum(noise, 1.0 if highest.dtype.kind != "f" else CLEARLY * np.finfo(np.float32).eps * np.abs(level))
-
-    x, y, value = _candidates(image, level + CLEARLY * noise)
-    block = x // BLOCK, y // BLOCK
-    around = _level_around(image, x, y, level[block])
-    height = value - around
-    # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
-    stays = height >= std[x, y] * math.sqrt(SHARE / (1 - SHARE))
-    spot = stays & (height > CLEARLY * noise[block])
-    return _compact(image, x[spot], y[spot], (around + height / 2)[spot])
+    with np.errstate(over="ignore", invalid="ignore"):  # float frames may hold anything
+        valid = _telling(avg, std, highest, valid)
+        # -inf is below every threshold, so that what follows stops at invalid pixels as it does at the edge
+        image = avg if valid.all() else np.where(valid, avg, np.float32(-np.inf))
+        level, noise = _block_medians(avg, valid), _block_medians(std, valid)
+        noise = np.maximum(noise, 1 if highest.dtype.kind != "f" else CLEARLY * np.finfo(np.float32).eps * np.abs(level))
+        x, y = _candidates(image, level, CLEARLY * noise)
+        block = x // BLOCK, y // BLOCK
+        return _spots_near(image, std, x, y, level[block], CLEARLY * noise[block])
 
 
 def _telling(avg: Floats, std: Floats, highest: Array, valid: Bools | None) -> Bools:
@@ -100,8 +97,8 @@ def _telling(avg: Floats, std: Floats, highest: Array, valid: Bools | None) -> B
     return telling
 
 
-def _block_medians(image: Floats, valid: Bools) -> NDArray[np.float64]:
-    """(blocks in X, blocks in Y) float64: the median of each block's valid pixels, of a sample of them; +inf where there are none."""
+def _block_medians(image: Floats, valid: Bools) -> Floats:
+    """(blocks in X, blocks in Y) float32: the median of each block's valid pixels, of a sample of them; +inf where there are none."""
     n_x, n_y = image.shape
     sample = np.where(valid[::SAMPLE, ::SAMPLE], image[::SAMPLE, ::SAMPLE], np.float32(np.inf))
     side = BLOCK // SAMPLE
@@ -109,83 +106,138 @@ def _block_medians(image: Floats, valid: Bools) -> NDArray[np.float64]:
     blocks = sample.reshape(len(sample) // side, side, -1, side).swapaxes(1, 2).reshape(len(sample) // side, -1, side * side)
     blocks = np.sort(blocks, axis=2)
     middle = np.count_nonzero(blocks < np.inf, axis=2, keepdims=True) // 2
-    return np.take_along_axis(blocks, middle, axis=2)[:, :, 0].astype(np.float64)
+    return np.take_along_axis(blocks, middle, axis=2)[:, :, 0]
 
 
-def _candidates(image: Floats, threshold: NDArray[np.float64]) -> tuple[Indices, Indices, Floats]:
-    """Where a search for spots should look.
+def _candidates(image: Floats, level: Floats, least: Floats) -> tuple[Indices, Indices]:
+    """Where to look for spots: the place in each cell that is highest above its surroundings, to 2 pixels.
 
     Args:
-        image: (n_X, n_Y) float32, counts.
-        threshold: (blocks in X, blocks in Y) float64, counts.
+        image: (n_X, n_Y) float32, counts; -inf: invalid.
+        level: (blocks in X, blocks in Y) float32, counts: the background where the surroundings cannot tell.
+        least: (blocks in X, blocks in Y) float32, counts: by how much a spot is above its surroundings.
 
     Returns:
-        X, Y and the value (k,) of the highest place of each cell, where that is above its block's threshold and no place near is higher;
-        the highest first. The value of a place is the smallest of nine pixels: what is less than 3 pixels wide has none.
+        X and Y, (k,) int64 each, the highest first.
     """
-    n_x, n_y = image.shape
-    whole = n_x // CELL * CELL  # reduceat along the first axis would take thirty times as long
-    rows = image[:whole].reshape(-1, CELL, n_y).max(axis=1)
-    if whole < n_x:
-        rows = np.concatenate([rows, image[whole:].max(axis=0, keepdims=True)])
-    highest = np.maximum.reduceat(rows, np.arange(0, n_y, CELL), axis=1)
-    of_block = np.arange(len(highest))[:, None] * CELL // BLOCK, np.arange(highest.shape[1]) * CELL // BLOCK
-    cell_x, cell_y = np.nonzero(highest > threshold[of_block])
-    x, y = cell_x * CELL, cell_y * CELL
-    first = _least_of_nine(_patches(image, x - 1, y - 1, CELL + 2)).reshape(len(x), CELL * CELL).argmax(axis=1)
-    x, y = x + first // CELL, y + first % CELL
-    near = _least_of_nine(_patches(image, x - NEAR - 1, y - NEAR - 1, 2 * NEAR + 3))
-    value = near[:, NEAR, NEAR]
-    top = np.flatnonzero((value > threshold[x // BLOCK, y // BLOCK]) & (value >= near.max(axis=(1, 2), initial=-np.inf)))
-    top = top[np.argsort(-value[top], kind="stable")][:MOST]
-    return x[top], y[top], value[top]
+    # the smallest of four pixels: hot pixels do not survive it, what is 3 pixels wide does, and a quarter of the work is left
+    n_x, n_y = image.shape[0] // 2, image.shape[1] // 2
+    rows = np.minimum(image[: 2 * n_x : 2], image[1 : 2 * n_x : 2])
+    small = np.minimum(rows[:, : 2 * n_y : 2], rows[:, 1 : 2 * n_y : 2])
+    around = np.full_like(small, -np.inf)
+    margin = max(dx for dx, _ in AROUND) // 2
+    halves = np.pad(small * np.float32(0.5), margin, constant_values=-np.inf)
+    for dx, dy in ((dx // 2, dy // 2) for dx, dy in AROUND[:QUICKLY]):
+        plus = halves[margin + dx : margin + dx + n_x, margin + dy : margin + dy + n_y]
+        minus = halves[margin - dx : margin - dx + n_x, margin - dy : margin - dy + n_y]
+        np.maximum(around, plus + minus, out=around)
+    blind = around == -np.inf
+    if blind.any():
+        np.copyto(around, _by_block(level, BLOCK // 2, small.shape), where=blind)
+
+    side = CELL // 2
+    above = np.pad(small - around, ((0, -n_x % side), (0, -n_y % side)), constant_values=-np.inf)
+    cells_x, cells_y = above.shape[0] // side, above.shape[1] // side
+    cells = above.reshape(cells_x, side, cells_y * side).max(axis=1).reshape(cells_x, cells_y, side).max(axis=2)
+    x, y = np.nonzero(cells > _by_block(least, BLOCK // CELL, cells.shape))
+    order = np.argsort(-cells[x, y], kind="stable")[:MOST]
+    x, y = x[order] * side, y[order] * side
+    first = _patches(above, x, y, side).reshape(len(x), side * side).argmax(axis=1)
+    return 2 * (x + first // side), 2 * (y + first % side)
 
 
-def _level_around(image: Floats, x: Indices, y: Indices, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) float64, counts: the median on circles around each place; ``otherwise`` where less than a quarter of them is valid."""
-    turn = 2 * np.pi * np.arange(32) / 32
-    radius = np.resize(RINGS, 32)
-    values = _at(image, x[:, None] + np.rint(radius * np.cos(turn)).astype(int), y[:, None] + np.rint(radius * np.sin(turn)).astype(int))
-    values = np.sort(np.where(values == -np.inf, np.inf, values), axis=1).astype(np.float64)
-    count = np.count_nonzero(values < np.inf, axis=1)
-    middle = np.take_along_axis(values, count[:, None] // 2 % 32, axis=1)[:, 0]
-    return np.where(count >= 8, middle, otherwise)
+def _spots_near(image: Floats, std: Floats, x: Indices, y: Indices, level: Floats, least: Floats) -> Indices:
+    """Which of the candidates are spots.
 
+    Args:
+        image: (n_X, n_Y) float32, counts; -inf: invalid.
+        std: (n_X, n_Y) float32, counts.
+        x: (k,) int64: X of each candidate.
+        y: (k,) int64: Y of each candidate.
+        level: (k,) float32, counts: the background where the surroundings cannot tell.
+        least: (k,) float32, counts: by how much a spot is above its surroundings.
 
-def _compact(image: Floats, x: Indices, y: Indices, half: NDArray[np.float64]) -> Indices:
-    """Those places around which what is above half of the height is closed and filled: (k, 2), in order, one for each such area."""
-    side = 2 * REACH + 1
-    patches = _patches(image, x - REACH - 1, y - REACH - 1, side + 2)
+    Returns:
+        (n, 2) int64: X and Y of each spot, the highest first.
+    """
+    side = 2 * NEAR + 1
+    patches, uneven = _flattened(_patches(image, x - REACH - 1, y - REACH - 1, 2 * REACH + 3), level)
+    near = _least_of_nine(patches)[:, REACH - NEAR : REACH + NEAR + 1, REACH - NEAR : REACH + NEAR + 1].reshape(len(x), side * side)
+    dx, dy = np.divmod(near.argmax(axis=1), side)
+    height = near.max(axis=1)
+    x, y = x + dx - NEAR, y + dy - NEAR
+
+    spot = height > np.maximum(least, uneven)
+    # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
+    spot[spot] = height[spot] > std[x[spot], y[spot]] * math.sqrt(SHARE / (1 - SHARE))
     inner = patches[:, 1:-1, 1:-1]
-    area = _connected_to_centre(inner > half[:, None, None])
-    cut = area[:, [0, -1]].any(axis=(1, 2)) | area[:, :, [0, -1]].any(axis=(1, 2)) | (_grown(area) & (inner == -np.inf)).any(axis=(1, 2))
+    area = _connected(inner > height[:, None, None] / 2, REACH - NEAR + dx, REACH - NEAR + dy)
+    spot &= _closed_and_filled(area, inner > -np.inf)
 
-    offset = np.arange(-REACH, REACH + 1)
+    kept: list[tuple[int, int]] = []
+    for i in np.flatnonzero(spot)[np.argsort(-height[spot], kind="stable")]:
+        if all(abs(x[i] - x_kept) > NEAR or abs(y[i] - y_kept) > NEAR for x_kept, y_kept in kept):
+            kept.append((x[i], y[i]))
+    return np.array(kept, np.int64).reshape(-1, 2)
+
+
+def _flattened(patches: Floats, level: Floats) -> tuple[Floats, Floats]:
+    """Patches without their background and its slope.
+
+    The background is the highest of the means of opposite places `AROUND` the middle, which is exact on a slope and on a straight ridge.
+
+    Args:
+        patches: (k, w, w) float32, counts; -inf: invalid.
+        level: (k,) float32, counts: the background where the surroundings are invalid.
+
+    Returns:
+        The patches, and by how much the background differs from the lowest of those means: (k,) float32, counts, 0 on a slope.
+    """
+    middle = patches.shape[1] // 2
+    offset = np.array(AROUND)
+    plus, minus = (patches[:, middle + sign * offset[:, 0], middle + sign * offset[:, 1]] for sign in (1, -1))
+    mean = plus / 2 + minus / 2
+    around = mean.max(axis=1)
+    around = np.where(around > -np.inf, around, level)
+    # a neighbouring spot is no slope: on a slope, the highest is not farther from the median than the lowest
+    both = np.concatenate([plus, minus], axis=1)
+    highest = 2 * np.median(both, axis=1, keepdims=True) - both.min(axis=1, keepdims=True)
+    rise = np.where(mean > -np.inf, np.fmin(plus, highest) - np.fmin(minus, highest), 0) / 2
+    slope = rise @ (offset / (offset**2).sum(axis=0)).astype(np.float32)
+    distance = np.arange(-middle, middle + 1, dtype=np.float32)
+    below = around[:, None, None] + slope[:, 0, None, None] * distance[:, None] + slope[:, 1, None, None] * distance
+    return patches - below, around - np.where(mean > -np.inf, mean, around[:, None]).min(axis=1)
+
+
+def _closed_and_filled(area: Bools, valid: Bools) -> Bools:
+    """(k,) bool: areas of patches (k, w, w) that touch neither the edge nor invalid pixels, and are about as compact as ellipses."""
+    cut = area[:, [0, -1]].any(axis=(1, 2)) | area[:, :, [0, -1]].any(axis=(1, 2)) | (_grown(area) & ~valid).any(axis=(1, 2))
+    place = np.arange(area.shape[1], dtype=np.float64)
     rows, columns = area.sum(axis=2), area.sum(axis=1)
     n = np.maximum(rows.sum(axis=1), 1)
-    mean_x, mean_y = rows @ offset / n, columns @ offset / n
+    mean_x, mean_y = rows @ place / n, columns @ place / n
     # a pixel is a square, not a point: 1/12
-    xx, yy = rows @ offset**2 / n - mean_x**2 + 1 / 12, columns @ offset**2 / n - mean_y**2 + 1 / 12
-    xy = np.einsum("nij,i,j->n", area, offset, offset) / n - mean_x * mean_y
-    filled = n >= FILLED * 4 * np.pi * np.sqrt(xx * yy - xy**2)
-
-    highest = np.where(area, _least_of_nine(patches), -np.inf).reshape(len(x), side * side).argmax(axis=1)
-    top = np.stack([x + highest // side - REACH, y + highest % side - REACH], axis=1)[filled & ~cut]
-    _, first = np.unique(top, axis=0, return_index=True)
-    return top[np.sort(first)]
+    xx, yy = rows @ place**2 / n - mean_x**2 + 1 / 12, columns @ place**2 / n - mean_y**2 + 1 / 12
+    xy = (area @ place * place).sum(axis=1) / n - mean_x * mean_y
+    return ~cut & (n >= FILLED * 4 * np.pi * np.sqrt(np.maximum(xx * yy - xy**2, 0)))
 
 
-def _connected_to_centre(above: Bools) -> Bools:
-    """(n, w, w) bool: the part of each window that is connected with its middle."""
+def _connected(above: Bools, x: Indices, y: Indices) -> Bools:
+    """(k, w, w) bool: the part of each patch that is connected with its place (x, y)."""
     area = np.zeros_like(above)
-    middle = above.shape[1] // 2
-    area[:, middle, middle] = above[:, middle, middle]
+    area[np.arange(len(x)), x, y] = True
+    area &= above
     while True:
         grown = _grown(area)
         grown &= above
         if np.array_equal(grown, area):
             return area
         area = grown
+
+
+def _by_block(values: Floats, side: int, shape: tuple[int, ...]) -> Floats:
+    """One value a block to one value a pixel of (n_X, n_Y), for blocks of ``side`` pixels."""
+    return values.repeat(side, axis=0)[: shape[0]].repeat(side, axis=1)[:, : shape[1]]
 
 
 def _grown(area: Bools) -> Bools:

@@ -1,5 +1,6 @@
 """Angles and laser states become blocks and pairs: which frames share a mask."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from gpu_spots.model import Array
 
 Columns = Mapping[str, Array]
 """Metadata: column name to one value a frame."""
+
+LARGEST_ANGLE = 1e12
+"""Degrees, either way; what is beyond is no angle, and its 0.001 degrees would not fit 64 bits."""
 
 _LASER_WORD = re.compile(r"(?<![a-z])(on|off)(?![a-z])", re.IGNORECASE)
 
@@ -42,13 +46,13 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
     if "angle" not in columns:
         raise InputError(f"{source}: no lauecollect/angle (one value a frame, degrees)")
     column = _one_a_frame(columns, "angle", n_frames, source)
-    try:
-        angles = column.astype(np.float64)
-    except ValueError:
-        raise InputError(f"{source}: lauecollect/angle is {column.dtype}, expected degrees") from None
-    bad = np.flatnonzero(~np.isfinite(angles) | (np.abs(angles) > 1e12))
+    if column.dtype.kind not in "iufSUO":
+        raise InputError(f"{source}: lauecollect/angle is {column.dtype}, expected degrees")
+    angles = np.array([_number(value) for value in column.tolist()], np.float64)
+    bad = np.flatnonzero(~np.isfinite(angles) | (np.abs(angles) > LARGEST_ANGLE))
     if len(bad):
-        raise InputError(f"{source}: lauecollect/angle is {angles[bad[0]]} at frame {bad[0]}, expected degrees")
+        value = _texts(column[bad[:1]])[0]
+        raise InputError(f"{source}: lauecollect/angle is {value!r} at frame {bad[0]}, expected degrees")
     return np.rint(angles * 1000).astype(np.int64)
 
 
@@ -104,6 +108,14 @@ def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Arr
     if column.shape != (n_frames,):
         raise InputError(f"{source}: lauecollect/{name} has shape {column.shape}, expected one value for each of the {n_frames} frames")
     return column
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(value) if isinstance(value, int | float | str | bytes) else math.nan
+    except ValueError:
+        return math.nan
 
 
 def _texts(column: Array) -> list[str]:

@@ -19,6 +19,10 @@ MAX_FRAMES = 65535
 Array = NDArray[Any]
 
 
+FACTOR_BITS = 16
+"""Factors that bring frames to a common level are whole numbers of 2^-16."""
+
+
 @dataclass(frozen=True, slots=True)
 class Validity:
     """Which values of the stack count. NaN and infinity in float frames never do."""
@@ -33,6 +37,14 @@ class Validity:
     def rows(self, begin: int, end: int) -> "Validity":
         """The same for the rows ``begin`` to ``end``, end exclusive."""
         return self if self.pixels is None else replace(self, pixels=self.pixels[begin:end])
+
+    def marks(self, dtype: np.dtype[Any]) -> bool:
+        """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
+        return dtype.kind != "f" and (self.low is not None or self.high is not None)
+
+    def of_scaled(self, dtype: np.dtype[Any]) -> "Validity":
+        """Which values of scaled frames are valid."""
+        return Validity(self.pixels, None, int(np.iinfo(dtype).max) - 1 if self.marks(dtype) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 from gpu_spots.errors import ParameterError
 
 METHODS = ("n_removed", "kruskal")
+NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 DEFAULT_PERCENT = 25
 
@@ -37,6 +38,8 @@ class Parameters:
     """At least this many different angles must be in lauecollect/angle; 0 switches the check off (manual: -a)."""
     sync: str = "none"
     """Union of masks over off/on pairs or whole angle blocks: none, pairs or blocks (manual: -S)."""
+    normalise: str = "none"
+    """Bring each frame to the run's level before the background is learnt and masks are made: none or level (ours)."""
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -48,6 +51,7 @@ class Parameters:
         _structure(self.structure)
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
+        _one_of("normalise", self.normalise, NORMALISATIONS)
 
     @property
     def percent_removed(self) -> int:

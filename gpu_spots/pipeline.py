@@ -9,24 +9,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots import checks, grouping, plan
+from gpu_spots import checks, grouping, levels, plan
 from gpu_spots.backend import Backend
 from gpu_spots.background import BackgroundMaps, critical_values
 from gpu_spots.errors import InputError
 from gpu_spots.grouping import Columns, Groups
 from gpu_spots.model import (
+    FACTOR_BITS,
     MAX_FRAMES,
     Array,
     Background,
     Components,
     FloatMoments,
+    FoundMasks,
     IntegerMoments,
     Morphology,
     SpotTable,
@@ -62,6 +64,9 @@ class Stack(Protocol):
 
 class Sink(Protocol):
     """Where results go. One thread writes, in the order of these methods, masks and frames ascending; any thread may encode."""
+
+    def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
+        """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
 
     def write_background(self, background: Background) -> None:
         """The maps of the first pass."""
@@ -128,6 +133,8 @@ class Summary:
     """Values that n_removed dropped from a pixel whose values are all valid; 0 for kruskal."""
     rejection: Rejection | None
     """What kruskal rejected; None for n_removed."""
+    scales: tuple[float, float] | None
+    """Smallest and largest scale of a frame; None where frames were not scaled."""
     seconds: dict[str, float]
     """Wall time of each stage, in order: read, background, masks and spots, write."""
     n_bytes: int
@@ -179,7 +186,13 @@ def find_spots(
     with watch.stage("read"):
         frames = _load(stack, observer)
     with watch.stage("background"):
-        background = _learn(frames, sample, parameters, backend, observer, validity or Validity())
+        source = _Source(frames, backend, validity or Validity())
+        frame_levels = source.levels()
+        if parameters.normalise == "level":
+            source = replace(source, factors=levels.factors(frame_levels, stack.source))
+        elif message := levels.drift_warning(frames, frame_levels, source.validity):
+            observer.warn(message)
+        background = _learn(source, sample, parameters, observer)
         for message in checks.background_warnings(background, n_frames):
             observer.warn(message)
         rejection = _rejection(background, sample.block_sizes)
@@ -189,13 +202,14 @@ def find_spots(
                 "block to block, which the test takes for spots; a smaller -A/--alpha rejects less, and -m n_removed does not compare blocks"
             )
     with watch.stage("write"):
+        sink.write_levels(frame_levels, source.factors)
         sink.write_background(background)
     with watch.stage("masks and spots"):
-        walk = _SecondPass(frames, background, parameters, backend, sink, observer, watch)
+        walk = _SecondPass(source, background, parameters, sink, observer, watch)
         table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)
-    return _summary(stack, table, sample.n_removed, rejection, watch)
+    return _summary(stack, table, sample.n_removed, rejection, source.factors, watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,19 +265,48 @@ def _load(stack: Stack, observer: Observer) -> Array:
     return frames
 
 
-def _learn(frames: Array, sample: _Sample, parameters: Parameters, backend: Backend, observer: Observer, validity: Validity) -> Background:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The frames, and how they come to the backend."""
+
+    frames: Array
+    """(n_frames, n_X, n_Y), the whole stack."""
+    backend: Backend
+    """What computes."""
+    validity: Validity
+    """Which values count, in the frames' own counts."""
+    factors: NDArray[np.int64] | None = None
+    """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others; None: they are not scaled."""
+
+    def levels(self) -> NDArray[np.float64]:
+        """(n_frames,) float64, counts: the level of each frame."""
+        one = partial(levels.frame_level, validity=self.validity)
+        return np.array(list(_in_order(one, self.frames, self.backend.workers)))
+
+    def scaled_validity(self) -> Validity:
+        """Which values count in scaled frames."""
+        return self.validity if self.factors is None else self.validity.of_scaled(self.frames.dtype)
+
+    def scaled(self, on_device: Any, begin: int, end: int) -> Any:
+        """Frames from ``begin`` to ``end``, or a band of rows of them, at the run's level."""
+        return on_device if self.factors is None else self.backend.scaled(on_device, self.factors[begin:end], self.validity)
+
+
+def _learn(source: _Source, sample: _Sample, parameters: Parameters, observer: Observer) -> Background:
     """First pass: the background, band by band."""
-    _, n_rows, n_columns = frames.shape
-    maps = BackgroundMaps((n_rows, n_columns), frames.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
+    n_frames, n_rows, n_columns = source.frames.shape
+    maps = BackgroundMaps((n_rows, n_columns), source.frames.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
+    validity = source.scaled_validity()
 
     def learn_band(band: tuple[int, int]) -> int:
         begin, end = band
-        on_device = backend.upload(frames[:, begin:end])
+        on_device = source.scaled(source.backend.upload(source.frames[:, begin:end]), 0, n_frames)
         maps.fill(begin, sample.moments(on_device, validity.rows(begin, end)))
         return end - begin
 
     observer.stage("background", n_rows)
-    for n_done in _in_order(learn_band, plan.spans(n_rows, plan.rows_per_band(n_columns)), backend.workers):
+    step = plan.rows_per_band(n_columns) if source.factors is None else plan.rows_per_copied_band(n_columns, n_frames)
+    for n_done in _in_order(learn_band, plan.spans(n_rows, step), source.backend.workers):
         observer.advance(n_done)
     return maps.finish(validity)
 
@@ -280,35 +323,29 @@ class _SecondPass:
     """Masks, components and sums, batch by batch. Workers compute and encode; this thread alone writes, in order."""
 
     def __init__(
-        self,
-        frames: Array,
-        background: Background,
-        parameters: Parameters,
-        backend: Backend,
-        sink: Sink,
-        observer: Observer,
-        watch: Stopwatch,
+        self, source: _Source, background: Background, parameters: Parameters, sink: Sink, observer: Observer, watch: Stopwatch
     ) -> None:
-        self.frames = frames
+        self.source = source
+        self.frames = source.frames
         self.connectivity = parameters.connectivity
         self.level = background.level
-        self.prepared = backend.prepare(background, Morphology(parameters.erosions, parameters.dilations, parameters.connectivity))
-        self.backend = backend
+        self.backend = source.backend
+        self.prepared = self.backend.prepare(background, Morphology(parameters.erosions, parameters.dilations, parameters.connectivity))
         self.sink = sink
         self.observer = observer
         self.watch = watch
-        self.table = SpotTableBuilder(frames.shape[2])
-        self.step = plan.frames_per_batch(frames[0].size)
+        self.table = SpotTableBuilder(self.frames.shape[2])
+        self.step = plan.frames_per_batch(self.frames[0].size)
 
     def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
             on_device = self.backend.upload(self.frames[begin:end])
-            masks = self.backend.find_masks(on_device, self.prepared)
+            masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
             encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
-            return encoded, found, self._measure(on_device, found, np.arange(end - begin))
+            return encoded, found, self._measure(on_device, found, np.arange(end - begin), begin, end)
 
         for begin, end, (encoded, found, (intensity, peak)) in self._walk("masks and spots", len(self.frames), one_batch):
             self._write(begin, encoded, found)
@@ -321,7 +358,8 @@ class _SecondPass:
         found = self._label(self._synced_masks(groups))
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
-            return self._measure(self.backend.upload(self.frames[begin:end]), found, groups.mask_of_frame[begin:end])
+            on_device = self.backend.upload(self.frames[begin:end])
+            return self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
 
         for begin, end, (intensity, peak) in self._walk("spots", len(self.frames), one_batch):
             self.table.add_measurements(intensity, peak, groups.mask_of_frame[begin:end])
@@ -333,7 +371,7 @@ class _SecondPass:
         synced, invalid = self.backend.empty_masks(groups.n_masks, shape), None
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
-            masks = self.backend.find_masks(self.backend.upload(self.frames[begin:end]), self.prepared)
+            masks = self._find_masks(self.backend.upload(self.frames[begin:end]), begin, end)
             return masks, self._encode({"raw": masks.raw, "filtered": masks.filtered})
 
         for begin, end, (masks, encoded) in self._walk("masks", len(self.frames), one_batch):
@@ -366,11 +404,17 @@ class _SecondPass:
             yield begin, end, result
             self.observer.advance(end - begin)
 
+    def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
+        return self.backend.find_masks(self.source.scaled(on_device, begin, end), self.prepared)
+
     def _measure(
-        self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64]
+        self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared)
-        return intensities(measured, self.level), measured.peak
+        """Intensity and peak of the spots of the frames from ``begin`` to ``end``, in their own counts."""
+        factors = None if self.source.factors is None else self.source.factors[begin:end]
+        measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
+        of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
+        return intensities(measured, self.level, of_row), measured.peak
 
     def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
         """Images of some masks, and of their labels, ready for the sink."""
@@ -431,7 +475,9 @@ def _rejection(background: Background, block_sizes: NDArray[np.int64] | None) ->
     )
 
 
-def _summary(stack: Stack, table: SpotTable, n_removed: int, rejection: Rejection | None, watch: Stopwatch) -> Summary:
+def _summary(
+    stack: Stack, table: SpotTable, n_removed: int, rejection: Rejection | None, factors: NDArray[np.int64] | None, watch: Stopwatch
+) -> Summary:
     per_frame = np.diff(table.frame2spotsBE, axis=1)
     return Summary(
         n_frames=stack.shape[0],
@@ -439,6 +485,7 @@ def _summary(stack: Stack, table: SpotTable, n_removed: int, rejection: Rejectio
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         n_removed=n_removed,
         rejection=rejection,
+        scales=None if factors is None else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
         seconds=watch.seconds,
         n_bytes=int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize,
     )

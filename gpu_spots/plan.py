@@ -26,6 +26,11 @@ def rows_per_band(n_columns: int) -> int:
     return max(1, BAND_PIXELS // n_columns)
 
 
+def rows_per_copied_band(n_columns: int, n_frames: int) -> int:
+    """Rows of a band in the first pass where each worker holds a scaled copy of it."""
+    return max(1, min(BAND_PIXELS, BATCH_PIXELS // n_frames) // n_columns)
+
+
 def frames_per_batch(n_pixels: int) -> int:
     """Frames of a batch in the second pass."""
     return max(1, min(MAX_BATCH, BATCH_PIXELS // n_pixels))

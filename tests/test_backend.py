@@ -137,7 +137,7 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
     level = map_of_level if dtype.kind == "f" else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
     prepared = backend.prepare(background_of(np.zeros((9, 70)), dtype, level), Morphology(0, 0, 2))
     found = backend.components(masks_of(backend, stack), 2)
-    measured = backend.measure(backend.upload(frames), found, np.array(mask_of_frame), prepared)
+    measured = backend.measure(backend.upload(frames), found, np.array(mask_of_frame), prepared, None)
     row = 0
     for frame, mask in zip(frames, mask_of_frame, strict=True):
         for component in range(found.first[mask], found.first[mask + 1]):

@@ -8,10 +8,10 @@ import click
 from gpu_spots import __version__
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.errors import ParameterError
-from gpu_spots.parameters import METHODS, SYNCS, Parameters
+from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", "backend", "threads", "force", "quiet", "debug", "version", "help")
+OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version", "help")
 """Options that the manual does not have."""
 
 
@@ -84,6 +84,10 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
 @click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
+@click.option(
+    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
+    help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
+)  # fmt: skip
 @click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
 @click.option("--force", is_flag=True, help="overwrite the output")
@@ -145,6 +149,8 @@ def _run(
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
     click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
+    if summary.scales:
+        click.echo(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}", err=True)
     if summary.rejection:
         lost = summary.rejection
         click.echo(f"{lost.never:.1%} of the pixels lost no block; dropped: {lost.median:g} median, {lost.most} max", err=True)

@@ -34,7 +34,7 @@ def observer(quiet: bool) -> Iterator[Lines]:
     """The observer that suits where stderr goes."""
     if quiet:
         yield WarningsOnly()
-    elif not sys.stderr.isatty():
+    elif sys.stderr is None or not sys.stderr.isatty():
         yield Lines()
     else:
         with _bar() as bar:

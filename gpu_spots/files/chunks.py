@@ -1,55 +1,53 @@
 """Frames out of a file: by threads that read and decompress chunks themselves where that is possible, else through HDF5.
 
-Whatever the way, the values are those that h5py gives, and what is damaged is an error that names the frame. Plain h5py knows less:
-where a chunk was never written it gives zeros, and where one is short, what was in memory before.
+Either way the values are those that h5py gives, and what is damaged is an error that names the frame. Plain h5py knows less: where a
+chunk was never written it gives zeros, and where one is too short, whatever the memory held before.
 """
 
 import os
 from types import TracebackType
-from typing import Any
 
 import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.codecs import CodecError, inflate, unshuffle
-from gpu_spots.files.layout import GZIP, SHUFFLE, ChunkMap, filters, other_files, why_not_direct
+from gpu_spots.files.layout import GZIP, SHUFFLE, ChunkMap, Position, filters, hdf5_reason, other_files, why_not_direct
 from gpu_spots.model import Array
-
-Position = tuple[int, int, int]
 
 
 class FrameReader:
-    """Reads frames of a dataset (n, n_X, n_Y). `read` may be called from several threads at once; use it as a context manager, or `close`.
+    """Reads frames of a dataset (n, n_X, n_Y) in a file that stays open. A context manager, or call `close`.
 
-    A chunk that holds several frames is decoded whenever some of them are read: read multiples of ``dataset.chunks[0]`` frames.
+    `read` may be called from several threads at once; chunks that are read directly are then decompressed side by side.
     """
 
+    source: str
+    """File and dataset, for messages."""
     why_not_direct: str | None
-    """Why HDF5 reads, in a few words: "filters lzf"; None where chunks are read directly."""
+    """Why HDF5 reads the frames, in a few words ("filters lzf"); None where chunks are read directly."""
 
     def __init__(self, dataset: h5py.Dataset) -> None:
-        """Prepare to read; nothing is read yet but where the chunks are.
+        """Find out where the frames are; none is read.
 
-        Raises `InputError` where that is damaged, or where a file is missing or too short that the dataset takes frames from.
+        Raises `InputError` where that cannot be found out, and where other files, which the dataset refers to, are missing or too short.
         """
         self.source = f"{dataset.file.filename}: {dataset.name}"
+        self.why_not_direct = why_not_direct(dataset)
         self._dataset = dataset
         self._shape: Position = dataset.shape
-        self._native = dataset.dtype.newbyteorder("=")
-        self._swapped = dataset.dtype != self._native
+        self._dtype = dataset.dtype.newbyteorder("=")
         self._filters = filters(dataset)
-        self.why_not_direct = why_not_direct(dataset)
-        self._map = self._chunk_map()
-        self._contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external
-        self._begin: int | None = dataset.id.get_offset() if self._contiguous else None
-        self._file: int | None = os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
         try:
-            self._others = list(other_files(dataset, self.source))
-            self._state = self._states()
-        except BaseException:
-            self.close()
-            raise
+            self._chunks = ChunkMap.of(dataset)
+        except (IndexError, OSError, OverflowError, RuntimeError) as error:
+            raise InputError(f"{self.source}: the list of its chunks cannot be read: {hdf5_reason(error)}") from error
+        self._is_contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external
+        self._begin: int | None = dataset.id.get_offset() if self._is_contiguous else None
+        self._other_files = list(other_files(dataset, self.source))
+        # HDF5's own descriptor, not the name: a file that has been put in the place of this one is another
+        self._descriptor: int | None = os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
+        self._states = self._states_now()
 
     def __enter__(self) -> "FrameReader":
         """The reader itself."""
@@ -60,46 +58,176 @@ class FrameReader:
         self.close()
 
     def close(self) -> None:
-        """Let the file go; no thread may be reading. The dataset stays open."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-            self._closed = True
+        """Let go of the file, when no thread reads any more. The dataset stays open."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     @property
-    def path(self) -> str:
-        """The way that frames come: "direct" or "h5py"."""
+    def way(self) -> str:
+        """How frames come: "direct" or "h5py"."""
         return "direct" if self.why_not_direct is None else "h5py"
 
+    @property
+    def working_bytes(self) -> int:
+        """An upper bound of the memory that one call of `read` needs besides its result."""
+        if self.why_not_direct is not None or self._chunks is None:
+            return 0
+        # as stored, as inflated, and in order, where it is not decoded straight into the result
+        return int(self._chunks.size.max(initial=0)) + 2 * int(np.prod(self._chunks.chunk, dtype=object)) * self._dtype.itemsize
+
     def check_written(self) -> None:
-        """Raise `InputError` if a part of a frame was never written; the error names the first such frame. Reads nothing."""
-        self._require_written(0, self._shape[0])
+        """Raise `InputError` if anything was never written; it names the first such frame. Looks at the list of chunks only."""
+        self._check_written(0, self._shape[0])
 
     def check_unchanged(self) -> None:
-        """Raise `InputError` if a file that frames come from has another size or time than when this reader was made."""
-        if self._states() != self._state:
-            raise InputError(f"{self.source}: the file was changed while it was read")
+        """Raise `InputError` if a file that frames come from no longer has the size and time it had when this reader was made."""
+        if self._states_now() != self._states:
+            raise InputError(f"{self.source}: the file was changed while it was being read")
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Fill ``into``, (end - begin, n_X, n_Y), native byte order, C-contiguous, with the frames from ``begin`` to ``end``.
+        """Fill ``into`` with the frames from ``begin`` to ``end``. Thread-safe.
 
-        Raises `InputError`, which names the frame, where one cannot be read, is damaged, or was never written.
+        A chunk that holds several frames is decoded each time that any of them is read: best read all of them at once.
+
+        Args:
+            begin: the first frame.
+            end: the one after the last.
+            into: (end - begin, n_X, n_Y), the dataset's type in native byte order, C-contiguous.
+
+        Raises:
+            InputError: a frame, which it names, was never written, is damaged, or cannot be read.
+            ValueError: ``into`` is not as described, or there are no such frames.
         """
-        if not 0 <= begin <= end <= self._shape[0] or into.shape != (end - begin, *self._shape[1:]):
-            raise ValueError(f"frames {begin} to {end} of {self._shape} into {into.shape}")
-        if into.dtype != self._native or not into.flags.c_contiguous:
-            raise ValueError(f"into is {into.dtype}, expected {self._native}, contiguous")
-        self._require_written(begin, end)
+        if not 0 <= begin <= end <= self._shape[0]:
+            raise ValueError(f"frames {begin} to {end}, expected some of {self._shape[0]}")
+        if into.shape != (end - begin, *self._shape[1:]) or into.dtype != self._dtype or not into.flags.c_contiguous:
+            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {self._dtype} {(end - begin, *self._shape[1:])}")
+        self._check_written(begin, end)
         if self.why_not_direct is not None:
             self._read_by_hdf5(begin, end, into)
-            return
-        if self._map is None:
-            self._read_contiguous(begin, end, into)
+        elif self._chunks is None:
+            self._read_contiguous(begin, into)
         else:
-            step = self._map.chunk
-            for frame in range(begin // step[0] * step[0], end, step[0]):
-                for x in range(0, self._shape[1], step[1]):
-                    for y in range(0, self._shape[2], step[2]):
-                        self._read_chunk(self._map, (frame, x, y), begin, into)
-        if self._swapped:
-            into.byteswap(inplace=True)
+            frames, rows, columns = self._chunks.chunk
+            for frame in range(begin // frames * frames, end, frames):
+                for x in range(0, self._shape[1], rows):
+                    for y in range(0, self._shape[2], columns):
+                        self._read_chunk(self._chunks, (frame, x, y), begin, into)
+
+    def _read_by_hdf5(self, begin: int, end: int, into: Array) -> None:
+        try:
+            self._dataset.read_direct(into, np.s_[begin:end])
+        except (OSError, RuntimeError) as error:
+            if end == begin + 1:
+                raise self._error(begin, end, hdf5_reason(error)) from error
+            for frame in range(begin, end):  # until the one that is to blame
+                self._read_by_hdf5(frame, frame + 1, into[frame - begin : frame - begin + 1])
+
+    def _read_contiguous(self, begin: int, into: Array) -> None:
+        assert self._begin is not None  # it is written
+        for frame, image in enumerate(into, begin):
+            try:
+                self._fill(image, self._begin + frame * image.nbytes)
+            except (CodecError, OSError) as error:
+                raise self._error(frame, frame + 1, str(error)) from error
+
+    def _read_chunk(self, chunks: ChunkMap, at: Position, begin: int, into: Array) -> None:
+        """Decode the chunk that begins ``at`` a frame, X and Y, and put what belongs to ``into``, which begins at a frame, there."""
+        frame, x, y = at
+        first, last = max(frame, begin), min(frame + chunks.chunk[0], begin + len(into))
+        there = into[first - begin : last - begin, x : x + chunks.chunk[1], y : y + chunks.chunk[2]]
+        try:
+            if self._may_be_unfiltered(chunks, at):
+                there[...] = self._dataset[first:last, x : x + chunks.chunk[1], y : y + chunks.chunk[2]]
+            elif there.shape == chunks.chunk and there.flags.c_contiguous:
+                self._decode(chunks, at, there)
+            else:  # it is cut off at the edge of the stack, or narrower than a frame, or holds frames that are not asked for
+                whole = np.empty(chunks.chunk, self._dtype)
+                self._decode(chunks, at, whole)
+                there[...] = whole[first - frame : last - frame, : there.shape[1], : there.shape[2]]
+        except (CodecError, OSError, RuntimeError) as error:
+            raise self._error(first, last, f"chunk at X {x}, Y {y}: {hdf5_reason(error)}") from error
+
+    def _may_be_unfiltered(self, chunks: ChunkMap, at: Position) -> bool:
+        """Whether it may be one of the chunks at the edges of a stack that HDF5 can be told not to filter, and does not mark: it knows."""
+        is_cut = any(begin + step > length for begin, step, length in zip(at, chunks.chunk, self._shape, strict=True))
+        n_bytes = int(np.prod(chunks.chunk, dtype=object)) * self._dtype.itemsize
+        return is_cut and bool(self._filters) and chunks.size[chunks.index(at)] == n_bytes
+
+    def _decode(self, chunks: ChunkMap, at: Position, out: Array) -> None:
+        """Read a chunk and undo its filters into ``out``, of the chunk's shape and contiguous. Raises `CodecError` or OSError."""
+        index = chunks.index(at)
+        begin, size = int(chunks.begin[index]), int(chunks.size[index])
+        applied = [number for k, number in enumerate(self._filters) if not chunks.skipped[index] >> k & 1]
+        if GZIP not in applied and size != out.nbytes:
+            raise CodecError(f"{size} bytes, expected {out.nbytes}")
+        if not applied:
+            self._fill(out, begin)
+            return
+        stored = self._bytes(begin, size)
+        data = inflate(stored, out.nbytes) if GZIP in applied else stored
+        if SHUFFLE in applied:
+            unshuffle(data, out)
+        else:
+            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        self._to_native(out)
+
+    def _fill(self, out: Array, begin: int) -> None:
+        """Fill ``out``, contiguous, with what stands in the file from ``begin`` on."""
+        rest = out.reshape(-1).view(np.uint8).data
+        while rest:
+            n_read = os.preadv(self._open_file(), [rest], begin)
+            if not n_read:
+                raise CodecError("the file ends before it")
+            rest, begin = rest[n_read:], begin + n_read
+        self._to_native(out)
+
+    def _bytes(self, begin: int, size: int) -> bytes:
+        if begin + size > os.stat(self._open_file()).st_size:  # or memory would be asked for, however large a damaged size
+            raise CodecError("the file ends before it")
+        data = os.pread(self._open_file(), size, begin)
+        while len(data) < size:
+            more = os.pread(self._open_file(), size - len(data), begin + len(data))
+            if not more:
+                raise CodecError("the file ends before it")
+            data += more
+        return data
+
+    def _to_native(self, out: Array) -> None:
+        if self._dataset.dtype != self._dtype:
+            out.byteswap(inplace=True)
+
+    def _open_file(self) -> int:
+        if self._descriptor is None:
+            raise ValueError(f"{self.source}: the reader is closed")
+        return self._descriptor
+
+    def _check_written(self, begin: int, end: int) -> None:
+        if self._is_contiguous and self._begin is None:
+            raise self._error(begin, begin + 1, "it was never written")
+        hole = self._chunks.unwritten(begin, end) if self._chunks is not None else None
+        if hole is not None:
+            raise self._error(hole[0], hole[0] + 1, f"its chunk at X {hole[1]}, Y {hole[2]} was never written")
+
+    def _error(self, begin: int, end: int, why: str) -> InputError:
+        """The error that frames cannot be read; if the file was changed, then that it was."""
+        try:
+            self.check_unchanged()
+        except InputError as changed:
+            return changed
+        which = f"frame {begin}" if end == begin + 1 else f"frames {begin} to {end - 1}"
+        return InputError(f"{self.source}: {which} cannot be read: {why}")
+
+    def _states_now(self) -> list[tuple[int, int] | None]:
+        """Size and time of each file that frames come from."""
+        files = [self._dataset.file.filename if self._descriptor is None else self._descriptor, *self._other_files]
+        return [_state(file) for file in files]
+
+
+def _state(file: int | str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:  # in memory only, or gone
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -54,13 +54,13 @@ def _inflate_stream(library: Any, data: bytes, n_bytes: int) -> bytes:
         # one byte more than there should be: a stream that goes on is seen, and is not followed to its end
         inflated: bytes = stream.decompress(data, n_bytes + 1)
     except library.error as error:
-        raise CodecError(f"its compressed data is damaged ({error})") from None
+        raise CodecError(f"damaged compressed data: {str(error).rpartition(': ')[2]}") from None
     if len(inflated) > n_bytes:
-        raise CodecError(f"it decompresses to more than the {n_bytes} bytes expected")
+        raise CodecError(f"more than {n_bytes} bytes when decompressed")
     if not stream.eof:
-        raise CodecError("its compressed data ends early")
+        raise CodecError("compressed data that ends early")
     if len(inflated) < n_bytes:
-        raise CodecError(f"it decompresses to {len(inflated)} bytes, expected {n_bytes}")
+        raise CodecError(f"{len(inflated)} bytes when decompressed, expected {n_bytes}")
     return inflated
 
 

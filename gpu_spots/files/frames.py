@@ -1,5 +1,6 @@
 """A run's frames and metadata, from an HDF5 file or from arrays in memory."""
 
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,8 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.lauecollect import read_columns
+from gpu_spots.files.lauecollect import link_of, read_columns
+from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.grouping import Columns
 from gpu_spots.model import FRAME_DTYPES, Array
 
@@ -67,7 +69,7 @@ class FileStack:
             self._dataset.read_direct(into, np.s_[begin:end])
         except (OSError, RuntimeError) as error:
             which = f"frame {begin}" if end == begin + 1 else f"frames {begin} to {end - 1}"
-            raise InputError(f"{self.source}: {which} cannot be read: {_reason(error)}") from error
+            raise InputError(f"{self.source}: {which} cannot be read: {hdf5_reason(error)}") from error
 
 
 @contextmanager
@@ -86,19 +88,23 @@ def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileS
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'device'}, expected an HDF5 file")
         with path.open("rb"):
             pass
-        if not h5py.is_hdf5(path):
-            raise InputError(f"{path}: not an HDF5 file")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
+    if not h5py.is_hdf5(path):
+        raise InputError(f"{path}: {'empty' if not path.stat().st_size else 'something else'}, expected an HDF5 file")
+    try:
         return h5py.File(path, "r")
     except OSError as error:
-        reason = error.strerror if error.errno and error.strerror else _reason(error)
-        raise InputError(f"{path}: cannot be opened: {reason}") from error
+        raise InputError(f"{path}: cannot be opened: {hdf5_reason(error)}") from error
 
 
 def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
     if frames_path is not None or DEFAULT_PATH in file:
-        return _dataset_at(file, frames_path or DEFAULT_PATH)
+        return _dataset_at(file, DEFAULT_PATH if frames_path is None else frames_path)
     candidates: list[h5py.Dataset] = []
 
     def consider(_: str, item: h5py.HLObject) -> None:
@@ -108,7 +114,7 @@ def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
     try:
         file.visititems(consider)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{file.filename}: cannot be searched for frames: {_reason(error)}") from error
+        raise InputError(f"{file.filename}: cannot be searched for frames: {hdf5_reason(error)}") from error
     if not candidates:
         raise InputError(f"{file.filename}: no /frames and no 3-D numeric dataset of at least 2 frames; --frames PATH names another")
     if len(candidates) > 1:
@@ -121,23 +127,29 @@ def _dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
     try:
         item = file[path]
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{file.filename}: no dataset {path!r}: {_reason(error)}") from None
+        raise InputError(f"{file.filename}: no dataset {path!r}: {link_of(file, path) or hdf5_reason(error)}") from None
     if not isinstance(item, h5py.Dataset):
-        raise InputError(f"{file.filename}: {path} is a group, expected the dataset of the frames")
+        raise InputError(f"{file.filename}: {path} is a {_kind(item)}, expected the dataset of the frames")
     return item
+
+
+def _kind(item: Any) -> str:
+    return "group" if isinstance(item, h5py.Group) else "type"
 
 
 def _check_stack(shape: tuple[int, ...] | None, dtype: np.dtype[Any], source: str) -> None:
     if dtype.newbyteorder("=") not in FRAME_DTYPES or h5py.check_dtype(enum=dtype):
-        raise InputError(f"{source} is {dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+        raise InputError(f"{source} is {_type_name(dtype)}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
     if shape is None or len(shape) != 3:
         raise InputError(f"{source} has shape {shape}, expected three dimensions: frames, X, Y")
     if 0 in shape:
         raise InputError(f"{source} has shape {shape}, expected at least one frame, row and column")
 
 
-def _reason(error: BaseException) -> str:
-    """The library's explanation: what stands in parentheses in its message, in one line."""
-    text = " ".join(str(error.args[-1] if isinstance(error, KeyError) and error.args else error).split())
-    opening, closing = text.find("("), text.rfind(")")
-    return text[opening + 1 : closing] if 0 <= opening < closing else text
+def _type_name(dtype: np.dtype[Any]) -> str:
+    """As messages call it; NumPy has no words for some of HDF5's types."""
+    if h5py.check_string_dtype(dtype):
+        return "text"
+    if h5py.check_dtype(enum=dtype):
+        return f"an enumeration of {dtype}"
+    return "of variable length" if dtype.kind == "O" else str(dtype)

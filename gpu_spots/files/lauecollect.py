@@ -3,6 +3,7 @@
 import h5py
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.grouping import Columns
 
 GROUP = "lauecollect"
@@ -13,19 +14,42 @@ COLUMNS = ("angle", "laser_on", "delay", "file")
 def read_columns(file: h5py.File) -> Columns:
     """The columns of the group that the program uses; none where there is no such group.
 
-    Raises `InputError` where one cannot be read. Lengths and values are checked by those who use them, as not every run needs every column.
+    Raises `InputError` where one is there and cannot be read. Lengths and values are checked by those who use them, as not every run
+    needs every column.
     """
-    group = file.get(GROUP)
-    if group is None:
+    if GROUP not in file:
         return {}
+    group = _open(file, GROUP)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{file.filename}: {GROUP} is a dataset, expected a group of columns")
     columns = {}
     for name in COLUMNS:
-        column = group.get(name)
-        if isinstance(column, h5py.Dataset):
-            try:
-                columns[name] = column[()]
-            except (OSError, RuntimeError, TypeError) as error:
-                raise InputError(f"{file.filename}: {GROUP}/{name} cannot be read: {error}") from error
+        if name not in group:
+            continue
+        path = f"{GROUP}/{name}"
+        column = _open(file, path)
+        if not isinstance(column, h5py.Dataset):
+            raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
+        try:
+            columns[name] = column[()]
+        except (OSError, RuntimeError, TypeError) as error:
+            raise InputError(f"{file.filename}: {path} cannot be read: {hdf5_reason(error)}") from error
     return columns
+
+
+def link_of(file: h5py.File, path: str) -> str | None:
+    """In words, the link that stands at ``path``; None for what is no soft or external link."""
+    try:
+        link = file.get(path, getlink=True)
+    except (KeyError, OSError, RuntimeError, ValueError):
+        return None
+    if isinstance(link, h5py.ExternalLink):
+        return f"a link to {link.path} in the file {link.filename}, which cannot be opened"
+    return f"a link to {link.path}, which leads nowhere" if isinstance(link, h5py.SoftLink) else None
+
+
+def _open(file: h5py.File, path: str) -> h5py.HLObject:
+    try:
+        return file[path]
+    except (KeyError, OSError, RuntimeError) as error:
+        raise InputError(f"{file.filename}: {path} cannot be opened: {link_of(file, path) or hdf5_reason(error)}") from error

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 
+Position = tuple[int, int, int]
+"""Frame, X and Y."""
 GZIP = h5py.h5z.FILTER_DEFLATE
 SHUFFLE = h5py.h5z.FILTER_SHUFFLE
 DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
@@ -35,7 +38,7 @@ def why_not_direct(dataset: h5py.Dataset) -> str | None:
         f"file driver {dataset.file.driver}": dataset.file.driver != "sec2",
         # what was written and not yet flushed is not in the file
         "file open for writing": dataset.file.mode != "r" or dataset.file.swmr_mode,
-        # before 1.14.4 HDF5 left it out of the addresses of chunks
+        # older HDF5 leaves it out of the addresses of chunks
         "user block": dataset.file.userblock_size > 0,
         # a number may have fewer bits than its bytes
         f"unusual type {dataset.dtype}": not stored.equal(native),
@@ -49,7 +52,7 @@ def why_not_direct(dataset: h5py.Dataset) -> str | None:
 class ChunkMap:
     """Where the chunks of a stack are. Arrays have one value a chunk, in the chunks' own grid (frames, X, Y)."""
 
-    chunk: tuple[int, int, int]
+    chunk: Position
     """Frames, rows and columns of a chunk."""
     begin: NDArray[np.int64]
     """First byte in the file; -1: the chunk was never written."""
@@ -59,9 +62,14 @@ class ChunkMap:
     """Bit k is set where filter k was not applied."""
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset) -> "ChunkMap":
-        """The map of a chunked (n, n_X, n_Y) dataset, in one pass. Raises OSError or RuntimeError where the file is damaged."""
-        chunks: list[h5py.h5d.StoreInfo] = []
+    def of(cls, dataset: h5py.Dataset) -> "ChunkMap | None":
+        """The map of a dataset (n, n_X, n_Y), made in one pass; None where it has no chunks, or HDF5 is too old to list them.
+
+        Raises OSError or RuntimeError where the file is damaged.
+        """
+        if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):
+            return None
+        chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
         grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
         found = cls(dataset.chunks, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.uint32))
@@ -72,14 +80,18 @@ class ChunkMap:
             found.skipped[at] = [chunk.filter_mask for chunk in chunks]
         return found
 
-    def unwritten(self, begin: int, end: int) -> tuple[int, int, int] | None:
+    def index(self, at: Position) -> Position:
+        """The place in the grid of the chunk that begins at a frame, X and Y."""
+        return at[0] // self.chunk[0], at[1] // self.chunk[1], at[2] // self.chunk[2]
+
+    def unwritten(self, begin: int, end: int) -> Position | None:
         """Frame, X and Y at which the first chunk of some frames begins that was never written; None where there is none."""
         first = begin // self.chunk[0]
         holes = np.argwhere(self.begin[first : -(-end // self.chunk[0])] < 0)
         if not len(holes):
             return None
-        frame, x, y = (int(i) * step for i, step in zip(holes[0] + (first, 0, 0), self.chunk, strict=True))
-        return max(frame, begin), x, y
+        frame, x, y = (int(i) * step for i, step in zip(holes[0], self.chunk, strict=True))
+        return max(first * self.chunk[0] + frame, begin), x, y
 
 
 def other_files(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
@@ -114,3 +126,10 @@ def _virtual_sources(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
             yield path
     if not held.all():
         raise InputError(f"{source}: frame {held.argmin()} cannot be read: no file should hold it")
+
+
+def hdf5_reason(error: BaseException) -> str:
+    """The library's explanation of an error: what stands in parentheses in its message, in one line."""
+    text = " ".join(str(error).split())
+    opening, closing = text.find("("), text.rfind(")")
+    return text[opening + 1 : closing] if 0 <= opening < closing else text

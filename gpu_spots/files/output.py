@@ -1,20 +1,30 @@
-"""An output file that appears under its name only when it is complete."""
+"""An output file that appears under its name only when it is complete, and whose failures are errors and not crashes."""
 
 import fcntl
 import os
+import signal
+import stat
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+
+import h5py
 
 from gpu_spots.errors import OutputError
 
 SUFFIX = ".part"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and a request to end."""
 
 
 def check_output(output: Path, source: Path | None, force: bool) -> None:
     """Refuse an output that is the input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
-    if source is not None and output.exists() and source.exists() and os.path.samefile(output, source):
-        raise OutputError(f"{output}: the output is the input file; name another with -o")
+    if source is not None and source.exists():
+        for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
+            if path.exists() and os.path.samefile(path, source):
+                raise OutputError(f"{path}: the {what} is the input file; name another with -o")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
     if os.path.lexists(output) and not force:
@@ -29,40 +39,237 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
 
     What a killed run left there is removed first. Raises `OutputError` where another run is writing the same output.
     """
-    part = output.with_name(output.name + SUFFIX)
-    lock = _lock(part, output)
+    part = _part(output)
+    lock: int | None = None
     try:
+        with uninterrupted():
+            lock = _locked_new_file(part, output)
         yield part
         try:
             os.fsync(lock)
-            os.replace(part, output)
+            if not _is_at(lock, part):
+                raise OutputError(f"{output}: cannot be written: {part} was replaced meanwhile")
+            with uninterrupted(too_late=True):
+                os.replace(part, output)
+                _sync_folder(output.parent)
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
-        _sync_folder(output.parent)
     except BaseException:
-        part.unlink(missing_ok=True)
+        if lock is not None:
+            with uninterrupted():
+                _remove(part, lock)
         raise
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
-def _lock(part: Path, output: Path) -> int:
-    """A descriptor of an empty ``part`` that this process alone holds; the lock of a killed process is gone with it."""
+@contextmanager
+def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block has ended. ``too_late``: then they are not heard any more, as what they would stop is done.
+
+    HDF5 needs this: an exception out of a signal in the midst of its work leaves it in a state in which it crashes. Python handles signals
+    in the main thread, so in others there is nothing to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        arrived.append(number)
+
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived and not too_late:
+            signal.raise_signal(arrived[0])
+
+
+class NewFile(h5py.File):
+    """A new HDF5 file that old readers open too. Whether it could be written to is not HDF5's to say: ask `check`.
+
+    HDF5 crashes, at the latest when the process ends, if its writes fail, as on a full disk (https://github.com/h5py/h5py/issues/914).
+    So it writes to an object that takes everything, and tells afterwards.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Make the file at ``path``, which messages call ``name``. Raises `OutputError` where that cannot be done."""
+        self._name = name
+        try:
+            self._disk = _Disk(path)
+        except OSError as error:
+            raise OutputError(f"{name}: cannot be written: {error.strerror}") from error
+        super().__init__(self._disk, "w", libver=("earliest", "v110"))
+
+    def check(self) -> None:
+        """Raise `OutputError` if a write has failed."""
+        if self._disk.failure is not None:
+            raise OutputError(f"{self._name}: cannot be written: {self._disk.failure.strerror}") from self._disk.failure
+
+    def close(self) -> None:
+        """Write what is left and close; whether that went well, `check` tells."""
+        with uninterrupted():
+            try:
+                super().close()
+            finally:
+                self._disk.close()
+
+
+@contextmanager
+def new_file(path: Path, name: str) -> Iterator[NewFile]:
+    """A new HDF5 file; messages call it ``name``. Raises `OutputError` where it cannot be made or finished."""
+    file = NewFile(path, name)
+    try:
+        yield file
+    except BaseException:
+        with suppress(OSError, RuntimeError):  # the first error is the one to report
+            file.close()
+        raise
+    file.close()
+    file.check()
+
+
+class _Disk:
+    """A new file for HDF5 to write to, in which nothing seems to fail. What the disk does not take is kept in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.failure: OSError | None = None
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._position = self._size = 0
+        self._kept: list[tuple[int, bytes]] = []
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        rest, position = memoryview(data).cast("B"), self._position
+        try:
+            while rest and self.failure is None:
+                n_written = os.pwrite(self._descriptor, rest, position)
+                rest, position = rest[n_written:], position + n_written
+        except OSError as error:
+            self.failure = error
+        if rest:
+            self._kept.append((position, bytes(rest)))
+        self._position = position + len(rest)
+        self._size = max(self._size, self._position)
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        data = bytearray(size)
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        into, begin = memoryview(buffer).cast("B"), self._position
+        end = begin + len(into)
+        try:
+            found = os.pread(self._descriptor, len(into), begin)
+        except OSError as error:
+            self.failure, found = self.failure or error, b""
+        # as HDF5's own driver does: zeros where nothing was written
+        into[:] = found.ljust(len(into), b"\0")
+        for position, data in self._kept:
+            first, last = max(position, begin), min(position + len(data), end)
+            if first < last:
+                into[first - begin : last - begin] = data[first - position : last - position]
+        self._position = end
+        return len(into)
+
+    def truncate(self, size: int) -> int:
+        if self.failure is None:
+            try:
+                os.truncate(self._descriptor, size)
+            except OSError as error:
+                self.failure = error
+        self._size = size
+        return size
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        """Some file systems tell only now that they had no room."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
+        try:
+            os.close(descriptor)
+        except OSError as error:
+            self.failure = self.failure or error
+
+
+def _part(output: Path) -> Path:
+    return output.with_name(output.name + SUFFIX)
+
+
+def _locked_new_file(part: Path, output: Path) -> int:
+    """A descriptor of a new file that this process alone holds; the lock of a killed process is gone with it."""
     while True:
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            _clear(part, output)
+            continue
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise OutputError(f"{output}: another run is writing it") from None
-        # between open and lock the other run may have finished and renamed the file
-        if part.exists() and os.path.samestat(os.fstat(descriptor), part.stat()):
-            os.ftruncate(descriptor, 0)
+        # before it was locked, another run may have taken it for a left-over, and have removed it
+        if _lock(descriptor) and _is_at(descriptor, part):
             return descriptor
         os.close(descriptor)
+
+
+def _clear(part: Path, output: Path) -> None:
+    """Remove what a killed run left. Raises `OutputError` where a run is at it, and for what no run leaves."""
+    try:
+        if not stat.S_ISREG(part.lstat().st_mode):
+            raise OutputError(f"{output}: cannot be written: {part} is in the way and is not a file")
+        descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {part} is in the way: {error.strerror}") from error
+    try:
+        if not _lock(descriptor):
+            raise OutputError(f"{output}: another run is writing it")
+        _remove(part, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the file. Some shared file systems have no locks; then nobody is known to."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove(part: Path, descriptor: int) -> None:
+    """Remove the file if it is still the one that is open."""
+    if _is_at(descriptor, part):
+        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

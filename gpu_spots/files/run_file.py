@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, OutputError
-from gpu_spots.files.output import check_output, complete_or_absent
+from gpu_spots.errors import InputError
+from gpu_spots.files.output import NewFile, check_output, complete_or_absent, new_file, uninterrupted
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
 from gpu_spots.simulate.score import Found
 
@@ -57,15 +57,11 @@ def write_run(
         OutputError: the file exists, or cannot be written.
     """
     check_output(path, None, force)
-    with complete_or_absent(path) as part:
-        try:
-            # The lock on the part file is ours: HDF5 would be refused another.
-            with h5py.File(part, "w", libver=("earliest", "v110"), locking=False) as file:
-                _write_columns(file.create_group("lauecollect"), run.design, run.truth.schedule)
-                _write_truth(file.create_group("truth"), run)
-                _write_frames(file, run, COMPRESSIONS[compression], progress)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error}") from error
+    with complete_or_absent(path) as part, new_file(part, str(path)) as file:
+        with uninterrupted():
+            _write_columns(file.create_group("lauecollect"), run.design, run.truth.schedule)
+            _write_truth(file.create_group("truth"), run)
+        _write_frames(file, run, COMPRESSIONS[compression], progress)
 
 
 def read_truth(path: Path) -> Truth:
@@ -95,15 +91,18 @@ def read_found(path: Path) -> Found:
         return Found((n_X, n_Y), *arrays)
 
 
-def _write_frames(file: h5py.File, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]) -> None:
+def _write_frames(file: NewFile, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]) -> None:
     n_X, n_Y = run.design.size
     chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
-    frames = file.create_dataset("frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression)
-    frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
-    frames.attrs["units"] = "counts"
-    frames.attrs["bias"] = BIAS
+    with uninterrupted():
+        frames = file.create_dataset("frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression)
+        frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
+        frames.attrs["units"] = "counts"
+        frames.attrs["bias"] = BIAS
     for index, frame in enumerate(run.frames()):
-        frames[index] = frame
+        with uninterrupted():
+            frames[index] = frame
+        file.check()
         progress()
 
 

@@ -1,10 +1,10 @@
 """The spots file: statistics, masks, labels and the table of spots, written and read."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import h5py
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files import lauecollect
-from gpu_spots.model import Array, Background, SpotTable
+from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.output import NewFile, uninterrupted
+from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
 
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
@@ -39,6 +41,8 @@ DESCRIPTIONS = {
     "spots/mask": ("index of the mask in masks/labels, and in masks_synced if present, else masks_filtered", None),
     "spots/pixel_list": ("flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot", None),
     "spots/pixel_list_BE": ("begin and end, exclusive, of each spot in spots/pixel_list", None),
+    "frame_level": ("level of each frame: interquartile mean of a sample of its pixels", "counts"),
+    "frame_scale": ("what each frame was multiplied by before it was compared with others; stats are in these scaled counts", None),
     "frame2mask": ("index of the mask that each frame's spots come from", None),
     "frame2spotsBE": ("begin and end, exclusive, of each frame's rows in the spots arrays", None),
 }
@@ -53,6 +57,25 @@ LINKS = {
 """Other places where a reader may look."""
 
 
+Arguments = ParamSpec("Arguments")
+
+
+def _writes(method: Callable[Concatenate["SpotsWriter", Arguments], None]) -> Callable[Concatenate["SpotsWriter", Arguments], None]:
+    """Mark a method that writes: signals wait until it is over and the datasets it opened are closed; failures are `OutputError`."""
+
+    @wraps(method)
+    def whole(self: "SpotsWriter", *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        with uninterrupted():
+            try:
+                method(self, *args, **kwargs)
+            except (OSError, RuntimeError) as error:
+                raise OutputError(f"{self._name}: cannot be written: {hdf5_reason(error)}") from error
+            if isinstance(self._file, NewFile):
+                self._file.check()
+
+    return whole
+
+
 class SpotsWriter:
     """Writes a spots file as its parts are finished; a sink of the pipeline. Raises `OutputError` where writing fails."""
 
@@ -64,80 +87,93 @@ class SpotsWriter:
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._filters = filters
         pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
-        with self._writing():
-            self._create("spots/pixel_list", (0,), pixel_type, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,))
+        self._create_pixel_list(pixel_type)
+
+    @_writes
+    def _create_pixel_list(self, dtype: type[np.integer[Any]]) -> None:
+        self._create("spots/pixel_list", (0,), dtype, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,))
 
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
         self._n_masks["synced"] = n_masks
 
+    @_writes
     def write_info(self, attributes: Mapping[str, Any]) -> None:
         """Attributes of the group ``info``."""
-        with self._writing():
-            self._file.require_group("info").attrs.update(attributes)
+        self._file.require_group("info").attrs.update(attributes)
 
+    @_writes
     def copy_lauecollect(self, source: h5py.File) -> None:
-        """The run's metadata, as it is."""
+        """The run's metadata, as it is; what links lead to is copied too. Raises `InputError` where it is damaged."""
         if lauecollect.GROUP in source:
-            with self._writing():
-                source.copy(source[lauecollect.GROUP], self._file, lauecollect.GROUP)
+            try:
+                source.copy(source[lauecollect.GROUP], self._file, lauecollect.GROUP, expand_soft=True, expand_external=True)
+            except (KeyError, OSError, RuntimeError) as error:
+                raise InputError(f"{source.filename}: {lauecollect.GROUP} cannot be copied: {hdf5_reason(error)}") from error
 
+    @_writes
     def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
         """The run's metadata, from arrays."""
-        with self._writing():
-            for name, values in columns.items():
-                text = values.dtype.kind in "US"
-                self._file[f"{lauecollect.GROUP}/{name}"] = values.astype(h5py.string_dtype()) if text else values
+        for name, values in columns.items():
+            text = values.dtype.kind in "US"
+            self._file[f"{lauecollect.GROUP}/{name}"] = values.astype(h5py.string_dtype()) if text else values
 
+    @_writes
+    def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
+        """The frames' levels, and their scales where they were scaled."""
+        self._create("frame_level", frame_levels.shape, np.float64)[...] = frame_levels
+        if factors is not None:
+            self._create("frame_scale", factors.shape, np.float64)[...] = factors / 2**FACTOR_BITS
+
+    @_writes
     def write_background(self, background: Background) -> None:
         """The group ``stats``."""
-        with self._writing():
-            for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
-                values = getattr(background, name)
-                if values is not None:
-                    self._create_image(f"stats/{name}", values.shape, values.dtype)[...] = values
+        for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
+            values = getattr(background, name)
+            if values is not None:
+                self._create_image(f"stats/{name}", values.shape, values.dtype)[...] = values
 
     def encode(self, image: Callable[[], Array]) -> Callable[[], Array]:
         """An image is made when it is written: until then it need not be in memory."""
         return image
 
+    @_writes
     def write_mask(self, kind: str, index: int, encoded: Callable[[], Array]) -> None:
         """One mask of a kind: raw, filtered or synced."""
         path = f"masks_{kind}"
-        with self._writing():
-            if path not in self._file:
-                self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
-            self._file[path][index] = encoded()
+        if path not in self._file:
+            self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
+        self._file[path][index] = encoded()
 
+    @_writes
     def write_labels(self, index: int, n_spots: int, encoded: Callable[[], Array]) -> None:
         """The labels of one mask; all are made wider once a mask has more spots than 16 bits can number."""
         path = "masks/labels"
-        with self._writing():
-            if path not in self._file:
-                self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
-            if n_spots > np.iinfo(self._file[path].dtype).max:
-                self._widen(path, index)
-            self._file[path][index] = encoded()
+        if path not in self._file:
+            self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
+        if n_spots > np.iinfo(self._file[path].dtype).max:
+            self._widen(path, index)
+        self._file[path][index] = encoded()
 
+    @_writes
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
         """The pixels of the next components."""
-        with self._writing():
-            pixel_list = self._file["spots/pixel_list"]
-            n_before = len(pixel_list)
-            pixel_list.resize(n_before + len(pixels), axis=0)
-            pixel_list[n_before:] = pixels
+        pixel_list = self._file["spots/pixel_list"]
+        n_before = len(pixel_list)
+        pixel_list.resize(n_before + len(pixels), axis=0)
+        pixel_list[n_before:] = pixels
 
+    @_writes
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table, and what leads to its rows."""
-        with self._writing():
-            self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
-            for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "frame2mask", "frame2spotsBE"):
-                values = getattr(table, name)
-                path = name if name in DESCRIPTIONS else f"spots/{name}"
-                self._create(path, values.shape, values.dtype)[...] = values
-            for path, target in LINKS.items():
-                if target in self._file:
-                    self._file[path] = h5py.SoftLink(target)
+        self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
+        for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "frame2mask", "frame2spotsBE"):
+            values = getattr(table, name)
+            path = name if name in DESCRIPTIONS else f"spots/{name}"
+            self._create(path, values.shape, values.dtype)[...] = values
+        for path, target in LINKS.items():
+            if target in self._file:
+                self._file[path] = h5py.SoftLink(target)
 
     def _widen(self, path: str, n_written: int) -> None:
         """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
@@ -161,46 +197,10 @@ class SpotsWriter:
             dataset.attrs["units"] = units
         return dataset
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"{self._name}: cannot be written: {_cause(error)}") from error
-
-
-@contextmanager
-def new_file(path: Path, name: str) -> Iterator[h5py.File]:
-    """A new HDF5 file that old readers open too; messages call it ``name``. Raises `OutputError` where it cannot be finished."""
-    # the descriptor of gpu_spots.files.output holds the lock
-    file = h5py.File(path, "w", libver=("earliest", "v110"), locking=False)
-    try:
-        yield file
-    except BaseException:
-        _close_quietly(file)
-        raise
-    try:
-        file.close()
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{name}: cannot be written: {_cause(error)}") from error
-
 
 def memory_file() -> h5py.File:
     """A new HDF5 file that lives in memory only."""
     return h5py.File("spots in memory", "w", driver="core", backing_store=False, libver=("earliest", "v110"))
-
-
-def _close_quietly(file: h5py.File) -> None:
-    """Close after an error, which is the one to report."""
-    with suppress(OSError, RuntimeError):
-        file.close()
-
-
-def _cause(error: BaseException) -> str:
-    """The operating system's words in the library's message, where there are any."""
-    text = " ".join(str(error).split())
-    _, found, rest = text.partition("error message = '")
-    return rest.split("'")[0] if found else text
 
 
 class SpotsFile:

@@ -1,0 +1,40 @@
+"""Frames brought to a common level by fixed-point factors."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpu_fallback.validity import valid_values
+from gpu_spots.model import FACTOR_BITS, Array, Validity
+
+
+def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
+    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``."""
+    usable = valid_values(frames, validity)
+    marks = validity.marks(frames.dtype)
+    if frames.dtype.kind == "f":
+        result = np.empty_like(frames)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for out, frame, factor in zip(result, frames, factors, strict=True):
+                product = frame.astype(np.float64) * (factor / 2**FACTOR_BITS)
+                out[...] = np.clip(product, np.finfo(frame.dtype).min, np.finfo(frame.dtype).max)
+    elif frames.dtype.itemsize <= 2:
+        result = np.empty_like(frames)
+        every = np.arange(np.iinfo(frames.dtype).min, np.iinfo(frames.dtype).max + 1)
+        for out, frame, factor in zip(result, frames, factors, strict=True):
+            # a value is looked up by its bits, so that negative ones follow the others
+            table = np.roll(_product(every, factor, frames.dtype, marks), every[0])
+            np.take(table, frame.view(f"u{frame.itemsize}") if frame.dtype.kind == "i" else frame, out=out, mode="clip")
+    else:
+        result = np.stack(
+            [_product(frame.astype(np.int64), factor, frames.dtype, marks) for frame, factor in zip(frames, factors, strict=True)]
+        )
+    if usable is not None:
+        result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
+    return result
+
+
+def _product(values: NDArray[np.int64], factor: np.integer, dtype: np.dtype, marks: bool) -> Array:
+    """Rounded product, limited to the type; its maximum is left free where it marks invalid values."""
+    limits = np.iinfo(dtype)
+    product = (values * factor + (1 << (FACTOR_BITS - 1))) >> FACTOR_BITS
+    return np.clip(product, limits.min, limits.max - marks).astype(dtype)

@@ -1,0 +1,93 @@
+"""Drift of the beam: the level of each frame, the factor that brings it to the run's, and a warning where it hurts.
+
+A frame's level is the interquartile mean of a fixed sample of its pixels: spots, shadows and dead corners are outside of the quartiles, and
+unlike a median it moves smoothly where a pixel holds a few counts only. A factor is a whole number of 1/65536, so that scaled frames are
+exact and equal on every backend.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError
+from gpu_spots.model import FACTOR_BITS, Array, Validity
+
+LARGEST = 16
+"""A frame whose level is further from the run's than this ratio cannot be brought to it in a useful way."""
+SAMPLE_PIXELS = 1 << 16
+"""Pixels that a level is taken from, where there are as many: it is then known to about 1/200 of a pixel's noise."""
+PAIRS = 8
+"""Neighbouring frames that the pixel noise is taken from."""
+
+
+def frame_level(frame: Array, validity: Validity) -> float:
+    """Interquartile mean of the valid values of every k-th row, counts; NaN where there is none."""
+    rows = _sampled_rows(frame)
+    values = np.sort(rows[_usable(rows, validity)])
+    quarter = len(values) // 4
+    middle = values[quarter : len(values) - quarter]
+    if not len(middle):
+        return np.nan
+    if middle.dtype.kind != "f":
+        return float(middle.sum(dtype=np.int64)) / len(middle)
+    with np.errstate(over="ignore"):  # huge values have an infinite level
+        # accumulate adds one value after the other
+        return float(np.add.accumulate(middle, dtype=np.float64)[-1]) / len(middle)
+
+
+def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
+    """(n_frames,) int64, in 1/65536: what brings each frame to the median of the levels.
+
+    Raises `InputError` for a frame whose level is not above 0 or more than `LARGEST` times off.
+    """
+    run = float(np.median(levels))
+    ratios = np.divide(run, levels, out=np.full(len(levels), np.nan), where=levels > 0)
+    bad = np.flatnonzero(~((ratios <= LARGEST) & (ratios >= 1 / LARGEST)))
+    if len(bad):
+        raise InputError(
+            f"{source}: --normalise level: frame {bad[0]} has a level of {levels[bad[0]]:.4g} counts and the run {run:.4g}, "
+            f"expected a ratio from 1/{LARGEST} to {LARGEST}"
+        )
+    return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
+
+
+def drift_warning(frames: Array, levels: NDArray[np.float64], validity: Validity) -> str | None:
+    """One line if the levels scatter by more than the noise of a pixel, which the methods then take for noise; else None."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scatter, run = float(np.std(levels)), float(np.median(levels))
+        noise = _pixel_noise(frames, levels, validity)
+    if not (scatter > noise and run > 0):
+        return None
+    return (
+        f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), more than the {noise:.3g} counts of a pixel's noise: "
+        "drift hides weak spots and makes false ones; --normalise level scales each frame to the run's level first"
+    )
+
+
+def _pixel_noise(frames: Array, levels: NDArray[np.float64], validity: Validity) -> float:
+    """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""
+    sizes = []
+    for i in np.unique(np.linspace(0, len(frames) - 2, PAIRS).astype(int)):
+        before, after = _sampled_rows(frames[i]), _sampled_rows(frames[i + 1])
+        usable = _usable(before, validity) & _usable(after, validity)
+        if usable.any():
+            change = after[usable].astype(np.float64) - before[usable] - (levels[i + 1] - levels[i])
+            sizes.append(np.median(np.abs(change)))
+    # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard deviation
+    return float(np.median(sizes)) / 0.9539 if sizes else np.inf
+
+
+def _sampled_rows(image: Array) -> Array:
+    """Every k-th row of a frame, or of a map of its size."""
+    return image[:: max(1, image.size // SAMPLE_PIXELS)]
+
+
+def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
+    """Which values of sampled rows are valid."""
+    usable = np.isfinite(rows)
+    if validity.pixels is not None:
+        usable &= _sampled_rows(validity.pixels)
+    if validity.low is not None:
+        usable &= rows >= validity.low
+    if validity.high is not None:
+        usable &= rows <= validity.high
+    return usable
