@@ -21,13 +21,13 @@ CLEARLY = 5.0
 """Standard deviations over the frames by which a spot is above what surrounds it."""
 SHARE = 0.1
 """A spot that stays is on at least this share of the frames of the sample (with -n 25: on a third of all frames)."""
-AROUND = ((12, 0), (8, 8), (0, 12), (-8, 8), (11, 5), (5, 11), (-5, 11), (-11, 5))
+AROUND = ((8, 0), (6, 6), (0, 8), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3))
 """The surroundings of a pixel are looked up at plus and minus these rows and columns, where a spot of the usual size is over."""
 QUICKLY = 4
 """How many of them the search for candidates uses."""
 NEAR = 4
 """Rows and columns by which a candidate may miss the highest place; one spot is farther from the next."""
-REACH = 20
+REACH = 16
 """A spot falls to half of its height within so many rows and columns, on every side."""
 FILLED = 0.75
 """Smallest ratio of a spot's area to that of the ellipse with the same second moments: a square has 0.95, half a ring 0.65, a ring 0.6."""
@@ -160,25 +160,31 @@ def _spots_near(image: Floats, std: Floats, x: Indices, y: Indices, level: Float
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
     """
-    side = 2 * NEAR + 1
+    x, y = _highest_near(image, x, y)
     patches, uneven = _flattened(_patches(image, x - REACH - 1, y - REACH - 1, 2 * REACH + 3), level)
-    near = _least_of_nine(patches)[:, REACH - NEAR : REACH + NEAR + 1, REACH - NEAR : REACH + NEAR + 1].reshape(len(x), side * side)
-    dx, dy = np.divmod(near.argmax(axis=1), side)
-    height = near.max(axis=1)
-    x, y = x + dx - NEAR, y + dy - NEAR
-
+    height = _least_of_nine(patches[:, REACH : REACH + 3, REACH : REACH + 3])[:, 0, 0]
     spot = height > np.maximum(least, uneven)
     # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
-    spot[spot] = height[spot] > std[x[spot], y[spot]] * math.sqrt(SHARE / (1 - SHARE))
-    inner = patches[:, 1:-1, 1:-1]
-    area = _connected(inner > height[:, None, None] / 2, REACH - NEAR + dx, REACH - NEAR + dy)
-    spot &= _closed_and_filled(area, inner > -np.inf)
+    spot &= height > std[x, y] * math.sqrt(SHARE / (1 - SHARE))
+    x, y, patches, height = x[spot], y[spot], patches[spot, 1:-1, 1:-1], height[spot]
+    area = _connected_to_middle(patches > height[:, None, None] / 2)
+    spot = _closed_and_filled(area, patches > -np.inf)
+    order = np.flatnonzero(spot)[np.argsort(-height[spot], kind="stable")]
+    found = np.stack([x[order], y[order]], axis=1)
+    # several candidates can lead to the same spot
+    same = (abs(found[:, None] - found) <= NEAR).all(axis=2)
+    return found[np.triu(same).sum(axis=0) == 1]
 
-    kept: list[tuple[int, int]] = []
-    for i in np.flatnonzero(spot)[np.argsort(-height[spot], kind="stable")]:
-        if all(abs(x[i] - x_kept) > NEAR or abs(y[i] - y_kept) > NEAR for x_kept, y_kept in kept):
-            kept.append((x[i], y[i]))
-    return np.array(kept, np.int64).reshape(-1, 2)
+
+def _highest_near(image: Floats, x: Indices, y: Indices) -> tuple[Indices, Indices]:
+    """X and Y of the pixel within `NEAR` of each place that is highest above its slope, (k,) int64 each."""
+    reach, side = max(dx for dx, _ in AROUND), 2 * NEAR + 1
+    patches, _ = _flattened(_patches(image, x - reach, y - reach, 2 * reach + 1), np.zeros(len(x), np.float32))
+    near = slice(reach - NEAR - 1, reach + NEAR + 2)
+    core = _least_of_nine(patches[:, near, near]).reshape(len(x), side * side)
+    # invalid everywhere: it stays, as elsewhere may be outside
+    best = np.where(core.max(axis=1) > -np.inf, core.argmax(axis=1), core.shape[1] // 2)
+    return x + best // side - NEAR, y + best % side - NEAR
 
 
 def _flattened(patches: Floats, level: Floats) -> tuple[Floats, Floats]:
@@ -222,11 +228,11 @@ def _closed_and_filled(area: Bools, valid: Bools) -> Bools:
     return ~cut & (n >= FILLED * 4 * np.pi * np.sqrt(np.maximum(xx * yy - xy**2, 0)))
 
 
-def _connected(above: Bools, x: Indices, y: Indices) -> Bools:
-    """(k, w, w) bool: the part of each patch that is connected with its place (x, y)."""
+def _connected_to_middle(above: Bools) -> Bools:
+    """(k, w, w) bool: the part of each patch that is connected with its middle."""
+    middle = above.shape[1] // 2
     area = np.zeros_like(above)
-    area[np.arange(len(x)), x, y] = True
-    area &= above
+    area[:, middle, middle] = above[:, middle, middle]
     while True:
         grown = _grown(area)
         grown &= above

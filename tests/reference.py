@@ -209,18 +209,39 @@ def find_components(mask: NDArray[np.bool_], connectivity: int) -> list[list[int
     return components
 
 
-def spot_intensity(values: list[Any], backgrounds: list[Background], integer: bool, fixed_m: int | None) -> float:
-    """Integrate one spot; `values` and `backgrounds` are those of its pixels, in ascending order of the pixels."""
+def scale_frames(frames: NDArray[Any], valid: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[Any]:
+    """Multiply each frame by its factor / 65536, rounding halves up, within the frames' type; invalid values stay as they are."""
+    result = frames.copy()
+    integer = frames.dtype.kind in "iu"
+    limits: Any = np.iinfo(frames.dtype) if integer else np.finfo(frames.dtype)
+    lowest, highest = (int(limits.min), int(limits.max)) if integer else (float(limits.min), float(limits.max))
+    for frame, factor in enumerate(factors):
+        for x, y in np.argwhere(valid[frame]):
+            value = frames[frame, x, y].item()
+            product = (value * factor + 2**15) // 2**16 if integer else value * (factor / 65536.0)
+            result[frame, x, y] = min(max(product, lowest), highest)
+    return result
+
+
+def spot_intensity(values: list[Any], backgrounds: list[Background], integer: bool, fixed_m: int | None, factor: int | None) -> float:
+    """Integrate one spot; `values` and `backgrounds` are those of its pixels, in ascending order of the pixels.
+
+    With a factor the background is that of frames times factor / 65536, and is divided by it.
+    """
     if not integer:
         intensity = 0.0
         for value, background in zip(values, backgrounds, strict=True):
-            intensity = intensity + (value - background.avg)
+            below = background.avg if factor is None else background.avg * (65536.0 / factor)
+            intensity = intensity + (value - below)
         return intensity
     totals = [int(background.total) for background in backgrounds]
     if fixed_m is not None:
-        return float(fixed_m * sum(values) - sum(totals)) / float(fixed_m)
-    scaled = sum(total * 2**32 // background.m for total, background in zip(totals, backgrounds, strict=True))
-    return float(2**32 * sum(values) - scaled) / 2.0**32
+        scale, level = fixed_m, sum(totals)
+    else:
+        scale, level = 2**32, sum(total * 2**32 // background.m for total, background in zip(totals, backgrounds, strict=True))
+    if factor is None:
+        return float(scale * sum(values) - level) / float(scale)
+    return float(factor * scale * sum(values) - 2**16 * level) / float(factor * scale)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- the run
@@ -317,8 +338,12 @@ def reference_run(
     valid_pixels: NDArray[np.bool_] | None = None,
     low: float | None = None,
     high: float | None = None,
+    factors: Sequence[int] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute every dataset that an output file must hold, keyed by its path.
+
+    `factors` are whole numbers of 1/65536, one per frame: background and masks are then those of the frames times their factors, and
+    spots are measured in the frames' own counts.
 
     `angles` are degrees and `laser` says whether it was on, both per frame. Values outside of `low` to `high` (inclusive), all
     values of pixels that `valid_pixels` leaves out, NaN and infinity are invalid.
@@ -350,6 +375,7 @@ def reference_run(
         valid = find_valid(frames, valid_pixels, low, high)
         counts = valid.sum(axis=0)
         varies = method == "kruskal" or bool(np.any((counts > 0) & (counts < n_frames)))
+        own, frames = frames, frames if factors is None else scale_frames(frames, valid, factors)
         result, backgrounds = _all_stats(frames, valid, percent, blocks if method == "kruskal" else None, alpha, cutoff)
         if varies:
             used = [0 if background is None else background.m for background in backgrounds]
@@ -357,7 +383,7 @@ def reference_run(
         masks = _all_masks(frames, valid, backgrounds, erosions, dilations, structure[1], groups, sync != "none")
         result |= masks
         labelled = masks["masks_synced" if sync != "none" else "masks_filtered"].astype(bool)
-        result |= _all_spots(frames, labelled, groups, backgrounds, varies, structure[1])
+        result |= _all_spots(own, labelled, groups, backgrounds, varies, structure[1], factors or [])
     return result
 
 
@@ -442,6 +468,7 @@ def _all_spots(
     backgrounds: list[Background | None],
     varies: bool,
     connectivity: int,
+    factors: Sequence[int],
 ) -> dict[str, NDArray[Any]]:
     """Label the masks and measure every component on every frame of its mask."""
     n_frames, n_x, n_y = frames.shape
@@ -471,7 +498,7 @@ def _all_spots(
             here = [background for background in (backgrounds[pixel] for pixel in pixels) if background is not None]
             peak = pixels[values.index(max(values))]
             rows, columns = [pixel // n_y for pixel in pixels], [pixel % n_y for pixel in pixels]
-            spots["I"].append(spot_intensity(values, here, integer, fixed_m))
+            spots["I"].append(spot_intensity(values, here, integer, fixed_m, factors[frame] if factors else None))
             spots["XY"].append(divmod(peak, n_y))
             spots["box"].append((min(rows), max(rows) + 1, min(columns), max(columns) + 1))
             spots["frame"].append(frame)

@@ -2,8 +2,9 @@
 
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,8 +15,12 @@ import click
 from gpu_spots.errors import GpuSpotsError, ParameterError
 
 
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM). Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated, as its terminal was closed"}
+"""Requests to end, and what to call it when they were heard."""
+
+
+class Stopped(BaseException):
+    """The process was asked to end; the text says how. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
 
 
 class _OneLine(click.Command):
@@ -26,11 +31,13 @@ class _OneLine(click.Command):
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
-        try:
-            with _terminable():
+        with _stoppable() as stop_listening:
+            try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
-        except BaseException as error:
-            _end(error, name, debug="--debug" in arguments)
+                stop_listening()
+            except BaseException as error:
+                stop_listening()
+                _end(error, name, debug="--debug" in arguments)
         # without standalone mode click returns the status of --help and --version
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -65,10 +72,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, GpuSpotsError | click.ClickException):
         return str(error), 1
+    if isinstance(error, Stopped):
+        return f"{error}; nothing was written", 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted; nothing was written", 1
-    if isinstance(error, Terminated):
-        return "terminated; nothing was written", 1
     if isinstance(error, MemoryError):
         return f"out of memory: {error}" if str(error) else "out of memory", 1
     if isinstance(error, OSError):
@@ -78,18 +85,28 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` in the main thread, so that every clean-up runs."""
+def _stoppable() -> Iterator[Callable[[], None]]:
+    """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
 
-    def terminate(_: int, __: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread: its owner decides about signals
-        yield
+    Gives a function to call when the work is over, one way or the other: then they are not heard any more.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the main thread's owner decides about signals
+        yield lambda: None
         return
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        raise Stopped(SIGNALS[signal.Signals(number)])
+
+    # None: not Python's to handle
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+
+    def listen(handler: Any) -> None:
+        for number in before:
+            signal.signal(number, handler)
+
     try:
-        yield
+        listen(stop)
+        yield lambda: listen(signal.SIG_IGN)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -135,9 +135,9 @@ def _run(
     from gpu_spots.files.frames import open_run
     from gpu_spots.run import Job, default_output, find_to_file
 
-    output = output or default_output(source)
     chosen = select_backend(backend, threads)
     with open_run(source, frames_path) as stack:
+        output = output or default_output(source)
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             click.echo(f"{stack.source}: {stack.shape[0]} frames of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)

@@ -95,7 +95,7 @@ def open_hdf5(path: Path) -> h5py.File:
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
     if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: {'empty' if not path.stat().st_size else 'something else'}, expected an HDF5 file")
+        raise InputError(f"{path}: is {'not' if path.stat().st_size else 'empty, expected'} an HDF5 file")
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -15,8 +15,8 @@ import h5py
 from gpu_spots.errors import OutputError
 
 SUFFIX = ".part"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and a request to end."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, and other requests to end."""
 
 
 def check_output(output: Path, source: Path | None, force: bool) -> None:
