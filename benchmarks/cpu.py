@@ -23,8 +23,9 @@ from scipy import ndimage
 
 from cpu_fallback import CpuBackend
 from gpu_spots import pipeline
+from gpu_spots.background import BackgroundMaps
 from gpu_spots.files.frames import ArrayStack
-from gpu_spots.model import Background, Morphology, SpotTable, Validity
+from gpu_spots.model import Morphology, SpotTable, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.run import Design, simulate_run
 
@@ -36,8 +37,7 @@ class Kept:
 
     def write_levels(self, frame_levels: np.ndarray, factors: np.ndarray | None) -> None: ...
 
-    def write_background(self, background: Background) -> None:
-        self.background = background
+    def write_map(self, name: str, encoded: np.ndarray) -> None: ...
 
     def expect_synced(self, n_masks: int) -> None: ...
 
@@ -112,17 +112,19 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
 
     backend, step = CpuBackend(1), 8
     morphology = Morphology(PARAMETERS.erosions, PARAMETERS.dilations, PARAMETERS.connectivity)
-    moments, _ = timed(
-        lambda: [backend.trimmed_moments(frames[:, i : i + 128], 25, Validity()) for i in range(0, frames.shape[1], 128)], repeats
-    )
-    sink = Kept()
-    pipeline.find_spots(ArrayStack(frames), PARAMETERS, backend, sink, Silent())
-    prepared = backend.prepare(sink.background, morphology)
+    bands = range(0, frames.shape[1], 128)
+    moments, of_bands = timed(lambda: [backend.trimmed_moments(frames[:, i : i + 128], 25, Validity()) for i in bands], repeats)
+    maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)
+    for begin, of_band in zip(bands, of_bands, strict=True):
+        maps.fill(begin, of_band)
+    prepared = backend.prepare(maps.finish(Validity()), morphology)
     batches = [frames[i : i + step] for i in range(0, len(frames), step)]
     find, found = timed(lambda: [backend.find_masks(batch, prepared) for batch in batches], repeats)
     label, components = timed(lambda: [backend.components(masks.filtered, 2) for masks in found], repeats)
     everyone = [np.arange(len(batch)) for batch in batches]
-    measure, _ = timed(lambda: [backend.measure(*three, prepared, None) for three in zip(batches, components, everyone, strict=True)], repeats)
+    measure, _ = timed(
+        lambda: [backend.measure(*three, prepared, None) for three in zip(batches, components, everyone, strict=True)], repeats
+    )
 
     print(f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values")
     print(f"{'':34}{'naive':>9}{'ours':>9}{'ratio':>8}")
@@ -133,6 +135,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     row("moments (1 thread)", t_background, moments)
     row("masks (1 thread)", t_masks, find)
     row("labels, sums, pixels (1 thread)", t_spots, label + measure)
+    sink = Kept()
     for n in threads:
         backend = CpuBackend(n)
         whole, summary = timed(

@@ -99,7 +99,6 @@ def _telling(avg: Floats, std: Floats, highest: Array, valid: Bools | None) -> B
 
 def _block_medians(image: Floats, valid: Bools) -> Floats:
     """(blocks in X, blocks in Y) float32: the median of each block's valid pixels, of a sample of them; +inf where there are none."""
-    n_x, n_y = image.shape
     sample = np.where(valid[::SAMPLE, ::SAMPLE], image[::SAMPLE, ::SAMPLE], np.float32(np.inf))
     side = BLOCK // SAMPLE
     sample = np.pad(sample, ((0, -len(sample) % side), (0, -sample.shape[1] % side)), constant_values=np.inf)
@@ -247,7 +246,7 @@ def _by_block(values: Floats, side: int, shape: tuple[int, ...]) -> Floats:
 
 
 def _grown(area: Bools) -> Bools:
-    """One dilation of each window with all eight neighbours."""
+    """One dilation of each patch (k, w, w) with all eight neighbours."""
     wide = area.copy()
     wide[:, :, 1:] |= area[:, :, :-1]
     wide[:, :, :-1] |= area[:, :, 1:]
@@ -258,13 +257,13 @@ def _grown(area: Bools) -> Bools:
 
 
 def _least_of_nine(patches: Floats) -> Floats:
-    """(n, w, w) to (n, w - 2, w - 2): the smallest value of each pixel and its neighbours."""
+    """(k, w, w) to (k, w - 2, w - 2): the smallest value of each pixel and its neighbours."""
     least = np.minimum(np.minimum(patches[:, :-2], patches[:, 1:-1]), patches[:, 2:])
     return np.minimum(np.minimum(least[:, :, :-2], least[:, :, 1:-1]), least[:, :, 2:])
 
 
 def _patches(image: Floats, x: Indices, y: Indices, side: int) -> Floats:
-    """(n, side, side): what begins at each X and Y, -inf outside."""
+    """(k, side, side): what begins at each X and Y, -inf outside."""
     offset = np.arange(side)
     return _at(image, x[:, None, None] + offset[:, None], y[:, None, None] + offset)
 

@@ -39,7 +39,8 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
 
     Raises `InputError` for a frame whose level is not above 0 or more than `LARGEST` times off.
     """
-    run = float(np.median(levels))
+    known = levels[np.isfinite(levels)]
+    run = float(np.median(known)) if len(known) else np.nan
     ratios = np.divide(run, levels, out=np.full(len(levels), np.nan), where=levels > 0)
     bad = np.flatnonzero(~((ratios <= LARGEST) & (ratios >= 1 / LARGEST)))
     if len(bad):

@@ -4,6 +4,7 @@ Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y i
 numbers of rows and columns. A flat pixel index is ``X * n_Y + Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,6 +132,12 @@ class Background:
     """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for float frames."""
     validity: Validity
     """Which values count in masks and spots: masked pixels are invalid here."""
+
+    def maps(self) -> Iterator[tuple[str, Array]]:
+        """Name and values of each map that is kept with the results."""
+        for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
+            if (values := getattr(self, name)) is not None:
+                yield name, values
 
 
 @dataclass(frozen=True, slots=True)

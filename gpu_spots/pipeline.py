@@ -59,7 +59,13 @@ class Stack(Protocol):
         """The whole stack if it is in memory already."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Fill ``into`` (end - begin, n_X, n_Y) with the frames from ``begin`` to ``end``. Raises `InputError`, which names the frame."""
+        """Fill ``into`` (end - begin, n_X, n_Y) with the frames from ``begin`` to ``end``; several threads may.
+
+        Raises `InputError`, which names the frame.
+        """
+
+    def check_whole(self) -> None:
+        """Raise `InputError` if frames are missing, or are no longer what they were when the stack was opened."""
 
 
 class Sink(Protocol):
@@ -68,14 +74,14 @@ class Sink(Protocol):
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
         """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
 
-    def write_background(self, background: Background) -> None:
-        """The maps of the first pass."""
+    def encode(self, image: Callable[[], Array]) -> Any:
+        """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""
+
+    def write_map(self, name: str, encoded: Any) -> None:
+        """A map of the background: avg, std, ..."""
 
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
-
-    def encode(self, image: Callable[[], Array]) -> Any:
-        """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""
 
     def write_mask(self, kind: str, index: int, encoded: Any) -> None:
         """One mask of a ``kind``: raw, filtered (a frame's) or synced; uint8, 0 or 1."""
@@ -184,7 +190,7 @@ def find_spots(
 
     watch = Stopwatch()
     with watch.stage("read"):
-        frames = _load(stack, observer)
+        frames = _load(stack, backend.workers, observer)
     with watch.stage("background"):
         source = _Source(frames, backend, validity or Validity())
         frame_levels = source.levels()
@@ -203,7 +209,8 @@ def find_spots(
             )
     with watch.stage("write"):
         sink.write_levels(frame_levels, source.factors)
-        sink.write_background(background)
+        for name, encoded in _in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), backend.workers):
+            sink.write_map(name, encoded)
     with watch.stage("masks and spots"):
         walk = _SecondPass(source, background, parameters, sink, observer, watch)
         table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
@@ -251,7 +258,7 @@ def _sample(stack: Stack, parameters: Parameters, backend: Backend, observer: Ob
     )
 
 
-def _load(stack: Stack, observer: Observer) -> Array:
+def _load(stack: Stack, workers: int, observer: Observer) -> Array:
     """The whole stack in memory."""
     frames = stack.resident()
     if frames is not None:
@@ -259,9 +266,16 @@ def _load(stack: Stack, observer: Observer) -> Array:
     plan.check_fits(int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize, f"{stack.source}: the stack of {stack.shape[0]} frames")
     frames = np.empty(stack.shape, stack.dtype)
     observer.stage("read", len(frames))
-    for begin, end in plan.spans(len(frames), stack.step):
+
+    def read(span: tuple[int, int]) -> int:
+        begin, end = span
         stack.read(begin, end, frames[begin:end])
-        observer.advance(end - begin)
+        return end - begin
+
+    stack.check_whole()
+    for n_done in _in_order(read, plan.spans(len(frames), stack.step), workers):
+        observer.advance(n_done)
+    stack.check_whole()
     return frames
 
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.lauecollect import link_of, read_columns
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.grouping import Columns
@@ -42,12 +43,15 @@ class ArrayStack:
         """Copy frames."""
         into[...] = self._frames[begin:end]
 
+    def check_whole(self) -> None:
+        """Frames in memory are."""
+
 
 class FileStack:
     """Frames in a dataset of an open HDF5 file."""
 
-    def __init__(self, dataset: h5py.Dataset, columns: Columns) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: h5py.Dataset, columns: Columns, reader: FrameReader) -> None:
+        self._reader = reader
         self.path = dataset.name
         self.file = dataset.file
         self.file_name = dataset.file.filename
@@ -64,12 +68,13 @@ class FileStack:
         """Nothing is in memory yet."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Read frames; raises `InputError`, which names them."""
-        try:
-            self._dataset.read_direct(into, np.s_[begin:end])
-        except (OSError, RuntimeError) as error:
-            which = f"frame {begin}" if end == begin + 1 else f"frames {begin} to {end - 1}"
-            raise InputError(f"{self.source}: {which} cannot be read: {hdf5_reason(error)}") from error
+        """Read frames; may be called by several threads. Raises `InputError`, which names the frame."""
+        self._reader.read(begin, end, into)
+
+    def check_whole(self) -> None:
+        """Raise `InputError` if a frame was never written, which it names, or the file was changed since it was opened."""
+        self._reader.check_unchanged()
+        self._reader.check_written()
 
 
 @contextmanager
@@ -82,7 +87,8 @@ def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileS
     with open_hdf5(path) as file:
         dataset = _find_frames(file, frames_path)
         _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
-        yield FileStack(dataset, read_columns(file))
+        with FrameReader(dataset) as reader:
+            yield FileStack(dataset, read_columns(file), reader)
 
 
 def open_hdf5(path: Path) -> h5py.File:

@@ -1,6 +1,7 @@
 """The spots file: statistics, masks, labels and the table of spots, written and read."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files import lauecollect
+from gpu_spots.files.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.output import NewFile, uninterrupted
-from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
@@ -64,7 +66,7 @@ def _writes(method: Callable[Concatenate["SpotsWriter", Arguments], None]) -> Ca
     """Mark a method that writes: signals wait until it is over and the datasets it opened are closed; failures are `OutputError`."""
 
     @wraps(method)
-    def whole(self: "SpotsWriter", *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+    def whole(self: "SpotsWriter", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         with uninterrupted():
             try:
                 method(self, *args, **kwargs)
@@ -74,6 +76,18 @@ def _writes(method: Callable[Concatenate["SpotsWriter", Arguments], None]) -> Ca
                 self._file.check()
 
     return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image on its way into the file."""
+
+    image: Callable[[], Array]
+    """Makes it: (n_X, n_Y)."""
+    dtype: np.dtype[Any] | None
+    """Its type, where it is compressed already."""
+    strips: list[bytes]
+    """The compressed strips of it, none where HDF5 is to compress it."""
 
 
 class SpotsWriter:
@@ -86,6 +100,7 @@ class SpotsWriter:
         self._shape = stack_shape[1:]
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._filters = filters
+        self._compresses = filters.get("compression") == "gzip"
         pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
         self._create_pixel_list(pixel_type)
 
@@ -125,35 +140,36 @@ class SpotsWriter:
         if factors is not None:
             self._create("frame_scale", factors.shape, np.float64)[...] = factors / 2**FACTOR_BITS
 
-    @_writes
-    def write_background(self, background: Background) -> None:
-        """The group ``stats``."""
-        for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
-            values = getattr(background, name)
-            if values is not None:
-                self._create_image(f"stats/{name}", values.shape, values.dtype)[...] = values
-
-    def encode(self, image: Callable[[], Array]) -> Callable[[], Array]:
-        """An image is made when it is written: until then it need not be in memory."""
-        return image
+    def encode(self, image: Callable[[], Array]) -> "Encoded":
+        """Compress an image here, in any thread, if that can be done outside of HDF5; else it is made when it is written."""
+        if not self._compresses:
+            return Encoded(image, None, [])
+        values = image()
+        return Encoded(image, values.dtype, compress_image(values, min(STRIP, self._shape[0])))
 
     @_writes
-    def write_mask(self, kind: str, index: int, encoded: Callable[[], Array]) -> None:
+    def write_map(self, name: str, encoded: "Encoded") -> None:
+        """A map of the group ``stats``."""
+        dataset = self._create_image(f"stats/{name}", self._shape, encoded.dtype or encoded.image().dtype)
+        self._write_image(dataset, None, encoded)
+
+    @_writes
+    def write_mask(self, kind: str, index: int, encoded: "Encoded") -> None:
         """One mask of a kind: raw, filtered or synced."""
         path = f"masks_{kind}"
         if path not in self._file:
             self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
-        self._file[path][index] = encoded()
+        self._write_image(self._file[path], index, encoded)
 
     @_writes
-    def write_labels(self, index: int, n_spots: int, encoded: Callable[[], Array]) -> None:
+    def write_labels(self, index: int, n_spots: int, encoded: "Encoded") -> None:
         """The labels of one mask; all are made wider once a mask has more spots than 16 bits can number."""
         path = "masks/labels"
         if path not in self._file:
             self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
         if n_spots > np.iinfo(self._file[path].dtype).max:
             self._widen(path, index)
-        self._file[path][index] = encoded()
+        self._write_image(self._file[path], index, encoded)
 
     @_writes
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
@@ -183,6 +199,13 @@ class SpotsWriter:
         for i in range(n_written):
             wide[i] = self._file[narrow][i]
         del self._file[narrow]
+
+    def _write_image(self, dataset: h5py.Dataset, index: int | None, encoded: "Encoded") -> None:
+        """Image ``index`` of a dataset, None for its only one. Labels that were made wider since are compressed by HDF5."""
+        if encoded.strips and encoded.dtype == dataset.dtype:
+            ImageWriter(dataset).store(index, encoded.strips)
+        else:
+            dataset[... if index is None else index] = encoded.image()
 
     def _create_image(self, path: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
         rows, columns = shape[-2:]
