@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileS
     with open_hdf5(path) as file:
         dataset = _find_frames(file, frames_path)
         _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
+        _load_filters(dataset)
         with FrameReader(dataset) as reader:
             yield FileStack(dataset, read_columns(file), reader)
 
@@ -106,6 +107,22 @@ def open_hdf5(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {hdf5_reason(error)}") from error
+
+
+def _load_filters(dataset: h5py.Dataset) -> None:
+    """Make the plugins known that the frames are compressed by. Raises `InputError` for a filter that is not installed."""
+    properties = dataset.id.get_create_plist()
+    for i in range(properties.get_nfilters()):
+        number, _, _, name = properties.get_filter(i)
+        if not h5py.h5z.filter_avail(number):
+            with suppress(ImportError):
+                import hdf5plugin  # noqa: F401 (importing it registers its filters)
+        if not h5py.h5z.filter_avail(number):
+            known = f"{number} ({name.decode(errors='replace')})" if name else number
+            raise InputError(
+                f"{dataset.file.filename}: {dataset.name} is compressed by HDF5 filter {known}, which is not installed; "
+                "pip install hdf5plugin brings the usual ones"
+            )
 
 
 def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
