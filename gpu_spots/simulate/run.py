@@ -388,7 +388,7 @@ def _places(design: Design, detector: Detector, reach: Floats, rng: np.random.Ge
                 break
         else:
             wanted = f"{design.spots} do not fit on frames of {design.size[0]} x {design.size[1]} without touching each other"
-            raise ParameterError("spots", f"spots: {wanted} (place found for {done}); take fewer, or larger frames")
+            raise ParameterError("spots", f"{wanted} (place found for {done}); take fewer, or larger frames")
         XY[i] = tries[free[0]]
     return XY
 
@@ -430,4 +430,4 @@ def _generator(seed: int, *place: int) -> np.random.Generator:
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also catches NaN
         expected = f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise ParameterError(name, f"{name}: {value!r}, expected a number, {expected}")
+        raise ParameterError(name, f"{value!r}, expected a number, {expected}")

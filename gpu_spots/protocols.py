@@ -1,0 +1,78 @@
+"""What the pipeline asks of those around it: where frames come from, where results go, and who is told how far it is."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.grouping import Columns
+from gpu_spots.model import Array, SpotTable
+
+
+class Stack(Protocol):
+    """Where frames come from."""
+
+    source: str
+    """Where that is, for messages."""
+    shape: tuple[int, int, int]
+    """n_frames, n_X, n_Y."""
+    dtype: np.dtype[Any]
+    """One of `gpu_spots.model.FRAME_DTYPES`."""
+    columns: Columns
+    """The run's metadata (lauecollect)."""
+    step: int
+    """How many frames it is best to read at once."""
+
+    def resident(self) -> Array | None:
+        """The whole stack if it is in memory already."""
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Fill ``into`` (end - begin, n_X, n_Y) with the frames from ``begin`` to ``end``; several threads may.
+
+        Raises `InputError`, which names the frame.
+        """
+
+    def check_whole(self) -> None:
+        """Raise `InputError` if frames are missing, or are no longer what they were when the stack was opened."""
+
+
+class Sink(Protocol):
+    """Where results go. One thread writes, in the order of these methods, masks and frames ascending; any thread may encode."""
+
+    def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
+        """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
+
+    def encode(self, image: Callable[[], Array]) -> Any:
+        """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""
+
+    def write_map(self, name: str, encoded: Any) -> None:
+        """A map of the background: avg, std, ..."""
+
+    def expect_synced(self, n_masks: int) -> None:
+        """There will be that many synced masks, and they are the ones that are labelled."""
+
+    def write_mask(self, kind: str, index: int, encoded: Any) -> None:
+        """One mask of a ``kind``: raw, filtered (a frame's) or synced; uint8, 0 or 1."""
+
+    def write_labels(self, index: int, n_spots: int, encoded: Any) -> None:
+        """The label image of one mask; uint16, or uint32 where ``n_spots`` asks for it."""
+
+    def write_pixels(self, pixels: NDArray[np.int64]) -> None:
+        """Flat indices of the pixels of the next components."""
+
+    def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
+        """The table of all spots, and the number of components of each mask."""
+
+
+class Observer(Protocol):
+    """Who is told how far things are."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of ``total`` steps begins."""
+
+    def advance(self, steps: int) -> None:
+        """That many steps of it are done."""
+
+    def warn(self, message: str) -> None:
+        """Something the user should know."""

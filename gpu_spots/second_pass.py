@@ -1,0 +1,150 @@
+"""Second pass: batch by batch of frames, masks are found and united, their components labelled and measured, and all of it written."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots import plan
+from gpu_spots.first_pass import Source
+from gpu_spots.grouping import Groups
+from gpu_spots.model import Array, Background, Components, FoundMasks, Morphology, SpotTable
+from gpu_spots.parameters import Parameters
+from gpu_spots.protocols import Observer, Sink
+from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
+from gpu_spots.workers import Stopwatch, in_order
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Images of consecutive masks, ready for the sink."""
+
+    masks: dict[str, list[Any]]
+    labels: list[Any]
+
+
+class SecondPass:
+    """Masks, components and sums, batch by batch. Workers compute and encode; this thread alone writes, in order."""
+
+    def __init__(
+        self, source: Source, background: Background, parameters: Parameters, sink: Sink, observer: Observer, watch: Stopwatch
+    ) -> None:
+        self.source = source
+        self.frames = source.frames
+        self.connectivity = parameters.connectivity
+        self.level = background.level
+        self.backend = source.backend
+        self.prepared = self.backend.prepare(background, Morphology(parameters.erosions, parameters.dilations, parameters.connectivity))
+        self.sink = sink
+        self.observer = observer
+        self.watch = watch
+        self.table = SpotTableBuilder(self.frames.shape[2])
+        self.step = plan.frames_per_batch(self.frames[0].size)
+
+    def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
+        """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
+
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            on_device = self.backend.upload(self.frames[begin:end])
+            masks = self._find_masks(on_device, begin, end)
+            found = self.backend.components(masks.filtered, self.connectivity)
+            encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
+            return encoded, found, self._measure(on_device, found, np.arange(end - begin), begin, end)
+
+        for begin, end, (encoded, found, (intensity, peak)) in self._walk("masks and spots", len(self.frames), one_batch):
+            self._write(begin, encoded, found)
+            self.table.add_measurements(intensity, peak, np.arange(begin, end))
+        return self.table.table(), self.table.counts
+
+    def in_groups(self, groups: Groups) -> tuple[SpotTable, NDArray[np.int32]]:
+        """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
+        self.sink.expect_synced(groups.n_masks)
+        found = self._label(self._synced_masks(groups))
+
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            on_device = self.backend.upload(self.frames[begin:end])
+            return self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
+
+        for begin, end, (intensity, peak) in self._walk("spots", len(self.frames), one_batch):
+            self.table.add_measurements(intensity, peak, groups.mask_of_frame[begin:end])
+        return self.table.table(), self.table.counts
+
+    def _synced_masks(self, groups: Groups) -> Any:
+        """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
+        shape = (self.frames.shape[1], self.frames.shape[2])
+        synced, invalid = self.backend.empty_masks(groups.n_masks, shape), None
+
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            masks = self._find_masks(self.backend.upload(self.frames[begin:end]), begin, end)
+            return masks, self._encode({"raw": masks.raw, "filtered": masks.filtered})
+
+        for begin, end, (masks, encoded) in self._walk("masks", len(self.frames), one_batch):
+            self._write(begin, encoded)
+            mask_of_frame = groups.mask_of_frame[begin:end]
+            self.backend.union(synced, masks.filtered, mask_of_frame)
+            if masks.invalid is not None:
+                invalid = self.backend.empty_masks(groups.n_masks, shape) if invalid is None else invalid
+                self.backend.union(invalid, masks.invalid, mask_of_frame)
+        return synced if invalid is None else self.backend.without(synced, invalid)
+
+    def _label(self, synced: Any) -> Components:
+        """Components of all synced masks."""
+
+        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+            found = self.backend.components(synced[begin:end], self.connectivity)
+            return found, self._encode({"synced": synced[begin:end]}, found)
+
+        parts = []
+        for begin, _, (found, encoded) in self._walk("labels", len(synced), one_batch):
+            self._write(begin, encoded, found)
+            parts.append(found)
+        return joined(parts)
+
+    def _walk(self, stage: str, total: int, one_batch: Callable[[int, int], Result]) -> Iterator[tuple[int, int, Result]]:
+        """Begin, end and result of each batch of ``total`` frames or masks, in order."""
+        self.observer.stage(stage, total)
+        spans = plan.spans(total, self.step)
+        for begin, end, result in in_order(lambda span: (*span, one_batch(*span)), spans, self.backend.workers):
+            yield begin, end, result
+            self.observer.advance(end - begin)
+
+    def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
+        return self.backend.find_masks(self.source.scaled(on_device, begin, end), self.prepared)
+
+    def _measure(
+        self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Intensity and peak of the spots of the frames from ``begin`` to ``end``, in their own counts."""
+        factors = None if self.source.factors is None else self.source.factors[begin:end]
+        measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
+        of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
+        return intensities(measured, self.level, of_row), measured.peak
+
+    def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
+        """Images of some masks, and of their labels, ready for the sink."""
+        shape = (self.frames.shape[1], self.frames.shape[2])
+
+        def unpacked(packed: Any, i: int) -> Array:
+            return self.backend.unpack(packed[i : i + 1])[0]
+
+        return _Encoded(
+            masks={kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(len(packed))] for kind, packed in masks.items()},
+            labels=[] if found is None else [self.sink.encode(partial(label_image, found, i, shape)) for i in range(len(found.counts))],
+        )
+
+    def _write(self, begin: int, encoded: _Encoded, found: Components | None = None) -> None:
+        """Masks from ``begin`` on, and what was found in them."""
+        with self.watch.stage("write"):
+            for kind, images in encoded.masks.items():
+                for i, image in enumerate(images):
+                    self.sink.write_mask(kind, begin + i, image)
+            if found is not None:
+                for i, image in enumerate(encoded.labels):
+                    self.sink.write_labels(begin + i, int(found.counts[i]), image)
+                self.sink.write_pixels(found.pixels)
+                self.table.add_components(found)
