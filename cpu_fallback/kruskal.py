@@ -198,11 +198,10 @@ def _rounds(left: "_EqualBlocks | _UnequalBlocks", limits: NDArray[np.float64]) 
 
 def _rejected(left: "_EqualBlocks | _UnequalBlocks", sums: Array, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(p,) bool: H exceeds the limit for the number of blocks left, exactly. ``sums`` (b, p) of the ranks of each block."""
-    sizes = left.sizes
-    n, limit = sizes.sum(axis=0), limits[np.count_nonzero(sizes, axis=0)]
-    statistic = (n - 1) * left.between(sums)
+    limit = limits[left.n_blocks]
+    statistic = (left.n - 1) * left.between(sums)
     # without ties the sum of squares is (n^3 - n) / 3, with ties less
-    rejected = statistic > (1 + CERTAIN) * limit * np.maximum((n**3 - n) // 3, 1)
+    rejected = statistic > (1 + CERTAIN) * limit * np.maximum((left.n**3 - left.n) // 3, 1)
     if rejected.all():
         return rejected
     # each square is below n^2
@@ -212,9 +211,9 @@ def _rejected(left: "_EqualBlocks | _UnequalBlocks", sums: Array, limits: NDArra
     rejected = statistic > bound
     doubtful = (np.abs(statistic - bound) <= CERTAIN * bound) & np.isfinite(bound)
     for pixel in np.flatnonzero(doubtful):
-        own_sizes = np.broadcast_to(sizes, sums.shape)[:, pixel].tolist()
-        between = sum(Fraction(total**2, size) for total, size in zip(sums[:, pixel].tolist(), own_sizes, strict=True) if size)
-        rejected[pixel] = (sum(own_sizes) - 1) * between > Fraction(float(np.broadcast_to(limit, bound.shape)[pixel])) * int(squares[pixel])
+        sizes, n, exact_limit = (np.broadcast_to(x, (*x.shape[:-1], len(bound)))[..., pixel] for x in (left.sizes, left.n, limit))
+        between = sum(Fraction(d**2, k) for d, k in zip(sums[:, pixel].tolist(), sizes.astype(int).tolist(), strict=True))
+        rejected[pixel] = (int(n) - 1) * between > Fraction(float(exact_limit)) * int(squares[pixel])
     return rejected
 
 
@@ -224,32 +223,49 @@ class _EqualBlocks:
     def __init__(self, ranks: Array, n_blocks: int) -> None:
         n, p = ranks.shape
         self.ranks, self.codes = ranks, _codes(ranks)
-        self.n_blocks, self.size = n_blocks, n // n_blocks
+        self.size = n // n_blocks
+        self.n_blocks_at_first = n_blocks
         # wide enough for a sum times the number of blocks
         block = np.arange(n_blocks, dtype=np.int32 if n * n * n_blocks < 2**31 else np.int64)
         self.block_at, self.slot_of = np.repeat(block[:, None], p, axis=1), np.repeat(block[:, None], p, axis=1)
 
     @property
+    def n_blocks(self) -> NDArray[np.int64]:
+        """(1,) int64: blocks left."""
+        return np.array([len(self.block_at)])
+
+    @property
+    def n(self) -> NDArray[np.int64]:
+        """(1,) int64: values left."""
+        return np.array([len(self.ranks)])
+
+    @property
     def sizes(self) -> Array:
+        """(b, 1): values of each block."""
         return np.full((len(self.block_at), 1), self.size)
 
     def sums(self) -> Array:
+        """(b, p): sums of the ranks of each block."""
         short = self.size * len(self.ranks) < 2**15
-        return self.ranks.reshape(len(self.block_at), self.size, self.ranks.shape[1]).sum(axis=1, dtype=np.int16 if short else np.int32)
+        blocks = self.ranks.reshape(len(self.block_at), self.size, self.ranks.shape[1])
+        return blocks.sum(axis=1, dtype=np.int16 if short else np.int32)
 
     def between(self, sums: Array) -> NDArray[np.float64]:
+        """(p,): sum of the squares of ``sums``, each over the block's size."""
         return np.einsum("ij,ij->j", sums, sums, dtype=np.float64) / self.size
 
     def select(self, pixels: NDArray[np.int64]) -> None:
+        """Go on with some of the pixels."""
         self.ranks, self.codes = _take(self.ranks, pixels), _take(self.codes, pixels)
         self.block_at, self.slot_of = _take(self.block_at, pixels), _take(self.slot_of, pixels)
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
+        """Drop the block of largest mean rank from each pixel; (p,): which."""
         # of equal sums the block that comes first in the run is the largest here
         keys = sums.astype(self.block_at.dtype)
-        keys *= self.n_blocks
+        keys *= self.n_blocks_at_first
         keys -= self.block_at
-        block = -keys.max(axis=0) % self.n_blocks
+        block = -keys.max(axis=0) % self.n_blocks_at_first
         pixels = np.arange(len(block))
         slot, last = self.slot_of[block, pixels], self.block_at[-1]
         at = (slot * self.size + np.arange(self.size)[:, None]) * len(block) + pixels
@@ -267,35 +283,48 @@ class _UnequalBlocks:
     """What is left of some pixels whose blocks differ in size, or have unusable values: a block that leaves becomes unusable."""
 
     def __init__(self, ranks: Array, usable: NDArray[np.bool_], begin: NDArray[np.int64]) -> None:
-        self.ranks, self.codes, self.usable, self.begin = ranks, _codes(ranks), usable, begin
-        self.sizes = np.add.reduceat(usable, begin[:-1], axis=0, dtype=np.int64)
+        self.ranks, self.codes = ranks, _codes(ranks)
+        self.mask = -usable.astype(ranks.dtype)
+        self.begin, self.largest = begin, int(np.diff(begin).max())
+        sizes = np.add.reduceat(usable, begin[:-1], axis=0, dtype=np.int64)
+        self.n, self.n_blocks = sizes.sum(axis=0), np.count_nonzero(sizes, axis=0)
+        # blocks that are not there have the sum 0
+        self.sizes = np.maximum(sizes, 1).astype(np.float64)
 
     def sums(self) -> Array:
-        # reduceat is several times slower
-        return np.stack([self.ranks[begin:end].sum(axis=0, dtype=np.int32) for begin, end in pairwise(self.begin)])
+        """(b, p): sums of the ranks of each block, 0 where it has left."""
+        sums = np.empty(self.sizes.shape, np.int32)
+        for block, (begin, end) in enumerate(pairwise(self.begin)):  # reduceat is several times slower
+            self.ranks[begin:end].sum(axis=0, dtype=np.int32, out=sums[block])
+        return sums
 
     def between(self, sums: Array) -> NDArray[np.float64]:
-        squares = sums.astype(np.float64) ** 2
-        squares /= np.maximum(self.sizes, 1)
-        return squares.sum(axis=0)
+        """(p,): sum of the squares of ``sums``, each over the block's size."""
+        return np.einsum("ij,ij->j", sums, sums / self.sizes)
 
     def select(self, pixels: NDArray[np.int64]) -> None:
-        self.ranks, self.codes = _take(self.ranks, pixels), _take(self.codes, pixels)
-        self.usable, self.sizes = _take(self.usable, pixels), _take(self.sizes, pixels)
+        """Go on with some of the pixels."""
+        self.ranks, self.codes, self.mask = _take(self.ranks, pixels), _take(self.codes, pixels), _take(self.mask, pixels)
+        self.n, self.n_blocks, self.sizes = self.n[pixels], self.n_blocks[pixels], _take(self.sizes, pixels)
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
-        # different quotients of such small integers are different float64 numbers
-        block = np.where(self.sizes > 0, sums / np.maximum(self.sizes, 1), -np.inf).argmax(axis=0)
+        """Drop the block of largest mean rank from each pixel; (p,): which."""
+        # different quotients of such small integers are different float64 numbers, and the largest is above 0, so a block that is still there
+        means = sums / self.sizes
+        numbers = np.arange(len(means), dtype=np.int32)[:, None]
+        block = np.where(means == means.max(axis=0), numbers, np.int32(len(means))).min(axis=0)
         pixels = np.arange(len(block))
-        rows = self.begin[block] + np.arange(np.diff(self.begin).max())[:, None]
-        inside = rows < self.begin[block + 1]
-        at = np.where(inside, rows, self.begin[block]) * len(block) + pixels
-        inside &= self.usable.reshape(-1).take(at, mode="clip")
+        begin = self.begin[block]
+        rows = np.arange(self.largest)[:, None]
+        inside = rows < self.begin[block + 1] - begin
+        at = (begin + rows * inside) * len(block) + pixels
+        inside &= self.mask.reshape(-1).take(at, mode="clip") != 0
         gone = self.codes.reshape(-1).take(at, mode="clip")
-        self.usable.reshape(-1)[at] = False
-        self.sizes[block, pixels] = 0
+        self.mask.reshape(-1)[at] = 0
+        self.n -= self.sizes[block, pixels].astype(np.int64)
+        self.n_blocks -= 1
         _forget(self.ranks, self.codes, gone, inside)
-        self.ranks *= self.usable
+        self.ranks &= self.mask
         return block
 
 

@@ -28,6 +28,8 @@ QUICKLY = 4
 SHARP = 1 / 3
 """Smallest ratio of a spot's height above the near surroundings to that above the far ones: 0.9 for a sigma of 4 pixels, 0.5 for one of
 7, 0.25 for a smooth hill."""
+UNEVEN = 2.0
+"""A spot is at least so many times as high as its surroundings are uneven."""
 NEAR = 4
 """Rows and columns by which a candidate may miss the highest place."""
 REACH = 16
@@ -167,9 +169,8 @@ def _spots_near(image: Floats, std: Floats, x: Indices, y: Indices, level: Float
     far, far_uneven = _flattened(patches, level, 2)
     patches, uneven = _flattened(patches, level, 1)
     height, far_height = _core(patches), _core(far)
-    # across a powder ring or a module's edge the surroundings differ by more than what a bump there is high; beside a long spot only
-    # the near ones do
-    spot = (height > uneven) | (far_height > far_uneven)
+    # what is high on a powder ring, or in a corner of the beamstop, has uneven surroundings; a long spot has even ones farther away
+    spot = (height > UNEVEN * uneven) | (far_height > UNEVEN * far_uneven)
     spot &= (height > least) & (height > SHARP * far_height)
     # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
     spot &= height > std[x, y] * math.sqrt(SHARE / (1 - SHARE))
@@ -204,7 +205,7 @@ def _flattened(patches: Floats, level: Floats, times: int) -> tuple[Floats, Floa
         times: how much farther away to look than `AROUND`.
 
     Returns:
-        The patches, and by how much the background differs from the lowest of those means: (k,) float32, counts, 0 on a slope.
+        The patches, and how much is left at those places, (k,) float32, counts: about nothing on a slope, much at an edge.
     """
     middle = patches.shape[1] // 2
     offset = np.array(AROUND) * times
@@ -217,9 +218,12 @@ def _flattened(patches: Floats, level: Floats, times: int) -> tuple[Floats, Floa
     highest = 2 * np.median(both, axis=1, keepdims=True) - both.min(axis=1, keepdims=True)
     rise = np.where(mean > -np.inf, np.fmin(plus, highest) - np.fmin(minus, highest), 0) / 2
     slope = rise @ (offset / (offset**2).sum(axis=0)).astype(np.float32)
+    left = both - around[:, None] - slope @ np.concatenate([offset, -offset]).T.astype(np.float32)
+    # two of the places may be in a neighbouring spot
+    uneven = np.sort(np.where(both > -np.inf, abs(left), 0), axis=1)[:, -3]
     distance = np.arange(-middle, middle + 1, dtype=np.float32)
     below = around[:, None, None] + slope[:, 0, None, None] * distance[:, None] + slope[:, 1, None, None] * distance
-    return patches - below, around - np.where(mean > -np.inf, mean, around[:, None]).min(axis=1)
+    return patches - below, uneven
 
 
 def _core(patches: Floats) -> Floats:

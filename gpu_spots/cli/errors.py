@@ -15,8 +15,14 @@ import click
 from gpu_spots.errors import GpuSpotsError, ParameterError
 
 
-SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "terminated, as its terminal was closed"}
+SIGNALS: dict[int, str] = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "terminated, as its terminal was closed",
+}
 """Requests to end, and what to call it when they were heard."""
+AGAIN = 0.01
+"""Seconds until a request that was lost is made again."""
 
 
 class Stopped(BaseException):
@@ -40,6 +46,14 @@ class _OneLine(click.Command):
                 _end(error, name, debug="--debug" in arguments)
         # without standalone mode click returns the status of --help and --version
         sys.exit(status if isinstance(status, int) else 0)
+
+    def __call__(self, *args: Any, **extra: Any) -> Any:
+        """Run as a program, of which nothing is left to stop when this has ended."""
+        try:
+            self.main(*args, **extra)
+        finally:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
 
 class OneLineCommand(_OneLine):
@@ -93,12 +107,23 @@ def _stoppable() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():  # the main thread's owner decides about signals
         yield lambda: None
         return
+    word = ""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        raise Stopped(SIGNALS[signal.Signals(number)])
+        nonlocal word
+        word = SIGNALS.get(number, word)
+        raise Stopped(word)
 
+    def lost(unraisable: Any) -> None:
+        """Python drops what is raised in some places of its own, in weak references for one: raise it again, a little later."""
+        if unraisable.exc_type is Stopped:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            hook(unraisable)
+
+    hook = sys.unraisablehook
     # None: not Python's to handle
-    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    before = {n: handler for n in (*SIGNALS, signal.SIGALRM) if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
 
     def listen(handler: Any) -> None:
         for number in before:
@@ -106,7 +131,9 @@ def _stoppable() -> Iterator[Callable[[], None]]:
 
     try:
         listen(stop)
+        sys.unraisablehook = lost
         yield lambda: listen(signal.SIG_IGN)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
