@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cpu_fallback import bits
 from cpu_fallback.bits import PackedMasks
 from cpu_fallback.components import components
+from cpu_fallback.kruskal import kruskal_moments
 from cpu_fallback.measure import measure
 from cpu_fallback.scale import scaled
 from cpu_fallback.trimmed import TrimmedStatistics
@@ -66,6 +67,12 @@ class CpuBackend:
     def trimmed_moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
         """Sorted tile by tile: `cpu_fallback.trimmed`."""
         return self._trimmed.moments(frames, percent, validity)
+
+    def kruskal_moments(
+        self, frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
+    ) -> IntegerMoments | FloatMoments:
+        """Ranked once, then block by block: `cpu_fallback.kruskal`."""
+        return kruskal_moments(frames, block_of_frame, critical, validity)
 
     def prepare(self, background: Background, morphology: Morphology) -> _Prepared:
         """Turn the threshold into a map of the frames' own type."""

@@ -58,7 +58,6 @@ class Band:
         self.kept = np.empty(n_pixels, np.int32)
         self.max = np.empty(n_pixels, dtype)
         self.arg = np.empty(n_pixels, np.int32)
-        self.dropped: NDArray[np.int32] | None = None
         if self.is_float:
             self.average, self.deviation, self.iqr = (np.empty(n_pixels, np.float64) for _ in range(3))
         else:
@@ -84,8 +83,7 @@ class Band:
     def sample(self, where: Any, kept: Array) -> None:
         """Store the statistics of the ascending rows ``kept`` (pixels, m); fewer than two values make a masked pixel."""
         if kept.shape[1] < 2:
-            for name in self._fields():
-                getattr(self, name)[where] = 0
+            self._clear(where)
             return
         self.kept[where] = kept.shape[1]
         if self.is_float:
@@ -103,15 +101,18 @@ class Band:
     def moments(self) -> IntegerMoments | FloatMoments:
         """What has been found; pixels that are invalid on every frame are masked."""
         if self.pixels is not None:
-            self.sample(~self.pixels, np.empty((0, 0)))
+            self._clear(~self.pixels)
         fields: dict[str, Any] = {name: getattr(self, name).reshape(self.shape) for name in self._fields()}
-        dropped = None if self.dropped is None else self.dropped.reshape(self.shape)
         if self.is_float:
             self.max += 0  # no negative zero
-            return FloatMoments(**fields, gaps=self.gaps, dropped=dropped)
+            return FloatMoments(**fields, gaps=self.gaps)
         if not self.scatter_high.any():
             fields["scatter_high"] = None
-        return IntegerMoments(**fields, gaps=self.gaps, dropped=dropped)
+        return IntegerMoments(**fields, gaps=self.gaps)
+
+    def _clear(self, where: Any) -> None:
+        for name in self._fields():
+            getattr(self, name)[where] = 0
 
     def _fields(self) -> list[str]:
         own = ["average", "deviation", "iqr"] if self.is_float else ["total", "scatter_low", "scatter_high", "iqr4"]

@@ -41,6 +41,16 @@ class Backend(Protocol):
         A pixel with fewer than two values left is masked: ``kept`` 0.
         """
 
+    def kruskal_moments(
+        self, frames: Any, block_of_frame: NDArray[Any], critical: NDArray[Any], validity: Validity
+    ) -> IntegerMoments | FloatMoments:
+        """Moments of each pixel without the blocks of frames that the Kruskal-Wallis test rejects.
+
+        ``block_of_frame`` (n,): blocks are numbered in the order of their first frames. ``critical`` (n_blocks + 1,) float64: with ``b``
+        blocks left, from three on, the one of largest mean rank is dropped (of equals the first) while H, corrected for ties, exceeds
+        ``critical[b]``, exactly. A block without a valid value in a pixel takes no part there.
+        """
+
     def prepare(self, background: Background, morphology: Morphology) -> Any:
         """Put what the second pass needs of the background where the backend computes."""
 

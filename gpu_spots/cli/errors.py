@@ -1,5 +1,6 @@
 """Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else."""
 
+import atexit
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ class _OneLine(click.Command):
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
+        atexit.register(_listen, signal.SIG_IGN)  # nothing is left to stop when the process ends
         with _stoppable() as stop_listening:
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
@@ -46,14 +48,6 @@ class _OneLine(click.Command):
                 _end(error, name, debug="--debug" in arguments)
         # without standalone mode click returns the status of --help and --version
         sys.exit(status if isinstance(status, int) else 0)
-
-    def __call__(self, *args: Any, **extra: Any) -> Any:
-        """Run as a program, of which nothing is left to stop when this has ended."""
-        try:
-            self.main(*args, **extra)
-        finally:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
 
 
 class OneLineCommand(_OneLine):
@@ -122,18 +116,20 @@ def _stoppable() -> Iterator[Callable[[], None]]:
             hook(unraisable)
 
     hook = sys.unraisablehook
-    # None: not Python's to handle
-    before = {n: handler for n in (*SIGNALS, signal.SIGALRM) if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
-
-    def listen(handler: Any) -> None:
-        for number in before:
-            signal.signal(number, handler)
-
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     try:
-        listen(stop)
+        _listen(stop)
         sys.unraisablehook = lost
-        yield lambda: listen(signal.SIG_IGN)
+        yield lambda: _listen(signal.SIG_IGN)
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _listen(handler: Any) -> None:
+    """Handle requests to end so, and the alarm that makes one again; what is ignored, or is not Python's to handle, stays so."""
+    for number in (*SIGNALS, signal.SIGALRM):
+        if signal.getsignal(number) not in (None, signal.SIG_IGN):
             signal.signal(number, handler)

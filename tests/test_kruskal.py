@@ -1,0 +1,268 @@
+"""Moments of the frames that the Kruskal-Wallis test leaves: against the naive reference, SciPy, and cases at the edge of a decision."""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import critical_value, group_by_first_seen, kruskal_h, kruskal_keep
+from scipy.stats import chi2, kruskal, rankdata
+
+from cpu_fallback import ranks
+from cpu_fallback.kruskal import kruskal_moments
+from gpu_spots.backend import Backend
+from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
+
+EQUAL = np.repeat(np.arange(6), 5)
+INTERLACED = np.arange(28) % 7
+UNEQUAL = np.repeat(np.arange(5), [2, 9, 3, 6, 4])
+BACK_AGAIN = np.repeat([0, 1, 0, 2, 3, 1, 4], [3, 2, 4, 5, 3, 2, 2])
+
+
+def critical_values(alpha: float, n_blocks: int) -> np.ndarray:
+    return np.array([critical_value(alpha, b) if b > 2 else math.inf for b in range(n_blocks + 1)])
+
+
+def frames_of(dtype: np.dtype, block_of_frame: np.ndarray, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Noise, blocks that are brighter in some pixels, columns of many ties, and constant pixels."""
+    rng = np.random.default_rng(seed)
+    n_blocks = int(block_of_frame.max()) + 1
+    frames = rng.normal(90, 5, (len(block_of_frame), *shape)) + rng.exponential(3, (n_blocks, *shape))[block_of_frame]
+    frames[:, :, 1] = np.rint(frames[:, :, 1] / 8)
+    frames[:, :, 2] = rng.integers(0, 2, frames[:, :, 2].shape)
+    frames[:, 0, :3] = 7
+    if dtype.kind == "f":
+        return (frames / 7).astype(dtype)
+    if dtype.kind == "i":
+        frames -= 80
+    frames = np.rint(frames)
+    if dtype.itemsize > 1:
+        frames[:, :, 3] *= 2 ** (8 * dtype.itemsize - 9)
+    return np.clip(frames, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+
+
+def assert_equals_reference(
+    moments: IntegerMoments | FloatMoments, frames: np.ndarray, block_of_frame: np.ndarray, alpha: float, validity: Validity | None = None
+) -> None:
+    """Every field of every pixel, computed from the sample that the reference keeps."""
+    validity = validity or Validity()
+    assert moments.dropped is not None
+    assert moments.dropped.dtype == moments.kept.dtype == moments.arg.dtype == np.int32
+    assert moments.max.dtype == frames.dtype
+    gaps = False
+    for pixel in np.ndindex(frames.shape[1:]):
+        values = frames[:, *pixel].tolist()
+        excluded = validity.pixels is not None and not validity.pixels[pixel]
+        valid = [not excluded and math.isfinite(value) for value in values]
+        valid = [v and (validity.low is None or x >= validity.low) for v, x in zip(valid, values, strict=True)]
+        valid = [v and (validity.high is None or x <= validity.high) for v, x in zip(valid, values, strict=True)]
+        gaps |= any(valid) and not all(valid)
+        by_block = group_by_first_seen(block_of_frame.tolist())
+        groups = [group for block in by_block if (group := [values[frame] for frame in block if valid[frame]])]
+        left = kruskal_keep(groups, alpha)
+        sample = sorted(value for position in left for value in groups[position])
+        m = len(sample) if len(sample) > 1 else 0
+        assert moments.kept[pixel] == m, pixel
+        assert moments.dropped[pixel] == (len(groups) - len(left) if m else 0)
+        largest = max((value for value, good in zip(values, valid, strict=True) if good), default=0)
+        assert moments.max[pixel] == (largest if m else 0)
+        first = next((i for i, value in enumerate(values) if valid[i] and value == largest), 0)
+        assert moments.arg[pixel] == (first if m else 0)
+        assert_sample(moments, pixel, sample if m else [])
+    assert moments.gaps == gaps
+
+
+def assert_sample(moments: IntegerMoments | FloatMoments, pixel: tuple[int, ...], sample: Sequence[float]) -> None:
+    """The statistics of one ascending sample."""
+    m = len(sample)
+    quartiles = np.percentile(np.array(sample, np.float64), [75, 25]) if m else np.zeros(2)
+    if isinstance(moments, FloatMoments):
+        total = deviation = 0.0
+        for value in sample:
+            total += value
+        average = sample[0] if m and sample[0] == sample[-1] else total / max(m, 1)
+        for value in sample:
+            deviation += (value - average) * (value - average)
+        assert (moments.average[pixel], moments.deviation[pixel], moments.iqr[pixel]) == (average, deviation, quartiles[0] - quartiles[1])
+        return
+    scatter = m * sum(int(value) ** 2 for value in sample) - sum(sample) ** 2
+    high = 0 if moments.scatter_high is None else int(moments.scatter_high[pixel])
+    assert (moments.total[pixel], high * 2**64 + int(moments.scatter_low[pixel])) == (sum(sample), scatter)
+    assert moments.iqr4[pixel] == 4 * (quartiles[0] - quartiles[1])
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.001])
+@pytest.mark.parametrize("block_of_frame", [EQUAL, INTERLACED, UNEQUAL, BACK_AGAIN], ids=["equal", "interlaced", "unequal", "back again"])
+@pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
+def test_equals_reference(backend: Backend, dtype: np.dtype, block_of_frame: np.ndarray, alpha: float) -> None:
+    frames = frames_of(dtype, block_of_frame, (5, 7), seed=dtype.num)
+    critical = critical_values(alpha, block_of_frame.max() + 1)
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, Validity())
+    assert_equals_reference(moments, frames, block_of_frame, alpha)
+    assert 0 < np.count_nonzero(moments.dropped) < moments.dropped.size
+
+
+@pytest.mark.parametrize("block_of_frame", [EQUAL, BACK_AGAIN], ids=["equal", "back again"])
+@pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
+def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, block_of_frame: np.ndarray) -> None:
+    rng = np.random.default_rng(5)
+    frames = frames_of(dtype, block_of_frame, (6, 8), seed=40 + dtype.num)
+    low, high = np.quantile(frames[:, 1:, 4:], [0.02, 0.99]).tolist()
+    if dtype.kind == "f":
+        frames[rng.random(frames.shape) < 0.04] = np.nan
+        frames[2, 3, 3], frames[3, 3, 3] = np.inf, -np.inf
+        frames[1:, 4, 4] = np.nan  # one valid value
+    else:
+        low, high = round(low), round(high)
+        frames[1:, 4, 4] = np.iinfo(dtype).max
+    frames[block_of_frame == 1, 4, 5] = frames.dtype.type(0) if dtype.kind == "u" else frames.min()  # a block without a valid value
+    validity = Validity(rng.random(frames.shape[1:]) < 0.9, low, high)
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(0.2, block_of_frame.max() + 1), validity)
+    assert_equals_reference(moments, frames, block_of_frame, 0.2, validity)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
+    """The type's extremes are values like others, also beside invalid ones; zeros are equal whatever their sign."""
+    limits = np.finfo(dtype) if dtype[0] == "f" else np.iinfo(dtype)
+    rng = np.random.default_rng(1)
+    choices = np.array([limits.min, limits.max, 0, 1, -0.0 if dtype[0] == "f" else 2], dtype)
+    frames = choices[rng.integers(0, 5, (24, 4, 6))]
+    block_of_frame = np.arange(24) % 4
+    for validity in (Validity(), Validity(low=1)):
+        moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(0.4, 4), validity)
+        if dtype[0] == "f":
+            whole = frames.astype(np.float64)
+            usable = whole >= 1 if validity.low else np.ones(whole.shape, bool)
+            for pixel in np.ndindex(4, 6):
+                groups = [whole[(block_of_frame == b) & usable[:, *pixel], *pixel].tolist() for b in range(4)]
+                groups = [group for group in groups if group]
+                kept = kruskal_keep(groups, 0.4)
+                assert moments.dropped[pixel] == len(groups) - len(kept)
+                assert moments.kept[pixel] == sum(len(groups[b]) for b in kept)
+        else:
+            assert_equals_reference(moments, frames, block_of_frame, 0.4, validity)
+
+
+@pytest.mark.parametrize(
+    "block_of_frame",
+    [
+        np.arange(300) // 10,
+        np.arange(130) % 5,
+        np.arange(280) // 70,
+        np.repeat(np.arange(5), [30, 25, 150, 2, 90]),
+        np.repeat([0, 1, 2, 0, 1], 40),
+    ],
+    ids=["30 of 10", "5 of 26", "4 of 70", "unequal", "back again"],
+)
+def test_many_frames_equal_reference(backend: Backend, block_of_frame: np.ndarray) -> None:
+    """Above 256 values the order is kept in 16 bits; large blocks leave through a table."""
+    frames = frames_of(np.dtype("uint16"), block_of_frame, (2, 5), seed=9)
+    critical = critical_values(0.05, block_of_frame.max() + 1)
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, Validity())
+    assert_equals_reference(moments, frames, block_of_frame, 0.05)
+    validity = Validity(low=60)
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, validity)
+    assert_equals_reference(moments, frames, block_of_frame, 0.05, validity)
+
+
+@pytest.mark.parametrize(("n_frames", "dtype"), [(32768, "uint16"), (40000, "int32")])
+def test_ranks_beyond_16_bits(backend: Backend, n_frames: int, dtype: str) -> None:
+    block_of_frame = np.arange(n_frames) * 4 // n_frames
+    frames = np.random.default_rng(3).integers(0, 30000, (n_frames, 1, 2)).astype(dtype)
+    frames[block_of_frame == 2, 0, 1] += 1500
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(1e-9, 4), Validity())
+    assert_equals_reference(moments, frames, block_of_frame, 1e-9)
+    assert moments.dropped.tolist() == [[0, 1]]
+
+
+def scipy_drops(groups: list[np.ndarray], alpha: float) -> list[int]:
+    """The blocks that leave, in order, by SciPy's own functions."""
+    left, gone = list(range(len(groups))), []
+    while len(left) > 2:
+        current = [groups[b] for b in left]
+        joined = np.concatenate(current)
+        if (joined == joined[0]).all() or not kruskal(*current).statistic > chi2.ppf(1 - alpha, len(left) - 1):
+            break
+        means = [part.mean() for part in np.split(rankdata(joined), np.cumsum([len(group) for group in current])[:-1])]
+        gone.append(left.pop(int(np.argmax(means))))
+    return gone
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.001])
+@pytest.mark.parametrize("block_of_frame", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+def test_decisions_and_order_are_scipys(backend: Backend, block_of_frame: np.ndarray, alpha: float) -> None:
+    """With no limit below b blocks the drops end there: each next one must be the block that SciPy's ranks name."""
+    n_blocks = int(block_of_frame.max()) + 1
+    frames = frames_of(np.dtype("int32"), block_of_frame, (6, 9), seed=21)
+    critical = critical_values(alpha, n_blocks)
+    expected = {
+        pixel: scipy_drops([frames[block_of_frame == b, *pixel] for b in range(n_blocks)], alpha) for pixel in np.ndindex(frames.shape[1:])
+    }
+    for n_drops in range(n_blocks - 1):
+        limits = critical.copy()
+        limits[: n_blocks - n_drops + 1] = math.inf
+        moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity())
+        for pixel, order in expected.items():
+            left = ~np.isin(block_of_frame, order[:n_drops])
+            assert moments.dropped[pixel] == min(n_drops, len(order))
+            assert (moments.kept[pixel], moments.total[pixel]) == (np.count_nonzero(left), frames[left, *pixel].sum())
+    assert max(len(order) for order in expected.values()) == n_blocks - 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), alpha=st.sampled_from([0.05, 0.2, 0.6, 0.001]), top=st.integers(1, 6))
+def test_heavy_ties_equal_reference(data: st.DataObject, alpha: float, top: int) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=7), label="sizes")
+    arrangement = data.draw(st.permutations(np.repeat(np.arange(len(sizes)), sizes).tolist()), label="blocks")
+    block_of_frame = np.empty(len(arrangement), np.int64)
+    for block, members in enumerate(group_by_first_seen(arrangement)):
+        block_of_frame[members] = block
+    values = st.lists(st.integers(0, top), min_size=len(arrangement), max_size=len(arrangement))
+    frames = np.array(data.draw(st.lists(values, min_size=1, max_size=4), label="pixels"), np.uint16).T[:, None, :]
+    validity = Validity(low=data.draw(st.sampled_from([None, 1]), label="low"))
+    moments = kruskal_moments(frames, block_of_frame, critical_values(alpha, len(sizes)), validity)
+    assert_equals_reference(moments, frames, block_of_frame, alpha, validity)
+
+
+@pytest.mark.parametrize("low", [None, 1], ids=["all valid", "gaps"])
+@pytest.mark.parametrize("block_of_frame", [EQUAL, INTERLACED, UNEQUAL], ids=["equal", "interlaced", "unequal"])
+@pytest.mark.parametrize("top", [3, 9, 60000])
+def test_at_the_critical_value(backend: Backend, block_of_frame: np.ndarray, top: int, low: int | None) -> None:
+    """H and its neighbours among float64 numbers as critical values: rejected exactly where H is larger, as a fraction."""
+    n_blocks = int(block_of_frame.max()) + 1
+    frames = np.random.default_rng(top).integers(0 if low else 1, top + 1, (len(block_of_frame), 1, 12)).astype(np.uint16)
+    decisions = set()
+    for y in range(frames.shape[2]):
+        groups = [[x for x in frames[block_of_frame == b, 0, y].tolist() if low is None or x >= low] for b in range(n_blocks)]
+        if not all(groups):
+            continue
+        h = kruskal_h(groups)
+        for critical in (math.nextafter(float(h), 0), float(h), math.nextafter(float(h), math.inf)):
+            limits = np.full(n_blocks + 1, math.inf)
+            limits[n_blocks] = critical
+            moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity(low=low))
+            assert moments.dropped[0, y] == (h > Fraction(critical))
+            decisions.add((critical - float(h) < 0, h > Fraction(critical)))
+    assert {(True, True), (False, False)} <= decisions
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["equal", "just below"])
+def test_equal_to_the_critical_value_is_not_larger(backend: Backend, below: bool) -> None:
+    """Two values a block, in order: H = 12 / 42 * (3^2 + 7^2 + 11^2) / 2 - 21 = 32 / 7 for three blocks; 12 / 72 * 168 - 27 = 6.75 for eight."""
+    frames = np.arange(8, dtype=np.uint16).reshape(8, 1, 1)
+    block_of_frame = np.repeat(np.arange(4), 2)
+    groups = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    h = kruskal_h(groups)
+    assert Fraction(float(h)) != h or h.denominator & (h.denominator - 1) == 0
+    limits = np.full(5, math.inf)
+    # 12 / 72 * (3^2 + 7^2 + 11^2 + 15^2) / 2 - 27 = 20 / 3; rounded up to float64 it is above H
+    assert h == Fraction(20, 3)
+    limits[4] = math.nextafter(20 / 3, 0) if below else 20 / 3
+    assert Fraction(limits[4]) > h or below
+    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity())
+    assert moments.dropped.item() == below
