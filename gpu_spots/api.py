@@ -1,5 +1,6 @@
 """The Python interface: find_spots on a file or on arrays."""
 
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.spots_file import SpotsFile, open_spots
 from gpu_spots.model import Validity
@@ -27,7 +29,10 @@ class PythonWarnings:
 
     def warn(self, message: str) -> None:
         """Warn whoever called `find_spots`."""
-        warnings.warn(message, UserWarning, stacklevel=6)
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals["__name__"].split(".")[0] == "gpu_spots":
+            level, frame = level + 1, frame.f_back
+        warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def find_spots(
@@ -65,7 +70,11 @@ def find_spots(
         GpuSpotsError: one line that names the file, dataset or parameter, what was found and what was expected.
     """
     validity = Validity(None if valid_pixels is None else np.asarray(valid_pixels, bool))
-    job = Job(parameters or Parameters(), select_backend(backend, threads), PythonWarnings(), validity)
+    parameters = Parameters() if parameters is None else parameters
+    if not isinstance(parameters, Parameters):
+        raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
+    filter_options(compression)
+    job = Job(parameters, select_backend(backend, threads), PythonWarnings(), validity)
 
     def find(stack: Stack) -> SpotsFile:
         if validity.pixels is not None and validity.pixels.shape != stack.shape[1:]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from gpu_spots.errors import BackendError
+from gpu_spots.errors import BackendError, ParameterError
 from gpu_spots.model import Array, Background, Components, FloatMoments, FoundMasks, IntegerMoments, Measurements, Morphology, Validity
 
 NAMES = ("auto", "cpu")
@@ -36,7 +36,7 @@ class Backend(Protocol):
         """
 
     def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-        """Moments of each pixel without its ``floor(v * percent / 100)`` largest of v valid values (SPEC 3, n_removed).
+        """Moments of each pixel without its ``floor(v * percent / 100)`` largest of v valid values.
 
         A pixel with fewer than two values left is masked: ``kept`` 0.
         """
@@ -85,10 +85,12 @@ class Backend(Protocol):
 def select_backend(name: str = "auto", threads: int | None = None) -> Backend:
     """The backend of that name; ``threads`` is for the CPU, None means all cores this process may use.
 
-    Raises `BackendError` where it cannot be used.
+    Raises `BackendError` where it cannot be used, `ParameterError` for a number of threads below 1.
     """
     if name not in NAMES:
         raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
+    if threads is not None and threads < 1:
+        raise ParameterError("threads", f"{threads!r} is not an integer >= 1")
     from cpu_fallback import CpuBackend
 
     return CpuBackend(threads)

@@ -52,6 +52,8 @@ def choose_sample(stack: Stack, parameters: Parameters, backend: Backend, observ
             f"{stack.source}: {n_frames} frame{'s' * (n_frames != 1)} less -n/--n {percent} % leaves {n_frames - n_removed} for the "
             "background, expected at least 2"
         )
+    if n_removed == 0:
+        observer.warn(f"{percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background")
     return Sample(
         moments=lambda frames, validity: backend.trimmed_moments(frames, percent, validity), n_removed=n_removed, block_sizes=None
     )

@@ -148,7 +148,7 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
     """
     if not at_least:
         return
-    way_out = "-a 0 switches this check off"
+    way_out = "-a 0 (in Python: angles=0) switches this check off"
     try:
         n_angles = len(np.unique(angle_keys(columns, n_frames, source)))
     except InputError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from gpu_spots.errors import ParameterError
@@ -49,6 +50,10 @@ class Parameters:
         _integer("erosions", self.erosions, "an integer >= 0")
         _integer("dilations", self.dilations, "an integer >= 0")
         _structure(self.structure)
+        # NumPy's numbers and lists are welcome, and kept as Python's own
+        for name in ("n", "erosions", "dilations", "angles"):
+            object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "structure", tuple(int(part) for part in self.structure))
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
@@ -70,16 +75,17 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= upper:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= upper:
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 
 def _number(name: str, value: Any, expected: str, is_allowed: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not is_allowed(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(value):
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 
 def _structure(value: Any) -> None:
-    if value not in ((2, 1), (2, 2)):
-        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else repr(value)
+    parts = tuple(value) if isinstance(value, tuple | list) else value
+    if parts not in ((2, 1), (2, 2)):
+        text = ",".join(map(str, parts)) if isinstance(parts, tuple) else repr(value)
         raise ParameterError("structure", f"{text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)")

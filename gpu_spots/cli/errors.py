@@ -15,7 +15,6 @@ import click
 
 from gpu_spots.errors import GpuSpotsError, ParameterError
 
-
 SIGNALS: dict[int, str] = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "terminated",
@@ -38,6 +37,7 @@ class _OneLine(click.Command):
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
+        atexit.unregister(_listen)
         atexit.register(_listen, signal.SIG_IGN)  # nothing is left to stop when the process ends
         with _stoppable() as stop_listening:
             try:

@@ -11,7 +11,7 @@ from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version", "help")
+OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -21,7 +21,9 @@ class FindCommand(OneLineCommand):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the two lists."""
         for heading, ours in (("Options", False), ("Options that are not in the manual of lu_hdf2spots", True)):
-            options = [option for option in self.get_params(ctx) if isinstance(option, click.Option) and (option.name in OURS) == ours]
+            # click appends --help; the manual begins with it
+            everything = sorted(self.get_params(ctx), key=lambda option: option.name != "help")
+            options = [option for option in everything if isinstance(option, click.Option) and (option.name in OURS) == ours]
             records = [record for option in options if (record := option.get_help_record(ctx))]
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -93,7 +95,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
-@click.version_option(__version__, prog_name="gpu-spots")
+@click.version_option(__version__)
 def find(
     source: Path,
     output: Path | None,
@@ -132,15 +134,18 @@ def _run(
     # here, so that --help and wrong usage answer at once
     from gpu_spots.backend import select_backend
     from gpu_spots.cli.progress import observer
+    from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import open_run
     from gpu_spots.run import Job, default_output, find_to_file
 
+    filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
     with open_run(source, frames_path) as stack:
         output = output or default_output(source)
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
-            click.echo(f"{stack.source}: {stack.shape[0]} frames of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
+            frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
+            click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
         with observer(quiet) as watching:
             summary = find_to_file(stack, output, Job(parameters, chosen, watching), compression=compression, force=force)
     if quiet:

@@ -1,5 +1,6 @@
 """The spots file: statistics, masks, labels and the table of spots, written and read."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -221,9 +222,12 @@ class SpotsWriter:
         return dataset
 
 
+_memory_names = itertools.count(1)
+
+
 def memory_file() -> h5py.File:
     """A new HDF5 file that lives in memory only."""
-    return h5py.File("spots in memory", "w", driver="core", backing_store=False, libver=("earliest", "v110"))
+    return h5py.File(f"spots in memory {next(_memory_names)}", "w", driver="core", backing_store=False, libver=("earliest", "v110"))
 
 
 class SpotsFile:
