@@ -50,13 +50,13 @@ class Parameters:
         _integer("erosions", self.erosions, "an integer >= 0")
         _integer("dilations", self.dilations, "an integer >= 0")
         _structure(self.structure)
-        # NumPy's numbers and lists are welcome, and kept as Python's own
-        for name in ("n", "erosions", "dilations", "angles"):
-            object.__setattr__(self, name, int(getattr(self, name)))
-        object.__setattr__(self, "structure", tuple(int(part) for part in self.structure))
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
+        # NumPy's numbers and lists are welcome, and kept as Python's own
+        for name, kind in {"n": int, "alpha": float, "cutoff": float, "erosions": int, "dilations": int, "angles": int}.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        object.__setattr__(self, "structure", tuple(int(part) for part in self.structure))
 
     @property
     def percent_removed(self) -> int:

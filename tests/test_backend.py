@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import assert_same, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference import reference_run
 from scipy import ndimage
 
 from gpu_spots import plan
@@ -14,6 +12,8 @@ from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
 from gpu_spots.parameters import Parameters
+from helpers import assert_same, run
+from reference import reference_run
 
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
 

@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from helpers import Notes, assert_same, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference import reference_run, scale_frames
-from test_contract import frames_of
 
 from gpu_spots import levels
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import InputError
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
+from helpers import Notes, assert_same, run
+from reference import reference_run, scale_frames
+from test_contract import frames_of
 
 
 def plain_level(values: list[float]) -> float:
