@@ -11,7 +11,7 @@ The frame is taken apart and put together again:
 - background: the median of every 4 x 4 pixels, a median filter of 13 x 13 of those, and linear interpolation between them;
 - spots: components of at least 4 pixels 10 sigma above the background, grown to where they end, each cut out as a small image;
 - noise: what is left, away from the spots. Its variance follows ``gain * (counts - zero)``, which is fitted, and neighbouring pixels are
-  correlated (0.38), as the light spreads in the screen: the autocorrelation is measured out to 3 pixels.
+  correlated (0.39), as the light spreads in the screen: the autocorrelation is measured out to 3 pixels.
 
 On each frame of the series every spot is at a new random place, with its intensity multiplied by a random factor (log-normal), on the same
 background; no two spots touch. Noise is drawn for the sum, with the variance of the fit and the correlation of the frame.
@@ -19,7 +19,7 @@ background; no two spots touch. Noise is drawn for the sum, with the variance of
 The score is that of ``gpu-spots score``. S/N is what it is there, that of the spot integrated on one frame: its intensity I over the noise
 of the A pixels that hold 86 % of it, as the 2-sigma ellipse of a Gaussian does. Here the correlation of the noise enters too:
 ``I / sqrt(F * gain * (I + A * (B - zero)))``, with B the background and F the variance of the sum of those pixels over that of as many
-independent ones, 1 to 4. Beside it, as the frame's own spots were counted: the spots that have 4 pixels or more above 10 sigma.
+independent ones, 2.5 to 4.5. Beside it, as the frame's own spots were counted: the spots that have 4 pixels or more above 10 sigma.
 """
 
 import argparse
@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from gpu_spots import Parameters, find_spots
+from gpu_spots.errors import GpuSpotsError
 from gpu_spots.files.run_file import read_found
 from gpu_spots.files.spots_file import SpotsFile, open_spots
 from gpu_spots.simulate.run import Schedule, TrueSpots, Truth
@@ -104,7 +105,7 @@ class Parts:
 
     def variance(self, counts: Image | np.float32) -> Image:
         """Of the noise of each pixel, counts^2."""
-        return self.gain * np.maximum(counts - self.zero, 1)
+        return np.asarray(self.gain * np.maximum(counts - self.zero, 1), np.float32)
 
 
 def main() -> int:
@@ -120,6 +121,10 @@ def main() -> int:
     )
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw a part of a frame, its background and its mask")
     arguments = parser.parse_args()
+    try:
+        searches = {" ".join(changes) or "defaults": parameters(changes) for changes in [[], *arguments.set]}
+    except (GpuSpotsError, TypeError) as error:
+        parser.error(f"--set: {error}")
     if not arguments.image.exists():
         print(f"{arguments.image} is not here: skipped", file=sys.stderr)
         return 0
@@ -138,10 +143,11 @@ def main() -> int:
     frames, truth, in_sigmas = series(parts, arguments.frames, arguments.size, np.random.default_rng(arguments.seed))
     describe(frames, parts, truth, time.perf_counter() - begun)
     with tempfile.TemporaryDirectory() as folder:
-        for changes in [[], *arguments.set]:
-            output = Path(folder) / "semi_real__spots.h5"
-            search(frames, truth, in_sigmas, changes, output)
-            if arguments.picture and not changes:
+        output = Path(folder) / "semi_real__spots.h5"
+        for name, chosen in searches.items():
+            print(f"\n{name}: ", end="")
+            search(frames, truth, in_sigmas, chosen, output)
+            if arguments.picture and name == "defaults":
                 with open_spots(output) as results:
                     draw(frames, truth, results, arguments.picture)
     return 0
@@ -220,7 +226,7 @@ def cut_out(left: Image, in_sigmas: Image, correlation: Image) -> list[Spot]:
     chosen[0] = False
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        inside = all(BORDER <= side.start and side.stop <= n - BORDER for side, n in zip(box, left.shape, strict=True))
+        inside = all(side.start >= BORDER and side.stop <= n - BORDER for side, n in zip(box, left.shape, strict=True))
         if chosen[number] and inside:
             image = np.where(regions[box] == number, left[box], 0).astype(np.float32)
             ordered = np.sort(image, axis=None)[::-1]
@@ -247,15 +253,15 @@ def series(
     rows = []
     for i, frame in enumerate(frames):
         picture = background.copy()
-        spots = [parts.spots[k] for k in rng.choice(len(parts.spots), n_spots, replace=False)]
-        for spot, (x, y) in place(spots, background.shape, rng):
+        chosen = [parts.spots[k] for k in rng.choice(len(parts.spots), n_spots, replace=False)]
+        for spot, (x, y) in place(chosen, background.shape, rng):
             scale = MEDIAN_SCALE * math.exp(SCALE_SPREAD * rng.standard_normal())
             begin_x, begin_y = x - spot.peak[0], y - spot.peak[1]
             picture[begin_x : begin_x + spot.image.shape[0], begin_y : begin_y + spot.image.shape[1]] += scale * spot.image
             intensity = scale * spot.intensity
             variance = float(parts.variance(background[x, y]))
-            noise = math.sqrt(spot.factor * (parts.gain * intensity + spot.area * variance))
-            rows.append((x, y, i, intensity, intensity / noise, scale * spot.fourth / math.sqrt(variance)))
+            sigma = math.sqrt(spot.factor * (parts.gain * intensity + spot.area * variance))
+            rows.append((x, y, i, intensity, intensity / sigma, scale * spot.fourth / math.sqrt(variance)))
         noise = rng.standard_normal(background.shape, np.float32)
         noise = ndimage.convolve(noise, kernel, mode="wrap")
         frame[...] = np.clip(np.rint(picture + noise * np.sqrt(parts.variance(picture))), 0, 65535)
@@ -296,14 +302,15 @@ def place(spots: list[Spot], shape: tuple[int, int], rng: np.random.Generator) -
 def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: float) -> None:
     """What the series is."""
     n_frames, n_x, n_y = frames.shape
-    counts = float(np.median(parts.background))
-    middle = parts.correlation[LAGS]
+    level = np.float32(np.median(parts.background))
+    near = ", ".join(f"{value:.2f}" for value in parts.correlation[LAGS, LAGS + 1 :])
+    areas = "/".join(f"{area:.0f}" for area in np.percentile([np.count_nonzero(spot.image) for spot in parts.spots], [10, 50, 90]))
+    clear = int((truth.spots.snr >= CLEAR).sum())
+    noise = math.sqrt(parts.variance(level))
     print(f"frames       {n_frames} of {n_x} x {n_y} uint16, {frames.nbytes / 1e6:.0f} MB, made in {seconds:.0f} s")
-    print(f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {math.sqrt(parts.gain * (counts - parts.zero)):.1f} at {counts:.0f}")
-    print(f"correlation  {middle[LAGS + 1]:.2f}, {middle[LAGS + 2]:.2f}, {middle[LAGS + 3]:.2f} of pixels 1, 2, 3 apart")
-    areas = np.percentile([np.count_nonzero(spot.image) for spot in parts.spots], [10, 50, 90])
-    strong = int((truth.spots.snr >= CLEAR).sum())
-    print(f"spots        {len(parts.spots)} cut out ({areas[0]:.0f}/{areas[1]:.0f}/{areas[2]:.0f} pixels), {len(truth.spots)} put in, {strong} above {CLEAR:g} sigma")
+    print(f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {noise:.1f} at {level:.0f}")
+    print(f"correlation  {near} of pixels 1, 2, 3 apart")
+    print(f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, {clear} above {CLEAR:g} sigma")
     print(f"versions     {', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}")
 
 
@@ -315,15 +322,24 @@ def installed(name: str) -> str:
         return "?"
 
 
-def search(frames: NDArray[np.uint16], truth: Truth, in_sigmas: NDArray[np.float64], changes: list[str], output: Path) -> None:
+def parameters(changes: list[str]) -> Parameters:
+    """``["cutoff=4", "structure=2,1"]`` and the defaults for all else. Raises GpuSpotsError or TypeError for what does not fit."""
+    values: dict[str, Any] = {"angles": 0}
+    for name, _, value in (change.partition("=") for change in changes):
+        try:
+            values[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            values[name] = value
+    return Parameters(**values)
+
+
+def search(frames: NDArray[np.uint16], truth: Truth, in_sigmas: NDArray[np.float64], chosen: Parameters, output: Path) -> None:
     """Find the spots and print the table; warnings become lines of it."""
-    parameters = Parameters(angles=0, **parsed(changes))
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always")
-        find_spots(frames, parameters, output=output, compression="lzf", force=True).close()
-    seconds = time.perf_counter() - begun
-    print(f"\n{' '.join(changes) or 'defaults'}: {seconds:.1f} s")
+        find_spots(frames, chosen, output=output, compression="lzf", force=True).close()
+    print(f"{time.perf_counter() - begun:.1f} s")
     for warning in noticed:
         print(f"warning: {warning.message}")
     found = read_found(output)
@@ -331,17 +347,6 @@ def search(frames: NDArray[np.uint16], truth: Truth, in_sigmas: NDArray[np.float
     by_pixels = score(replace(truth, spots=replace(truth.spots, snr=in_sigmas)), found).clear
     share = f"{by_pixels.found / by_pixels.true:.1%}" if by_pixels.true else "-"
     print(f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}")
-
-
-def parsed(changes: list[str]) -> dict[str, Any]:
-    """``["cutoff=4", "structure=2,1"]`` as arguments of `Parameters`."""
-    values: dict[str, Any] = {}
-    for name, _, value in (change.partition("=") for change in changes):
-        try:
-            values[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            values[name] = value
-    return values
 
 
 def table(result: Score) -> str:
@@ -371,11 +376,13 @@ def outcome(truth: Truth, results: SpotsFile, shown: int) -> tuple[NDArray[np.bo
 def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Path) -> None:
     """Part of a frame with what was put in and what was found, the background, and the frame's mask."""
     import matplotlib as mpl
+    import PIL.Image
     from matplotlib import pyplot as plt
     from matplotlib.colors import LogNorm
 
     shown = min(SHOWN, len(frames) - 1)
-    crop = tuple(slice(int(first * n), int(first * n) + min(CROP, n)) for first, n in zip(FIRST, frames.shape[1:], strict=True))
+    begins = [min(int(first * n), max(0, n - CROP)) for first, n in zip(FIRST, frames.shape[1:], strict=True)]
+    crop = tuple(slice(begin, min(begin + CROP, n)) for begin, n in zip(begins, frames.shape[1:], strict=True))
     found, false = outcome(truth, results, shown)
     true = truth.spots.XY[truth.spots.block == shown]
     snr = truth.spots.snr[truth.spots.block == shown]
@@ -388,13 +395,15 @@ def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Pat
 
     mpl.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.8})
     figure, axes = plt.subplots(1, 3, figsize=(13.6, 5.6))
-    figure.subplots_adjust(left=0.045, right=0.995, top=0.94, bottom=0.235, wspace=0.05)
+    figure.subplots_adjust(left=0.045, right=0.988, top=0.94, bottom=0.235, wspace=0.05)
     extent = (crop[1].start - 0.5, crop[1].stop - 0.5, crop[0].stop - 0.5, crop[0].start - 0.5)
     part, background, mask = frames[shown][crop], results.avg[crop], results.mask(shown)[crop]
-    norm = LogNorm(background.min() - 25, background.max() + 120, clip=True)
+    darkest, brightest = float(background.min()) - 25, float(background.max()) + 120
+    norm = LogNorm(darkest, brightest, clip=True)
     # a pixel of the picture is about a pixel of the frame: antialiasing would fade the smallest spots
-    image = axes[0].imshow(part, norm=norm, cmap="gray", extent=extent, interpolation="nearest")
-    axes[1].imshow(background, norm=norm, cmap="gray", extent=extent, interpolation="nearest")
+    greys = plt.get_cmap("gray", 100)  # which keeps the file small
+    image = axes[0].imshow(part, norm=norm, cmap=greys, extent=extent, interpolation="nearest")
+    axes[1].imshow(background, norm=norm, cmap=greys, extent=extent, interpolation="nearest")
     axes[2].imshow(mask, cmap="gray_r", extent=extent, interpolation="nearest")
     titles = (f"a   frame {shown} and what became of its spots", "b   stats/avg", f"c   masks_filtered[{shown}]")
     for axis, title in zip(axes, titles, strict=True):
@@ -413,17 +422,17 @@ def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Pat
         for axis in (axes[0], axes[2]):
             handle = axis.scatter(y[inside], x[inside], label=f"{name} ({np.count_nonzero(inside)})", **look)
         handles.append(handle)
-    place = {"loc": "lower left", "bbox_to_anchor": (0.04, 0.0), "ncols": 2, "frameon": False, "columnspacing": 1.5}
-    figure.legend(handles=handles, handletextpad=0.3, **place)
+    figure.legend(handles=handles, handletextpad=0.3, loc="lower left", bbox_to_anchor=(0.04, 0), ncols=2, frameon=False, columnspacing=1.5)
     middle = axes[1].get_position()
     bar = figure.colorbar(image, cax=figure.add_axes((middle.x0, 0.105, middle.width, 0.03)), orientation="horizontal")
     bar.set_label("counts in a and b, logarithmic scale", labelpad=2)
     bar.ax.minorticks_off()
-    ticks = [tick for tick in range(1000, 2000, 50) if norm.vmin < tick < norm.vmax]
+    ticks = [tick for tick in range(1000, 2000, 50) if darkest < tick < brightest]
     bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=125, metadata={"Software": None})
+    figure.savefig(path, dpi=115, metadata={"Software": None})
     plt.close(figure)
+    PIL.Image.open(path).convert("RGB").save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,9 @@ def persistent_spots(avg: Floats, std: Floats, highest: Array, valid: Bools | No
     """Places in ``avg`` that look like spots. The manual: "No spots should be visible on 'avg' array".
 
     A spot here stands out by `CLEARLY` standard deviations, is at least 3 pixels wide, so that hot pixels and thin lines are none, and is
-    closed and filled at half of its height, so that module edges, powder rings and the halo of a beamstop are none. One that is cut by
-    the edge of the frame or by invalid pixels is passed over.
+    closed and filled at half of its height, so that module edges, powder rings and the halo of a beamstop are none. Its surroundings are
+    even, so that what a steep background has of bumps and corners is none. One that is cut by the edge of the frame or by invalid pixels,
+    or that is no higher than its surroundings are uneven, is passed over: a false alarm would cost more than a spot that others tell of.
 
     Args:
         avg: (n_X, n_Y) float32, counts: average of each pixel's background sample. NaN and infinity are invalid.
@@ -143,7 +144,7 @@ def _candidates(image: Floats, level: Floats, least: Floats) -> tuple[Indices, I
     above = np.pad(small - around, ((0, -n_x % side), (0, -n_y % side)), constant_values=-np.inf)
     cells_x, cells_y = above.shape[0] // side, above.shape[1] // side
     cells = above.reshape(cells_x, side, cells_y * side).max(axis=1).reshape(cells_x, cells_y, side).max(axis=2)
-    x, y = np.nonzero(cells > _by_block(least / 2, BLOCK // CELL, cells.shape))
+    x, y = np.nonzero(cells > _by_block(least * np.float32(0.5), BLOCK // CELL, cells.shape))
     order = np.argsort(-cells[x, y], kind="stable")[:MOST]
     x, y = x[order] * side, y[order] * side
     first = _patches(above, x, y, side).reshape(len(x), side * side).argmax(axis=1)
@@ -229,7 +230,7 @@ def _flattened(patches: Floats, level: Floats, times: int) -> tuple[Floats, Floa
 def _core(patches: Floats) -> Floats:
     """(k,) float32: the smallest of the nine pixels in the middle of each patch: what is less than 3 pixels wide has none."""
     middle = patches.shape[1] // 2
-    return patches[:, middle - 1 : middle + 2, middle - 1 : middle + 2].min(axis=(1, 2))
+    return np.asarray(patches[:, middle - 1 : middle + 2, middle - 1 : middle + 2].min(axis=(1, 2)))
 
 
 def _first_in_area(places: Indices, area: Bools) -> Bools:
@@ -252,7 +253,8 @@ def _closed_and_filled(area: Bools, valid: Bools) -> Bools:
     # a pixel is a square, not a point: 1/12
     xx, yy = rows @ place**2 / n - mean_x**2 + 1 / 12, columns @ place**2 / n - mean_y**2 + 1 / 12
     xy = (area @ place * place).sum(axis=1) / n - mean_x * mean_y
-    return ~cut & (n >= FILLED * 4 * np.pi * np.sqrt(np.maximum(xx * yy - xy**2, 0)))
+    filled: Bools = n >= FILLED * 4 * np.pi * np.sqrt(np.maximum(xx * yy - xy**2, 0))
+    return filled & ~cut
 
 
 def _connected_to_middle(above: Bools) -> Bools:
