@@ -113,7 +113,8 @@ def _rejected(left: EqualBlocks | UnequalBlocks, sums: Array, limits: NDArray[np
     with np.errstate(invalid="ignore"):  # no limit, times 0 where all values are equal
         bound = limit * squares
     rejected = statistic > bound
-    doubtful = (np.abs(statistic - bound) <= CERTAIN * bound) & np.isfinite(bound)
+    # equal values, as dead and masked pixels have, leave 0 on both sides: no rejection, and no doubt
+    doubtful = (np.abs(statistic - bound) <= CERTAIN * bound) & np.isfinite(bound) & (squares > 0)
     for pixel in np.flatnonzero(doubtful):
         n, own_limit, sizes = (np.broadcast_to(x, (*x.shape[:-1], len(bound)))[..., pixel] for x in (left.n, limit, left.sizes))
         between = sum(Fraction(d * d, int(k)) for d, k in zip(sums[:, pixel].tolist(), sizes, strict=True))
