@@ -16,6 +16,8 @@ from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Val
 
 PADDING = 32
 """Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
+IN_CACHE = 1 << 17
+"""Values that are summed as float64 at a time: 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +124,33 @@ class Band:
 def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
     """S, and the two words of m*Q - S*S, of ascending integer rows (pixels, m); ``is_wide``: of 32 bits."""
     if not is_wide:
-        return *_narrow_sums(kept.astype(np.float64)), 0
+        return *_narrow_sums(kept), 0
     # m*Q - S*S does not change when a pixel's smallest value is subtracted, and what is left is often small
     m, lowest = kept.shape[1], kept[:, 0].astype(np.int64)
     shifted = kept - lowest[:, None]
     span = int(shifted[:, -1].max())
     if m * span**2 < 2**53 and (m * span) ** 2 < 2**66:
-        total, low = _narrow_sums(shifted.astype(np.float64))
+        total, low = _narrow_sums(shifted)
         high: Array | int = 0
     else:
         total, low, high = _wide_sums(shifted)
     return total + m * lowest, low, high
 
 
-def _narrow_sums(values: NDArray[np.float64]) -> tuple[Array, Array]:
-    """S and m*Q - S*S where Q is below 2^53, so that float64 sums are exact, and the result below 2^64."""
-    total = values.sum(axis=1).astype(np.int64)
-    squares = np.einsum("ij,ij->i", values, values).astype(np.uint64)
-    squares *= np.uint64(values.shape[1])
+def _narrow_sums(values: Array) -> tuple[Array, Array]:
+    """S and m*Q - S*S of integer rows (pixels, m) where Q is below 2^53, so that float64 sums are exact, and the result below 2^64."""
+    n_pixels, m = values.shape
+    total, squares = np.empty(n_pixels, np.int64), np.empty(n_pixels, np.uint64)
+    # a few rows at a time as float64, which then stay in the cache
+    some = max(1, IN_CACHE // m)
+    buffer = np.empty((min(some, n_pixels), m))
+    for begin in range(0, n_pixels, some):
+        rows = slice(begin, min(begin + some, n_pixels))
+        exact = buffer[: rows.stop - begin]
+        np.copyto(exact, values[rows])
+        total[rows] = exact.sum(axis=1)
+        squares[rows] = np.einsum("ij,ij->i", exact, exact)
+    squares *= np.uint64(m)
     # modulo 2^64, as the difference fits
     squares -= total.astype(np.uint64) ** 2
     return total, squares

@@ -7,8 +7,10 @@ from gpu_spots.errors import InputError
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
-BATCH_PIXELS = 1 << 24
+BATCH_PIXELS = 1 << 22
 """Pixels of a batch in the second pass: enough to share the cost of a call, few enough for the cache and for memory."""
+COPIED_VALUES = 1 << 24
+"""Values of a band that is copied, for all frames together."""
 MAX_BATCH = 512
 """Frames of a batch, where they are tiny."""
 RESERVE = 400 * 2**20
@@ -28,7 +30,7 @@ def rows_per_band(n_columns: int) -> int:
 
 def rows_per_copied_band(n_columns: int, n_frames: int) -> int:
     """Rows of a band in the first pass where each worker holds a scaled copy of it."""
-    return max(1, min(BAND_PIXELS, BATCH_PIXELS // n_frames) // n_columns)
+    return max(1, min(BAND_PIXELS, COPIED_VALUES // n_frames) // n_columns)
 
 
 def frames_per_batch(n_pixels: int) -> int:
