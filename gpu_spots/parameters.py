@@ -75,12 +75,12 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value <= upper:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) <= upper:
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 
 def _number(name: str, value: Any, expected: str, is_allowed: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(float(value)):
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 

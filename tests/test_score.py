@@ -63,9 +63,15 @@ def test_spots_count_on_each_frame_of_their_block_and_in_their_bin() -> None:
 
 @pytest.mark.parametrize(
     ("pixels", "is_found"),
-    [([(10, 20)], True), ([(12, 20)], True), ([(11, 19)], True), ([(12, 21)], False), ([(13, 20)], False)]
-    # A ring around the place is no find: none of its pixels is near.
-    + [([(10 + i, 20 + j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 3], False)],
+    [
+        ([(10, 20)], True),
+        ([(12, 20)], True),
+        ([(11, 19)], True),
+        ([(12, 21)], False),
+        ([(13, 20)], False),
+        # A ring around the place is no find: none of its pixels is near.
+        ([(10 + i, 20 + j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 3], False),
+    ],
 )
 def test_a_pixel_within_reach_makes_a_find(pixels: list[tuple[int, int]], is_found: bool) -> None:
     result = score(truth_of((10.0, 20.0, 50.0, 0)), found_of([pixels], [], [], []))

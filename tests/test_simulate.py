@@ -1,5 +1,6 @@
 """The simulator: the frames are what the truth says, and the file is one that the finder reads."""
 
+import itertools
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_frame_does_not_depend_on_the_others() -> None:
     run = simulate_run(SMALL)
     frames = list(run.frames())
     assert all((run.frame(i) == frames[i]).all() for i in (7, 0, 11))
-    assert all((a != b).any() for a, b in zip(frames, frames[1:], strict=False))
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
     more = simulate_run(replace(SMALL, angles=4, repeats=3))
     # Frame 5 is the second of block 1; with 6 frames a block that is frame 7.
     np.testing.assert_array_equal(more.frame(7), frames[5])
@@ -155,8 +156,22 @@ def test_bright_spots_saturate() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("size", (31, 100)), ("angles", 0), ("repeats", 0), ("spots", -1), ("background", -1.0), ("drift", float("nan")), ("drift", 21.0)]
-    + [("jitter", -1.0), ("gain", 0.0), ("step", 0.0), ("zingers", -1.0), ("hot_pixels", -1), ("dead_pixels", -1), ("seed", -1)],
+    [
+        ("size", (31, 100)),
+        ("angles", 0),
+        ("repeats", 0),
+        ("spots", -1),
+        ("background", -1.0),
+        ("drift", float("nan")),
+        ("drift", 21.0),
+        ("jitter", -1.0),
+        ("gain", 0.0),
+        ("step", 0.0),
+        ("zingers", -1.0),
+        ("hot_pixels", -1),
+        ("dead_pixels", -1),
+        ("seed", -1),
+    ],
 )
 def test_design_refuses(field: str, value: object) -> None:
     with pytest.raises(ParameterError, match=f"^{field}: .* expected a number, ") as caught:
@@ -238,8 +253,16 @@ def test_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--size", "16"], ["--size", "64,64,64"], ["--size", "x"], ["--dark", "--pairs", "2"], ["--dark", "--order", "on-off"]]
-    + [["--frames-per-angle", "2"], ["--drift", "30"], ["--compression", "zip"]],
+    [
+        ["--size", "16"],
+        ["--size", "64,64,64"],
+        ["--size", "x"],
+        ["--dark", "--pairs", "2"],
+        ["--dark", "--order", "on-off"],
+        ["--frames-per-angle", "2"],
+        ["--drift", "30"],
+        ["--compression", "zip"],
+    ],
 )
 def test_command_refuses(tmp_path: Path, options: list[str]) -> None:
     result = CliRunner().invoke(simulate, [str(tmp_path / "c.h5"), *options])

@@ -91,7 +91,7 @@ def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
-class NewFile(h5py.File):
+class NewFile(h5py.File):  # type: ignore[misc]
     """A new HDF5 file that old readers open too. Whether it could be written to is not HDF5's to say: ask `check`.
 
     HDF5 crashes, at the latest when the process ends, if its writes fail, as on a full disk (https://github.com/h5py/h5py/issues/914).
