@@ -77,3 +77,38 @@ def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, sync:
     expected = reference_run(frames, sync=sync, angles=angles, laser=laser, valid_pixels=valid, low=low, high=high)
     assert "stats/n_used" in expected
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("blocks", ["equal", "unequal", "interlaced"])
+@pytest.mark.parametrize("structure", [(2, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+@pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
+def test_kruskal_run_equals_reference(backend: Backend, sync: str, alpha: float, structure: tuple[int, int], blocks: str) -> None:
+    frames = frames_of(np.dtype("uint16"), (24, 14, 19), seed=11)
+    angles = {
+        "equal": np.repeat(np.arange(4.0), 6),
+        "unequal": np.repeat(np.arange(4.0), [3, 9, 2, 10]),
+        "interlaced": np.arange(24) % 4 / 2,
+    }
+    for frame, angle in zip(frames, angles[blocks], strict=True):
+        frame[3 + 2 * int(angle) : 7 + 2 * int(angle), 5:9] += 60
+    laser = np.arange(24) // 4 % 2 == 1
+    options = {"method": "kruskal", "alpha": alpha, "structure": structure, "sync": sync, "cutoff": 2.0}
+    found = run(frames, Parameters(angles=0, **options), backend, {"angle": angles[blocks], "laser_on": laser.astype(int)})
+    expected = reference_run(frames, **options, angles=angles[blocks], laser=laser)
+    assert expected["stats/n_used"].min() < 24
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype("int32"), np.dtype("float32")], ids=str)
+def test_normalised_kruskal_run_with_invalid_values_equals_reference(backend: Backend, dtype: np.dtype) -> None:
+    frames = frames_of(dtype, (16, 11, 13), seed=2) + dtype.type(100000)
+    angles, laser = np.repeat(np.arange(4.0), 4), np.arange(16) % 2 == 1
+    low = float(np.quantile(frames, 0.01))
+    low = low if dtype.kind == "f" else int(low)
+    columns = {"angle": angles, "laser_on": laser.astype(int)}
+    parameters = Parameters(angles=0, method="kruskal", normalise="level", sync="blocks", cutoff=1.0, erosions=0)
+    found = run(frames, parameters, backend, columns, Validity(low=low))
+    factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
+    options = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
+    assert_same(found, reference_run(frames, **options, angles=angles, laser=laser, low=low, factors=factors))
