@@ -1,10 +1,19 @@
 """What several test files need: results of the pipeline as plain arrays, and comparison to the bit."""
 
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.spots_file import SpotsWriter, memory_file
@@ -64,3 +73,119 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[path].shape == value.shape, f"{path}: {found[path].shape}, expected {value.shape}"
         equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
         assert equal, f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+
+
+def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1) -> np.ndarray:
+    """Frames with a spot of 4 x 4 pixels each, which is elsewhere on the next frame."""
+    frames = np.random.default_rng(seed).poisson(50, (n_frames, *shape)).astype(dtype)
+    for i, frame in enumerate(frames):
+        x, y = 2 + i % (shape[0] - 8), 3 + 7 * i % (shape[1] - 8)
+        frame[x : x + 4, y : y + 4] = 200
+    return frames
+
+
+def write_run(path: Path, edit: Callable[[h5py.File], object] | None = None, frames: np.ndarray | None = None) -> Path:
+    """A laser run of 20 frames at 10 angles, off and on at each, in LaueUtil's layout, after ``edit``."""
+    with h5py.File(path, "w") as file:
+        file["frames"] = series() if frames is None else frames
+        n_frames = len(file["frames"])
+        file["lauecollect/angle"] = np.arange(n_frames) // 2 * 1.5
+        file["lauecollect/laser_on"] = np.arange(n_frames) % 2
+        if edit is not None:
+            edit(file)
+    return path
+
+
+def replaced(**values: Any) -> Callable[[h5py.File], None]:
+    """An edit that replaces datasets: ``lauecollect_angle`` is lauecollect/angle. None only removes; what can be called is called."""
+
+    def edit(file: h5py.File) -> None:
+        for name, value in values.items():
+            path = name.replace("_", "/", 1)
+            if path in file:
+                del file[path]
+            if callable(value):
+                value(file)
+            elif value is not None:
+                file[path] = value
+
+    return edit
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines on stderr."""
+        return self.stderr.splitlines()
+
+
+def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
+    """Run a command in this process."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            getattr(cli, name.replace("-", "_")).main([str(argument) for argument in arguments], prog_name=name)
+        except SystemExit as end:
+            return Ended(end.code, stdout.getvalue(), stderr.getvalue())
+    raise AssertionError("a command always ends in SystemExit")
+
+
+@contextlib.contextmanager
+def started(*arguments: object, name: str = "lu_hdf2spots", prelude: str = "pass", **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a command as a process, after a line of Python; it is killed if it still runs at the end."""
+    # a test suite that runs in the background of a shell hands on that SIGINT is ignored, as a user's terminal does not
+    program = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+{prelude}
+from gpu_spots import cli
+sys.argv[0] = {name!r}
+cli.{name.replace("-", "_")}(prog_name={name!r})
+"""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True, **{**streams, **options}) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def process(*arguments: object, name: str = "lu_hdf2spots", **options: Any) -> Ended:
+    """Run a command as a process of its own."""
+    with started(*arguments, name=name, **options) as running:
+        stdout, stderr = running.communicate(timeout=60)
+        return Ended(running.returncode, stdout or "", stderr or "")
+
+
+def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything in a folder and below: kind and permissions, and the content of files and links."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        state = path.lstat()
+        content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = state.st_mode, content
+    return found
+
+
+def assert_refused(ended: Ended, status: int, *words: str) -> None:
+    """It ended with that status and one line on stderr that has all the words; nothing is on stdout."""
+    assert (ended.status, ended.stdout) == (status, ""), ended
+    assert len(ended.lines) == 1, ended.stderr
+    assert ended.stderr.endswith("\n")
+    assert "internal error" not in ended.stderr
+    missing = [word for word in words if word not in ended.stderr]
+    assert not missing, f"{missing} not in: {ended.stderr}"
+
+
+def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, int]:
+    """Where chunk ``index`` of a dataset begins in its file, and its length."""
+    with h5py.File(path) as file:
+        chunk = file[dataset].id.get_chunk_info(index)
+    return chunk.byte_offset, chunk.size

@@ -1,12 +1,11 @@
 """Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else."""
 
-import atexit
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -37,9 +36,8 @@ class _OneLine(click.Command):
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
-        atexit.unregister(_listen)
-        atexit.register(_listen, signal.SIG_IGN)  # nothing is left to stop when the process ends
-        with _stoppable() as stop_listening:
+        # with the process's own arguments this is the whole program, and nothing is left to stop when it has ended
+        with _stoppable(for_good=args is None) as stop_listening:
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
                 stop_listening()
@@ -68,7 +66,8 @@ def _end(error: BaseException, name: str, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error)
     message, status = _explain(error)
-    click.echo(f"{name}: {message}", err=True)
+    with suppress(OSError):  # nobody may be there to read it
+        click.echo(f"{name}: {message}", err=True)
     sys.exit(status)
 
 
@@ -93,20 +92,29 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
+def _stoppable(*, for_good: bool = False) -> Iterator[Callable[[], None]]:
     """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
 
-    Gives a function to call when the work is over, one way or the other: then they are not heard any more.
+    Gives a function to call when the work is over, one way or the other: then they are not heard any more. ``for_good``: nor are they
+    when the block has ended, while Python waits for threads that still compute.
     """
     if threading.current_thread() is not threading.main_thread():  # the main thread's owner decides about signals
         yield lambda: None
         return
-    word = ""
+    word, over = "", False
 
-    def stop(number: int, _: FrameType | None) -> NoReturn:
+    def stop(number: int, _: FrameType | None) -> None:
         nonlocal word
-        word = SIGNALS.get(number, word)
-        raise Stopped(word)
+        if not over:
+            word = SIGNALS.get(number, word)
+            raise Stopped(word)
+
+    def stop_listening() -> None:
+        nonlocal over
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in before:  # for Python would end the process by default when it has given up its own handlers
+            signal.signal(number, signal.SIG_IGN)
 
     def lost(unraisable: Any) -> None:
         """Python drops what is raised in some places of its own, in weak references for one: raise it again, a little later."""
@@ -116,20 +124,16 @@ def _stoppable() -> Iterator[Callable[[], None]]:
             hook(unraisable)
 
     hook = sys.unraisablehook
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    # None: not Python's to handle
+    before = {n: handler for n in (*SIGNALS, signal.SIGALRM) if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
     try:
-        _listen(stop)
+        for number in before:
+            signal.signal(number, stop)
         sys.unraisablehook = lost
-        yield lambda: _listen(signal.SIG_IGN)
+        yield stop_listening
     finally:
+        stop_listening()
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            if handler is not None:
+        if not for_good:
+            for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _listen(handler: Any) -> None:
-    """Handle requests to end so, and the alarm that makes one again; what is ignored, or is not Python's to handle, stays so."""
-    for number in (*SIGNALS, signal.SIGALRM):
-        if signal.getsignal(number) not in (None, signal.SIG_IGN):
-            signal.signal(number, handler)

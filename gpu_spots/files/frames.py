@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,15 @@ def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileS
     Raises `InputError` where the file is missing, is not HDF5, is damaged, or where the frames are not found or not frames.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
-        dataset = _find_frames(file, frames_path)
-        _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
-        _load_filters(dataset)
-        with FrameReader(dataset) as reader:
-            yield FileStack(dataset, read_columns(file), reader)
+    with open_hdf5(path) as file, ExitStack() as opened:
+        try:
+            dataset = _find_frames(file, frames_path)
+            _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
+            _load_filters(dataset)
+            stack = FileStack(dataset, read_columns(file), opened.enter_context(FrameReader(dataset)))
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:  # as h5py has it where a file is damaged
+            raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
+        yield stack
 
 
 def open_hdf5(path: Path) -> h5py.File:

@@ -236,9 +236,12 @@ class SpotsFile:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         try:
-            self._ranges = file["frame2spotsBE"][...]
-        except KeyError:
-            raise InputError(f"{file.filename}: not a spots file, it has no frame2spotsBE") from None
+            ranges = file["frame2spotsBE"] if "frame2spotsBE" in file else None
+            if not isinstance(ranges, h5py.Dataset):
+                raise InputError(f"{file.filename}: not a spots file, it has no dataset frame2spotsBE")
+            self._ranges = ranges[...]
+        except (KeyError, OSError, RuntimeError) as error:
+            raise InputError(f"{file.filename}: frame2spotsBE cannot be read: {hdf5_reason(error)}") from error
 
     def __enter__(self) -> "SpotsFile":
         """The results themselves."""

@@ -1,0 +1,684 @@
+"""Every error: its exit status, one line on stderr that says what is wrong, nothing on stdout, and nothing left on disk."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpu_spots.files.output import complete_or_absent
+from helpers import assert_refused, chunk_offset, command, listing, process, replaced, series, started, write_run
+
+ANGLES = np.repeat(np.arange(10.0), 2)
+STATES = np.tile([0, 1], 10)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A sound run in a folder of its own."""
+    return write_run(tmp_path / "run__mccd.h5")
+
+
+def refuses(path: Path, *options: object, status: int = 1, words: tuple[str, ...] = ()) -> str:
+    """The command refuses a file in one line with these words, and leaves its folder as it was; returns that line."""
+    before = listing(path.parent)
+    ended = command(path, *options, "--quiet")
+    assert_refused(ended, status, *words)
+    assert listing(path.parent) == before
+    return ended.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------------- what is no file
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    refuses(tmp_path / "none__mccd.h5", words=("none__mccd.h5", "No such file"))
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.h5").mkdir()
+    refuses(tmp_path / "folder.h5", words=("folder.h5", "is a folder", "expected an HDF5 file"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    ended = command(tmp_path / "pipe.h5", "--quiet")
+    assert_refused(ended, 1, "pipe.h5", "is a device", "expected an HDF5 file")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_without_a_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command(name, "--quiet"), 1, "is a folder")
+    assert not listing(tmp_path)
+
+
+def test_an_unreadable_file_is_refused(run: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    run.chmod(0)
+    assert_refused(command(run, "--quiet"), 1, run.name, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ("is empty", "expected an HDF5 file")),
+        (b"just some text\nin lines\n", ("not an HDF5 file",)),
+        (bytes(100_000), ("not an HDF5 file",)),
+        (b"\x89HDF\r\n\x1a\n", ("cannot be opened",)),
+    ],
+    ids=["empty", "text", "zeros", "signature"],
+)
+def test_what_is_not_hdf5_is_refused(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "x__mccd.h5").write_bytes(content)
+    refuses(tmp_path / "x__mccd.h5", words=("x__mccd.h5", *words))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_truncated_file_is_refused(run: Path, share: float) -> None:
+    content = run.read_bytes()
+    run.write_bytes(content[: int(len(content) * share)])
+    refuses(run, words=(run.name, "truncated"))
+
+
+def compressed(chunks: tuple[int, int, int], **options: object) -> Callable[[h5py.File], object]:
+    return replaced(frames=lambda file: file.create_dataset("frames", data=series(), chunks=chunks, compression="gzip", **options))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_corrupt_chunk_is_refused_and_its_frame_is_named(tmp_path: Path, shuffle: bool) -> None:
+    path = write_run(tmp_path / "x__mccd.h5", compressed((1, 24, 40), shuffle=shuffle))
+    begin, size = chunk_offset(path, 13)
+    content = bytearray(path.read_bytes())
+    for i in range(begin + size // 2, begin + size // 2 + 8):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    refuses(path, words=("x__mccd.h5", "/frames", "frame 13 cannot be read"))
+
+
+def test_a_corrupt_chunk_of_several_frames_names_them(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "x__mccd.h5", compressed((4, 24, 40)))
+    begin, size = chunk_offset(path, 2)
+    content = bytearray(path.read_bytes())
+    content[begin : begin + size] = bytes(size)
+    path.write_bytes(content)
+    refuses(path, words=("frames 8 to 11 cannot be read",))
+
+
+def test_a_corrupt_chunk_of_another_filter_is_refused(tmp_path: Path) -> None:
+    def lzf(file: h5py.File) -> None:
+        file.create_dataset("frames", data=series(), chunks=(1, 24, 40), compression="lzf", fletcher32=True)
+
+    path = write_run(tmp_path / "x__mccd.h5", replaced(frames=lzf))
+    begin, size = chunk_offset(path, 5)
+    content = bytearray(path.read_bytes())
+    content[begin + size // 2] ^= 0xFF
+    path.write_bytes(content)
+    refuses(path, words=("/frames", "frame 5 cannot be read"))
+
+
+def test_a_frame_that_was_never_written_is_refused(tmp_path: Path) -> None:
+    def with_hole(file: h5py.File) -> None:
+        frames = file.create_dataset("frames", (20, 24, 40), np.uint16, chunks=(1, 24, 40))
+        frames[:17] = series()[:17]
+
+    refuses(write_run(tmp_path / "x__mccd.h5", replaced(frames=with_hole)), words=("frame 17", "never written"))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_file_with_wrong_bytes_anywhere_gives_results_or_one_line(run: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    content = np.frombuffer(run.read_bytes(), np.uint8).copy()
+    # what is not frames is at the begin and the end
+    places = random.choice(np.r_[0:4096, len(content) - 4096 : len(content)], random.integers(1, 6))
+    content[places] = random.integers(0, 256, len(places))
+    run.write_bytes(content.tobytes())
+    before = listing(run.parent)
+    ended = command(run, "-S", "pairs", "--quiet")
+    if ended.status == 0:
+        assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+    else:
+        assert_refused(ended, 1)
+        assert listing(run.parent) == before
+
+
+# ---------------------------------------------------------------------------------------------------------------- frames of no use
+
+
+def shaped(*shape: int, dtype: object = np.uint16) -> Callable[[h5py.File], object]:
+    return replaced(frames=np.zeros(shape, dtype))
+
+
+def created(*arguments: object, **options: object) -> Callable[[h5py.File], object]:
+    return replaced(frames=lambda file: file.create_dataset("frames", *arguments, **options))
+
+
+def linked(path: str, link: object) -> Callable[[h5py.File], object]:
+    return replaced(**{path: link})
+
+
+FRAMES = {
+    "2-D": (shaped(24, 40), ("/frames has shape (24, 40)", "expected three dimensions")),
+    "4-D": (shaped(20, 4, 5, 1), ("/frames has shape (20, 4, 5, 1)", "expected three dimensions")),
+    "0-D": (replaced(frames=np.uint16(3)), ("/frames has shape ()", "expected three dimensions")),
+    "null": (replaced(frames=h5py.Empty("u2")), ("/frames has shape None", "expected three dimensions")),
+    "no frame": (shaped(0, 24, 40), ("(0, 24, 40)", "expected at least one frame")),
+    "no row": (shaped(20, 0, 40), ("(20, 0, 40)", "expected at least one frame, row and column")),
+    "complex": (shaped(20, 4, 5, dtype="c8"), ("/frames is complex64", "expected one of uint8, uint16")),
+    "bool": (shaped(20, 4, 5, dtype=bool), ("/frames is", "bool", "expected one of uint8, uint16")),
+    "uint64": (shaped(20, 4, 5, dtype="u8"), ("/frames is uint64", "expected one of")),
+    "int64": (shaped(20, 4, 5, dtype=">i8"), ("/frames is", "i8", "expected one of")),
+    "int8": (shaped(20, 4, 5, dtype="i1"), ("/frames is int8", "expected one of")),
+    "float16": (shaped(20, 4, 5, dtype="f2"), ("/frames is float16", "expected one of")),
+    "text": (replaced(frames="abc"), ("/frames is text", "expected one of")),
+    "compound": (shaped(20, 4, 5, dtype=[("a", "u2"), ("b", "f4")]), ("/frames is", "'a'", "expected one of")),
+    "enumeration": (created((20, 4, 5), h5py.enum_dtype({"DARK": 0}, "u2")), ("/frames is an enumeration of uint16", "expected one of")),
+    "vlen": (created((20, 4, 5), h5py.vlen_dtype(np.uint16)), ("/frames is of variable length", "expected one of")),
+    "group": (replaced(frames=lambda file: file.create_group("frames")), ("frames is a group", "expected the dataset")),
+    "type": (linked("frames", np.dtype("u2")), ("frames is a type", "expected the dataset")),
+    "soft link": (linked("frames", h5py.SoftLink("/nowhere")), ("'frames'", "a link to /nowhere, which leads nowhere")),
+    "loop": (linked("frames", h5py.SoftLink("/frames")), ("'frames'", "a link to /frames, which leads nowhere")),
+    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5", "cannot be opened")),
+    "none": (replaced(frames=None), ("no /frames", "no 3-D numeric dataset", "--frames")),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), FRAMES.values(), ids=FRAMES)
+def test_frames_of_no_use_are_refused(tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]) -> None:
+    refuses(write_run(tmp_path / "x__mccd.h5", edit), "-a", 0, words=("x__mccd.h5", *words))
+
+
+def test_several_candidates_are_listed(tmp_path: Path) -> None:
+    def rename(file: h5py.File) -> None:
+        file.move("frames", "entry/images")
+        file["other/float"] = np.zeros((3, 4, 5), "f4")
+
+    path = write_run(tmp_path / "x__mccd.h5", rename)
+    refuses(path, words=("several datasets", "/entry/images (20, 24, 40) uint16", "/other/float (3, 4, 5) float32", "--frames PATH"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("/entry/none", ("no dataset '/entry/none'",)),
+        ("lauecollect", ("lauecollect is a group", "expected the dataset")),
+        ("/", ("/ is a group", "expected the dataset")),
+        ("lauecollect/angle", ("/lauecollect/angle has shape (20,)", "expected three dimensions")),
+        ("", ("no dataset ''",)),
+    ],
+)
+def test_a_wrong_path_of_frames_is_refused(run: Path, name: str, words: tuple[str, ...]) -> None:
+    refuses(run, "--frames", name, words=(run.name, *words))
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "options", "words"),
+    [
+        (1, (), ("1 frame less -n/--n 25 %", "leaves 1", "expected at least 2")),
+        (2, ("-n", 50), ("2 frames less -n/--n 50 %", "leaves 1", "expected at least 2")),
+        (50, ("-n", 99), ("50 frames less -n/--n 99 %", "leaves 1", "expected at least 2")),
+    ],
+)
+def test_too_few_frames_are_refused(tmp_path: Path, n_frames: int, options: tuple[object, ...], words: tuple[str, ...]) -> None:
+    refuses(write_run(tmp_path / "x__mccd.h5", frames=series(n_frames)), "-a", 0, *options, words=words)
+
+
+def test_two_frames_are_enough_where_both_are_kept(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "x__mccd.h5", frames=series(2))
+    assert command(path, "-a", 0, "-n", 49, "--quiet").status == 0
+
+
+# -------------------------------------------------------------------------------------------------------------------------- metadata
+
+
+def column(name: str, values: object) -> Callable[[h5py.File], object]:
+    return replaced(**{f"lauecollect_{name}": values})
+
+
+def with_value(values: np.ndarray, frame: int, value: float) -> np.ndarray:
+    values = values.copy()
+    values[frame] = value
+    return values
+
+
+WAY_OUT = ("-a/--angles", "at least 10", "-a 0")
+ANGLE_COLUMNS = {
+    "no group": (replaced(lauecollect=None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
+    "no column": (column("angle", None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
+    "too few": (column("angle", np.round(ANGLES / 3)), ("lauecollect/angle has 4 different angles", *WAY_OUT)),
+    "one": (column("angle", 0 * ANGLES), ("lauecollect/angle has 1 different angle,", *WAY_OUT)),
+    "equal when rounded": (column("angle", 5 + ANGLES / 1e5), ("lauecollect/angle has 1 different angle,", *WAY_OUT)),
+    "short": (column("angle", ANGLES[1:]), ("lauecollect/angle has shape (19,)", "each of the 20 frames", *WAY_OUT)),
+    "2-D": (column("angle", ANGLES[:, None]), ("lauecollect/angle has shape (20, 1)", "each of the 20 frames", *WAY_OUT)),
+    "scalar": (column("angle", 3.5), ("lauecollect/angle has shape ()", "each of the 20 frames", *WAY_OUT)),
+    "null": (column("angle", h5py.Empty("f8")), ("lauecollect/angle has shape ()", *WAY_OUT)),
+    "text": (column("angle", [f"{a} deg" for a in ANGLES]), ("lauecollect/angle is '0.0 deg' at frame 0", "expected degrees", *WAY_OUT)),
+    "NaN": (column("angle", with_value(ANGLES, 7, np.nan)), ("lauecollect/angle is 'nan' at frame 7", "expected degrees", *WAY_OUT)),
+    "infinity": (column("angle", with_value(ANGLES, 9, -np.inf)), ("lauecollect/angle is '-inf' at frame 9", *WAY_OUT)),
+    "huge": (column("angle", with_value(ANGLES, 3, 1e300)), ("lauecollect/angle is '1e+300' at frame 3", *WAY_OUT)),
+    "complex": (column("angle", ANGLES * 1j), ("lauecollect/angle is complex128", "expected degrees", *WAY_OUT)),
+    "compound": (column("angle", ANGLES.astype([("deg", "f8")])), ("lauecollect/angle is", "expected degrees", *WAY_OUT)),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), ANGLE_COLUMNS.values(), ids=ANGLE_COLUMNS)
+def test_angles_that_fail_the_check_are_refused(tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]) -> None:
+    path = write_run(tmp_path / "x__mccd.h5", edit)
+    refuses(path, words=("x__mccd.h5", *words))
+    # and the way out is one
+    assert command(path, "-a", 0, "--quiet").status == 0
+
+
+BROKEN = {
+    "dataset": (replaced(lauecollect=ANGLES), ("lauecollect is a dataset", "expected a group")),
+    "soft link": (linked("lauecollect", h5py.SoftLink("/gone")), ("lauecollect", "a link to /gone, which leads nowhere")),
+    "external link": (linked("lauecollect", h5py.ExternalLink("gone.h5", "/x")), ("lauecollect", "/x in the file gone.h5")),
+    "column is a group": (
+        column("angle", lambda file: file.create_group("lauecollect/angle")),
+        ("lauecollect/angle is a group", "expected a column"),
+    ),
+    "column is a soft link": (column("angle", h5py.SoftLink("/gone")), ("lauecollect/angle", "/gone, which leads nowhere")),
+    "column is an external link": (column("laser_on", h5py.ExternalLink("gone.h5", "/x")), ("lauecollect/laser_on", "gone.h5")),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("options", [(), ("-a", 0)], ids=["checked", "unchecked"])
+def test_broken_metadata_is_refused(
+    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...], options: tuple[object, ...]
+) -> None:
+    refuses(write_run(tmp_path / "x__mccd.h5", edit), *options, words=("x__mccd.h5", *words))
+
+
+def only(name: str, values: object) -> Callable[[h5py.File], object]:
+    """The laser's state is in that column alone."""
+    return replaced(**{"lauecollect_laser_on": None, f"lauecollect_{name}": values})
+
+
+NO_LASER = "needs a laser run, with frames of both laser states"
+LASER_COLUMNS = {
+    "all off": (column("laser_on", STATES * 0), (NO_LASER, "all 20 frames are laser off")),
+    "all on": (column("laser_on", STATES * 0 + 1), (NO_LASER, "all 20 frames are laser on")),
+    "no column": (column("laser_on", None), (NO_LASER, "no laser_on, delay or file column")),
+    "no group": (replaced(lauecollect=None), (NO_LASER, "no laser_on, delay or file column")),
+    "delays all off": (only("delay", ["-", "off", "", "nan"] * 5), (NO_LASER, "all 20 frames are laser off")),
+    "names without": (only("file", ["on/carbon_1.mccd"] * 20), (NO_LASER, "no laser_on, delay or file column")),
+    "number": (column("laser_on", STATES * 2), ("lauecollect/laser_on is '2' at frame 1", "expected 0, 1, off or on")),
+    "fraction": (column("laser_on", STATES / 2), ("lauecollect/laser_on is '0.5' at frame 1", "expected 0, 1, off or on")),
+    "NaN": (column("laser_on", with_value(STATES / 1, 4, np.nan)), ("lauecollect/laser_on is 'nan' at frame 4",)),
+    "word": (column("laser_on", ["off", "maybe"] * 10), ("lauecollect/laser_on is 'maybe' at frame 1", "expected 0, 1, off or on")),
+    "short": (column("laser_on", STATES[:5]), ("lauecollect/laser_on has shape (5,)", "each of the 20 frames")),
+    "short delays": (only("delay", ["-", "1ns"]), ("lauecollect/delay has shape (2,)", "each of the 20 frames")),
+    "short names": (only("file", ["a_on.mccd"]), ("lauecollect/file has shape (1,)", "each of the 20 frames")),
+    "no angle": (column("angle", None), ("no lauecollect/angle",)),
+    "short angle": (column("angle", ANGLES[:7]), ("lauecollect/angle has shape (7,)",)),
+}
+
+
+@pytest.mark.parametrize(("edit", "words"), LASER_COLUMNS.values(), ids=LASER_COLUMNS)
+@pytest.mark.parametrize("options", [("-S", "pairs"), ("-S", "blocks"), ("-m", "kruskal")], ids=" ".join)
+def test_a_run_that_is_no_laser_run_is_refused_where_one_is_needed(
+    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...], options: tuple[str, str]
+) -> None:
+    line = refuses(write_run(tmp_path / "x__mccd.h5", edit), "-a", 0, *options, words=("x__mccd.h5", *words))
+    assert NO_LASER not in words or " ".join(options) in line
+
+
+@pytest.mark.parametrize(
+    ("angles", "words"),
+    [
+        (0 * ANGLES, ("all 20 frames are at one angle", "at least 2")),
+        (with_value(ANGLES, 5, 77), ("only frame 4 is at 2 degrees", "at least 2 frames")),
+    ],
+    ids=["one block", "block of one frame"],
+)
+def test_blocks_that_cannot_be_compared_are_refused(tmp_path: Path, angles: np.ndarray, words: tuple[str, ...]) -> None:
+    refuses(write_run(tmp_path / "x__mccd.h5", column("angle", angles)), "-a", 0, "-m", "kruskal", words=("-m kruskal", *words))
+
+
+# --------------------------------------------------------------------------------------------------------------------------- options
+
+OPTIONS = [
+    (("-n", "-1"), ("-n", "--n", "-1", "an integer from 0 to 99")),
+    (("-n", "100"), ("-n", "--n", "100", "an integer from 0 to 99")),
+    (("--n", "2.5"), ("--n", "'2.5'", "integer")),
+    (("-n", "many"), ("-n", "'many'", "integer")),
+    (("-A", "0"), ("-A", "--alpha", "0.0", "between 0 and 1")),
+    (("-A", "1"), ("-A", "--alpha", "1.0", "between 0 and 1")),
+    (("--alpha", "nan"), ("--alpha", "nan", "between 0 and 1")),
+    (("-A", "-0.05"), ("-A", "-0.05", "between 0 and 1")),
+    (("-c", "nan"), ("-c", "--cutoff", "nan", "a finite number >= 0")),
+    (("-c", "inf"), ("-c", "--cutoff", "inf", "a finite number >= 0")),
+    (("-c", "1e999"), ("-c", "--cutoff", "inf", "a finite number >= 0")),
+    (("--cutoff", "-0.1"), ("--cutoff", "-0.1", "a finite number >= 0")),
+    (("-c", "3,0"), ("-c", "'3,0'")),
+    (("-e", "-1"), ("-e", "--erosions", "-1", "an integer >= 0")),
+    (("-e", "1.5"), ("-e", "'1.5'", "integer")),
+    (("-d", "-2"), ("-d", "--dilations", "-2", "an integer >= 0")),
+    (("-d", "two"), ("-d", "'two'", "integer")),
+    (("-s", "2"), ("-s", "--structure", "2 is not 2,1 or 2,2")),
+    (("-s", "2,3"), ("-s", "2,3 is not 2,1 or 2,2")),
+    (("-s", "3,1"), ("-s", "3,1 is not 2,1 or 2,2")),
+    (("-s", "2,2,2"), ("-s", "2,2,2 is not 2,1 or 2,2")),
+    (("-s", "square"), ("-s", "'square' is not 2,1 or 2,2")),
+    (("-s", ""), ("-s", "'' is not 2,1 or 2,2")),
+    (("-a", "-1"), ("-a", "--angles", "-1", "an integer >= 0")),
+    (("-a", "all"), ("-a", "'all'", "integer")),
+    (("-m", "median"), ("-m", "--method", "'median'", "n_removed, kruskal")),
+    (("-m", "N_REMOVED"), ("-m", "'N_REMOVED'", "n_removed, kruskal")),
+    (("-S", "pair"), ("-S", "'pair'", "none, pairs, blocks")),
+    (("-S", ""), ("-S", "''", "none, pairs, blocks")),
+    (("-C", "zip"), ("-C", "--compression", "'zip'", "gzip, lzf, none")),
+    (("-C", "GZIP"), ("-C", "'GZIP'", "gzip, lzf, none")),
+    (("--normalise", "yes"), ("--normalise", "'yes'", "none")),
+    (("--threads", "0"), ("--threads", "0", ">=1")),
+    (("--threads", "-3"), ("--threads", "-3", ">=1")),
+    (("--threads", "all"), ("--threads", "'all'", "integer")),
+    (("--backend", "abacus"), ("--backend", "'abacus'", "'auto'", "'cpu'")),
+    (("--no-such-option",), ("--no-such-option",)),
+    (("-Z",), ("-Z",)),
+    (("another.h5",), ("another.h5",)),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS])
+def test_an_option_out_of_range_is_wrong_usage(run: Path, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refuses(run, *options, status=2, words=words)
+
+
+@pytest.mark.parametrize("options", [("-A", "2"), ("-n", "100", "-m", "kruskal")], ids=" ".join)
+def test_ranges_are_checked_whether_or_not_the_method_uses_the_option(run: Path, options: tuple[str, ...]) -> None:
+    refuses(run, *options, status=2)
+
+
+@pytest.mark.parametrize("option", ["-o", "-n", "-S", "--frames", "--threads"])
+def test_an_option_without_its_value_is_wrong_usage(run: Path, option: str) -> None:
+    assert_refused(command(run, "--quiet", option), 2, option, "requires an argument")
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_no_file_is_wrong_usage() -> None:
+    assert_refused(command("--quiet"), 2, "Missing argument", "file__mccd.h5", "lu_hdf2spots --help")
+
+
+def test_wrong_usage_is_found_before_the_file_is_looked_at(tmp_path: Path) -> None:
+    refuses(tmp_path / "none__mccd.h5", "-C", "zip", status=2)
+
+
+def test_the_subcommand_names_itself(run: Path) -> None:
+    assert_refused(command("find", run, "-n", 200, name="gpu-spots"), 2, "200", "gpu-spots find --help")
+
+
+@pytest.mark.parametrize("name", ["lu_hdf2spots", "gpu-spots"])
+def test_an_unknown_command_or_option_is_wrong_usage_for_a_process_too(name: str) -> None:
+    assert_refused(process("--nonsense", name=name), 2, f"{name}: ", "--nonsense")
+
+
+def test_a_traceback_is_for_those_who_ask(run: Path) -> None:
+    ended = command(run, "-a", 11, "--quiet", "--debug")
+    assert ended.status == 1
+    assert "Traceback" in ended.stderr
+    assert ended.lines[-1].startswith("lu_hdf2spots: ")
+
+
+# --------------------------------------------------------------------------------------------------------------------------- outputs
+
+
+def test_an_output_that_exists_is_refused(run: Path) -> None:
+    (run.parent / "run__spots.h5").write_text("precious")
+    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+
+
+def test_a_dangling_link_as_output_is_refused(run: Path) -> None:
+    (run.parent / "run__spots.h5").symlink_to("nowhere")
+    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
+@pytest.mark.parametrize("way", ["same", "relative", "round about", "soft link", "hard link", "input is the link"])
+def test_the_input_is_never_the_output(run: Path, way: str, force: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    link = run.parent / "link.h5"
+    source, output = run, run
+    if way == "relative":
+        output = Path(run.name)
+    elif way == "round about":
+        output = run.parent / ".." / run.parent.name / run.name
+    elif way == "hard link":
+        os.link(run, link)
+        output = link
+    elif way != "same":
+        link.symlink_to(run)
+        source, output = (run, link) if way == "soft link" else (link, run)
+    refuses(source, "-o", output, *force, words=(str(output), "is the input file"))
+
+
+def test_the_input_is_not_taken_for_a_left_over_of_the_output(run: Path) -> None:
+    source = run.rename(run.parent / "x.h5.part")
+    refuses(source, "-o", run.parent / "x.h5", "--force", words=("x.h5.part", "is the input file"))
+
+
+def test_a_missing_folder_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent / "no" / "folder" / "x.h5", words=("x.h5", "no folder", "no/folder"))
+
+
+def test_a_file_in_place_of_a_folder_is_refused(run: Path) -> None:
+    refuses(run, "-o", run / "x.h5", words=("x.h5", "no folder", run.name))
+
+
+def test_a_folder_as_output_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent, "--force", words=(str(run.parent), "is a folder", "expected the name of a file"))
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
+def test_a_device_as_output_is_refused(run: Path, device: str) -> None:
+    if not Path(device).exists():
+        pytest.skip(f"no {device} here")
+    refuses(run, "-o", device, "--force", words=(device, "is a device", "expected the name of a file"))
+
+
+def test_a_name_that_is_too_long_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent / ("x" * 300), words=("x" * 300, "File name too long"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(run: Path) -> None:
+    if os.geteuid() != 0:
+        folder = run.parent / "locked"
+        folder.mkdir(mode=0o500)
+    elif Path("/sys/kernel").is_dir():
+        folder = Path("/sys/kernel")  # where root cannot create files either
+    else:
+        pytest.skip("root may write everywhere here")
+    refuses(run, "-o", folder / "x.h5", words=(str(folder / "x.h5"), "cannot be written", "Permission denied"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "soft link"])
+def test_what_is_in_the_way_is_left_alone(run: Path, kind: str) -> None:
+    part, other = run.parent / "run__spots.h5.part", run.parent / "other"
+    other.write_text("precious")
+    if kind == "folder":
+        part.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(part)
+    else:
+        part.symlink_to(other)
+    before = {**listing(run.parent)}
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part is in the way")
+    assert listing(run.parent) == before
+
+
+def test_a_left_over_that_has_other_names_is_not_written_into(run: Path) -> None:
+    other = run.parent / "other"
+    other.write_text("precious")
+    os.link(other, run.parent / "run__spots.h5.part")
+    assert command(run, "--quiet").status == 0
+    assert other.read_text() == "precious"
+    assert set(listing(run.parent)) == {"other", run.name, "run__spots.h5"}
+
+
+def test_another_run_to_the_same_output_is_refused(run: Path) -> None:
+    output = run.parent / "run__spots.h5"
+    with complete_or_absent(output) as part:
+        part.write_text("half done")
+        before = listing(run.parent)
+        assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "another run is writing it")
+        assert_refused(process(run, "--quiet"), 1, "run__spots.h5", "another run is writing it")
+        assert listing(run.parent) == before
+        part.write_text("done")
+    assert output.read_text() == "done"
+
+
+def test_an_output_that_is_taken_away_while_it_is_written_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = run.parent / "run__spots.h5"
+    fsync = os.fsync
+
+    def replace_and_sync(descriptor: int) -> None:
+        (run.parent / "run__spots.h5.part").unlink(missing_ok=True)
+        (run.parent / "run__spots.h5.part").write_text("another's")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", replace_and_sync)
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part was replaced meanwhile")
+    assert not output.exists()
+    assert (run.parent / "run__spots.h5.part").read_text() == "another's"
+
+
+def test_file_systems_without_locks_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    assert command(run, "--quiet").status == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------- full disks
+
+
+class Disk:
+    """A disk that takes so many bytes, and then says it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room, self.refused = room, 0
+        write, truncate = os.pwrite, os.truncate
+
+        def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+            if offset + len(data) > self.room:
+                self.refused += 1
+                if offset >= self.room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(descriptor, data[: self.room - offset], offset)
+
+        def cut(file: int, length: int) -> None:
+            if length > self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            truncate(file, length)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(os, "truncate", cut)
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Bytes of the output, by compression."""
+    run = write_run(tmp_path_factory.mktemp("sizes") / "run__mccd.h5")
+    found = {}
+    for name in ("gzip", "none", "lzf"):
+        assert command(run, "-C", name, "-S", "pairs", "--quiet", "--force").status == 0
+        found[name] = (run.parent / "run__spots.h5").stat().st_size
+    return found
+
+
+@pytest.mark.parametrize("share", [0, 0.003, 0.03, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 0.999])
+@pytest.mark.parametrize("compression", ["gzip", "none", "lzf"])
+def test_a_full_disk_leaves_nothing(
+    run: Path, compression: str, share: float, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, int(share * sizes[compression]))
+    refuses(run, "-C", compression, "-S", "pairs", words=("run__spots.h5", "cannot be written", "No space left on device"))
+    assert disk.refused
+
+
+def test_a_disk_that_is_full_later_than_said_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refuses(run, words=("run__spots.h5", "cannot be written", os.strerror(errno.EDQUOT)))
+
+
+def limited(size: int) -> str:
+    """Python that lets the process write no file larger than that; the system then refuses more, as a full disk does."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 280_000])
+def test_a_process_that_may_write_no_more_ends_well(run: Path, size: int) -> None:
+    before = listing(run.parent)
+    ended = process(run, "--quiet", prelude=limited(size))
+    assert_refused(ended, 1, "lu_hdf2spots: ", "run__spots.h5", "cannot be written", os.strerror(errno.EFBIG))
+    assert listing(run.parent) == before
+
+
+def test_a_full_disk_keeps_the_old_output(run: Path) -> None:
+    output = run.parent / "run__spots.h5"
+    output.write_text("precious")
+    before = listing(run.parent)
+    assert_refused(process(run, "--quiet", "--force", prelude=limited(20_000)), 1, "run__spots.h5", "cannot be written")
+    assert listing(run.parent) == before
+
+
+def test_a_simulation_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    arguments = ("simulate", tmp_path / "x__mccd.h5", "--size", 64, "--angles", 3)
+    ended = process(*arguments, name="gpu-spots", prelude=limited(30_000))
+    assert (ended.status, ended.stdout) == (1, "")
+    assert ended.lines[-1].startswith("gpu-spots: ")
+    assert "x__mccd.h5: cannot be written" in ended.lines[-1]
+    assert "Traceback" not in ended.stderr
+    assert not listing(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- the rest
+
+
+def test_not_enough_memory_is_said_before_anything_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_spots.plan.available_memory", lambda: 2**20)
+    refuses(run, words=(run.name, "GiB of memory", "are free"))
+
+
+def test_what_nobody_thought_of_is_one_line_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("gpu_spots.run.find_to_file", fail)
+    ended = command(run, "--quiet")
+    assert (ended.status, len(ended.lines)) == (1, 1)
+    assert "internal error: ZeroDivisionError: a b" in ended.stderr
+    assert "--debug" in ended.stderr
+
+
+@pytest.mark.parametrize(("options", "status"), [((), 0), (("-a", 99), 1), (("-n", 100), 2)], ids=["done", "error", "usage"])
+def test_a_closed_stderr_changes_no_status(run: Path, options: tuple[object, ...], status: int) -> None:
+    ended = process(run, *options, prelude="import os; os.close(2); sys.stderr = None")
+    assert (ended.status, ended.stdout) == (status, "")
+    assert set(listing(run.parent)) == {run.name} | ({"run__spots.h5"} if status == 0 else set())
+
+
+def test_a_stderr_that_takes_nothing_changes_no_status_of_an_error(run: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        assert process(run, "-n", 100, stderr=full).status == 2
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_a_run_whose_messages_nobody_reads_any_more_ends(run: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with started(run, stderr=writing) as running:
+        os.close(writing)
+        assert running.wait(timeout=60) == 1
+    assert set(listing(run.parent)) == {run.name}

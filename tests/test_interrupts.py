@@ -1,0 +1,274 @@
+"""Ctrl-C, SIGTERM and SIGKILL while the program runs: what it says, how it ends, and what it leaves."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpu_spots.cli.errors import Stopped, _stoppable
+from gpu_spots.files.output import complete_or_absent, uninterrupted
+from helpers import datasets, listing, process, replaced, series, started, write_run
+
+SLOW = ("--threads", 1, "-d", 60)
+"""Options with which each stage of the run below takes a tenth of a second or more."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on which the program works for a second or so."""
+
+    def compress(file: h5py.File) -> None:
+        frames = np.tile(series(40, (256, 256)), (1, 2, 2))
+        file.create_dataset("frames", data=frames, chunks=(1, 512, 512), compression="gzip", compression_opts=1)
+        for name, values in (("angle", np.arange(40) // 2), ("laser_on", np.arange(40) % 2)):
+            del file[f"lauecollect/{name}"]
+            file[f"lauecollect/{name}"] = values
+
+    return write_run(tmp_path_factory.mktemp("large") / "run__mccd.h5", replaced(frames=compress))
+
+
+@pytest.fixture
+def run(large: Path, tmp_path: Path) -> Path:
+    """The same in a folder of its own."""
+    os.link(large, tmp_path / large.name)
+    return tmp_path / large.name
+
+
+def until(running: subprocess.Popen[str], line: str) -> list[str]:
+    """Read stderr until the program says that it begins with a stage."""
+    said: list[str] = []
+    assert running.stderr is not None
+    for text in running.stderr:
+        said.append(text)
+        if text.startswith(line):
+            return said
+    raise AssertionError(f"it never said {line!r}: {said}")
+
+
+def assert_ended(running: subprocess.Popen[str], said: list[str], message: str) -> None:
+    """Status 1, one line besides those of the stages, and nothing on stdout."""
+    stdout, stderr = running.communicate(timeout=60)
+    lines = "".join([*said, stderr]).splitlines()
+    assert (running.returncode, stdout) == (1, ""), lines
+    assert lines[-1] == f"lu_hdf2spots: {message}; nothing was written"
+    assert not [line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line], lines
+
+
+@pytest.mark.parametrize("stage", ["read", "background", "masks"])
+@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_so_and_leaves_nothing(run: Path, stage: str, number: signal.Signals, message: str) -> None:
+    before = listing(run.parent)
+    with started(run, *SLOW, "-S", "pairs") as running:
+        said = until(running, stage)
+        running.send_signal(number)
+        assert_ended(running, said, message)
+    assert listing(run.parent) == before
+
+
+def test_an_interrupt_while_the_output_is_written_leaves_nothing(run: Path) -> None:
+    before = listing(run.parent)
+    part = run.parent / "run__spots.h5.part"
+    with started(run, *SLOW, "-C", "none") as running:
+        said = until(running, "masks")
+        while running.poll() is None and part.stat().st_size < 10_000_000:
+            time.sleep(0.002)
+        running.send_signal(signal.SIGINT)
+        assert_ended(running, said, "interrupted")
+    assert listing(run.parent) == before
+
+
+def test_a_run_whose_terminal_is_closed_leaves_nothing(run: Path) -> None:
+    before = listing(run.parent)
+    with started(run, *SLOW) as running:
+        said = until(running, "masks")
+        running.send_signal(signal.SIGHUP)
+        assert_ended(running, said, "terminated, as its terminal was closed")
+    assert listing(run.parent) == before
+
+
+def test_impatience_does_no_harm(run: Path) -> None:
+    before = listing(run.parent)
+    with started(run, *SLOW) as running:
+        said = until(running, "masks")
+        for _ in range(20):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.003)
+        assert_ended(running, said, "interrupted")
+    assert listing(run.parent) == before
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_the_process_was_told_to_ignore_is_ignored(run: Path, name: str) -> None:
+    with started(run, *SLOW, prelude=f"signal.signal(signal.{name}, signal.SIG_IGN)") as running:
+        until(running, "background")
+        running.send_signal(getattr(signal, name))
+        running.communicate(timeout=60)
+        assert running.returncode == 0
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+
+
+def killed(run: Path, *options: object) -> None:
+    """Kill a run while it writes."""
+    with started(run, *SLOW, *options) as running:
+        until(running, "masks")
+        running.kill()
+        running.communicate(timeout=60)
+        assert running.returncode == -signal.SIGKILL
+
+
+def test_a_killed_run_leaves_at_most_its_part_which_the_next_run_removes(run: Path) -> None:
+    killed(run)
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5.part"}
+    assert process(run, "--quiet").status == 0
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+    with h5py.File(run.parent / "run__spots.h5") as found:
+        assert process(run, "--quiet", "-o", run.parent / "clean.h5").status == 0
+        with h5py.File(run.parent / "clean.h5") as clean:
+            after, expected = datasets(found), datasets(clean)
+    assert after.keys() == expected.keys()
+    assert all(np.array_equal(after[path], expected[path]) for path in expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: signal.Signals) -> None:
+    output = run.parent / "run__spots.h5"
+    output.write_bytes(b"precious")
+    state = output.stat()
+    with started(run, *SLOW, "--force") as running:
+        until(running, "masks")
+        running.send_signal(number)
+        running.communicate(timeout=60)
+    assert output.read_bytes() == b"precious"
+    assert (output.stat().st_ino, output.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
+    assert set(listing(run.parent)) - {run.name, output.name} == ({"run__spots.h5.part"} if number == signal.SIGKILL else set())
+    assert process(run, "--quiet", "--force").status == 0
+    assert set(listing(run.parent)) == {run.name, output.name}
+    with h5py.File(output) as file:
+        assert len(file["frame2spotsBE"]) == 40
+
+
+def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "x__mccd.h5"
+    with started("simulate", output, "--size", 512, "--angles", 20, name="gpu-spots") as running:
+        while running.poll() is None and not list(tmp_path.iterdir()):
+            time.sleep(0.002)
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
+        assert (running.returncode, stdout) == (1, "")
+    assert stderr.splitlines()[-1] == "gpu-spots: interrupted; nothing was written"
+    assert "Traceback" not in stderr
+    assert not listing(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- how that is brought about
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, whatever the test suite was started with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_signals_wait_until_the_block_has_ended() -> None:
+    done = []
+
+    def work() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("first")
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+                done.append("second")
+        done.append("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["first", "second"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_signals_that_come_too_late_are_not_heard() -> None:
+    with uninterrupted(too_late=True):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted(), _stoppable():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_have_nothing_to_do_with_signals() -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work() -> None:
+        with uninterrupted(), _stoppable():
+            seen.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [handlers]
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_that_python_drops_is_made_again() -> None:
+    class Thing:
+        pass
+
+    def stop() -> None:
+        thing = Thing()
+        # what is raised while a weak reference is told that its object is gone goes nowhere
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        assert reference() is None
+
+    def wait() -> None:
+        stop()
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            time.sleep(0.001)
+
+    with _stoppable(), pytest.raises(Stopped, match="interrupted"):
+        wait()
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_during_the_rename_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted_replace(*names: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        replace(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", interrupted_replace)
+    with complete_or_absent(tmp_path / "x") as part:
+        part.write_text("all of it")
+    assert listing(tmp_path).keys() == {"x"}
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_before_the_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), complete_or_absent(tmp_path / "x") as part:
+        part.write_text("all of it")
+    assert not listing(tmp_path)
