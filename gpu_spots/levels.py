@@ -13,8 +13,8 @@ from gpu_spots.model import FACTOR_BITS, Array, Validity
 
 LARGEST = 16
 """A frame whose level is further from the run's than this ratio cannot be brought to it in a useful way."""
-SAMPLE_PIXELS = 1 << 16
-"""Pixels that a level is taken from, where there are as many: it is then known to about 1/200 of a pixel's noise."""
+SAMPLE_PIXELS = 1 << 15
+"""Pixels that a level is taken from, where there are as many: it is then known to about 1/100 of a pixel's noise."""
 PAIRS = 5
 """Neighbouring frames that the pixel noise is taken from."""
 
