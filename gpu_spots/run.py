@@ -45,7 +45,7 @@ def default_output(source: Path) -> Path:
 def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False) -> Summary:
     """Find the spots of a run and write them to ``output``. Raises `GpuSpotsError`; then nothing new is left on disk."""
     filters = filter_options(compression)
-    check_output(output, Path(stack.file_name) if isinstance(stack, FileStack) else None, force)
+    check_output(output, stack.files if isinstance(stack, FileStack) else (), force)
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
         return _find(stack, SpotsWriter(file, str(output), stack.shape, filters), job, compression)
 

@@ -1,6 +1,7 @@
 """What several test files need: results of the pipeline as plain arrays, and comparison to the bit."""
 
 import contextlib
+import errno
 import io
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from gpu_spots import cli
 from gpu_spots.backend import Backend
@@ -182,6 +184,29 @@ def assert_refused(ended: Ended, status: int, *words: str) -> None:
     assert "internal error" not in ended.stderr
     missing = [word for word in words if word not in ended.stderr]
     assert not missing, f"{missing} not in: {ended.stderr}"
+
+
+class FullDisk:
+    """A disk that takes so many bytes, and then says it is full."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room, self.refused = room, 0
+        write, truncate = os.pwrite, os.truncate
+
+        def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+            if offset + len(data) > self.room:
+                self.refused += 1
+                if offset >= self.room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(descriptor, data[: self.room - offset], offset)
+
+        def cut(file: int, length: int) -> None:
+            if length > self.room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            truncate(file, length)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(os, "truncate", cut)
 
 
 def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, int]:

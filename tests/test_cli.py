@@ -1,11 +1,13 @@
 """The command line where all is well: help, names, progress, options, and every layout of input that it must read."""
 
+import contextlib
 import os
 import pty
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import numpy as np
 import pytest
 
 from gpu_spots import __version__
-from gpu_spots.cli import find
-from helpers import Ended, command, datasets, listing, process, replaced, series, started, write_run
+from gpu_spots.cli.find import find
+from gpu_spots.parameters import Parameters
+from helpers import Ended, assert_refused, command, datasets, listing, process, replaced, series, started, write_run
 
 MANUAL = [
     # short, long, name of the value, default; as in the manual's help
@@ -53,6 +56,21 @@ def assert_equal_results(found: Path, expected: Path) -> None:
     for path, values in left.items():
         assert values.dtype == right[path].dtype, path
         assert np.array_equal(values, right[path]), path
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives the results of that run for some options."""
+    folder = tmp_path_factory.mktemp("sound")
+    run = write_run(folder / "run__mccd.h5")
+
+    @cache
+    def output(*options: str) -> Path:
+        path = folder / f"{' '.join(options)}.h5"
+        assert command(run, *options, "-o", path, "--quiet").status == 0
+        return path
+
+    return output
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ help
@@ -100,8 +118,6 @@ def test_find_and_lu_hdf2spots_are_one_command(run: Path) -> None:
 
 
 def test_defaults_of_the_command_are_those_of_the_parameters() -> None:
-    from gpu_spots.parameters import Parameters
-
     context = find.make_context("lu_hdf2spots", ["x.h5"])
     assert Parameters(**{name: context.params[name] for name in Parameters.__dataclass_fields__}) == Parameters()
 
@@ -208,8 +224,7 @@ def test_stages_of_a_run_whose_masks_are_synchronized(run: Path, sync: str) -> N
 
 
 def test_quiet_says_nothing(run: Path) -> None:
-    assert command(run, "--quiet") == Ended(0, "", "")
-    assert process(run, "--quiet", "--force") == Ended(0, "", "")
+    assert process(run, "--quiet") == Ended(0, "", "")
 
 
 def test_warnings_are_one_line_each_also_with_quiet(tmp_path: Path) -> None:
@@ -222,40 +237,31 @@ def test_warnings_are_one_line_each_also_with_quiet(tmp_path: Path) -> None:
     assert line.startswith("warning: 2 of 20 frames have no off/on partner")
 
 
-def test_a_terminal_gets_a_bar(run: Path) -> None:
+def on_terminal(*arguments: object, term: str = "xterm-256color") -> str:
+    """What a process shows on a terminal; it ends with status 0."""
     keyboard, screen = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    with started(run, stderr=screen, stdout=screen, env=environment) as running:
+    with started(*arguments, stdout=screen, stderr=screen, env={**os.environ, "TERM": term, "COLUMNS": "100"}) as running:
         os.close(screen)
         seen = b""
-        while True:
-            try:
-                more = os.read(keyboard, 65536)
-            except OSError:  # how Linux says that nobody writes any more
-                break
-            if not more:
-                break
-            seen += more
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while more := os.read(keyboard, 65536):
+                seen += more
         assert running.wait(timeout=60) == 0
     os.close(keyboard)
-    text = seen.decode()
-    assert "━" in text
+    return seen.decode()
+
+
+def test_a_terminal_gets_a_bar(run: Path) -> None:
+    shown = on_terminal(run)
+    assert "━" in shown
     for stage in ("read", "background", "masks and spots"):
-        assert re.search(rf"{stage} .*(20/20|24/24)", text), stage
-    assert "read..." not in text
-    assert "spots on 20 frames" in text
+        assert re.search(rf"{stage} .*(20/20|24/24)", shown), stage
+    assert "read..." not in shown
+    assert "20 spots on 20 frames" in shown
 
 
-def test_a_terminal_without_abilities_gets_lines_it_can_show(run: Path) -> None:
-    keyboard, screen = pty.openpty()
-    with started(run, "--quiet", stderr=screen, stdout=screen, env={**os.environ, "TERM": "dumb"}) as running:
-        os.close(screen)
-        assert running.wait(timeout=60) == 0
-    try:
-        assert os.read(keyboard, 65536) == b""
-    except OSError:
-        pass
-    os.close(keyboard)
+def test_a_quiet_run_shows_nothing_on_a_terminal(run: Path) -> None:
+    assert on_terminal(run, "--quiet") == ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- options
@@ -352,26 +358,64 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("edit", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_of_frames_gives_the_same(run: Path, tmp_path: Path, edit: Callable[[h5py.File], object]) -> None:
+def test_every_layout_of_frames_gives_the_same(sound: Callable[..., Path], tmp_path: Path, edit: Callable[[h5py.File], object]) -> None:
     path = write_run(tmp_path / "x__mccd.h5", edit)
-    for source in (run, path):
-        assert command(source, "-S", "pairs", "--quiet").status == 0
-    assert_equal_results(tmp_path / "x__spots.h5", tmp_path / "run__spots.h5")
+    assert command(path, "-S", "pairs", "--quiet").status == 0
+    assert_equal_results(tmp_path / "x__spots.h5", sound("-S", "pairs"))
     assert results(tmp_path / "x__spots.h5")["stats/max"].dtype.isnative
 
 
-def test_frames_in_a_file_that_is_linked(run: Path, tmp_path: Path) -> None:
+def test_frames_in_a_file_that_is_linked(sound: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    with h5py.File(tmp_path / "elsewhere" / "data.h5", "w") as file:
+    data = tmp_path / "elsewhere" / "data.h5"
+    with h5py.File(data, "w") as file:
         file["images"] = series()
     path = write_run(tmp_path / "x__mccd.h5", replaced(frames=h5py.ExternalLink("elsewhere/data.h5", "/images")))
-    for source in (run, path):
-        assert command(source, "--quiet").status == 0
-    assert_equal_results(tmp_path / "x__spots.h5", tmp_path / "run__spots.h5")
+    assert command(path, "-S", "pairs", "--quiet").status == 0
+    assert_equal_results(tmp_path / "x__spots.h5", sound("-S", "pairs"))
+    with h5py.File(tmp_path / "x__spots.h5") as file:
+        assert (file["info"].attrs["input_file"], file["info"].attrs["frames_path"]) == (str(path), "/frames")
+    before = listing(tmp_path)
+    for output in (path, data):
+        assert_refused(command(path, "-o", output, "--force", "--quiet"), 1, str(output), "is the input file")
+    assert listing(tmp_path) == before
+
+
+def test_metadata_in_a_file_that_is_linked_is_copied(sound: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with h5py.File(tmp_path / "log.h5", "w") as file:
+        file["angles"] = np.arange(20) // 2 * 1.5
+    path = write_run(
+        tmp_path / "x__mccd.h5",
+        replaced(
+            lauecollect_angle=h5py.ExternalLink("log.h5", "/angles"),
+            states=np.arange(20) % 2,
+            lauecollect_laser_on=h5py.SoftLink("/states"),
+        ),
+    )
+    # in another folder a copy of the links would lead nowhere
+    assert command(path, "-S", "pairs", "-o", tmp_path / "elsewhere" / "x.h5", "--quiet").status == 0
+    assert_equal_results(tmp_path / "elsewhere" / "x.h5", sound("-S", "pairs"))
+
+
+def test_frames_of_several_files_joined_to_one_stack(sound: Callable[..., Path], tmp_path: Path) -> None:
+    stack = h5py.VirtualLayout((20, 24, 40), np.uint16)
+    for i in range(2):
+        with h5py.File(tmp_path / f"data_{i}.h5", "w") as file:
+            file["images"] = series()[10 * i : 10 * i + 10]
+        stack[10 * i : 10 * i + 10] = h5py.VirtualSource(tmp_path / f"data_{i}.h5", "images", (10, 24, 40))
+    path = write_run(tmp_path / "x__mccd.h5", replaced(frames=lambda file: file.create_virtual_dataset("frames", stack)))
+    assert command(path, "--quiet").status == 0
+    assert_equal_results(tmp_path / "x__spots.h5", sound())
+    data = (tmp_path / "data_1.h5").read_bytes()
+    assert_refused(command(path, "-o", tmp_path / "data_1.h5", "--force", "--quiet"), 1, "data_1.h5", "is the input file")
+    assert (tmp_path / "data_1.h5").read_bytes() == data
+    (tmp_path / "data_1.h5").unlink()
+    assert_refused(command(path, "--quiet", "--force"), 1, "x__mccd.h5", "frame 10", "data_1.h5", "is missing")
 
 
 @pytest.mark.parametrize("libver", ["earliest", "v108", "v110", "latest"])
-def test_files_of_old_and_new_hdf5(run: Path, tmp_path: Path, libver: str) -> None:
+def test_files_of_old_and_new_hdf5(sound: Callable[..., Path], tmp_path: Path, libver: str) -> None:
     path = tmp_path / "x__mccd.h5"
     with h5py.File(path, "w", libver=libver) as file:
         file["frames"] = series()
@@ -379,14 +423,13 @@ def test_files_of_old_and_new_hdf5(run: Path, tmp_path: Path, libver: str) -> No
             file[f"lauecollect/{name}"] = values
         file["lauecollect/file"] = ["a_off.mccd", "a_on.mccd"] * 10
     assert command(path, "-S", "pairs", "--quiet").status == 0
-    assert command(run, "-S", "pairs", "--quiet").status == 0
-    found, expected = results(tmp_path / "x__spots.h5"), results(tmp_path / "run__spots.h5")
+    found, expected = results(tmp_path / "x__spots.h5"), results(sound("-S", "pairs"))
     assert np.array_equal(found["spots/I"], expected["spots/I"])
     assert found["lauecollect/file"][1] == b"a_on.mccd"
 
 
 @pytest.mark.parametrize("place", ["images", "entry/deep/er/images"])
-def test_the_only_stack_is_found_wherever_it_is(run: Path, tmp_path: Path, place: str) -> None:
+def test_the_only_stack_is_found_wherever_it_is(sound: Callable[..., Path], tmp_path: Path, place: str) -> None:
     def move(file: h5py.File) -> None:
         file.move("frames", place)
         file["one_image"] = np.zeros((24, 40))
@@ -396,22 +439,20 @@ def test_the_only_stack_is_found_wherever_it_is(run: Path, tmp_path: Path, place
         file["complex"] = np.zeros((2, 2, 2), complex)
 
     path = write_run(tmp_path / "x__mccd.h5", move)
-    for source in (run, path):
-        assert command(source, "--quiet").status == 0
-    assert_equal_results(tmp_path / "x__spots.h5", tmp_path / "run__spots.h5")
+    assert command(path, "--quiet").status == 0
+    assert_equal_results(tmp_path / "x__spots.h5", sound())
     with h5py.File(tmp_path / "x__spots.h5") as file:
         assert file["info"].attrs["frames_path"] == f"/{place}"
 
 
-def test_frames_names_the_stack_to_take(run: Path, tmp_path: Path) -> None:
+def test_frames_names_the_stack_to_take(sound: Callable[..., Path], tmp_path: Path) -> None:
     def add(file: h5py.File) -> None:
         file["other/images"] = file["frames"][...]
         file["frames"][...] = 7
 
     path = write_run(tmp_path / "x__mccd.h5", add)
-    assert command(run, "--quiet").status == 0
     assert command(path, "--frames", "other/images", "--quiet").status == 0
-    assert_equal_results(tmp_path / "x__spots.h5", tmp_path / "run__spots.h5")
+    assert_equal_results(tmp_path / "x__spots.h5", sound())
     with h5py.File(tmp_path / "x__spots.h5") as file:
         assert file["info"].attrs["frames_path"] == "/other/images"
 
@@ -431,11 +472,10 @@ STRINGS = {
 
 
 @pytest.mark.parametrize("names", STRINGS.values(), ids=STRINGS)
-def test_text_of_every_kind_is_read(run: Path, tmp_path: Path, names: object) -> None:
+def test_text_of_every_kind_is_read(sound: Callable[..., Path], tmp_path: Path, names: object) -> None:
     path = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_laser_on=None, lauecollect_file=names))
-    for source in (run, path):
-        assert command(source, "-S", "pairs", "--quiet").status == 0
-    found, expected = results(tmp_path / "x__spots.h5"), results(tmp_path / "run__spots.h5")
+    assert command(path, "-S", "pairs", "--quiet").status == 0
+    found, expected = results(tmp_path / "x__spots.h5"), results(sound("-S", "pairs"))
     assert np.array_equal(found["masks_synced"], expected["masks_synced"])
     assert found["lauecollect/file"].tolist() == [name.encode() for name in NAMES]
 

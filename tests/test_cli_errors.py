@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.files.output import complete_or_absent
-from helpers import assert_refused, chunk_offset, command, listing, process, replaced, series, started, write_run
+from helpers import FullDisk, assert_refused, chunk_offset, command, listing, process, replaced, series, started, write_run
 
 ANGLES = np.repeat(np.arange(10.0), 2)
 STATES = np.tile([0, 1], 10)
@@ -76,6 +76,13 @@ def test_an_unreadable_file_is_refused(run: Path) -> None:
 def test_what_is_not_hdf5_is_refused(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "x__mccd.h5").write_bytes(content)
     refuses(tmp_path / "x__mccd.h5", words=("x__mccd.h5", *words))
+
+
+def test_a_file_that_is_being_written_is_refused(run: Path) -> None:
+    if "HDF5_USE_FILE_LOCKING" in os.environ:
+        pytest.skip("HDF5_USE_FILE_LOCKING decides here")
+    with h5py.File(run, "r+", locking=True):
+        assert_refused(process(run, "--quiet"), 1, run.name, "another program is writing to it")
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
@@ -213,6 +220,13 @@ def test_several_candidates_are_listed(tmp_path: Path) -> None:
 )
 def test_a_wrong_path_of_frames_is_refused(run: Path, name: str, words: tuple[str, ...]) -> None:
     refuses(run, "--frames", name, words=(run.name, *words))
+
+
+def test_a_frame_that_cannot_be_scaled_is_refused(tmp_path: Path) -> None:
+    frames = series()
+    frames[6] = 0
+    path = write_run(tmp_path / "x__mccd.h5", frames=frames)
+    refuses(path, "--normalise", "level", words=("--normalise level", "frame 6 has a level of 0 counts", "expected"))
 
 
 @pytest.mark.parametrize(
@@ -558,29 +572,6 @@ def test_file_systems_without_locks_do(run: Path, monkeypatch: pytest.MonkeyPatc
 # ----------------------------------------------------------------------------------------------------------------------- full disks
 
 
-class Disk:
-    """A disk that takes so many bytes, and then says it is full."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-        self.room, self.refused = room, 0
-        write, truncate = os.pwrite, os.truncate
-
-        def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-            if offset + len(data) > self.room:
-                self.refused += 1
-                if offset >= self.room:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return write(descriptor, data[: self.room - offset], offset)
-
-        def cut(file: int, length: int) -> None:
-            if length > self.room:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            truncate(file, length)
-
-        monkeypatch.setattr(os, "pwrite", pwrite)
-        monkeypatch.setattr(os, "truncate", cut)
-
-
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Bytes of the output, by compression."""
@@ -597,7 +588,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def test_a_full_disk_leaves_nothing(
     run: Path, compression: str, share: float, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk(monkeypatch, int(share * sizes[compression]))
+    disk = FullDisk(monkeypatch, int(share * sizes[compression]))
     refuses(run, "-C", compression, "-S", "pairs", words=("run__spots.h5", "cannot be written", "No space left on device"))
     assert disk.refused
 

@@ -48,6 +48,18 @@ def test_masks_are_numbered_by_their_first_frame() -> None:
     assert pairs_of([1, 2, 2, 1], [OFF, OFF, ON, ON]) == [[0, 3], [1, 2]]
 
 
+def test_an_interlaced_run_has_the_pairs_of_each_pass() -> None:
+    passes = [0.0, 2.0, 4.0], [1.0, 3.0], [2.0, 0.0]  # the last one comes back to angles of the first
+    angles = [angle for one in passes for angle in one for _ in range(2)]
+    assert pairs_of(angles, [OFF, ON] * 7) == [[frame, frame + 1] for frame in range(0, 14, 2)]
+    found = grouping.blocks(grouping.angle_keys({"angle": np.array(angles)}, 14, "run"))
+    assert found.mask_of_frame.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 1, 1, 0, 0]
+
+
+def test_a_pair_may_be_split_over_passes() -> None:
+    assert pairs_of([0, 1, 2, 0, 1, 2], [OFF, OFF, ON, ON, OFF, OFF]) == [[0, 3], [1], [2, 5], [4]]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=30))
 def test_pairs_hold_their_definition(frames: list[tuple[int, bool]]) -> None:
     angles, states = [float(angle) for angle, _ in frames], [state for _, state in frames]

@@ -15,7 +15,7 @@ import pytest
 
 from gpu_spots.cli.errors import Stopped, _stoppable
 from gpu_spots.files.output import complete_or_absent, uninterrupted
-from helpers import datasets, listing, process, replaced, series, started, write_run
+from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
 
 SLOW = ("--threads", 1, "-d", 60)
 """Options with which each stage of the run below takes a tenth of a second or more."""
@@ -105,32 +105,25 @@ def test_impatience_does_no_harm(run: Path) -> None:
     assert listing(run.parent) == before
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
-def test_what_the_process_was_told_to_ignore_is_ignored(run: Path, name: str) -> None:
-    with started(run, *SLOW, prelude=f"signal.signal(signal.{name}, signal.SIG_IGN)") as running:
+def test_what_the_process_was_told_to_ignore_is_ignored(run: Path) -> None:
+    with started(run, "--threads", 1, prelude="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as running:  # as nohup does
         until(running, "background")
-        running.send_signal(getattr(signal, name))
+        running.send_signal(signal.SIGHUP)
         running.communicate(timeout=60)
         assert running.returncode == 0
     assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
 
 
-def killed(run: Path, *options: object) -> None:
-    """Kill a run while it writes."""
-    with started(run, *SLOW, *options) as running:
+def test_a_killed_run_leaves_at_most_its_part_which_the_next_run_removes(run: Path) -> None:
+    with started(run, *SLOW) as running:
         until(running, "masks")
         running.kill()
         running.communicate(timeout=60)
-        assert running.returncode == -signal.SIGKILL
-
-
-def test_a_killed_run_leaves_at_most_its_part_which_the_next_run_removes(run: Path) -> None:
-    killed(run)
     assert set(listing(run.parent)) == {run.name, "run__spots.h5.part"}
-    assert process(run, "--quiet").status == 0
+    assert command(run, "--quiet").status == 0
     assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
     with h5py.File(run.parent / "run__spots.h5") as found:
-        assert process(run, "--quiet", "-o", run.parent / "clean.h5").status == 0
+        assert command(run, "--quiet", "-o", run.parent / "clean.h5").status == 0
         with h5py.File(run.parent / "clean.h5") as clean:
             after, expected = datasets(found), datasets(clean)
     assert after.keys() == expected.keys()
@@ -149,7 +142,7 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
     assert output.read_bytes() == b"precious"
     assert (output.stat().st_ino, output.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
     assert set(listing(run.parent)) - {run.name, output.name} == ({"run__spots.h5.part"} if number == signal.SIGKILL else set())
-    assert process(run, "--quiet", "--force").status == 0
+    assert command(run, "--quiet", "--force").status == 0
     assert set(listing(run.parent)) == {run.name, output.name}
     with h5py.File(output) as file:
         assert len(file["frame2spotsBE"]) == 40
@@ -203,6 +196,28 @@ def test_signals_that_come_too_late_are_not_heard() -> None:
     with uninterrupted(too_late=True):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize("place", [0, 0.1, 0.5, 0.9, 1])
+def test_an_interrupt_in_the_midst_of_hdf5s_work_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float) -> None:
+    run = write_run(tmp_path / "run__mccd.h5")
+    write, calls, moment = os.pwrite, 0, -1
+
+    def pwrite(*arguments: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            signal.raise_signal(signal.SIGINT)
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert command(run, "--quiet").status == 0
+    (tmp_path / "run__spots.h5").unlink()
+    calls, moment = 0, 1 + round(place * (calls - 1))
+    before = listing(tmp_path)
+    assert command(run, "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+    assert listing(tmp_path) == before
 
 
 def test_what_is_ignored_stays_ignored() -> None:

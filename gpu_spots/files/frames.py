@@ -12,7 +12,7 @@ import numpy as np
 from gpu_spots.errors import InputError
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.lauecollect import link_of, read_columns
-from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.layout import hdf5_reason, other_files
 from gpu_spots.grouping import Columns
 from gpu_spots.model import FRAME_DTYPES, Array
 
@@ -48,14 +48,15 @@ class ArrayStack:
 
 
 class FileStack:
-    """Frames in a dataset of an open HDF5 file."""
+    """Frames in a dataset of an open HDF5 file, or of another file that this one leads to."""
 
-    def __init__(self, dataset: h5py.Dataset, columns: Columns, reader: FrameReader) -> None:
+    def __init__(self, file: h5py.File, path: str, dataset: h5py.Dataset, columns: Columns, reader: FrameReader) -> None:
         self._reader = reader
-        self.path = dataset.name
-        self.file = dataset.file
-        self.file_name = dataset.file.filename
+        self.path = path
+        self.file = file
+        self.file_name = file.filename
         self.source = f"{self.file_name}: {self.path}"
+        self.files = [Path(file.filename), Path(dataset.file.filename), *other_files(dataset, self.source)]
         self.shape = dataset.shape
         self.dtype = dataset.dtype.newbyteorder("=")
         self.columns = columns
@@ -86,10 +87,10 @@ def open_run(path: str | Path, frames_path: str | None = None) -> Iterator[FileS
     path = Path(path)
     with open_hdf5(path) as file, ExitStack() as opened:
         try:
-            dataset = _find_frames(file, frames_path)
-            _check_stack(dataset.shape, dataset.dtype, f"{path}: {dataset.name}")
+            name, dataset = _find_frames(file, frames_path)
+            _check_stack(dataset.shape, dataset.dtype, f"{path}: {name}")
             _load_filters(dataset)
-            stack = FileStack(dataset, read_columns(file), opened.enter_context(FrameReader(dataset)))
+            stack = FileStack(file, name, dataset, read_columns(file), opened.enter_context(FrameReader(dataset)))
         except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
         yield stack
@@ -109,7 +110,9 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path}: cannot be opened: {hdf5_reason(error)}") from error
+        reason = hdf5_reason(error)
+        locked = reason.startswith("unable to lock file")
+        raise InputError(f"{path}: cannot be opened: {'another program is writing to it' if locked else reason}") from error
 
 
 def _load_filters(dataset: h5py.Dataset) -> None:
@@ -128,9 +131,11 @@ def _load_filters(dataset: h5py.Dataset) -> None:
             )
 
 
-def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
+def _find_frames(file: h5py.File, frames_path: str | None) -> tuple[str, h5py.Dataset]:
+    """The path of the frames in the file, and what is there."""
     if frames_path is not None or DEFAULT_PATH in file:
-        return _dataset_at(file, DEFAULT_PATH if frames_path is None else frames_path)
+        path = DEFAULT_PATH if frames_path is None else frames_path
+        return "/" + path.strip("/"), _dataset_at(file, path)
     candidates: list[h5py.Dataset] = []
 
     def consider(_: str, item: h5py.HLObject) -> None:
@@ -146,7 +151,7 @@ def _find_frames(file: h5py.File, frames_path: str | None) -> h5py.Dataset:
     if len(candidates) > 1:
         listed = ", ".join(f"{found.name} {found.shape} {found.dtype}" for found in candidates)
         raise InputError(f"{file.filename}: several datasets could be the frames: {listed}; choose one with --frames PATH")
-    return candidates[0]
+    return candidates[0].name, candidates[0]
 
 
 def _dataset_at(file: h5py.File, path: str) -> h5py.Dataset:

@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -19,12 +19,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 """Ctrl-C, and others whose handlers may raise an exception."""
 
 
-def check_output(output: Path, source: Path | None, force: bool) -> None:
-    """Refuse an output that is the input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
-    if source is not None and source.exists():
-        for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
-            if path.exists() and os.path.samefile(path, source):
-                raise OutputError(f"{path}: the {what} is the input file; name another with -o")
+def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
+    """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
+    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
+        if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
+            raise OutputError(f"{path}: the {what} is the input file; name another with -o")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
     if os.path.lexists(output) and not force:

@@ -56,7 +56,7 @@ def write_run(
     Raises:
         OutputError: the file exists, or cannot be written.
     """
-    check_output(path, None, force)
+    check_output(path, (), force)
     with complete_or_absent(path) as part, new_file(part, str(path)) as file:
         with uninterrupted():
             _write_columns(file.create_group("lauecollect"), run.design, run.truth.schedule)

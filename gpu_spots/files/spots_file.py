@@ -116,7 +116,7 @@ class SpotsWriter:
     @_writes
     def write_info(self, attributes: Mapping[str, Any]) -> None:
         """Attributes of the group ``info``."""
-        self._file.require_group("info").attrs.update(attributes)
+        self._file.require_group("info").attrs.update({name: _storable(value) for name, value in attributes.items()})
 
     @_writes
     def copy_lauecollect(self, source: h5py.File) -> None:
@@ -222,6 +222,13 @@ class SpotsWriter:
         return dataset
 
 
+def _storable(value: Any) -> Any:
+    """As HDF5 can hold it: text that is no Unicode, as names of files can be, is escaped, and integers beyond 64 bits are text."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
+
+
 _memory_names = itertools.count(1)
 
 
@@ -236,7 +243,7 @@ class SpotsFile:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         try:
-            ranges = file["frame2spotsBE"] if "frame2spotsBE" in file else None
+            ranges = file.get("frame2spotsBE")
             if not isinstance(ranges, h5py.Dataset):
                 raise InputError(f"{file.filename}: not a spots file, it has no dataset frame2spotsBE")
             self._ranges = ranges[...]
