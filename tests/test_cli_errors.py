@@ -136,7 +136,7 @@ def test_a_frame_that_was_never_written_is_refused(tmp_path: Path) -> None:
     refuses(write_run(tmp_path / "x__mccd.h5", replaced(frames=with_hole)), words=("frame 17", "never written"))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_a_file_with_wrong_bytes_anywhere_gives_results_or_one_line(run: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     content = np.frombuffer(run.read_bytes(), np.uint8).copy()
@@ -334,7 +334,7 @@ LASER_COLUMNS = {
 
 
 @pytest.mark.parametrize(("edit", "words"), LASER_COLUMNS.values(), ids=LASER_COLUMNS)
-@pytest.mark.parametrize("options", [("-S", "pairs"), ("-S", "blocks"), ("-m", "kruskal")], ids=" ".join)
+@pytest.mark.parametrize("options", [("-S", "pairs"), ("-m", "kruskal")], ids=" ".join)
 def test_a_run_that_is_no_laser_run_is_refused_where_one_is_needed(
     tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...], options: tuple[str, str]
 ) -> None:
@@ -577,14 +577,14 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """Bytes of the output, by compression."""
     run = write_run(tmp_path_factory.mktemp("sizes") / "run__mccd.h5")
     found = {}
-    for name in ("gzip", "none", "lzf"):
+    for name in ("gzip", "none"):
         assert command(run, "-C", name, "-S", "pairs", "--quiet", "--force").status == 0
         found[name] = (run.parent / "run__spots.h5").stat().st_size
     return found
 
 
-@pytest.mark.parametrize("share", [0, 0.003, 0.03, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97, 0.999])
-@pytest.mark.parametrize("compression", ["gzip", "none", "lzf"])
+@pytest.mark.parametrize("share", [0, 0.003, 0.03, 0.2, 0.5, 0.8, 0.97, 0.999])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_a_full_disk_leaves_nothing(
     run: Path, compression: str, share: float, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

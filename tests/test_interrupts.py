@@ -62,8 +62,15 @@ def assert_ended(running: subprocess.Popen[str], said: list[str], message: str) 
     assert not [line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line], lines
 
 
-@pytest.mark.parametrize("stage", ["read", "background", "masks"])
-@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("stage", "number", "message"),
+    [
+        ("read", signal.SIGINT, "interrupted"),
+        ("background", signal.SIGTERM, "terminated"),
+        ("masks", signal.SIGINT, "interrupted"),
+        ("masks", signal.SIGTERM, "terminated"),
+    ],
+)
 def test_an_interrupted_run_says_so_and_leaves_nothing(run: Path, stage: str, number: signal.Signals, message: str) -> None:
     before = listing(run.parent)
     with started(run, *SLOW, "-S", "pairs") as running:

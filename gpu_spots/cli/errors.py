@@ -14,7 +14,7 @@ import click
 
 from gpu_spots.errors import GpuSpotsError, ParameterError
 
-SIGNALS: dict[int, str] = {
+SIGNALS = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "terminated, as its terminal was closed",
@@ -98,34 +98,40 @@ def _stoppable(*, for_good: bool = False) -> Iterator[Callable[[], None]]:
     Gives a function to call when the work is over, one way or the other: then they are not heard any more. ``for_good``: nor are they
     when the block has ended, while Python waits for threads that still compute.
     """
-    if threading.current_thread() is not threading.main_thread():  # the main thread's owner decides about signals
+    main_thread = threading.main_thread()
+    if threading.current_thread() is not main_thread:  # its owner decides about signals
         yield lambda: None
         return
-    word, over = "", False
+    last, over = signal.SIGINT, False
 
     def stop(number: int, _: FrameType | None) -> None:
-        nonlocal word
+        nonlocal last
         if not over:
-            word = SIGNALS.get(number, word)
-            raise Stopped(word)
+            last = signal.Signals(number)
+            raise Stopped(SIGNALS[last])
 
     def stop_listening() -> None:
         nonlocal over
         over = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in before:  # for Python would end the process by default when it has given up its own handlers
             signal.signal(number, signal.SIG_IGN)
 
+    def ask_again() -> None:
+        if not over and main_thread.ident is not None:
+            signal.pthread_kill(main_thread.ident, last)
+
     def lost(unraisable: Any) -> None:
-        """Python drops what is raised in some places of its own, in weak references for one: raise it again, a little later."""
+        """Python drops what is raised in some places of its own, in weak references for one: ask again, a little later."""
         if unraisable.exc_type is Stopped:
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            timer = threading.Timer(AGAIN, ask_again)
+            timer.daemon = True
+            timer.start()
         else:
             hook(unraisable)
 
     hook = sys.unraisablehook
     # None: not Python's to handle
-    before = {n: handler for n in (*SIGNALS, signal.SIGALRM) if (handler := signal.getsignal(n)) not in (None, signal.SIG_IGN)}
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
     try:
         for number in before:
             signal.signal(number, stop)

@@ -15,8 +15,8 @@ import h5py
 from gpu_spots.errors import OutputError
 
 SUFFIX = ".part"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-"""Ctrl-C, and others whose handlers may raise an exception."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, and other requests to end."""
 
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
