@@ -46,6 +46,9 @@ Indices = NDArray[np.int64]
 
 def background_warnings(background: Background, n_frames: int) -> Iterator[str]:
     """One line for each thing noticed."""
+    if background.validity.pixels is not None and not background.validity.pixels.any():
+        yield "every pixel is masked, as none has two valid values: there is nothing to find spots in"
+        return
     spots = persistent_spots(background.avg, background.std, background.max, background.validity.pixels)
     if len(spots):
         x, y = spots[0]

@@ -118,6 +118,11 @@ def test_mistakes_are_named(call: dict, message: str) -> None:
         find_spots(**{"parameters": ANY_ANGLES, **call})
 
 
+def test_a_run_without_a_valid_value_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="every pixel is masked"):
+        find_spots(np.full((8, 5, 6), np.nan), ANY_ANGLES).close()
+
+
 def test_warnings_point_at_the_caller(frames: np.ndarray) -> None:
     with pytest.warns(UserWarning, match="nothing is removed") as caught:
         find_spots(frames, Parameters(angles=0, n=1)).close()

@@ -1,12 +1,15 @@
 """Normalisation: levels, factors, scaled frames and the whole run, against plain arithmetic."""
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpu_spots import levels
+from gpu_spots import find_spots, levels
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import InputError
 from gpu_spots.model import FRAME_DTYPES, Validity
@@ -109,6 +112,16 @@ def test_normalised_run_with_invalid_values_equals_reference(backend: Backend) -
     expected = reference_run(frames, valid_pixels=valid, low=low, high=high, factors=factors)
     assert "stats/n_used" in expected
     assert_same(found, expected)
+
+
+def test_stats_say_that_they_are_in_scaled_counts(tmp_path: Path) -> None:
+    frames = frames_of(np.dtype("uint16"), (20, 21, 33), seed=3)
+    for normalise, units in (("none", "counts"), ("level", "scaled counts")):
+        path = tmp_path / f"{normalise}.h5"
+        find_spots(frames, Parameters(angles=0, normalise=normalise), output=path).close()
+        with h5py.File(path) as file:
+            assert {file[f"stats/{name}"].attrs["units"] for name in ("avg", "std", "iqr", "max", "threshold")} == {units}
+            assert file["spots/I"].attrs["units"] == "counts"
 
 
 def drifting(rms: float) -> np.ndarray:

@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -37,13 +38,14 @@ class _OneLine(click.Command):
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
         # with the process's own arguments this is the whole program, and nothing is left to stop when it has ended
-        with _stoppable(for_good=args is None) as stop_listening:
+        with _stoppable(for_good=args is None) as requests:
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
-                stop_listening()
+                requests.over = True
             except BaseException as error:
-                stop_listening()
-                _end(error, name, debug="--debug" in arguments)
+                requests.over = True
+                # a request may have come up as another error, out of an import for one
+                _end(requests.heard or error, name, debug="--debug" in arguments)
         # without standalone mode click returns the status of --help and --version
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -91,33 +93,38 @@ def _explain(error: BaseException) -> tuple[str, int]:
     return f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it", 1
 
 
+@dataclass(slots=True)
+class _Requests:
+    """Requests to end."""
+
+    heard: Stopped | None = None
+    """The last one that was raised."""
+    over: bool = False
+    """The work has ended, one way or the other: they are not heard any more."""
+
+
 @contextmanager
-def _stoppable(*, for_good: bool = False) -> Iterator[Callable[[], None]]:
+def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
     """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
 
-    Gives a function to call when the work is over, one way or the other: then they are not heard any more. ``for_good``: nor are they
-    when the block has ended, while Python waits for threads that still compute.
+    ``for_good``: they are not heard any more when the block has ended, while Python waits for threads that still compute.
     """
+    requests = _Requests()
     main_thread = threading.main_thread()
     if threading.current_thread() is not main_thread:  # its owner decides about signals
-        yield lambda: None
+        yield requests
         return
-    last, over = signal.SIGINT, False
+    last = signal.SIGINT
 
     def stop(number: int, _: FrameType | None) -> None:
         nonlocal last
-        if not over:
+        if not requests.over:
             last = signal.Signals(number)
-            raise Stopped(SIGNALS[last])
-
-    def stop_listening() -> None:
-        nonlocal over
-        over = True
-        for number in before:  # for Python would end the process by default when it has given up its own handlers
-            signal.signal(number, signal.SIG_IGN)
+            requests.heard = Stopped(SIGNALS[last])
+            raise requests.heard
 
     def ask_again() -> None:
-        if not over and main_thread.ident is not None:
+        if not requests.over and main_thread.ident is not None:
             signal.pthread_kill(main_thread.ident, last)
 
     def lost(unraisable: Any) -> None:
@@ -136,10 +143,10 @@ def _stoppable(*, for_good: bool = False) -> Iterator[Callable[[], None]]:
         for number in before:
             signal.signal(number, stop)
         sys.unraisablehook = lost
-        yield stop_listening
+        yield requests
     finally:
-        stop_listening()
+        requests.over = True
         sys.unraisablehook = hook
-        if not for_good:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            # Python gives up its own handlers before it ends, and the system's would end it with another status
+            signal.signal(number, signal.SIG_IGN if for_good else handler)

@@ -101,6 +101,7 @@ class SpotsWriter:
         self._shape = stack_shape[1:]
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._filters = filters
+        self._counts = "counts"
         self._compresses = filters.get("compression") == "gzip"
         pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
         self._create_pixel_list(pixel_type)
@@ -139,6 +140,7 @@ class SpotsWriter:
         """The frames' levels, and their scales where they were scaled."""
         self._create("frame_level", frame_levels.shape, np.float64)[...] = frame_levels
         if factors is not None:
+            self._counts = "scaled counts"
             self._create("frame_scale", factors.shape, np.float64)[...] = factors / 2**FACTOR_BITS
 
     def encode(self, image: Callable[[], Array]) -> "Encoded":
@@ -152,6 +154,8 @@ class SpotsWriter:
     def write_map(self, name: str, encoded: "Encoded") -> None:
         """A map of the group ``stats``."""
         dataset = self._create_image(f"stats/{name}", self._shape, encoded.dtype or encoded.image().dtype)
+        if dataset.attrs.get("units") == "counts":
+            dataset.attrs["units"] = self._counts
         self._write_image(dataset, None, encoded)
 
     @_writes
