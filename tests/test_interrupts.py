@@ -275,6 +275,18 @@ def test_an_interrupt_that_python_drops_is_made_again() -> None:
 
 
 @pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_that_comes_up_as_another_error_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException as error:  # as modules written in C do while they are imported
+            raise SystemError("initialization raised an unreported exception") from error
+
+    monkeypatch.setattr("gpu_spots.run.find_to_file", fail)
+    assert command(write_run(tmp_path / "x.h5"), "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_during_the_rename_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
