@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.cli.errors import Stopped, _stoppable
-from gpu_spots.files.output import complete_or_absent, uninterrupted
+from gpu_spots.files.output import _Disk, complete_or_absent, uninterrupted
 from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
 
 SLOW = ("--threads", 1, "-d", 60)
@@ -225,6 +225,21 @@ def test_an_interrupt_in_the_midst_of_hdf5s_work_waits_for_its_end(tmp_path: Pat
     before = listing(tmp_path)
     assert command(run, "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
     assert listing(tmp_path) == before
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_while_the_file_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run__mccd.h5")
+    tell = _Disk.tell
+
+    def interrupted_tell(disk: _Disk) -> int:
+        monkeypatch.setattr(_Disk, "tell", tell)
+        signal.raise_signal(signal.SIGINT)
+        return tell(disk)
+
+    monkeypatch.setattr(_Disk, "tell", interrupted_tell)
+    assert command(run, "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+    assert set(listing(tmp_path)) == {run.name}
 
 
 def test_what_is_ignored_stays_ignored() -> None:

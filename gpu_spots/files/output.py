@@ -104,7 +104,9 @@ class NewFile(h5py.File):  # type: ignore[misc]
             self._disk = _Disk(path)
         except OSError as error:
             raise OutputError(f"{name}: cannot be written: {error.strerror}") from error
-        super().__init__(self._disk, "w", libver=("earliest", "v110"))
+        # HDF5 calls Python to write: an exception out of a signal would be lost there
+        with uninterrupted():
+            super().__init__(self._disk, "w", libver=("earliest", "v110"))
 
     def check(self) -> None:
         """Raise `OutputError` if a write has failed."""
