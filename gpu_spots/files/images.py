@@ -50,7 +50,6 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
 
 # MarCCD: byte from the begin of the file, and what one unit of the integer there is
 _MARCCD_NUMBERS = {
-    "saturation": (1128, 1.0),
     "bias": (1804, 1e-3),
     "distance": (1664, 1e-3),
     "beam_x": (1668, 1e-3),
@@ -196,6 +195,9 @@ def _read_marccd(content: bytes, path: Path) -> Image:
     header: dict[str, float | str] = {
         name: round(number(begin) * unit, 9) for name, (begin, unit) in _MARCCD_NUMBERS.items() if number(begin) or name in _MARCCD_ANGLES
     }
+    saturation = struct.unpack_from(f"{order}I", content, 1128)[0]
+    if 0 < saturation <= np.iinfo(stored).max:
+        header["saturation"] = float(saturation)
     exposure = number(1680) or number(1676)
     if exposure:
         header["exposure_time"] = exposure / 1000
