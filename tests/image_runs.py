@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 OLD_HEADER = (
-    "date time", "file", "delay", "waiting-time[s]", "bunches-per-pulse", "nom.pulses", "nom.delay[s]", "act.delay[s]", "sdev(act.delay)[s]",
+    "date time", "file", "delay", "waiting-time[s]", "bunches-per-pulse", "nom.pulses", "nom.delay[s]", "act.delay[s]",
+    "sdev(act.delay)[s]",
     "num(act.delay)", "x-ray[Vs]", "sdev(x-ray)[Vs]", "num(x-ray)", "laser", "sdev(laser)", "num(laser)", "delay[s]", "angle[deg]",
     "laser_on", "repeat", "translation[mm]", "temperature[C]", "14IDB:DAC1_4.VAL", "comment",
 )  # fmt: skip
 NEW_HEADER = (
-    "date time", "started", "finished", "file", "delay[s]", "angle[deg]", "Laser_on", "Repeat", "x-ray[Vs]", "laser[J]", "NIH:TEMP.RBV", "comment"
+    "date time", "started", "finished", "file", "delay[s]", "angle[deg]", "Laser_on", "Repeat", "x-ray[Vs]", "laser[J]", "NIH:TEMP.RBV",
+    "comment",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gpu_spots.cli.image_options import image_options, option_of
+from gpu_spots.cli.image_options import image_options, image_request, option_of
 from gpu_spots.errors import InputError, ParameterError
 
 
@@ -32,17 +32,15 @@ def convert(
     too), or a pattern of their names in quotes, and say where angles and laser states are: in a --table, in their names (--name-pattern),
     or by --angle-step and --laser.
     """
-    if len(sources) == 1 and sources[0].lower().endswith(".log") and options["log"] is None:
-        options["log"], sources = Path(sources[0]), ()
     try:
-        _run(sources, output, threads, force, quiet, options)
+        _run(image_request(sources, options), output, threads, force, quiet)
     except ParameterError as error:
         if error.name == "sources":
-            raise click.UsageError(error.problem) from error
+            raise click.UsageError(error.problem, click.get_current_context()) from error
         raise click.BadParameter(error.problem, param_hint="-o/--output" if error.name == "output" else option_of(error.name)) from error
 
 
-def _run(sources: tuple[str, ...], output: Path | None, threads: int | None, force: bool, quiet: bool, options: dict[str, Any]) -> None:
+def _run(images: dict[str, Any], output: Path | None, threads: int | None, force: bool, quiet: bool) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
     from gpu_spots.files.converted import write_converted
@@ -50,10 +48,11 @@ def _run(sources: tuple[str, ...], output: Path | None, threads: int | None, for
     from gpu_spots.files.image_stack import open_images
     from gpu_spots.workers import default_workers
 
-    request = ImageRequest(sources, **options)
+    request = ImageRequest(**images)
     output = output or default_output(request, "mccd")
     workers = threads or default_workers()
-    with observer(quiet) as watching, open_images(request, watching, workers) as stack:
+    with observer(quiet) as watching:
+        stack = open_images(request, watching, workers)
         known = _known(stack, watching)
         write_converted(stack, output, watching, workers, force=force)
     if not quiet:

@@ -1,10 +1,13 @@
 """The options that convert and find share: which images make a run, and what is known of them."""
 
+import glob
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from gpu_spots.errors import ParameterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,6 +23,8 @@ IMAGE_OPTIONS: dict[str, str] = {
     "skip_bad": "--skip-bad",
 }
 """Names of the options, and how the user writes them."""
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
+"""Ends of names of files that are no images."""
 
 
 def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -54,3 +59,29 @@ def image_options(command: Command) -> Command:
 def option_of(name: str) -> str:
     """How the user writes an option about images; the name itself for any other."""
     return IMAGE_OPTIONS.get(name, name)
+
+
+def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log."""
+    images = {name: options.pop(name) for name in IMAGE_OPTIONS}
+    if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
+        return {**images, "log": Path(sources[0]), "sources": ()}
+    return {**images, "sources": sources}
+
+
+def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any] | None:
+    """What an `ImageRequest` is made of, or None where the one source is to be read as HDF5; takes its options out of ``options``.
+
+    Raises `ParameterError` where there is nothing to read, or several HDF5 files.
+    """
+    images = image_request(sources, options)
+    given = {name for name in IMAGE_OPTIONS if images[name] not in (None, False)}
+    if not sources and not given & {"log", "table"}:
+        raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
+    of_images = len(sources) != 1 or given or (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
+    hdf5 = [source for source in sources if Path(source).suffix.lower() in HDF5_SUFFIXES]
+    if of_images and hdf5:
+        if len(sources) > 1:
+            raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
+        raise ParameterError(sorted(given)[0], f"is for images, and {hdf5[0]} is an HDF5 file")
+    return images if of_images else None

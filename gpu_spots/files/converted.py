@@ -12,6 +12,7 @@ import numpy as np
 from gpu_spots import __version__
 from gpu_spots.errors import OutputError
 from gpu_spots.files.chunk_writer import ImageWriter
+from gpu_spots.files.image_list import write_images
 from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.images import HEADER_FIELDS
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
@@ -24,8 +25,8 @@ from gpu_spots.workers import in_order
 FILTERS = {"compression": "gzip", "shuffle": True}
 HEADERS = "headers"
 """Group of what the images' own headers say, one value a frame."""
-SKIPPED = "skipped"
-"""Group of what was left out: names and reasons."""
+ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi")
+"""Zero on all frames, they say that nobody told the detector."""
 
 
 def write_converted(stack: ImageStack, output: Path, observer: Observer, workers: int, *, force: bool = False) -> None:
@@ -37,14 +38,10 @@ def write_converted(stack: ImageStack, output: Path, observer: Observer, workers
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
         with _writing(file, output):
             _mark(file, stack)
-            write_columns(file, stack.images.columns)
-            if stack.images.comments:
-                file[GROUP].attrs["comments"] = "\n".join(stack.images.comments)
-            _write_skipped(file, stack)
+            write_images(file, stack.images)
         headers = _write_frames(file, stack, output, observer, workers)
         with _writing(file, output):
-            write_columns(file, _header_columns(headers), HEADERS)
-            file[HEADERS].attrs["description"] = "what the headers of the images say, one value a frame"
+            write_columns(file, _header_columns(headers), HEADERS, "what the headers of the images say, one value a frame")
 
 
 def _write_frames(
@@ -105,20 +102,12 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
             axis.attrs["units"] = "pixel"
 
 
-def _write_skipped(file: h5py.File, stack: ImageStack) -> None:
-    skipped = stack.images.skipped
-    if skipped:
-        names, reasons = np.array([image.file for image in skipped], object), np.array([image.reason for image in skipped], object)
-        write_columns(file, {"file": Column(names), "reason": Column(reasons)}, SKIPPED)
-        file[SKIPPED].attrs["description"] = "images that were left out, and why"
-
-
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
     """One value a frame of all that any header has; NaN, or nothing for text, where one has it not."""
     columns = {"format": Column(np.array([kind for _, kind in headers], object), None, {"description": "format of the image"})}
     for name, (units, description) in HEADER_FIELDS.items():
         values: list[Any] = [header.get(name) for header, _ in headers]
-        if all(value is None for value in values):
+        if all(value is None or (name in ANGLES and not value) for value in values):
             continue
         text = any(isinstance(value, str) for value in values)
         missing: str | float = "" if text else np.nan

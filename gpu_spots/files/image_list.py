@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.images import COMPRESSED
-from gpu_spots.files.lauecollect import Column
+from gpu_spots.files.lauecollect import Column, write_columns, write_comments
 from gpu_spots.files.lauecollect_log import read_log, typed
 from gpu_spots.files.table import read_table
 
+SKIPPED = "skipped"
+"""Group of what was left out: names and reasons."""
 UNITS = {"angle": "degrees"}
 """Of columns that come without."""
 IN_MESSAGES = 3
@@ -102,6 +105,15 @@ class ImageList:
         index = np.asarray(kept, np.int64)
         columns = {name: replace(column, values=column.values[index]) for name, column in self.columns.items()}
         return replace(self, paths=[self.paths[i] for i in kept], columns=columns)
+
+
+def write_images(file: h5py.File, images: ImageList) -> None:
+    """Write the metadata of a run of images, and what was left out of it. Raises OSError or RuntimeError where that fails."""
+    write_columns(file, images.columns)
+    write_comments(file, images.comments)
+    if images.skipped:
+        names, reasons = (np.array([getattr(image, name) for image in images.skipped], object) for name in ("file", "reason"))
+        write_columns(file, {"file": Column(names), "reason": Column(reasons)}, SKIPPED, "images that were left out, and why")
 
 
 def list_images(request: ImageRequest) -> ImageList:

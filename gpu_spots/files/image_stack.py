@@ -2,8 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,8 @@ class ImageStack:
     def __init__(self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image) -> None:
         self.images = images
         self.source = images.source
+        self.file_name = str((images.inputs or images.paths)[0])
+        self.path = str(images.paths[0].parent.absolute())
         self.files = [*images.inputs, *images.paths]
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
@@ -70,9 +70,8 @@ class ImageStack:
                 raise InputError(f"{path}: was changed while it was being read")
 
 
-@contextmanager
-def open_images(request: ImageRequest, observer: Observer, workers: int) -> Iterator[ImageStack]:
-    """Open the images that a request is about. Nothing stays open: it is a context manager as other ways to open a run are.
+def open_images(request: ImageRequest, observer: Observer, workers: int) -> ImageStack:
+    """The images that a request is about, as a stack. No file stays open.
 
     With ``skip_bad`` all images are looked at first, and those that cannot be read or differ from most others are left out. Warnings go
     to the observer.
@@ -94,7 +93,7 @@ def open_images(request: ImageRequest, observer: Observer, workers: int) -> Iter
         raise InputError(f"{images.source}: no image is left, expected at least one")
     first = read_image(images.paths[0])
     n_rows, n_columns = first.frame.shape
-    yield ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
+    return ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
 
 
 def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageList:
