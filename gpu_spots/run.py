@@ -60,10 +60,11 @@ def find_in_memory(stack: Stack, job: Job) -> SpotsFile:
 
 def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
+    for note in stack.notes:
+        job.observer.warn(note)
     if isinstance(stack, FileStack):
         writer.copy_lauecollect(stack.file)
-    else:
-        writer.write_lauecollect(stack.columns)
+    writer.write_lauecollect(stack.columns)
     summary = pipeline.find_spots(stack, job.parameters, job.backend, writer, job.observer)
     writer.write_info(
         {
@@ -76,6 +77,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
             "frames_path": stack.path if isinstance(stack, FileStack) else "",
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
+            **stack.record,
             "program": "gpu_spots",
             "version": __version__,
             "backend": job.backend.name,

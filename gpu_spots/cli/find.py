@@ -7,11 +7,13 @@ import click
 
 from gpu_spots import __version__
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
+from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version")
+OURS = (*INPUT_NAMES, "normalise", "backend", "threads", "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -85,7 +87,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
-@click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
+@input_options
 @click.option(
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
     help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
@@ -100,7 +102,6 @@ def find(
     source: Path,
     output: Path | None,
     compression: str,
-    frames_path: str | None,
     backend: str,
     threads: int | None,
     force: bool,
@@ -114,8 +115,9 @@ def find(
     spots, integrates them, and writes statistics, masks, labels and the table of spots to the output.
     """
     try:
+        inputs = take_inputs(options)
         parameters = Parameters(**options)
-        _run(source, output, parameters, compression, frames_path, backend, threads, force, quiet)
+        _run(source, output, inputs, parameters, compression, backend, threads, force, quiet)
     except ParameterError as error:
         raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
 
@@ -123,9 +125,9 @@ def find(
 def _run(
     source: Path,
     output: Path | None,
+    inputs: Any,
     parameters: Parameters,
     compression: str,
-    frames_path: str | None,
     backend: str,
     threads: int | None,
     force: bool,
@@ -140,7 +142,7 @@ def _run(
 
     filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
-    with open_run(source, frames_path) as stack:
+    with open_run(source, inputs) as stack:
         output = output or default_output(source)
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
