@@ -70,3 +70,16 @@ def take_inputs(options: dict[str, Any]) -> Any:
         except ValueError:
             raise ParameterError("saturation", f"{values['saturation']!r} is not a finite number") from None
     return InputOptions(**values)
+
+
+def as_arguments(command: click.Command, options: dict[str, Any]) -> list[str]:
+    """What to write on a command line for the values of these options."""
+    arguments = []
+    for option in command.params:
+        value = options.get(option.name or "")
+        if option.name not in NAMES or value in (None, False, ()):
+            continue
+        name = option.opts[0]
+        for one in value if isinstance(value, tuple) else (value,):
+            arguments += [name] if one is True else [name, str(one)]
+    return arguments

@@ -223,14 +223,23 @@ def _named(file: h5py.File, path: str) -> Stack:
     place = absolute(path)
     item = item_at(file, path)
     if isinstance(item, h5py.Group) and place != "/":
-        stacks = _different(_signal(file, place, item)) or _different(_numbered(file, place, item))
-        stacks = stacks or [(Part(inner, found),) for inner, found in datasets_below(item, place, DEPTH) if _is_stack(found)]
+        stacks = _in_group(file, place, item)
         if len(stacks) > 1:
             raise InputError(f"{file.filename}: {path} is a group with several datasets that could be the frames: {_listed(stacks)}")
         if not stacks:
             raise InputError(f"{file.filename}: {path} is a group, expected the dataset of the frames")
         return stacks[0]
     return (_dataset(file, path),)
+
+
+def _in_group(file: h5py.File, place: str, group: h5py.Group) -> list[Stack]:
+    """The stacks of a group: what it shows, or the groups in it show, else every dataset that could be one."""
+    inner = [(f"{place}/{name}", found) for name, found in groups_in(group)]
+    for level in [(place, group)], inner:
+        stacks = _different(stack for path, one in level for show in (_signal, _numbered) for stack in show(file, path, one))
+        if stacks:
+            return stacks
+    return [(Part(path, found),) for path, found in datasets_below(group, place, DEPTH) if _is_stack(found)]
 
 
 def _dataset(file: h5py.File, path: str) -> Part:
