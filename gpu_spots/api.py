@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from gpu_spots.backend import select_backend
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.compression import filter_options
-from gpu_spots.files.frames import array_run, open_run
+from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.spots_file import SpotsFile, open_spots
 from gpu_spots.inputs import InputOptions, parse_regions
 from gpu_spots.parameters import Parameters
@@ -117,7 +117,9 @@ def find_spots(
         return open_spots(output)
 
     if not isinstance(frames, str | Path):
-        return find(array_run(np.asarray(frames), columns, inputs))
+        in_memory = ArrayStack(np.asarray(frames), columns)
+        apply_inputs(in_memory, inputs)
+        return find(in_memory)
     if columns is not None:
         raise InputError("columns: only for frames in memory; a file has its own in the group lauecollect")
     with open_run(frames, inputs) as stack:

@@ -12,6 +12,7 @@ from gpu_spots import __version__, pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
+from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.spots_file import SpotsFile, SpotsWriter, memory_file
 from gpu_spots.first_pass import Rejection
@@ -19,7 +20,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.protocols import Observer
 
-Stack = ArrayStack | FileStack
+Stack = ArrayStack | FileStack | ImageStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def default_output(source: Path) -> Path:
 def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False) -> Summary:
     """Find the spots of a run and write them to ``output``. Raises `GpuSpotsError`; then nothing new is left on disk."""
     filters = filter_options(compression)
-    check_output(output, stack.files if isinstance(stack, FileStack) else (), force)
+    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
         return _find(stack, SpotsWriter(file, str(output), stack.shape, filters), job, compression)
 
@@ -64,7 +65,10 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
         job.observer.warn(note)
     if isinstance(stack, FileStack):
         writer.copy_lauecollect(stack.file)
-    writer.write_lauecollect(stack.columns)
+    if isinstance(stack, ImageStack):
+        writer.write_images(stack.images)
+    else:
+        writer.write_lauecollect(stack.columns)
     summary = pipeline.find_spots(stack, job.parameters, job.backend, writer, job.observer)
     writer.write_info(
         {
@@ -73,8 +77,8 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
             "compression": compression,
             "n_removed": summary.n_removed,
             **_blocks(summary.rejection),
-            "input_file": str(Path(stack.file_name).absolute()) if isinstance(stack, FileStack) else "",
-            "frames_path": stack.path if isinstance(stack, FileStack) else "",
+            "input_file": "" if isinstance(stack, ArrayStack) else str(Path(stack.file_name).absolute()),
+            "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
             **stack.record,

@@ -14,7 +14,7 @@ from gpu_spots import Parameters, find_spots
 from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.detector import CXI_BAD, good_of_nexus
-from gpu_spots.files.frames import array_run, open_run
+from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.pixel_masks import read_mask
 from gpu_spots.inputs import InputOptions, parse_range
 from gpu_spots.regions import Region, in_any, region
@@ -41,6 +41,12 @@ def bad_pixels(seed: int = 3) -> np.ndarray:
     bad = np.random.default_rng(seed).random(SHAPE) < 0.1
     bad[:5, :6] = True
     return bad
+
+
+def array_run(frames: np.ndarray, columns: dict[str, Any], options: InputOptions) -> ArrayStack:
+    stack = ArrayStack(frames, columns)
+    apply_inputs(stack, options)
+    return stack
 
 
 def limits_of(path: Path, **options: Any) -> tuple[Any, Any, Any]:
@@ -453,7 +459,7 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
         assert found.max.max() <= 150
         assert found.columns["angle"].tolist() == ANGLES.tolist()
         assert (found.info["masked_pixels"], found.info["valid_high"]) == ((~good).sum(), 150)
-    with pytest.raises(InputError, match="angles_path: only for a file"):
+    with pytest.raises(ParameterError, match="angles_path: names a dataset"):
         find_spots(frames_of(), angles_path="/x")
     with pytest.raises(ParameterError, match="mask_good"):
         find_spots(frames_of(), mask=tmp_path / "mask.npy")

@@ -8,6 +8,11 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+TABLE = click.option(
+    "--table", metavar="FILE", type=click.Path(path_type=Path),
+    help="CSV or TSV table with columns angle, laser_on, ... and one row a frame; for images also file",
+)  # fmt: skip
+"""The option for a table, which convert has too."""
 OPTIONS = (
     click.option(
         "--frames", "frames_path", metavar="PATH", multiple=True,
@@ -15,10 +20,7 @@ OPTIONS = (
     ),
     click.option("--angles-path", metavar="PATH", help="dataset of the angles in the file, degrees, one a frame  [default: looked for]"),
     click.option("--laser-path", metavar="PATH", help="dataset of the laser states in the file, one a frame  [default: looked for]"),
-    click.option(
-        "--table", metavar="FILE", type=click.Path(path_type=Path),
-        help="text file with columns angle, laser_on, ... and one row a frame, in the place of the file's",
-    ),
+    TABLE,
     click.option(
         "--mask", metavar="FILE[:PATH]", help="image of good and bad pixels (HDF5, NPY, TIFF, EDF), besides the file's own"
     ),
@@ -51,13 +53,18 @@ def input_options(command: Command) -> Command:
     return command
 
 
-def take_inputs(options: dict[str, Any]) -> Any:
-    """The `InputOptions` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`."""
+def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
+    """The `InputOptions` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`.
+
+    Without ``with_table`` the table is another's business.
+    """
     # here, so that --help and wrong usage answer at once
     from gpu_spots.errors import ParameterError
     from gpu_spots.inputs import InputOptions, number, parse_range, parse_regions
 
     values = {name: options.pop(name) for name in NAMES}
+    if not with_table:
+        values["table"] = None
     values["file_mask"] = not values.pop("no_file_mask")
     values["reject"] = parse_regions(values["reject"])
     if values["mask_good"] is not None:

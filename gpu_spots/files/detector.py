@@ -66,7 +66,8 @@ def detector_facts(
         InputError: a mask or a bound cannot be read, or does not fit the frames.
     """
     if not layout.is_nexus:
-        return DetectorFacts(unused_mask=_beside(file, layout, shape) or "")
+        own = _of_converted(layout.parts[0].dataset) if with_bounds else {}
+        return DetectorFacts(unused_mask=_beside(file, layout, shape) or "", **own)
     if layout.kind == "CXI":
         place = _cxi_mask(file, layout)
         mask = _cxi_good(file, place, shape, len_frames=sum(len(part.dataset) for part in layout.parts)) if place and with_mask else None
@@ -81,6 +82,16 @@ def detector_facts(
     mask = _nexus_good(file, mask_place, shape) if mask_place and with_mask else None
     unused = "" if mask_place else _beside(file, layout, shape) or ""
     return DetectorFacts(mask, mask_place, unused_mask=unused, **bounds)
+
+
+def _of_converted(frames: h5py.Dataset) -> dict[str, Any]:
+    """The fields of `DetectorFacts` for a run that was converted from images, whose headers said so."""
+    found: dict[str, Any] = {}
+    for field, name in (("saturation", "saturation"), ("low", "valid_min")):
+        value = np.asarray(frames.attrs.get(name, np.nan))
+        if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all():
+            found |= {field: value.item(), f"{field}_from": f"attribute {name} of {frames.name}"}
+    return found
 
 
 def good_of_nexus(values: Array) -> NDArray[np.bool_]:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.detector import DetectorFacts, detector_facts
 from gpu_spots.files.lauecollect import GROUP
@@ -113,17 +113,33 @@ class FileStack:
         return next((reader.why_not_direct for reader in self._readers if reader.why_not_direct), None)
 
 
-def array_run(frames: Array, columns: Mapping[str, Any] | None = None, options: InputOptions | None = None) -> ArrayStack:
-    """Frames in memory as a run. Raises `InputError` and `ParameterError` as `open_run`."""
-    options = options or InputOptions()
+class Apart(Protocol):
+    """Frames that are in no HDF5 file: an array, or images."""
+
+    source: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    columns: Columns
+    validity: Validity
+    saturation: float | None
+    notes: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
+def apply_inputs(stack: Apart, options: InputOptions) -> None:
+    """Let frames that are in no HDF5 file have what the options say. Raises `InputError` and `ParameterError` as `open_run`."""
     for name in ("frames_path", "angles_path", "laser_path"):
         if getattr(options, name):
-            raise InputError(f"{name}: only for a file; frames in memory have columns")
-    stack = ArrayStack(frames, columns)
+            raise ParameterError(name, "names a dataset, and the frames are in no HDF5 file")
     stack.columns = given_to_frames_in_memory(stack.columns, stack.shape[0], options)
-    found = limits(stack.source, stack.shape[1:], stack.dtype, DetectorFacts(), options)
+    facts = DetectorFacts(
+        low=stack.validity.low,
+        low_from="negative values mark pixels without a value",
+        saturation=stack.saturation,
+        saturation_from=f"the largest value of {stack.dtype}" if stack.saturation == largest_value(stack.dtype) else "the header",
+    )
+    found = limits(stack.source, stack.shape[1:], stack.dtype, facts, options)
     stack.validity, stack.saturation, stack.notes, stack.record = found.validity, found.saturation, found.notes, found.record
-    return stack
 
 
 @contextmanager

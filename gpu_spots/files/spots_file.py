@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files import lauecollect
 from gpu_spots.files.chunk_writer import ImageWriter, compress_image
+from gpu_spots.files.image_list import ImageList, write_images
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.output import NewFile, uninterrupted
 from gpu_spots.grouping import LocatedColumns
@@ -144,6 +145,11 @@ class SpotsWriter:
             self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values
             if name in origin:
                 self._file[path].attrs["origin"] = _storable(origin[name])
+
+    @_writes
+    def write_images(self, images: ImageList) -> None:
+        """The metadata of a run of images."""
+        write_images(self._file, images)
 
     @_writes
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
