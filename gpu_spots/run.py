@@ -61,9 +61,11 @@ def find_in_memory(stack: Stack, job: Job) -> SpotsFile:
 
 def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
+    for note in stack.notes:
+        job.observer.warn(note)
     if isinstance(stack, FileStack):
         writer.copy_lauecollect(stack.file)
-    elif isinstance(stack, ImageStack):
+    if isinstance(stack, ImageStack):
         writer.write_images(stack.images)
     else:
         writer.write_lauecollect(stack.columns)
@@ -79,6 +81,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
             "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
+            **stack.record,
             "program": "gpu_spots",
             "version": __version__,
             "backend": job.backend.name,

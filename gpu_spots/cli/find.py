@@ -9,11 +9,13 @@ import click
 from gpu_spots import __version__
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
+from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
+from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", *IMAGE_OPTIONS, "normalise", "backend", "threads", "force", "quiet", "debug", "version")
+OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", "backend", "threads", "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -87,7 +89,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
-@click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
+@input_options
 @image_options
 @click.option(
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
@@ -103,7 +105,6 @@ def find(
     sources: tuple[str, ...],
     output: Path | None,
     compression: str,
-    frames_path: str | None,
     backend: str,
     threads: int | None,
     force: bool,
@@ -118,8 +119,9 @@ def find(
     """
     try:
         images = take_images(sources, options)
+        inputs = take_inputs(options, images is None)
         parameters = Parameters(**options)
-        _run(sources, images, output, parameters, compression, frames_path, backend, threads, force, quiet)
+        _run(sources, images, inputs, output, parameters, compression, backend, threads, force, quiet)
     except ParameterError as error:
         if error.name == "sources":
             raise click.UsageError(error.problem, click.get_current_context()) from error
@@ -129,10 +131,10 @@ def find(
 def _run(
     sources: tuple[str, ...],
     images: dict[str, Any] | None,
+    inputs: Any,
     output: Path | None,
     parameters: Parameters,
     compression: str,
-    frames_path: str | None,
     backend: str,
     threads: int | None,
     force: bool,
@@ -143,22 +145,23 @@ def _run(
     from gpu_spots.cli.progress import observer
     from gpu_spots.files import image_list
     from gpu_spots.files.compression import filter_options
-    from gpu_spots.files.frames import open_run
+    from gpu_spots.files.frames import apply_inputs, open_run
     from gpu_spots.files.image_stack import open_images
     from gpu_spots.run import Job, Stack, default_output, find_to_file
 
     filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
     request = None if images is None else image_list.ImageRequest(**images)
-    if output is None:
-        output = default_output(Path(sources[0])) if request is None else image_list.default_output(request, "spots")
     with ExitStack() as opened:
         stack: Stack
         if request is None:
-            stack = opened.enter_context(open_run(Path(sources[0]), frames_path))
+            stack = opened.enter_context(open_run(Path(sources[0]), inputs))
+            output = output or default_output(Path(sources[0]))
         else:
+            output = output or image_list.default_output(request, "spots")
             with observer(quiet) as watching:
                 stack = open_images(request, watching, chosen.workers)
+            apply_inputs(stack, inputs)
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"

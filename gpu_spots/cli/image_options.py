@@ -38,7 +38,6 @@ def image_options(command: Command) -> Command:
     options = [
         click.option("--log", metavar="LOG", type=path, help="Lauecollect log that names the images and has their metadata"),
         click.option("-p", "--path", "folder", metavar="DIR", type=path, help="folder of the images that a log or table names"),
-        click.option("--table", metavar="TABLE", type=path, help="CSV or TSV table of metadata: a column `file`, or one row an image"),
         click.option(
             "--name-pattern", metavar="PATTERN", help="metadata from names, such as '{base}_{angle}_{laser}_{repeat}.mccd'"
         ),
@@ -63,7 +62,7 @@ def option_of(name: str) -> str:
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log."""
-    images = {name: options.pop(name) for name in IMAGE_OPTIONS}
+    images = {name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS}
     if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
         return {**images, "log": Path(sources[0]), "sources": ()}
     return {**images, "sources": sources}
@@ -76,6 +75,8 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
     """
     images = image_request(sources, options)
     given = {name for name in IMAGE_OPTIONS if images[name] not in (None, False)}
+    if len(sources) == 1 and Path(sources[0]).suffix.lower() in HDF5_SUFFIXES:
+        given -= {"table"}  # which is for both
     if not sources and not given & {"log", "table"}:
         raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
     of_images = len(sources) != 1 or given or (glob.has_magic(sources[0]) and not Path(sources[0]).exists())

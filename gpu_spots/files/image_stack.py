@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class ImageStack:
         self.saturation: float | None = saturation
         if dtype.kind != "f" or math.isnan(saturation):
             self.saturation = largest_value(dtype) if math.isnan(saturation) else int(saturation)
+        self.notes: tuple[str, ...] = ()
+        self.record: Mapping[str, Any] = {}
         self._states = [_state(path) for path in self.files]
 
     def resident(self) -> None:

@@ -1,0 +1,143 @@
+"""gpu-spots info: what a file is taken for, and what find would do with it."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.errors import ParameterError
+
+Rows = Iterator[tuple[str, str]]
+
+
+@click.command("info", cls=OneLineCommand)
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@input_options
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON, for programs.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def info(source: Path, as_json: bool, debug: bool, **options: Any) -> None:
+    """Show what a file is taken for, without reading its frames.
+
+    The layout, the frames and how they are stored, which pixels and values count, angles, laser states, blocks and pairs, what find can do
+    with them, and the command to do it.
+    """
+    from gpu_spots.describe import describe
+    from gpu_spots.files.frames import open_run
+
+    arguments = as_arguments(info, options)
+    try:
+        with open_run(source, take_inputs(options)) as stack:
+            found = describe(stack)
+    except ParameterError as error:
+        hint = next(("/".join(option.opts) for option in info.params if option.name == error.name), error.name)
+        raise click.BadParameter(error.problem, param_hint=hint) from error
+    found["command"] = shlex.join(["gpu-spots", "find", str(source), *arguments, *found.pop("options")])
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = list(_rows(found))
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        click.echo(f"{label:<{width}}  {value}".rstrip())
+
+
+def _rows(found: dict[str, Any]) -> Rows:
+    """Label and text of each line."""
+    yield "file", found["file"]
+    yield "layout", LAYOUTS[found["layout"]]
+    yield from _frames(found["frames"])
+    yield from _what_counts(found)
+    yield from _metadata(found)
+    yield from _what_find_can_do(found)
+
+
+LAYOUTS = {
+    "LaueUtil": "LaueUtil's own",
+    "NXdata": "NeXus",
+    "DECTRIS": "DECTRIS master file",
+    "CXI": "CXI",
+    "BLISS": "ESRF BLISS",
+    "Lima": "Lima",
+    "CrystFEL": "CrystFEL, SwissFEL",
+    "LaueProc": "LaueProc",
+    "HDF5": "none that is known; the only stack in the file, or the one that was named",
+}
+
+
+def _frames(frames: dict[str, Any]) -> Rows:
+    n_frames, n_x, n_y = frames["shape"]
+    datasets = len(frames["datasets"])
+    yield "frames", frames["path"] + (f"  ({datasets} datasets, {_count(len(frames['files']), 'file')})" if datasets > 1 else "")
+    yield "size", f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB"
+    chunks = "x".join(map(str, frames["chunks"])) if frames["chunks"] else "none"
+    yield "stored", f"chunks {chunks}, filters {', '.join(frames['filters']) or 'none'}"
+    why = frames["read_through_hdf5"]
+    yield "read", f"through HDF5, one chunk at a time ({why})" if why else "directly, by all threads"
+
+
+def _what_counts(found: dict[str, Any]) -> Rows:
+    n_pixels = found["frames"]["shape"][1] * found["frames"]["shape"][2]
+    mask = found["mask"] or {}
+    parts = []
+    if "file_mask" in mask:
+        parts.append(f"{mask['file_mask']} ({mask['file_mask_pixels']})")
+    if "mask" in mask:
+        parts.append(f"--mask {mask['mask']} ({mask['mask_pixels']})")
+    if "reject" in mask:
+        parts.append(f"--reject {' '.join(mask['reject'])} ({mask['reject_pixels']})")
+    masked = found["masked_pixels"]
+    yield "mask", f"{_count(masked, 'pixel')} of {n_pixels} masked ({masked / n_pixels:.2%}): {', '.join(parts)}" if parts else "none"
+    limits = found["valid_range"] or {}
+    bounds = []
+    if "valid_low" in limits:
+        bounds.append(f"from {limits['valid_low']:g} ({limits['valid_low_from']})")
+    if "valid_high" in limits:
+        bounds.append(f"up to {limits['valid_high']:.15g} ({limits['valid_high_from']})")
+    yield "valid values", ", ".join(bounds) or "all"
+    saturation = found["saturation"]
+    yield "saturation", f"{saturation['value']:.15g} and more ({saturation['from']})" if saturation else "unknown"
+
+
+def _metadata(found: dict[str, Any]) -> Rows:
+    angles, laser = found["angles"], found["laser"]
+    if "missing" in angles:
+        yield "angles", f"none: {angles['missing']}"
+    else:
+        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees ({angles['from']})"
+    if "missing" in laser:
+        yield "laser", f"unknown: {laser['missing']}"
+    else:
+        yield "laser", f"{laser['off']} off, {laser['on']} on ({laser['from']})"
+    blocks, pairs = found["blocks"], found["pairs"]
+    if blocks:
+        sizes = f"{blocks['smallest']}" if blocks["smallest"] == blocks["largest"] else f"{blocks['smallest']} to {blocks['largest']}"
+        yield "blocks", f"{blocks['number']}, of {sizes} frame{'s' * (blocks['largest'] != 1)}"
+    if pairs:
+        alone = pairs["frames_without_partner"]
+        yield "pairs", f"{pairs['number']}" + (f"; {_count(alone, 'frame')} without a partner" if alone else "")
+
+
+def _what_find_can_do(found: dict[str, Any]) -> Rows:
+    possible = found["find"]
+    yield "find can", ", ".join(name for name, why in possible.items() if why is None) or "do nothing with it"
+    refused: dict[str, list[str]] = {}
+    for name, why in possible.items():
+        if why is not None:
+            refused.setdefault(why.removeprefix(f"{name} "), []).append(name)
+    for why, names in refused.items():
+        yield f"not {', '.join(names)}", why
+    for note in found["notes"]:
+        yield "note", note
+    for problem in found["problems"]:
+        yield "problem", problem
+    if not found["problems"]:
+        yield "command", found["command"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
