@@ -52,6 +52,8 @@ class ImageRequest:
     """Leave out what is missing, damaged or of another size, in the place of an error."""
 
     def __post_init__(self) -> None:
+        if not self.sources and self.log is None and self.table is None:
+            raise ParameterError("sources", "no images are given, and no log or table that names them")
         if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
             raise ParameterError("laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on")
         for name in ("angle_start", "frames_per_angle"):
@@ -127,10 +129,9 @@ def list_images(request: ImageRequest) -> ImageList:
         images = _of_log(request.log, request)
     elif request.sources:
         images = _of_names(request.sources)
-    elif request.table is not None:
-        images = _of_table(request.table, request)
     else:
-        raise ParameterError("sources", "no images are given, and no log or table that names them")
+        assert request.table is not None
+        images = _of_table(request.table, request)
     if request.table is not None and request.sources:
         images = _with(images, _columns_of_table(request.table, images), f"--table {request.table}")
     if request.name_pattern is not None:
@@ -209,7 +210,7 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
         ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
         candidates = [folder / sub / way for sub in below for way in ways]
         tried = (path.with_name(path.name + ending) for ending in ("", *COMPRESSED) for path in candidates)
-        return next((path for path in tried if path.is_file()), folder / _base(name))
+        return next((path for path in tried if path.exists()), folder / _base(name))
 
     return [place(name) for name in names]
 
