@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from fabio.cbfimage import CbfImage
 from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage
 
+import gpu_spots
+from gpu_spots import GpuSpotsError, ImageRequest, Parameters, find_spots
 from gpu_spots.files.images import HEADER_FIELDS
 from helpers import FullDisk, assert_refused, command, datasets, listing, process, series, started, write_run
 from image_runs import Scan, marccd, write_scan
@@ -171,6 +174,37 @@ def test_the_number_of_threads_changes_nothing(scan: Scan, tmp_path: Path) -> No
     with h5py.File(tmp_path / "1.h5") as one, h5py.File(tmp_path / "3.h5") as three:
         for path, values in datasets(one).items():
             assert np.array_equal(values, three[path], equal_nan=values.dtype.kind == "f"), path
+
+
+def test_from_python(scan: Scan, tmp_path: Path) -> None:
+    assert find(scan.log, "-S", "pairs", "-o", tmp_path / "one.h5").status == 0
+    request, parameters = ImageRequest(log=str(scan.log), folder=str(scan.folder)), Parameters(sync="pairs")
+    find_spots(request, parameters, output=tmp_path / "two.h5").close()
+    assert_same_spots(tmp_path / "two.h5", tmp_path / "one.h5")
+    assert gpu_spots.convert(request) == scan.log.with_name("scan__mccd.h5")
+    with find_spots(scan.log.with_name("scan__mccd.h5"), parameters) as two, find_spots(request, parameters) as one:
+        for name, values in two.spots().items():
+            np.testing.assert_array_equal(one.spots()[name], values)
+        np.testing.assert_array_equal(one.columns["angle"], ANGLES)
+    with pytest.raises(GpuSpotsError, match="exists already"):
+        gpu_spots.convert(request, scan.log.with_name("scan__mccd.h5"))
+    scan.paths[5].unlink()
+    with (
+        pytest.warns(UserWarning, match="1 of 20 frames are left out") as warned,
+        find_spots(replace(request, skip_bad=True), Parameters(angles=0)) as found,
+    ):
+        assert found.n_frames == 19
+    assert all(warning.filename == __file__ for warning in warned)
+
+
+def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) -> None:
+    ways = [str(scan.folder / "*.mccd"), (str(scan.folder / "*.mccd"),), sorted(scan.paths)]
+    for i, sources in enumerate(ways):
+        gpu_spots.convert(ImageRequest(sources, laser="off,on", angle_step=1), tmp_path / f"{i}.h5", threads=1)
+        with h5py.File(tmp_path / f"{i}.h5") as file:
+            np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
+    with pytest.raises(GpuSpotsError, match="columns: only for frames in memory"):
+        find_spots(ImageRequest(scan.paths), columns={"angle": ANGLES})
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- what is in it

@@ -28,10 +28,13 @@ _OF_FIELD = {"angle": r"[+-]?\d+(?:\.\d+)?", "laser": r"(?i:on|off|[01])", "repe
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """Which images, and what the user says of them."""
+    """Which images, and what the user says of them.
+
+    Names of files may be text or paths. Raises `ParameterError` for values out of range, and for options that do not go together.
+    """
 
     sources: tuple[str, ...] = ()
-    """Names of images, or patterns with ``*``, ``?`` and ``[]``."""
+    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple."""
     log: Path | None = None
     """A Lauecollect log, which names the images."""
     folder: Path | None = None
@@ -52,6 +55,16 @@ class ImageRequest:
     """Leave out what is missing, damaged or of another size, in the place of an error."""
 
     def __post_init__(self) -> None:
+        sources = (self.sources,) if isinstance(self.sources, str | Path) else self.sources
+        object.__setattr__(self, "sources", tuple(map(str, sources)))
+        for name in ("log", "folder", "table"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        if isinstance(self.laser, str):
+            object.__setattr__(self, "laser", tuple(self.laser.split(",")))
+        self._check()
+
+    def _check(self) -> None:
         if not self.sources and self.log is None and self.table is None:
             raise ParameterError("sources", "no images are given, and no log or table that names them")
         if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
