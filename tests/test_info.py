@@ -65,7 +65,7 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
     assert found["laser"].startswith("unknown: no laser states found")
-    assert found["not -m kruskal, -S pairs, -S blocks"].startswith("needs a laser run")
+    assert found["cannot"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
     assert found["command"] == f"gpu-spots find {path} --reject border:1 --valid-range 3,"
 
 
