@@ -1,5 +1,6 @@
 """Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
 
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -327,6 +328,28 @@ def test_a_part_that_changes_while_it_is_open_is_noticed(tmp_path: Path) -> None
             stack.check_whole()
 
 
+def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is raised as far as the system lets us."""
+    path = write_dectris(tmp_path / "run_master.h5", per_file=1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
+        with open_run(path) as stack:
+            stack.check_whole()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 2 * N_FRAMES + 64
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
+        monkeypatch.setattr(resource, "setrlimit", refuse)
+        with pytest.raises(InputError, match=r"run_master\.h5: /entry/data: its frames are in 20 files.* 104 open files .* 60 are allowed"):
+            open_run(path).__enter__()
+    finally:
+        monkeypatch.undo()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("not allowed to raise maximum limit")
+
+
 def test_an_output_may_not_be_one_of_the_parts(tmp_path: Path) -> None:
     path = write_dectris(tmp_path / "run_master.h5")
     assert_refused(command(path, "-o", tmp_path / "run_data_000002.h5", "--force", "--quiet"), 1, "the output is the input file")
@@ -349,7 +372,7 @@ def test_a_group_with_two_stacks_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_wrong_bytes_anywhere_give_results_or_one_line(layout: str, seed: int, tmp_path: Path) -> None:
     path = WRITERS[layout][0](tmp_path / "run_master.h5")
     rng = np.random.default_rng(seed)
@@ -469,7 +492,10 @@ def test_the_axis_of_the_data_is_taken_before_other_angles(tmp_path: Path) -> No
     def edit(file: h5py.File) -> None:
         file["scan/sample/omega"] = ANGLES[::-1]
 
-    assert columns_of(write_nxdata(tmp_path / "run.h5", edit=edit))["angle"] == ANGLES.tolist()
+    path = write_nxdata(tmp_path / "run.h5", edit=edit)
+    assert columns_of(path)["angle"] == ANGLES.tolist()
+    # also where the frames are named at another place than that of the axis
+    assert columns_of(path, frames_path=("/scan/instrument/ccd/image",))["angle"] == ANGLES.tolist()
 
 
 def test_a_motor_in_degrees_is_an_angle_in_bliss(tmp_path: Path) -> None:

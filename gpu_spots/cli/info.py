@@ -18,8 +18,8 @@ Rows = Iterator[tuple[str, str]]
 @click.command("info", cls=OneLineCommand)
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @input_options
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON, for programs.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON, for programs")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
 def info(source: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """Show what a file is taken for, without reading its frames.
 
@@ -130,7 +130,7 @@ def _what_find_can_do(found: dict[str, Any]) -> Rows:
         if why is not None:
             refused.setdefault(why.removeprefix(f"{name} "), []).append(name)
     for why, names in refused.items():
-        yield f"not {', '.join(names)}", why
+        yield "cannot", f"{', '.join(names)}: {why}"
     for note in found["notes"]:
         yield "note", note
     for problem in found["problems"]:

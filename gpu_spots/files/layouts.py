@@ -12,7 +12,7 @@ import h5py
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, text_of
+from gpu_spots.files.tree import FAILURES, absolute, allow_open_files, broken_links_below, datasets_below, groups_in, item_at, text_of
 
 LAUEUTIL = "frames"
 DEPTH = 12
@@ -140,6 +140,7 @@ def _numbered(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]
                 f"{file.filename}: {place} has {name} and {after}, and what should be between them is missing; "
                 "--frames PATH, given for each dataset to take, does without"
             )
+    allow_open_files(len(numbers), f"{file.filename}: {place}")
     yield tuple(_dataset(file, f"{place}/{name}") for _, name in numbers)
 
 

@@ -11,7 +11,7 @@ from gpu_spots.files import lauecollect
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at, text_of
+from gpu_spots.files.tree import FAILURES, absolute, datasets_below, groups_in, item_at, text_of
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
@@ -157,12 +157,22 @@ def _called(
 
 
 def _first_axis(file: h5py.File, layout: Layout) -> str | None:
-    """The dataset that NXdata names for the frames' axis."""
-    place = layout.parts[0].path.rpartition("/")[0]
-    axes = file[place or "/"].attrs.get("axes")
-    first = axes if isinstance(axes, str | bytes) else axes[0] if isinstance(axes, np.ndarray) and axes.size else None
-    name = first.decode(errors="replace") if isinstance(first, bytes) else first
-    return f"{place}/{name}" if isinstance(name, str) and name not in ("", ".") else None
+    """The dataset that NXdata names for the frames' axis, in their own group or in another of their entry that shows them."""
+    own, top = layout.parts[0].path.rpartition("/")[0], layout.parts[0].path.split("/")[1]
+    entry = file[top]
+    shown = [(own, file[own or "/"])]
+    if isinstance(entry, h5py.Group):
+        shown += [(f"/{top}/{name}", group) for name, group in groups_in(entry)]
+    for place, group in shown:
+        axes = group.attrs.get("axes")
+        first = axes if isinstance(axes, str | bytes) else axes[0] if isinstance(axes, np.ndarray) and axes.size else None
+        name = first.decode(errors="replace") if isinstance(first, bytes) else first
+        if not isinstance(name, str) or name in ("", "."):
+            continue
+        signal = group.get(text_of(group.attrs, "signal") or ".")
+        if place == own or (signal is not None and signal.id == layout.parts[0].dataset.id):
+            return f"{place}/{name}"
+    return None
 
 
 def _turns(path: str, dataset: h5py.Dataset, axis: str | None) -> bool:

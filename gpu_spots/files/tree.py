@@ -1,5 +1,6 @@
 """What stands in an HDF5 file: opening by path, with an error that says which link leads nowhere, and walking through groups."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from gpu_spots.files.layout import hdf5_reason
 
 FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What h5py raises where a file is damaged or a link leads nowhere."""
+SPARE_FILES = 64
+"""Open files that are not of the input."""
 
 
 def absolute(path: str) -> str:
@@ -60,6 +63,20 @@ def _why_unopened(folder: Path, link: h5py.ExternalLink) -> str:
     if not h5py.is_hdf5(found):
         return "which is not an HDF5 file"
     return f"which cannot be opened or has no {link.path}"
+
+
+def allow_open_files(number: int, what: str) -> None:
+    """Let this process have so many files open at once, each by HDF5 and by a reader. Raises `InputError` where the system does not."""
+    needed = 2 * number + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{what}: its frames are in {number} files, and of the {needed} open files that this takes {soft} are allowed; "
+                f"ulimit -n {needed} may allow more"
+            ) from None
 
 
 def text_of(attributes: Any, name: str) -> str:
