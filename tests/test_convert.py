@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,11 +190,13 @@ def test_from_python(scan: Scan, tmp_path: Path) -> None:
     with pytest.raises(GpuSpotsError, match="exists already"):
         gpu_spots.convert(request, scan.log.with_name("scan__mccd.h5"))
     scan.paths[5].unlink()
-    with (
-        pytest.warns(UserWarning, match="1 of 20 frames are left out") as warned,
-        find_spots(replace(request, skip_bad=True), Parameters(angles=0)) as found,
-    ):
-        assert found.n_frames == 19
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with find_spots(replace(request, skip_bad=True), Parameters(angles=0)) as found:
+            assert found.n_frames == 19
+    assert [str(warning.message) for warning in warned] == [
+        f"{scan.log}: 1 of 20 frames are left out:", f"  {scan.names[5]}: is missing"
+    ]  # fmt: skip
     assert all(warning.filename == __file__ for warning in warned)
 
 
