@@ -447,15 +447,45 @@ def test_an_output_that_exists_stays(scan: Scan) -> None:
         (("run__mccd.h5", "other.h5"), ("other.h5 is one argument too many", "expected one HDF5 file, or images")),
         (("run__mccd.h5", "--laser", "off"), ("--laser", "is for images, and run__mccd.h5 is an HDF5 file")),
         (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "is for images")),
+        (("run", "--log", "x.log"), ("--log", "is for images, and run is an HDF5 file")),
     ],
 )
 def test_images_and_hdf5_do_not_go_together(
     arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_run(tmp_path / "run__mccd.h5")
+    shutil.copy(write_run(tmp_path / "run__mccd.h5"), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert_refused(find(*arguments), 2, *words)
     assert_refused(convert("run__mccd.h5", "--quiet"), 1, "run__mccd.h5: is an HDF5 file, expected an image; gpu-spots find reads HDF5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("*.h5",), 1, ("*.h5: cannot be opened: No such file",)),  # patterns are for images
+        (("run",), 0, ()),
+        (("run", "--table", "t.csv"), 0, ()),
+        (("a.mccd", "-a", "0"), 1, ("a.mccd: 1 frame less -n/--n 25 %", "expected at least 2")),
+        (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: 1 frame less",)),
+        (("text", "-a", "0"), 1, ("text: is not an HDF5 file",)),
+        (("pipe.mccd", "-a", "0"), 1, ("pipe.mccd: is a device, expected an image",)),
+    ],
+)
+def test_one_source_is_taken_for_what_it_is(
+    arguments: tuple[str, ...], status: int, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run__mccd.h5").rename(tmp_path / "run")
+    (tmp_path / "a.mccd").write_bytes(marccd(series(1)[0]))
+    (tmp_path / "a.mccd.gz").write_bytes(gzip.compress(marccd(series(1)[0])))
+    (tmp_path / "t.csv").write_text("angle\n" + "".join(f"{i}\n" for i in range(20)))
+    (tmp_path / "text").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.mccd")
+    monkeypatch.chdir(tmp_path)
+    ended = find(*arguments)
+    if status == 0:
+        assert ended.status == 0, ended
+    else:
+        assert_refused(ended, status, *words)
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])
