@@ -479,6 +479,16 @@ def test_angles_of_another_length_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_angles_whose_file_is_missing_are_named(tmp_path: Path) -> None:
+    def edit(file: h5py.File) -> None:
+        del file["entry/sample/goniometer/omega"], file["entry/sample/goniometer/phi"], file["entry/sample/goniometer/chi"]
+        file["entry/sample/goniometer/omega"] = h5py.ExternalLink("run_meta.h5", "/omega")
+
+    path = write_dectris(tmp_path / "run_master.h5", edit=edit)
+    words = ("/entry/sample/goniometer/omega is a link", "the file run_meta.h5, which is missing", "--angles-path")
+    assert_refused(command(path, "--quiet"), 1, *words)
+
+
 def test_a_laser_energy_is_not_a_state(tmp_path: Path) -> None:
     def edit(file: h5py.File) -> None:
         del file["entry/sample/laser_on"]
