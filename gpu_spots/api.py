@@ -11,11 +11,15 @@ from numpy.typing import ArrayLike
 from gpu_spots.backend import select_backend
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.compression import filter_options
+from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
+from gpu_spots.files.image_list import ImageRequest, default_output
+from gpu_spots.files.image_stack import open_images
 from gpu_spots.files.spots_file import SpotsFile, open_spots
 from gpu_spots.inputs import InputOptions, parse_regions
 from gpu_spots.parameters import Parameters
 from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
+from gpu_spots.workers import default_workers
 
 
 class PythonWarnings:
@@ -36,7 +40,7 @@ class PythonWarnings:
 
 
 def find_spots(
-    frames: str | Path | ArrayLike,
+    frames: str | Path | ArrayLike | ImageRequest,
     parameters: Parameters | None = None,
     *,
     output: str | Path | None = None,
@@ -60,8 +64,8 @@ def find_spots(
     """Find the spots of a run and return the results.
 
     Args:
-        frames: the HDF5 file of a run, or its frames: (n_frames, n_X, n_Y), counts, of uint8, uint16, uint32, int16, int32, float32
-            or float64.
+        frames: the HDF5 file of a run; or its images, by an `ImageRequest`; or its frames: (n_frames, n_X, n_Y), counts, of uint8, uint16,
+            uint32, int16, int32, float32 or float64.
         parameters: what to look for; None: the manual's defaults, which ask for 10 different angles (``Parameters(angles=0)`` does not).
         output: the spots file to write; None: the results stay in memory.
         frames_path: the dataset of the frames in the file, or several that follow each other; None: where the file's layout has them.
@@ -116,6 +120,12 @@ def find_spots(
         find_to_file(stack, Path(output), job, compression=compression, force=force)
         return open_spots(output)
 
+    if isinstance(frames, ImageRequest):
+        if columns is not None:
+            raise InputError("columns: only for frames in memory; of images, ImageRequest says where the metadata is")
+        images = open_images(frames, job.observer, job.backend.workers)
+        apply_inputs(images, inputs)
+        return find(images)
     if not isinstance(frames, str | Path):
         in_memory = ArrayStack(np.asarray(frames), columns)
         apply_inputs(in_memory, inputs)
@@ -124,3 +134,25 @@ def find_spots(
         raise InputError("columns: only for frames in memory; a file has its own in the group lauecollect")
     with open_run(frames, inputs) as stack:
         return find(stack)
+
+
+def convert(images: ImageRequest, output: str | Path | None = None, *, threads: int | None = None, force: bool = False) -> Path:
+    """Write a run of images as one HDF5 file, as ``gpu-spots convert`` does.
+
+    Args:
+        images: which images, and what is known of them.
+        output: the file to write; None: as for the command.
+        threads: how many read and compress; None: all cores.
+        force: overwrite ``output``.
+
+    Returns:
+        The file's name.
+
+    Raises:
+        GpuSpotsError: one line that names the file or parameter, what was found and what was expected.
+    """
+    path = default_output(images, "mccd") if output is None else Path(output)
+    workers = threads or default_workers()
+    observer = PythonWarnings()
+    write_converted(open_images(images, observer, workers), path, observer, workers, force=force)
+    return path

@@ -88,4 +88,5 @@ def _known(stack: Any, observer: Any) -> str:
         return f"{angles}, laser on on {states.sum()} of them"
     paired = grouping.pairs(keys, states)
     alone = f" and {paired.n_unpaired} frames without a partner" if paired.n_unpaired else ""
-    return f"{angles}, {paired.n_masks - paired.n_unpaired} off/on pairs{alone}"
+    n_pairs = paired.n_masks - paired.n_unpaired
+    return f"{angles}, {n_pairs} off/on pair{'s' * (n_pairs != 1)}{alone}"

@@ -28,10 +28,13 @@ _OF_FIELD = {"angle": r"[+-]?\d+(?:\.\d+)?", "laser": r"(?i:on|off|[01])", "repe
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """Which images, and what the user says of them."""
+    """Which images, and what the user says of them.
+
+    Names of files may be text or paths. Raises `ParameterError` for values out of range, and for options that do not go together.
+    """
 
     sources: tuple[str, ...] = ()
-    """Names of images, or patterns with ``*``, ``?`` and ``[]``."""
+    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple."""
     log: Path | None = None
     """A Lauecollect log, which names the images."""
     folder: Path | None = None
@@ -52,6 +55,18 @@ class ImageRequest:
     """Leave out what is missing, damaged or of another size, in the place of an error."""
 
     def __post_init__(self) -> None:
+        sources = (self.sources,) if isinstance(self.sources, str | Path) else self.sources
+        object.__setattr__(self, "sources", tuple(map(str, sources)))
+        for name in ("log", "folder", "table"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        if isinstance(self.laser, str):
+            object.__setattr__(self, "laser", tuple(self.laser.split(",")))
+        self._check()
+
+    def _check(self) -> None:
+        if not self.sources and self.log is None and self.table is None:
+            raise ParameterError("sources", "no images are given, and no log or table that names them")
         if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
             raise ParameterError("laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on")
         for name in ("angle_start", "frames_per_angle"):
@@ -127,10 +142,9 @@ def list_images(request: ImageRequest) -> ImageList:
         images = _of_log(request.log, request)
     elif request.sources:
         images = _of_names(request.sources)
-    elif request.table is not None:
-        images = _of_table(request.table, request)
     else:
-        raise ParameterError("sources", "no images are given, and no log or table that names them")
+        assert request.table is not None
+        images = _of_table(request.table, request)
     if request.table is not None and request.sources:
         images = _with(images, _columns_of_table(request.table, images), f"--table {request.table}")
     if request.name_pattern is not None:
@@ -209,7 +223,7 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
         ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
         candidates = [folder / sub / way for sub in below for way in ways]
         tried = (path.with_name(path.name + ending) for ending in ("", *COMPRESSED) for path in candidates)
-        return next((path for path in tried if path.is_file()), folder / _base(name))
+        return next((path for path in tried if path.exists()), folder / _base(name))
 
     return [place(name) for name in names]
 

@@ -107,7 +107,7 @@ def read_image(path: Path) -> Image:
     # by what it begins with: a compressed file may have lost the end of its name, and a decompressed one may have kept it
     compressed = head.startswith((b"\x1f\x8b", b"BZh"))
     content = _content(path) if compressed or _is_marccd(head) else b""
-    image = _read_marccd(content, path) if _is_marccd(content) else _read_by_fabio(path)
+    image = _read_marccd(content, path) if _is_marccd(content) else _read_by_fabio(path, content if compressed else None)
     if image.frame.dtype not in FRAME_DTYPES:
         raise InputError(f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
     if image.frame.ndim != 2 or not image.frame.size:
@@ -232,10 +232,16 @@ _DAMAGE = re.compile(r"incomplete|mismatch|malformed|smaller than required|unimp
 _complaints = _Complaints()
 
 
-def _read_by_fabio(path: Path) -> Image:
+PACKBITS = 32773
+"""A compression of TIFF that fabio 2026.6 takes for none where the image is in one piece, and gives wrong values."""
+
+
+def _read_by_fabio(path: Path, content: bytes | None) -> Image:
+    """An image out of its file; ``content``: what was in the file, if that was compressed."""
     if find_spec("fabio") is None:
         raise InputError(f"{path}: is no MarCCD image, and other formats need fabio; pip install 'gpu_spots[images]' brings it")
     import fabio
+    from fabio.fabioutils import BytesIO
 
     logger = logging.getLogger("fabio")
     if _complaints not in logger.handlers:
@@ -243,7 +249,8 @@ def _read_by_fabio(path: Path) -> Image:
     said: list[logging.LogRecord] = []
     _complaints.of_thread.said = said
     try:
-        with fabio.open(str(path)) as opened:
+        # it decompresses by itself, but not without a word on stdout
+        with fabio.open(str(path) if content is None else BytesIO(content)) as opened:
             n_frames, data = opened.nframes, opened.data
             header, kind = {str(key): value for key, value in opened.header.items()}, type(opened).__name__.removesuffix("Image").lower()
     except Exception as error:  # whatever its readers stumble over
@@ -251,6 +258,8 @@ def _read_by_fabio(path: Path) -> Image:
         raise InputError(f"{path}: cannot be read as an image, says fabio: {_without(reason, path)}") from error
     finally:
         del _complaints.of_thread.said
+    if header.get("compression_type") == PACKBITS:
+        raise InputError(f"{path}: is compressed by PackBits, which cannot be relied on here; write it with LZW, Deflate or no compression")
     damage = next((record.getMessage() for record in said if _DAMAGE.search(record.getMessage())), None)
     if data is None:
         damage = said[0].getMessage() if said else "it holds no frame"

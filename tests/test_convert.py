@@ -1,0 +1,483 @@
+"""Runs of images: converted, processed from the converted file, and processed as they are; the results are the same to the bit."""
+
+import bz2
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from fabio.cbfimage import CbfImage
+from fabio.edfimage import EdfImage
+from fabio.tifimage import TifImage
+
+import gpu_spots
+from gpu_spots import GpuSpotsError, ImageRequest, Parameters, find_spots
+from gpu_spots.files.images import HEADER_FIELDS
+from helpers import FullDisk, assert_refused, command, datasets, listing, process, series, started, write_run
+from image_runs import Scan, marccd, write_scan
+
+ORDER = [0, 4, 8, 12, 16, 2, 6, 10, 14, 18]
+"""Interlaced: every second angle first, then those between."""
+ANGLES = np.repeat(ORDER, 2) / 2
+LASER = np.tile([0, 1], 10)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    """A laser run of 20 frames at 10 angles."""
+    return write_scan(tmp_path, series(), ANGLES, LASER)
+
+
+def convert(*arguments: object) -> Any:
+    return command("convert", *arguments, name="gpu-spots")
+
+
+def find(*arguments: object) -> Any:
+    return command("find", *arguments, "--quiet", name="gpu-spots")
+
+
+def assert_same_spots(found: Path, expected: Path, *, but: tuple[str, ...] = ()) -> None:
+    """Every dataset and every attribute is the same, but for those of ``info``."""
+    with h5py.File(found) as one, h5py.File(expected) as two:
+        first, second = (
+            {k: v for k, v in datasets(file).items() if not k.startswith(but)} if but else datasets(file) for file in (one, two)
+        )
+        assert set(first) == set(second)
+        for path, values in first.items():
+            assert values.dtype == second[path].dtype, path
+            assert np.array_equal(values, second[path], equal_nan=values.dtype.kind == "f"), path
+            assert dict(one[path].attrs) == dict(two[path].attrs), path
+        if not but:
+            assert dict(one["lauecollect"].attrs) == dict(two["lauecollect"].attrs)
+
+
+# ------------------------------------------------------------------------------------------------------------------------ the same results
+
+
+@pytest.mark.parametrize("options", [(), ("-S", "pairs"), ("-S", "blocks", "-m", "kruskal")], ids=" ".join)
+@pytest.mark.parametrize("generation", ["old", "new"])
+def test_every_way_gives_the_same_bits(generation: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "scan", series(), ANGLES, LASER, generation)
+    ended = convert("-o", tmp_path / "scan__mccd.h5", "-p", f"{scan.folder}/", scan.log)
+    assert (ended.status, ended.stdout) == (0, "")
+    assert ended.lines[-1].startswith(f"{tmp_path / 'scan__mccd.h5'}: 20 frames of 24 x 40, uint16, 10 angles, 10 off/on pairs, ")
+    two, one, direct = tmp_path / "two.h5", tmp_path / "one.h5", tmp_path / "direct.h5"
+    assert find(tmp_path / "scan__mccd.h5", "-o", two, *options).status == 0
+    assert find("--log", scan.log, "-p", scan.folder, "-o", one, *options).status == 0
+    assert_same_spots(one, two)
+    # and so does LaueUtil's layout, with no images
+    run = write_run(tmp_path / "direct__mccd.h5")
+    with h5py.File(run, "r+") as file:
+        del file["lauecollect/angle"]
+        file["lauecollect/angle"] = ANGLES
+    assert find(run, "-o", direct, *options).status == 0
+    assert_same_spots(one, direct, but=("lauecollect",))
+    with h5py.File(one) as file:
+        assert file["spots/I"].shape[0] > 0
+        assert file["info"].attrs["input_file"] == str(scan.log)
+        assert file["info"].attrs["frames_path"] == str(scan.folder)
+        assert file["info"].attrs["saturation"] == 65535
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=["gz", "bz2"])
+def test_compressed_images_of_a_log(pack: Callable[[bytes], bytes], scan: Scan, tmp_path: Path) -> None:
+    assert convert(scan.log, "-o", tmp_path / "plain.h5").status == 0
+    for path in scan.paths:
+        path.with_name(f"{path.name}.{'gz' if pack is gzip.compress else 'bz2'}").write_bytes(pack(path.read_bytes()))
+        path.unlink()
+    assert convert(scan.log, "-o", tmp_path / "packed.h5").status == 0
+    with h5py.File(tmp_path / "plain.h5") as plain, h5py.File(tmp_path / "packed.h5") as packed:
+        np.testing.assert_array_equal(packed["frames"], series())
+        assert datasets(packed).keys() == datasets(plain).keys()
+
+
+@pytest.mark.parametrize(("kind", "ending", "dtype"), [
+    (EdfImage, "edf", "u2"), (EdfImage, "edf", "f4"), (TifImage, "tif", "u2"), (TifImage, "tif", "i4"), (CbfImage, "cbf", "i4"),
+])  # fmt: skip
+def test_other_formats_give_the_same_bits(kind: type, ending: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = series(dtype=dtype)
+    for frame, angle, on in zip(frames, ANGLES, LASER, strict=True):
+        kind(data=frame).write(str(tmp_path / f"run_{angle:.3f}_{'on' if on else 'off'}.{ending}"))
+    monkeypatch.chdir(tmp_path)
+    given = (f"run_*.{ending}", "--name-pattern", f"{{base}}_{{angle}}_{{laser}}.{ending}")
+    assert convert(*given, "--quiet") == convert(*given, "--quiet", "--force")
+    assert find("run__mccd.h5", "-o", "two.h5", "-S", "pairs").status == 0
+    assert find(*given, "-S", "pairs").status == 0
+    assert_same_spots(tmp_path / "run__spots.h5", tmp_path / "two.h5")
+    with h5py.File("run__mccd.h5") as file:
+        assert file["frames"].dtype == dtype
+        assert file["headers/format"].asstr()[0] == ending
+        np.testing.assert_array_equal(sorted(file["frames"][...].tolist()), sorted(frames.tolist()))
+        np.testing.assert_array_equal(file["lauecollect/angle"], np.sort(ANGLES))
+
+
+def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
+    frames = series(dtype="i4")
+    frames[:, 5:7] = -1
+    frames[:, 9, 9] = -2
+    for i, frame in enumerate(frames):
+        CbfImage(data=frame).write(str(tmp_path / f"run_{i:03d}.cbf"))
+    assert find(tmp_path / "run_*.cbf", "-a", 0).status == 0
+    with h5py.File(tmp_path / "run__spots.h5") as file:
+        assert not file["stats/avg"][5:7].any()
+        assert not file["masks_filtered"][:, 5:7].any()
+        assert file["stats/threshold"][9, 9] == 2**31
+    assert convert(tmp_path / "run_*.cbf").status == 0
+    with h5py.File(tmp_path / "run__mccd.h5") as file:
+        assert file["frames"].attrs["valid_min"] == 0
+    assert find(tmp_path / "run__mccd.h5", "-a", 0, "-o", tmp_path / "two.h5").status == 0
+    assert_same_spots(tmp_path / "run__spots.h5", tmp_path / "two.h5")
+
+
+def test_angles_and_states_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, frame in enumerate(series()):
+        (tmp_path / f"run_{i}.mccd").write_bytes(marccd(frame))
+    monkeypatch.chdir(tmp_path)
+    assert find("run_*.mccd", "--angle-start", -5, "--angle-step", 0.5, "--laser", "off,on", "-S", "pairs").status == 0
+    with h5py.File("run__spots.h5") as file:
+        np.testing.assert_array_equal(file["lauecollect/angle"], np.arange(20) // 2 * 0.5 - 5)
+        np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
+        assert len(file["masks_synced"]) == 10
+
+
+def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, frame in enumerate(series()):
+        (tmp_path / f"run_{i}.mccd").write_bytes(marccd(frame))
+    rows = [f"run_{i}.mccd,{angle},{'on' if on else 'off'}" for i, (angle, on) in enumerate(zip(ANGLES, LASER, strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(["file,angle,laser_on", *reversed(rows)]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert find("run_*.mccd", "--table", "t.csv", "-S", "pairs").status == 0
+    with h5py.File("run__spots.h5") as file:
+        np.testing.assert_array_equal(file["lauecollect/angle"], ANGLES)
+        np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
+    assert find("--table", "t.csv", "-S", "pairs").status == 0  # in its own order
+    with h5py.File("t__spots.h5") as file:
+        np.testing.assert_array_equal(file["lauecollect/angle"], ANGLES[::-1])
+
+
+def test_a_log_alone_is_a_log_for_find_too(scan: Scan) -> None:
+    assert find(scan.log).status == 0
+    assert scan.log.with_name("scan__spots.h5").exists()
+
+
+def test_the_number_of_threads_changes_nothing(scan: Scan, tmp_path: Path) -> None:
+    for threads in (1, 3):
+        assert convert(scan.log, "-o", tmp_path / f"{threads}.h5", "--threads", threads).status == 0
+    with h5py.File(tmp_path / "1.h5") as one, h5py.File(tmp_path / "3.h5") as three:
+        for path, values in datasets(one).items():
+            assert np.array_equal(values, three[path], equal_nan=values.dtype.kind == "f"), path
+
+
+def test_from_python(scan: Scan, tmp_path: Path) -> None:
+    assert find(scan.log, "-S", "pairs", "-o", tmp_path / "one.h5").status == 0
+    request, parameters = ImageRequest(log=str(scan.log), folder=str(scan.folder)), Parameters(sync="pairs")
+    find_spots(request, parameters, output=tmp_path / "two.h5").close()
+    assert_same_spots(tmp_path / "two.h5", tmp_path / "one.h5")
+    assert gpu_spots.convert(request) == scan.log.with_name("scan__mccd.h5")
+    with find_spots(scan.log.with_name("scan__mccd.h5"), parameters) as two, find_spots(request, parameters) as one:
+        for name, values in two.spots().items():
+            np.testing.assert_array_equal(one.spots()[name], values)
+        np.testing.assert_array_equal(one.columns["angle"], ANGLES)
+    with pytest.raises(GpuSpotsError, match="exists already"):
+        gpu_spots.convert(request, scan.log.with_name("scan__mccd.h5"))
+    scan.paths[5].unlink()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with find_spots(replace(request, skip_bad=True), Parameters(angles=0)) as found:
+            assert found.n_frames == 19
+    assert [str(warning.message) for warning in warned] == [
+        f"{scan.log}: 1 of 20 frames are left out:", f"  {scan.names[5]}: is missing"
+    ]  # fmt: skip
+    assert all(warning.filename == __file__ for warning in warned)
+
+
+def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) -> None:
+    ways = [str(scan.folder / "*.mccd"), (str(scan.folder / "*.mccd"),), sorted(scan.paths)]
+    for i, sources in enumerate(ways):
+        gpu_spots.convert(ImageRequest(sources, laser="off,on", angle_step=1), tmp_path / f"{i}.h5", threads=1)
+        with h5py.File(tmp_path / f"{i}.h5") as file:
+            np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
+    with pytest.raises(GpuSpotsError, match="columns: only for frames in memory"):
+        find_spots(ImageRequest(scan.paths), columns={"angle": ANGLES})
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- what is in it
+
+
+def test_what_is_in_the_file(tmp_path: Path) -> None:
+    frames = series(4, (300, 50))
+    scan = write_scan(tmp_path, frames, [0, 0, 1, 1], [0, 1, 0, 1])
+    for i, path in enumerate(scan.paths):
+        path.write_bytes(marccd(frames[i], at1680=1000 + i, at1128=60000, at1708=1000 * i, at1668=0 if i == 2 else 500_000))
+    assert convert(scan.log).status == 0
+    with h5py.File(tmp_path / "scan__mccd.h5") as file:
+        stack = file["frames"]
+        np.testing.assert_array_equal(stack, frames)
+        assert (stack.dtype, stack.chunks, stack.compression, stack.shuffle) == ("uint16", (1, 128, 50), "gzip", True)
+        assert {name: stack.attrs[name] for name in stack.attrs if name != "description"} == {"units": "counts", "saturation": 60000}
+        headers = file["headers"]
+        np.testing.assert_array_equal(headers["exposure_time"], [1, 1.001, 1.002, 1.003])
+        np.testing.assert_array_equal(headers["start_phi"], [0, 1, 2, 3])
+        np.testing.assert_array_equal(headers["beam_x"], [500, 500, np.nan, 500])
+        assert not {"start_omega", "end_omega", "end_phi"} & set(headers)  # 0 on all frames
+        assert headers["acquired"].asstr()[0] == "2005-04-16T21:33:17"
+        for name, item in headers.items():
+            assert len(item) == 4
+            assert item.attrs.get("units") == HEADER_FIELDS.get(name, (None, ""))[0]
+            assert item.attrs["description"]
+        assert file["lauecollect"].attrs["comments"] == "Data collection log file\ndescription: a test"
+        assert file["lauecollect/file"].asstr()[...].tolist() == scan.names
+        assert file["lauecollect/angle"].attrs["units"] == "deg"
+        assert file["lauecollect/delay_2"].attrs["heading"] == "delay[s]"
+        assert "skipped" not in file
+
+
+def test_viewers_find_the_frames(scan: Scan) -> None:
+    assert convert(scan.log).status == 0
+    with h5py.File(scan.log.with_name("scan__mccd.h5")) as file:
+        entry = file[file.attrs["default"]]
+        data = entry[entry.attrs["default"]]
+        assert [item.attrs["NX_class"] for item in (file, entry, data)] == ["NXroot", "NXentry", "NXdata"]
+        signal = data[data.attrs["signal"]]
+        assert signal == file["frames"]
+        for axis, length in zip(data.attrs["axes"], signal.shape, strict=True):
+            assert data[axis].shape == (length,)
+        assert data.attrs["angle_indices"] == 0
+        np.testing.assert_array_equal(data["angle"], ANGLES)
+
+
+@pytest.mark.skipif(not shutil.which("h5dump"), reason="h5dump is not installed")
+def test_h5dump_reads_the_frames(scan: Scan, tmp_path: Path) -> None:
+    assert convert(scan.log, "-o", tmp_path / "out.h5").status == 0
+    dump = ["h5dump", "-d", "/frames", "-b", "LE", "-o", str(tmp_path / "frames.bin"), str(tmp_path / "out.h5")]
+    subprocess.run(dump, check=True, capture_output=True)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "frames.bin", "<u2").reshape(series().shape), series())
+
+
+@pytest.mark.parametrize("name", ["müll_1.mccd", "x\udcff_1.mccd"])
+def test_names_in_any_encoding(name: str, tmp_path: Path) -> None:
+    try:
+        (tmp_path / name).write_bytes(marccd(series()[0]))
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system has no such names")
+    assert process("convert", tmp_path / name, "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["lauecollect/file"].asstr()[0] == name.encode(errors="backslashreplace").decode()
+
+
+def test_comments_longer_than_an_attribute_are_cut(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, series(2), [0, 1], [0, 0])
+    scan.log.write_text("# " + "ä" * 70_000 + "\n" + scan.log.read_text())
+    assert convert(scan.log).status == 0
+    with h5py.File(tmp_path / "scan__mccd.h5") as file:
+        assert file["lauecollect"].attrs["comments"] == "ä" * 30_000
+
+
+def test_metadata_of_no_use_is_warned_of(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, series(4), [0, 1, 2, 3], [0, 1, 0, 1])
+    scan.log.write_text(scan.log.read_text().replace("\t2.000\t", "\t-\t"))
+    ended = convert(scan.log)
+    assert ended.status == 0
+    assert ended.lines[0] == f"warning: {scan.log}: lauecollect/angle is 'nan' at frame 2, expected degrees"
+
+
+@pytest.mark.parametrize(
+    ("angles", "laser", "words"),
+    [
+        ([0, 0, 1, 1], [0, 0, 0, 0], "2 angles, laser off"),
+        ([0, 0, 1, 1], [1, 1, 1, 1], "2 angles, laser on"),
+        ([0, 0, 0, 1], [0, 1, 0, 1], "2 angles, 1 off/on pair and 2 frames without a partner"),
+        ([0, 0, 0, 0], [0, 1, 1, 0], "1 angle, 2 off/on pairs"),
+    ],
+)
+def test_the_summary_says_what_the_metadata_tells(angles: list, laser: list, words: str, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, series(4), angles, laser)
+    assert f"4 frames of 24 x 40, uint16, {words}, " in convert(scan.log).lines[-1]
+
+
+# -------------------------------------------------------------------------------------------------------- damage
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "1 of 20 images are missing"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is cut off: 5000 bytes, expected 6016"),
+    "text": (lambda path: path.write_bytes(b"hello" * 2000), "says fabio"),
+    "other size": (lambda path: path.write_bytes(marccd(series(1, (24, 41))[0])), "is 24 x 41 pixels of uint16, expected 24 x 40"),
+    "other type": (lambda path: path.write_bytes(marccd(series(1)[0].astype("u4"))), "is 24 x 40 pixels of uint32, expected 24 x 40"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+}
+
+
+@pytest.mark.parametrize("frame", [0, 7, 19])
+@pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD)
+def test_a_bad_frame_is_named_or_left_out(spoil: Callable[[Path], object], words: str, frame: int, scan: Scan) -> None:
+    bad = scan.paths[frame]
+    spoil(bad)
+    before = listing(scan.log.parent)
+    for run in (convert, find):
+        ended = run(scan.log, "--quiet") if run is convert else run(scan.log)
+        named = scan.names[1] if frame == 0 and words.startswith("is 24") else bad.name  # the first says what is expected
+        words_here = "expected 24 x 4" if frame == 0 and words.startswith("is 24") else words
+        assert_refused(ended, 1, named, words_here)
+        assert listing(scan.log.parent) == before
+    kept = np.delete(np.arange(20), frame)
+    for run, output in ((convert, "scan__mccd.h5"), (find, "scan__spots.h5")):
+        ended = run(scan.log, "--skip-bad", "--quiet") if run is convert else run(scan.log, "--skip-bad")
+        assert ended.status == 0, ended
+        assert ended.lines[0] == f"warning: {scan.log}: 1 of 20 frames are left out:"
+        assert ended.lines[1].startswith(f"warning:   {bad.name}: ")
+        with h5py.File(scan.log.with_name(output)) as file:
+            assert file["skipped/file"].asstr()[...].tolist() == [bad.name]
+            assert file["skipped/reason"].asstr()[0] in ended.lines[1]
+            np.testing.assert_array_equal(file["lauecollect/angle"], ANGLES[kept])
+            if run is convert:
+                np.testing.assert_array_equal(file["frames"], series()[kept])
+
+
+def test_the_size_of_most_images_is_the_right_one(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, series(6), [0, 0, 1, 1, 2, 2], [0, 1] * 3)
+    for path in scan.paths[:2]:
+        path.write_bytes(marccd(series(1, (12, 20))[0]))
+    ended = convert(scan.log, "--skip-bad")
+    assert "2 of 6 frames are left out" in ended.stderr
+    assert "is 12 x 20 pixels of uint16, expected 24 x 40 pixels of uint16 as most images are" in ended.stderr
+    with h5py.File(tmp_path / "scan__mccd.h5") as file:
+        np.testing.assert_array_equal(file["frames"], series(6)[2:])
+
+
+def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
+    for path in scan.paths:
+        path.write_bytes(b"")
+    ended = convert(scan.log, "--skip-bad", "--quiet")
+    assert ended.status == 1
+    assert ended.lines[-1] == f"gpu-spots: {scan.log}: no image is left, expected at least one"
+    for path in scan.paths:
+        path.unlink()
+    assert convert(scan.log, "--skip-bad", "--quiet").lines[-1] == ended.lines[-1]
+
+
+def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_spots.files import image_stack
+
+    read = image_stack.read_image
+
+    def read_and_change(path: Path) -> Any:
+        image = read(path)
+        if path == scan.paths[4]:
+            os.utime(path, ns=(0, 1))
+        return image
+
+    monkeypatch.setattr(image_stack, "read_image", read_and_change)
+    for run in (convert, find):
+        before = set(listing(scan.log.parent))
+        ended = run(scan.log) if run is find else run(scan.log, "--quiet")
+        assert_refused(ended, 1, scan.names[4], "was changed while it was being read")
+        assert set(listing(scan.log.parent)) == before
+        os.utime(scan.paths[4], ns=(0, 2))
+
+
+# -------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("name", ["convert", "find"])
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ((), 2, ("see gpu-spots", "--help")),
+        (("none.log",), 1, ("none.log: cannot be opened: No such file",)),
+        (("--log", "scan.log", "-p", "nowhere"), 1, ("nowhere: is no folder",)),
+        (("--log", "xray_images/*.mccd"), 1, ("xray_images/*.mccd: cannot be opened",)),
+        (("none.mccd", "nor.mccd"), 1, ("none.mccd: No such file", "(and 1 more)")),
+        (("none*.mccd",), 1, ("none*.mccd: no file has such a name",)),
+        (("xray_images/*.mccd", "--table", "none.csv"), 1, ("none.csv: cannot be opened: No such file",)),
+        (("xray_images/*.mccd", "--name-pattern", "{angle}.mccd"), 1, ("its name is not like --name-pattern '{angle}.mccd'",)),
+        (("xray_images/*.mccd", "--name-pattern", "x.mccd"), 2, ("--name-pattern", "has no field")),
+        (("xray_images/*.mccd", "--laser", "of,on"), 2, ("--laser", "'of,on' is not a list of on and off")),
+        (("xray_images/*.mccd", "--angle-start", "1"), 2, ("--angle-start", "needs --angle-step")),
+        (("xray_images/*.mccd", "--angle-step", "x"), 2, ("--angle-step", "'x' is not a valid float")),
+        (("xray_images/*.mccd", "--angle-step", "nan"), 2, ("--angle-step", "nan is not a finite number")),
+        (("xray_images/*.mccd", "--frames-per-angle", "0"), 2, ("--frames-per-angle", "0 is not in the range")),
+        (("xray_images/*.mccd", "-p", "xray_images"), 2, ("-p/--path", "neither is given")),
+        (("xray_images/*.mccd", "--log", "scan.log"), 2, ("--log", "is given as well")),
+        (("--table", "scan.log", "--log", "scan.log"), 2, ("--table", "a log is given as well")),
+        (("scan.log", "--angle-step", "1"), 1, ("scan.log: --angle-step gives angle, which is known already",)),
+        (("scan.log", "--laser", "off"), 1, ("scan.log: --laser gives laser_on, which is known already",)),
+        (("xray_images/*.mccd", "-o", "xray_images"), 1, ("xray_images: is a folder, expected the name of a file",)),
+        (("scan.log", "-o", "scan.log", "--force"), 1, ("scan.log: the output is the input file",)),
+        (("scan.log", "-o", "xray_images/scan_3.000_on_1.mccd", "--force"), 1, ("scan_3.000_on_1.mccd: the output is the input file",)),
+        (("scan.log", "-o", "no/folder/x.h5"), 1, ("x.h5: no folder no/folder",)),
+        (("xray_images/*.mccd", "--threads", "0"), 2, ("--threads",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_errors_are_one_line(
+    name: str, arguments: tuple[str, ...], status: int, words: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scan.log.parent)
+    before = listing(scan.log.parent)
+    assert_refused(command(name, *arguments, "--quiet", name="gpu-spots"), status, *words)
+    assert listing(scan.log.parent) == before
+
+
+def test_an_output_that_exists_stays(scan: Scan) -> None:
+    output = scan.log.with_name("scan__mccd.h5")
+    output.write_text("precious")
+    assert_refused(convert(scan.log, "--quiet"), 1, "scan__mccd.h5: exists already; --force overwrites it")
+    assert output.read_text() == "precious"
+    scan.paths[3].write_bytes(b"")
+    assert_refused(convert(scan.log, "--quiet", "--force"), 1, scan.names[3])
+    assert output.read_text() == "precious"
+    scan.paths[3].write_bytes(marccd(series()[3]))
+    assert convert(scan.log, "--quiet", "--force").status == 0
+    assert h5py.is_hdf5(output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run__mccd.h5", "other.h5"), ("other.h5 is one argument too many", "expected one HDF5 file, or images")),
+        (("run__mccd.h5", "--laser", "off"), ("--laser", "is for images, and run__mccd.h5 is an HDF5 file")),
+        (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "is for images")),
+    ],
+)
+def test_images_and_hdf5_do_not_go_together(
+    arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run__mccd.h5")
+    monkeypatch.chdir(tmp_path)
+    assert_refused(find(*arguments), 2, *words)
+    assert_refused(convert("run__mccd.h5", "--quiet"), 1, "run__mccd.h5: is an HDF5 file, expected an image; gpu-spots find reads HDF5")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_full_disk_leaves_nothing(scan: Scan, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert convert(scan.log, "--quiet").status == 0
+    size = scan.log.with_name("scan__mccd.h5").stat().st_size
+    scan.log.with_name("scan__mccd.h5").unlink()
+    before = listing(scan.log.parent)
+    disk = FullDisk(monkeypatch, int(share * size))
+    assert_refused(convert(scan.log, "--quiet"), 1, "scan__mccd.h5: cannot be written: No space left on device")
+    assert disk.refused
+    assert listing(scan.log.parent) == before
+
+
+@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, message: str) -> None:
+    scan = write_scan(tmp_path, np.random.default_rng(0).integers(0, 60000, (60, 512, 512)).astype("u2"), list(range(60)), [0] * 60)
+    before = listing(tmp_path)
+    with started("convert", scan.log, "--threads", 1, name="gpu-spots") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "convert...\n"
+        running.send_signal(number)
+        stdout, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stdout, stderr) == (1, "", f"gpu-spots: {message}; nothing was written\n")
+    assert listing(tmp_path) == before
