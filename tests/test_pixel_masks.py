@@ -185,6 +185,21 @@ def test_a_mask_that_does_not_fit_is_refused(mask: np.ndarray, words: tuple[str,
     assert command(path, "--no-file-mask", "--quiet").status == 0
 
 
+def test_a_mask_whose_file_is_missing_is_named(tmp_path: Path) -> None:
+    link = h5py.ExternalLink("run_meta.h5", "/mask")
+    path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": link})
+    assert_refused(command(path, "--quiet"), 1, "pixel_mask", "the file run_meta.h5, which is missing", "--no-file-mask")
+    assert command(path, "--quiet", "--no-file-mask").status == 0
+    with h5py.File(tmp_path / "run_meta.h5", "w") as file:
+        file["mask"] = bad_pixels().astype("u4")
+    assert np.array_equal(good_of(path), ~bad_pixels())
+
+    cxi = write_cxi(tmp_path / "run.cxi", edit=lambda file: file.__setitem__("entry_1/data_1/mask", h5py.ExternalLink("gone.h5", "/m")))
+    assert_refused(command(cxi, "--quiet"), 1, "/entry_1/data_1/mask", "gone.h5, which is missing")
+    limit = write_nexus(tmp_path / "run.nxs", detector={"saturation_value": h5py.ExternalLink("gone.h5", "/m")})
+    assert_refused(command(limit, "--quiet"), 1, "saturation_value", "gone.h5, which is missing", "--saturation")
+
+
 @pytest.mark.parametrize(
     ("dtype", "detector", "expected"),
     [

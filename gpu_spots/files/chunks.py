@@ -69,6 +69,16 @@ class FrameReader:
         return "direct" if self.why_not_direct is None else "h5py"
 
     @property
+    def n_frames(self) -> int:
+        """Frames of the dataset."""
+        return self._shape[0]
+
+    @property
+    def frames_in_chunk(self) -> int:
+        """How many frames are stored together."""
+        return int(self._dataset.chunks[0]) if self._dataset.chunks else 1
+
+    @property
     def working_bytes(self) -> int:
         """An upper bound of the memory that one call of `read` needs besides its result."""
         if self.why_not_direct is not None or self._chunks is None:

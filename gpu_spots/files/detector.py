@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import FAILURES, groups_in, members, text_of
+from gpu_spots.files.tree import FAILURES, groups_in, members, text_of, why_broken
 from gpu_spots.model import Array
 
 NEXUS_BAD = 0xFFFF
@@ -69,7 +69,7 @@ def detector_facts(
         own = _of_converted(layout.parts[0].dataset) if with_bounds else {}
         return DetectorFacts(unused_mask=_beside(file, layout, shape) or "", **own)
     if layout.kind == "CXI":
-        place = _cxi_mask(file, layout)
+        place = _cxi_mask(file, layout, with_mask)
         mask = _cxi_good(file, place, shape, len_frames=sum(len(part.dataset) for part in layout.parts)) if place and with_mask else None
         return DetectorFacts(mask, place or "")
     place, detector = _detector(file, layout, shape)
@@ -78,7 +78,8 @@ def detector_facts(
         bounds = _bounds(place, detector, dtype, _is_counting(file, layout, place, detector))
     elif with_bounds and layout.kind == "DECTRIS":
         bounds = _sentinels(dtype, "")
-    mask_place = next((path for name in ("pixel_mask", "detectorSpecific/pixel_mask") if (path := _path_in(place, detector, name))), "")
+    names = ("pixel_mask", "detectorSpecific/pixel_mask") if detector is not None else ()
+    mask_place = next((f"{place}/{name}" for name in names if _is_there(file, f"{place}/{name}", with_mask)), "")
     mask = _nexus_good(file, mask_place, shape) if mask_place and with_mask else None
     unused = "" if mask_place else _beside(file, layout, shape) or ""
     return DetectorFacts(mask, mask_place, unused_mask=unused, **bounds)
@@ -139,9 +140,11 @@ def _mask_shape(detector: h5py.Group) -> tuple[int, ...] | None:
     return item.shape if isinstance(item, h5py.Dataset) else None
 
 
-def _path_in(place: str, group: h5py.Group | None, name: str) -> str | None:
-    """The path of a dataset in a group; None where there is none."""
-    return f"{place}/{name}" if group is not None and isinstance(group.get(name), h5py.Dataset) else None
+def _is_there(file: h5py.File, path: str, wanted: bool) -> bool:
+    """Whether a mask is there. Raises `InputError` where it is wanted and a link to it leads nowhere: to do without it is to be chosen."""
+    if wanted and (why := why_broken(file, path)):
+        raise InputError(f"{file.filename}: no mask {path}: {why}; --no-file-mask does without")
+    return isinstance(file.get(path), h5py.Dataset)
 
 
 def _nexus_good(file: h5py.File, path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -151,11 +154,12 @@ def _nexus_good(file: h5py.File, path: str, shape: tuple[int, int]) -> NDArray[n
     return good_of_nexus(values)
 
 
-def _cxi_mask(file: h5py.File, layout: Layout) -> str | None:
+def _cxi_mask(file: h5py.File, layout: Layout, wanted: bool) -> str | None:
     """The mask beside the frames, or beside what the frames are a link to."""
     place = layout.parts[0].path.rpartition("/")[0]
     places = [place, *(f"/{top}/{name}/{inner}" for top, name, inner in _cxi_detectors(file, layout))]
-    return next((f"{place}/{name}" for place in places for name in ("mask", "mask_shared") if f"{place}/{name}" in file), None)
+    paths = (f"{place}/{name}" for place in places for name in ("mask", "mask_shared"))
+    return next((path for path in paths if _is_there(file, path, wanted)), None)
 
 
 def _cxi_detectors(file: h5py.File, layout: Layout) -> Iterator[tuple[str, str, str]]:
@@ -265,6 +269,8 @@ def _sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
 def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
     """A number; None where there is none, or NaN. Raises `InputError` for anything else."""
     item = detector.get(name)
+    if item is None and (why := why_broken(detector.file, f"{place}/{name}")):
+        raise InputError(f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without")
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
     try:

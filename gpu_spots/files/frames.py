@@ -19,6 +19,7 @@ from gpu_spots.files.layouts import Layout, recognise
 from gpu_spots.files.metadata import given_to_frames_in_memory, read_metadata
 from gpu_spots.files.tree import FAILURES
 from gpu_spots.files.validity import Limits, limits
+from gpu_spots.files.virtual import sources_in_order
 from gpu_spots.grouping import Columns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
@@ -70,7 +71,7 @@ class FileStack:
         self, file: h5py.File, layout: Layout, columns: Columns, limits: Limits, readers: Sequence[FrameReader], record: Mapping[str, Any]
     ) -> None:
         self._readers = readers
-        self._begins = np.cumsum([0, *(len(part.dataset) for part in layout.parts)]).tolist()
+        self._begins = np.cumsum([0, *(reader.n_frames for reader in readers)]).tolist()
         datasets = [part.dataset for part in layout.parts]
         self.layout = layout
         self.path = layout.path
@@ -88,7 +89,7 @@ class FileStack:
         self.record = {**record, **limits.record}
         frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         # a chunk that holds several frames is inflated once if they are read together
-        frames_in_chunk = max(dataset.chunks[0] if dataset.chunks else 1 for dataset in datasets)
+        frames_in_chunk = max(reader.frames_in_chunk for reader in readers)
         self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
 
     def resident(self) -> None:
@@ -154,7 +155,10 @@ def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[
         try:
             layout = recognise(file, options.frames_path)
             _check_parts(path, layout)
-            readers = [opened.enter_context(FrameReader(part.dataset)) for part in layout.parts]
+            pieces = [piece for part in layout.parts for piece in sources_in_order(part.dataset, f"{path}: {part.path}", opened)]
+            for piece in pieces:
+                _load_filters(piece)
+            readers = [opened.enter_context(FrameReader(piece)) for piece in pieces]
             stack = _described(file, layout, readers, options)
         except FAILURES as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
@@ -190,7 +194,6 @@ def _check_parts(path: Path, layout: Layout) -> None:
         found, expected = _frames_in_words(part.dataset), _frames_in_words(first.dataset)
         if found != expected:
             raise InputError(f"{path}: {part.path} has frames of {found}, expected {expected} as in {first.path}")
-        _load_filters(part.dataset)
 
 
 def _frames_in_words(dataset: h5py.Dataset) -> str:

@@ -298,7 +298,7 @@ def _listed(stacks: Sequence[Stack]) -> str:
 
 def _what_else(file: h5py.File) -> str:
     """What the file has instead of frames, and what to do."""
-    broken = list(broken_links_below(file, DEPTH))
+    broken = [why for _, why in broken_links_below(file, "", DEPTH)]
     if broken:
         return f"{broken[0]}{f' (and {len(broken) - 1} more links that lead nowhere)' if len(broken) > 1 else ''}"
     others = [found for found in datasets_below(file, "", DEPTH) if (found[1].ndim or 0) >= 2 and found[1].dtype.kind in "uif"]

@@ -11,7 +11,7 @@ from gpu_spots.files import lauecollect
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import FAILURES, absolute, datasets_below, groups_in, item_at, text_of
+from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, text_of
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
@@ -42,7 +42,7 @@ def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: Input
         for name, find in (("angle", _find_angles), ("laser_on", _find_states)):
             place, found = find(file, layout, n_frames)
             if found is None:
-                missing[name] = place
+                missing[name] = _broken(file, layout, ANGLES if name == "angle" else STATES) or place
             else:
                 columns[name], origin[name] = found, place
     given = _given(file, n_frames, options)
@@ -154,6 +154,13 @@ def _called(
 
     found = datasets_below(group, absolute(top), DEPTH)
     yield from sorted(((path, item) for path, item in found if path.rpartition("/")[2].lower() in names or also(path, item)), key=rank)
+
+
+def _broken(file: h5py.File, layout: Layout, names: tuple[str, ...]) -> str | None:
+    """A link that leads nowhere in the place of a dataset with one of these names, in words."""
+    top = layout.parts[0].path.split("/")[1] if layout.is_nexus else ""
+    links = broken_links_below(file[top] if top else file, absolute(top), DEPTH) if not top or isinstance(file[top], h5py.Group) else ()
+    return next((why for path, why in links if path.rpartition("/")[2].lower() in names), None)
 
 
 def _first_axis(file: h5py.File, layout: Layout) -> str | None:

@@ -89,7 +89,7 @@ def text_of(attributes: Any, name: str) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
-def groups_in(group: h5py.Group, pattern: str | None = None) -> Iterator[tuple[str, h5py.Group]]:
+def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
     """Name and group of each group in a group, sorted by name; links that lead nowhere are passed over."""
     for name, item in members(group):
         if isinstance(item, h5py.Group):
@@ -128,17 +128,17 @@ def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[s
         level = deeper
 
 
-def broken_links_below(group: h5py.Group, depth: int) -> Iterator[str]:
-    """In words, each link in a group and in groups in it that leads nowhere."""
+def broken_links_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is."""
     seen: set[Any] = {group.id}
-    level = [("", group)]
+    level = [(path.rstrip("/"), group)]
     for _ in range(depth):
         deeper = []
         for base, parent in level:
             for name in parent:
-                why = why_broken(group, f"{base}/{name}")
+                why = why_broken(group.file, f"{base}/{name}")
                 if why is not None:
-                    yield why
+                    yield f"{base}/{name}", why
             for name, item in groups_in(parent):
                 if item.id not in seen:
                     seen.add(item.id)
