@@ -13,13 +13,15 @@ from gpu_spots.errors import InputError
 from gpu_spots.files.frames import largest_value
 from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
 from gpu_spots.files.images import Image, read_image, shape_of
-from gpu_spots.grouping import Columns
+from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array, Validity
 from gpu_spots.protocols import Observer
 from gpu_spots.workers import in_order
 
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
+GIVEN_BY = {"angle": "--table, --name-pattern or --angle-step", "laser_on": "--table, --name-pattern or --laser"}
+"""Options that give what images do not have."""
 
 
 class ImageStack:
@@ -39,7 +41,7 @@ class ImageStack:
         self.files = [*images.inputs, *images.paths]
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
-        self.columns: Columns = {name: column.values for name, column in images.columns.items()}
+        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, {}, {}, GIVEN_BY)
         self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
         saturation = float(first.header.get("saturation", "nan"))
         self.saturation: float | None = saturation
