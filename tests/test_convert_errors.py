@@ -71,6 +71,13 @@ def test_a_bad_frame_is_named_or_left_out(spoil: Callable[[Path], object], words
                 np.testing.assert_array_equal(file["frames"], series()[kept])
 
 
+def test_an_output_that_exists_is_refused_before_images_are_looked_at(scan: Scan) -> None:
+    for run, output in ((convert, "scan__mccd.h5"), (find, "scan__spots.h5")):
+        scan.log.with_name(output).write_text("precious")
+        ended = run(scan.log, "--skip-bad", "-p", scan.folder)
+        assert_refused(ended, 1, f"{output}: exists already; --force overwrites it")
+
+
 def test_the_size_of_most_images_is_the_right_one(tmp_path: Path) -> None:
     scan = write_scan(tmp_path, series(6), [0, 0, 1, 1, 2, 2], [0, 1] * 3)
     for path in scan.paths[:2]:
@@ -121,6 +128,9 @@ def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: py
     ("arguments", "status", "words"),
     [
         ((), 2, ("see gpu-spots", "--help")),
+        (("scan.log", "scan.log"), 2, ("scan.log is a log, which names its images: expected it alone, or images",)),
+        (("xray_images/*.mccd", "scan.log"), 2, ("scan.log is a log",)),
+        (("scan.log", "-o", "scan.log"), 1, ("scan.log: the output is the input file",)),
         (("none.log",), 1, ("none.log: cannot be opened: No such file",)),
         (("--log", "scan.log", "-p", "nowhere"), 1, ("nowhere: is no folder",)),
         (("--log", "xray_images/*.mccd"), 1, ("xray_images/*.mccd: cannot be opened",)),

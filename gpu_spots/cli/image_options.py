@@ -64,10 +64,15 @@ def option_of(name: str) -> str:
 
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log."""
+    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log.
+
+    Raises `ParameterError` where there are more than that.
+    """
     images = {name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS}
     if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
         return {**images, "log": Path(sources[0]), "sources": ()}
+    if logs := [source for source in sources if source.lower().endswith(".log")]:
+        raise ParameterError("sources", f"{logs[0]} is a log, which names its images: expected it alone, or images")
     return {**images, "sources": sources}
 
 

@@ -85,6 +85,11 @@ class ImageRequest:
         if self.name_pattern is not None:
             _compiled(self.name_pattern)
 
+    @property
+    def named(self) -> list[Path]:
+        """The files that the request itself names; which images there are, `list_images` finds out."""
+        return [path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
