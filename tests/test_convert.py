@@ -19,8 +19,9 @@ from fabio.tifimage import TifImage
 
 import gpu_spots
 from gpu_spots import GpuSpotsError, ImageRequest, Parameters, find_spots
+from gpu_spots.files.image_stack import open_images
 from gpu_spots.files.images import HEADER_FIELDS
-from helpers import command, datasets, process, series, write_run
+from helpers import Notes, command, datasets, process, series, write_run
 from image_runs import Scan, marccd, write_scan
 
 ORDER = [0, 4, 8, 12, 16, 2, 6, 10, 14, 18]
@@ -173,6 +174,23 @@ def test_the_number_of_threads_changes_nothing(scan: Scan, tmp_path: Path) -> No
     with h5py.File(tmp_path / "1.h5") as one, h5py.File(tmp_path / "3.h5") as three:
         for path, values in datasets(one).items():
             assert np.array_equal(values, three[path], equal_nan=values.dtype.kind == "f"), path
+
+
+def test_rows_of_the_stack(scan: Scan) -> None:
+    stack = open_images(ImageRequest(log=scan.log), Notes(), 2)
+    assert (stack.rows_apart, stack.is_decoded) == (1, True)
+    into = np.zeros((7, 4, 40), np.uint16)
+    stack.read_rows(3, 10, 20, 24, into)
+    np.testing.assert_array_equal(into, series()[3:10, 20:24])
+    scan.paths[5].write_bytes(marccd(series(1, (24, 41))[0]))
+    with pytest.raises(GpuSpotsError, match=f"{scan.names[5]}: is 24 x 41 pixels of uint16, expected 24 x 40"):
+        stack.read_rows(3, 10, 20, 24, into)
+    scan.paths[5].write_bytes(gzip.compress(marccd(series()[5])))
+    stack.read_rows(3, 10, 20, 24, into)
+    np.testing.assert_array_equal(into, series()[3:10, 20:24])
+    scan.paths[7].rename(scan.paths[7].with_name(f"{scan.names[7]}.gz"))
+    packed = open_images(ImageRequest(log=scan.log), Notes(), 2)
+    assert (packed.rows_apart, packed.is_decoded) == (None, False)
 
 
 def test_from_python(scan: Scan, tmp_path: Path) -> None:
