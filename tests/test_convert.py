@@ -137,6 +137,27 @@ def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
     assert_same_spots(tmp_path / "run__spots.h5", tmp_path / "two.h5")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--reject", "border:2", "--reject", "disc:10,20,4", "--valid-range", ",190"),
+        ("--saturation", "150", "--normalise", "level"),
+        ("--mask", "mask.npy", "--mask-good", "1", "-S", "blocks"),
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_count_is_the_same_both_ways(options: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scan.log.parent)
+    np.save("mask.npy", np.random.default_rng(4).random((24, 40)) < 0.9)
+    assert convert(scan.log).status == 0
+    assert find("scan__mccd.h5", "-o", "two.h5", *options).status == 0
+    assert find("scan.log", "-o", "one.h5", *options).status == 0
+    assert find("scan.log", "-o", "without.h5").status == 0
+    assert_same_spots(Path("one.h5"), Path("two.h5"))
+    with h5py.File("one.h5") as one, h5py.File("without.h5") as without:
+        assert not all(np.array_equal(values, without[path]) for path, values in datasets(one).items() if path in without)
+
+
 def test_angles_and_states_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, frame in enumerate(series()):
         (tmp_path / f"run_{i}.mccd").write_bytes(marccd(frame))

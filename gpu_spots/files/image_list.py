@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.images import COMPRESSED
@@ -155,8 +156,7 @@ def list_images(request: ImageRequest) -> ImageList:
     if request.name_pattern is not None:
         images = _with_pattern(images, request.name_pattern, request)
     elif request.angle_step is not None:
-        per_angle = request.frames_per_angle or len(request.laser or "1")
-        images = _with_angles(images, np.arange(len(images.paths)) // per_angle, request)
+        images = _with_angles(images, _in_turn(len(images.paths), request), request)
     if request.laser is not None:
         states = np.resize(np.array([state == "on" for state in request.laser], np.uint8), len(images.paths))
         images = _with(images, {"laser_on": Column(states)}, "--laser")
@@ -316,8 +316,7 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
             raise ParameterError("frames_per_angle", "the names tell the number of the angle already")
         images = _with_angles(images, numbers - numbers.min(), request)
     elif request.angle_step is not None:
-        per_angle = request.frames_per_angle or len(request.laser or "1")
-        images = _with_angles(images, np.arange(len(images.paths)) // per_angle, request)
+        images = _with_angles(images, _in_turn(len(images.paths), request), request)
     if "repeat" not in texts or "laser_on" not in images.columns:
         return images
     angles = images.columns["angle"].values.tolist() if "angle" in images.columns else [0] * len(images.paths)
@@ -326,7 +325,13 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
     return images.only(sorted(range(len(angles)), key=lambda i: (first[angles[i]], repeats[i], states[i])))
 
 
-def _with_angles(images: ImageList, steps: np.ndarray, request: ImageRequest) -> ImageList:
+def _in_turn(n_images: int, request: ImageRequest) -> NDArray[np.int64]:
+    """The number of each image's angle, where images come angle by angle."""
+    return np.arange(n_images) // (request.frames_per_angle or len(request.laser or ("off",)))
+
+
+def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequest) -> ImageList:
+    """With the angles at which some steps from the first one are."""
     # 0.1 * 3 is 0.30000000000000004
     angles = np.round((request.angle_start or 0.0) + (request.angle_step or 0.0) * steps, 9)
     return _with(images, {"angle": Column(angles, UNITS["angle"])}, "--angle-step")
