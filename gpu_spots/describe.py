@@ -30,12 +30,11 @@ def describe(stack: FileStack) -> Description:
     blocks, pairs = _blocks(stack), _pairs(stack)
     possible = _possible(stack)
     record = stack.record
-    pixels = stack.validity.pixels
     return {
         "file": stack.file_name,
         "layout": stack.layout.kind,
         "frames": storage_of(stack),
-        "masked_pixels": 0 if pixels is None else int(pixels.size - np.count_nonzero(pixels)),
+        "masked_pixels": stack.validity.n_masked,
         "mask": {name: record[name] for name in MASKS if name in record} or None,
         "valid_range": {name: record[name] for name in RANGE if name in record} or None,
         "saturation": None if stack.saturation is None else {"value": stack.saturation, "from": record.get("saturation_from", "")},
