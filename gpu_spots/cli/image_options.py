@@ -75,14 +75,25 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
     """
     images = image_request(sources, options)
     given = {name for name in IMAGE_OPTIONS if images[name] not in (None, False)}
-    if len(sources) == 1 and Path(sources[0]).suffix.lower() in HDF5_SUFFIXES:
+    if len(sources) == 1 and _is_hdf5(sources[0]):
         given -= {"table"}  # which is for both
     if not sources and not given & {"log", "table"}:
         raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
     of_images = len(sources) != 1 or given or (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
-    hdf5 = [source for source in sources if Path(source).suffix.lower() in HDF5_SUFFIXES]
+    hdf5 = [source for source in sources if _is_hdf5(source)]
     if of_images and hdf5:
         if len(sources) > 1:
             raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
         raise ParameterError(sorted(given)[0], f"is for images, and {hdf5[0]} is an HDF5 file")
     return images if of_images else None
+
+
+def _is_hdf5(source: str) -> bool:
+    """By its name, or by how it begins."""
+    if Path(source).suffix.lower() in HDF5_SUFFIXES:
+        return True
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False

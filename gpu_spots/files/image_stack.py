@@ -45,6 +45,7 @@ class ImageStack:
         self.saturation: float | None = saturation
         if dtype.kind != "f" or math.isnan(saturation):
             self.saturation = largest_value(dtype) if math.isnan(saturation) else int(saturation)
+        self.format = first.format
         self.notes: tuple[str, ...] = ()
         self.record: Mapping[str, Any] = {}
         self._states = [_state(path) for path in self.files]
