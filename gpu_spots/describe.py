@@ -145,8 +145,9 @@ def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
 
 
 def _origin(columns: Mapping[str, Any], name: str) -> str:
-    place = columns.origin.get(name, name) if isinstance(columns, LocatedColumns) else name
-    return place if place.startswith("/") or ":" in place else f"/{place}"
+    """Where a column is; empty where nobody knows."""
+    place = columns.origin.get(name, "") if isinstance(columns, LocatedColumns) else ""
+    return f"/{place}" if place.startswith("lauecollect/") else place
 
 
 def _without_source(error: InputError, stack: Run) -> str:

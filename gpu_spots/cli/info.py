@@ -132,11 +132,11 @@ def _metadata(found: dict[str, Any]) -> Rows:
     if "missing" in angles:
         yield "angles", f"none: {angles['missing']}"
     else:
-        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees ({angles['from']})"
+        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}"
     if "missing" in laser:
         yield "laser", f"unknown: {laser['missing']}"
     else:
-        yield "laser", f"{laser['off']} off, {laser['on']} on ({laser['from']})"
+        yield "laser", f"{laser['off']} off, {laser['on']} on{_from(laser)}"
     blocks, pairs = found["blocks"], found["pairs"]
     if blocks:
         sizes = f"{blocks['smallest']}" if blocks["smallest"] == blocks["largest"] else f"{blocks['smallest']} to {blocks['largest']}"
@@ -165,3 +165,7 @@ def _what_find_can_do(found: dict[str, Any]) -> Rows:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _from(what: dict[str, Any]) -> str:
+    return f" ({what['from']})" if what["from"] else ""
