@@ -53,7 +53,7 @@ def find_spots(
     mask: str | Path | None = None,
     mask_good: int | None = None,
     file_mask: bool = True,
-    reject: Sequence[str] = (),
+    reject: str | Sequence[str] = (),
     valid_range: tuple[float | None, float | None] | None = None,
     saturation: float | None = None,
     compression: str = "gzip",
@@ -115,6 +115,7 @@ def find_spots(
             if pixels.shape != stack.shape[1:]:
                 raise InputError(f"valid_pixels has shape {pixels.shape}, expected that of a frame, {stack.shape[1:]}")
             stack.validity = stack.validity.less(pixels)
+            stack.record = {**stack.record, "masked_pixels": stack.validity.n_masked}
         if output is None:
             return find_in_memory(stack, job)
         find_to_file(stack, Path(output), job, compression=compression, force=force)

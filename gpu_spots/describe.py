@@ -8,18 +8,20 @@ import numpy as np
 from gpu_spots import grouping
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack
+from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.storage import storage_of
 from gpu_spots.grouping import LocatedColumns
 from gpu_spots.model import MAX_FRAMES
 from gpu_spots.parameters import SYNCS, Parameters
 
+Run = FileStack | ImageStack
 Description = dict[str, Any]
 """What JSON can hold."""
 
 DEFAULTS = Parameters()
 
 
-def describe(stack: FileStack) -> Description:
+def describe(stack: Run) -> Description:
     """Everything that is known of a run before its frames are read.
 
     Keys: ``file``, ``layout``, ``frames`` (see `storage_of`), ``masked_pixels``, ``mask`` (what masks them), ``valid_range``,
@@ -30,12 +32,11 @@ def describe(stack: FileStack) -> Description:
     blocks, pairs = _blocks(stack), _pairs(stack)
     possible = _possible(stack)
     record = stack.record
-    pixels = stack.validity.pixels
     return {
         "file": stack.file_name,
-        "layout": stack.layout.kind,
+        "layout": "images" if isinstance(stack, ImageStack) else stack.layout.kind,
         "frames": storage_of(stack),
-        "masked_pixels": 0 if pixels is None else int(pixels.size - np.count_nonzero(pixels)),
+        "masked_pixels": stack.validity.n_masked,
         "mask": {name: record[name] for name in MASKS if name in record} or None,
         "valid_range": {name: record[name] for name in RANGE if name in record} or None,
         "saturation": None if stack.saturation is None else {"value": stack.saturation, "from": record.get("saturation_from", "")},
@@ -54,7 +55,7 @@ MASKS = ("file_mask", "file_mask_pixels", "mask", "mask_good", "mask_pixels", "r
 RANGE = ("valid_low", "valid_low_from", "valid_high", "valid_high_from")
 
 
-def _angles(stack: FileStack) -> Description:
+def _angles(stack: Run) -> Description:
     columns = stack.columns
     try:
         keys = grouping.angle_keys(columns, stack.shape[0], stack.source)
@@ -68,7 +69,7 @@ def _angles(stack: FileStack) -> Description:
     }
 
 
-def _laser(stack: FileStack) -> Description:
+def _laser(stack: Run) -> Description:
     try:
         states = grouping.laser_states(stack.columns, stack.shape[0], stack.source)
     except InputError as error:
@@ -80,7 +81,7 @@ def _laser(stack: FileStack) -> Description:
     return {"from": _origin(stack.columns, name), "off": int((~states).sum()), "on": int(states.sum())}
 
 
-def _blocks(stack: FileStack) -> Description | None:
+def _blocks(stack: Run) -> Description | None:
     try:
         found = grouping.blocks(grouping.angle_keys(stack.columns, stack.shape[0], stack.source))
     except InputError:
@@ -89,7 +90,7 @@ def _blocks(stack: FileStack) -> Description | None:
     return {"number": found.n_masks, "smallest": int(sizes.min()), "largest": int(sizes.max())}
 
 
-def _pairs(stack: FileStack) -> Description | None:
+def _pairs(stack: Run) -> Description | None:
     try:
         found = grouping.group("pairs", stack.columns, stack.shape[0], stack.source)
     except InputError:
@@ -97,7 +98,7 @@ def _pairs(stack: FileStack) -> Description | None:
     return {"number": found.n_masks - found.n_unpaired, "frames_without_partner": found.n_unpaired}
 
 
-def _possible(stack: FileStack) -> Mapping[str, str | None]:
+def _possible(stack: Run) -> Mapping[str, str | None]:
     """For each value of -m and -S: None where find can have it, else why not."""
     n_frames, columns = stack.shape[0], stack.columns
     checks: dict[str, Callable[[], object]] = {
@@ -109,7 +110,7 @@ def _possible(stack: FileStack) -> Mapping[str, str | None]:
     return {name: _why_not(check, stack) for name, check in checks.items()}
 
 
-def _check_number(stack: FileStack) -> None:
+def _check_number(stack: Run) -> None:
     n_frames = stack.shape[0]
     if n_frames > MAX_FRAMES:
         raise InputError(f"{n_frames} frames, expected at most {MAX_FRAMES}")
@@ -117,7 +118,7 @@ def _check_number(stack: FileStack) -> None:
         raise InputError(f"{n_frames} frame{'s' * (n_frames != 1)}, expected at least 2 for the background")
 
 
-def _why_not(check: Callable[[], object], stack: FileStack) -> str | None:
+def _why_not(check: Callable[[], object], stack: Run) -> str | None:
     try:
         check()
     except InputError as error:
@@ -135,7 +136,7 @@ def _options(angles: Description, laser: Description, possible: Mapping[str, str
     return options
 
 
-def _problems(stack: FileStack, possible: Mapping[str, str | None]) -> list[str]:
+def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
     """For what find would refuse the run, whatever its options."""
     found = [possible["-m n_removed"], _why_not(stack.check_whole, stack)]
     if stack.validity.pixels is not None and not stack.validity.pixels.any():
@@ -144,10 +145,11 @@ def _problems(stack: FileStack, possible: Mapping[str, str | None]) -> list[str]
 
 
 def _origin(columns: Mapping[str, Any], name: str) -> str:
-    place = columns.origin.get(name, name) if isinstance(columns, LocatedColumns) else name
-    return place if place.startswith("/") or ":" in place else f"/{place}"
+    """Where a column is; empty where nobody knows."""
+    place = columns.origin.get(name, "") if isinstance(columns, LocatedColumns) else ""
+    return f"/{place}" if place.startswith("lauecollect/") else place
 
 
-def _without_source(error: InputError, stack: FileStack) -> str:
+def _without_source(error: InputError, stack: Run) -> str:
     """An error's text without the file, which is named already."""
     return str(error).removeprefix(f"{stack.source}: ").removeprefix(f"{stack.file_name}: ")

@@ -47,14 +47,19 @@ class InputOptions:
         if self.table is not None and (self.angles_path or self.laser_path):
             name = "angles_path" if self.angles_path else "laser_path"
             raise ParameterError(name, "names a dataset of the file, and a table is given as well; choose one")
-        low, high = self.valid_range or (None, None)
+        try:
+            low, high = self.valid_range or (None, None)
+        except (TypeError, ValueError):
+            raise ParameterError("valid_range", f"{self.valid_range!r} is not two numbers, either of which may be None") from None
+        if not all(bound is None or math.isfinite(bound) for bound in (low, high)):
+            raise ParameterError("valid_range", f"{self.valid_range!r} is not finite; None stands for no bound")
         if low is not None and high is not None and low > high:
             raise ParameterError("valid_range", f"{low:g},{high:g} is empty, expected LOW,HIGH with LOW <= HIGH")
 
 
 def parse_regions(values: Any) -> tuple[Region, ...]:
-    """Regions from their texts. Raises `ParameterError`."""
-    return tuple(value if isinstance(value, Region) else region(value) for value in values)
+    """Regions from their texts, or from one text. Raises `ParameterError`."""
+    return tuple(value if isinstance(value, Region) else region(value) for value in ([values] if isinstance(values, str) else values))
 
 
 def parse_range(text: str) -> RangeOfValues:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from helpers import Ended, assert_refused, command, listing, process, write_run
-from layouts_data import ANGLES, SHAPE, WRITERS, frames_of, write_anything, write_dectris, write_nexus
+from image_runs import write_scan
+from layouts_data import ANGLES, SHAPE, STATES, WRITERS, frames_of, write_anything, write_dectris, write_nexus
 
 
 def info(path: Path, *options: object) -> Ended:
@@ -158,4 +159,23 @@ def test_errors_are_as_finds(tmp_path: Path) -> None:
     assert_refused(info(tmp_path / "none.h5"), 1, "none.h5", "No such file")
     (tmp_path / "text.h5").write_text("text")
     assert_refused(info(tmp_path / "text.h5"), 1, "text.h5", "not an HDF5 file")
-    assert_refused(command("info", name="gpu-spots"), 2, "FILE")
+    assert_refused(command("info", name="gpu-spots"), 2, "Missing argument")
+    assert_refused(info(tmp_path / "none.log"), 1, "none.log", "No such file")
+
+
+def test_images_are_described_too(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, frames_of(), ANGLES, STATES)
+    arguments = (scan.log, "-p", scan.folder, "--reject", "border:2")
+    found = lines(info(*arguments))
+    assert found["layout"] == "images"
+    assert found["size"].startswith("20 frames of 24 x 40 (X x Y), uint16")
+    assert found["stored"] == "one image a frame, marccd"
+    assert found["mask"].startswith("240 pixels of 960 masked")
+    assert (found["pairs"], found["laser"][:13]) == ("10", "10 off, 10 on")
+    program, *command_line = shlex.split(found["command"])
+    assert program == "gpu-spots"
+    assert command_line == ["find", str(scan.log), "--reject", "border:2", "-p", str(scan.folder), "-S", "blocks"]
+    assert command(*command_line, "--quiet", "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    given = lines(info(scan.folder / "*.mccd", "--angle-step", 2, "--laser", "off,on"))
+    assert given["angles"] == "10 different, 0 to 18 degrees"
+    assert "--laser off,on" in given["command"]

@@ -7,8 +7,6 @@ import fabio
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.backend import Backend
@@ -17,7 +15,7 @@ from gpu_spots.files.detector import CXI_BAD, good_of_nexus
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.pixel_masks import read_mask
 from gpu_spots.inputs import InputOptions, parse_range
-from gpu_spots.regions import Region, in_any, region
+from gpu_spots.regions import in_any, region
 from gpu_spots.run import Job, find_in_memory
 from helpers import Notes, assert_refused, command, write_run
 from layouts_data import (
@@ -480,6 +478,11 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
         find_spots(frames_of(), mask=tmp_path / "mask.npy")
     with pytest.raises(ParameterError, match="mask_good: 2 is not 0 or 1"):
         find_spots(frames_of(), mask=tmp_path / "mask.npy", mask_good=2)
+    for wrong in ((1, 2, 3), 5, (np.nan, 3), (None, np.inf)):
+        with pytest.raises(ParameterError, match="valid_range"):
+            find_spots(frames_of(), valid_range=wrong)
+    with find_spots(frames_of(), Parameters(angles=0), reject="border:3") as found:
+        assert found.info["masked_pixels"] == 960 - 18 * 34
 
 
 def test_valid_pixels_are_combined_with_the_files_mask(tmp_path: Path) -> None:
@@ -488,60 +491,6 @@ def test_valid_pixels_are_combined_with_the_files_mask(tmp_path: Path) -> None:
     mine[7] = False
     with find_spots(path, valid_pixels=mine) as found:
         assert np.array_equal(found.avg != 0, mine & ~bad_pixels())
+        assert found.info["masked_pixels"] == (~mine | bad_pixels()).sum()
     with pytest.raises(InputError, match="valid_pixels has shape"):
         find_spots(path, valid_pixels=np.ones((3, 3)))
-
-
-# -------------------------------------------------------------------------------------------------------------------------- regions
-
-SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
-HALVES = st.integers(-6, 30).map(lambda n: n / 2)
-
-
-def naive(one: Region, shape: tuple[int, int]) -> np.ndarray:
-    """Pixel by pixel, as the docs say it."""
-    inside = np.zeros(shape, bool)
-    for x in range(shape[0]):
-        for y in range(shape[1]):
-            if one.kind == "rect":
-                x0, x1, y0, y1 = one.numbers
-                inside[x, y] = x0 <= x < x1 and y0 <= y < y1
-            elif one.kind == "disc":
-                inside[x, y] = (x - one.numbers[0]) ** 2 + (y - one.numbers[1]) ** 2 <= one.numbers[2] ** 2
-            else:
-                inside[x, y] = min(x, y, shape[0] - 1 - x, shape[1] - 1 - y) < one.numbers[0]
-    return inside
-
-
-@st.composite
-def regions(draw: st.DrawFn) -> Region:
-    kind = draw(st.sampled_from(["rect", "disc", "border"]))
-    if kind == "rect":
-        x0, y0 = draw(st.integers(0, 12)), draw(st.integers(0, 12))
-        return Region(kind, (x0, x0 + draw(st.integers(1, 12)), y0, y0 + draw(st.integers(1, 12))))
-    if kind == "disc":
-        return Region(kind, (draw(HALVES), draw(HALVES), draw(st.integers(0, 20)) / 2))
-    return Region(kind, (draw(st.integers(1, 9)),))
-
-
-@given(one=regions(), shape=SIZES)
-def test_regions_are_what_they_say(one: Region, shape: tuple[int, int]) -> None:
-    expected = naive(one, shape)
-    if not expected.any():
-        with pytest.raises(InputError, match="no pixel in frames"):
-            one.pixels(shape)
-        return
-    found = one.pixels(shape)
-    assert found.dtype == np.bool_
-    assert np.array_equal(found, expected)
-
-
-@given(one=regions())
-def test_regions_are_read_as_they_are_written(one: Region) -> None:
-    assert region(str(one)) == one
-
-
-@given(several=st.lists(regions(), max_size=4), shape=SIZES)
-def test_several_regions_are_their_union(several: list[Region], shape: tuple[int, int]) -> None:
-    fitting = tuple(one for one in several if naive(one, shape).any())
-    assert np.array_equal(in_any(fitting, shape), np.logical_or.reduce([np.zeros(shape, bool), *(naive(one, shape) for one in fitting)]))

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
+from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
 from gpu_spots.errors import ParameterError
 
@@ -16,27 +18,27 @@ Rows = Iterator[tuple[str, str]]
 
 
 @click.command("info", cls=OneLineCommand)
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="FILE | IMAGES...", nargs=-1)
 @input_options
+@image_options
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON, for programs")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
-def info(source: Path, as_json: bool, debug: bool, **options: Any) -> None:
-    """Show what a file is taken for, without reading its frames.
+def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
+    """Show what a file, or a run of images, is taken for, without reading its frames.
 
     The layout, the frames and how they are stored, which pixels and values count, angles, laser states, blocks and pairs, what find can do
-    with them, and the command to do it.
+    with them, and the command to do it. Files, logs and images are given as for find.
     """
-    from gpu_spots.describe import describe
-    from gpu_spots.files.frames import open_run
-
-    arguments = as_arguments(info, options)
+    arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
     try:
-        with open_run(source, take_inputs(options)) as stack:
-            found = describe(stack)
+        images = take_images(sources, options)
+        found = _described(sources, images, take_inputs(options, images is None))
     except ParameterError as error:
+        if error.name == "sources":
+            raise click.UsageError(error.problem, click.get_current_context()) from error
         hint = next(("/".join(option.opts) for option in info.params if option.name == error.name), error.name)
         raise click.BadParameter(error.problem, param_hint=hint) from error
-    found["command"] = shlex.join(["gpu-spots", "find", str(source), *arguments, *found.pop("options")])
+    found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -44,6 +46,24 @@ def info(source: Path, as_json: bool, debug: bool, **options: Any) -> None:
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         click.echo(f"{label:<{width}}  {value}".rstrip())
+
+
+def _described(sources: tuple[str, ...], images: dict[str, Any] | None, inputs: Any) -> dict[str, Any]:
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.cli.progress import observer
+    from gpu_spots.describe import describe
+    from gpu_spots.files.frames import apply_inputs, open_run
+    from gpu_spots.files.image_list import ImageRequest
+    from gpu_spots.files.image_stack import open_images
+    from gpu_spots.workers import default_workers
+
+    if images is None:
+        with open_run(Path(sources[0]), inputs) as run:
+            return describe(run)
+    with observer(True) as watching:
+        stack = open_images(ImageRequest(**images), watching, default_workers())
+    apply_inputs(stack, inputs)
+    return describe(stack)
 
 
 def _rows(found: dict[str, Any]) -> Rows:
@@ -57,6 +77,7 @@ def _rows(found: dict[str, Any]) -> Rows:
 
 
 LAYOUTS = {
+    "images": "images",
     "LaueUtil": "LaueUtil's own",
     "NXdata": "NeXus",
     "DECTRIS": "DECTRIS master file",
@@ -71,9 +92,12 @@ LAYOUTS = {
 
 def _frames(frames: dict[str, Any]) -> Rows:
     n_frames, n_x, n_y = frames["shape"]
-    datasets = len(frames["datasets"])
+    datasets = len(frames.get("datasets", ()))
     yield "frames", frames["path"] + (f"  ({datasets} datasets, {_count(len(frames['files']), 'file')})" if datasets > 1 else "")
     yield "size", f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB"
+    if "images" in frames:
+        yield "stored", f"one image a frame, {frames['images']}"
+        return
     chunks = "x".join(map(str, frames["chunks"])) if frames["chunks"] else "none"
     yield "stored", f"chunks {chunks}, filters {', '.join(frames['filters']) or 'none'}"
     why = frames["read_through_hdf5"]
@@ -108,11 +132,11 @@ def _metadata(found: dict[str, Any]) -> Rows:
     if "missing" in angles:
         yield "angles", f"none: {angles['missing']}"
     else:
-        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees ({angles['from']})"
+        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}"
     if "missing" in laser:
         yield "laser", f"unknown: {laser['missing']}"
     else:
-        yield "laser", f"{laser['off']} off, {laser['on']} on ({laser['from']})"
+        yield "laser", f"{laser['off']} off, {laser['on']} on{_from(laser)}"
     blocks, pairs = found["blocks"], found["pairs"]
     if blocks:
         sizes = f"{blocks['smallest']}" if blocks["smallest"] == blocks["largest"] else f"{blocks['smallest']} to {blocks['largest']}"
@@ -141,3 +165,7 @@ def _what_find_can_do(found: dict[str, Any]) -> Rows:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _from(what: dict[str, Any]) -> str:
+    return f" ({what['from']})" if what["from"] else ""

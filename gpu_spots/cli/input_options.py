@@ -1,6 +1,6 @@
 """Options about the input, which the commands that read runs share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,14 +79,13 @@ def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
     return InputOptions(**values)
 
 
-def as_arguments(command: click.Command, options: dict[str, Any]) -> list[str]:
-    """What to write on a command line for the values of these options."""
+def as_arguments(command: click.Command, options: dict[str, Any], names: Collection[str]) -> list[str]:
+    """What to write on a command line for the values of the options that have these names."""
     arguments = []
     for option in command.params:
         value = options.get(option.name or "")
-        if option.name not in NAMES or value in (None, False, ()):
+        if option.name not in names or not isinstance(option, click.Option) or value in (None, False, ()):
             continue
-        name = option.opts[0]
-        for one in value if isinstance(value, tuple) else (value,):
-            arguments += [name] if one is True else [name, str(one)]
+        for one in value if option.multiple else (value,):
+            arguments += option.opts[:1] if one is True else [option.opts[0], ",".join(one) if isinstance(one, tuple) else str(one)]
     return arguments

@@ -47,6 +47,7 @@ class ImageStack:
         self.saturation: float | None = saturation
         if dtype.kind != "f" or math.isnan(saturation):
             self.saturation = largest_value(dtype) if math.isnan(saturation) else int(saturation)
+        self.format = first.format
         self.notes: tuple[str, ...] = ()
         self.record: Mapping[str, Any] = {}
         self.is_decoded = first.format == "marccd" and not any(path.suffix.lower() in COMPRESSED for path in images.paths)

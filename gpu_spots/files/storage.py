@@ -5,6 +5,7 @@ from typing import Any
 import h5py
 
 from gpu_spots.files.frames import FileStack
+from gpu_spots.files.image_stack import ImageStack
 
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
@@ -24,16 +25,21 @@ FILTERS = {
 """What filters are called, by the numbers that HDF5 knows them by."""
 
 
-def storage_of(stack: FileStack) -> dict[str, Any]:
+def storage_of(stack: FileStack | ImageStack) -> dict[str, Any]:
     """What is known of how the frames are stored; of several datasets, chunks and filters are those of the first."""
-    dataset = stack.layout.parts[0].dataset
-    return {
+    frames = {
         "path": stack.path,
-        "datasets": [part.path for part in stack.layout.parts],
         "files": sorted({str(path) for path in stack.files}),
         "shape": list(stack.shape),
         "dtype": str(stack.dtype),
         "megabytes": round(stack.dtype.itemsize * stack.shape[0] * stack.shape[1] * stack.shape[2] / 1e6, 3),
+    }
+    if isinstance(stack, ImageStack):
+        return {**frames, "images": stack.format}
+    dataset = stack.layout.parts[0].dataset
+    return {
+        **frames,
+        "datasets": [part.path for part in stack.layout.parts],
         "chunks": list(dataset.chunks) if dataset.chunks else None,
         "filters": _filters(dataset),
         "read_through_hdf5": stack.why_not_direct,
