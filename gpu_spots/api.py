@@ -122,8 +122,9 @@ def find_spots(
         return open_spots(output)
 
     if isinstance(frames, ImageRequest):
-        if columns is not None:
-            raise InputError("columns: only for frames in memory; of images, ImageRequest says where the metadata is")
+        if columns is not None or table is not None:
+            name = "table" if columns is None else "columns"
+            raise InputError(f"{name}: not for images; ImageRequest says where their metadata is")
         images = open_images(frames, job.observer, job.backend.workers)
         apply_inputs(images, inputs)
         return find(images)

@@ -19,19 +19,20 @@ Columns = Mapping[str, Array]
 class LocatedColumns(dict[str, Array]):
     """Columns that know where they come from, for messages."""
 
-    def __init__(self, columns: Columns, origin: Mapping[str, str], missing: Mapping[str, str]) -> None:
-        """``origin``: column to where it is in the file, or elsewhere; ``missing``: column to why it was not found."""
+    def __init__(
+        self, columns: Columns, origin: Mapping[str, str], missing: Mapping[str, str], given_by: Mapping[str, str] | None = None
+    ) -> None:
+        """``origin``: column to where it is in the file, or elsewhere; ``missing``: to why it was not found; ``given_by``: to options."""
         super().__init__(columns)
         self.origin = origin
         self.missing = missing
+        self.given_by = GIVEN_BY if given_by is None else given_by
 
 
+GIVEN_BY = {"angle": "--angles-path or --table", "laser_on": "--laser-path or --table"}
+"""Options that give what a file does not have."""
 LARGEST_ANGLE = 1e12
 """Degrees, either way; what is beyond is no angle, and its 0.001 degrees would not fit 64 bits."""
-
-GIVE_ANGLES = "; --angles-path or --table gives them"
-GIVE_STATES = "; --laser-path or --table gives them"
-"""What to do where a file does not have them."""
 
 _LASER_WORD = re.compile(r"(?<![a-z])(on|off)(?![a-z])", re.IGNORECASE)
 
@@ -60,7 +61,7 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
     """
     if "angle" not in columns:
         why = _why_missing(columns, "angle") or "no lauecollect/angle (one value a frame, degrees)"
-        raise InputError(f"{source}: {why}{GIVE_ANGLES if isinstance(columns, LocatedColumns) else ''}")
+        raise InputError(f"{source}: {why}{_way_out(columns, 'angle')}")
     column = _one_a_frame(columns, "angle", n_frames, source)
     if column.dtype.kind not in "iufSUO":
         raise InputError(f"{source}: {_where(columns, 'angle')} is {column.dtype}, expected degrees")
@@ -224,5 +225,9 @@ def _states_of_laser_run(columns: Columns, n_frames: int, source: str, who: str)
 def _what_is_known(states: Any, columns: Columns) -> str:
     if states is None:
         why = _why_missing(columns, "laser_on") or "lauecollect has no laser_on, delay or file column that tells the state"
-        return f"{why}{GIVE_STATES if isinstance(columns, LocatedColumns) else ''}"
+        return f"{why}{_way_out(columns, 'laser_on')}"
     return f"all {len(states)} frames are laser {'on' if states.all() else 'off'}"
+
+
+def _way_out(columns: Columns, name: str) -> str:
+    return f"; {columns.given_by[name]} gives them" if isinstance(columns, LocatedColumns) else ""

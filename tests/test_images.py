@@ -20,7 +20,7 @@ from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.images import HEADER_FIELDS, read_image, shape_of
+from gpu_spots.files.images import HEADER_FIELDS, read_image, read_rows, shape_of
 from image_runs import marccd
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -163,6 +163,17 @@ def test_the_header_of_a_pilatus_cbf(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [(0, 20), (0, 1), (7, 13), (19, 20), (5, 5), (18, 99)])
+@pytest.mark.parametrize("kind", ["<", ">", "gz", "edf"])
+def test_rows_of_an_image(kind: str, rows: tuple[int, int], tmp_path: Path) -> None:
+    contents = {"gz": lambda: gzip.compress(marccd(FRAME)), "edf": lambda: edf(FRAME, tmp_path)}
+    path = written(tmp_path / "a.img", contents[kind]() if kind in contents else marccd(FRAME, kind))
+    found = read_rows(path, *rows)
+    np.testing.assert_array_equal(found, FRAME[slice(*rows)])
+    assert found.dtype == np.uint16
+    assert found.dtype.isnative
+
+
 def test_threads_read_at_once(tmp_path: Path) -> None:
     for i in range(30):
         EdfImage(data=FRAME + np.uint16(i)).write(str(tmp_path / f"{i}.edf"))
@@ -241,7 +252,7 @@ def test_damage_is_an_error_that_names_the_file(
     name: str, make: Callable[[Path], bytes], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path / name, make(tmp_path))
-    for read in (read_image, shape_of):
+    for read in (read_image, shape_of, lambda path: read_rows(path, 0, 1)):
         with pytest.raises(InputError) as refused:
             read(path)
         assert str(refused.value).startswith(f"{path}: ")

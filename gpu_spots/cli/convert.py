@@ -48,11 +48,13 @@ def _run(images: dict[str, Any], output: Path | None, threads: int | None, force
     from gpu_spots.files.converted import write_converted
     from gpu_spots.files.image_list import ImageRequest, default_output
     from gpu_spots.files.image_stack import open_images
+    from gpu_spots.files.output import check_output
     from gpu_spots.workers import default_workers
 
     request = ImageRequest(**images)
     output = output or default_output(request, "mccd")
     workers = threads or default_workers()
+    check_output(output, request.named, force)  # before anything is read
     with observer(quiet) as watching:
         stack = open_images(request, watching, workers)
         known = _known(stack, watching)

@@ -147,6 +147,7 @@ def _run(
     from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import apply_inputs, open_run
     from gpu_spots.files.image_stack import open_images
+    from gpu_spots.files.output import check_output
     from gpu_spots.run import Job, Stack, default_output, find_to_file
 
     filter_options(compression)  # before anything is read
@@ -159,6 +160,7 @@ def _run(
             output = output or default_output(Path(sources[0]))
         else:
             output = output or image_list.default_output(request, "spots")
+            check_output(output, request.named, force)  # before images are looked at
             with observer(quiet) as watching:
                 stack = open_images(request, watching, chosen.workers)
             apply_inputs(stack, inputs)

@@ -25,6 +25,9 @@ IMAGE_OPTIONS: dict[str, str] = {
 """Names of the options, and how the user writes them."""
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
 """Ends of names of files that are no images."""
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+IMAGE_SUFFIXES = (".mccd", ".tif", ".tiff", ".cbf", ".edf", ".img", ".mar3450", ".mar2300")
+"""Ends of names of files that are images, alone as well; others may be, too."""
 
 
 def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -61,10 +64,15 @@ def option_of(name: str) -> str:
 
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log."""
+    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log.
+
+    Raises `ParameterError` where there are more than that.
+    """
     images = {name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS}
     if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
         return {**images, "log": Path(sources[0]), "sources": ()}
+    if logs := [source for source in sources if source.lower().endswith(".log")]:
+        raise ParameterError("sources", f"{logs[0]} is a log, which names its images: expected it alone, or images")
     return {**images, "sources": sources}
 
 
@@ -74,26 +82,29 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
     Raises `ParameterError` where there is nothing to read, or several HDF5 files.
     """
     images = image_request(sources, options)
-    given = {name for name in IMAGE_OPTIONS if images[name] not in (None, False)}
-    if len(sources) == 1 and _is_hdf5(sources[0]):
-        given -= {"table"}  # which is for both
-    if not sources and not given & {"log", "table"}:
+    given = sorted(name for name in IMAGE_OPTIONS if images[name] not in (None, False))
+    if not sources and not {"log", "table"} & set(given):
         raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
-    of_images = len(sources) != 1 or given or (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
     hdf5 = [source for source in sources if _is_hdf5(source)]
-    if of_images and hdf5:
-        if len(sources) > 1:
-            raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
-        raise ParameterError(sorted(given)[0], f"is for images, and {hdf5[0]} is an HDF5 file")
-    return images if of_images else None
+    if hdf5 and len(sources) > 1:
+        raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
+    if hdf5 and (of_images := [name for name in given if name != "table"]):
+        raise ParameterError(of_images[0], f"is for images, and {hdf5[0]} is an HDF5 file")
+    single = len(sources) == 1 and not given and not (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
+    return None if hdf5 or (single and not _is_image(sources[0])) else images
 
 
 def _is_hdf5(source: str) -> bool:
-    """By its name, or by how it begins."""
-    if Path(source).suffix.lower() in HDF5_SUFFIXES:
-        return True
+    """By its name; where that says nothing, by its content."""
+    path = Path(source)
+    if path.suffix.lower() in HDF5_SUFFIXES or not path.is_file():
+        return path.suffix.lower() in HDF5_SUFFIXES
     try:
-        with Path(source).open("rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:  # those who read it will say so
         return False
+
+
+def _is_image(source: str) -> bool:
+    return any(suffix.lower() in IMAGE_SUFFIXES for suffix in Path(source).suffixes[-2:])

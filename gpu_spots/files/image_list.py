@@ -85,6 +85,11 @@ class ImageRequest:
         if self.name_pattern is not None:
             _compiled(self.name_pattern)
 
+    @property
+    def named(self) -> list[Path]:
+        """The files that the request itself names; which images there are, `list_images` finds out."""
+        return [path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -230,7 +235,8 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
 
 def _present(images: ImageList, skip_bad: bool) -> ImageList:
     """Without images that are missing; an error without ``skip_bad``."""
-    missing = [i for i, path in enumerate(images.paths) if not path.exists()]
+    present = [path.exists() for path in images.paths]
+    missing = [i for i, is_there in enumerate(present) if not is_there]
     if not missing:
         return images
     if not skip_bad:
@@ -243,7 +249,7 @@ def _present(images: ImageList, skip_bad: bool) -> ImageList:
             "-p names another folder, --skip-bad leaves them out"
         )
     images.skipped.extend(Skipped(images.paths[i].name, "is missing") for i in missing)
-    return images.only([i for i in range(len(images.paths)) if i not in set(missing)])
+    return images.only([i for i, is_there in enumerate(present) if is_there])
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ metadata

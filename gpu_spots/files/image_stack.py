@@ -12,24 +12,26 @@ import numpy as np
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import largest_value
 from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
-from gpu_spots.files.images import Image, read_image, shape_of
-from gpu_spots.grouping import Columns
+from gpu_spots.files.images import COMPRESSED, Image, read_image, read_rows, shape_of
+from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array, Validity
 from gpu_spots.protocols import Observer
 from gpu_spots.workers import in_order
 
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
+GIVEN_BY = {"angle": "--table, --name-pattern or --angle-step", "laser_on": "--table, --name-pattern or --laser"}
+"""Options that give what images do not have."""
 
 
 class ImageStack:
     """Frames in files of their own. Threads may read at once; nothing is kept in memory.
 
-    An image is decoded as a whole, so rows of many frames are as dear as the frames.
+    Of MarCCD images that are not compressed any rows can be read. Any other image is decoded as a whole, so that its rows are as dear as
+    the frame.
     """
 
     step = 1
-    reads_rows_cheaply = False
 
     def __init__(self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image) -> None:
         self.images = images
@@ -39,7 +41,7 @@ class ImageStack:
         self.files = [*images.inputs, *images.paths]
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
-        self.columns: Columns = {name: column.values for name, column in images.columns.items()}
+        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, {}, {}, GIVEN_BY)
         self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
         saturation = float(first.header.get("saturation", "nan"))
         self.saturation: float | None = saturation
@@ -48,6 +50,8 @@ class ImageStack:
         self.format = first.format
         self.notes: tuple[str, ...] = ()
         self.record: Mapping[str, Any] = {}
+        self.is_decoded = first.format == "marccd" and not any(path.suffix.lower() in COMPRESSED for path in images.paths)
+        self.rows_apart: int | None = 1 if self.is_decoded else None
         self._states = [_state(path) for path in self.files]
 
     def resident(self) -> None:
@@ -57,6 +61,15 @@ class ImageStack:
         """Read frames; may be called by several threads. Raises `InputError`, which names the image."""
         for frame in range(begin, end):
             into[frame - begin] = self.read_image(frame).frame
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Read the rows from ``first`` to ``last`` of frames; as `read`."""
+        for frame in range(begin, end):
+            rows = read_rows(self.images.paths[frame], first, last)
+            if rows.shape != into.shape[1:] or rows.dtype != self.dtype:
+                self.read_image(frame)  # which says that it is not like the others
+                raise InputError(f"{self.images.paths[frame]}: was changed while it was being read")
+            into[frame - begin] = rows
 
     def read_image(self, frame: int) -> Image:
         """One image with its header. Raises `InputError` where it cannot be read or is not like the others."""

@@ -125,6 +125,24 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return frame.shape, frame.dtype
 
 
+def read_rows(path: Path, first: int, last: int) -> Array:
+    """The rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
+
+    Of a MarCCD file that is not compressed only these are read, of any other all.
+    """
+    head = _head(path)
+    if not _is_marccd(head):
+        return read_image(path).frame[first:last]
+    try:
+        (n_rows, n_columns), stored = _marccd_layout(head, path.stat().st_size, path)
+        rows = slice(*slice(first, last).indices(n_rows))
+        begin = DATA_BEGIN + rows.start * n_columns * stored.itemsize
+        values = np.fromfile(path, stored, (rows.stop - rows.start) * n_columns, offset=begin)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return values.reshape(-1, n_columns).astype(stored.newbyteorder("="), copy=False)
+
+
 def _head(path: Path) -> bytes:
     """The first bytes of a file, as many as a MarCCD header has."""
     try:
