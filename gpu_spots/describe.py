@@ -32,6 +32,7 @@ def describe(stack: Run) -> Description:
     blocks, pairs = _blocks(stack), _pairs(stack)
     possible = _possible(stack)
     record = stack.record
+    all_masked = stack.validity.pixels is not None and not stack.validity.pixels.any()
     return {
         "file": stack.file_name,
         "layout": "images" if isinstance(stack, ImageStack) else stack.layout.kind,
@@ -47,7 +48,7 @@ def describe(stack: Run) -> Description:
         "find": possible,
         "options": _options(angles, laser, possible),
         "problems": _problems(stack, possible),
-        "notes": list(stack.notes),
+        "notes": [*stack.notes, *(["every pixel is masked"] if all_masked else [])],
     }
 
 
@@ -139,8 +140,6 @@ def _options(angles: Description, laser: Description, possible: Mapping[str, str
 def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
     """For what find would refuse the run, whatever its options."""
     found = [possible["-m n_removed"], _why_not(stack.check_whole, stack)]
-    if stack.validity.pixels is not None and not stack.validity.pixels.any():
-        found.append("every pixel is masked")
     return [problem for problem in found if problem]
 
 

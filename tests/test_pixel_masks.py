@@ -306,7 +306,7 @@ def written(folder: Path, kind: str, values: np.ndarray) -> str:
 @pytest.mark.parametrize("good", [0, 1])
 def test_masks_of_every_kind(kind: str, good: int, tmp_path: Path) -> None:
     bad = bad_pixels()
-    values = np.where(bad == (good == 0), 3, 0).astype(np.uint8)
+    values = np.where(bad == (good == 0), 3, 0).astype(np.int8 if kind == "edf" else np.uint8)
     text = written(tmp_path, kind, values)
     assert np.array_equal(read_mask(text, good, SHAPE), ~bad)
     path = write_anything(tmp_path / "run.h5")
@@ -366,11 +366,14 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some text")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:40])
+    whole = Path(written(tmp_path, "edf", np.zeros(SHAPE, np.int8))).read_bytes()
+    (tmp_path / "cut.edf").write_bytes(whole[:-100])
     for mask, words in {
         "none.npy": ("none.npy", "No such file"),
         "text.txt": ("text.txt", "cannot be read as an image"),
         "objects.npy": ("objects.npy", "cannot be read"),
         "cut.npy": ("cut.npy", "cannot be read"),
+        "cut.edf": ("cut.edf", "is damaged"),
         "text.txt:/x": ("text.txt", "is not an HDF5 file"),
         "run.h5:/nowhere": ("run.h5", "no dataset '/nowhere'"),
         "run.h5:/run": ("/run is a group", "expected the dataset of the mask"),

@@ -279,7 +279,8 @@ def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
         raise InputError(f"{detector.file.filename}: {place}/{name} cannot be read: {hdf5_reason(error)}") from error
     if values.dtype.kind not in "iuf" or values.size != 1:
         raise InputError(
-            f"{detector.file.filename}: {place}/{name} is {item.dtype} {item.shape}, expected one number; "
+            f"{detector.file.filename}: {place}/{name} is {'text' if item.dtype.kind in 'SO' else item.dtype} {item.shape}, "
+            "expected one number; "
             "--valid-range and --saturation, both given, do without"
         )
     value = values[0].item()

@@ -99,6 +99,14 @@ def read_image(path: Path) -> Image:
     Raises `InputError`, which names the file: it is missing, empty, damaged, cut off, of no known format, or holds no single frame of
     numbers; or fabio is needed for it and is not installed.
     """
+    image = read_image_of_any_type(path)
+    if image.frame.dtype not in FRAME_DTYPES:
+        raise InputError(f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+    return image
+
+
+def read_image_of_any_type(path: Path) -> Image:
+    """The same for images whose values need not be of one of `FRAME_DTYPES`, as those of masks."""
     head = _head(path)
     if not head:
         raise InputError(f"{path}: is empty, expected an image")
@@ -108,8 +116,6 @@ def read_image(path: Path) -> Image:
     compressed = head.startswith((b"\x1f\x8b", b"BZh"))
     content = _content(path) if compressed or _is_marccd(head) else b""
     image = _read_marccd(content, path) if _is_marccd(content) else _read_by_fabio(path, content if compressed else None)
-    if image.frame.dtype not in FRAME_DTYPES:
-        raise InputError(f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
     if image.frame.ndim != 2 or not image.frame.size:
         raise InputError(f"{path}: has shape {image.frame.shape}, expected one image of rows and columns")
     return image

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.detector import good_of_cxi, good_of_nexus
+from gpu_spots.files.images import read_image_of_any_type
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at
 from gpu_spots.model import Array
@@ -78,7 +79,7 @@ def _read(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, 
             return np.load(file, allow_pickle=False), str(file)
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
-    return _read_image(file), str(file)
+    return read_image_of_any_type(file).frame, str(file)
 
 
 def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:
@@ -99,17 +100,3 @@ def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Ar
             return np.asarray(item[()]), f"{file}:{absolute(path)}"
     except FAILURES as error:
         raise InputError(f"{file}: cannot be read: {hdf5_reason(error)}") from error
-
-
-def _read_image(file: Path) -> Array:
-    try:
-        import fabio  # takes a while, and few need it
-    except ImportError:
-        raise InputError(
-            f"{file}: is neither HDF5 nor NPY, and fabio, which reads images, is not installed; pip install 'gpu_spots[images]'"
-        ) from None
-    try:
-        with fabio.open(str(file)) as image:
-            return np.asarray(image.data)
-    except Exception as error:  # its readers raise whatever the damage makes of them
-        raise InputError(f"{file}: cannot be read as an image: {' '.join(str(error).split()) or type(error).__name__}") from error

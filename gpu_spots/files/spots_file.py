@@ -54,6 +54,12 @@ DESCRIPTIONS = {
 }
 """Path: description, units."""
 
+COLUMN_ATTRIBUTES = {
+    "angle": {"description": "rotation angle of the crystal", "units": "degrees"},
+    "laser_on": {"description": "state of the laser: 1 or on, 0 or off"},
+}
+"""What is said of columns that do not come from a group lauecollect."""
+
 LINKS = {
     "masks/masks_raw": "/masks_raw",
     "masks/masks_filtered": "/masks_filtered",
@@ -145,6 +151,7 @@ class SpotsWriter:
             self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values
             if name in origin:
                 self._file[path].attrs["origin"] = _storable(origin[name])
+                self._file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
 
     @_writes
     def write_images(self, images: ImageList) -> None:
