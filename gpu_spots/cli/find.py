@@ -1,5 +1,6 @@
 """gpu-spots find, also known as lu_hdf2spots: from a run to its spots. Options and defaults are the manual's; ours follow them."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import click
 
 from gpu_spots import __version__
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version")
+OURS = ("frames_path", "normalise", "backend", "threads", *PLAN_OPTIONS, "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -92,6 +94,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )  # fmt: skip
 @click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
+@plan_options
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
@@ -99,12 +102,6 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 def find(
     source: Path,
     output: Path | None,
-    compression: str,
-    frames_path: str | None,
-    backend: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
     debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
@@ -114,8 +111,8 @@ def find(
     spots, integrates them, and writes statistics, masks, labels and the table of spots to the output.
     """
     try:
-        parameters = Parameters(**options)
-        _run(source, output, parameters, compression, frames_path, backend, threads, force, quiet)
+        parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+        _run(source, output, parameters, **options)
     except ParameterError as error:
         raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
 
@@ -124,19 +121,26 @@ def _run(
     source: Path,
     output: Path | None,
     parameters: Parameters,
+    *,
     compression: str,
     frames_path: str | None,
     backend: str,
     threads: int | None,
+    memory_limit: int | None,
+    batch: int | None,
+    scratch: Path | None,
+    keep: frozenset[str],
     force: bool,
     quiet: bool,
+    dry_run: bool,
 ) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.backend import select_backend
     from gpu_spots.cli.progress import observer
     from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import open_run
-    from gpu_spots.run import Job, default_output, find_to_file
+    from gpu_spots.plan import Limits
+    from gpu_spots.run import Job, default_output, expected_size, find_to_file, plan_to_file
 
     filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
@@ -147,7 +151,11 @@ def _run(
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
         with observer(quiet) as watching:
-            summary = find_to_file(stack, output, Job(parameters, chosen, watching), compression=compression, force=force)
+            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
+            if dry_run:
+                click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
+                return
+            summary = find_to_file(stack, output, job, compression=compression, force=force)
     if quiet:
         return
     least, median, most = summary.spots_per_frame

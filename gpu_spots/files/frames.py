@@ -26,6 +26,8 @@ class ArrayStack:
 
     source = "frames"
     step = 1
+    rows_apart: int | None = 1
+    is_decoded = True
 
     def __init__(
         self,
@@ -51,6 +53,10 @@ class ArrayStack:
         """Copy frames."""
         into[...] = self._frames[begin:end]
 
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Copy rows of frames."""
+        into[...] = self._frames[begin:end, first:last]
+
     def check_whole(self) -> None:
         """Frames in memory are."""
 
@@ -73,6 +79,7 @@ class FileStack:
         frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         # a chunk that holds several frames is inflated once if they are read together
         frames_in_chunk = dataset.chunks[0] if dataset.chunks else 1
+        self.rows_apart, self.is_decoded = reader.rows_apart, reader.is_decoded
         self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
 
     def resident(self) -> None:
@@ -81,6 +88,10 @@ class FileStack:
     def read(self, begin: int, end: int, into: Array) -> None:
         """Read frames; may be called by several threads. Raises `InputError`, which names the frame."""
         self._reader.read(begin, end, into)
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Read rows of frames; as `read`."""
+        self._reader.read_rows(begin, end, first, last, into)
 
     def check_whole(self) -> None:
         """Raise `InputError` if a frame was never written, which it names, or the file was changed since it was opened."""
