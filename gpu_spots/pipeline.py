@@ -100,6 +100,7 @@ def find_spots(
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
+            del background  # most of it is not needed any more
             table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)

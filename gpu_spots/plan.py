@@ -1,7 +1,7 @@
 """The plan of a run, made before it begins: where its frames are kept, how many rows and frames are worked on at once, and what that needs.
 
 Everything here is whole numbers of bytes. What operations need is the backend's to know; what goes around them is known here. Where the
-number of set pixels matters, one in `SET_PIXELS` is expected to be set, several times as many as in usual masks.
+number of set pixels matters, one in `SET_PIXELS` is expected to be set, more than in usual masks.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,14 @@ MAX_BATCH = 512
 """Frames of a batch, where they are tiny."""
 RESERVE = 400 * 2**20
 """Bytes of free memory that are left alone where nobody says how much may be used."""
-SET_PIXELS = 20
+SET_PIXELS = 50
 """One pixel in so many is expected to be set in the masks, at most."""
+SAMPLES = 10 << 16
+"""Values of the rows that noise is looked at in."""
+OF_MOMENTS = 64
+"""Bytes for what a device tells of a pixel of a band."""
+STORING = 16
+"""Bytes a pixel for what finished maps are checked with and compressed into."""
 OUTPUT = {"raw": 0.03, "filtered": 0.03, "synced": 0.03, "labels": 0.07}
 """Bytes a pixel of what is written takes with gzip, roughly."""
 
@@ -183,9 +189,9 @@ class _Planner:
         return self._host_bytes(place, rows, frames) <= self.memory and (free is None or self._device_bytes(place, rows, frames) <= free)
 
     def _host_bytes(self, place: Place, rows: int, frames: int) -> int:
-        """Peak of the host's memory."""
+        """Peak of the host's memory: the largest of what the stages need, one after the other."""
         stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
-        return stack + self._maps() + max(self._reading(place), self._first_pass(place, rows), self._second_pass(place, frames))
+        return stack + max(self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames))
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: two pieces of work at a time."""
@@ -199,42 +205,44 @@ class _Planner:
     def _reading(self, place: Place) -> int:
         """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""
         frames = 0 if place == Place.FILE or self.stack.resident() is not None else 3
-        return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize + self._samples()
-
-    def _samples(self) -> int:
-        """Rows of the frames whose noise is looked at."""
-        return 10 * (1 << 16) * self.stack.dtype.itemsize
+        return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
 
     def _maps(self) -> int:
-        """The background: statistics, thresholds, levels and what they are made from; some are compressed while all are there."""
-        itemsize = self.stack.dtype.itemsize
+        """The background while it is made."""
+        itemsize, varies = self.stack.dtype.itemsize, 4 * (self.work.method == "kruskal")
         narrow = self.stack.dtype.kind == "u" and itemsize <= 2
-        of_pixel = 12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8)
-        varies = self.work.method == "kruskal"
-        return (of_pixel + MAPS_BESIDE + 16 * varies) * self.n_pixels
+        of_pixel = 12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8) + varies
+        return of_pixel * self.n_pixels + SAMPLES * itemsize
 
     def _first_pass(self, place: Place, rows: int) -> int:
-        if not self.on_host:
-            return 2 * self.threads * rows * self.n_columns * self.n_frames * self.stack.dtype.itemsize
+        """The background, and bands of it that threads work on."""
         band = rows * self.n_columns
+        if not self.on_host:
+            return self._maps() + self.threads * OF_MOMENTS * band
         copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
         needed = self.backend.band_bytes(self.n_frames, band, self.stack.dtype, self.work.method)
-        return self.threads * (copies * band * self.n_frames * self.stack.dtype.itemsize + needed)
+        return self._maps() + self.threads * (copies * band * self.n_frames * self.stack.dtype.itemsize + needed)
+
+    def _storing(self) -> int:
+        """The finished background, what it is checked with, and maps that are compressed."""
+        return self._maps() + STORING * self.n_pixels
 
     def _second_pass(self, place: Place, frames: int) -> int:
-        batch = frames * self.n_pixels
-        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
-        needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype) if self.on_host else 0
-        of_batch = copies * batch * self.stack.dtype.itemsize + needed + ENCODED * batch
-        return self.threads * of_batch + self._synced() + self._spots()
+        """Thresholds and levels, and batches that threads work on; with groups, what all of them have together."""
+        itemsize, batch = self.stack.dtype.itemsize, frames * self.n_pixels
+        fixed = (min(8, 2 * itemsize) + 12) * self.n_pixels
+        needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype) if self.on_host else 4 * self.n_pixels
+        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales if self.on_host else 0
+        wide = 24 * self.n_pixels * (self.work.scales and itemsize == 4)
+        return fixed + self.threads * (copies * batch * itemsize + needed + wide) + self._synced() + self._spots()
 
     def _synced(self) -> int:
-        """Packed masks of groups of frames, and their components."""
-        return (self.work.n_masks or 0) * (self.n_pixels // 8 + 16 * self.n_pixels // SET_PIXELS)
+        """Packed masks of groups of frames, and the pixels of their components."""
+        return (self.work.n_masks or 0) * (self.n_pixels // 8 + 8 * self.n_pixels // SET_PIXELS)
 
     def _spots(self) -> int:
-        """The table: about a spot for each 10 000 pixels, an upper bound for usual runs."""
-        return 300 * self.n_frames * (self.n_pixels // 10_000 + 1)
+        """The table: a spot for each 10 000 pixels."""
+        return 200 * self.n_frames * (self.n_pixels // 10_000 + 1)
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
         walks = 1 if self.work.n_masks is None else 2
@@ -251,12 +259,6 @@ class _Planner:
             scratch_bytes=self.stack_bytes if place == Place.SCRATCH else 0,
             decodings=0 if self.stack.resident() is not None else decodings,
         )
-
-
-MAPS_BESIDE = 40
-"""Bytes a pixel for what the maps are made from, checked with and compressed into."""
-ENCODED = 1
-"""Bytes a value of a batch for images that are made and compressed."""
 
 
 def _memory(limits: Limits) -> int:

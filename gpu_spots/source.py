@@ -3,6 +3,7 @@
 They are in memory or on the device as a whole, or are read in parts, from the file or from a scratch file: the plan says which.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -42,6 +43,7 @@ class Source:
         """All frames, in memory or on the device; None where they are read in parts."""
         self.reader: Stack | Spool = stack
         """Where parts are read from."""
+        self._own = threading.local()
 
     @property
     def scaled_validity(self) -> Any:
@@ -49,11 +51,11 @@ class Source:
         return self.validity if self.factors is None else self.validity.of_scaled(self.dtype)
 
     def band(self, begin: int, end: int) -> Any:
-        """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level."""
+        """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
         if self.whole is not None:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
-        held = self.backend.hold((n_frames, end - begin, n_columns), self.dtype)
+        held = self._room((n_frames, end - begin, n_columns))
         step = max(1, PIECE_BYTES // ((end - begin) * n_columns * self.dtype.itemsize))
         for first, last in spans(n_frames, step):
             with self.backend.staging(held, first, last) as into:
@@ -61,13 +63,21 @@ class Source:
         return self._scaled(held, slice(None))
 
     def batch(self, begin: int, end: int) -> Any:
-        """The frames from ``begin`` to ``end``, where the backend computes, in their own counts."""
+        """The frames from ``begin`` to ``end``, where the backend computes, in their own counts; until the thread's next."""
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
-        held = self.backend.hold((end - begin, *self.shape[1:]), self.dtype)
+        held = self._room((end - begin, *self.shape[1:]))
         with self.backend.staging(held, 0, end - begin) as into:
             self.reader.read(begin, end, into)
         return held
+
+    def _room(self, shape: tuple[int, int, int]) -> Any:
+        """Room for a band or a batch: this thread's last one, if it fits, as fresh memory costs more time than reading into it."""
+        room = getattr(self._own, "room", None)
+        if room is None or room.shape != shape:
+            self._own.room = None
+            self._own.room = room = self.backend.hold(shape, self.dtype)
+        return room
 
     def at_level(self, frames: Any, begin: int, end: int) -> Any:
         """A batch at the run's level."""

@@ -136,12 +136,14 @@ def _run(
 ) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.backend import select_backend
+    from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
     from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import open_run
     from gpu_spots.plan import Limits
     from gpu_spots.run import Job, default_output, expected_size, find_to_file, plan_to_file
 
+    keep_freed_memory()
     filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
     with open_run(source, frames_path) as stack:
