@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.image_list import ImageRequest, default_output
 from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.spots_file import SpotsFile, open_spots
+from gpu_spots.files.spots_file import STACK_NAMES, STACKS, SpotsFile, open_spots
 from gpu_spots.inputs import InputOptions, parse_regions
 from gpu_spots.parameters import Parameters
+from gpu_spots.plan import Limits
 from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
 from gpu_spots.workers import default_workers
 
@@ -25,7 +26,7 @@ from gpu_spots.workers import default_workers
 class PythonWarnings:
     """An observer that shows no progress; its warnings are Python's."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str) -> None:
         """Nothing to show."""
 
     def advance(self, steps: int) -> None:
@@ -59,6 +60,10 @@ def find_spots(
     compression: str = "gzip",
     backend: str = "auto",
     threads: int | None = None,
+    memory_limit: int | None = None,
+    scratch: str | Path | None = None,
+    batch: int | None = None,
+    keep: Collection[str] = STACK_NAMES,
     force: bool = False,
 ) -> SpotsFile:
     """Find the spots of a run and return the results.
@@ -83,6 +88,10 @@ def find_spots(
         compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
         backend: auto or cpu.
         threads: how many the CPU backend uses; None: all cores.
+        memory_limit: bytes that frames and results may take; None: what is free.
+        scratch: folder of a scratch file, for runs that do not fit in memory; None: that of ``output``.
+        batch: frames whose masks are made at once; None: what suits.
+        keep: which stacks the results have: some of raw, filtered, synced, labels, pixels.
         force: overwrite ``output``.
 
     Returns:
@@ -107,7 +116,14 @@ def find_spots(
         saturation=saturation,
     )
     filter_options(compression)
-    job = Job(parameters, select_backend(backend, threads), PythonWarnings())
+    for name, value in {"memory_limit": memory_limit, "batch": batch}.items():
+        if value is not None and not value >= 1:
+            raise ParameterError(name, f"{value!r} is not an integer >= 1")
+    if unknown := sorted(set(keep) - STACKS):
+        raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
+    limits = Limits(memory_limit, batch, threads)
+    folder = None if scratch is None else Path(scratch)
+    job = Job(parameters, select_backend(backend, threads), PythonWarnings(), limits, folder, frozenset(keep))
 
     def find(stack: Stack) -> SpotsFile:
         if valid_pixels is not None:

@@ -256,7 +256,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, mes
     before = listing(tmp_path)
     with started("convert", scan.log, "--threads", 1, name="gpu-spots") as running:
         assert running.stderr is not None
-        assert running.stderr.readline() == "convert...\n"
+        assert running.stderr.readline() == "convert, 60 frames...\n"
         running.send_signal(number)
         stdout, stderr = running.communicate(timeout=60)
     assert (running.returncode, stdout, stderr) == (1, "", f"gpu-spots: {message}; nothing was written\n")

@@ -97,6 +97,30 @@ def test_a_stack_over_several_files_reads_as_one(per_file: int, tmp_path: Path) 
                 assert np.array_equal(into, frames[begin:end])
 
 
+@pytest.mark.parametrize(
+    ("options", "apart", "decoded"),
+    [
+        ([{}, {}, {}], None, False),
+        ([{"chunks": (1, 4, 40)}, {"chunks": (1, 6, 40)}, {"chunks": (2, 4, 10)}], 12, False),
+        ([{"chunks": (1, 4, 40)}, {"chunks": None, "compression": None}, {"chunks": None, "compression": None}], 4, False),
+        ([{"chunks": (1, 5, 40)}, {"chunks": (1, 6, 40)}, {"chunks": (1, 4, 40)}], None, False),
+        ([{"chunks": None, "compression": None}, {"compression": None}, {"chunks": None, "compression": None}], 1, True),
+    ],
+)
+def test_rows_are_read_across_files(options: list[dict], apart: int | None, decoded: bool, tmp_path: Path) -> None:
+    """Rows can be read apart where that is so in all files."""
+    path, frames = write_dectris(tmp_path / "run_master.h5"), frames_of()
+    for number, option in enumerate(options):
+        with h5py.File(tmp_path / f"run_data_{number + 1:06}.h5", "w") as file:
+            stored(file, "entry/data/data", frames[7 * number : 7 * number + 7], **option)
+    with open_run(path) as stack:
+        assert (stack.rows_apart, stack.is_decoded) == (apart, decoded)
+        for begin, end, first, last in ((0, 20, 0, 24), (3, 17, 5, 6), (6, 8, 23, 24), (14, 14, 2, 9), (13, 15, 0, 12)):
+            into = np.empty((end - begin, last - first, SHAPE[1]), np.uint16)
+            stack.read_rows(begin, end, first, last, into)
+            assert np.array_equal(into, frames[begin:end, first:last])
+
+
 def test_threads_read_across_files_at_once(tmp_path: Path) -> None:
     frames = frames_of()
     wrong: list[tuple[int, int]] = []

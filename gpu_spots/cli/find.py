@@ -1,6 +1,7 @@
 """gpu-spots find, also known as lu_hdf2spots: from a run to its spots. Options and defaults are the manual's; ours follow them."""
 
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import input_options, take_inputs
+from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", "backend", "threads", "force", "quiet", "debug", "version")
+OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", "backend", "threads", *PLAN_OPTIONS, "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -97,6 +99,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )  # fmt: skip
 @click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
+@plan_options
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
@@ -104,11 +107,6 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 def find(
     sources: tuple[str, ...],
     output: Path | None,
-    compression: str,
-    backend: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
     debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
@@ -120,8 +118,8 @@ def find(
     try:
         images = take_images(sources, options)
         inputs = take_inputs(options, images is None)
-        parameters = Parameters(**options)
-        _run(sources, images, inputs, output, parameters, compression, backend, threads, force, quiet)
+        parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+        _run(sources, images, inputs, output, parameters, **options)
     except ParameterError as error:
         if error.name == "sources":
             raise click.UsageError(error.problem, click.get_current_context()) from error
@@ -134,22 +132,31 @@ def _run(
     inputs: Any,
     output: Path | None,
     parameters: Parameters,
+    *,
     compression: str,
     backend: str,
     threads: int | None,
+    memory_limit: int | None,
+    batch: int | None,
+    scratch: Path | None,
+    keep: frozenset[str],
     force: bool,
     quiet: bool,
+    dry_run: bool,
 ) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.backend import select_backend
+    from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
     from gpu_spots.files import image_list
     from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import apply_inputs, open_run
     from gpu_spots.files.image_stack import open_images
     from gpu_spots.files.output import check_output
-    from gpu_spots.run import Job, Stack, default_output, find_to_file
+    from gpu_spots.plan import Limits
+    from gpu_spots.run import Job, Stack, default_output, expected_size, find_to_file, plan_to_file
 
+    keep_freed_memory()
     filter_options(compression)  # before anything is read
     chosen = select_backend(backend, threads)
     request = None if images is None else image_list.ImageRequest(**images)
@@ -169,7 +176,11 @@ def _run(
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
         with observer(quiet) as watching:
-            summary = find_to_file(stack, output, Job(parameters, chosen, watching), compression=compression, force=force)
+            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
+            if dry_run:
+                click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
+                return
+            summary = find_to_file(stack, output, job, compression=compression, force=force)
     if quiet:
         return
     least, median, most = summary.spots_per_frame

@@ -57,7 +57,7 @@ def _write_frames(
         image = stack.read_image(frame)
         return writer.compress(image.frame), image.header, image.format
 
-    observer.stage("convert", stack.shape[0])
+    observer.stage("convert", stack.shape[0], "frames")
     headers = []
     stack.check_whole()
     for frame, (strips, header, kind) in enumerate(in_order(prepare, range(stack.shape[0]), workers)):

@@ -1,5 +1,6 @@
 """A run's frames and metadata, from an HDF5 file or from arrays in memory."""
 
+import math
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,8 @@ class ArrayStack:
 
     source = "frames"
     step = 1
+    rows_apart: int | None = 1
+    is_decoded = True
 
     def __init__(
         self,
@@ -59,6 +62,10 @@ class ArrayStack:
     def read(self, begin: int, end: int, into: Array) -> None:
         """Copy frames."""
         into[...] = self._frames[begin:end]
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Copy rows of frames."""
+        into[...] = self._frames[begin:end, first:last]
 
     def check_whole(self) -> None:
         """Frames in memory are."""
@@ -90,6 +97,10 @@ class FileStack:
         frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         # a chunk that holds several frames is inflated once if they are read together
         frames_in_chunk = max(reader.frames_in_chunk for reader in readers)
+        stretches = [reader.rows_apart for reader in readers]
+        stretch = None if None in stretches else math.lcm(*filter(None, stretches))
+        self.rows_apart = stretch if stretch is not None and stretch < max(self.shape[1], 2) else None
+        self.is_decoded = all(reader.is_decoded for reader in readers)
         self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
 
     def resident(self) -> None:
@@ -97,10 +108,20 @@ class FileStack:
 
     def read(self, begin: int, end: int, into: Array) -> None:
         """Read frames; may be called by several threads. Raises `InputError`, which names the frame in its dataset."""
+        for reader, first, last, part in self._parts(begin, end, into):
+            reader.read(first, last, part)
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Read rows of frames; as `read`."""
+        for reader, first_frame, last_frame, part in self._parts(begin, end, into):
+            reader.read_rows(first_frame, last_frame, first, last, part)
+
+    def _parts(self, begin: int, end: int, into: Array) -> Iterator[tuple[FrameReader, int, int, Array]]:
+        """Of some frames: the readers that have them, which ones they are there, and where they go in ``into``."""
         for reader, (first, last) in zip(self._readers, pairwise(self._begins), strict=True):
             from_, to = max(begin, first), min(end, last)
             if from_ < to:
-                reader.read(from_ - first, to - first, into[from_ - begin : to - begin])
+                yield reader, from_ - first, to - first, into[from_ - begin : to - begin]
 
     def check_whole(self) -> None:
         """Raise `InputError` if a frame was never written, which it names, or a file was changed since it was opened."""

@@ -122,7 +122,7 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
         except InputError as error:
             return str(error).removeprefix(f"{path}: ")
 
-    observer.stage("look", len(images.paths))
+    observer.stage("look", len(images.paths), "images")
     found = []
     for state in in_order(look, images.paths, workers):
         found.append(state)

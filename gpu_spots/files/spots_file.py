@@ -25,6 +25,10 @@ STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
 PIXELS_IN_CHUNK = 1 << 16
 
+STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
+"""What can be left out of a spots file: masks of each kind, label images, and the list of the spots' pixels."""
+STACKS = frozenset(STACK_NAMES)
+
 DESCRIPTIONS = {
     "stats/avg": ("average of the background sample", "counts"),
     "stats/std": ("standard deviation of the background sample (population)", "counts"),
@@ -103,8 +107,16 @@ class Encoded:
 class SpotsWriter:
     """Writes a spots file as its parts are finished; a sink of the pipeline. Raises `OutputError` where writing fails."""
 
-    def __init__(self, file: h5py.File, name: str, stack_shape: tuple[int, int, int], filters: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        name: str,
+        stack_shape: tuple[int, int, int],
+        filters: dict[str, Any],
+        keep: frozenset[str] = STACKS,
+    ) -> None:
         """Begin an output file that messages call ``name``; ``filters`` as `compression.filter_options` gives them."""
+        self.keep = keep
         self._file = file
         self._name = name
         self._shape = stack_shape[1:]
@@ -112,8 +124,8 @@ class SpotsWriter:
         self._filters = filters
         self._counts = "counts"
         self._compresses = filters.get("compression") == "gzip"
-        pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
-        self._create_pixel_list(pixel_type)
+        if "pixels" in keep:
+            self._create_pixel_list(np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64)
 
     @_writes
     def _create_pixel_list(self, dtype: type[np.integer[Any]]) -> None:
@@ -212,7 +224,8 @@ class SpotsWriter:
         """The table, and what leads to its rows."""
         self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
         for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload", "frame2mask", "frame2spotsBE"):
-            if (values := getattr(table, name)) is None:
+            values = getattr(table, name)
+            if values is None or (name == "pixel_list_BE" and "pixels" not in self.keep):
                 continue
             path = name if name in DESCRIPTIONS else f"spots/{name}"
             self._create(path, values.shape, values.dtype)[...] = values
