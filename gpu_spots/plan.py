@@ -7,6 +7,7 @@ number of set pixels matters, one in `SET_PIXELS` is expected to be set, more th
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from gpu_spots.backend import Backend
@@ -216,12 +217,16 @@ class _Planner:
 
     def _first_pass(self, place: Place, rows: int) -> int:
         """The background, and bands of it that threads work on."""
-        band = rows * self.n_columns
-        if not self.on_host:
-            return self._maps() + self.threads * OF_MOMENTS * band
-        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
-        needed = self.backend.band_bytes(self.n_frames, band, self.stack.dtype, self.work.method)
-        return self._maps() + self.threads * (copies * band * self.n_frames * self.stack.dtype.itemsize + needed)
+        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
+
+        def of_band(n_pixels: int) -> int:
+            if not self.on_host:
+                return OF_MOMENTS * n_pixels
+            return copies * n_pixels * self.n_frames * dtype.itemsize + self.backend.band_bytes(
+                self.n_frames, n_pixels, dtype, self.work.method
+            )
+
+        return self._maps() + sum(of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows))
 
     def _storing(self) -> int:
         """The finished background, what it is checked with, and maps that are compressed."""
@@ -229,12 +234,21 @@ class _Planner:
 
     def _second_pass(self, place: Place, frames: int) -> int:
         """Thresholds and levels, and batches that threads work on; with groups, what all of them have together."""
-        itemsize, batch = self.stack.dtype.itemsize, frames * self.n_pixels
-        fixed = (min(8, 2 * itemsize) + 12) * self.n_pixels
-        needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype) if self.on_host else 4 * self.n_pixels
-        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales if self.on_host else 0
-        wide = 24 * self.n_pixels * (self.work.scales and itemsize == 4)
-        return fixed + self.threads * (copies * batch * itemsize + needed + wide) + self._synced() + self._spots()
+        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
+        # numbers of 32 bits are scaled as 64
+        wide = 24 * self.n_pixels * (self.work.scales and dtype.itemsize == 4)
+
+        def of_batch(n_frames: int) -> int:
+            if not self.on_host:
+                return 4 * self.n_pixels
+            return copies * n_frames * self.n_pixels * dtype.itemsize + wide + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+
+        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
+        return fixed + sum(of_batch(n) for n in self._at_once(self.n_frames, frames)) + self._synced() + self._spots()
+
+    def _at_once(self, total: int, step: int) -> list[int]:
+        """Sizes of the stretches that threads work on at the same time."""
+        return [end - begin for begin, end in islice(spans(total, step), self.threads)]
 
     def _synced(self) -> int:
         """Packed masks of groups of frames, and the pixels of their components."""
@@ -246,7 +260,8 @@ class _Planner:
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
         walks = 1 if self.work.n_masks is None else 2
-        decodings = {Place.MEMORY: 1, Place.DEVICE: 1, Place.SCRATCH: 1, Place.FILE: 2 + walks}[place]
+        # levels are looked at in a few rows, which cost a reading of their own where they have to be decoded
+        decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
         return Plan(
             place=place,
             threads=self.threads,

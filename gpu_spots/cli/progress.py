@@ -51,8 +51,8 @@ def _bar() -> Iterator[Lines]:
         """How many a second."""
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.4g} {task.fields['unit']}/s", style="progress.data.speed")
+            rate = f"{task.completed / task.elapsed:.3g} {task.fields['unit']}/s" if task.completed and task.elapsed else ""
+            return Text(rate, style="progress.data.speed")
 
     name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
     progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(stderr=True))
