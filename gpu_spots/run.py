@@ -13,6 +13,7 @@ from gpu_spots import __version__, pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
+from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.scratch import scratch_file
 from gpu_spots.files.spots_file import STACK_NAMES, STACKS, SpotsFile, SpotsWriter, memory_file
@@ -22,7 +23,7 @@ from gpu_spots.pipeline import Summary
 from gpu_spots.plan import Limits, Plan, output_bytes
 from gpu_spots.protocols import Observer
 
-Stack = ArrayStack | FileStack
+Stack = ArrayStack | FileStack | ImageStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,14 @@ def default_output(source: Path) -> Path:
 def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False) -> Summary:
     """Find the spots of a run and write them to ``output``. Raises `GpuSpotsError`; then nothing new is left on disk."""
     filters = filter_options(compression)
-    check_output(output, stack.files if isinstance(stack, FileStack) else (), force)
+    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
         return _find(stack, SpotsWriter(file, str(output), stack.shape, filters, job.keep), job, compression, output)
 
 
 def plan_to_file(stack: Stack, output: Path, job: Job, *, force: bool = False) -> Plan:
     """The plan of `find_to_file`, which is not carried out. Raises `GpuSpotsError` for what would be refused before anything is read."""
-    check_output(output, stack.files if isinstance(stack, FileStack) else (), force)
+    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
     return pipeline.plan_run(stack, job.parameters, job.backend, job.limits_for(output))
 
 
@@ -88,8 +89,12 @@ def find_in_memory(stack: Stack, job: Job) -> SpotsFile:
 
 def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output: Path | None) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
+    for note in stack.notes:
+        job.observer.warn(note)
     if isinstance(stack, FileStack):
         writer.copy_lauecollect(stack.file)
+    if isinstance(stack, ImageStack):
+        writer.write_images(stack.images)
     else:
         writer.write_lauecollect(stack.columns)
     folder = job.scratch_folder(output)
@@ -110,10 +115,11 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
             "keep": ",".join(name for name in STACK_NAMES if name in job.keep),
             "n_removed": summary.n_removed,
             **_blocks(summary.rejection),
-            "input_file": str(Path(stack.file_name).absolute()) if isinstance(stack, FileStack) else "",
-            "frames_path": stack.path if isinstance(stack, FileStack) else "",
+            "input_file": "" if isinstance(stack, ArrayStack) else str(Path(stack.file_name).absolute()),
+            "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
+            **stack.record,
             "program": "gpu_spots",
             "version": __version__,
             "backend": job.backend.name,

@@ -1,5 +1,6 @@
 """Threads that compute ahead while one takes the results in order, and the time that stages take."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,12 @@ Span = tuple[int, int]
 
 AHEAD = 2
 """Results that may wait to be taken, besides those that threads are at."""
+
+
+def default_workers() -> int:
+    """Cores that this process may use."""
+    # macOS cannot tell which
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

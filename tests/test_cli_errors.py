@@ -189,7 +189,7 @@ FRAMES = {
     "type": (linked("frames", np.dtype("u2")), ("frames is a type", "expected the dataset")),
     "soft link": (linked("frames", h5py.SoftLink("/nowhere")), ("'frames'", "a link to /nowhere, which leads nowhere")),
     "loop": (linked("frames", h5py.SoftLink("/frames")), ("'frames'", "a link to /frames, which leads nowhere")),
-    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5", "cannot be opened")),
+    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5, which is missing")),
     "none": (replaced(frames=None), ("no /frames", "no 3-D numeric dataset", "--frames")),
 }
 

@@ -69,6 +69,16 @@ class FrameReader:
         return "direct" if self.why_not_direct is None else "h5py"
 
     @property
+    def n_frames(self) -> int:
+        """Frames of the dataset."""
+        return self._shape[0]
+
+    @property
+    def frames_in_chunk(self) -> int:
+        """How many frames are stored together."""
+        return int(self._dataset.chunks[0]) if self._dataset.chunks else 1
+
+    @property
     def is_decoded(self) -> bool:
         """Rows lie in the file as they are in memory."""
         return self.why_not_direct is None and (self._chunks is None or self._is_plain(self._chunks))

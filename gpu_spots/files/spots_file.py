@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files import lauecollect
 from gpu_spots.files.chunk_writer import ImageWriter, compress_image
+from gpu_spots.files.image_list import ImageList, write_images
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.output import NewFile, uninterrupted
+from gpu_spots.grouping import LocatedColumns
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 
 STRIP = 128
@@ -55,6 +57,12 @@ DESCRIPTIONS = {
     "frame2spotsBE": ("begin and end, exclusive, of each frame's rows in the spots arrays", None),
 }
 """Path: description, units."""
+
+COLUMN_ATTRIBUTES = {
+    "angle": {"description": "rotation angle of the crystal", "units": "degrees"},
+    "laser_on": {"description": "state of the laser: 1 or on, 0 or off"},
+}
+"""What is said of columns that do not come from a group lauecollect."""
 
 LINKS = {
     "masks/masks_raw": "/masks_raw",
@@ -143,10 +151,24 @@ class SpotsWriter:
 
     @_writes
     def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
-        """The run's metadata, from arrays."""
+        """The run's metadata, from arrays; what was copied stays, unless it is given in its place. An attribute says where it is from."""
+        origin = columns.origin if isinstance(columns, LocatedColumns) else {}
         for name, values in columns.items():
-            text = values.dtype.kind in "US"
-            self._file[f"{lauecollect.GROUP}/{name}"] = values.astype(h5py.string_dtype()) if text else values
+            path = f"{lauecollect.GROUP}/{name.replace('/', '_')}"
+            if origin.get(name) == path:
+                continue
+            if path in self._file:
+                del self._file[path]
+            text = values.dtype.kind in "USO"
+            self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values
+            if name in origin:
+                self._file[path].attrs["origin"] = _storable(origin[name])
+                self._file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
+
+    @_writes
+    def write_images(self, images: ImageList) -> None:
+        """The metadata of a run of images."""
+        write_images(self._file, images)
 
     @_writes
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
