@@ -97,6 +97,8 @@ def test_compressed_images_of_a_log(pack: Callable[[bytes], bytes], scan: Scan, 
     with h5py.File(tmp_path / "plain.h5") as plain, h5py.File(tmp_path / "packed.h5") as packed:
         np.testing.assert_array_equal(packed["frames"], series())
         assert datasets(packed).keys() == datasets(plain).keys()
+        assert packed["lauecollect/file"].asstr()[...].tolist() == scan.names
+        assert {Path(name).stem for name in packed["headers/file"].asstr()[...]} == set(scan.names)
 
 
 @pytest.mark.parametrize(("kind", "ending", "dtype"), [

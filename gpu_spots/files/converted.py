@@ -41,7 +41,9 @@ def write_converted(stack: ImageStack, output: Path, observer: Observer, workers
             write_images(file, stack.images)
         headers = _write_frames(file, stack, output, observer, workers)
         with _writing(file, output):
-            write_columns(file, _header_columns(headers), HEADERS, "what the headers of the images say, one value a frame")
+            names = np.array([path.name for path in stack.images.paths], object)
+            read = {"file": Column(names, None, {"description": "name of the image that was read"})}
+            write_columns(file, {**read, **_header_columns(headers)}, HEADERS, "what the headers of the images say, one value a frame")
 
 
 def _write_frames(
