@@ -145,10 +145,11 @@ def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
         ("--reject", "border:2", "--reject", "disc:10,20,4", "--valid-range", ",190"),
         ("--saturation", "150", "--normalise", "level"),
         ("--mask", "mask.npy", "--mask-good", "1", "-S", "blocks"),
+        ("--batch", "3", "--memory-limit", "12MB", "-S", "pairs"),
     ],
     ids=" ".join,
 )
-def test_what_does_not_count_is_the_same_both_ways(options: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_options_do_the_same_both_ways(options: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scan.log.parent)
     np.save("mask.npy", np.random.default_rng(4).random((24, 40)) < 0.9)
     assert convert(scan.log).status == 0

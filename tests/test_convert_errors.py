@@ -103,15 +103,17 @@ def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
 def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu_spots.files import image_stack
 
-    read = image_stack.read_image
+    def and_change(read: Callable[..., Any]) -> Callable[..., Any]:
+        def read_and_change(path: Path, *rest: Any) -> Any:
+            found = read(path, *rest)
+            if path == scan.paths[4]:
+                os.utime(path, ns=(0, 1))
+            return found
 
-    def read_and_change(path: Path) -> Any:
-        image = read(path)
-        if path == scan.paths[4]:
-            os.utime(path, ns=(0, 1))
-        return image
+        return read_and_change
 
-    monkeypatch.setattr(image_stack, "read_image", read_and_change)
+    monkeypatch.setattr(image_stack, "read_image", and_change(image_stack.read_image))
+    monkeypatch.setattr(image_stack, "read_rows", and_change(image_stack.read_rows))
     for run in (convert, find):
         before = set(listing(scan.log.parent))
         ended = run(scan.log) if run is find else run(scan.log, "--quiet")

@@ -59,26 +59,25 @@ class ImageStack:
 
     def read(self, begin: int, end: int, into: Array) -> None:
         """Read frames; may be called by several threads. Raises `InputError`, which names the image."""
-        for frame in range(begin, end):
-            into[frame - begin] = self.read_image(frame).frame
+        self.read_rows(begin, end, 0, self.shape[1], into)
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         """Read the rows from ``first`` to ``last`` of frames; as `read`."""
         for frame in range(begin, end):
-            rows = read_rows(self.images.paths[frame], first, last)
-            if rows.shape != into.shape[1:] or rows.dtype != self.dtype:
-                self.read_image(frame)  # which says that it is not like the others
-                raise InputError(f"{self.images.paths[frame]}: was changed while it was being read")
-            into[frame - begin] = rows
+            path = self.images.paths[frame]
+            self._check(path, *read_rows(path, first, last, into[frame - begin]))
 
     def read_image(self, frame: int) -> Image:
         """One image with its header. Raises `InputError` where it cannot be read or is not like the others."""
         path = self.images.paths[frame]
         image = read_image(path)
-        if image.frame.shape != self.shape[1:] or image.frame.dtype != self.dtype:
-            found, expected = _words(image.frame.shape, image.frame.dtype), _words(self.shape[1:], self.dtype)
-            raise InputError(f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out")
+        self._check(path, image.frame.shape, image.frame.dtype)
         return image
+
+    def _check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if shape != self.shape[1:] or dtype != self.dtype:
+            found, expected = _words(shape, dtype), _words(self.shape[1:], self.dtype)
+            raise InputError(f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out")
 
     def check_whole(self) -> None:
         """Raise `InputError` if an image was changed or removed since the stack was opened."""

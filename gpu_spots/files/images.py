@@ -131,22 +131,40 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return frame.shape, frame.dtype
 
 
-def read_rows(path: Path, first: int, last: int) -> Array:
-    """The rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
+def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Fill ``into`` with the rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
 
-    Of a MarCCD file that is not compressed only these are read, of any other all.
+    Of a MarCCD file that is not compressed only these are read, and straight to where they belong; any other is decoded as a whole.
+
+    Args:
+        path: the image.
+        first: the first row.
+        last: the one after the last.
+        into: (last - first, n_Y), C-contiguous, native byte order.
+
+    Returns:
+        Shape and type of the image's frame. Where they are not those expected, it is no image of these frames, and ``into`` stays as it is.
     """
+    if not into.flags.c_contiguous:  # or the rows would go into a copy
+        raise ValueError("into is not contiguous")
     head = _head(path)
     if not _is_marccd(head):
-        return read_image(path).frame[first:last]
+        frame = read_image(path).frame
+        if frame.dtype == into.dtype and frame.shape[1] == into.shape[1] and last <= len(frame):
+            into[...] = frame[first:last]
+        return frame.shape, frame.dtype
     try:
-        (n_rows, n_columns), stored = _marccd_layout(head, path.stat().st_size, path)
-        rows = slice(*slice(first, last).indices(n_rows))
-        begin = DATA_BEGIN + rows.start * n_columns * stored.itemsize
-        values = np.fromfile(path, stored, (rows.stop - rows.start) * n_columns, offset=begin)
+        shape, stored = _marccd_layout(head, path.stat().st_size, path)
+        if stored.newbyteorder("=") == into.dtype and shape[1] == into.shape[1] and last <= shape[0]:
+            with path.open("rb") as file:
+                file.seek(DATA_BEGIN + first * shape[1] * stored.itemsize)
+                if file.readinto(into.reshape(-1).view(np.uint8)) != into.nbytes:  # type: ignore[arg-type]
+                    raise InputError(f"{path}: was changed while it was being read")
+            if not stored.isnative:
+                into.byteswap(inplace=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return values.reshape(-1, n_columns).astype(stored.newbyteorder("="), copy=False)
+    return shape, stored.newbyteorder("=")
 
 
 def _head(path: Path) -> bytes:
