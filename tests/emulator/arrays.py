@@ -68,6 +68,13 @@ for _name in (
     "ne",
 ):
     setattr(DeviceArray, f"__{_name.strip('_')}__", _operation(_name))
+
+
+def _reflected(name: str) -> Callable[..., Any]:
+    function = getattr(operator, name)
+    return lambda self, other: in_the_role_of(function)(other, self)
+
+
 for _name in ("add", "sub", "mul"):
     setattr(DeviceArray, f"__r{_name}__", _reflected(_name))
 for _name in ("iadd", "isub", "imul", "iand", "ior", "ixor"):
