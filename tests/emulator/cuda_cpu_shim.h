@@ -22,7 +22,7 @@
 #endif
 
 #define __global__
-#define __device__ static
+#define __device__
 #define __host__
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))

@@ -20,3 +20,25 @@ typedef double f64;
   extern __shared__ __align__(16) unsigned char gpu_spots_shared[]; \
   type* const name = reinterpret_cast<type*>(gpu_spots_shared)
 #endif
+
+// CuPy compiles with -ftz=true, which takes the smallest float32 values for 0 in every operation on float32, conversions and
+// comparisons included. So kernels do none: they widen to float64 first. A test looks for .ftz in what NVRTC makes of them.
+static __device__ __forceinline__ f64 widened(f32 value) {
+#ifdef EMULATED
+  return value;
+#else
+  f64 result;
+  asm("cvt.f64.f32 %0, %1;" : "=d"(result) : "f"(value));
+  return result;
+#endif
+}
+static __device__ __forceinline__ f64 widened(f64 value) { return value; }
+static __device__ __forceinline__ f32 narrowed(f64 value) {
+#ifdef EMULATED
+  return (f32)value;
+#else
+  f32 result;
+  asm("cvt.rn.f32.f64 %0, %1;" : "=f"(result) : "d"(value));
+  return result;
+#endif
+}
