@@ -155,14 +155,3 @@ clean_masks(const u32* __restrict__ masks, i32 n_rows, i32 n_columns, const u32*
   const u32* const result = cleaned(tile, words, words + tile.size() + 2, erosions, dilations, square);
   store(tile, result, filtered + mask, finish ? valid : nullptr, finish && invalid ? invalid + mask : nullptr);
 }
-
-// One thread a word of a mask, frame after frame, as several frames may share a mask.
-extern "C" __global__ void __launch_bounds__(THREADS)
-unite(const u32* __restrict__ masks, const i32* __restrict__ mask_of_frame, i32 n_frames, i64 n_words, u32* __restrict__ onto) {
-  const i64 i = (i64)blockIdx.x * THREADS + threadIdx.x;
-  if (i >= n_words) return;
-  for (i32 frame = 0; frame < n_frames; frame++) {
-    const u32 word = masks[frame * n_words + i];
-    if (word) onto[mask_of_frame[frame] * n_words + i] |= word;
-  }
-}
