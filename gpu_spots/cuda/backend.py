@@ -47,7 +47,7 @@ def _on_device(method: Callable[Concatenate["GpuBackend", P], Result]) -> Callab
     """Run a method on the device, with its errors translated."""
 
     @wraps(method)
-    def run(self: "GpuBackend", *args: P.args, **options: P.kwargs) -> Result:
+    def run(self: "GpuBackend", /, *args: P.args, **options: P.kwargs) -> Result:
         return self.toolkit.call(lambda: method(self, *args, **options))
 
     return run
@@ -107,9 +107,7 @@ class GpuBackend:
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
         """The threshold becomes a map of the frames' own type."""
         return _Prepared(
-            rules=rules(
-                self.toolkit, background.threshold, background.max.dtype, background.validity, background.gaps, morphology
-            ),
+            rules=rules(self.toolkit, background.threshold, background.max.dtype, background.validity, background.gaps, morphology),
             levels=levels(self.toolkit, background.level),
             saturation=saturation,
         )
