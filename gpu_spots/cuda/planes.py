@@ -69,7 +69,7 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
         NW=words,
         G=threads,
         PXB=pixels_of_block,
-        MINB=_blocks(words * 8 * dtype.itemsize + 32 * checked, threads * pixels_of_block),
+        MINB=_blocks(words * 8 * dtype.itemsize, threads * pixels_of_block),
         CHECK=int(checked),
     )
     found = PlaneMoments(

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import Validity
+from gpu_spots.model import Array, Validity
 
 
 def sign_bit(dtype: np.dtype[Any]) -> int:
@@ -35,3 +36,21 @@ def integer_bounds(dtype: np.dtype[Any], validity: Validity) -> tuple[int, int, 
 def pixels_on_device(toolkit: Toolkit, validity: Validity) -> Any:
     """(n_X * n_Y,) uint8, 0 where a pixel is masked; None: none is."""
     return None if validity.pixels is None else toolkit.to_device(np.ascontiguousarray(validity.pixels, np.uint8).reshape(-1))
+
+
+def float_bounds(validity: Validity) -> tuple[float, float]:
+    """Smallest and largest valid value as float64; infinity is not valid."""
+    most = float(np.finfo(np.float64).max)
+    low = -most if validity.low is None else max(float(validity.low), -most)
+    return low, most if validity.high is None else min(float(validity.high), most)
+
+
+def valid_values(values: Array, validity: Validity) -> NDArray[np.bool_]:
+    """The same test on the host, for the few values that are looked at there; wherever their pixels are."""
+    if values.dtype.kind == "f":
+        low, high = float_bounds(validity)
+        wide = values.astype(np.float64)
+        return (wide >= low) & (wide <= high)
+    first, last, _ = integer_bounds(values.dtype, validity)
+    keys = values.astype(np.int64) - np.iinfo(values.dtype).min
+    return (keys >= first) & (keys <= last)

@@ -11,9 +11,9 @@
 // NW, G, PXB: words a thread; threads a pixel; pixels a block, which has PXB x G threads. MINB: blocks that a multiprocessor should hold.
 // CHECK: 1 where keys outside of low .. high are invalid.
 #if BITS == 8
-typedef u8 bits_t;
+typedef u8 Bits;
 #else
-typedef u16 bits_t;
+typedef u16 Bits;
 #endif
 #define SLOTS (32 * NW * G)
 #define NEVER 0x7fffffff
@@ -204,8 +204,8 @@ __device__ __forceinline__ void sums(const u32 (&plane)[NW][BITS], u32 limit, u3
 // frames: n frames of n_pixels values, `stride` values from one to the next. pixels: 0 where a pixel is masked; null: none is.
 // total: modulo 2^32, of values as they are. gaps: becomes 1 where a pixel has valid and invalid values.
 extern "C" __global__ void __launch_bounds__(PXB* G, MINB)
-trimmed(const bits_t *__restrict__ frames, i64 stride, int n, int n_pixels, int percent, const u8 *__restrict__ pixels, u32 low, u32 high,
-        u16 *__restrict__ kept, u32 *__restrict__ total, u64 *__restrict__ scatter, int *__restrict__ iqr4, bits_t *__restrict__ maximum,
+trimmed(const Bits *__restrict__ frames, i64 stride, int n, int n_pixels, int percent, const u8 *__restrict__ pixels, u32 low, u32 high,
+        u16 *__restrict__ kept, u32 *__restrict__ total, u64 *__restrict__ scatter, int *__restrict__ iqr4, Bits *__restrict__ maximum,
         u16 *__restrict__ arg, int *__restrict__ gaps) {
   Sharing sharing = {0, 0};
 #if G > 1
@@ -223,12 +223,12 @@ trimmed(const bits_t *__restrict__ frames, i64 stride, int n, int n_pixels, int 
 
   u32 plane[NW][BITS];
   int valid = 0, first = NEVER;
-  const bits_t *value = frames + (inside ? pixel : 0) + begin * stride;
+  const Bits *value = frames + (inside ? pixel : 0) + begin * stride;
 #pragma unroll
   for (int w = 0; w < NW; w++) {
     u32 v[32];
 #if CHECK
-    u32 present = 0;
+    u32 absent = 0;
 #endif
 #pragma unroll
     for (int i = 0; i < 32; i++) {
@@ -237,15 +237,16 @@ trimmed(const bits_t *__restrict__ frames, i64 stride, int n, int n_pixels, int 
       if (there) key = *value ^ BIAS;
       value += stride;
 #if CHECK
-      const bool good = there && key >= low && key <= high;
-      present |= (u32)good << i;
-      key = good ? key : 0u;
+      // the sign bit of a difference that is negative, without a branch; the first value's arrives in bit 0
+      const i32 outside = there ? (i32)(key - low) | (i32)(high - key) : -1;
+      absent = (absent >> 1) | ((u32)outside & 0x80000000u);
+      key &= ~(u32)(outside >> 31);
 #endif
       v[i] = key;
     }
 #if CHECK
-    if (first == NEVER && present) first = begin + 32 * w + __ffs((int)present) - 1;
-    valid += __popc(present);
+    if (first == NEVER && ~absent) first = begin + 32 * w + __ffs((int)~absent) - 1;
+    valid += __popc(~absent);
 #endif
     to_planes(v, plane[w]);
   }
@@ -318,6 +319,6 @@ trimmed(const bits_t *__restrict__ frames, i64 stride, int n, int n_pixels, int 
   total[pixel] = sum - (u32)m * BIAS;
   scatter[pixel] = (u64)(u32)m * squares - (u64)sum * sum;
   iqr4[pixel] = quartiles;
-  maximum[pixel] = (bits_t)(top ^ BIAS);
+  maximum[pixel] = (Bits)(top ^ BIAS);
   arg[pixel] = (u16)first;
 }
