@@ -118,7 +118,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)
     for begin, of_band in zip(bands, of_bands, strict=True):
         maps.fill(begin, of_band)
-    prepared = backend.prepare(maps.finish(Validity()), morphology)
+    prepared = backend.prepare(maps.finish(Validity()), morphology, None)
     batches = [frames[i : i + step] for i in range(0, len(frames), step)]
     find, found = timed(lambda: [backend.find_masks(batch, prepared) for batch in batches], repeats)
     label, components = timed(lambda: [backend.components(masks.filtered, 2) for masks in found], repeats)

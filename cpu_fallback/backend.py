@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from cpu_fallback import bits
+from cpu_fallback import bits, memory
 from cpu_fallback.bits import PackedMasks
 from cpu_fallback.components import components
 from cpu_fallback.kruskal import kruskal_moments
@@ -44,6 +45,8 @@ class _Prepared:
     """Which values count; None: all values of all pixels that are not masked do."""
     level: IntegerLevel | NDArray[np.float64]
     morphology: Morphology
+    saturation: float | None
+    """The smallest saturated value, counts of frames as read; None: unknown."""
 
 
 class CpuBackend:
@@ -56,9 +59,32 @@ class CpuBackend:
         self.device = f"{_processor()}, {self.workers} thread{'s' * (self.workers > 1)}, NumPy {np.__version__}, SciPy {scipy.__version__}"
         self._trimmed = TrimmedStatistics()
 
+    def free_bytes(self) -> None:
+        """It computes in the host's memory."""
+
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype, method: str) -> int:
+        """Tiles and their sorted values, and what is known of each pixel of the band."""
+        return memory.band_bytes(n_frames, n_pixels, dtype, method)
+
+    def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype) -> int:
+        """Masks as bytes and as words, and the set pixels."""
+        return memory.batch_bytes(n_frames, n_pixels, dtype)
+
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype) -> Array:
+        """An array."""
+        return np.empty(shape, dtype)
+
+    @contextmanager
+    def staging(self, held: Array, begin: int, end: int) -> Iterator[Array]:
+        """The frames' own place."""
+        yield held[begin:end]
+
     def upload(self, frames: Array) -> Array:
         """Frames are already where this backend computes."""
         return frames
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
     def scaled(self, frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
         """By a table where values have 16 bits: `cpu_fallback.scale`."""
@@ -74,7 +100,7 @@ class CpuBackend:
         """Ranked once, then block by block: `cpu_fallback.kruskal`."""
         return kruskal_moments(frames, block_of_frame, critical, validity)
 
-    def prepare(self, background: Background, morphology: Morphology) -> _Prepared:
+    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
         """Turn the threshold into a map of the frames' own type."""
         valid = background.validity.pixels
         return _Prepared(
@@ -83,6 +109,7 @@ class CpuBackend:
             value_range=background.validity if background.gaps else None,
             level=background.level,
             morphology=morphology,
+            saturation=saturation,
         )
 
     def find_masks(self, frames: Array, prepared: _Prepared) -> FoundMasks:
@@ -140,7 +167,7 @@ class CpuBackend:
         factors: NDArray[np.integer] | None,
     ) -> Measurements:
         """By reduceat: `cpu_fallback.measure`."""
-        return measure(frames, components, mask_of_frame, prepared.level, factors)
+        return measure(frames, components, mask_of_frame, prepared.level, factors, prepared.saturation)
 
 
 def _repeated(step: Callable[[bits.Words], bits.Words], words: bits.Words, times: int) -> bits.Words:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cpu_fallback.validity import at_least
 from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
 
 
@@ -12,32 +13,38 @@ def measure(
     mask_of_frame: NDArray[np.integer],
     level: IntegerLevel | NDArray[np.float64],
     factors: NDArray[np.integer] | None,
+    saturation: float | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
     n_pixels = frames[0].size
     pixels, begin, frame = _repeated(components, mask_of_frame)
     if not len(begin):
         empty = np.zeros(0, np.int64)
+        overload = None if saturation is None else empty
         if isinstance(level, IntegerLevel):
-            return Measurements(empty, empty, empty, empty)
-        return Measurements(np.zeros(0), None, None, empty)
+            return Measurements(empty, empty, empty, empty, overload)
+        return Measurements(np.zeros(0), None, None, empty, overload)
     length = np.diff(begin, append=len(pixels))
     values = frames.reshape(-1)[pixels + frame * n_pixels]
     peak = pixels[_first_maximum(values, begin, length)]
+    overload = None if saturation is None else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
     if isinstance(level, IntegerLevel):
         return Measurements(
             total=np.add.reduceat(values.astype(np.int64), begin),
             background_high=_sum_of(level.high, pixels, begin),
             background_low=_sum_of(level.low, pixels, begin),
             peak=peak,
+            overload=overload,
         )
     background = level.reshape(-1)[pixels]
-    if factors is not None:
-        background *= (2**FACTOR_BITS / factors)[frame]
-    difference = values.astype(np.float64) - background
+    # values may be as large as the type allows
+    with np.errstate(over="ignore", invalid="ignore"):
+        if factors is not None:
+            background *= (2**FACTOR_BITS / factors)[frame]
+        difference = values.astype(np.float64) - background
     # bincount adds one value after the other, in a defined order; reduceat adds in pairs
     total = np.bincount(np.repeat(np.arange(len(begin)), length), weights=difference)
-    return Measurements(total, None, None, peak)
+    return Measurements(total, None, None, peak, overload)
 
 
 def _repeated(components: Components, mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:

@@ -11,9 +11,23 @@ def valid_values(frames: Array, validity: Validity) -> NDArray[np.bool_] | None:
     usable = None
     if frames.dtype.kind == "f":
         usable = np.isfinite(frames)
-    for bound, inside in ((validity.low, np.greater_equal), (validity.high, np.less_equal)):
+    for bound, inside in ((validity.low, at_least), (validity.high, at_most)):
         if bound is not None:
-            # a bound is compared as it is: as a Python number it would be rounded to the frames' type first
-            within = inside(frames, np.float64(bound) if frames.dtype.kind == "f" else bound)
+            within = inside(frames, bound)
             usable = within if usable is None else usable & within
     return None if usable is None or usable.all() else usable
+
+
+def at_least(values: Array, bound: float) -> NDArray[np.bool_]:
+    """``values >= bound``."""
+    return values >= _as_it_is(values, bound)
+
+
+def at_most(values: Array, bound: float) -> NDArray[np.bool_]:
+    """``values <= bound``."""
+    return values <= _as_it_is(values, bound)
+
+
+def _as_it_is(values: Array, bound: float) -> float:
+    """A bound for float values that NumPy does not round to their type before it compares."""
+    return np.float64(bound) if values.dtype.kind == "f" else bound

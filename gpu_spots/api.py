@@ -43,6 +43,7 @@ def find_spots(
     frames_path: str | None = None,
     columns: Mapping[str, ArrayLike] | None = None,
     valid_pixels: ArrayLike | None = None,
+    saturation: float | None = None,
     compression: str = "gzip",
     backend: str = "auto",
     threads: int | None = None,
@@ -58,6 +59,7 @@ def find_spots(
         frames_path: the dataset of the frames in the file; None: /frames, or the only 3-D one.
         columns: for frames in memory, their metadata: ``angle`` (degrees), ``laser_on`` (0 or 1), ...; one value a frame.
         valid_pixels: (n_X, n_Y) bool; False pixels are in no mask and in no spot. None: all are valid.
+        saturation: the smallest saturated value, counts; None: the largest that frames of integers can hold.
         compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
         backend: auto or cpu.
         threads: how many the CPU backend uses; None: all cores.
@@ -74,11 +76,15 @@ def find_spots(
     if not isinstance(parameters, Parameters):
         raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
     filter_options(compression)
-    job = Job(parameters, select_backend(backend, threads), PythonWarnings(), validity)
+    job = Job(parameters, select_backend(backend, threads), PythonWarnings())
 
     def find(stack: Stack) -> SpotsFile:
         if validity.pixels is not None and validity.pixels.shape != stack.shape[1:]:
             raise InputError(f"valid_pixels has shape {validity.pixels.shape}, expected that of a frame, {stack.shape[1:]}")
+        if validity.pixels is not None:
+            stack.validity = validity
+        if saturation is not None:
+            stack.saturation = saturation
         if output is None:
             return find_in_memory(stack, job)
         find_to_file(stack, Path(output), job, compression=compression, force=force)

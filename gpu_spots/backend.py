@@ -5,8 +5,10 @@ Its operations are pure, may be called from several threads at once, and may be 
 Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import BackendError, ParameterError
@@ -26,8 +28,32 @@ class Backend(Protocol):
     workers: int
     """How many bands or batches it is worth computing at the same time."""
 
-    def upload(self, frames: Array) -> Any:
-        """Put frames where the backend computes. (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame."""
+    def free_bytes(self) -> int | None:
+        """Bytes of memory that are free where the backend computes; None: it computes in the host's memory."""
+
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
+        """Upper bound of the memory, there, that moments of a band need beside its frames; ``method``: n_removed or kruskal."""
+
+    def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
+        """Upper bound of the memory, there, that masks, components and sums of a batch need beside its frames."""
+
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Any:
+        """Room for frames where the backend computes: what `upload` returns, and sliced as NumPy's arrays are, by frames and by rows.
+
+        Raises `OutOfDeviceMemory`.
+        """
+
+    def staging(self, held: Any, begin: int, end: int) -> AbstractContextManager[Array]:
+        """A host array, contiguous, to be filled with the frames from ``begin`` to ``end`` of ``held``.
+
+        When the block ends they are on their way there: what any thread asks for afterwards sees them.
+        """
+
+    def upload(self, frames: Any) -> Any:
+        """Put frames where the backend computes, unless they are there. (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame."""
+
+    def release(self) -> None:
+        """Give back memory that is kept for later, after `OutOfDeviceMemory`: which every operation may raise."""
 
     def scaled(self, frames: Any, factors: NDArray[Any], validity: Validity) -> Any:
         """Frames times ``factors`` (one a frame, int64, in 2^-16), in their own type: for integers ``(I * factor + 2^15) >> 16``.
@@ -51,8 +77,8 @@ class Backend(Protocol):
         ``critical[b]``, exactly. A block without a valid value in a pixel takes no part there.
         """
 
-    def prepare(self, background: Background, morphology: Morphology) -> Any:
-        """Put what the second pass needs of the background where the backend computes."""
+    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> Any:
+        """Put what the second pass needs where it computes. ``saturation``: the smallest saturated value, of frames as read."""
 
     def find_masks(self, frames: Any, prepared: Any) -> FoundMasks:
         """Raw and filtered masks of each frame."""

@@ -24,3 +24,7 @@ class OutputError(GpuSpotsError):
 
 class BackendError(GpuSpotsError):
     """The computing backend asked for cannot be used on this machine."""
+
+
+class OutOfDeviceMemory(BackendError):
+    """The backend's own memory, a GPU's, is exhausted; half of the work at a time may still fit."""

@@ -90,6 +90,8 @@ class Source:
     """What computes."""
     validity: Validity
     """Which values count, in the frames' own counts."""
+    saturation: float | None
+    """The smallest saturated value, in the frames' own counts; None: unknown."""
     factors: NDArray[np.int64] | None = None
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others; None: they are not scaled."""
 

@@ -195,6 +195,8 @@ class Measurements:
     """(s,) int64: sum of ``IntegerLevel.low``."""
     peak: NDArray[np.int64]
     """(s,) int64: flat index of the largest value, the first in raster order of equals."""
+    overload: NDArray[np.int64] | None
+    """(s,) int64: pixels whose value is saturated; None where it is not known which values are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,8 @@ class SpotTable:
     """(n,) int32: index of the mask."""
     pixel_list_BE: NDArray[np.int64]
     """(n, 2) int64: begin and end in the list of pixels."""
+    overload: NDArray[np.int32] | None
+    """(n,) int32: saturated pixels of the spot; None where it is not known which values are saturated."""
     frame2mask: NDArray[np.int32]
     """(n_frames,) int32: index of each frame's mask."""
     frame2spotsBE: NDArray[np.int64]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
 from gpu_spots.first_pass import Rejection, Source, choose_sample, learn, load, rejected
-from gpu_spots.model import FACTOR_BITS, SpotTable, Validity
+from gpu_spots.model import FACTOR_BITS, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
@@ -41,9 +41,7 @@ class Summary:
     """Size of the stack."""
 
 
-def find_spots(
-    stack: Stack, parameters: Parameters, backend: Backend, sink: Sink, observer: Observer, validity: Validity | None = None
-) -> Summary:
+def find_spots(stack: Stack, parameters: Parameters, backend: Backend, sink: Sink, observer: Observer) -> Summary:
     """Run both passes over a stack; results go to the sink.
 
     Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states, too few frames, no room in memory.
@@ -59,7 +57,7 @@ def find_spots(
     with watch.stage("read"):
         frames = load(stack, backend.workers, observer)
     with watch.stage("background"):
-        source = Source(frames, backend, validity or Validity())
+        source = Source(frames, backend, stack.validity, stack.saturation)
         frame_levels = source.levels()
         if parameters.normalise == "level":
             source = replace(source, factors=levels.factors(frame_levels, stack.source))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.grouping import Columns
-from gpu_spots.model import Array, SpotTable
+from gpu_spots.model import Array, SpotTable, Validity
 
 
 class Stack(Protocol):
@@ -21,6 +21,10 @@ class Stack(Protocol):
     """One of `gpu_spots.model.FRAME_DTYPES`."""
     columns: Columns
     """The run's metadata (lauecollect)."""
+    validity: Validity
+    """Which values count."""
+    saturation: float | None
+    """The smallest saturated value, counts; None: unknown."""
     step: int
     """How many frames it is best to read at once."""
 

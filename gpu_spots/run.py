@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.spots_file import SpotsFile, SpotsWriter, memory_file
 from gpu_spots.first_pass import Rejection
-from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.protocols import Observer
@@ -33,8 +32,6 @@ class Job:
     """What computes."""
     observer: Observer
     """Who is told how far it is."""
-    validity: Validity = field(default_factory=Validity)
-    """Which values count."""
 
 
 def default_output(source: Path) -> Path:
@@ -67,7 +64,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
         writer.copy_lauecollect(stack.file)
     else:
         writer.write_lauecollect(stack.columns)
-    summary = pipeline.find_spots(stack, job.parameters, job.backend, writer, job.observer, job.validity)
+    summary = pipeline.find_spots(stack, job.parameters, job.backend, writer, job.observer)
     writer.write_info(
         {
             **asdict(job.parameters),
@@ -78,6 +75,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str) -> Summ
             "input_file": str(Path(stack.file_name).absolute()) if isinstance(stack, FileStack) else "",
             "frames_path": stack.path if isinstance(stack, FileStack) else "",
             "n_frames": summary.n_frames,
+            **({} if stack.saturation is None else {"saturation": stack.saturation}),
             "program": "gpu_spots",
             "version": __version__,
             "backend": job.backend.name,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpu_spots import plan
 from gpu_spots.first_pass import Source
 from gpu_spots.grouping import Groups
-from gpu_spots.model import Array, Background, Components, FoundMasks, Morphology, SpotTable
+from gpu_spots.model import Array, Background, Components, FoundMasks, Measurements, Morphology, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
@@ -39,7 +39,8 @@ class SecondPass:
         self.connectivity = parameters.connectivity
         self.level = background.level
         self.backend = source.backend
-        self.prepared = self.backend.prepare(background, Morphology(parameters.erosions, parameters.dilations, parameters.connectivity))
+        morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
+        self.prepared = self.backend.prepare(background, morphology, source.saturation)
         self.sink = sink
         self.observer = observer
         self.watch = watch
@@ -56,9 +57,9 @@ class SecondPass:
             encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
             return encoded, found, self._measure(on_device, found, np.arange(end - begin), begin, end)
 
-        for begin, end, (encoded, found, (intensity, peak)) in self._walk("masks and spots", len(self.frames), one_batch):
+        for begin, end, (encoded, found, (intensity, measured)) in self._walk("masks and spots", len(self.frames), one_batch):
             self._write(begin, encoded, found)
-            self.table.add_measurements(intensity, peak, np.arange(begin, end))
+            self.table.add_measurements(intensity, measured, np.arange(begin, end))
         return self.table.table(), self.table.counts
 
     def in_groups(self, groups: Groups) -> tuple[SpotTable, NDArray[np.int32]]:
@@ -70,8 +71,8 @@ class SecondPass:
             on_device = self.backend.upload(self.frames[begin:end])
             return self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
 
-        for begin, end, (intensity, peak) in self._walk("spots", len(self.frames), one_batch):
-            self.table.add_measurements(intensity, peak, groups.mask_of_frame[begin:end])
+        for begin, end, (intensity, measured) in self._walk("spots", len(self.frames), one_batch):
+            self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
         return self.table.table(), self.table.counts
 
     def _synced_masks(self, groups: Groups) -> Any:
@@ -118,12 +119,12 @@ class SecondPass:
 
     def _measure(
         self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Intensity and peak of the spots of the frames from ``begin`` to ``end``, in their own counts."""
+    ) -> tuple[NDArray[np.float64], Measurements]:
+        """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
-        return intensities(measured, self.level, of_row), measured.peak
+        return intensities(measured, self.level, of_row), measured
 
     def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
         """Images of some masks, and of their labels, ready for the sink."""

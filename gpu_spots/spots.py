@@ -41,7 +41,7 @@ class SpotTableBuilder:
         self._ranges: list[NDArray[np.int64]] = []
         self._boxes: list[NDArray[np.int32]] = []
         self._counts: list[NDArray[np.int32]] = []
-        self._rows: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+        self._rows: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]] = []
 
     def add_components(self, found: Components) -> None:
         """The components of the next masks, whose pixels follow those of the masks before."""
@@ -50,9 +50,9 @@ class SpotTableBuilder:
         self._counts.append(found.counts)
         self._n_pixels += len(found.pixels)
 
-    def add_measurements(self, intensity: NDArray[np.float64], peak: NDArray[np.int64], mask_of_frame: NDArray[np.int64]) -> None:
+    def add_measurements(self, intensity: NDArray[np.float64], measured: Measurements, mask_of_frame: NDArray[np.int64]) -> None:
         """The spots of the next frames, by frame, then label."""
-        self._rows.append((intensity, peak, mask_of_frame))
+        self._rows.append((intensity, measured.peak, mask_of_frame, measured.overload))
 
     @property
     def counts(self) -> NDArray[np.int32]:
@@ -70,6 +70,7 @@ class SpotTableBuilder:
         begin = end - spots_of_frame
         label = np.arange(len(frame)) - begin[frame]
         component = (np.cumsum(counts) - counts)[mask_of_frame[frame]] + label
+        overload = [rows[3] for rows in self._rows if rows[3] is not None]
         return SpotTable(
             I=np.concatenate([np.zeros(0), *(rows[0] for rows in self._rows)]),
             XY=np.stack(np.divmod(peak, self._n_columns), axis=1).astype(np.int32),
@@ -78,6 +79,7 @@ class SpotTableBuilder:
             label=(label + 1).astype(np.int32),
             mask=mask_of_frame[frame].astype(np.int32),
             pixel_list_BE=np.concatenate([np.zeros((0, 2), np.int64), *self._ranges])[component],
+            overload=np.concatenate(overload).astype(np.int32) if overload else None,
             frame2mask=mask_of_frame.astype(np.int32),
             frame2spotsBE=np.stack([begin, end], axis=1),
         )

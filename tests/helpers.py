@@ -59,11 +59,12 @@ def run(
     columns: dict[str, Any] | None = None,
     validity: Validity | None = None,
     notes: Notes | None = None,
+    saturation: float | None = None,
 ) -> dict[str, np.ndarray]:
     """All datasets of a run in memory, as they stand in the file."""
     with memory_file() as file:
-        stack = ArrayStack(frames, columns)
-        find_spots(stack, parameters, backend, SpotsWriter(file, "memory", stack.shape, {}), notes or Notes(), validity)
+        stack = ArrayStack(frames, columns, validity, saturation)
+        find_spots(stack, parameters, backend, SpotsWriter(file, "memory", stack.shape, {}), notes or Notes())
         return datasets(file)
 
 

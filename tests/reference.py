@@ -339,6 +339,7 @@ def reference_run(
     low: float | None = None,
     high: float | None = None,
     factors: Sequence[int] | None = None,
+    saturation: float | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute every dataset that an output file must hold, keyed by its path.
 
@@ -346,7 +347,8 @@ def reference_run(
     spots are measured in the frames' own counts.
 
     `angles` are degrees and `laser` says whether it was on, both per frame. Values outside of `low` to `high` (inclusive), all
-    values of pixels that `valid_pixels` leaves out, NaN and infinity are invalid.
+    values of pixels that `valid_pixels` leaves out, NaN and infinity are invalid. Values from `saturation` on are saturated; by default
+    the largest of the frames' type is, and no float.
     """
     frames = np.asarray(frames)
     check_options(frames, method, n, alpha, cutoff, erosions, dilations, structure, sync)
@@ -384,7 +386,20 @@ def reference_run(
         result |= masks
         labelled = masks["masks_synced" if sync != "none" else "masks_filtered"].astype(bool)
         result |= _all_spots(own, labelled, groups, backgrounds, varies, structure[1], factors or [])
+        if own.dtype.kind != "f" and saturation is None:
+            saturation = int(np.iinfo(own.dtype).max)
+        if saturation is not None:
+            result |= _all_overloads(own, result, saturation)
     return result
+
+
+def _all_overloads(frames: NDArray[Any], result: dict[str, NDArray[Any]], saturation: float) -> dict[str, NDArray[Any]]:
+    """How many pixels of each spot are saturated."""
+    overload = []
+    for frame, (begin, end) in zip(result["spots/frame"], result["spots/pixel_list_BE"], strict=True):
+        values = [frames[frame].ravel()[pixel].item() for pixel in result["spots/pixel_list"][begin:end]]
+        overload.append(sum(value >= saturation for value in values))
+    return {"spots/overload": np.array(overload, dtype=np.int32)}
 
 
 def _all_stats(

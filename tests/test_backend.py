@@ -40,7 +40,7 @@ def background_of(
 
 def masks_of(backend: Backend, images: np.ndarray, morphology: Morphology = Morphology(0, 0, 1)) -> object:  # noqa: B008
     """Images of 0 and 1 as the backend's masks, cleaned."""
-    prepared = backend.prepare(background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), morphology)
+    prepared = backend.prepare(background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), morphology, None)
     return backend.find_masks(backend.upload(images.astype(np.uint8)), prepared).filtered
 
 
@@ -110,7 +110,7 @@ def test_a_value_is_in_the_raw_mask_if_it_is_at_least_the_threshold(backend: Bac
     frame = values.astype(dtype)
     threshold_type = np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize == 4 else np.int32
     for threshold in thresholds:
-        prepared = backend.prepare(background_of(np.full((1, len(frame)), threshold, threshold_type), dtype), Morphology(0, 0, 2))
+        prepared = backend.prepare(background_of(np.full((1, len(frame)), threshold, threshold_type), dtype), Morphology(0, 0, 2), None)
         found = backend.unpack(backend.find_masks(backend.upload(frame[None, None]), prepared).raw)[0, 0]
         assert found.tolist() == [int(float(value) >= threshold) for value in frame], threshold
 
@@ -135,7 +135,7 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
     frames = (rng.integers(0, 4, (3, 9, 70)) * (60 if dtype.itemsize == 1 else 10000)).astype(dtype)
     map_of_level = rng.random((9, 70)) if dtype.kind == "f" else rng.integers(0, 2**32, (9, 70))
     level = map_of_level if dtype.kind == "f" else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
-    prepared = backend.prepare(background_of(np.zeros((9, 70)), dtype, level), Morphology(0, 0, 2))
+    prepared = backend.prepare(background_of(np.zeros((9, 70)), dtype, level), Morphology(0, 0, 2), 30000 if dtype.itemsize > 1 else 180)
     found = backend.components(masks_of(backend, stack), 2)
     measured = backend.measure(backend.upload(frames), found, np.array(mask_of_frame), prepared, None)
     row = 0
@@ -153,6 +153,7 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
                 assert measured.background_low[row] == sum(map_of_level.reshape(-1)[pixels].tolist())
             assert measured.total[row] == total
             assert measured.peak[row] == pixels[np.argmax(values)]
+            assert measured.overload[row] == sum(value >= (30000 if dtype.itemsize > 1 else 180) for value in values.tolist())
             row += 1
     assert row == len(measured.total)
 

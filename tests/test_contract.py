@@ -79,6 +79,25 @@ def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, sync:
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("sync", ["none", "blocks"])
+@pytest.mark.parametrize(
+    ("dtype", "saturation"), [("uint16", 170), ("int32", 60000), ("float32", 21.5), ("uint8", None), ("float64", None)]
+)
+def test_saturated_pixels_are_counted(backend: Backend, dtype: str, saturation: float | None, sync: str) -> None:
+    frames = frames_of(np.dtype(dtype), (20, 23, 38), seed=3)
+    if dtype == "uint8":
+        frames[frames > 130] = 255
+    angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
+    columns = {"angle": angles, "laser_on": laser.astype(int)}
+    found = run(frames, Parameters(angles=0, sync=sync), backend, columns, saturation=saturation)
+    expected = reference_run(frames, sync=sync, angles=angles, laser=laser, saturation=saturation)
+    assert ("spots/overload" in expected) == (dtype != "float64")
+    if dtype != "float64":
+        assert expected["spots/overload"].any()
+    assert ("spots/overload" in found) == ("spots/overload" in expected)
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("blocks", ["equal", "unequal", "interlaced"])
 @pytest.mark.parametrize("structure", [(2, 1), (2, 2)], ids=str)
 @pytest.mark.parametrize("alpha", [0.05, 0.2])

@@ -39,6 +39,7 @@ TABLE = {
     "spots/label": ("int32", "n", None),
     "spots/mask": ("int32", "n", None),
     "spots/pixel_list": ("int32", "p", None),
+    "spots/overload": ("int32", "n", "pixel"),
     "spots/pixel_list_BE": ("int64", "n2", None),
     "frame2spotsBE": ("int64", "N2", None),
 }
@@ -335,7 +336,7 @@ def test_open_spots_gives_what_is_in_the_file(paths: dict[str, Path], pairs: h5p
             assert np.array_equal(found.labels(frame), pairs["masks/labels"][frame // 2])
             begin, end = pairs["frame2spotsBE"][frame]
             mine = found.spots(frame)
-            assert mine.keys() == {"I", "XY", "box", "frame", "label", "mask", "pixel_list_BE"}
+            assert mine.keys() == {"I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload"}
             assert all(np.array_equal(values, pairs[f"spots/{name}"][begin:end]) for name, values in mine.items())
         assert all(np.array_equal(values, pairs[f"spots/{name}"]) for name, values in found.spots().items())
         assert found.info["sync"] == "pairs"

@@ -4,10 +4,14 @@ Host code computes on the device through `Toolkit.xp` and through kernels; nothi
 `Toolkit.to_host` and `Toolkit.to_device`.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from gpu_spots.model import Array
+
+Result = TypeVar("Result")
 
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -31,6 +35,14 @@ class Toolkit(Protocol):
 
     xp: Any
     """The array module: CuPy, or what the tests put in its place."""
+    description: str
+    """The device in words, for people."""
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run a function that computes on the device: everything else of a toolkit but `staging` is for inside of it.
+
+        Raises `OutOfDeviceMemory`, and `BackendError` for whatever else the device or its compiler complains of.
+        """
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
         """The kernel ``name`` of kernels/``file``.cu, compiled with these macros; compiled once."""
@@ -38,8 +50,23 @@ class Toolkit(Protocol):
     def to_host(self, array: Any) -> Array:
         """Copy a device array to the host; waits for it."""
 
+    def lend(self, array: Any) -> AbstractContextManager[Array]:
+        """A host copy of a device array that lasts as long as the block: faster than `to_host`."""
+
     def to_device(self, array: Array) -> Any:
         """Copy a host array to the device, contiguous; the host array may change at once."""
+
+    def staging(self, part: Any) -> AbstractContextManager[Array]:
+        """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
+
+        The copy may still be under way when this returns; kernels that are launched later wait for it.
+        """
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be allocated on the device."""
+
+    def release(self) -> None:
+        """Give back the memory that is kept for later."""
 
 
 def source_of(file: str) -> str:

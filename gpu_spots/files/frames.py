@@ -14,7 +14,7 @@ from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.lauecollect import link_of, read_columns
 from gpu_spots.files.layout import hdf5_reason, other_files
 from gpu_spots.grouping import Columns
-from gpu_spots.model import FRAME_DTYPES, Array
+from gpu_spots.model import FRAME_DTYPES, Array, Validity
 
 DEFAULT_PATH = "frames"
 READ_BYTES = 2**28
@@ -27,13 +27,21 @@ class ArrayStack:
     source = "frames"
     step = 1
 
-    def __init__(self, frames: Array, columns: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        frames: Array,
+        columns: Mapping[str, Any] | None = None,
+        validity: Validity | None = None,
+        saturation: float | None = None,
+    ) -> None:
         frames = np.asarray(frames)
         _check_stack(frames.shape, frames.dtype, self.source)
         self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
         self.shape = self._frames.shape
         self.dtype = self._frames.dtype
         self.columns: Columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
+        self.validity = validity or Validity()
+        self.saturation: float | None = largest_value(self.dtype) if saturation is None else saturation
 
     def resident(self) -> Array:
         """The frames."""
@@ -60,6 +68,8 @@ class FileStack:
         self.shape = dataset.shape
         self.dtype = dataset.dtype.newbyteorder("=")
         self.columns = columns
+        self.validity = Validity()
+        self.saturation: float | None = largest_value(self.dtype)
         frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         # a chunk that holds several frames is inflated once if they are read together
         frames_in_chunk = dataset.chunks[0] if dataset.chunks else 1
@@ -162,6 +172,11 @@ def _dataset_at(file: h5py.File, path: str) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset):
         raise InputError(f"{file.filename}: {path} is a {_kind(item)}, expected the dataset of the frames")
     return item
+
+
+def largest_value(dtype: np.dtype[Any]) -> int | None:
+    """The value, counts, at which frames of that type saturate for want of a larger one; None for floats."""
+    return None if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
 def _kind(item: Any) -> str:

@@ -42,6 +42,7 @@ DESCRIPTIONS = {
     "spots/frame": ("index of the frame", None),
     "spots/label": ("label of the spot in masks/labels[mask]; labels of different masks are not related", None),
     "spots/mask": ("index of the mask in masks/labels, and in masks_synced if present, else masks_filtered", None),
+    "spots/overload": ("number of the spot's pixels that are saturated on the frame", "pixel"),
     "spots/pixel_list": ("flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot", None),
     "spots/pixel_list_BE": ("begin and end, exclusive, of each spot in spots/pixel_list", None),
     "frame_level": ("level of each frame: interquartile mean of a sample of its pixels", "counts"),
@@ -188,8 +189,9 @@ class SpotsWriter:
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table, and what leads to its rows."""
         self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
-        for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "frame2mask", "frame2spotsBE"):
-            values = getattr(table, name)
+        for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload", "frame2mask", "frame2spotsBE"):
+            if (values := getattr(table, name)) is None:
+                continue
             path = name if name in DESCRIPTIONS else f"spots/{name}"
             self._create(path, values.shape, values.dtype)[...] = values
         for path, target in LINKS.items():
@@ -316,13 +318,13 @@ class SpotsFile:
         return np.asarray(self._file["masks/labels"][self._mask_of(frame)])
 
     def spots(self, frame: int | None = None) -> dict[str, Array]:
-        """The table of a frame's spots, or of all: ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask`` and ``pixel_list_BE``.
+        """The table of a frame's spots, or of all: ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask``, ``pixel_list_BE``, ``overload``.
 
-        One row a spot; types and units as the file format says.
+        One row a spot; types and units as the file format says. ``overload`` is left out where it is not known which values are saturated.
         """
         begin, end = (0, self.n_spots) if frame is None else self._ranges[self._checked(frame)]
-        names = ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE")
-        return {name: self._file[f"spots/{name}"][begin:end] for name in names}
+        names = ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload")
+        return {name: self._file[f"spots/{name}"][begin:end] for name in names if f"spots/{name}" in self._file}
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """(p, 2) int64: X and Y of every pixel of a spot, given by its row in the whole table."""

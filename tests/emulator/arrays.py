@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ class DeviceArray:
         if name in ("reshape", "ravel", "view", "astype", "sum", "any", "all", "min", "max", "fill", "copy", "transpose"):
             return in_the_role_of(getattr(self.values, name))
         raise AttributeError(f"device arrays of the tests have no {name}")
+
+    @property
+    def data(self) -> SimpleNamespace:
+        """Where it lies."""
+        return SimpleNamespace(ptr=self.values.ctypes.data)
 
     def __len__(self) -> int:
         return len(self.values)

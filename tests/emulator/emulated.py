@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from emulator.arrays import ArrayModule, DeviceArray
 from gpu_spots.cuda.toolkit import macros, source_of
+
+Result = TypeVar("Result")
 
 SHIM = Path(__file__).with_name("cuda_cpu_shim.h")
 COMPILER = shutil.which("g++")
@@ -105,7 +108,9 @@ class EmulatedToolkit:
 
     def __init__(self, folder: Path, edit: Callable[[str, str], str] | None = None) -> None:
         self.xp = ArrayModule()
+        self.description = "emulation"
         self._folder = folder
+        self.memory = 1 << 30
         self._edit = edit or (lambda _, text: text)
         self._lock = threading.Lock()
         self._kernels: dict[tuple[Any, ...], EmulatedKernel] = {}
@@ -118,17 +123,44 @@ class EmulatedToolkit:
                 self._kernels[key] = EmulatedKernel(load(self._edit(file, source_of(file)), macros(defines), self._folder), name)
             return self._kernels[key]
 
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run it."""
+        return function()
+
     def to_host(self, array: DeviceArray) -> np.ndarray:
         """A copy."""
         if not isinstance(array, DeviceArray):
             raise TypeError(f"to_host: {type(array).__name__}, expected a device array")
         return array.values.copy()
 
+    @contextmanager
+    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+        """A copy, spoilt afterwards."""
+        host = self.to_host(array)
+        yield host
+        host.view(np.uint8)[...] = 0xA5
+
     def to_device(self, array: np.ndarray) -> DeviceArray:
         """A copy."""
         if not isinstance(array, np.ndarray | np.generic):
             raise TypeError(f"to_device: {type(array).__name__}, expected a host array")
         return DeviceArray(np.array(array, order="C"))
+
+    @contextmanager
+    def staging(self, part: DeviceArray) -> Iterator[np.ndarray]:
+        """Copied when the block ends, and spoilt."""
+        assert part.values.flags.c_contiguous
+        host = np.full(part.nbytes, 0xA5, np.uint8).view(part.dtype).reshape(part.shape)
+        yield host
+        part.values[...] = host
+        host.view(np.uint8)[...] = 0xA5
+
+    def free_bytes(self) -> int:
+        """As much as the tests want."""
+        return self.memory
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
 
 @cache
