@@ -321,6 +321,10 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   for (int i = 0; i < 4; i++) result |= (unsigned)(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
   return result;
 }
+static inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
+  for (int i = 0; i < 32; i += 8) sum += (a >> i & 255) * (b >> i & 255);
+  return sum;
+}
 static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) { return (((uint64_t)high << 32 | low) << (by & 31)) >> 32; }
 static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) { return ((uint64_t)high << 32 | low) >> (by & 31); }
 template <class T> static T __ldg(const T* p) { return *p; }
