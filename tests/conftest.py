@@ -52,13 +52,13 @@ class MakeBackend:
             return str(error)
 
 
-@pytest.fixture(params=MEMBERS)
+@pytest.fixture(params=MEMBERS, scope="session")
 def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """Each computing backend, on two threads."""
     return make_backend(request.param)
 
 
-@pytest.fixture(params=MEMBERS[1:])
+@pytest.fixture(params=MEMBERS[1:], scope="session")
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)

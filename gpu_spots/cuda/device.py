@@ -21,6 +21,7 @@ from gpu_spots.model import Array
 
 SLOTS = 2
 """Slots of pinned memory beside one a thread: copies that are under way."""
+NULL = np.uint64(0)
 DRIVER_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError, cupy.cuda.nvrtc.NVRTCError)
 OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation, and CUDA_ERROR_OUT_OF_MEMORY."""
@@ -41,6 +42,7 @@ class Device:
         self._pool = cupy.cuda.MemoryPool()
         self._lock = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
+        self._kernels: dict[tuple[Any, ...], Kernel] = {}
         self._slots = _Slots(threads + SLOTS)
         with self._device:
             self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
@@ -69,12 +71,15 @@ class Device:
         raise failure
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
-        """Compiled by NVRTC at its first launch; CuPy keeps the result on disk."""
-        key = (file, *sorted(defines.items()))
+        """Compiled by NVRTC where it has never been; CuPy keeps the result on disk."""
+        key = (file, name, *sorted(defines.items()))
         with self._lock:
-            if key not in self._modules:
-                self._modules[key] = cupy.RawModule(code=source_of(file), options=(*OPTIONS, *macros(defines)))
-            return self._modules[key].get_function(name)
+            if key not in self._kernels:
+                module = (file, *key[2:])
+                if module not in self._modules:
+                    self._modules[module] = cupy.RawModule(code=source_of(file), options=(*OPTIONS, *macros(defines)))
+                self._kernels[key] = _with_null_pointers(self._modules[module].get_function(name))
+            return self._kernels[key]
 
     def to_host(self, array: Any) -> Array:
         """Wait for what has been launched so far, not for what other threads launch meanwhile."""
@@ -129,6 +134,15 @@ class Device:
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
         runtime = cupy.cuda.runtime.runtimeGetVersion()
         return f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy {cupy.__version__}"
+
+
+def _with_null_pointers(kernel: Any) -> Kernel:
+    """CuPy passes None as no argument at all, where a null pointer is meant."""
+
+    def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        kernel(grid, block, tuple(NULL if arg is None else arg for arg in args), shared_mem=shared_mem)
+
+    return launch
 
 
 @dataclass(slots=True)

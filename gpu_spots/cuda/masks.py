@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import NOTHING, Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.model import Array, FoundMasks, Morphology, Validity
 
 WORD = 32
@@ -46,7 +46,7 @@ class Rules:
     limits: Any
     """(n_X, n_Y), on the device: integer values stand out above it, float values at or above it."""
     valid: Any
-    """(n_X, words) uint32, on the device: pixels that are not masked; `NOTHING`: all."""
+    """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
     value_range: Validity | None
     """Which values count; None: all values of all pixels that are not masked do."""
     morphology: Morphology
@@ -82,7 +82,7 @@ def rules(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any], validity: Va
         limits = below.astype(dtype) if fits else below
     return Rules(
         limits=limits,
-        valid=NOTHING if validity.pixels is None else toolkit.to_device(pack(validity.pixels)),
+        valid=None if validity.pixels is None else toolkit.to_device(pack(validity.pixels)),
         value_range=validity if gaps else None,
         morphology=morphology,
     )
@@ -94,7 +94,7 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
     checked = rules.value_range is not None
-    invalid = toolkit.xp.empty(shape, np.uint32) if checked else NOTHING
+    invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
     is_float = frames.dtype.kind == "f"
     types = {"FRAME": c_type(frames.dtype), "LIMIT": c_type(rules.limits.dtype), "BOUND": "f64" if is_float else "i64"}
     find = toolkit.kernel("masks", "find_masks", **types)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import NOTHING, Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.model import FACTOR_BITS, Components, IntegerLevel, Measurements
 
 THREADS = 256
@@ -21,18 +21,18 @@ class Levels:
     """The background to subtract, on the device."""
 
     high: Any
-    """(n_X, n_Y) int64: upper part of integers; `NOTHING`: 0 everywhere."""
+    """(n_X, n_Y) int64: upper part of integers; None: 0 everywhere."""
     low: Any
-    """(n_X, n_Y) uint32: lower part of integers; `NOTHING` for float frames."""
+    """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     float: Any
-    """(n_X, n_Y) float64, for float frames; `NOTHING` for integers."""
+    """(n_X, n_Y) float64, for float frames; None for integers."""
 
 
 def levels(toolkit: Toolkit, level: IntegerLevel | NDArray[np.float64]) -> Levels:
     """Copy a background to the device."""
     if not isinstance(level, IntegerLevel):
-        return Levels(NOTHING, NOTHING, toolkit.to_device(level))
-    return Levels(NOTHING if level.high is None else toolkit.to_device(level.high), toolkit.to_device(level.low), NOTHING)
+        return Levels(None, None, toolkit.to_device(level))
+    return Levels(None if level.high is None else toolkit.to_device(level.high), toolkit.to_device(level.low), None)
 
 
 def measure(
@@ -45,13 +45,13 @@ def measure(
     factors: NDArray[np.integer] | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
-    xp, is_float = toolkit.xp, levels.float is not NOTHING
+    xp, is_float = toolkit.xp, levels.float is not None
     pixels, begin, component, frame = _spots(components, mask_of_frame)
     n_spots = len(frame)
     kind = np.float64 if is_float else np.int64
     total, (high, low, peak, overload) = xp.empty(n_spots, kind), (xp.empty(n_spots, np.int64) for _ in range(4))
     if n_spots:
-        scales = NOTHING if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
+        scales = None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
         kernel = toolkit.kernel("measure", "measure", FRAME=c_type(frames.dtype), SUM="f64" if is_float else "i64", FLOAT=int(is_float))
         kernel(
             blocks_for(32 * n_spots, THREADS),

@@ -9,14 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from gpu_spots.model import Array
 
 Result = TypeVar("Result")
-
-NOTHING = np.uint64(0)
-"""The argument in place of an array that is not there: a null pointer. (CuPy passes None as no argument at all.)"""
 
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -29,8 +24,9 @@ class Kernel(Protocol):
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
         """Launch it.
 
-        ``args``: device arrays (or `NOTHING`) and NumPy scalars of exactly the parameters' types (a Python number would be passed as 64
-        bits). An array is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where it may differ.
+        ``args``: device arrays, None for one that is not there, and NumPy scalars of exactly the parameters' types (a Python number would
+        be passed as 64 bits). An array is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where
+        it may differ.
         ``shared_mem``: bytes of dynamic shared memory, at most 48 KiB.
         """
 

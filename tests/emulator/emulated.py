@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emulator.arrays import ArrayModule, DeviceArray
-from gpu_spots.cuda.toolkit import NOTHING, macros, source_of
+from gpu_spots.cuda.toolkit import macros, source_of
 
 Result = TypeVar("Result")
 
@@ -90,7 +90,7 @@ class EmulatedKernel:
             if not isinstance(value, np.generic) or value.dtype.char.replace("l", "q").replace("L", "Q") != code:
                 raise EmulationError(f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of type {code!r}")
             return C_TYPES[code](value.item())
-        if value is NOTHING:
+        if value is None:
             return ctypes.c_void_p(0)
         if not isinstance(value, DeviceArray):
             raise EmulationError(f"{where}: {type(value).__name__}, expected a device array")
