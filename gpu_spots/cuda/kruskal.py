@@ -58,9 +58,7 @@ def kruskal_moments(
     return replace(found.to_host(toolkit, shape), dropped=toolkit.to_host(dropped).reshape(shape))
 
 
-def _blocks_to_drop(
-    values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]
-) -> int:
+def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]) -> int:
     """How many blocks the test rejects in a pixel (n,) with ``usable`` (n,) values, decided by exact fractions."""
     values, block = values[usable], block_of_frame[usable]
     for n_dropped in range(len(limits)):
