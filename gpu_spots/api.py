@@ -47,6 +47,8 @@ def find_spots(
     compression: str = "gzip",
     backend: str = "auto",
     threads: int | None = None,
+    device: int | None = None,
+    device_memory_limit: int | None = None,
     force: bool = False,
 ) -> SpotsFile:
     """Find the spots of a run and return the results.
@@ -61,8 +63,10 @@ def find_spots(
         valid_pixels: (n_X, n_Y) bool; False pixels are in no mask and in no spot. None: all are valid.
         saturation: the smallest saturated value, counts; None: the largest that frames of integers can hold.
         compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
-        backend: auto or cpu.
-        threads: how many the CPU backend uses; None: all cores.
+        backend: auto, gpu or cpu.
+        threads: how many threads of the host are used; None: all cores.
+        device: number of the GPU; None: the first.
+        device_memory_limit: bytes of its memory that may be used; None: all that is free.
         force: overwrite ``output``.
 
     Returns:
@@ -76,7 +80,7 @@ def find_spots(
     if not isinstance(parameters, Parameters):
         raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
     filter_options(compression)
-    job = Job(parameters, select_backend(backend, threads), PythonWarnings())
+    job = Job(parameters, select_backend(backend, threads, device, device_memory_limit), PythonWarnings())
 
     def find(stack: Stack) -> SpotsFile:
         if validity.pixels is not None and validity.pixels.shape != stack.shape[1:]:

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from gpu_spots.cuda import memory
 from gpu_spots.cuda.components import components
+from gpu_spots.cuda.kruskal import kruskal_moments
 from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, find_masks, rules, union, unpack, without
 from gpu_spots.cuda.measure import Levels, levels, measure
+from gpu_spots.cuda.moments import moments_bytes, trimmed_moments
+from gpu_spots.cuda.scale import scaled
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
@@ -47,7 +50,7 @@ def _on_device(method: Callable[Concatenate["GpuBackend", P], Result]) -> Callab
     """Run a method on the device, with its errors translated."""
 
     @wraps(method)
-    def run(self: "GpuBackend", *args: P.args, **options: P.kwargs) -> Result:
+    def run(self: "GpuBackend", /, *args: P.args, **options: P.kwargs) -> Result:
         return self.toolkit.call(lambda: method(self, *args, **options))
 
     return run
@@ -69,7 +72,8 @@ class GpuBackend:
 
     def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
         """What is known of each pixel of the band, and what a kernel keeps of its values."""
-        return memory.band_bytes(n_frames, n_pixels, dtype, method)
+        # the test may have as many blocks as there are pairs of frames
+        return moments_bytes(n_frames, n_pixels, dtype, n_frames // 2 if method == "kruskal" else 0)
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Packed masks, and the set pixels while they are labelled."""
@@ -104,12 +108,27 @@ class GpuBackend:
         self.toolkit.release()
 
     @_on_device
+    def scaled(self, frames: Any, factors: NDArray[np.integer], validity: Validity) -> Any:
+        """Value by value: `gpu_spots.cuda.scale`."""
+        return scaled(self.toolkit, frames, factors, validity)
+
+    @_on_device
+    def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+        """By bit planes, or sorted: `gpu_spots.cuda.moments`."""
+        return trimmed_moments(self.toolkit, frames, percent, validity)
+
+    @_on_device
+    def kruskal_moments(
+        self, frames: Any, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
+    ) -> IntegerMoments | FloatMoments:
+        """Sorted once, then block by block: `gpu_spots.cuda.kruskal`."""
+        return kruskal_moments(self.toolkit, frames, block_of_frame, critical, validity)
+
+    @_on_device
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
         """The threshold becomes a map of the frames' own type."""
         return _Prepared(
-            rules=rules(
-                self.toolkit, background.threshold, background.max.dtype, background.validity, background.gaps, morphology
-            ),
+            rules=rules(self.toolkit, background.threshold, background.max.dtype, background.validity, background.gaps, morphology),
             levels=levels(self.toolkit, background.level),
             saturation=saturation,
         )

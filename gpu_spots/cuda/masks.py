@@ -119,7 +119,7 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
     return FoundMasks(
         raw=PackedMasks(raw, n_columns),
         filtered=PackedMasks(filtered, n_columns),
-        invalid=None if invalid is None else PackedMasks(invalid, n_columns),
+        invalid=PackedMasks(invalid, n_columns) if checked else None,
     )
 
 

@@ -24,8 +24,9 @@ class Kernel(Protocol):
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
         """Launch it.
 
-        ``args``: device arrays and NumPy scalars of exactly the parameters' types (a Python number would be passed as 64 bits). An array
-        is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where it may differ.
+        ``args``: device arrays, None for one that is not there, and NumPy scalars of exactly the parameters' types (a Python number would
+        be passed as 64 bits). An array is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where
+        it may differ.
         ``shared_mem``: bytes of dynamic shared memory, at most 48 KiB.
         """
 
