@@ -41,7 +41,7 @@ static __device__ __forceinline__ Entry no_entry() { return Entry{~0ull, ~0ull};
 static __device__ __forceinline__ bool is_entry(Entry entry) { return entry.frame != ~0ull; }
 static __device__ __forceinline__ Key key_of(Entry entry) { return entry.key; }
 static __device__ __forceinline__ u32 frame_of(Entry entry) { return (u32)entry.frame; }
-static __device__ __forceinline__ bool is_after(Entry a, Entry b) { return a.key > b.key || (a.key == b.key && a.frame > b.frame); }
+static __device__ __forceinline__ bool is_after(Entry a, Entry b) { return a.key > b.key; }
 #endif
 
 #if IS_FLOAT
