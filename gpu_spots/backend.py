@@ -145,7 +145,7 @@ def choose_backend(
             return open_backend(device, device_memory_limit, threads), None
         except BackendError as error:
             if name == "gpu" or device is not None:
-                raise
+                raise BackendError(f"backend {name}: {error}") from error
             note = f"no GPU is used: {error}"
     from cpu_fallback import CpuBackend
 

@@ -174,11 +174,11 @@ def _run(
                 stack = open_images(request, watching, chosen.workers)
             apply_inputs(stack, inputs)
         if not quiet:
-            if note:
-                click.echo(note, err=True)
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
-            click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
+            click.echo(
+                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}", err=True
+            )
         with observer(quiet) as watching:
             job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
             if dry_run:
