@@ -30,6 +30,8 @@ SAMPLES = 10 << 16
 """Values of the rows that noise is looked at in."""
 OF_MOMENTS = 64
 """Bytes for what a device tells of a pixel of a band."""
+SCALING = 1 << 21
+"""Bytes for a table that scales 16-bit values."""
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
 OUTPUT = {"raw": 0.03, "filtered": 0.03, "synced": 0.03, "labels": 0.07}
@@ -222,9 +224,8 @@ class _Planner:
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
                 return OF_MOMENTS * n_pixels
-            return copies * n_pixels * self.n_frames * dtype.itemsize + self.backend.band_bytes(
-                self.n_frames, n_pixels, dtype, self.work.method
-            )
+            needed = self.backend.band_bytes(self.n_frames, n_pixels, dtype, self.work.method)
+            return copies * n_pixels * self.n_frames * dtype.itemsize + needed + SCALING * self.work.scales
 
         return self._maps() + sum(of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows))
 
