@@ -1,13 +1,41 @@
 """Arrays that behave as a device's: NumPy's values, but nothing reaches them unasked, and nothing of the host reaches their operations."""
 
 import operator
+import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from gpu_spots.errors import OutOfDeviceMemory
+
 CROSSED = "a device array was used as a host array: only to_host may"
+
+
+class Memory:
+    """The emulated device's memory: how much is taken, and how much there is."""
+
+    def __init__(self) -> None:
+        self.limit, self.live, self.peak = 1 << 34, 0, 0
+        self._lock = threading.RLock()
+
+    def take(self, array: np.ndarray) -> None:
+        """Count an array until it is gone. Raises `OutOfDeviceMemory`."""
+        with self._lock:
+            if self.live + array.nbytes > self.limit:
+                raise OutOfDeviceMemory(f"{array.nbytes} bytes on top of {self.live}, of {self.limit}")
+            self.live += array.nbytes
+            self.peak = max(self.peak, self.live)
+        weakref.finalize(array, self._give_back, array.nbytes).atexit = False
+
+    def _give_back(self, n_bytes: int) -> None:
+        with self._lock:
+            self.live -= n_bytes
+
+
+MEMORY = Memory()
 
 
 class DeviceArray:
@@ -15,6 +43,9 @@ class DeviceArray:
 
     def __init__(self, values: Any) -> None:
         self.values = np.asarray(values)
+        # views are counted with what they look at
+        if self.values.flags.owndata:
+            MEMORY.take(self.values)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "ndim", "size", "nbytes", "strides", "itemsize", "flags"):

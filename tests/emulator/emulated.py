@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from emulator.arrays import ArrayModule, DeviceArray
+from emulator.arrays import MEMORY, ArrayModule, DeviceArray
 from gpu_spots.cuda.toolkit import macros, source_of
 
 Result = TypeVar("Result")
@@ -110,7 +110,6 @@ class EmulatedToolkit:
         self.xp = ArrayModule()
         self.description = "emulation"
         self._folder = folder
-        self.memory = 1 << 30
         self._edit = edit or (lambda _, text: text)
         self._lock = threading.Lock()
         self._kernels: dict[tuple[Any, ...], EmulatedKernel] = {}
@@ -156,8 +155,8 @@ class EmulatedToolkit:
         host.view(np.uint8)[...] = 0xA5
 
     def free_bytes(self) -> int:
-        """As much as the tests want."""
-        return self.memory
+        """Of what the tests let it have."""
+        return MEMORY.limit - MEMORY.live
 
     def release(self) -> None:
         """Nothing is kept."""
