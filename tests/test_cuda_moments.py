@@ -16,7 +16,7 @@ from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.cuda import ranked
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
-from gpu_spots.cuda.planes import PlaneMoments, most_frames
+from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import find_valid, four_quantile, pixel_sample
@@ -31,6 +31,13 @@ CPU = CpuBackend(1)
 @pytest.fixture(scope="module")
 def toolkit(pytestconfig: pytest.Config) -> EmulatedToolkit:
     return EmulatedToolkit(Path(pytestconfig.cache.mkdir("emulator")))
+
+
+def test_frames_of_four_gigabytes_are_sorted() -> None:
+    """Their addresses are beyond what the other kernel computes in 32 bits."""
+    for n_columns, possible in ((2**31 - 1, True), (2**31, False)):
+        stack = np.lib.stride_tricks.as_strided(np.zeros(9, np.uint16), (3, 2, 2), (2 * n_columns, 4, 2))
+        assert is_possible(stack) == possible
 
 
 def frames_of(dtype: np.dtype, shape: tuple[int, ...], kind: str, seed: int = 1) -> np.ndarray:
@@ -304,8 +311,8 @@ FAULTS = [
     ),
     (
         "trimmed",
-        "for (int w = NW - 1; w >= 0; w--)\n      if",
-        "for (int w = 0; w < NW; w++)\n      if",
+        "for (int w = WORDS - 1; w >= 0; w--)\n      if",
+        "for (int w = 0; w < WORDS; w++)\n      if",
         ("uint16", 45, "few values", None, None),
     ),
     ("trimmed", "(u32)m * BIAS", "(u32)n * BIAS", ("int16", 45, "noise", None, None)),
