@@ -19,7 +19,7 @@ from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.spots_file import SpotsWriter, memory_file
-from gpu_spots.model import Validity
+from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 
@@ -215,3 +215,30 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
     with h5py.File(path) as file:
         chunk = file[dataset].id.get_chunk_info(index)
     return chunk.byte_offset, chunk.size
+
+
+def background_of(
+    threshold: np.ndarray, dtype: np.dtype, level: object = None, validity: Validity | None = None, gaps: bool = False
+) -> Background:
+    """A background of which only the threshold, the level and the validity matter."""
+    zeros = np.zeros(threshold.shape)
+    return Background(
+        avg=zeros.astype(np.float32),
+        std=zeros.astype(np.float32),
+        iqr=zeros.astype(np.float32),
+        max=zeros.astype(dtype),
+        arg=zeros.astype(np.int32),
+        threshold=threshold,
+        n_used=None,
+        dropped=None,
+        gaps=gaps,
+        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
+        validity=validity or Validity(),
+    )
+
+
+def levels_of(dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator) -> IntegerLevel | np.ndarray:
+    """Any background to subtract from frames of that type."""
+    if dtype.kind == "f":
+        return rng.random(shape)
+    return IntegerLevel(7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32))

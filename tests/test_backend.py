@@ -10,32 +10,12 @@ from scipy import ndimage
 from gpu_spots import plan
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
-from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
+from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, run
+from helpers import assert_same, background_of, run
 from reference import reference_run
 
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
-
-
-def background_of(
-    threshold: np.ndarray, dtype: np.dtype, level: object = None, validity: Validity | None = None, gaps: bool = False
-) -> Background:
-    """A background of which only the threshold, the level and the validity matter."""
-    zeros = np.zeros(threshold.shape)
-    return Background(
-        avg=zeros.astype(np.float32),
-        std=zeros.astype(np.float32),
-        iqr=zeros.astype(np.float32),
-        max=zeros.astype(dtype),
-        arg=zeros.astype(np.int32),
-        threshold=threshold,
-        n_used=None,
-        dropped=None,
-        gaps=gaps,
-        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
-        validity=validity or Validity(),
-    )
 
 
 def masks_of(backend: Backend, images: np.ndarray, morphology: Morphology = Morphology(0, 0, 1)) -> object:  # noqa: B008
@@ -163,7 +143,9 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
     st.integers(0, 60),
     st.data(),
 )
-def test_any_small_stack_equals_the_reference(backend: Backend, dtype: np.dtype, shape: tuple[int, int, int], n: int, data: st.DataObject) -> None:
+def test_any_small_stack_equals_the_reference(
+    backend: Backend, dtype: np.dtype, shape: tuple[int, int, int], n: int, data: st.DataObject
+) -> None:
     if shape[0] - shape[0] * (n or 25) // 100 < 2:
         n = 1
     if dtype.kind == "f":
