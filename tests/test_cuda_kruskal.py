@@ -24,8 +24,8 @@ CPU = CpuBackend(1)
 
 
 @pytest.fixture(scope="module")
-def toolkit(pytestconfig: pytest.Config) -> EmulatedToolkit:
-    return EmulatedToolkit(Path(pytestconfig.cache.mkdir("emulator")))
+def toolkit(kernel_folder: Path) -> EmulatedToolkit:
+    return EmulatedToolkit(kernel_folder)
 
 
 def asked_of_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -171,9 +171,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("shared", [ranked.SHARED, 0], ids=["shared", "global"])
 @pytest.mark.parametrize(("right", "wrong"), FAULTS, ids=lambda text: text.strip()[:30])
-def test_planted_faults_are_found(
-    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, shared: int
-) -> None:
+def test_planted_faults_are_found(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, shared: int) -> None:
     monkeypatch.setattr(ranked, "SHARED", shared)
     if right == "if (mean > best)":
         frames, blocks = many_equal_blocks()
@@ -200,6 +198,5 @@ def test_planted_faults_are_found(
             return False
         return True
 
-    folder = Path(pytestconfig.cache.mkdir("emulator"))
-    assert same(EmulatedToolkit(folder))
-    assert not same(EmulatedToolkit(folder, edit))
+    assert same(EmulatedToolkit(kernel_folder))
+    assert not same(EmulatedToolkit(kernel_folder, edit))

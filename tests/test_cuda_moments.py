@@ -29,8 +29,8 @@ CPU = CpuBackend(1)
 
 
 @pytest.fixture(scope="module")
-def toolkit(pytestconfig: pytest.Config) -> EmulatedToolkit:
-    return EmulatedToolkit(Path(pytestconfig.cache.mkdir("emulator")))
+def toolkit(kernel_folder: Path) -> EmulatedToolkit:
+    return EmulatedToolkit(kernel_folder)
 
 
 def test_frames_of_four_gigabytes_are_sorted() -> None:
@@ -333,7 +333,7 @@ FAULTS = [
     ("file", "right", "wrong", "stack"), FAULTS, ids=lambda value: value.strip()[:30] if isinstance(value, str) else ""
 )
 def test_planted_faults_are_found(
-    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, file: str, right: str, wrong: str, stack: tuple[Any, ...]
+    kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, right: str, wrong: str, stack: tuple[Any, ...]
 ) -> None:
     """Each of these changes gives another result, or a launch that the emulation refuses."""
     compute = moments_on_device if file == "trimmed" else ranked_moments
@@ -360,9 +360,8 @@ def test_planted_faults_are_found(
             return False
         return True
 
-    folder = Path(pytestconfig.cache.mkdir("emulator"))
-    assert same(EmulatedToolkit(folder))
-    assert not same(EmulatedToolkit(folder, edit))
+    assert same(EmulatedToolkit(kernel_folder))
+    assert not same(EmulatedToolkit(kernel_folder, edit))
 
 
 def test_a_launch_fits_into_shared_memory() -> None:
