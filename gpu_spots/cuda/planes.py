@@ -74,7 +74,7 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
         WORDS=words,
         SHARERS=threads,
         PIXELS=pixels_of_block,
-        RESIDENT=_blocks(words * 8 * dtype.itemsize, threads * pixels_of_block),
+        RESIDENT=_blocks(words, 8 * dtype.itemsize, threads * pixels_of_block),
         CHECK=int(checked),
     )
     found = PlaneMoments(
@@ -118,7 +118,8 @@ def _shares(n_frames: int, most_words: int) -> tuple[int, int]:
     return threads, -(-n_frames // (32 * threads))
 
 
-def _blocks(planes: int, threads: int) -> int:
-    """Blocks that a multiprocessor should hold: as many as leave each thread registers enough for its planes and 32 more."""
-    registers = next(r for r in (64, 80, 96, 128, 168, 255) if r >= min(planes + 32, 255))
+def _blocks(words: int, bits: int, threads: int) -> int:
+    """Blocks that a multiprocessor should hold: as many as leave each thread registers for its planes, its candidates, and 26 more."""
+    needed = min(words * bits + words + 26, 255)
+    registers = next(number for number in (64, 80, 96, 128, 168, 255) if number >= needed)
     return max(1, 65536 // (registers * threads))

@@ -56,6 +56,24 @@ __device__ __forceinline__ int least_of_pixel(Sharing &sharing, int mine) {
 
 // ---- bit planes -------------------------------------------------------------------------------------------------------------------
 
+// Any function of three words, bit by bit, is one instruction: its value for bits a, b, c is bit 4 * a + 2 * b + c of TABLE. Of some
+// that are written with operators the compiler makes two.
+template <u32 TABLE>
+__device__ __forceinline__ u32 logic(u32 a, u32 b, u32 c) {
+#ifdef EMULATED
+  u32 result = 0;
+  for (int i = 0; i < 8; i++)
+    if (TABLE >> i & 1) result |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+  return result;
+#else
+  u32 result;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(a), "r"(b), "r"(c), "n"(TABLE));
+  return result;
+#endif
+}
+__device__ __forceinline__ u32 bits_of_two(u32 a, u32 b, u32 mask) { return logic<0xe4>(a, b, mask); }  // (a & mask) | (b & ~mask)
+__device__ __forceinline__ u32 and_either(u32 a, u32 b, u32 c) { return logic<0xe0>(a, b, c); }           // a & (b | c)
+
 // Bits i to i + STEP - 1 of the byte of one word change places with bits of the word STEP further, in each column of bytes.
 template <int STEP>
 __device__ __forceinline__ void exchange(u32 (&a)[8]) {
@@ -64,8 +82,8 @@ __device__ __forceinline__ void exchange(u32 (&a)[8]) {
   for (int i = 0; i < 8; i++)
     if (!(i & STEP)) {
       const u32 x = a[i], y = a[i + STEP];
-      a[i] = (x & stays) | ((y << STEP) & ~stays);
-      a[i + STEP] = ((x >> STEP) & stays) | (y & ~stays);
+      a[i] = bits_of_two(x, y << STEP, stays);
+      a[i + STEP] = bits_of_two(x >> STEP, y, stays);
     }
 }
 
@@ -113,7 +131,7 @@ __device__ __forceinline__ u32 largest(const u32 (&plane)[WORDS][BITS], u32 (&hi
     const u32 one = sum_of_pixel(sharing, any != 0) ? ~0u : 0u;
     value |= one & (1u << b);
 #pragma unroll
-    for (int w = 0; w < WORDS; w++) hit[w] &= plane[w][b] | ~one;
+    for (int w = 0; w < WORDS; w++) hit[w] = and_either(hit[w], plane[w][b], ~one);
   }
   return value;
 }
