@@ -169,8 +169,15 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("shared", [ranked.SHARED, 0], ids=["shared", "global"])
-@pytest.mark.parametrize(("right", "wrong"), FAULTS, ids=lambda text: text.strip()[:30])
+OF_A_BLOCK = [fault for fault in FAULTS if "meet();" in fault[0] or "best" in fault[0]]
+"""Those that are worth planting where several warps share a pixel, too."""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "shared"),
+    [*((*fault, ranked.SHARED) for fault in FAULTS), *((*fault, 0) for fault in OF_A_BLOCK)],
+    ids=lambda value: value.strip()[:30] if isinstance(value, str) else str(value),
+)
 def test_planted_faults_are_found(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str, shared: int) -> None:
     monkeypatch.setattr(ranked, "SHARED", shared)
     if right == "if (mean > best)":

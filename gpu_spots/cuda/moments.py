@@ -39,4 +39,4 @@ def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: 
         a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
         scratch = Launch.of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
     # with the map of masked pixels, and small change
-    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + (1 << 12)
+    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + 8 * n_blocks + (1 << 12)
