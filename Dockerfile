@@ -8,7 +8,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY gpu_spots gpu_spots
 COPY cpu_fallback cpu_fallback
 RUN python -m venv /opt/gpu_spots \
- && /opt/gpu_spots/bin/pip install --no-cache-dir ".[gpu,plugins]"
+ && /opt/gpu_spots/bin/pip install --no-cache-dir ".[gpu,images,plugins]"
 
 FROM python:3.13-slim
 COPY --from=build /opt/gpu_spots /opt/gpu_spots

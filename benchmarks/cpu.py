@@ -35,6 +35,8 @@ PARAMETERS = Parameters(angles=0)
 class Kept:
     """A sink that keeps the table; masks and labels are made as images, as the naive program makes them, and dropped."""
 
+    keep = frozenset(("raw", "filtered", "synced", "labels", "pixels"))
+
     def write_levels(self, frame_levels: np.ndarray, factors: np.ndarray | None) -> None: ...
 
     def write_map(self, name: str, encoded: np.ndarray) -> None: ...
@@ -57,7 +59,7 @@ class Kept:
 class Silent:
     """An observer that says nothing."""
 
-    def stage(self, name: str, total: int) -> None: ...
+    def stage(self, name: str, total: int, unit: str) -> None: ...
 
     def advance(self, steps: int) -> None: ...
 

@@ -116,13 +116,14 @@ class CpuBackend:
         """Compare frame by frame, then clean the packed masks."""
         n_frames, n_x, n_columns = frames.shape
         raw = np.empty((n_frames, n_x, bits.words_for(n_columns)), np.uint64)
-        usable = None if prepared.value_range is None else valid_values(frames, prepared.value_range)
-        invalid = None if usable is None else bits.pack(~usable)
+        invalid = None if prepared.value_range is None else np.zeros_like(raw)
         above = np.empty((n_x, n_columns), bool)
         for i, frame in enumerate(frames):
             np.greater(frame, prepared.below, out=above)
-            if usable is not None:
-                above &= usable[i]
+            usable = None if prepared.value_range is None else valid_values(frame, prepared.value_range)
+            if invalid is not None and usable is not None:
+                above &= usable
+                invalid[i] = bits.pack(~usable)
             raw[i] = bits.pack(above)
         morphology = prepared.morphology
         filtered = _repeated(lambda words: bits.erode(words, morphology.connectivity), raw, morphology.erosions)

@@ -5,19 +5,25 @@ from typing import Any
 import numpy as np
 
 from cpu_fallback.kruskal import TILE_VALUES
+from cpu_fallback.moments import IN_CACHE
 from cpu_fallback.trimmed import TILE
 
-PER_PIXEL = 64
-"""Bytes of a pixel's moments."""
+OF_MOMENTS = 64
+"""Bytes for what is known of a pixel of a band."""
 
 
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
-    """Of the moments of a band: one tile at a time, its values as they are, sorted, and as float64."""
-    tile = min(n_pixels, TILE if method == "n_removed" else max(1, TILE_VALUES // n_frames))
-    per_value = 4 * max(4, dtype.itemsize) if method == "n_removed" else 40
-    return PER_PIXEL * n_pixels + per_value * tile * n_frames
+    """Of the moments of a band: one tile at a time, its values as they are, sorted, and some of them as float64."""
+    if method == "kruskal":
+        tile, of_value = min(n_pixels, max(1, TILE_VALUES // n_frames)), 12 + 3 * max(4, dtype.itemsize)
+    else:
+        tile, of_value = min(n_pixels, TILE), 3 * max(4, dtype.itemsize)
+    return OF_MOMENTS * n_pixels + of_value * tile * n_frames + 16 * IN_CACHE
 
 
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-    """Of the masks, components and sums of a batch: two bytes a value, for comparisons, packed masks and the few pixels that are set."""
-    return 2 * n_pixels * n_frames
+    """Of the masks, components and sums of a batch: one frame's masks and labels as images, all frames' as bits, and their set pixels.
+
+    That is enough where one pixel in fifty is set; usual masks have fewer.
+    """
+    return (4 * n_pixels * 10 + 11 * n_pixels * n_frames) // 10

@@ -148,7 +148,7 @@ def _narrow_sums(values: Array) -> tuple[Array, Array]:
         rows = slice(begin, min(begin + some, n_pixels))
         exact = buffer[: rows.stop - begin]
         np.copyto(exact, values[rows])
-        total[rows] = exact.sum(axis=1)
+        total[rows] = np.einsum("ij->i", exact)  # faster than sum
         squares[rows] = np.einsum("ij,ij->i", exact, exact)
     squares *= np.uint64(m)
     # modulo 2^64, as the difference fits

@@ -25,9 +25,9 @@ def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> A
             table = np.roll(_product(every, factor, frames.dtype, marks), every[0])
             np.take(table, frame.view(f"u{frame.itemsize}") if frame.dtype.kind == "i" else frame, out=out, mode="clip")
     else:
-        result = np.stack(
-            [_product(frame.astype(np.int64), factor, frames.dtype, marks) for frame, factor in zip(frames, factors, strict=True)]
-        )
+        result = np.empty_like(frames)
+        for out, frame, factor in zip(result, frames, factors, strict=True):
+            out[...] = _product(frame.astype(np.int64), factor, frames.dtype, marks)
     if usable is not None:
         result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
     return result

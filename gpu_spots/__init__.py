@@ -1,7 +1,7 @@
 """gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does.
 
-`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. Importing this package loads nothing
-heavy.
+`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. `ImageRequest` says which images make a
+run, and `convert` writes them as one file. Importing this package loads nothing heavy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,20 +10,25 @@ from gpu_spots.errors import GpuSpotsError
 from gpu_spots.parameters import Parameters
 
 if TYPE_CHECKING:
-    from gpu_spots.api import find_spots
+    from gpu_spots.api import convert, find_spots
+    from gpu_spots.files.image_list import ImageRequest
     from gpu_spots.files.spots_file import SpotsFile, open_spots
 
 __version__ = "0.1.0"
 
-__all__ = ["GpuSpotsError", "Parameters", "SpotsFile", "__version__", "find_spots", "open_spots"]
+__all__ = ["GpuSpotsError", "ImageRequest", "Parameters", "SpotsFile", "__version__", "convert", "find_spots", "open_spots"]
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs NumPy and h5py when it is first used."""
-    if name == "find_spots":
-        from gpu_spots.api import find_spots
+    if name in ("convert", "find_spots"):
+        from gpu_spots import api
 
-        return find_spots
+        return getattr(api, name)
+    if name == "ImageRequest":
+        from gpu_spots.files.image_list import ImageRequest
+
+        return ImageRequest
     if name in ("SpotsFile", "open_spots"):
         from gpu_spots.files import spots_file
 

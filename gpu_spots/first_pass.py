@@ -1,21 +1,21 @@
-"""First pass: the frames are read, and band by band of rows every pixel's background is learnt from all of them."""
+"""First pass: band by band of rows, every pixel's background is learnt from all frames."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots import grouping, levels, plan
+from gpu_spots import grouping, plan
 from gpu_spots.backend import Backend
 from gpu_spots.background import BackgroundMaps, critical_values
 from gpu_spots.errors import InputError
-from gpu_spots.model import MAX_FRAMES, Array, Background, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import MAX_FRAMES, Background, FloatMoments, IntegerMoments, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Stack
-from gpu_spots.workers import in_order
+from gpu_spots.source import Source
+from gpu_spots.workers import Span, in_halves, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,71 +59,21 @@ def choose_sample(stack: Stack, parameters: Parameters, backend: Backend, observ
     )
 
 
-def load(stack: Stack, workers: int, observer: Observer) -> Array:
-    """The whole stack in memory."""
-    frames = stack.resident()
-    if frames is not None:
-        return frames
-    plan.check_fits(int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize, f"{stack.source}: the stack of {stack.shape[0]} frames")
-    frames = np.empty(stack.shape, stack.dtype)
-    observer.stage("read", len(frames))
-
-    def read(span: tuple[int, int]) -> int:
-        begin, end = span
-        stack.read(begin, end, frames[begin:end])
-        return end - begin
-
-    stack.check_whole()
-    for n_done in in_order(read, plan.spans(len(frames), stack.step), workers):
-        observer.advance(n_done)
-    stack.check_whole()
-    return frames
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The frames, and how they come to the backend."""
-
-    frames: Array
-    """(n_frames, n_X, n_Y), the whole stack."""
-    backend: Backend
-    """What computes."""
-    validity: Validity
-    """Which values count, in the frames' own counts."""
-    saturation: float | None
-    """The smallest saturated value, in the frames' own counts; None: unknown."""
-    factors: NDArray[np.int64] | None = None
-    """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others; None: they are not scaled."""
-
-    def levels(self) -> NDArray[np.float64]:
-        """(n_frames,) float64, counts: the level of each frame."""
-        one = partial(levels.frame_level, validity=self.validity)
-        return np.array(list(in_order(one, self.frames, self.backend.workers)))
-
-    def scaled_validity(self) -> Validity:
-        """Which values count in scaled frames."""
-        return self.validity if self.factors is None else self.validity.of_scaled(self.frames.dtype)
-
-    def scaled(self, on_device: Any, begin: int, end: int) -> Any:
-        """Frames from ``begin`` to ``end``, or a band of rows of them, at the run's level."""
-        return on_device if self.factors is None else self.backend.scaled(on_device, self.factors[begin:end], self.validity)
-
-
 def learn(source: Source, sample: Sample, parameters: Parameters, observer: Observer) -> Background:
     """First pass: the background, band by band."""
-    n_frames, n_rows, n_columns = source.frames.shape
-    maps = BackgroundMaps((n_rows, n_columns), source.frames.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
-    validity = source.scaled_validity()
+    _, n_rows, n_columns = source.shape
+    maps = BackgroundMaps((n_rows, n_columns), source.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
+    validity = source.scaled_validity
 
-    def learn_band(band: tuple[int, int]) -> int:
-        begin, end = band
-        on_device = source.scaled(source.backend.upload(source.frames[:, begin:end]), 0, n_frames)
-        maps.fill(begin, sample.moments(on_device, validity.rows(begin, end)))
-        return end - begin
+    def learn_rows(begin: int, end: int) -> None:
+        maps.fill(begin, sample.moments(source.band(begin, end), validity.rows(begin, end)))
 
-    observer.stage("background", n_rows)
-    step = plan.rows_per_band(n_columns) if source.factors is None else plan.rows_per_copied_band(n_columns, n_frames)
-    for n_done in in_order(learn_band, plan.spans(n_rows, step), source.backend.workers):
+    def learn_band(band: Span) -> int:
+        in_halves(learn_rows, band, source.backend.release)
+        return band[1] - band[0]
+
+    observer.stage("background", n_rows, "rows")
+    for n_done in in_order(learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads):
         observer.advance(n_done)
     return maps.finish(validity)
 

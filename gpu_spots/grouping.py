@@ -15,6 +15,22 @@ from gpu_spots.model import Array
 Columns = Mapping[str, Array]
 """Metadata: column name to one value a frame."""
 
+
+class LocatedColumns(dict[str, Array]):
+    """Columns that know where they come from, for messages."""
+
+    def __init__(
+        self, columns: Columns, origin: Mapping[str, str], missing: Mapping[str, str], given_by: Mapping[str, str] | None = None
+    ) -> None:
+        """``origin``: column to where it is in the file, or elsewhere; ``missing``: to why it was not found; ``given_by``: to options."""
+        super().__init__(columns)
+        self.origin = origin
+        self.missing = missing
+        self.given_by = GIVEN_BY if given_by is None else given_by
+
+
+GIVEN_BY = {"angle": "--angles-path or --table", "laser_on": "--laser-path or --table"}
+"""Options that give what a file does not have."""
 LARGEST_ANGLE = 1e12
 """Degrees, either way; what is beyond is no angle, and its 0.001 degrees would not fit 64 bits."""
 
@@ -44,15 +60,16 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
     Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame; ``source`` names the file in it.
     """
     if "angle" not in columns:
-        raise InputError(f"{source}: no lauecollect/angle (one value a frame, degrees)")
+        why = _why_missing(columns, "angle") or "no lauecollect/angle (one value a frame, degrees)"
+        raise InputError(f"{source}: {why}{_way_out(columns, 'angle')}")
     column = _one_a_frame(columns, "angle", n_frames, source)
     if column.dtype.kind not in "iufSUO":
-        raise InputError(f"{source}: lauecollect/angle is {column.dtype}, expected degrees")
+        raise InputError(f"{source}: {_where(columns, 'angle')} is {column.dtype}, expected degrees")
     angles = np.array([_number(value) for value in column.tolist()], np.float64)
     bad = np.flatnonzero(~np.isfinite(angles) | (np.abs(angles) > LARGEST_ANGLE))
     if len(bad):
         value = _texts(column[bad[:1]])[0]
-        raise InputError(f"{source}: lauecollect/angle is {value!r} at frame {bad[0]}, expected degrees")
+        raise InputError(f"{source}: {_where(columns, 'angle')} is {value!r} at frame {bad[0]}, expected degrees")
     return np.rint(angles * 1000).astype(np.int64)
 
 
@@ -62,7 +79,7 @@ def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.boo
     None where the metadata does not tell. Raises `InputError` for values that are neither.
     """
     if "laser_on" in columns:
-        return _states_from_flags(_one_a_frame(columns, "laser_on", n_frames, source), source)
+        return _states_from_flags(_one_a_frame(columns, "laser_on", n_frames, source), f"{source}: {_where(columns, 'laser_on')}")
     if "delay" in columns:
         return _states_from_delays(_one_a_frame(columns, "delay", n_frames, source))
     if "file" in columns:
@@ -106,8 +123,18 @@ def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
 def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Array:
     column = np.asarray(columns[name])
     if column.shape != (n_frames,):
-        raise InputError(f"{source}: lauecollect/{name} has shape {column.shape}, expected one value for each of the {n_frames} frames")
+        where = _where(columns, name)
+        raise InputError(f"{source}: {where} has shape {column.shape}, expected one value for each of the {n_frames} frames")
     return column
+
+
+def _where(columns: Columns, name: str) -> str:
+    """Where a column comes from, as messages call it."""
+    return (columns.origin if isinstance(columns, LocatedColumns) else {}).get(name, f"lauecollect/{name}")
+
+
+def _why_missing(columns: Columns, name: str) -> str | None:
+    return columns.missing.get(name) if isinstance(columns, LocatedColumns) else None
 
 
 def _number(value: Any) -> float:
@@ -122,12 +149,12 @@ def _texts(column: Array) -> list[str]:
     return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column.tolist()]
 
 
-def _states_from_flags(column: Array, source: str) -> NDArray[np.bool_]:
+def _states_from_flags(column: Array, where: str) -> NDArray[np.bool_]:
     known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "off": False, "on": True}
     texts = [text.strip().lower() for text in _texts(column)]
     for frame, text in enumerate(texts):
         if text not in known:
-            raise InputError(f"{source}: lauecollect/laser_on is {text!r} at frame {frame}, expected 0, 1, off or on")
+            raise InputError(f"{where} is {text!r} at frame {frame}, expected 0, 1, off or on")
     return np.array([known[text] for text in texts], bool)
 
 
@@ -155,7 +182,7 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
         raise InputError(f"{error}; -a/--angles asks for at least {at_least} different angles; {way_out}") from None
     if n_angles < at_least:
         raise InputError(
-            f"{source}: lauecollect/angle has {n_angles} different angle{'s' * (n_angles != 1)}, "
+            f"{source}: {_where(columns, 'angle')} has {n_angles} different angle{'s' * (n_angles != 1)}, "
             f"-a/--angles asks for at least {at_least}; {way_out}"
         )
 
@@ -191,11 +218,16 @@ def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
 def _states_of_laser_run(columns: Columns, n_frames: int, source: str, who: str) -> NDArray[np.bool_]:
     states = laser_states(columns, n_frames, source)
     if states is None or not is_laser_run(states):
-        raise InputError(f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states)}")
+        raise InputError(f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states, columns)}")
     return states
 
 
-def _what_is_known(states: Any) -> str:
+def _what_is_known(states: Any, columns: Columns) -> str:
     if states is None:
-        return "lauecollect has no laser_on, delay or file column that tells the state"
+        why = _why_missing(columns, "laser_on") or "lauecollect has no laser_on, delay or file column that tells the state"
+        return f"{why}{_way_out(columns, 'laser_on')}"
     return f"all {len(states)} frames are laser {'on' if states.all() else 'off'}"
+
+
+def _way_out(columns: Columns, name: str) -> str:
+    return f"; {columns.given_by[name]} gives them" if isinstance(columns, LocatedColumns) else ""

@@ -5,6 +5,8 @@ unlike a median it moves smoothly where a pixel holds a few counts only. A facto
 exact and equal on every backend.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +21,53 @@ PAIRS = 5
 """Neighbouring frames that the pixel noise is taken from."""
 
 
-def frame_level(frame: Array, validity: Validity) -> float:
-    """Interquartile mean of the valid values of every k-th row, counts; NaN where there is none."""
-    rows = _sampled_rows(frame)
+class LevelSampler:
+    """Takes the levels of frames as they come by, in any order and from several threads."""
+
+    def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
+        """For a stack of that shape."""
+        n_frames, n_rows, n_columns = shape
+        self.rows = slice(0, n_rows, max(1, n_rows * n_columns // SAMPLE_PIXELS))
+        """The rows of a frame that are looked at."""
+        self.levels = np.empty(n_frames)
+        """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no valid value."""
+        self._validity = replace(validity, pixels=None if validity.pixels is None else validity.pixels[self.rows])
+        self._first_of_pairs = sorted({int(i) for i in np.linspace(0, n_frames - 2, PAIRS)}) if n_frames > 1 else []
+        self._kept: dict[int, Array] = {}
+
+    def see(self, frame: int, rows: Array) -> None:
+        """Look at the sampled rows of a frame: (rows, n_Y), counts."""
+        self.levels[frame] = frame_level(rows, self._validity)
+        if frame in self._first_of_pairs or frame - 1 in self._first_of_pairs:
+            self._kept[frame] = rows.copy()
+
+    def drift_warning(self) -> str | None:
+        """One line if the levels scatter by more than the noise of a pixel, which the methods then take for noise; else None."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scatter, run = float(np.std(self.levels)), float(np.median(self.levels))
+            noise = self._pixel_noise()
+        if not (scatter > noise and run > 0):
+            return None
+        return (
+            f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), more than the {noise:.3g} counts of a pixel's "
+            "noise: drift hides weak spots and makes false ones; --normalise level scales each frame to the run's level first"
+        )
+
+    def _pixel_noise(self) -> float:
+        """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""
+        sizes = []
+        for i in self._first_of_pairs:
+            before, after = self._kept[i], self._kept[i + 1]
+            usable = _usable(before, self._validity) & _usable(after, self._validity)
+            if usable.any():
+                change = after[usable].astype(np.float64) - before[usable] - (self.levels[i + 1] - self.levels[i])
+                sizes.append(np.median(np.abs(change)))
+        # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard deviation
+        return float(np.median(sizes)) / 0.9539 if sizes else np.inf
+
+
+def frame_level(rows: Array, validity: Validity) -> float:
+    """Interquartile mean of the valid values of some rows of a frame, counts; NaN where there is none."""
     values = np.sort(rows[_usable(rows, validity)])
     quarter = len(values) // 4
     middle = values[quarter : len(values) - quarter]
@@ -51,42 +97,11 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
 
 
-def drift_warning(frames: Array, levels: NDArray[np.float64], validity: Validity) -> str | None:
-    """One line if the levels scatter by more than the noise of a pixel, which the methods then take for noise; else None."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scatter, run = float(np.std(levels)), float(np.median(levels))
-        noise = _pixel_noise(frames, levels, validity)
-    if not (scatter > noise and run > 0):
-        return None
-    return (
-        f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), more than the {noise:.3g} counts of a pixel's noise: "
-        "drift hides weak spots and makes false ones; --normalise level scales each frame to the run's level first"
-    )
-
-
-def _pixel_noise(frames: Array, levels: NDArray[np.float64], validity: Validity) -> float:
-    """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""
-    sizes = []
-    for i in np.unique(np.linspace(0, len(frames) - 2, PAIRS).astype(int)):
-        before, after = _sampled_rows(frames[i]), _sampled_rows(frames[i + 1])
-        usable = _usable(before, validity) & _usable(after, validity)
-        if usable.any():
-            change = after[usable].astype(np.float64) - before[usable] - (levels[i + 1] - levels[i])
-            sizes.append(np.median(np.abs(change)))
-    # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard deviation
-    return float(np.median(sizes)) / 0.9539 if sizes else np.inf
-
-
-def _sampled_rows(image: Array) -> Array:
-    """Every k-th row of a frame, or of a map of its size."""
-    return image[:: max(1, image.size // SAMPLE_PIXELS)]
-
-
 def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
-    """Which values of sampled rows are valid."""
+    """Which values of some rows are valid; ``validity`` is that of these rows."""
     usable = np.isfinite(rows)
     if validity.pixels is not None:
-        usable &= _sampled_rows(validity.pixels)
+        usable &= validity.pixels
     if validity.low is not None:
         usable &= rows >= validity.low
     if validity.high is not None:

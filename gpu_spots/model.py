@@ -39,6 +39,15 @@ class Validity:
         """The same for the rows ``begin`` to ``end``, end exclusive."""
         return self if self.pixels is None else replace(self, pixels=self.pixels[begin:end])
 
+    @property
+    def n_masked(self) -> int:
+        """How many pixels are invalid on every frame."""
+        return 0 if self.pixels is None else int(self.pixels.size - np.count_nonzero(self.pixels))
+
+    def less(self, valid_pixels: NDArray[np.bool_]) -> "Validity":
+        """The same, but only for the pixels that are valid in this image too."""
+        return replace(self, pixels=valid_pixels if self.pixels is None else self.pixels & valid_pixels)
+
     def marks(self, dtype: np.dtype[Any]) -> bool:
         """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
         return dtype.kind != "f" and (self.low is not None or self.high is not None)

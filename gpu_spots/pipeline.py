@@ -4,18 +4,21 @@ First pass, by bands of rows: every frame of a pixel -> its background. Second p
 -> sums -> table. The backend computes; the sink takes what is finished; neither is known here by more than its contract.
 """
 
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
-from gpu_spots.first_pass import Rejection, Source, choose_sample, learn, load, rejected
+from gpu_spots.first_pass import Rejection, choose_sample, learn, rejected
 from gpu_spots.model import FACTOR_BITS, SpotTable
 from gpu_spots.parameters import Parameters
+from gpu_spots.plan import Limits, Plan, Work, make_plan
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
+from gpu_spots.source import OpenSpool, open_source
 from gpu_spots.workers import Stopwatch, in_order
 
 
@@ -35,54 +38,83 @@ class Summary:
     """What kruskal rejected; None for n_removed."""
     scales: tuple[float, float] | None
     """Smallest and largest scale of a frame; None where frames were not scaled."""
+    plan: Plan
+    """How it was done."""
     seconds: dict[str, float]
     """Wall time of each stage, in order: read, background, masks and spots, write."""
     n_bytes: int
     """Size of the stack."""
 
 
-def find_spots(stack: Stack, parameters: Parameters, backend: Backend, sink: Sink, observer: Observer) -> Summary:
+def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
+    """Which frames share a mask. Raises `InputError` for a run without the angles or the laser states that the parameters ask for."""
+    grouping.check_angles(stack.columns, stack.shape[0], parameters.angles, stack.source)
+    return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
+
+
+def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Limits) -> Plan:
+    """How `find_spots` will do a run. Raises `InputError` where it cannot be done within the limits, or does not fit the parameters."""
+    groups = groups_of(stack, parameters)
+    n_masks = None if parameters.sync == "none" else groups.n_masks
+    return make_plan(stack, Work(parameters.method, parameters.normalise != "none", n_masks), backend, limits)
+
+
+def find_spots(
+    stack: Stack,
+    parameters: Parameters,
+    backend: Backend,
+    sink: Sink,
+    observer: Observer,
+    limits: Limits | None = None,
+    open_spool: OpenSpool | None = None,
+) -> Summary:
     """Run both passes over a stack; results go to the sink.
 
     Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states, too few frames, no room in memory.
     """
     n_frames = stack.shape[0]
-    grouping.check_angles(stack.columns, n_frames, parameters.angles, stack.source)
-    groups = grouping.group(parameters.sync, stack.columns, n_frames, stack.source)
+    groups = groups_of(stack, parameters)
     sample = choose_sample(stack, parameters, backend, observer)
     if groups.n_unpaired:
         observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
 
     watch = Stopwatch()
-    with watch.stage("read"):
-        frames = load(stack, backend.workers, observer)
-    with watch.stage("background"):
-        source = Source(frames, backend, stack.validity, stack.saturation)
-        frame_levels = source.levels()
-        if parameters.normalise == "level":
-            source = replace(source, factors=levels.factors(frame_levels, stack.source))
-        elif message := levels.drift_warning(frames, frame_levels, source.validity):
-            observer.warn(message)
-        background = learn(source, sample, parameters, observer)
-        for message in checks.background_warnings(background, n_frames):
-            observer.warn(message)
-        rejection = rejected(background, sample.block_sizes)
-        if rejection and (message := rejection.warning()):
-            observer.warn(message)
-    with watch.stage("write"):
-        sink.write_levels(frame_levels, source.factors)
-        for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), backend.workers):
-            sink.write_map(name, encoded)
-    with watch.stage("masks and spots"):
-        walk = SecondPass(source, background, parameters, sink, observer, watch)
-        table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+    plan = plan_run(stack, parameters, backend, limits or Limits())
+    with ExitStack() as opened:
+        with watch.stage("read"):
+            source = opened.enter_context(open_source(stack, backend, plan, open_spool, observer))
+        with watch.stage("background"):
+            if parameters.normalise == "level":
+                source.factors = levels.factors(source.sampler.levels, stack.source)
+            elif message := source.sampler.drift_warning():
+                observer.warn(message)
+            background = learn(source, sample, parameters, observer)
+            for message in checks.background_warnings(background, n_frames):
+                observer.warn(message)
+            rejection = rejected(background, sample.block_sizes)
+            if rejection and (message := rejection.warning()):
+                observer.warn(message)
+        with watch.stage("write"):
+            sink.write_levels(source.sampler.levels, source.factors)
+            for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), plan.threads):
+                sink.write_map(name, encoded)
+        with watch.stage("masks and spots"):
+            walk = SecondPass(source, background, parameters, sink, observer, watch)
+            del background  # most of it is not needed any more
+            table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)
-    return _summary(stack, table, sample.n_removed, rejection, source.factors, watch)
+    return _summary(stack, table, sample.n_removed, rejection, source.factors, plan, watch)
 
 
 def _summary(
-    stack: Stack, table: SpotTable, n_removed: int, rejection: Rejection | None, factors: NDArray[np.int64] | None, watch: Stopwatch
+    stack: Stack,
+    table: SpotTable,
+    n_removed: int,
+    rejection: Rejection | None,
+    factors: NDArray[np.int64] | None,
+    plan: Plan,
+    watch: Stopwatch,
 ) -> Summary:
     per_frame = np.diff(table.frame2spotsBE, axis=1)
     return Summary(
@@ -92,6 +124,7 @@ def _summary(
         n_removed=n_removed,
         rejection=rejection,
         scales=None if factors is None else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
+        plan=plan,
         seconds=watch.seconds,
         n_bytes=int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize,
     )

@@ -1,20 +1,110 @@
-"""Bytes into work: which rows make a band, which frames make a batch, and whether a stack fits in memory."""
+"""The plan of a run, made before it begins: where its frames are kept, how many rows and frames are worked on at once, and what that needs.
+
+Everything here is whole numbers of bytes. What operations need is the backend's to know; what goes around them is known here. Where the
+number of set pixels matters, one in `SET_PIXELS` is expected to be set, more than in usual masks.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
+from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError
+from gpu_spots.protocols import Stack
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
-BATCH_PIXELS = 1 << 22
-"""Pixels of a batch in the second pass: enough to share the cost of a call, few enough for the cache and for memory."""
-COPIED_VALUES = 1 << 24
-"""Values of a band that is copied, for all frames together."""
+BAND_VALUES = 1 << 26
+"""Values of a band, for all frames together."""
+BATCH_PIXELS = 1 << 25
+"""Pixels of a batch in the second pass: enough that threads do not fight for the interpreter, few enough for memory."""
 MAX_BATCH = 512
 """Frames of a batch, where they are tiny."""
 RESERVE = 400 * 2**20
-"""Bytes left for everything that is not the stack."""
+"""Bytes of free memory that are left alone where nobody says how much may be used."""
+SET_PIXELS = 50
+"""One pixel in so many is expected to be set in the masks, at most."""
+SAMPLES = 10 << 16
+"""Values of the rows that noise is looked at in."""
+OF_MOMENTS = 64
+"""Bytes for what a device tells of a pixel of a band."""
+STORING = 16
+"""Bytes a pixel for what finished maps are checked with and compressed into."""
+OUTPUT = {"raw": 0.03, "filtered": 0.03, "synced": 0.03, "labels": 0.07}
+"""Bytes a pixel of what is written takes with gzip, roughly."""
+
+
+class Place(StrEnum):
+    """Where the frames are between the passes."""
+
+    MEMORY = "memory"
+    DEVICE = "device"
+    FILE = "file"
+    SCRATCH = "scratch file"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the user, or the system, lets a run use."""
+
+    memory: int | None = None
+    """Bytes of the host's memory; None: what is free, less `RESERVE`."""
+    batch: int | None = None
+    """Frames of a batch; None: the plan's choice."""
+    threads: int | None = None
+    """Threads that read, compute and compress; None: as many as the backend wants."""
+    may_spool: bool = False
+    """There is a folder for a scratch file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run asks for, as far as it needs memory."""
+
+    method: str
+    """n_removed or kruskal."""
+    scales: bool
+    """Frames are scaled to the run's level."""
+    n_masks: int | None
+    """Masks that groups of frames share; None: every frame has its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a run will be done."""
+
+    place: Place
+    """Where the frames are between the passes."""
+    threads: int
+    """Threads that read, compute and compress."""
+    band_rows: int
+    """Rows of a band in the first pass."""
+    batch_frames: int
+    """Frames of a batch in the second pass."""
+    n_bands: int
+    """Bands of the first pass."""
+    n_batches: int
+    """Batches of the second pass."""
+    host_bytes: int
+    """Upper bound of the host's memory, the interpreter and its libraries not counted."""
+    device_bytes: int | None
+    """Upper bound of the device's memory; None: it computes in the host's."""
+    scratch_bytes: int
+    """Size of the scratch file."""
+    decodings: int
+    """How many times the input is read and decoded; 0: it is in memory."""
+
+    def words(self) -> str:
+        """In one line."""
+        place = {
+            Place.MEMORY: "frames in memory",
+            Place.DEVICE: "frames on the device",
+            Place.FILE: "frames read from the file for each pass",
+            Place.SCRATCH: "frames decoded to a scratch file",
+        }[self.place]
+        return f"{place}; bands of {self.band_rows} rows, batches of {self.batch_frames} frames, {self.threads} threads"
 
 
 def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
@@ -23,26 +113,187 @@ def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + step, total)
 
 
-def rows_per_band(n_columns: int) -> int:
-    """Rows of a band in the first pass."""
-    return max(1, BAND_PIXELS // n_columns)
+def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
+    """The plan that keeps frames as near as they fit. Raises `InputError` where not even one row or frame at a time fits."""
+    return _Planner(stack, work, backend, limits).plan()
 
 
-def rows_per_copied_band(n_columns: int, n_frames: int) -> int:
-    """Rows of a band in the first pass where each worker holds a scaled copy of it."""
-    return max(1, min(BAND_PIXELS, COPIED_VALUES // n_frames) // n_columns)
+class _Planner:
+    """What is known of a run, while its plan is made."""
+
+    def __init__(self, stack: Stack, work: Work, backend: Backend, limits: Limits) -> None:
+        self.stack, self.work, self.backend, self.limits = stack, work, backend, limits
+        self.n_frames, self.n_rows, self.n_columns = stack.shape
+        self.n_pixels = self.n_rows * self.n_columns
+        self.stack_bytes = self.n_frames * self.n_pixels * stack.dtype.itemsize
+        self.threads = limits.threads or backend.workers
+        self.on_host = backend.free_bytes() is None
+        self.memory = _memory(limits)
+
+    def plan(self) -> Plan:
+        """Try one place after the other."""
+        for place in self._places():
+            found = self._sizes(place)
+            if found is not None:
+                return self._plan(place, *found)
+        least = self._host_bytes(self._places()[-1], self._row_step(), 1)
+        raise InputError(
+            f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} need {in_words(least)} of memory at least, "
+            f"{in_words(self.memory)} {'is what --memory-limit lets them use' if self.limits.memory else 'are free'}{self._way_out()}"
+        )
+
+    def _way_out(self) -> str:
+        if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:
+            return ""
+        return "; --scratch DIR (in Python: scratch) names a folder for a scratch file, with which less is needed"
+
+    def _places(self) -> list[Place]:
+        """Where the frames could be, the best first."""
+        if self.stack.resident() is not None:
+            return [Place.MEMORY]
+        places = [] if self.on_host else [Place.DEVICE]
+        if self._is_cheap_in_parts():
+            # uncompressed frames are read as quickly as they are copied: memory would only be filled
+            places += [Place.FILE] if self.stack.is_decoded else [Place.MEMORY, Place.FILE]
+        else:
+            places += [Place.MEMORY, Place.SCRATCH] if self.limits.may_spool else [Place.MEMORY]
+        return places
+
+    def _is_cheap_in_parts(self) -> bool:
+        """Whether each pass can read a band or a batch without decoding more than that."""
+        return self.stack.is_decoded or (self.stack.rows_apart is not None and self.stack.step == 1)
+
+    def _row_step(self) -> int:
+        """Rows that a band is a multiple of."""
+        return min(self.stack.rows_apart or 1, self.n_rows)
+
+    def _sizes(self, place: Place) -> tuple[int, int] | None:
+        """Rows of a band and frames of a batch with which everything fits; None where nothing does."""
+        step = self._row_step() if place == Place.FILE else 1
+        rows = max(1, min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)))
+        rows = min(self.n_rows, -(-rows // step) * step)
+        frames = self.limits.batch or max(1, min(MAX_BATCH, BATCH_PIXELS // self.n_pixels, -(-self.n_frames // self.threads)))
+        frames = min(frames, self.n_frames)
+        while not self._fits(place, rows, frames):
+            if rows <= step and (frames == 1 or self.limits.batch):
+                return None
+            # the larger of both is halved
+            smaller_rows = max(step, rows // 2 // step * step)
+            if rows > step and (self._first_pass(place, rows) >= self._second_pass(place, frames) or frames == 1 or self.limits.batch):
+                rows = smaller_rows
+            else:
+                frames = max(1, frames // 2)
+        return rows, frames
+
+    def _fits(self, place: Place, rows: int, frames: int) -> bool:
+        free = self.backend.free_bytes()
+        return self._host_bytes(place, rows, frames) <= self.memory and (free is None or self._device_bytes(place, rows, frames) <= free)
+
+    def _host_bytes(self, place: Place, rows: int, frames: int) -> int:
+        """Peak of the host's memory: the largest of what the stages need, one after the other."""
+        stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
+        return stack + max(self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames))
+
+    def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
+        """Peak of the device's memory: two pieces of work at a time."""
+        dtype, itemsize = self.stack.dtype, self.stack.dtype.itemsize
+        copies = (place != Place.DEVICE) + self.work.scales
+        band, batch = rows * self.n_columns * self.n_frames, frames * self.n_pixels
+        first = copies * band * itemsize + self.backend.band_bytes(self.n_frames, rows * self.n_columns, dtype, self.work.method)
+        second = copies * batch * itemsize + self.backend.batch_bytes(frames, self.n_pixels, dtype)
+        return (self.stack_bytes if place == Place.DEVICE else 0) + 24 * self.n_pixels + self._synced() + 2 * max(first, second)
+
+    def _reading(self, place: Place) -> int:
+        """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""
+        frames = 0 if place == Place.FILE or self.stack.resident() is not None else 3
+        return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
+
+    def _maps(self) -> int:
+        """The background while it is made."""
+        itemsize, varies = self.stack.dtype.itemsize, 4 * (self.work.method == "kruskal")
+        narrow = self.stack.dtype.kind == "u" and itemsize <= 2
+        of_pixel = 12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8) + varies
+        return of_pixel * self.n_pixels + SAMPLES * itemsize
+
+    def _first_pass(self, place: Place, rows: int) -> int:
+        """The background, and bands of it that threads work on."""
+        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
+
+        def of_band(n_pixels: int) -> int:
+            if not self.on_host:
+                return OF_MOMENTS * n_pixels
+            return copies * n_pixels * self.n_frames * dtype.itemsize + self.backend.band_bytes(
+                self.n_frames, n_pixels, dtype, self.work.method
+            )
+
+        return self._maps() + sum(of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows))
+
+    def _storing(self) -> int:
+        """The finished background, what it is checked with, and maps that are compressed."""
+        return self._maps() + STORING * self.n_pixels
+
+    def _second_pass(self, place: Place, frames: int) -> int:
+        """Thresholds and levels, and batches that threads work on; with groups, what all of them have together."""
+        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
+        # numbers of 32 bits are scaled as 64
+        wide = 24 * self.n_pixels * (self.work.scales and dtype.itemsize == 4)
+
+        def of_batch(n_frames: int) -> int:
+            if not self.on_host:
+                return 4 * self.n_pixels
+            return copies * n_frames * self.n_pixels * dtype.itemsize + wide + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+
+        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
+        return fixed + sum(of_batch(n) for n in self._at_once(self.n_frames, frames)) + self._synced() + self._spots()
+
+    def _at_once(self, total: int, step: int) -> list[int]:
+        """Sizes of the stretches that threads work on at the same time."""
+        return [end - begin for begin, end in islice(spans(total, step), self.threads)]
+
+    def _synced(self) -> int:
+        """Packed masks of groups of frames, and the pixels of their components."""
+        return (self.work.n_masks or 0) * (self.n_pixels // 8 + 8 * self.n_pixels // SET_PIXELS)
+
+    def _spots(self) -> int:
+        """The table: a spot for each 10 000 pixels."""
+        return 200 * self.n_frames * (self.n_pixels // 10_000 + 1)
+
+    def _plan(self, place: Place, rows: int, frames: int) -> Plan:
+        walks = 1 if self.work.n_masks is None else 2
+        # levels are looked at in a few rows, which cost a reading of their own where they have to be decoded
+        decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
+        return Plan(
+            place=place,
+            threads=self.threads,
+            band_rows=rows,
+            batch_frames=frames,
+            n_bands=-(-self.n_rows // rows),
+            n_batches=-(-self.n_frames // frames),
+            host_bytes=self._host_bytes(place, rows, frames),
+            device_bytes=None if self.on_host else self._device_bytes(place, rows, frames),
+            scratch_bytes=self.stack_bytes if place == Place.SCRATCH else 0,
+            decodings=0 if self.stack.resident() is not None else decodings,
+        )
 
 
-def frames_per_batch(n_pixels: int) -> int:
-    """Frames of a batch in the second pass."""
-    return max(1, min(MAX_BATCH, BATCH_PIXELS // n_pixels))
-
-
-def check_fits(n_bytes: int, what: str) -> None:
-    """Raise `InputError` if memory for ``n_bytes`` and the program's own needs is not free, where the system tells what is."""
+def _memory(limits: Limits) -> int:
+    """Bytes of the host's memory that may be used."""
+    if limits.memory is not None:
+        return limits.memory
     available = available_memory()
-    if available is not None and n_bytes + RESERVE > available:
-        raise InputError(f"{what} needs {n_bytes / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free")
+    return 2**62 if available is None else max(0, available - RESERVE)
+
+
+def in_words(n_bytes: int) -> str:
+    """A size, for people."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:
+    """About how large the output will be with gzip: of usual masks, a few times more or less of others."""
+    n_frames, n_rows, n_columns = shape
+    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks}
+    return int(n_rows * n_columns * (20 + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
 
 
 def available_memory() -> int | None:

@@ -27,6 +27,10 @@ class Stack(Protocol):
     """The smallest saturated value, counts; None: unknown."""
     step: int
     """How many frames it is best to read at once."""
+    rows_apart: int | None
+    """Stretches of so many rows can be read without reading others; None: some rows of a frame cost as much as all of them."""
+    is_decoded: bool
+    """Frames lie in the file as they are in memory: to read them again costs no more than to copy them."""
 
     def resident(self) -> Array | None:
         """The whole stack if it is in memory already."""
@@ -37,12 +41,31 @@ class Stack(Protocol):
         Raises `InputError`, which names the frame.
         """
 
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """The same for the rows from ``first`` to ``last`` of these frames: ``into`` is (end - begin, last - first, n_Y)."""
+
     def check_whole(self) -> None:
         """Raise `InputError` if frames are missing, or are no longer what they were when the stack was opened."""
 
 
+class Spool(Protocol):
+    """Where decoded frames are put that do not fit in memory."""
+
+    def write(self, begin: int, frames: Array) -> None:
+        """Put frames (k, n_X, n_Y), contiguous, at their place; several threads may. Raises `OutputError`."""
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """As a `Stack` does it."""
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """As a `Stack` does it."""
+
+
 class Sink(Protocol):
     """Where results go. One thread writes, in the order of these methods, masks and frames ascending; any thread may encode."""
+
+    keep: frozenset[str]
+    """Which stacks it takes: raw, filtered, synced, labels, pixels; others are not even made."""
 
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
         """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
@@ -72,11 +95,11 @@ class Sink(Protocol):
 class Observer(Protocol):
     """Who is told how far things are."""
 
-    def stage(self, name: str, total: int) -> None:
-        """A stage of ``total`` steps begins."""
+    def stage(self, name: str, total: int, unit: str) -> None:
+        """A stage begins, of ``total`` of some unit: frames, rows, masks."""
 
     def advance(self, steps: int) -> None:
-        """That many steps of it are done."""
+        """That many of them are done."""
 
     def warn(self, message: str) -> None:
         """Something the user should know."""

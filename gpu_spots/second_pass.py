@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import plan
-from gpu_spots.first_pass import Source
 from gpu_spots.grouping import Groups
 from gpu_spots.model import Array, Background, Components, FoundMasks, Measurements, Morphology, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
+from gpu_spots.source import Source
 from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
-from gpu_spots.workers import Stopwatch, in_order
+from gpu_spots.workers import Span, Stopwatch, in_halves, in_order
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class SecondPass:
         self, source: Source, background: Background, parameters: Parameters, sink: Sink, observer: Observer, watch: Stopwatch
     ) -> None:
         self.source = source
-        self.frames = source.frames
+        self.shape = source.shape[1:]
         self.connectivity = parameters.connectivity
         self.level = background.level
         self.backend = source.backend
@@ -44,20 +44,19 @@ class SecondPass:
         self.sink = sink
         self.observer = observer
         self.watch = watch
-        self.table = SpotTableBuilder(self.frames.shape[2])
-        self.step = plan.frames_per_batch(self.frames[0].size)
+        self.table = SpotTableBuilder(self.shape[1])
 
     def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
-            on_device = self.backend.upload(self.frames[begin:end])
+            on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
             encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
             return encoded, found, self._measure(on_device, found, np.arange(end - begin), begin, end)
 
-        for begin, end, (encoded, found, (intensity, measured)) in self._walk("masks and spots", len(self.frames), one_batch):
+        for begin, end, (encoded, found, (intensity, measured)) in self._walk("masks and spots", self.source.shape[0], "frames", one_batch):
             self._write(begin, encoded, found)
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
         return self.table.table(), self.table.counts
@@ -68,28 +67,27 @@ class SecondPass:
         found = self._label(self._synced_masks(groups))
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
-            on_device = self.backend.upload(self.frames[begin:end])
+            on_device = self.source.batch(begin, end)
             return self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
 
-        for begin, end, (intensity, measured) in self._walk("spots", len(self.frames), one_batch):
+        for begin, end, (intensity, measured) in self._walk("spots", self.source.shape[0], "frames", one_batch):
             self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
         return self.table.table(), self.table.counts
 
     def _synced_masks(self, groups: Groups) -> Any:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
-        shape = (self.frames.shape[1], self.frames.shape[2])
-        synced, invalid = self.backend.empty_masks(groups.n_masks, shape), None
+        synced, invalid = self.backend.empty_masks(groups.n_masks, self.shape), None
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
-            masks = self._find_masks(self.backend.upload(self.frames[begin:end]), begin, end)
+            masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return masks, self._encode({"raw": masks.raw, "filtered": masks.filtered})
 
-        for begin, end, (masks, encoded) in self._walk("masks", len(self.frames), one_batch):
+        for begin, end, (masks, encoded) in self._walk("masks", self.source.shape[0], "frames", one_batch):
             self._write(begin, encoded)
             mask_of_frame = groups.mask_of_frame[begin:end]
             self.backend.union(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
-                invalid = self.backend.empty_masks(groups.n_masks, shape) if invalid is None else invalid
+                invalid = self.backend.empty_masks(groups.n_masks, self.shape) if invalid is None else invalid
                 self.backend.union(invalid, masks.invalid, mask_of_frame)
         return synced if invalid is None else self.backend.without(synced, invalid)
 
@@ -101,21 +99,25 @@ class SecondPass:
             return found, self._encode({"synced": synced[begin:end]}, found)
 
         parts = []
-        for begin, _, (found, encoded) in self._walk("labels", len(synced), one_batch):
+        for begin, _, (found, encoded) in self._walk("labels", len(synced), "masks", one_batch):
             self._write(begin, encoded, found)
             parts.append(found)
         return joined(parts)
 
-    def _walk(self, stage: str, total: int, one_batch: Callable[[int, int], Result]) -> Iterator[tuple[int, int, Result]]:
+    def _walk(self, stage: str, total: int, unit: str, one_batch: Callable[[int, int], Result]) -> Iterator[tuple[int, int, Result]]:
         """Begin, end and result of each batch of ``total`` frames or masks, in order."""
-        self.observer.stage(stage, total)
-        spans = plan.spans(total, self.step)
-        for begin, end, result in in_order(lambda span: (*span, one_batch(*span)), spans, self.backend.workers):
-            yield begin, end, result
-            self.observer.advance(end - begin)
+        self.observer.stage(stage, total, unit)
+
+        def some(span: Span) -> list[tuple[Span, Result]]:
+            return in_halves(one_batch, span, self.backend.release)
+
+        for results in in_order(some, plan.spans(total, self.source.plan.batch_frames), self.source.plan.threads):
+            for (begin, end), result in results:
+                yield begin, end, result
+                self.observer.advance(end - begin)
 
     def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
-        return self.backend.find_masks(self.source.scaled(on_device, begin, end), self.prepared)
+        return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
 
     def _measure(
         self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int
@@ -127,15 +129,21 @@ class SecondPass:
         return intensities(measured, self.level, of_row), measured
 
     def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
-        """Images of some masks, and of their labels, ready for the sink."""
-        shape = (self.frames.shape[1], self.frames.shape[2])
+        """Images of some masks, and of their labels, ready for the sink; those it does not keep are not made."""
+        keep = self.sink.keep
 
         def unpacked(packed: Any, i: int) -> Array:
             return self.backend.unpack(packed[i : i + 1])[0]
 
         return _Encoded(
-            masks={kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(len(packed))] for kind, packed in masks.items()},
-            labels=[] if found is None else [self.sink.encode(partial(label_image, found, i, shape)) for i in range(len(found.counts))],
+            masks={
+                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(len(packed))]
+                for kind, packed in masks.items()
+                if kind in keep
+            },
+            labels=[self.sink.encode(partial(label_image, found, i, self.shape)) for i in range(len(found.counts))]
+            if found is not None and "labels" in keep
+            else [],
         )
 
     def _write(self, begin: int, encoded: _Encoded, found: Components | None = None) -> None:
@@ -147,5 +155,6 @@ class SecondPass:
             if found is not None:
                 for i, image in enumerate(encoded.labels):
                     self.sink.write_labels(begin + i, int(found.counts[i]), image)
-                self.sink.write_pixels(found.pixels)
+                if "pixels" in self.sink.keep:
+                    self.sink.write_pixels(found.pixels)
                 self.table.add_components(found)

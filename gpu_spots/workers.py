@@ -1,5 +1,6 @@
 """Threads that compute ahead while one takes the results in order, and the time that stages take."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +8,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from gpu_spots.errors import OutOfDeviceMemory
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Span = tuple[int, int]
+"""Begin and end."""
+
+AHEAD = 2
+"""Results that may wait to be taken, besides those that threads are at."""
+
+
+def default_workers() -> int:
+    """Cores that this process may use."""
+    # macOS cannot tell which
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -21,12 +35,29 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) > workers + 1:
+            if len(waiting) >= workers + AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_halves(function: Callable[[int, int], Result], span: Span, release: Callable[[], None]) -> list[tuple[Span, Result]]:
+    """Each stretch of ``span`` and what ``function`` made of it: all at once, or in halves where a device has no memory for that.
+
+    Raises `OutOfDeviceMemory` where it is too small for one frame or row.
+    """
+    begin, end = span
+    try:
+        return [(span, function(begin, end))]
+    except OutOfDeviceMemory:
+        if end - begin == 1:
+            raise
+    # the error and all that it holds are gone here
+    release()
+    middle = (begin + end) // 2
+    return [*in_halves(function, (begin, middle), release), *in_halves(function, (middle, end), release)]
 
 
 class Stopwatch:

@@ -32,7 +32,7 @@ class Notes:
         self.done = 0
         self.warnings: list[str] = []
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str) -> None:
         """A stage begins."""
         self.stages.append((name, total))
 

@@ -552,14 +552,15 @@ def compressor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     codecs._compressed_zeros.cache_clear()
 
 
+@pytest.mark.parametrize("shuffle", [False, True], ids=["gzip", "shuffle and gzip"])
 @pytest.mark.parametrize("rows", [1, 127, 128, 129, 300])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i4", "i8", "f4", "f8"])
-def test_images_are_read_by_plain_h5py(rows: int, dtype: str, compressor: str, tmp_path: Path) -> None:
+def test_images_are_read_by_plain_h5py(rows: int, dtype: str, shuffle: bool, compressor: str, tmp_path: Path) -> None:
     images = np.stack([mask_like((rows, 50), dtype), np.zeros((rows, 50), dtype), frames_of(dtype, (rows, 50))])
     strip = min(128, rows)
     with h5py.File(tmp_path / "out.h5", "w", libver=("earliest", "v110")) as file, ThreadPoolExecutor(2) as pool:
-        stack = file.create_dataset("stack", images.shape, dtype, chunks=(1, strip, 50), compression="gzip")
-        single = file.create_dataset("single", images.shape[1:], dtype, chunks=(strip, 50), compression="gzip")
+        stack = file.create_dataset("stack", images.shape, dtype, chunks=(1, strip, 50), compression="gzip", shuffle=shuffle)
+        single = file.create_dataset("single", images.shape[1:], dtype, chunks=(strip, 50), compression="gzip", shuffle=shuffle)
         writer, single_writer = ImageWriter(stack), ImageWriter(single)
         assert writer.why_not_direct is None
         assert single_writer.why_not_direct is None
@@ -613,9 +614,9 @@ def test_strips_of_zeros_and_of_negative_zeros(compressor: str) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"compression": "lzf", "chunks": (1, 8, 34)}, "not compressed by gzip alone"),
-        ({"compression": "gzip", "shuffle": True, "chunks": (1, 8, 34)}, "not compressed by gzip alone"),
-        ({}, "not compressed by gzip alone"),
+        ({"compression": "lzf", "chunks": (1, 8, 34)}, "not compressed by gzip, with or without shuffle"),
+        ({"compression": "gzip", "fletcher32": True, "chunks": (1, 8, 34)}, "not compressed by gzip, with or without shuffle"),
+        ({}, "not compressed by gzip, with or without shuffle"),
         ({"compression": "gzip", "chunks": (2, 8, 34)}, "not whole rows of one image"),
         ({"compression": "gzip", "chunks": (1, 8, 17)}, "not whole rows of one image"),
         ({"compression": "gzip", "chunks": (1, 8, 34), "dtype": ">u2"}, "not in native byte order"),

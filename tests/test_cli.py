@@ -200,7 +200,7 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     first, *stages, spots, times, output = ended.lines
     assert first.startswith(f"{run}: /frames: 20 frames of 24 x 40, uint16; computing on ")
     assert "2 threads" in first
-    assert stages == ["read...", "background...", "masks and spots..."]
+    assert stages == ["levels, 20 frames...", "background, 24 rows...", "masks and spots, 20 frames..."]
     with h5py.File(run.parent / "run__spots.h5") as file:
         n_spots, per_frame = len(file["spots/I"]), np.diff(file["frame2spotsBE"], axis=1)
     assert n_spots > 0
@@ -220,7 +220,9 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
 @pytest.mark.parametrize("sync", ["pairs", "blocks"])
 def test_stages_of_a_run_whose_masks_are_synchronized(run: Path, sync: str) -> None:
     stages = [line for line in command(run, "-S", sync).lines if line.endswith("...")]
-    assert stages == ["read...", "background...", "masks...", "labels...", "spots..."]
+    n_masks = 10
+    totals = ["levels, 20 frames", "background, 24 rows", "masks, 20 frames", f"labels, {n_masks} masks", "spots, 20 frames"]
+    assert stages == [f"{stage}..." for stage in totals]
 
 
 def test_quiet_says_nothing(run: Path) -> None:
@@ -254,9 +256,9 @@ def on_terminal(*arguments: object, term: str = "xterm-256color") -> str:
 def test_a_terminal_gets_a_bar(run: Path) -> None:
     shown = on_terminal(run)
     assert "━" in shown
-    for stage in ("read", "background", "masks and spots"):
-        assert re.search(rf"{stage} .*(20/20|24/24)", shown), stage
-    assert "read..." not in shown
+    for stage, unit in (("levels", "frames"), ("background", "rows"), ("masks and spots", "frames")):
+        assert re.search(rf"{stage} .*(20/20|24/24).* {unit}/s.*0:00:0", shown), stage
+    assert "..." not in shown
     assert "20 spots on 20 frames" in shown
 
 

@@ -189,7 +189,7 @@ FRAMES = {
     "type": (linked("frames", np.dtype("u2")), ("frames is a type", "expected the dataset")),
     "soft link": (linked("frames", h5py.SoftLink("/nowhere")), ("'frames'", "a link to /nowhere, which leads nowhere")),
     "loop": (linked("frames", h5py.SoftLink("/frames")), ("'frames'", "a link to /frames, which leads nowhere")),
-    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5", "cannot be opened")),
+    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5, which is missing")),
     "none": (replaced(frames=None), ("no /frames", "no 3-D numeric dataset", "--frames")),
 }
 
@@ -637,7 +637,7 @@ def test_a_simulation_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 def test_not_enough_memory_is_said_before_anything_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_spots.plan.available_memory", lambda: 2**20)
-    refuses(run, words=(run.name, "GiB of memory", "are free"))
+    refuses(run, words=(run.name, "MiB of memory at least", "are free"))
 
 
 def test_what_nobody_thought_of_is_one_line_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,6 @@ class Fault:
 
 STEP_ENDS = "    u32* const result = other;"
 BOUNDS = "return value >= low && value {} high; }}\n__device__ __forceinline__ bool is_valid(f32"
-RUNNING_SUM = "of_warp[warp] = sum;"
 OVER = "n_over += value {} saturation;\n    sum"
 FAULTS = {
     "a dropped barrier between steps": Fault("masks", f"    __syncthreads();\n{STEP_ENDS}", STEP_ENDS),
@@ -101,7 +100,6 @@ FAULTS = {
     "a bound that is excluded": Fault("masks", BOUNDS.format("<="), BOUNDS.format("<")),
     "validity that is applied too early": Fault("masks", "finish ? valid : nullptr, finish && invalid", "valid, invalid"),
     "the last frame in place of all": Fault("union", "+ i] |= word", "+ i] = word"),
-    "a dropped barrier in a running sum": Fault("components", f"{RUNNING_SUM}\n  __syncthreads();", RUNNING_SUM),
     "corners across words": Fault("components", "above >> 1 | above_right << 31", "above >> 1"),
     "rows of different masks that touch": Fault("components", "i / row_words % n_rows == 0", "i < row_words"),
     "a box that ends a column early": Fault("components", "sides[3] = y_last + 1", "sides[3] = y_last"),

@@ -103,7 +103,7 @@ def test_every_option_is_described(option: click.Option) -> None:
         assert f"Default: `{option.default}`" in described
 
 
-@pytest.mark.parametrize("command", ["simulate", "score"])
+@pytest.mark.parametrize("command", ["convert", "info", "simulate", "score"])
 def test_every_option_of_the_other_commands_is_described(command: str) -> None:
     described = section("docs/options.md", f"`gpu-spots {command}`")
     options = [option for option in gpu_spots_command.commands[command].params if isinstance(option, click.Option)]

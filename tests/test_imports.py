@@ -50,12 +50,12 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/parameters"}
 
 
-@pytest.mark.parametrize("name", ["background", "grouping", "plan", "spots", "levels", "checks"])
+@pytest.mark.parametrize("name", ["background", "grouping", "spots", "levels", "checks"])
 def test_formulas_import_the_foundation_only(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/parameters"}
 
 
-@pytest.mark.parametrize("name", ["pipeline", "first_pass", "second_pass", "protocols", "workers"])
+@pytest.mark.parametrize("name", ["pipeline", "plan", "source", "first_pass", "second_pass", "protocols", "workers"])
 def test_the_pipeline_knows_contracts_and_no_implementation(name: str) -> None:
     assert not [module for module in ours(f"gpu_spots/{name}") if module.startswith(("cpu_fallback", "gpu_spots/files", "gpu_spots/cli"))]
 

@@ -39,7 +39,10 @@ def test_level_is_the_interquartile_mean(frame: np.ndarray, bad_rows: int) -> No
 
 def test_level_of_a_large_frame_is_that_of_every_kth_row() -> None:
     frame = np.random.default_rng(1).integers(0, 5, (1024, 512)).astype(np.uint16)
-    assert levels.frame_level(frame, Validity()) == plain_level(frame[::16].reshape(-1).tolist())
+    valid = np.random.default_rng(2).random(frame.shape) < 0.8
+    sampler = levels.LevelSampler((3, *frame.shape), Validity(valid))
+    sampler.see(1, frame[sampler.rows])
+    assert sampler.levels[1] == plain_level(frame[::16][valid[::16]].tolist())
 
 
 def test_level_ignores_invalid_values() -> None:

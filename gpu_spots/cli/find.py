@@ -1,17 +1,24 @@
 """gpu-spots find, also known as lu_hdf2spots: from a run to its spots. Options and defaults are the manual's; ours follow them."""
 
+from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpu_spots import __version__
+from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
+from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
+from gpu_spots.cli.input_options import input_options, take_inputs
+from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = ("frames_path", "normalise", "backend", "threads", "force", "quiet", "debug", "version")
+OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", *DEVICE_OPTIONS, *PLAN_OPTIONS, "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -43,7 +50,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     options_metavar="[options]",
 )
-@click.argument("source", metavar="file__mccd.h5", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="file__mccd.h5 | IMAGES...", nargs=-1)
 @click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: file__spots.h5]")
 @click.option(
     "-m",
@@ -85,26 +92,21 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
-@click.option("--frames", "frames_path", metavar="PATH", help="dataset of the frames  [default: /frames, or the only 3-D one]")
+@input_options
+@image_options
 @click.option(
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
     help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
-@click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
+@device_options
+@plan_options
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
 @click.version_option(__version__)
 def find(
-    source: Path,
+    sources: tuple[str, ...],
     output: Path | None,
-    compression: str,
-    frames_path: str | None,
-    backend: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
     debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
@@ -114,40 +116,75 @@ def find(
     spots, integrates them, and writes statistics, masks, labels and the table of spots to the output.
     """
     try:
-        parameters = Parameters(**options)
-        _run(source, output, parameters, compression, frames_path, backend, threads, force, quiet)
+        images = take_images(sources, options)
+        inputs = take_inputs(options, images is None)
+        parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+        _run(sources, images, inputs, output, parameters, **options)
     except ParameterError as error:
+        if error.name == "sources":
+            raise click.UsageError(error.problem, click.get_current_context()) from error
         raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
 
 
 def _run(
-    source: Path,
+    sources: tuple[str, ...],
+    images: dict[str, Any] | None,
+    inputs: Any,
     output: Path | None,
     parameters: Parameters,
+    *,
     compression: str,
-    frames_path: str | None,
     backend: str,
     threads: int | None,
+    device: int | None,
+    device_memory_limit: int | None,
+    memory_limit: int | None,
+    batch: int | None,
+    scratch: Path | None,
+    keep: frozenset[str],
     force: bool,
     quiet: bool,
+    dry_run: bool,
 ) -> None:
     # here, so that --help and wrong usage answer at once
-    from gpu_spots.backend import select_backend
+    from gpu_spots.backend import choose_backend
+    from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
+    from gpu_spots.files import image_list
     from gpu_spots.files.compression import filter_options
-    from gpu_spots.files.frames import open_run
-    from gpu_spots.run import Job, default_output, find_to_file
+    from gpu_spots.files.frames import apply_inputs, open_run
+    from gpu_spots.files.image_stack import open_images
+    from gpu_spots.files.output import check_output
+    from gpu_spots.plan import Limits
+    from gpu_spots.run import Job, Stack, default_output, expected_size, find_to_file, plan_to_file
 
+    keep_freed_memory()
     filter_options(compression)  # before anything is read
-    chosen = select_backend(backend, threads)
-    with open_run(source, frames_path) as stack:
-        output = output or default_output(source)
+    chosen, note = choose_backend(backend, threads, device, device_memory_limit)
+    request = None if images is None else image_list.ImageRequest(**images)
+    with ExitStack() as opened:
+        stack: Stack
+        if request is None:
+            stack = opened.enter_context(open_run(Path(sources[0]), inputs))
+            output = output or default_output(Path(sources[0]))
+        else:
+            output = output or image_list.default_output(request, "spots")
+            check_output(output, request.named, force)  # before images are looked at
+            with observer(quiet) as watching:
+                stack = open_images(request, watching, chosen.workers)
+            apply_inputs(stack, inputs)
         if not quiet:
+            if note:
+                click.echo(note, err=True)
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
         with observer(quiet) as watching:
-            summary = find_to_file(stack, output, Job(parameters, chosen, watching), compression=compression, force=force)
+            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
+            if dry_run:
+                click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
+                return
+            summary = find_to_file(stack, output, job, compression=compression, force=force)
     if quiet:
         return
     least, median, most = summary.spots_per_frame
@@ -165,4 +202,4 @@ def _run(
 
 def _option_of(name: str) -> str:
     """The options that set a parameter, as the user writes them."""
-    return next("/".join(option.opts) for option in find.params if option.name == name)
+    return next(("/".join(option.opts) for option in find.params if option.name == name), name)

@@ -10,9 +10,9 @@ import click
 class Lines:
     """One line a stage, for logs."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str) -> None:
         """Say what begins."""
-        click.echo(f"{name}...", err=True)
+        click.echo(f"{name}, {total} {unit}...", err=True)
 
     def advance(self, steps: int) -> None:
         """Logs need no more."""
@@ -25,7 +25,7 @@ class Lines:
 class WarningsOnly(Lines):
     """No progress."""
 
-    def stage(self, name: str, total: int) -> None:
+    def stage(self, name: str, total: int, unit: str) -> None:
         """Say nothing."""
 
 
@@ -44,14 +44,22 @@ def observer(quiet: bool) -> Iterator[Lines]:
 @contextmanager
 def _bar() -> Iterator[Lines]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)
-    progress = Progress(*columns, console=Console(stderr=True))
+    class Rate(ProgressColumn):
+        """How many a second."""
+
+        def render(self, task: Task) -> Text:
+            rate = f"{task.completed / task.elapsed:.3g} {task.fields['unit']}/s" if task.completed and task.elapsed else ""
+            return Text(rate, style="progress.data.speed")
+
+    name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(stderr=True))
 
     class Bar(Lines):
-        def stage(self, name: str, total: int) -> None:
-            self.task = progress.add_task(name, total=total)
+        def stage(self, name: str, total: int, unit: str) -> None:
+            self.task = progress.add_task(name, total=total, unit=unit)
 
         def advance(self, steps: int) -> None:
             progress.advance(self.task, steps)

@@ -3,8 +3,8 @@
 import h5py
 import numpy as np
 
-from gpu_spots.files.codecs import compress
-from gpu_spots.files.layout import GZIP, filters
+from gpu_spots.files.codecs import compress, shuffle
+from gpu_spots.files.layout import GZIP, SHUFFLE, filters
 from gpu_spots.model import Array
 
 
@@ -23,13 +23,14 @@ class ImageWriter:
         self._shape: tuple[int, int] = dataset.shape[-2:]
         self._dtype: np.dtype[np.generic] = dataset.dtype
         self.why_not_direct = _why_not_direct(dataset)
+        self._shuffled = SHUFFLE in filters(dataset)
         self._strip: int = dataset.chunks[-2] if dataset.chunks else self._shape[0]
 
     def compress(self, image: Array) -> list[bytes]:
         """The chunks of an image, (n_X, n_Y), the dataset's type; see `compress_image`. Raises ValueError for any other."""
         if image.shape != self._shape or image.dtype != self._dtype:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected {self._dtype} {self._shape}")
-        return compress_image(image, self._strip)
+        return compress_image(image, self._strip, shuffled=self._shuffled)
 
     def store(self, index: int | None, strips: list[bytes]) -> None:
         """Write what `compress` made of image ``index``, None for the dataset's one. Raises OSError or RuntimeError where that fails."""
@@ -38,8 +39,8 @@ class ImageWriter:
             self._dataset.id.write_direct_chunk((*leading, i * self._strip, 0), strip)
 
 
-def compress_image(image: Array, strip: int) -> list[bytes]:
-    """An image, (n_X, n_Y), any type, as zlib streams of ``strip`` rows each. Thread-safe.
+def compress_image(image: Array, strip: int, *, shuffled: bool = False) -> list[bytes]:
+    """An image, (n_X, n_Y), any type, as zlib streams of ``strip`` rows each, whose bytes may be shuffled first. Thread-safe.
 
     The last is filled up with zeros: in HDF5 every chunk is whole, also where it reaches over the edge of a dataset.
     """
@@ -50,13 +51,13 @@ def compress_image(image: Array, strip: int) -> list[bytes]:
         rows = image[begin : begin + strip]
         if len(rows) < strip:
             rows = np.concatenate((rows, np.zeros((strip - len(rows), n_columns), image.dtype)))
-        strips.append(compress(rows))
+        strips.append(compress(shuffle(rows) if shuffled else rows))
     return strips
 
 
 def _why_not_direct(dataset: h5py.Dataset) -> str | None:
-    if filters(dataset) != (GZIP,):
-        return "not compressed by gzip alone"
+    if filters(dataset) not in ((GZIP,), (SHUFFLE, GZIP)):
+        return "not compressed by gzip, with or without shuffle"
     if dataset.chunks[-1] != dataset.shape[-1] or dataset.chunks[:-2] != (1,) * (dataset.ndim - 2) or dataset.ndim not in (2, 3):
         return f"chunks {dataset.chunks} of {dataset.shape}, which are not whole rows of one image"
     return None if dataset.dtype.isnative else "not in native byte order"

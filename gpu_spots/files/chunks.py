@@ -69,6 +69,31 @@ class FrameReader:
         return "direct" if self.why_not_direct is None else "h5py"
 
     @property
+    def n_frames(self) -> int:
+        """Frames of the dataset."""
+        return self._shape[0]
+
+    @property
+    def frames_in_chunk(self) -> int:
+        """How many frames are stored together."""
+        return int(self._dataset.chunks[0]) if self._dataset.chunks else 1
+
+    @property
+    def is_decoded(self) -> bool:
+        """Rows lie in the file as they are in memory."""
+        return self.why_not_direct is None and (self._chunks is None or self._is_plain(self._chunks))
+
+    @property
+    def rows_apart(self) -> int | None:
+        """Stretches of so many rows can be read without reading others; None: some rows cost as much as whole frames."""
+        if self._dataset.is_virtual or self._dataset.external:
+            return None  # nobody knows
+        if not self._dataset.chunks or self.is_decoded:
+            return 1
+        rows = int(self._dataset.chunks[1])
+        return rows if rows < self._shape[1] else None
+
+    @property
     def working_bytes(self) -> int:
         """An upper bound of the memory that one call of `read` needs besides its result."""
         if self.why_not_direct is not None or self._chunks is None:
@@ -86,68 +111,93 @@ class FrameReader:
             raise InputError(f"{self.source}: the file was changed while it was being read")
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Fill ``into`` with the frames from ``begin`` to ``end``. Thread-safe.
+        """Fill ``into`` with the frames from ``begin`` to ``end``: `read_rows` of all rows."""
+        self.read_rows(begin, end, 0, self._shape[1], into)
 
-        A chunk that holds several frames is decoded each time that any of them is read: best read all of them at once.
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Fill ``into`` with the rows from ``first`` to ``last`` of the frames from ``begin`` to ``end``. Thread-safe.
+
+        A chunk is decoded each time that any of it is read: best read all of its frames and rows at once.
 
         Args:
             begin: the first frame.
             end: the one after the last.
-            into: (end - begin, n_X, n_Y), the dataset's type in native byte order, C-contiguous.
+            first: the first row.
+            last: the one after the last.
+            into: (end - begin, last - first, n_Y), the dataset's type in native byte order, C-contiguous.
 
         Raises:
             InputError: a frame, which it names, was never written, is damaged, or cannot be read.
-            ValueError: ``into`` is not as described, or there are no such frames.
+            ValueError: ``into`` is not as described, or there are no such frames or rows.
         """
-        if not 0 <= begin <= end <= self._shape[0]:
-            raise ValueError(f"frames {begin} to {end}, expected some of {self._shape[0]}")
-        if into.shape != (end - begin, *self._shape[1:]) or into.dtype != self._dtype or not into.flags.c_contiguous:
-            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {self._dtype} {(end - begin, *self._shape[1:])}")
+        if not (0 <= begin <= end <= self._shape[0] and 0 <= first <= last <= self._shape[1]):
+            raise ValueError(f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}")
+        shape = (end - begin, last - first, self._shape[2])
+        if into.shape != shape or into.dtype != self._dtype or not into.flags.c_contiguous:
+            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {self._dtype} {shape}")
         self._check_written(begin, end)
         if self.why_not_direct is not None:
-            self._read_by_hdf5(begin, end, into)
+            self._read_by_hdf5(begin, end, first, last, into)
         elif self._chunks is None:
-            self._read_contiguous(begin, into)
+            self._read_contiguous(begin, first, into)
         else:
             frames, rows, columns = self._chunks.chunk
             for frame in range(begin // frames * frames, end, frames):
-                for x in range(0, self._shape[1], rows):
+                for x in range(first // rows * rows, last, rows):
                     for y in range(0, self._shape[2], columns):
-                        self._read_chunk(self._chunks, (frame, x, y), begin, into)
+                        self._read_chunk(self._chunks, (frame, x, y), begin, first, into)
 
-    def _read_by_hdf5(self, begin: int, end: int, into: Array) -> None:
+    def _read_by_hdf5(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         try:
-            self._dataset.read_direct(into, np.s_[begin:end])
+            self._dataset.read_direct(into, np.s_[begin:end, first:last])
         except (OSError, RuntimeError) as error:
             if end == begin + 1:
                 raise self._error(begin, end, hdf5_reason(error)) from error
             for frame in range(begin, end):  # until the one that is to blame
-                self._read_by_hdf5(frame, frame + 1, into[frame - begin : frame - begin + 1])
+                self._read_by_hdf5(frame, frame + 1, first, last, into[frame - begin : frame - begin + 1])
 
-    def _read_contiguous(self, begin: int, into: Array) -> None:
+    def _read_contiguous(self, begin: int, first: int, into: Array) -> None:
         assert self._begin is not None  # it is written
+        row_bytes = self._shape[2] * self._dtype.itemsize
         for frame, image in enumerate(into, begin):
             try:
-                self._fill(image, self._begin + frame * image.nbytes)
+                self._fill(image, self._begin + (frame * self._shape[1] + first) * row_bytes)
             except (CodecError, OSError) as error:
                 raise self._error(frame, frame + 1, str(error)) from error
 
-    def _read_chunk(self, chunks: ChunkMap, at: Position, begin: int, into: Array) -> None:
-        """Decode the chunk that begins ``at`` a frame, X and Y, and put what belongs to ``into``, which begins at a frame, there."""
+    def _read_chunk(self, chunks: ChunkMap, at: Position, begin: int, top: int, into: Array) -> None:
+        """Decode the chunk that begins ``at`` a frame, X and Y, and put what is of ``into`` there, which begins at a frame and a row."""
         frame, x, y = at
         first, last = max(frame, begin), min(frame + chunks.chunk[0], begin + len(into))
-        there = into[first - begin : last - begin, x : x + chunks.chunk[1], y : y + chunks.chunk[2]]
+        upper, lower = max(x, top), min(x + chunks.chunk[1], top + into.shape[1])
+        there = into[first - begin : last - begin, upper - top : lower - top, y : y + chunks.chunk[2]]
         try:
-            if self._may_be_unfiltered(chunks, at):
-                there[...] = self._dataset[first:last, x : x + chunks.chunk[1], y : y + chunks.chunk[2]]
+            if self._is_plain(chunks):
+                self._copy_rows(chunks, at, upper - x, first - frame, there)
+            elif self._may_be_unfiltered(chunks, at):
+                there[...] = self._dataset[first:last, upper:lower, y : y + chunks.chunk[2]]
             elif there.shape == chunks.chunk and there.flags.c_contiguous:
                 self._decode(chunks, at, there)
-            else:  # it is cut off at the edge of the stack, or narrower than a frame, or holds frames that are not asked for
+            else:  # it is cut off at the edge of the stack, or narrower than a frame, or holds frames or rows that are not asked for
                 whole = np.empty(chunks.chunk, self._dtype)
                 self._decode(chunks, at, whole)
-                there[...] = whole[first - frame : last - frame, : there.shape[1], : there.shape[2]]
+                there[...] = whole[first - frame : last - frame, upper - x : lower - x, : there.shape[2]]
         except (CodecError, OSError, RuntimeError) as error:
             raise self._error(first, last, f"chunk at X {x}, Y {y}: {hdf5_reason(error)}") from error
+
+    def _is_plain(self, chunks: ChunkMap) -> bool:
+        """Whether each row of a chunk is a whole row of a frame, as it is in memory."""
+        return not self._filters and chunks.chunk[2] == self._shape[2]
+
+    def _copy_rows(self, chunks: ChunkMap, at: Position, row: int, frame: int, out: Array) -> None:
+        """Fill ``out`` from a plain chunk, from a row and a frame of it on. Raises `CodecError` or OSError."""
+        _, rows, columns = chunks.chunk
+        row_bytes = columns * self._dtype.itemsize
+        size, expected = int(chunks.size[chunks.index(at)]), chunks.chunk[0] * rows * row_bytes
+        if size != expected:
+            raise CodecError(f"{size} bytes, expected {expected}")
+        for i, image in enumerate(out, frame):
+            self._fill(image, int(chunks.begin[chunks.index(at)]) + (i * rows + row) * row_bytes)
 
     def _may_be_unfiltered(self, chunks: ChunkMap, at: Position) -> bool:
         """Whether it may be one of the chunks at the edges of a stack that HDF5 can be told not to filter, and does not mark: it knows."""

@@ -82,6 +82,11 @@ def _compress(octets: Array) -> bytes:
     return zlib.compress(octets, ZLIB_LEVEL)
 
 
+def shuffle(values: Array) -> Array:
+    """The bytes of a C-contiguous array as HDF5's shuffle filter stores them, (itemsize, values) uint8: all first bytes, all second, ..."""
+    return np.ascontiguousarray(values.reshape(-1, 1).view(np.uint8).T)
+
+
 def unshuffle(data: bytes | bytearray, out: Array) -> None:
     """Fill ``out``, C-contiguous, any type, from its first bytes, then its second bytes, and so on, as HDF5's shuffle filter stores them.
 

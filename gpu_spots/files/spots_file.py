@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files import lauecollect
 from gpu_spots.files.chunk_writer import ImageWriter, compress_image
+from gpu_spots.files.image_list import ImageList, write_images
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.output import NewFile, uninterrupted
+from gpu_spots.grouping import LocatedColumns
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
 PIXELS_IN_CHUNK = 1 << 16
+
+STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
+"""What can be left out of a spots file: masks of each kind, label images, and the list of the spots' pixels."""
+STACKS = frozenset(STACK_NAMES)
 
 DESCRIPTIONS = {
     "stats/avg": ("average of the background sample", "counts"),
@@ -51,6 +57,12 @@ DESCRIPTIONS = {
     "frame2spotsBE": ("begin and end, exclusive, of each frame's rows in the spots arrays", None),
 }
 """Path: description, units."""
+
+COLUMN_ATTRIBUTES = {
+    "angle": {"description": "rotation angle of the crystal", "units": "degrees"},
+    "laser_on": {"description": "state of the laser: 1 or on, 0 or off"},
+}
+"""What is said of columns that do not come from a group lauecollect."""
 
 LINKS = {
     "masks/masks_raw": "/masks_raw",
@@ -95,8 +107,16 @@ class Encoded:
 class SpotsWriter:
     """Writes a spots file as its parts are finished; a sink of the pipeline. Raises `OutputError` where writing fails."""
 
-    def __init__(self, file: h5py.File, name: str, stack_shape: tuple[int, int, int], filters: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        name: str,
+        stack_shape: tuple[int, int, int],
+        filters: dict[str, Any],
+        keep: frozenset[str] = STACKS,
+    ) -> None:
         """Begin an output file that messages call ``name``; ``filters`` as `compression.filter_options` gives them."""
+        self.keep = keep
         self._file = file
         self._name = name
         self._shape = stack_shape[1:]
@@ -104,8 +124,8 @@ class SpotsWriter:
         self._filters = filters
         self._counts = "counts"
         self._compresses = filters.get("compression") == "gzip"
-        pixel_type = np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
-        self._create_pixel_list(pixel_type)
+        if "pixels" in keep:
+            self._create_pixel_list(np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64)
 
     @_writes
     def _create_pixel_list(self, dtype: type[np.integer[Any]]) -> None:
@@ -131,10 +151,24 @@ class SpotsWriter:
 
     @_writes
     def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
-        """The run's metadata, from arrays."""
+        """The run's metadata, from arrays; what was copied stays, unless it is given in its place. An attribute says where it is from."""
+        origin = columns.origin if isinstance(columns, LocatedColumns) else {}
         for name, values in columns.items():
-            text = values.dtype.kind in "US"
-            self._file[f"{lauecollect.GROUP}/{name}"] = values.astype(h5py.string_dtype()) if text else values
+            path = f"{lauecollect.GROUP}/{name.replace('/', '_')}"
+            if origin.get(name) == path:
+                continue
+            if path in self._file:
+                del self._file[path]
+            text = values.dtype.kind in "USO"
+            self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values
+            if name in origin:
+                self._file[path].attrs["origin"] = _storable(origin[name])
+                self._file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
+
+    @_writes
+    def write_images(self, images: ImageList) -> None:
+        """The metadata of a run of images."""
+        write_images(self._file, images)
 
     @_writes
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
@@ -190,7 +224,8 @@ class SpotsWriter:
         """The table, and what leads to its rows."""
         self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
         for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload", "frame2mask", "frame2spotsBE"):
-            if (values := getattr(table, name)) is None:
+            values = getattr(table, name)
+            if values is None or (name == "pixel_list_BE" and "pixels" not in self.keep):
                 continue
             path = name if name in DESCRIPTIONS else f"spots/{name}"
             self._create(path, values.shape, values.dtype)[...] = values

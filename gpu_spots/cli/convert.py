@@ -1,0 +1,94 @@
+"""``gpu-spots convert``: images and what is known of them into one HDF5 file, as lu_mccd2hdf does."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpu_spots.cli.image_options import image_options, image_request, option_of
+from gpu_spots.cli.input_options import TABLE
+from gpu_spots.errors import InputError, ParameterError
+
+
+@click.command()
+@click.argument("sources", metavar="scan.log | IMAGES...", nargs=-1)
+@click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: scan__mccd.h5]")
+@TABLE
+@image_options
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads that read and compress  [default: all cores]")
+@click.option("--force", is_flag=True, help="overwrite the output")
+@click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+def convert(
+    sources: tuple[str, ...],
+    output: Path | None,
+    threads: int | None,
+    force: bool,
+    quiet: bool,
+    debug: bool,  # looked for where errors end
+    **options: Any,
+) -> None:
+    """Write a run of images as one HDF5 file, which find reads.
+
+    A Lauecollect log names its images and has their metadata. Or give the images (MarCCD, TIFF, CBF, EDF, ...; compressed by gzip or bzip2
+    too), or a pattern of their names in quotes, and say where angles and laser states are: in a --table, in their names (--name-pattern),
+    or by --angle-step and --laser.
+    """
+    try:
+        _run(image_request(sources, options), output, threads, force, quiet)
+    except ParameterError as error:
+        if error.name == "sources":
+            raise click.UsageError(error.problem, click.get_current_context()) from error
+        raise click.BadParameter(error.problem, param_hint="-o/--output" if error.name == "output" else option_of(error.name)) from error
+
+
+def _run(images: dict[str, Any], output: Path | None, threads: int | None, force: bool, quiet: bool) -> None:
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.cli.progress import observer
+    from gpu_spots.files.converted import write_converted
+    from gpu_spots.files.image_list import ImageRequest, default_output
+    from gpu_spots.files.image_stack import open_images
+    from gpu_spots.files.output import check_output
+    from gpu_spots.workers import default_workers
+
+    request = ImageRequest(**images)
+    output = output or default_output(request, "mccd")
+    workers = threads or default_workers()
+    check_output(output, request.named, force)  # before anything is read
+    with observer(quiet) as watching:
+        stack = open_images(request, watching, workers)
+        known = _known(stack, watching)
+        write_converted(stack, output, watching, workers, force=force)
+    if not quiet:
+        n_frames, n_rows, n_columns = stack.shape
+        click.echo(
+            f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, {stack.dtype}, {known}, "
+            f"{output.stat().st_size / 1e6:.1f} MB",
+            err=True,
+        )
+
+
+def _known(stack: Any, observer: Any) -> str:
+    """What the metadata tells of angles and laser states; what is wrong with it is warned of, as find would refuse it."""
+    from gpu_spots import grouping
+
+    n_frames = stack.shape[0]
+    keys = states = None
+    try:
+        if "angle" in stack.columns:
+            keys = grouping.angle_keys(stack.columns, n_frames, stack.source)
+        states = grouping.laser_states(stack.columns, n_frames, stack.source)
+    except InputError as error:
+        observer.warn(str(error))
+    n_angles = 0 if keys is None else grouping.blocks(keys).n_masks
+    angles = f"{n_angles or 'no'} angle{'s' * (n_angles != 1)}"
+    if states is None:
+        return f"{angles}, laser states unknown"
+    if not grouping.is_laser_run(states):
+        return f"{angles}, laser {'on' if states.any() else 'off'}"
+    if keys is None:
+        return f"{angles}, laser on on {states.sum()} of them"
+    paired = grouping.pairs(keys, states)
+    alone = f" and {paired.n_unpaired} frames without a partner" if paired.n_unpaired else ""
+    n_pairs = paired.n_masks - paired.n_unpaired
+    return f"{angles}, {n_pairs} off/on pair{'s' * (n_pairs != 1)}{alone}"

@@ -1,0 +1,110 @@
+"""The options that convert and find share: which images make a run, and what is known of them."""
+
+import glob
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gpu_spots.errors import ParameterError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+IMAGE_OPTIONS: dict[str, str] = {
+    "log": "--log",
+    "folder": "-p/--path",
+    "table": "--table",
+    "name_pattern": "--name-pattern",
+    "angle_start": "--angle-start",
+    "angle_step": "--angle-step",
+    "frames_per_angle": "--frames-per-angle",
+    "laser": "--laser",
+    "skip_bad": "--skip-bad",
+}
+"""Names of the options, and how the user writes them."""
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
+"""Ends of names of files that are no images."""
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+IMAGE_SUFFIXES = (".mccd", ".tif", ".tiff", ".cbf", ".edf", ".img", ".mar3450", ".mar2300")
+"""Ends of names of files that are images, alone as well; others may be, too."""
+
+
+def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """``off,on`` gives ("off", "on")."""
+    return None if value is None else tuple(part.strip().lower() for part in value.split(","))
+
+
+def image_options(command: Command) -> Command:
+    """Give a command the options about images."""
+    path = click.Path(path_type=Path)
+    options = [
+        click.option("--log", metavar="LOG", type=path, help="Lauecollect log that names the images and has their metadata"),
+        click.option("-p", "--path", "folder", metavar="DIR", type=path, help="folder of the images that a log or table names"),
+        click.option(
+            "--name-pattern", metavar="PATTERN", help="metadata from names, such as '{base}_{angle}_{laser}_{repeat}.mccd'"
+        ),
+        click.option("--angle-start", metavar="DEG", type=float, help="angle of the first image, degrees  [default: 0, with --angle-step]"),
+        click.option("--angle-step", metavar="DEG", type=float, help="degrees from angle to angle"),
+        click.option(
+            "--frames-per-angle", metavar="N", type=click.IntRange(min=1),
+            help="images at each angle, with --angle-step  [default: as many as --laser has states, else 1]",
+        ),
+        click.option("--laser", metavar="STATES", callback=_states, help="laser states of the images, in turn, such as off,on"),
+        click.option("--skip-bad", is_flag=True, help="leave out images that are missing, damaged or of another size, and say which"),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def option_of(name: str) -> str:
+    """How the user writes an option about images; the name itself for any other."""
+    return IMAGE_OPTIONS.get(name, name)
+
+
+def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log.
+
+    Raises `ParameterError` where there are more than that.
+    """
+    images = {name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS}
+    if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
+        return {**images, "log": Path(sources[0]), "sources": ()}
+    if logs := [source for source in sources if source.lower().endswith(".log")]:
+        raise ParameterError("sources", f"{logs[0]} is a log, which names its images: expected it alone, or images")
+    return {**images, "sources": sources}
+
+
+def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any] | None:
+    """What an `ImageRequest` is made of, or None where the one source is to be read as HDF5; takes its options out of ``options``.
+
+    Raises `ParameterError` where there is nothing to read, or several HDF5 files.
+    """
+    images = image_request(sources, options)
+    given = sorted(name for name in IMAGE_OPTIONS if images[name] not in (None, False))
+    if not sources and not {"log", "table"} & set(given):
+        raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
+    hdf5 = [source for source in sources if _is_hdf5(source)]
+    if hdf5 and len(sources) > 1:
+        raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
+    if hdf5 and (of_images := [name for name in given if name != "table"]):
+        raise ParameterError(of_images[0], f"is for images, and {hdf5[0]} is an HDF5 file")
+    single = len(sources) == 1 and not given and not (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
+    return None if hdf5 or (single and not _is_image(sources[0])) else images
+
+
+def _is_hdf5(source: str) -> bool:
+    """By its name; where that says nothing, by its content."""
+    path = Path(source)
+    if path.suffix.lower() in HDF5_SUFFIXES or not path.is_file():
+        return path.suffix.lower() in HDF5_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:  # those who read it will say so
+        return False
+
+
+def _is_image(source: str) -> bool:
+    return any(suffix.lower() in IMAGE_SUFFIXES for suffix in Path(source).suffixes[-2:])

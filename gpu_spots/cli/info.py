@@ -1,0 +1,171 @@
+"""gpu-spots info: what a file is taken for, and what find would do with it."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
+from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
+from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.errors import ParameterError
+
+Rows = Iterator[tuple[str, str]]
+
+
+@click.command("info", cls=OneLineCommand)
+@click.argument("sources", metavar="FILE | IMAGES...", nargs=-1)
+@input_options
+@image_options
+@click.option("--json", "as_json", is_flag=True, help="everything as JSON, for programs")
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
+    """Show what a file, or a run of images, is taken for, without reading its frames.
+
+    The layout, the frames and how they are stored, which pixels and values count, angles, laser states, blocks and pairs, what find can do
+    with them, and the command to do it. Files, logs and images are given as for find.
+    """
+    arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
+    try:
+        images = take_images(sources, options)
+        found = _described(sources, images, take_inputs(options, images is None))
+    except ParameterError as error:
+        if error.name == "sources":
+            raise click.UsageError(error.problem, click.get_current_context()) from error
+        hint = next(("/".join(option.opts) for option in info.params if option.name == error.name), error.name)
+        raise click.BadParameter(error.problem, param_hint=hint) from error
+    found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = list(_rows(found))
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        click.echo(f"{label:<{width}}  {value}".rstrip())
+
+
+def _described(sources: tuple[str, ...], images: dict[str, Any] | None, inputs: Any) -> dict[str, Any]:
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.cli.progress import observer
+    from gpu_spots.describe import describe
+    from gpu_spots.files.frames import apply_inputs, open_run
+    from gpu_spots.files.image_list import ImageRequest
+    from gpu_spots.files.image_stack import open_images
+    from gpu_spots.workers import default_workers
+
+    if images is None:
+        with open_run(Path(sources[0]), inputs) as run:
+            return describe(run)
+    with observer(True) as watching:
+        stack = open_images(ImageRequest(**images), watching, default_workers())
+    apply_inputs(stack, inputs)
+    return describe(stack)
+
+
+def _rows(found: dict[str, Any]) -> Rows:
+    """Label and text of each line."""
+    yield "file", found["file"]
+    yield "layout", LAYOUTS[found["layout"]]
+    yield from _frames(found["frames"])
+    yield from _what_counts(found)
+    yield from _metadata(found)
+    yield from _what_find_can_do(found)
+
+
+LAYOUTS = {
+    "images": "images",
+    "LaueUtil": "LaueUtil's own",
+    "NXdata": "NeXus",
+    "DECTRIS": "DECTRIS master file",
+    "CXI": "CXI",
+    "BLISS": "ESRF BLISS",
+    "Lima": "Lima",
+    "CrystFEL": "CrystFEL, SwissFEL",
+    "LaueProc": "LaueProc",
+    "HDF5": "none that is known; the only stack in the file, or the one that was named",
+}
+
+
+def _frames(frames: dict[str, Any]) -> Rows:
+    n_frames, n_x, n_y = frames["shape"]
+    datasets = len(frames.get("datasets", ()))
+    yield "frames", frames["path"] + (f"  ({datasets} datasets, {_count(len(frames['files']), 'file')})" if datasets > 1 else "")
+    yield "size", f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB"
+    if "images" in frames:
+        yield "stored", f"one image a frame, {frames['images']}"
+        return
+    chunks = "x".join(map(str, frames["chunks"])) if frames["chunks"] else "none"
+    yield "stored", f"chunks {chunks}, filters {', '.join(frames['filters']) or 'none'}"
+    why = frames["read_through_hdf5"]
+    yield "read", f"through HDF5, one chunk at a time ({why})" if why else "directly, by all threads"
+
+
+def _what_counts(found: dict[str, Any]) -> Rows:
+    n_pixels = found["frames"]["shape"][1] * found["frames"]["shape"][2]
+    mask = found["mask"] or {}
+    parts = []
+    if "file_mask" in mask:
+        parts.append(f"{mask['file_mask']} ({mask['file_mask_pixels']})")
+    if "mask" in mask:
+        parts.append(f"--mask {mask['mask']} ({mask['mask_pixels']})")
+    if "reject" in mask:
+        parts.append(f"--reject {' '.join(mask['reject'])} ({mask['reject_pixels']})")
+    masked = found["masked_pixels"]
+    yield "mask", f"{_count(masked, 'pixel')} of {n_pixels} masked ({masked / n_pixels:.2%}): {', '.join(parts)}" if parts else "none"
+    limits = found["valid_range"] or {}
+    bounds = []
+    if "valid_low" in limits:
+        bounds.append(f"from {limits['valid_low']:g} ({limits['valid_low_from']})")
+    if "valid_high" in limits:
+        bounds.append(f"up to {limits['valid_high']:.15g} ({limits['valid_high_from']})")
+    yield "valid values", ", ".join(bounds) or "all"
+    saturation = found["saturation"]
+    yield "saturation", f"{saturation['value']:.15g} and more ({saturation['from']})" if saturation else "unknown"
+
+
+def _metadata(found: dict[str, Any]) -> Rows:
+    angles, laser = found["angles"], found["laser"]
+    if "missing" in angles:
+        yield "angles", f"none: {angles['missing']}"
+    else:
+        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}"
+    if "missing" in laser:
+        yield "laser", f"unknown: {laser['missing']}"
+    else:
+        yield "laser", f"{laser['off']} off, {laser['on']} on{_from(laser)}"
+    blocks, pairs = found["blocks"], found["pairs"]
+    if blocks:
+        sizes = f"{blocks['smallest']}" if blocks["smallest"] == blocks["largest"] else f"{blocks['smallest']} to {blocks['largest']}"
+        yield "blocks", f"{blocks['number']}, of {sizes} frame{'s' * (blocks['largest'] != 1)}"
+    if pairs:
+        alone = pairs["frames_without_partner"]
+        yield "pairs", f"{pairs['number']}" + (f"; {_count(alone, 'frame')} without a partner" if alone else "")
+
+
+def _what_find_can_do(found: dict[str, Any]) -> Rows:
+    possible = found["find"]
+    yield "find can", ", ".join(name for name, why in possible.items() if why is None) or "do nothing with it"
+    refused: dict[str, list[str]] = {}
+    for name, why in possible.items():
+        if why is not None:
+            refused.setdefault(why.removeprefix(f"{name} "), []).append(name)
+    for why, names in refused.items():
+        yield "cannot", f"{', '.join(names)}: {why}"
+    for note in found["notes"]:
+        yield "note", note
+    for problem in found["problems"]:
+        yield "problem", problem
+    if not found["problems"]:
+        yield "command", found["command"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _from(what: dict[str, Any]) -> str:
+    return f" ({what['from']})" if what["from"] else ""

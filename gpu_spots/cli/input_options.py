@@ -1,0 +1,91 @@
+"""Options about the input, which the commands that read runs share."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TABLE = click.option(
+    "--table", metavar="FILE", type=click.Path(path_type=Path),
+    help="CSV or TSV table with columns angle, laser_on, ... and one row a frame; for images also file",
+)  # fmt: skip
+"""The option for a table, which convert has too."""
+OPTIONS = (
+    click.option(
+        "--frames", "frames_path", metavar="PATH", multiple=True,
+        help="dataset of the frames, or a group that has it; several times: datasets that follow each other  [default: looked for]",
+    ),
+    click.option("--angles-path", metavar="PATH", help="dataset of the angles in the file, degrees, one a frame  [default: looked for]"),
+    click.option("--laser-path", metavar="PATH", help="dataset of the laser states in the file, one a frame  [default: looked for]"),
+    TABLE,
+    click.option(
+        "--mask", metavar="FILE[:PATH]", help="image of good and bad pixels (HDF5, NPY, TIFF, EDF), besides the file's own"
+    ),
+    click.option(
+        "--mask-good", type=click.Choice(["0", "1"]),
+        help="what marks a good pixel in --mask: the value 0, or any other  [default: as in NXmx and CXI, where it is one]",
+    ),
+    click.option("--no-file-mask", is_flag=True, help="leave the pixel mask in the file out of account"),
+    click.option(
+        "--reject", metavar="REGION", multiple=True,
+        help="pixels to leave out: rect:X0,X1,Y0,Y1 (ends exclusive), disc:X,Y,R or border:N; may be given several times",
+    ),
+    click.option(
+        "--valid-range", metavar="LOW,HIGH",
+        help="values that count, inclusive; either may be left out; none: all  [default: as the file has it]",
+    ),
+    click.option(
+        "--saturation", metavar="VALUE",
+        help="smallest saturated value; such pixels stay in spots, and are counted  [default: as the file has it, else the type's maximum]",
+    ),
+)  # fmt: skip
+NAMES = ("frames_path", "angles_path", "laser_path", "table", "mask", "mask_good", "no_file_mask", "reject", "valid_range", "saturation")
+"""The parameters that they set."""
+
+
+def input_options(command: Command) -> Command:
+    """A decorator that gives a command these options."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
+    """The `InputOptions` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`.
+
+    Without ``with_table`` the table is another's business.
+    """
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.errors import ParameterError
+    from gpu_spots.inputs import InputOptions, number, parse_range, parse_regions
+
+    values = {name: options.pop(name) for name in NAMES}
+    if not with_table:
+        values["table"] = None
+    values["file_mask"] = not values.pop("no_file_mask")
+    values["reject"] = parse_regions(values["reject"])
+    if values["mask_good"] is not None:
+        values["mask_good"] = int(values["mask_good"])
+    if values["valid_range"] is not None:
+        values["valid_range"] = parse_range(values["valid_range"])
+    if values["saturation"] is not None:
+        try:
+            values["saturation"] = number(values["saturation"])
+        except ValueError:
+            raise ParameterError("saturation", f"{values['saturation']!r} is not a finite number") from None
+    return InputOptions(**values)
+
+
+def as_arguments(command: click.Command, options: dict[str, Any], names: Collection[str]) -> list[str]:
+    """What to write on a command line for the values of the options that have these names."""
+    arguments = []
+    for option in command.params:
+        value = options.get(option.name or "")
+        if option.name not in names or not isinstance(option, click.Option) or value in (None, False, ()):
+            continue
+        for one in value if option.multiple else (value,):
+            arguments += option.opts[:1] if one is True else [option.opts[0], ",".join(one) if isinstance(one, tuple) else str(one)]
+    return arguments

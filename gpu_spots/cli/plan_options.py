@@ -1,0 +1,85 @@
+"""Options of find that say what it may use and what it keeps: memory, scratch files, batches, stacks; and the plan in words."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gpu_spots.plan import Plan
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+KEEP = ("raw", "filtered", "synced", "labels", "pixels")
+PLAN_OPTIONS = ("memory_limit", "scratch", "batch", "keep", "dry_run")
+
+
+def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Bytes, of a number with its unit such as 1.5GB."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([A-Za-z]+)", value.strip())
+    unit = next((unit for unit in UNITS if found and found[2].lower() == unit.lower()), None)
+    if found is None or unit is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not a number above 0 with a unit: {', '.join(UNITS)}")
+    return int(float(found[1]) * UNITS[unit])
+
+
+def _keep(_: click.Context, __: click.Parameter, value: str) -> frozenset[str]:
+    names = frozenset(value.split(",")) if value else frozenset()
+    unknown = sorted(names - set(KEEP) - {"none"})
+    if unknown or ("none" in names and len(names) > 1) or not names:
+        raise click.BadParameter(f"{value!r} is not none, or some of {','.join(KEEP)}")
+    return names - {"none"}
+
+
+def plan_options(command: Command) -> Command:
+    """Add the options to a command."""
+    options = (
+        click.option("--memory-limit", metavar="SIZE", callback=size,
+            help="memory that frames and results may take  [default: what is free]"),
+        click.option(
+            "--scratch", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True),
+            help="folder of a scratch file, for runs that do not fit in memory  [default: that of the output]",
+        ),
+        click.option("--batch", metavar="N", type=click.IntRange(min=1), help="frames whose masks are made at once  [default: what suits]"),
+        click.option(
+            "--keep", metavar="LIST", default=",".join(KEEP), show_default=True, callback=_keep,
+            help="which stacks the output gets, some of these or none; the statistics and the table are always there",
+        ),
+        click.option("--dry-run", is_flag=True, help="print how the run would be done, and what it needs, and end"),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def plan_in_words(plan: "Plan", output: Path, size: int) -> str:
+    """What --dry-run prints."""
+    from gpu_spots.plan import in_words
+
+    places = {
+        "memory": "in memory, all of them",
+        "device": "on the device, all of them",
+        "file": "in their file, from which each pass reads what it needs",
+        "scratch file": "in a scratch file, decoded",
+    }
+    lines = {
+        "frames": places[plan.place],
+        "reading": "none, they are in memory" if not plan.decodings else f"the input is decoded {_times(plan.decodings)}",
+        "background": f"{plan.n_bands} band{'s' * (plan.n_bands != 1)} of {plan.band_rows} rows",
+        "masks and spots": f"{plan.n_batches} batch{'es' * (plan.n_batches != 1)} of {plan.batch_frames} frames",
+        "threads": str(plan.threads),
+        "memory": f"{in_words(plan.host_bytes)} at most, besides the program itself",
+        "device memory": None if plan.device_bytes is None else f"{in_words(plan.device_bytes)} at most",
+        "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
+        "output": f"{output}, about {in_words(size)}",
+    }
+    return "\n".join(f"{name + ':':17}{text}" for name, text in lines.items() if text is not None)
+
+
+def _times(n: int) -> str:
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")

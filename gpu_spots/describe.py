@@ -1,0 +1,154 @@
+"""What a run is, and what find can do with it: everything that is known before its frames are read."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpu_spots import grouping
+from gpu_spots.errors import InputError
+from gpu_spots.files.frames import FileStack
+from gpu_spots.files.image_stack import ImageStack
+from gpu_spots.files.storage import storage_of
+from gpu_spots.grouping import LocatedColumns
+from gpu_spots.model import MAX_FRAMES
+from gpu_spots.parameters import SYNCS, Parameters
+
+Run = FileStack | ImageStack
+Description = dict[str, Any]
+"""What JSON can hold."""
+
+DEFAULTS = Parameters()
+
+
+def describe(stack: Run) -> Description:
+    """Everything that is known of a run before its frames are read.
+
+    Keys: ``file``, ``layout``, ``frames`` (see `storage_of`), ``masked_pixels``, ``mask`` (what masks them), ``valid_range``,
+    ``saturation``, ``angles``, ``laser``, ``blocks``, ``pairs``, ``find`` (which values -m and -S may have, else why not), ``options``
+    (those that find needs), ``problems`` (for which find would refuse the run) and ``notes``. What is not there is None.
+    """
+    angles, laser = _angles(stack), _laser(stack)
+    blocks, pairs = _blocks(stack), _pairs(stack)
+    possible = _possible(stack)
+    record = stack.record
+    all_masked = stack.validity.pixels is not None and not stack.validity.pixels.any()
+    return {
+        "file": stack.file_name,
+        "layout": "images" if isinstance(stack, ImageStack) else stack.layout.kind,
+        "frames": storage_of(stack),
+        "masked_pixels": stack.validity.n_masked,
+        "mask": {name: record[name] for name in MASKS if name in record} or None,
+        "valid_range": {name: record[name] for name in RANGE if name in record} or None,
+        "saturation": None if stack.saturation is None else {"value": stack.saturation, "from": record.get("saturation_from", "")},
+        "angles": angles,
+        "laser": laser,
+        "blocks": blocks,
+        "pairs": pairs,
+        "find": possible,
+        "options": _options(angles, laser, possible),
+        "problems": _problems(stack, possible),
+        "notes": [*stack.notes, *(["every pixel is masked"] if all_masked else [])],
+    }
+
+
+MASKS = ("file_mask", "file_mask_pixels", "mask", "mask_good", "mask_pixels", "reject", "reject_pixels")
+RANGE = ("valid_low", "valid_low_from", "valid_high", "valid_high_from")
+
+
+def _angles(stack: Run) -> Description:
+    columns = stack.columns
+    try:
+        keys = grouping.angle_keys(columns, stack.shape[0], stack.source)
+    except InputError as error:
+        return {"missing": _without_source(error, stack)}
+    return {
+        "from": _origin(columns, "angle"),
+        "different": len(np.unique(keys)),
+        "lowest": float(keys.min() / 1000),
+        "highest": float(keys.max() / 1000),
+    }
+
+
+def _laser(stack: Run) -> Description:
+    try:
+        states = grouping.laser_states(stack.columns, stack.shape[0], stack.source)
+    except InputError as error:
+        return {"missing": _without_source(error, stack)}
+    if states is None:
+        why = stack.columns.missing.get("laser_on") if isinstance(stack.columns, LocatedColumns) else None
+        return {"missing": why or "no column laser_on, delay or file tells the state"}
+    name = next(name for name in ("laser_on", "delay", "file") if name in stack.columns)
+    return {"from": _origin(stack.columns, name), "off": int((~states).sum()), "on": int(states.sum())}
+
+
+def _blocks(stack: Run) -> Description | None:
+    try:
+        found = grouping.blocks(grouping.angle_keys(stack.columns, stack.shape[0], stack.source))
+    except InputError:
+        return None
+    sizes = np.bincount(found.mask_of_frame)
+    return {"number": found.n_masks, "smallest": int(sizes.min()), "largest": int(sizes.max())}
+
+
+def _pairs(stack: Run) -> Description | None:
+    try:
+        found = grouping.group("pairs", stack.columns, stack.shape[0], stack.source)
+    except InputError:
+        return None
+    return {"number": found.n_masks - found.n_unpaired, "frames_without_partner": found.n_unpaired}
+
+
+def _possible(stack: Run) -> Mapping[str, str | None]:
+    """For each value of -m and -S: None where find can have it, else why not."""
+    n_frames, columns = stack.shape[0], stack.columns
+    checks: dict[str, Callable[[], object]] = {
+        "-m n_removed": lambda: _check_number(stack),
+        "-m kruskal": lambda: grouping.blocks_to_compare(columns, n_frames, stack.source),
+        **{f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source) for sync in SYNCS},  # type: ignore[misc]
+        f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(columns, n_frames, DEFAULTS.angles, stack.source),
+    }
+    return {name: _why_not(check, stack) for name, check in checks.items()}
+
+
+def _check_number(stack: Run) -> None:
+    n_frames = stack.shape[0]
+    if n_frames > MAX_FRAMES:
+        raise InputError(f"{n_frames} frames, expected at most {MAX_FRAMES}")
+    if n_frames - n_frames * DEFAULTS.percent_removed // 100 < 2:
+        raise InputError(f"{n_frames} frame{'s' * (n_frames != 1)}, expected at least 2 for the background")
+
+
+def _why_not(check: Callable[[], object], stack: Run) -> str | None:
+    try:
+        check()
+    except InputError as error:
+        return _without_source(error, stack)
+    return None
+
+
+def _options(angles: Description, laser: Description, possible: Mapping[str, str | None]) -> list[str]:
+    """The options of find that suit the run."""
+    options = []
+    if possible["-S blocks"] is None and laser.get("on") and laser.get("off"):
+        options += ["-S", "blocks"]
+    if possible[f"-a {DEFAULTS.angles}"] is not None:
+        options += ["-a", str(angles.get("different", 0))]
+    return options
+
+
+def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
+    """For what find would refuse the run, whatever its options."""
+    found = [possible["-m n_removed"], _why_not(stack.check_whole, stack)]
+    return [problem for problem in found if problem]
+
+
+def _origin(columns: Mapping[str, Any], name: str) -> str:
+    """Where a column is; empty where nobody knows."""
+    place = columns.origin.get(name, "") if isinstance(columns, LocatedColumns) else ""
+    return f"/{place}" if place.startswith("lauecollect/") else place
+
+
+def _without_source(error: InputError, stack: Run) -> str:
+    """An error's text without the file, which is named already."""
+    return str(error).removeprefix(f"{stack.source}: ").removeprefix(f"{stack.file_name}: ")

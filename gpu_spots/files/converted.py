@@ -1,0 +1,129 @@
+"""A run of images as one HDF5 file: LaueUtil's layout, with NeXus markings so that viewers find the frames."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gpu_spots import __version__
+from gpu_spots.errors import OutputError
+from gpu_spots.files.chunk_writer import ImageWriter
+from gpu_spots.files.image_list import write_images
+from gpu_spots.files.image_stack import ImageStack
+from gpu_spots.files.images import HEADER_FIELDS
+from gpu_spots.files.lauecollect import GROUP, Column, write_columns
+from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.output import NewFile, check_output, complete_or_absent, new_file, uninterrupted
+from gpu_spots.files.spots_file import STRIP
+from gpu_spots.protocols import Observer
+from gpu_spots.workers import in_order
+
+FILTERS = {"compression": "gzip", "shuffle": True}
+HEADERS = "headers"
+"""Group of what the images' own headers say, one value a frame."""
+ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi")
+"""Zero on all frames, they say that nobody told the detector."""
+
+
+def write_converted(stack: ImageStack, output: Path, observer: Observer, workers: int, *, force: bool = False) -> None:
+    """Write the frames of a stack of images, their headers and the metadata to ``output``, which appears when it is complete.
+
+    Threads read and compress. Raises `InputError`, which names the image, and `OutputError`; then nothing new is left on disk.
+    """
+    check_output(output, stack.files, force)
+    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
+        with _writing(file, output):
+            _mark(file, stack)
+            write_images(file, stack.images)
+        headers = _write_frames(file, stack, output, observer, workers)
+        with _writing(file, output):
+            names = np.array([path.name for path in stack.images.paths], object)
+            read = {"file": Column(names, None, {"description": "name of the image that was read"})}
+            write_columns(file, {**read, **_header_columns(headers)}, HEADERS, "what the headers of the images say, one value a frame")
+
+
+def _write_frames(
+    file: NewFile, stack: ImageStack, output: Path, observer: Observer, workers: int
+) -> list[tuple[dict[str, float | str], str]]:
+    """Write all frames; returns the header and the format of each."""
+    with _writing(file, output):
+        writer = ImageWriter(file["frames"])
+
+    def prepare(frame: int) -> tuple[list[bytes], dict[str, float | str], str]:
+        image = stack.read_image(frame)
+        return writer.compress(image.frame), image.header, image.format
+
+    observer.stage("convert", stack.shape[0], "frames")
+    headers = []
+    stack.check_whole()
+    for frame, (strips, header, kind) in enumerate(in_order(prepare, range(stack.shape[0]), workers)):
+        with _writing(file, output):
+            writer.store(frame, strips)
+        headers.append((header, kind))
+        observer.advance(1)
+    stack.check_whole()
+    return headers
+
+
+def _mark(file: h5py.File, stack: ImageStack) -> None:
+    """The empty dataset of the frames, and what NeXus needs to find it."""
+    n_frames, n_rows, n_columns = stack.shape
+    frames = file.create_dataset("frames", stack.shape, stack.dtype, chunks=(1, min(STRIP, n_rows), n_columns), **FILTERS)
+    frames.attrs["description"] = "frames, indexed [frame, X, Y]: rows of the images are X, their columns Y"
+    frames.attrs["units"] = "counts"
+    if stack.saturation is not None:
+        frames.attrs["saturation"] = stack.saturation
+    if stack.validity.low is not None:
+        frames.attrs["valid_min"] = stack.validity.low
+    file.attrs.update(
+        {
+            "NX_class": "NXroot",
+            "default": "entry",
+            "creator": "gpu_spots",
+            "creator_version": __version__,
+            "file_time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "converted_from": str(Path(stack.files[0]).absolute()).encode(errors="backslashreplace").decode(),
+        }
+    )
+    entry = file.create_group("entry")
+    entry.attrs.update({"NX_class": "NXentry", "default": "data"})
+    data = entry.create_group("data")
+    data.attrs.update({"NX_class": "NXdata", "signal": "frames", "axes": ["frame", "X", "Y"], "description": "the frames, for viewers"})
+    data["frames"] = h5py.SoftLink("/frames")
+    if "angle" in stack.columns:
+        data["angle"] = h5py.SoftLink(f"/{GROUP}/angle")
+        data.attrs["angle_indices"] = 0
+    for name, length in (("frame", n_frames), ("X", n_rows), ("Y", n_columns)):
+        axis = data.create_dataset(name, data=np.arange(length, dtype=np.int32))
+        axis.attrs["long_name"] = {"frame": "frame", "X": "X (row)", "Y": "Y (column)"}[name]
+        if name != "frame":
+            axis.attrs["units"] = "pixel"
+
+
+def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
+    """One value a frame of all that any header has; NaN, or nothing for text, where one has it not."""
+    columns = {"format": Column(np.array([kind for _, kind in headers], object), None, {"description": "format of the image"})}
+    for name, (units, description) in HEADER_FIELDS.items():
+        values: list[Any] = [header.get(name) for header, _ in headers]
+        if all(value is None or (name in ANGLES and not value) for value in values):
+            continue
+        text = any(isinstance(value, str) for value in values)
+        missing: str | float = "" if text else np.nan
+        filled = [missing if value is None else value for value in values]
+        columns[name] = Column(np.array(filled, object if text else np.float64), units, {"description": description})
+    return columns
+
+
+@contextmanager
+def _writing(file: NewFile, output: Path) -> Iterator[None]:
+    """Signals wait until the block is over; failures are `OutputError`."""
+    with uninterrupted():
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{output}: cannot be written: {hdf5_reason(error)}") from error
+        file.check()

@@ -1,0 +1,407 @@
+"""Which images make a run, in which order, and what is known of each: from a log, a table, their names, or as given."""
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.files.images import COMPRESSED
+from gpu_spots.files.lauecollect import Column, write_columns, write_comments
+from gpu_spots.files.lauecollect_log import read_log, typed
+from gpu_spots.files.table import read_table
+
+SKIPPED = "skipped"
+"""Group of what was left out: names and reasons."""
+UNITS = {"angle": "degrees"}
+"""Of columns that come without."""
+IN_MESSAGES = 3
+"""So many names are told, and of the others how many there are."""
+_FIELD = re.compile(r"\{([^{}]*)\}|\*")
+_OF_FIELD = {"angle": r"[+-]?\d+(?:\.\d+)?", "laser": r"(?i:on|off|[01])", "repeat": r"\d+", "angle_number": r"\d+"}
+"""What these fields of a name pattern match; any other matches as little as it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """Which images, and what the user says of them.
+
+    Names of files may be text or paths. Raises `ParameterError` for values out of range, and for options that do not go together.
+    """
+
+    sources: tuple[str, ...] = ()
+    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple."""
+    log: Path | None = None
+    """A Lauecollect log, which names the images."""
+    folder: Path | None = None
+    """Where the images are that a log or a table names; None: beside it."""
+    table: Path | None = None
+    """A table with one row an image."""
+    name_pattern: str | None = None
+    """How names are made, such as ``{base}_{angle}_{laser}_{repeat}.mccd``."""
+    angle_start: float | None = None
+    """Degrees: the first angle; None: 0, where there is a step."""
+    angle_step: float | None = None
+    """Degrees from angle to angle; None: angles are not given like this."""
+    frames_per_angle: int | None = None
+    """Frames at each of those angles, one after the other; None: as many as ``laser`` has states, else 1."""
+    laser: tuple[str, ...] | None = None
+    """Laser states, on or off, of the first frames, which repeat; None: not given."""
+    skip_bad: bool = False
+    """Leave out what is missing, damaged or of another size, in the place of an error."""
+
+    def __post_init__(self) -> None:
+        sources = (self.sources,) if isinstance(self.sources, str | Path) else self.sources
+        object.__setattr__(self, "sources", tuple(map(str, sources)))
+        for name in ("log", "folder", "table"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        if isinstance(self.laser, str):
+            object.__setattr__(self, "laser", tuple(self.laser.split(",")))
+        self._check()
+
+    def _check(self) -> None:
+        if not self.sources and self.log is None and self.table is None:
+            raise ParameterError("sources", "no images are given, and no log or table that names them")
+        if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
+            raise ParameterError("laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on")
+        for name in ("angle_start", "frames_per_angle"):
+            if getattr(self, name) is not None and self.angle_step is None:
+                raise ParameterError(name, "needs --angle-step as well")
+        for name in ("angle_start", "angle_step"):
+            value = getattr(self, name)
+            if value is not None and not np.isfinite(value):
+                raise ParameterError(name, f"{value!r} is not a finite number of degrees")
+        if self.folder is not None and self.log is None and (self.table is None or self.sources):
+            raise ParameterError("folder", "is where the images are that a log or a table names, and neither is given")
+        if self.log is not None and self.sources:
+            raise ParameterError("log", f"names the images of the run, and {self.sources[0]} is given as well")
+        if self.log is not None and self.table is not None:
+            raise ParameterError("table", "a log is given as well, which has the metadata already")
+        if self.name_pattern is not None:
+            _compiled(self.name_pattern)
+
+    @property
+    def named(self) -> list[Path]:
+        """The files that the request itself names; which images there are, `list_images` finds out."""
+        return [path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that was left out."""
+
+    file: str
+    """Its name."""
+    reason: str
+    """What is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """The images of a run, in order."""
+
+    source: str
+    """What it is called in messages."""
+    paths: list[Path]
+    """The images."""
+    columns: dict[str, Column]
+    """The metadata: one value an image; ``file`` is always there."""
+    inputs: list[Path]
+    """Files besides the images that this comes from: the log or the table."""
+    comments: list[str] = field(default_factory=list)
+    """Comments of the log."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """What was left out so far."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user should know."""
+
+    def only(self, kept: Sequence[int]) -> "ImageList":
+        """The same with some of the images, by their indices."""
+        index = np.asarray(kept, np.int64)
+        columns = {name: replace(column, values=column.values[index]) for name, column in self.columns.items()}
+        return replace(self, paths=[self.paths[i] for i in kept], columns=columns)
+
+
+def write_images(file: h5py.File, images: ImageList) -> None:
+    """Write the metadata of a run of images, and what was left out of it. Raises OSError or RuntimeError where that fails."""
+    write_columns(file, images.columns)
+    write_comments(file, images.comments)
+    if images.skipped:
+        names, reasons = (np.array([getattr(image, name) for image in images.skipped], object) for name in ("file", "reason"))
+        write_columns(file, {"file": Column(names), "reason": Column(reasons)}, SKIPPED, "images that were left out, and why")
+
+
+def list_images(request: ImageRequest) -> ImageList:
+    """Find the images that a request is about, and their metadata.
+
+    Raises:
+        InputError: there are none, one is missing (unless ``skip_bad``), or the metadata does not fit.
+        ParameterError: the options of the request do not go together.
+    """
+    if request.log is not None:
+        images = _of_log(request.log, request)
+    elif request.sources:
+        images = _of_names(request.sources)
+    else:
+        assert request.table is not None
+        images = _of_table(request.table, request)
+    if request.table is not None and request.sources:
+        images = _with(images, _columns_of_table(request.table, images), f"--table {request.table}")
+    if request.name_pattern is not None:
+        images = _with_pattern(images, request.name_pattern, request)
+    elif request.angle_step is not None:
+        images = _with_angles(images, _in_turn(len(images.paths), request), request)
+    if request.laser is not None:
+        states = np.resize(np.array([state == "on" for state in request.laser], np.uint8), len(images.paths))
+        images = _with(images, {"laser_on": Column(states)}, "--laser")
+    return _present(images, request.skip_bad)
+
+
+# ----------------------------------------------------------------------------------------------------------------- where images come from
+
+
+def _of_log(path: Path, request: ImageRequest) -> ImageList:
+    log = read_log(path)
+    if log.bad and not request.skip_bad:
+        bad = log.bad[0]
+        raise InputError(f"{path}: line {bad.number}: {bad.reason}{_more(len(log.bad) - 1)}; --skip-bad leaves it out")
+    warnings = []
+    if log.repeated:
+        warnings.append(f"{path}: {_names(log.repeated)} stand on several lines; the last line of each counts")
+    return ImageList(
+        source=str(path),
+        paths=_places(
+            log.columns["file"].values.tolist(), _folder(path, request), ("", "xray_images") if request.folder is None else ("",)
+        ),
+        columns=log.columns,
+        inputs=[path],
+        comments=log.comments,
+        skipped=[Skipped(bad.file, f"line {bad.number}: {bad.reason}") for bad in log.bad],
+        warnings=warnings,
+    )
+
+
+def _of_table(path: Path, request: ImageRequest) -> ImageList:
+    columns = _typed_table(path)
+    if "file" not in columns:
+        raise InputError(f"{path}: has no column 'file', and no images are given; expected one or the other")
+    names = [str(name) for name in columns["file"].values.tolist()]
+    return ImageList(str(path), _places(names, _folder(path, request), ("",)), columns, [path])
+
+
+def _of_names(sources: Sequence[str]) -> ImageList:
+    paths: list[Path] = []
+    for source in sources:
+        if glob.has_magic(source) and not Path(source).exists():
+            found = sorted(glob.glob(source), key=_natural)
+            if not found:
+                raise InputError(f"{source}: no file has such a name")
+            paths.extend(map(Path, found))
+        elif Path(source).is_dir():
+            raise InputError(f"{source}: is a folder, expected images; a pattern names them all: '{source.rstrip('/')}/*.mccd'")
+        else:
+            paths.append(Path(source))
+    twice = next((path for i, path in enumerate(paths) if path in set(paths[:i])), None) if len(set(paths)) < len(paths) else None
+    if twice is not None:
+        raise InputError(f"{twice}: is given twice, expected each image once")
+    source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1].name}"
+    return ImageList(source, paths, {"file": Column(np.array([path.name for path in paths], object))}, [])
+
+
+def _folder(path: Path, request: ImageRequest) -> Path:
+    folder = path.parent if request.folder is None else request.folder
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder, expected the one of the images")
+    return folder
+
+
+def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Path]:
+    """Where each image is: in the folder or in one below it, under its name as it stands there or the last part of it, or compressed."""
+
+    def place(name: str) -> Path:
+        ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
+        candidates = [folder / sub / way for sub in below for way in ways]
+        tried = (path.with_name(path.name + ending) for ending in ("", *COMPRESSED) for path in candidates)
+        return next((path for path in tried if path.exists()), folder / _base(name))
+
+    return [place(name) for name in names]
+
+
+def _present(images: ImageList, skip_bad: bool) -> ImageList:
+    """Without images that are missing; an error without ``skip_bad``."""
+    present = [path.exists() for path in images.paths]
+    missing = [i for i, is_there in enumerate(present) if not is_there]
+    if not missing:
+        return images
+    if not skip_bad:
+        if len(images.paths) == 1 or not images.inputs:
+            raise InputError(f"{images.paths[missing[0]]}: No such file or directory{_more(len(missing) - 1)}")
+        names = _names([images.paths[i].name for i in missing])
+        folder = images.paths[missing[0]].parent
+        raise InputError(
+            f"{images.source}: {len(missing)} of {len(images.paths)} images are missing in {folder}: {names}; "
+            "-p names another folder, --skip-bad leaves them out"
+        )
+    images.skipped.extend(Skipped(images.paths[i].name, "is missing") for i in missing)
+    return images.only([i for i, is_there in enumerate(present) if is_there])
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ metadata
+
+
+def _with(images: ImageList, columns: dict[str, Column], whose: str) -> ImageList:
+    """With more columns. Raises `InputError` for one that is known already."""
+    for name in columns:
+        if name in images.columns and name != "file":
+            raise InputError(f"{images.source}: {whose} gives {name}, which is known already; choose one")
+    return replace(images, columns={**images.columns, **{name: column for name, column in columns.items() if name != "file"}})
+
+
+def _typed_table(path: Path) -> dict[str, Column]:
+    columns = {}
+    for name, values in read_table(path).items():
+        known = name.replace("/", "_")
+        if known == "laser_on":
+            values = typed(known, [str(value) for value in values.tolist()])
+        columns[known] = Column(values, UNITS.get(known))
+    return columns
+
+
+def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
+    """The columns of a table, one value an image: by the names in its column ``file``, else row by row."""
+    columns = _typed_table(path)
+    n_rows = len(next(iter(columns.values())).values)
+    if "file" not in columns:
+        if n_rows != len(images.paths):
+            raise InputError(f"{path}: has {n_rows} rows and no column 'file', expected one row for each of the {len(images.paths)} images")
+        return columns
+    names = [_plain(str(name)) for name in columns["file"].values.tolist()]
+    row_of = {name: row for row, name in enumerate(names)}
+    wanted = [_plain(image.name) for image in images.paths]
+    for found, where in ((names, str(path)), (wanted, images.source)):
+        if len(set(found)) < len(found):
+            raise InputError(f"{where}: {next(name for i, name in enumerate(found) if name in found[:i])} is there twice, expected once")
+    if missing := [name for name in wanted if name not in row_of]:
+        raise InputError(f"{path}: has no row for {_names(missing)}")
+    if len(names) > len(wanted):
+        images.warnings.append(f"{path}: {len(names) - len(wanted)} of {len(names)} rows are of no image that is given, and are not used")
+    rows = np.array([row_of[name] for name in wanted])
+    return {name: replace(column, values=column.values[rows]) for name, column in columns.items()}
+
+
+def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> ImageList:
+    """With what the names of the images tell; where they tell repeats, off and on of each come one after the other, as they were taken."""
+    compiled = _compiled(pattern)
+    found = []
+    for path in images.paths:
+        match = compiled.fullmatch(path.name) or compiled.fullmatch(path.name.removesuffix(".gz").removesuffix(".bz2"))
+        if match is None:
+            raise InputError(f"{path}: its name is not like --name-pattern {pattern!r}")
+        found.append(match.groupdict())
+    texts = {name: [groups[name] for groups in found] for name in compiled.groupindex}
+    columns = {"laser_on" if name == "laser" else name: values for name, values in texts.items()}
+    typed_columns = {name: Column(typed(name, values), UNITS.get(name)) for name, values in columns.items()}
+    images = _with(images, typed_columns, "--name-pattern")
+    if "angle_number" in texts:
+        numbers = images.columns["angle_number"].values
+        if request.angle_step is None:
+            raise ParameterError("name_pattern", "has {angle_number}, which needs --angle-step as well")
+        if request.frames_per_angle is not None:
+            raise ParameterError("frames_per_angle", "the names tell the number of the angle already")
+        images = _with_angles(images, numbers - numbers.min(), request)
+    elif request.angle_step is not None:
+        images = _with_angles(images, _in_turn(len(images.paths), request), request)
+    if "repeat" not in texts or "laser_on" not in images.columns:
+        return images
+    angles = images.columns["angle"].values.tolist() if "angle" in images.columns else [0] * len(images.paths)
+    first = {angle: i for i, angle in reversed(list(enumerate(angles)))}
+    repeats, states = images.columns["repeat"].values.tolist(), images.columns["laser_on"].values.tolist()
+    return images.only(sorted(range(len(angles)), key=lambda i: (first[angles[i]], repeats[i], states[i])))
+
+
+def _in_turn(n_images: int, request: ImageRequest) -> NDArray[np.int64]:
+    """The number of each image's angle, where images come angle by angle."""
+    return np.arange(n_images) // (request.frames_per_angle or len(request.laser or ("off",)))
+
+
+def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequest) -> ImageList:
+    """With the angles at which some steps from the first one are."""
+    # 0.1 * 3 is 0.30000000000000004
+    angles = np.round((request.angle_start or 0.0) + (request.angle_step or 0.0) * steps, 9)
+    return _with(images, {"angle": Column(angles, UNITS["angle"])}, "--angle-step")
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern of names as a regular expression, one named group a field. Raises `ParameterError`."""
+    expression, end, names = "", 0, []
+    for found in _FIELD.finditer(pattern):
+        expression += re.escape(pattern[end : found.start()])
+        end = found.end()
+        name = found[1]
+        if name is None:
+            expression += ".*"
+            continue
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            raise ParameterError("name_pattern", f"{pattern!r}: {{{name}}} is no field, expected a name such as {{angle}}")
+        if name in names:
+            raise ParameterError("name_pattern", f"{pattern!r} has {{{name}}} twice")
+        names.append(name)
+        expression += f"(?P<{name}>{_OF_FIELD.get(name, '.+?')})"
+    if not names:
+        raise ParameterError("name_pattern", f"{pattern!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}")
+    return re.compile(expression + re.escape(pattern[end:]))
+
+
+# --------------------------------------------------------------------------------------------------------------------------------- names
+
+
+def default_output(request: ImageRequest, kind: str) -> Path:
+    """Beside the log, the table or the images: ``NAME__kind.h5``. Raises `ParameterError` where the images have nothing in common."""
+    named = request.log or (request.table if not request.sources else None)
+    if named is not None:
+        return named.with_name(f"{named.name.removesuffix(named.suffix)}__{kind}.h5")
+    paths = _of_names(request.sources).paths
+    common = paths[0].name.split(".")[0] if len(paths) == 1 else _common([path.name for path in paths])
+    if not common:
+        raise ParameterError("output", "the names of the images begin differently, so there is none to take; name it")
+    return paths[0].with_name(f"{common}__{kind}.h5")
+
+
+def _common(names: Sequence[str]) -> str:
+    """What all names begin with, up to a number or to the end of a word."""
+    first, last = min(names), max(names)
+    n_equal = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    common = first[:n_equal].rstrip("0123456789")
+    if not all(name[len(common) : len(common) + 1].isdigit() for name in names):
+        common = (re.match(r".*[_\-. +]", common) or [common])[0]
+    return common.rstrip("_-. +")
+
+
+def _base(name: str) -> str:
+    """The last part of a path, in the style of any system."""
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _plain(name: str) -> str:
+    """The name of an image, compressed or not."""
+    base = _base(name)
+    return next((base.removesuffix(ending) for ending in COMPRESSED if base.endswith(ending)), base)
+
+
+def _natural(name: str) -> list[tuple[float, str]]:
+    """Names in the order of the numbers in them: 2 before 10."""
+    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:IN_MESSAGES]) + (f" and {len(names) - IN_MESSAGES} more" if len(names) > IN_MESSAGES else "")
+
+
+def _more(n: int) -> str:
+    return f" (and {n} more)" if n else ""

@@ -1,0 +1,153 @@
+"""The images of a run as a stack of frames."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpu_spots.errors import InputError
+from gpu_spots.files.frames import largest_value
+from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
+from gpu_spots.files.images import COMPRESSED, Image, read_image, read_rows, shape_of
+from gpu_spots.grouping import Columns, LocatedColumns
+from gpu_spots.model import Array, Validity
+from gpu_spots.protocols import Observer
+from gpu_spots.workers import in_order
+
+COUNTING_PIXELS = ("cbf", "pilatus")
+"""Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
+GIVEN_BY = {"angle": "--table, --name-pattern or --angle-step", "laser_on": "--table, --name-pattern or --laser"}
+"""Options that give what images do not have."""
+
+
+class ImageStack:
+    """Frames in files of their own. Threads may read at once; nothing is kept in memory.
+
+    Of MarCCD images that are not compressed any rows can be read. Any other image is decoded as a whole, so that its rows are as dear as
+    the frame.
+    """
+
+    step = 1
+
+    def __init__(self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image) -> None:
+        self.images = images
+        self.source = images.source
+        self.file_name = str((images.inputs or images.paths)[0])
+        self.path = str(images.paths[0].parent.absolute())
+        self.files = [*images.inputs, *images.paths]
+        self.shape = (len(images.paths), *shape)
+        self.dtype = dtype
+        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, {}, {}, GIVEN_BY)
+        self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
+        saturation = float(first.header.get("saturation", "nan"))
+        self.saturation: float | None = saturation
+        if dtype.kind != "f" or math.isnan(saturation):
+            self.saturation = largest_value(dtype) if math.isnan(saturation) else int(saturation)
+        self.format = first.format
+        self.notes: tuple[str, ...] = ()
+        self.record: Mapping[str, Any] = {}
+        self.is_decoded = first.format == "marccd" and not any(path.suffix.lower() in COMPRESSED for path in images.paths)
+        self.rows_apart: int | None = 1 if self.is_decoded else None
+        self._states = [_state(path) for path in self.files]
+
+    def resident(self) -> None:
+        """Nothing is in memory."""
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Read frames; may be called by several threads. Raises `InputError`, which names the image."""
+        for frame in range(begin, end):
+            into[frame - begin] = self.read_image(frame).frame
+
+    def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Read the rows from ``first`` to ``last`` of frames; as `read`."""
+        for frame in range(begin, end):
+            rows = read_rows(self.images.paths[frame], first, last)
+            if rows.shape != into.shape[1:] or rows.dtype != self.dtype:
+                self.read_image(frame)  # which says that it is not like the others
+                raise InputError(f"{self.images.paths[frame]}: was changed while it was being read")
+            into[frame - begin] = rows
+
+    def read_image(self, frame: int) -> Image:
+        """One image with its header. Raises `InputError` where it cannot be read or is not like the others."""
+        path = self.images.paths[frame]
+        image = read_image(path)
+        if image.frame.shape != self.shape[1:] or image.frame.dtype != self.dtype:
+            found, expected = _words(image.frame.shape, image.frame.dtype), _words(self.shape[1:], self.dtype)
+            raise InputError(f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out")
+        return image
+
+    def check_whole(self) -> None:
+        """Raise `InputError` if an image was changed or removed since the stack was opened."""
+        for path, state in zip(self.files, self._states, strict=True):
+            if _state(path) != state:
+                raise InputError(f"{path}: was changed while it was being read")
+
+
+def open_images(request: ImageRequest, observer: Observer, workers: int) -> ImageStack:
+    """The images that a request is about, as a stack. No file stays open.
+
+    With ``skip_bad`` all images are looked at first, and those that cannot be read or differ from most others are left out. Warnings go
+    to the observer.
+
+    Raises:
+        InputError: there are no images, the first one cannot be read, or the metadata does not fit.
+    """
+    images = list_images(request)
+    if request.skip_bad:
+        images = _without_bad(images, observer, workers)
+    for message in images.warnings:
+        observer.warn(message)
+    if images.skipped:
+        total = len(images.skipped) + len(images.paths)
+        observer.warn(f"{images.source}: {len(images.skipped)} of {total} frames are left out:")
+        for skipped in images.skipped:
+            observer.warn(f"  {skipped.file}: {skipped.reason}")
+    if not images.paths:
+        raise InputError(f"{images.source}: no image is left, expected at least one")
+    first = read_image(images.paths[0])
+    n_rows, n_columns = first.frame.shape
+    return ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
+
+
+def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageList:
+    """Without images that cannot be read, or are not of the shape and type that most have."""
+
+    def look(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]] | str:
+        try:
+            return shape_of(path)
+        except InputError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    observer.stage("look", len(images.paths), "images")
+    found = []
+    for state in in_order(look, images.paths, workers):
+        found.append(state)
+        observer.advance(1)
+    usual = Counter(state for state in found if not isinstance(state, str)).most_common(1)
+    skipped = list(images.skipped)
+    kept = []
+    for i, state in enumerate(found):
+        if isinstance(state, str):
+            skipped.append(Skipped(images.paths[i].name, state))
+        elif state != usual[0][0]:
+            skipped.append(Skipped(images.paths[i].name, f"is {_words(*state)}, expected {_words(*usual[0][0])} as most images are"))
+        else:
+            kept.append(i)
+    return replace(images.only(kept), skipped=skipped)
+
+
+def _words(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{' x '.join(map(str, shape))} pixels of {dtype}"
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

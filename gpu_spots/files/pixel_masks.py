@@ -1,0 +1,102 @@
+"""Masks of pixels in files of their own: HDF5, NPY, and what fabio reads (TIFF, EDF, ...)."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.files.detector import good_of_cxi, good_of_nexus
+from gpu_spots.files.images import read_image_of_any_type
+from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at
+from gpu_spots.model import Array
+
+DEPTH = 12
+
+
+def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels a mask lets through.
+
+    Args:
+        text: FILE, or FILE:PATH for a dataset of an HDF5 file.
+        mask_good: 0 where pixels of value 0 are good, 1 where those of any other value are; None: as the format has it.
+        shape: n_X and n_Y of the frames.
+
+    Returns:
+        (n_X, n_Y) bool: True where a pixel is good.
+
+    Raises:
+        InputError: the mask cannot be read or does not fit the frames.
+        ParameterError: it is not certain what marks a good pixel, and ``mask_good`` does not say.
+    """
+    file, path = _file_and_path(text)
+    values, place = _read(file, path, shape)
+    if values.shape != shape:
+        turned = "; it is that of a frame with X and Y exchanged" if values.shape == shape[::-1] else ""
+        raise InputError(f"{place}: the mask has shape {values.shape}, expected that of a frame, {shape}{turned}")
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{place}: the mask is {values.dtype}, expected numbers")
+    if mask_good is not None:
+        good = values == 0 if mask_good == 0 else values != 0
+        return good & np.isfinite(values) if values.dtype.kind == "f" else good
+    name = place.rpartition("/")[2]
+    if name == "pixel_mask" and values.dtype.kind in "iu":
+        return good_of_nexus(values)
+    if name in ("mask", "mask_shared") and re.search(r"/entry_\d+/", place) and values.dtype.kind in "iu":
+        return good_of_cxi(values)
+    found = ", ".join(f"{value:g}" for value in np.unique(values)[:4].astype(float))
+    n_zero = int((values == 0).sum())
+    raise ParameterError(
+        "mask_good",
+        f"{place} has values {found}{', ...' if len(np.unique(values)) > 4 else ''}, {n_zero} of {values.size} pixels are 0, "
+        "and nothing tells which are good: give 0 where 0 marks a good pixel, 1 where 0 marks a bad one",
+    )
+
+
+def _file_and_path(text: str) -> tuple[Path, str | None]:
+    if Path(text).exists() or ":" not in text:
+        return Path(text), None
+    file, _, path = text.rpartition(":")
+    return Path(file), path
+
+
+def _read(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:
+    """The image, and what messages call it."""
+    try:
+        with file.open("rb") as opened:
+            is_npy = opened.read(6) == b"\x93NUMPY"
+    except OSError as error:
+        raise InputError(f"{file}: cannot be opened: {error.strerror}") from error
+    if h5py.is_hdf5(file):
+        return _read_hdf5(file, path, shape)
+    if path is not None:
+        raise InputError(f"{file}: is not an HDF5 file, so it has no dataset {path}")
+    if is_npy:
+        try:
+            return np.load(file, allow_pickle=False), str(file)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
+    return read_image_of_any_type(file).frame, str(file)
+
+
+def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:
+    try:
+        with h5py.File(file, "r") as opened:
+            if path is None:
+                fitting = [
+                    found for found in datasets_below(opened, "", DEPTH) if found[1].shape == shape and found[1].dtype.kind in "iufb"
+                ]
+                if len(fitting) != 1:
+                    listed = f": {', '.join(place for place, _ in fitting[:5])}" if fitting else ""
+                    found = f"{len(fitting) or 'no'} dataset{'s' * (len(fitting) != 1)}"
+                    raise InputError(f"{file}: has {found} of a frame's shape {shape}{listed}; name the mask as FILE:PATH")
+                path = fitting[0][0]
+            item = item_at(opened, path)
+            if not isinstance(item, h5py.Dataset):
+                raise InputError(f"{file}: {path} is a group, expected the dataset of the mask")
+            return np.asarray(item[()]), f"{file}:{absolute(path)}"
+    except FAILURES as error:
+        raise InputError(f"{file}: cannot be read: {hdf5_reason(error)}") from error

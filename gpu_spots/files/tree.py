@@ -1,0 +1,146 @@
+"""What stands in an HDF5 file: opening by path, with an error that says which link leads nowhere, and walking through groups."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gpu_spots.errors import InputError
+from gpu_spots.files.layout import hdf5_reason
+
+FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+"""What h5py raises where a file is damaged or a link leads nowhere."""
+SPARE_FILES = 64
+"""Open files that are not of the input."""
+
+
+def absolute(path: str) -> str:
+    """A path as the file's root has it."""
+    return "/" + path.strip("/")
+
+
+def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
+    """What stands at ``path``. Raises `InputError` where nothing does; it names the file that is missing where a link leads to one."""
+    try:
+        return file[path]
+    except FAILURES as error:
+        raise InputError(f"{file.file.filename}: no dataset {path!r}: {why_broken(file, path) or hdf5_reason(error)}") from None
+
+
+def why_broken(file: h5py.Group, path: str) -> str | None:
+    """In words, the first link on the way to ``path`` that leads nowhere; None where there is no such link."""
+    parts = [part for part in path.split("/") if part]
+    for end in range(1, len(parts) + 1):
+        place = "/" + "/".join(parts[:end])
+        try:
+            link = file.file.get(place, getlink=True)
+            if link is None or _leads_somewhere(file.file, place):
+                continue
+        except FAILURES:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            return f"{place} is a link to {link.path} in the file {link.filename}, {_why_unopened(Path(file.file.filename).parent, link)}"
+        return f"{place} is a link to {link.path}, which leads nowhere" if isinstance(link, h5py.SoftLink) else None
+    return None
+
+
+def _leads_somewhere(file: h5py.File, path: str) -> bool:
+    try:
+        return file.get(path) is not None
+    except FAILURES:  # a link that leads to itself
+        return False
+
+
+def _why_unopened(folder: Path, link: h5py.ExternalLink) -> str:
+    """Why an external link cannot be followed; the file is looked for where HDF5 looks."""
+    places = (folder / link.filename, folder / Path(link.filename).name, Path(link.filename))
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        return "which is missing"
+    if not h5py.is_hdf5(found):
+        return "which is not an HDF5 file"
+    return f"which cannot be opened or has no {link.path}"
+
+
+def allow_open_files(number: int, what: str) -> None:
+    """Let this process have so many files open at once, each by HDF5 and by a reader. Raises `InputError` where the system does not."""
+    needed = 2 * number + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{what}: its frames are in {number} files, and of the {needed} open files that this takes {soft} are allowed; "
+                f"ulimit -n {needed} may allow more"
+            ) from None
+
+
+def text_of(attributes: Any, name: str) -> str:
+    """An attribute that is a text; empty where there is none."""
+    try:
+        value = attributes.get(name, "")
+    except FAILURES:
+        return ""
+    value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and group of each group in a group, sorted by name; links that lead nowhere are passed over."""
+    for name, item in members(group):
+        if isinstance(item, h5py.Group):
+            yield name, item
+
+
+def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
+    """Name and object of everything in a group, sorted by name; links that lead nowhere are passed over."""
+    for name in group:
+        try:
+            item = group.get(name)
+        except FAILURES:
+            continue
+        if item is not None:
+            yield name, item
+
+
+def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Path and dataset of each dataset in a group and in groups in it, ``depth`` groups deep; each once, through links as well.
+
+    What is in ``group`` comes before what is deeper.
+    """
+    seen: set[Any] = {group.id}
+    level = [(path.rstrip("/"), group)]
+    for _ in range(depth):
+        deeper = []
+        for base, parent in level:
+            for name, item in members(parent):
+                if item.id in seen:
+                    continue
+                seen.add(item.id)
+                if isinstance(item, h5py.Dataset):
+                    yield f"{base}/{name}", item
+                elif isinstance(item, h5py.Group):
+                    deeper.append((f"{base}/{name}", item))
+        level = deeper
+
+
+def broken_links_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is."""
+    seen: set[Any] = {group.id}
+    level = [(path.rstrip("/"), group)]
+    for _ in range(depth):
+        deeper = []
+        for base, parent in level:
+            for name in parent:
+                why = why_broken(group.file, f"{base}/{name}")
+                if why is not None:
+                    yield f"{base}/{name}", why
+            for name, item in groups_in(parent):
+                if item.id not in seen:
+                    seen.add(item.id)
+                    deeper.append((f"{base}/{name}", item))
+        level = deeper

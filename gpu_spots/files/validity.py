@@ -1,0 +1,126 @@
+"""Which pixels and values count: what the file says of its detector, and what the user says, in one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.files.detector import DetectorFacts
+from gpu_spots.files.pixel_masks import read_mask
+from gpu_spots.inputs import InputOptions
+from gpu_spots.model import Validity
+from gpu_spots.regions import in_any
+
+SUSPICIOUS = 0.5
+"""A mask that leaves out more of the pixels is likely to be taken the wrong way round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which pixels and values count, and where that comes from."""
+
+    validity: Validity
+    """For the pipeline."""
+    saturation: float | None
+    """The smallest saturated value, counts; None: unknown."""
+    record: Mapping[str, Any]
+    """What ``info`` says of it: attribute to value."""
+    notes: tuple[str, ...]
+    """What the user should know."""
+
+
+def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions) -> Limits:
+    """Put together what the file and the user say.
+
+    Args:
+        source: the file, for messages.
+        shape: n_X and n_Y.
+        dtype: type of the frames.
+        facts: what the file says.
+        options: what the user says; a range or a saturation given there takes the place of the file's.
+
+    Raises:
+        InputError: a mask or a region does not fit the frames, or the file's range of valid values is empty.
+        ParameterError: it is not known what marks a good pixel in a mask, or a saturation is none that a valid value can reach.
+    """
+    record: dict[str, Any] = {}
+    good: list[NDArray[np.bool_]] = []
+    notes = []
+    if facts.mask is not None:
+        good.append(facts.mask)
+        record |= {"file_mask": facts.mask_path, "file_mask_pixels": _n_bad(facts.mask)}
+        notes += _wrong_way_round(f"{source}: the mask {facts.mask_path}", facts.mask, "--no-file-mask does without")
+    elif facts.unused_mask and options.file_mask and options.mask is None:
+        notes.append(
+            f"{source}: {facts.unused_mask} may be a mask and was not used, as nothing says what marks a good pixel; "
+            "--mask FILE:PATH --mask-good 0 (or 1) takes it, --no-file-mask does without"
+        )
+    if options.mask is not None:
+        good.append(read_mask(options.mask, options.mask_good, shape))
+        record |= {"mask": options.mask, "mask_pixels": _n_bad(good[-1])}
+        record |= {} if options.mask_good is None else {"mask_good": options.mask_good}
+        notes += _wrong_way_round(f"the mask {options.mask}", good[-1], "is --mask-good the right way round?")
+    if options.reject:
+        good.append(~in_any(options.reject, shape))
+        record |= {"reject": [str(one) for one in options.reject], "reject_pixels": _n_bad(good[-1])}
+    pixels = np.logical_and.reduce(good) if good else None
+    if pixels is not None:
+        record["masked_pixels"] = _n_bad(pixels)
+
+    low, high = _bounds(source, dtype, facts, options)
+    for name, bound, origin in (("valid_low", low, facts.low_from), ("valid_high", high, facts.high_from)):
+        if bound is not None:
+            record |= {name: bound, f"{name}_from": origin if options.valid_range is None else "--valid-range"}
+    saturation, saturation_from = _saturation(dtype, high, facts, options)
+    if saturation is not None:
+        record["saturation_from"] = saturation_from
+    return Limits(Validity(pixels, low, high), saturation, record, tuple(notes))
+
+
+def _n_bad(good: NDArray[np.bool_]) -> int:
+    return int(good.size - np.count_nonzero(good))
+
+
+def _wrong_way_round(what: str, good: NDArray[np.bool_], remedy: str) -> list[str]:
+    share = _n_bad(good) / good.size
+    return [f"{what} leaves out {share:.0%} of the pixels; {remedy}"] if share > SUSPICIOUS else []
+
+
+def _bounds(source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions) -> tuple[float | None, float | None]:
+    """Smallest and largest value that counts; None where all that the type can hold do."""
+    low, high = (facts.low, facts.high) if options.valid_range is None else options.valid_range
+    if low is not None and high is not None and low > high:
+        raise InputError(
+            f"{source}: no value is valid, as the smallest is {low:g} ({facts.low_from}) and the largest {high:g} ({facts.high_from}); "
+            "--valid-range LOW,HIGH gives other bounds"
+        )
+    if dtype.kind == "f":
+        return low, high
+    least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    low = None if low is None or low <= least else math.ceil(low)
+    high = None if high is None or high >= most else math.floor(high)
+    if (low is not None and low > most) or (high is not None and high < least):
+        which = "valid_range" if options.valid_range is not None else ""
+        problem = f"no value of {dtype} frames is from {'-' if low is None else low} to {'-' if high is None else high}"
+        raise ParameterError(which, problem) if which else InputError(f"{source}: {problem}; --valid-range LOW,HIGH gives other bounds")
+    return low, high
+
+
+def _saturation(dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: InputOptions) -> tuple[float | None, str]:
+    """The smallest saturated value, and what says so."""
+    most = high if high is not None else None if dtype.kind == "f" else int(np.iinfo(dtype).max)
+    if options.saturation is not None:
+        if most is not None and options.saturation > most:
+            raise ParameterError(
+                "saturation",
+                f"{options.saturation:g} is more than any valid value, which is at most {most:g}"
+                + (f" ({facts.high_from}; --valid-range gives other bounds)" if options.valid_range is None and high is not None else ""),
+            )
+        return options.saturation if dtype.kind == "f" else math.ceil(options.saturation), "--saturation"
+    if facts.saturation is not None and (most is None or facts.saturation <= most):
+        return facts.saturation if dtype.kind == "f" else math.ceil(facts.saturation), facts.saturation_from
+    return most, "the largest valid value" if high is not None else f"the largest value of {dtype}"

@@ -1,0 +1,173 @@
+"""The frames of a run as the two passes ask for them: bands of rows of all frames, then batches of whole frames.
+
+They are in memory or on the device as a whole, or are read in parts, from the file or from a scratch file: the plan says which.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.backend import Backend
+from gpu_spots.levels import LevelSampler
+from gpu_spots.plan import Place, Plan, spans
+from gpu_spots.protocols import Observer, Spool, Stack
+from gpu_spots.workers import in_order
+
+PIECE_BYTES = 1 << 25
+"""At most this much of a band is read in one call."""
+
+OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
+"""Makes room on disk for decoded frames of some shape and type."""
+
+
+class Source:
+    """Frames, and how they come to the backend; several threads may ask for them."""
+
+    def __init__(self, stack: Stack, backend: Backend, plan: Plan) -> None:
+        """The frames of ``stack``, which are still where they are."""
+        self.shape, self.dtype = stack.shape, stack.dtype
+        self.backend = backend
+        self.plan = plan
+        self.validity = stack.validity
+        """Which values count, in the frames' own counts."""
+        self.saturation = stack.saturation
+        """The smallest saturated value, in the frames' own counts; None: unknown."""
+        self.sampler = LevelSampler(stack.shape, stack.validity)
+        self.factors: NDArray[np.int64] | None = None
+        """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others; None: they are not scaled."""
+        self.whole: Any = stack.resident()
+        """All frames, in memory or on the device; None where they are read in parts."""
+        self.reader: Stack | Spool = stack
+        """Where parts are read from."""
+        self._own = threading.local()
+
+    @property
+    def scaled_validity(self) -> Any:
+        """Which values count in scaled frames."""
+        return self.validity if self.factors is None else self.validity.of_scaled(self.dtype)
+
+    def band(self, begin: int, end: int) -> Any:
+        """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
+        if self.whole is not None:
+            return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
+        n_frames, _, n_columns = self.shape
+        held = self._room((n_frames, end - begin, n_columns))
+        step = max(1, PIECE_BYTES // ((end - begin) * n_columns * self.dtype.itemsize))
+        for first, last in spans(n_frames, step):
+            with self.backend.staging(held, first, last) as into:
+                self.reader.read_rows(first, last, begin, end, into)
+        return self._scaled(held, slice(None))
+
+    def batch(self, begin: int, end: int) -> Any:
+        """The frames from ``begin`` to ``end``, where the backend computes, in their own counts; until the thread's next."""
+        if self.whole is not None:
+            return self.backend.upload(self.whole[begin:end])
+        held = self._room((end - begin, *self.shape[1:]))
+        with self.backend.staging(held, 0, end - begin) as into:
+            self.reader.read(begin, end, into)
+        return held
+
+    def _room(self, shape: tuple[int, int, int]) -> Any:
+        """Room for a band or a batch: this thread's last one, if it fits, as fresh memory costs more time than reading into it."""
+        room = getattr(self._own, "room", None)
+        if room is None or room.shape != shape:
+            self._own.room = None
+            self._own.room = room = self.backend.hold(shape, self.dtype)
+        return room
+
+    def at_level(self, frames: Any, begin: int, end: int) -> Any:
+        """A batch at the run's level."""
+        return self._scaled(frames, slice(begin, end))
+
+    def _scaled(self, frames: Any, which: slice) -> Any:
+        return frames if self.factors is None else self.backend.scaled(frames, self.factors[which], self.validity)
+
+
+@contextmanager
+def open_source(stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpool | None, observer: Observer) -> Iterator[Source]:
+    """Bring the frames to the place that the plan names, and look at the level of each on the way.
+
+    Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be written.
+    """
+    source = Source(stack, backend, plan)
+    stack.check_whole()
+    with ExitStack() as opened:
+        if source.whole is not None:
+            _sample(source, plan, observer, lambda frame: source.whole[frame, source.sampler.rows])
+        elif plan.place == Place.SCRATCH:
+            assert open_spool is not None  # or the plan would be another
+            source.reader = opened.enter_context(open_spool(source.shape, source.dtype))
+            _copy_to_scratch(stack, source, observer)
+        elif plan.place == Place.FILE:
+            _sample(source, plan, observer, lambda frame: _some_rows(source, frame))
+        else:
+            _read_all(stack, source, observer)
+        stack.check_whole()
+        yield source
+        stack.check_whole()
+
+
+def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
+    """All frames, to the device or into memory."""
+    on_device = source.plan.place == Place.DEVICE
+    whole: Any = source.backend.hold(stack.shape, stack.dtype) if on_device else np.empty(stack.shape, stack.dtype)
+
+    def read(begin: int, end: int) -> None:
+        if on_device:
+            with source.backend.staging(whole, begin, end) as into:
+                stack.read(begin, end, into)
+                _see(source, begin, into)
+        else:
+            stack.read(begin, end, whole[begin:end])
+            _see(source, begin, whole[begin:end])
+
+    _walk("read", source, stack.step, observer, read)
+    source.whole = whole
+
+
+def _copy_to_scratch(stack: Stack, source: Source, observer: Observer) -> None:
+    """All frames, decoded, to the scratch file."""
+    spool = source.reader
+
+    def copy(begin: int, end: int) -> None:
+        frames = np.empty((end - begin, *stack.shape[1:]), stack.dtype)
+        stack.read(begin, end, frames)
+        _see(source, begin, frames)
+        spool.write(begin, frames)  # type: ignore[union-attr]
+
+    _walk("read", source, stack.step, observer, copy)
+
+
+def _sample(source: Source, plan: Plan, observer: Observer, rows_of: Callable[[int], Any]) -> None:
+    """Only the rows that tell a frame's level."""
+    _walk("levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin)))
+
+
+def _some_rows(source: Source, frame: int) -> Any:
+    """The sampled rows of a frame, from the file, at most one reading of each chunk."""
+    rows = range(*source.sampler.rows.indices(source.shape[1]))
+    found = np.empty((len(rows), source.shape[2]), source.dtype)
+    for i, row in enumerate(rows):
+        source.reader.read_rows(frame, frame + 1, row, row + 1, found[i : i + 1][None])
+    return found
+
+
+def _see(source: Source, begin: int, frames: Any) -> None:
+    for frame, image in enumerate(frames, begin):
+        source.sampler.see(frame, image[source.sampler.rows])
+
+
+def _walk(stage: str, source: Source, step: int, observer: Observer, work: Callable[[int, int], None]) -> None:
+    """Do something with all frames, some at a time, in threads."""
+
+    def one(span: tuple[int, int]) -> int:
+        work(*span)
+        return span[1] - span[0]
+
+    observer.stage(stage, source.shape[0], "frames")
+    for n_done in in_order(one, spans(source.shape[0], step), source.plan.threads):
+        observer.advance(n_done)

@@ -1,0 +1,181 @@
+"""gpu-spots info: what it says is what find does."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from helpers import Ended, assert_refused, command, listing, process, write_run
+from image_runs import write_scan
+from layouts_data import ANGLES, SHAPE, STATES, WRITERS, frames_of, write_anything, write_dectris, write_nexus
+
+
+def info(path: Path, *options: object) -> Ended:
+    return command("info", path, *options, name="gpu-spots")
+
+
+def as_json(path: Path, *options: object) -> dict[str, Any]:
+    ended = info(path, *options, "--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+def lines(ended: Ended) -> dict[str, str]:
+    """Label to text."""
+    assert (ended.status, ended.stderr) == (0, "")
+    return {label.strip(): text.strip() for label, _, text in (row.partition("  ") for row in ended.stdout.splitlines())}
+
+
+def test_everything_of_a_laser_run(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run__mccd.h5")
+    before = listing(tmp_path)
+    found = lines(info(path))
+    assert listing(tmp_path) == before
+    assert found == {
+        "file": str(path),
+        "layout": "LaueUtil's own",
+        "frames": "/frames",
+        "size": "20 frames of 24 x 40 (X x Y), uint16, 0.0 MB",
+        "stored": "chunks none, filters none",
+        "read": "directly, by all threads",
+        "mask": "none",
+        "valid values": "all",
+        "saturation": "65535 and more (the largest value of uint16)",
+        "angles": "10 different, 0 to 13.5 degrees (/lauecollect/angle)",
+        "laser": "10 off, 10 on (/lauecollect/laser_on)",
+        "blocks": "10, of 2 frames",
+        "pairs": "10",
+        "find can": "-m n_removed, -m kruskal, -S none, -S pairs, -S blocks, -a 10",
+        "command": f"gpu-spots find {path} -S blocks",
+    }
+
+
+def test_everything_of_a_detector_file(tmp_path: Path) -> None:
+    mask = np.zeros(SHAPE, "u4")
+    mask[:2] = 1
+    path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": mask, "saturation_value": 9000})
+    found = lines(info(path, "--reject", "border:1", "--valid-range", "3,"))
+    assert found["layout"] == "DECTRIS master file"
+    assert found["frames"] == "/entry/data/data_000001 ... /entry/data/data_000003  (3 datasets, 4 files)"
+    assert found["stored"] == "chunks 1x24x40, filters gzip 4"
+    assert found["mask"] == "162 pixels of 960 masked (16.88%): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+    assert found["valid values"] == "from 3 (--valid-range)"
+    assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
+    assert found["laser"].startswith("unknown: no laser states found")
+    assert found["cannot"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
+    assert found["command"] == f"gpu-spots find {path} --reject border:1 --valid-range 3,"
+
+
+def test_few_and_no_angles_change_the_command(tmp_path: Path) -> None:
+    few = write_anything(tmp_path / "few.h5", edit=lambda file: file["run/of/today/angle"].write_direct(ANGLES // 6))
+    assert as_json(few)["command"].endswith(" -S blocks -a 3")
+
+    def edit(file: h5py.File) -> None:
+        del file["run/of/today/angle"]
+
+    none = as_json(write_anything(tmp_path / "none.h5", edit=edit))
+    assert none["command"].endswith("none.h5 -a 0")
+    assert "no angles found" in none["angles"]["missing"]
+    assert "no angles found" in none["find"]["-a 10"]
+    assert (none["blocks"], none["pairs"]) == (None, None)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_the_command_it_gives_works(layout: str, tmp_path: Path) -> None:
+    path = WRITERS[layout][0](tmp_path / "a run_master.h5")
+    found = as_json(path, "--reject", "border:2", "--saturation", 190)
+    program, *arguments = shlex.split(found["command"])
+    assert program == "gpu-spots"
+    assert command(*arguments, "--quiet", name="gpu-spots").status == 0
+    with h5py.File(tmp_path / "a run_master__spots.h5") as file:
+        attributes = file["info"].attrs
+        assert attributes["layout"] == found["layout"]
+        assert attributes["frames_path"] == found["frames"]["path"]
+        assert attributes["masked_pixels"] == found["masked_pixels"] == 960 - 20 * 36
+        assert attributes["saturation"] == found["saturation"]["value"] == 190
+        if found["pairs"]:
+            assert attributes["sync"] == "blocks"
+            assert len(file["masks/counts"]) == found["blocks"]["number"]
+
+
+def test_what_find_cannot_do_it_says_too(tmp_path: Path) -> None:
+    """A dark run of two frames, one of which was never written."""
+
+    def edit(file: h5py.File) -> None:
+        del file["frames"], file["lauecollect/laser_on"], file["lauecollect/angle"]
+        file.create_dataset("frames", (1, *SHAPE), "u2", chunks=(1, *SHAPE))
+        file["lauecollect/laser_on"] = ["off"]
+
+    path = write_run(tmp_path / "run__mccd.h5", edit)
+    ended = info(path)
+    assert ended.stdout.count("problem") == 2
+    assert "1 frame, expected at least 2 for the background" in ended.stdout
+    assert "never written" in ended.stdout
+    assert "command" not in ended.stdout
+    assert len(as_json(path)["problems"]) == 2
+    assert command(path, "-a", 0, "--quiet").status == 1
+
+
+def test_a_wrong_state_is_named(tmp_path: Path) -> None:
+    def edit(file: h5py.File) -> None:
+        file["lauecollect/laser_on"][3] = 7
+
+    assert lines(info(write_run(tmp_path / "run__mccd.h5", edit)))["laser"] == (
+        "unknown: lauecollect/laser_on is '7' at frame 3, expected 0, 1, off or on"
+    )
+
+
+def test_frames_that_hdf5_must_read_are_named(tmp_path: Path) -> None:
+    def edit(file: h5py.File) -> None:
+        del file["frames"]
+        file.create_dataset("frames", data=frames_of(), chunks=(2, 24, 40), compression="lzf", shuffle=True, fletcher32=True)
+
+    found = lines(info(write_run(tmp_path / "run__mccd.h5", edit)))
+    assert found["stored"] == "chunks 2x24x40, filters shuffle, lzf, fletcher32"
+    assert found["read"].startswith("through HDF5, one chunk at a time (filters shuffle")
+
+
+def test_unpaired_frames_and_notes_are_shown(tmp_path: Path) -> None:
+    def edit(file: h5py.File) -> None:
+        file["entry/sample/laser_on"][:2] = [False, False]
+        file["entry/data/mask"] = np.ones(SHAPE, "u1")
+
+    found = lines(info(write_nexus(tmp_path / "run.h5", edit=edit)))
+    assert found["pairs"] == "9; 2 frames without a partner"
+    assert "/entry/data/mask may be a mask and was not used" in found["note"]
+
+
+def test_it_writes_to_stdout_as_a_process_too(tmp_path: Path) -> None:
+    ended = process("info", write_run(tmp_path / "run__mccd.h5"), name="gpu-spots")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1].startswith("command")
+
+
+def test_errors_are_as_finds(tmp_path: Path) -> None:
+    assert_refused(info(tmp_path / "none.h5"), 1, "none.h5", "No such file")
+    (tmp_path / "text.h5").write_text("text")
+    assert_refused(info(tmp_path / "text.h5"), 1, "text.h5", "not an HDF5 file")
+    assert_refused(command("info", name="gpu-spots"), 2, "Missing argument")
+    assert_refused(info(tmp_path / "none.log"), 1, "none.log", "No such file")
+
+
+def test_images_are_described_too(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path, frames_of(), ANGLES, STATES)
+    arguments = (scan.log, "-p", scan.folder, "--reject", "border:2")
+    found = lines(info(*arguments))
+    assert found["layout"] == "images"
+    assert found["size"].startswith("20 frames of 24 x 40 (X x Y), uint16")
+    assert found["stored"] == "one image a frame, marccd"
+    assert found["mask"].startswith("240 pixels of 960 masked")
+    assert (found["pairs"], found["laser"][:13]) == ("10", "10 off, 10 on")
+    program, *command_line = shlex.split(found["command"])
+    assert program == "gpu-spots"
+    assert command_line == ["find", str(scan.log), "--reject", "border:2", "-p", str(scan.folder), "-S", "blocks"]
+    assert command(*command_line, "--quiet", "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    given = lines(info(scan.folder / "*.mccd", "--angle-step", 2, "--laser", "off,on"))
+    assert given["angles"] == "10 different, 0 to 18 degrees"
+    assert "--laser off,on" in given["command"]
