@@ -20,8 +20,8 @@ FACTORS = np.array([65536, 1, 0, 65535, 65537, 30000, 131072, 99999, 65536 * 300
 
 
 @pytest.fixture(scope="module")
-def toolkit(pytestconfig: pytest.Config) -> EmulatedToolkit:
-    return EmulatedToolkit(Path(pytestconfig.cache.mkdir("emulator")))
+def toolkit(kernel_folder: Path) -> EmulatedToolkit:
+    return EmulatedToolkit(kernel_folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

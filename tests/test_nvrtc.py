@@ -121,8 +121,8 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
     """As frames of uint16 and float32 ask for them, 180 frames."""
     recorder = recorded((180,), (np.dtype("uint16"), np.dtype("float32")))
-    # which is used by reading, not by computing
-    variants = recorder.variants | {("unshuffle", macros({"SIZE": 2}))}
+    # these are used by reading, and where the background stays on the device
+    variants = recorder.variants | {("unshuffle", macros({"SIZE": 2})), ("background", ())}
     assert {file for file, _ in variants} == {path.stem for path in KERNELS.glob("*.cu")}
     jobs = [(variant, f"sm_{architecture}") for variant in sorted(variants) for architecture in ARCHITECTURES]
     assert len(list(compile_all(pytestconfig, jobs))) == len(jobs)
@@ -139,7 +139,7 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
 
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
-    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
+    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle"), ("background", "background")}
     pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
     assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
 

@@ -19,7 +19,7 @@ from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 TESTED_FROM = 3
 """Fewer blocks are never tested."""
-AT_ONCE = 1 << 22
+AT_ONCE = 1 << 18
 """Values that are fetched for the host to decide at a time."""
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.planes import PlaneMoments, most_frames, plane_moments
+from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames, plane_moments
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import MAX_FRAMES, FloatMoments, IntegerMoments, Validity
@@ -21,8 +21,7 @@ def trimmed_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Valid
 def moments_on_device(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments | RankedMoments:
     """The same, left on the device in the kernels' own types."""
     check_number(len(frames))
-    by_planes = len(frames) <= most_frames(np.dtype(frames.dtype))
-    return (plane_moments if by_planes else ranked_moments)(toolkit, frames, percent, validity)
+    return (plane_moments if is_possible(frames) else ranked_moments)(toolkit, frames, percent, validity)
 
 
 def check_number(n_frames: int) -> None:
@@ -40,4 +39,4 @@ def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: 
         a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
         scratch = Launch.of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
     # with the map of masked pixels, and small change
-    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + (1 << 12)
+    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + 8 * n_blocks + (1 << 12)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.toolkit import Toolkit, frame_stride
+from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
 from gpu_spots.model import IntegerMoments, Validity
 
@@ -50,13 +50,18 @@ class PlaneMoments:
         )
 
 
+def is_possible(frames: Any) -> bool:
+    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames`; a frame of the stack may not have 2^32 bytes."""
+    return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < 1 << 32
+
+
 def most_frames(dtype: np.dtype[Any]) -> int:
     """How many frames this can take; 0 for types that it cannot."""
     return 0 if dtype.kind == "f" or dtype.itemsize > 2 else 32 * (REGISTERS // (8 * dtype.itemsize)) * MOST_THREADS
 
 
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
-    """Moments of a band (n, n_X, n_Y) of at most `most_frames`; see ``gpu_spots.backend.Backend.trimmed_moments``."""
+    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.trimmed_moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
     low, high, checked = integer_bounds(dtype, validity)
     threads, words = _shares(n_frames, REGISTERS // (8 * dtype.itemsize))
@@ -66,10 +71,10 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
         "trimmed",
         BITS=8 * dtype.itemsize,
         BIAS=sign_bit(dtype),
-        NW=words,
-        G=threads,
-        PXB=pixels_of_block,
-        MINB=_blocks(words * 8 * dtype.itemsize, threads * pixels_of_block),
+        WORDS=words,
+        SHARERS=threads,
+        PIXELS=pixels_of_block,
+        RESIDENT=_blocks(words, 8 * dtype.itemsize, threads * pixels_of_block),
         CHECK=int(checked),
     )
     found = PlaneMoments(
@@ -86,7 +91,7 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
         (pixels_of_block, threads),
         (
             bits_of(frames),
-            np.int64(frame_stride(frames)),
+            np.uint32(frames.strides[0]),
             np.int32(n_frames),
             np.int32(n_pixels),
             np.int32(percent),
@@ -113,7 +118,8 @@ def _shares(n_frames: int, most_words: int) -> tuple[int, int]:
     return threads, -(-n_frames // (32 * threads))
 
 
-def _blocks(planes: int, threads: int) -> int:
-    """Blocks that a multiprocessor should hold: as many as leave each thread registers enough for its planes and 32 more."""
-    registers = next(r for r in (64, 80, 96, 128, 168, 255) if r >= min(planes + 32, 255))
+def _blocks(words: int, bits: int, threads: int) -> int:
+    """Blocks that a multiprocessor should hold: as many as leave each thread registers for its planes, its candidates, and 26 more."""
+    needed = min(words * bits + words + 26, 255)
+    registers = next(number for number in (64, 80, 96, 128, 168, 255) if number >= needed)
     return max(1, 65536 // (registers * threads))

@@ -5,20 +5,21 @@
 // count the candidates whose bit is 0; the wanted place is among these, or among the others. Nothing is sorted.
 //
 // A slot is a place for a value. Slots without one (invalid values, frames beyond the last) hold 0 and are counted out of every place.
-// Up to 32 * NW frames one thread has a pixel; beyond, G threads share it, each with its own part of the frames.
+// Up to 32 * WORDS frames one thread has a pixel; beyond, SHARERS threads share it, each with its own part of the frames.
 //
 // BITS, BIAS: 8 or 16 bits; what makes a signed value an unsigned key of the same order by XOR (0x8000), or 0.
-// NW, G, PXB: words a thread; threads a pixel; pixels a block, which has PXB x G threads. MINB: blocks that a multiprocessor should hold.
+// WORDS, SHARERS, PIXELS: words a thread; threads a pixel; pixels a block, which has PIXELS x SHARERS threads.
+// RESIDENT: blocks that a multiprocessor should hold at the same time, which limits the registers of a thread.
 // CHECK: 1 where keys outside of low .. high are invalid.
 #if BITS == 8
 typedef u8 Bits;
 #else
 typedef u16 Bits;
 #endif
-#define SLOTS (32 * NW * G)
+#define SLOTS (32 * WORDS * SHARERS)
 #define NEVER 0x7fffffff
 
-// ---- the G threads of a pixel -----------------------------------------------------------------------------------------------------
+// ---- the threads that share a pixel -----------------------------------------------------------------------------------------------
 
 // Two buffers take turns, so that one barrier is enough: who writes into one has read the other.
 struct Sharing {
@@ -27,33 +28,51 @@ struct Sharing {
 };
 
 __device__ __forceinline__ int *shared_by_pixel(Sharing &sharing, int mine) {
-  int *buffer = sharing.buffer + sharing.turn * (G * PXB);
+  int *buffer = sharing.buffer + sharing.turn * (SHARERS * PIXELS);
   sharing.turn ^= 1;
-  buffer[threadIdx.y * PXB + threadIdx.x] = mine;
+  buffer[threadIdx.y * PIXELS + threadIdx.x] = mine;
   __syncthreads();
   return buffer + threadIdx.x;
 }
 
 __device__ __forceinline__ int sum_of_pixel(Sharing &sharing, int mine) {
-#if G > 1
+#if SHARERS > 1
   const int *all = shared_by_pixel(sharing, mine);
   mine = 0;
 #pragma unroll
-  for (int g = 0; g < G; g++) mine += all[g * PXB];
+  for (int g = 0; g < SHARERS; g++) mine += all[g * PIXELS];
 #endif
   return mine;
 }
 
 __device__ __forceinline__ int least_of_pixel(Sharing &sharing, int mine) {
-#if G > 1
+#if SHARERS > 1
   const int *all = shared_by_pixel(sharing, mine);
 #pragma unroll
-  for (int g = 0; g < G; g++) mine = min(mine, all[g * PXB]);
+  for (int g = 0; g < SHARERS; g++) mine = min(mine, all[g * PIXELS]);
 #endif
   return mine;
 }
 
 // ---- bit planes -------------------------------------------------------------------------------------------------------------------
+
+// Any function of three words, bit by bit, is one instruction: its value for bits a, b, c is bit 4 * a + 2 * b + c of TABLE. Of some
+// that are written with operators the compiler makes two.
+template <u32 TABLE>
+__device__ __forceinline__ u32 logic(u32 a, u32 b, u32 c) {
+#ifdef EMULATED
+  u32 result = 0;
+  for (int i = 0; i < 8; i++)
+    if (TABLE >> i & 1) result |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+  return result;
+#else
+  u32 result;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(result) : "r"(a), "r"(b), "r"(c), "n"(TABLE));
+  return result;
+#endif
+}
+__device__ __forceinline__ u32 bits_of_two(u32 a, u32 b, u32 mask) { return logic<0xe4>(a, b, mask); }  // (a & mask) | (b & ~mask)
+__device__ __forceinline__ u32 and_either(u32 a, u32 b, u32 c) { return logic<0xe0>(a, b, c); }           // a & (b | c)
 
 // Bits i to i + STEP - 1 of the byte of one word change places with bits of the word STEP further, in each column of bytes.
 template <int STEP>
@@ -63,8 +82,8 @@ __device__ __forceinline__ void exchange(u32 (&a)[8]) {
   for (int i = 0; i < 8; i++)
     if (!(i & STEP)) {
       const u32 x = a[i], y = a[i + STEP];
-      a[i] = (x & stays) | ((y << STEP) & ~stays);
-      a[i + STEP] = ((x >> STEP) & stays) | (y & ~stays);
+      a[i] = bits_of_two(x, y << STEP, stays);
+      a[i + STEP] = bits_of_two(x >> STEP, y, stays);
     }
 }
 
@@ -100,42 +119,42 @@ __device__ __forceinline__ void to_planes(const u32 (&v)[32], u32 (&plane)[BITS]
 }
 
 // The largest value, and in `hit` the slots that have it.
-__device__ __forceinline__ u32 largest(const u32 (&plane)[NW][BITS], u32 (&hit)[NW], Sharing &sharing) {
+__device__ __forceinline__ u32 largest(const u32 (&plane)[WORDS][BITS], u32 (&hit)[WORDS], Sharing &sharing) {
   u32 value = 0;
 #pragma unroll
-  for (int w = 0; w < NW; w++) hit[w] = ~0u;
+  for (int w = 0; w < WORDS; w++) hit[w] = ~0u;
 #pragma unroll
   for (int b = BITS - 1; b >= 0; b--) {
     u32 any = 0;
 #pragma unroll
-    for (int w = 0; w < NW; w++) any |= hit[w] & plane[w][b];
+    for (int w = 0; w < WORDS; w++) any |= hit[w] & plane[w][b];
     const u32 one = sum_of_pixel(sharing, any != 0) ? ~0u : 0u;
     value |= one & (1u << b);
 #pragma unroll
-    for (int w = 0; w < NW; w++) hit[w] &= plane[w][b] | ~one;
+    for (int w = 0; w < WORDS; w++) hit[w] = and_either(hit[w], plane[w][b], ~one);
   }
   return value;
 }
 
 // The value at `place` of all slots, ascending from 0; `below`: how many slots have less. No value is above `limit`.
-__device__ __forceinline__ u32 value_at(const u32 (&plane)[NW][BITS], int place, u32 limit, int &below, Sharing &sharing) {
-  u32 candidate[NW], value = 0;
+__device__ __forceinline__ u32 value_at(const u32 (&plane)[WORDS][BITS], int place, u32 limit, int &below, Sharing &sharing) {
+  u32 candidate[WORDS], value = 0;
   int left = place;
 #pragma unroll
-  for (int w = 0; w < NW; w++) candidate[w] = ~0u;
+  for (int w = 0; w < WORDS; w++) candidate[w] = ~0u;
 #pragma unroll
   for (int b = BITS - 1; b >= 0; b--) {
     // with barriers, threads must stay together
-    if (G > 1 || limit >> b) {
+    if (SHARERS > 1 || limit >> b) {
       int zeros = 0;
 #pragma unroll
-      for (int w = 0; w < NW; w++) zeros += __popc(candidate[w] & ~plane[w][b]);
+      for (int w = 0; w < WORDS; w++) zeros += __popc(candidate[w] & ~plane[w][b]);
       zeros = sum_of_pixel(sharing, zeros);
       const u32 one = left >= zeros ? ~0u : 0u;
       left -= zeros & (int)one;
       value |= one & (1u << b);
 #pragma unroll
-      for (int w = 0; w < NW; w++) candidate[w] &= ~(plane[w][b] ^ one);
+      for (int w = 0; w < WORDS; w++) candidate[w] &= ~(plane[w][b] ^ one);
     }
   }
   below = place - left;
@@ -143,30 +162,30 @@ __device__ __forceinline__ u32 value_at(const u32 (&plane)[NW][BITS], int place,
 }
 
 // Slots that do not hold less than `cut` become 0. The lower bits decide where the higher ones are equal.
-__device__ __forceinline__ void keep_less(u32 (&plane)[NW][BITS], u32 cut) {
-  u32 less[NW];
+__device__ __forceinline__ void keep_less(u32 (&plane)[WORDS][BITS], u32 cut) {
+  u32 less[WORDS];
 #pragma unroll
-  for (int w = 0; w < NW; w++) less[w] = 0;
+  for (int w = 0; w < WORDS; w++) less[w] = 0;
 #pragma unroll
   for (int b = 0; b < BITS; b++) {
     const u32 bit = cut >> b & 1u ? ~0u : 0u;
 #pragma unroll
-    for (int w = 0; w < NW; w++) less[w] = (~plane[w][b] & bit) | (~(plane[w][b] ^ bit) & less[w]);
+    for (int w = 0; w < WORDS; w++) less[w] = (~plane[w][b] & bit) | (~(plane[w][b] ^ bit) & less[w]);
   }
 #pragma unroll
   for (int b = 0; b < BITS; b++)
 #pragma unroll
-    for (int w = 0; w < NW; w++) plane[w][b] &= less[w];
+    for (int w = 0; w < WORDS; w++) plane[w][b] &= less[w];
 }
 
 // Sum and sum of squares of all slots, by bytes: value = 256 * h + l. No partial sum is above 2^32: at most 4096 slots.
-__device__ __forceinline__ void sums(const u32 (&plane)[NW][BITS], u32 limit, u32 &sum, u64 &squares, Sharing &sharing) {
+__device__ __forceinline__ void sums(const u32 (&plane)[WORDS][BITS], u32 limit, u32 &sum, u64 &squares, Sharing &sharing) {
   u32 l = 0, ll = 0;
 #if BITS == 16
   u32 h = 0, hl = 0, hh = 0;
 #endif
 #pragma unroll
-  for (int w = 0; w < NW; w++) {
+  for (int w = 0; w < WORDS; w++) {
     u32 low[8];
 #pragma unroll
     for (int i = 0; i < 8; i++) low[i] = plane[w][i];
@@ -201,41 +220,41 @@ __device__ __forceinline__ void sums(const u32 (&plane)[NW][BITS], u32 limit, u3
 
 // ---- the statistics ---------------------------------------------------------------------------------------------------------------
 
-// frames: n frames of n_pixels values, `stride` values from one to the next. pixels: 0 where a pixel is masked; null: none is.
+// frames: n frames of n_pixels values, frame_bytes from one to the next. pixels: 0 where a pixel is masked; null: none is.
 // total: modulo 2^32, of values as they are. gaps: becomes 1 where a pixel has valid and invalid values.
-extern "C" __global__ void __launch_bounds__(PXB* G, MINB)
-trimmed(const Bits *__restrict__ frames, i64 stride, int n, int n_pixels, int percent, const u8 *__restrict__ pixels, u32 low, u32 high,
+extern "C" __global__ void __launch_bounds__(PIXELS* SHARERS, RESIDENT)
+trimmed(const Bits *__restrict__ frames, u32 frame_bytes, int n, int n_pixels, int percent, const u8 *__restrict__ pixels, u32 low, u32 high,
         u16 *__restrict__ kept, u32 *__restrict__ total, u64 *__restrict__ scatter, int *__restrict__ iqr4, Bits *__restrict__ maximum,
         u16 *__restrict__ arg, int *__restrict__ gaps) {
   Sharing sharing = {0, 0};
-#if G > 1
-  __shared__ int buffer[2 * G * PXB];
+#if SHARERS > 1
+  __shared__ int buffer[2 * SHARERS * PIXELS];
   sharing.buffer = buffer;
 #endif
-  const i64 pixel = (i64)blockIdx.x * PXB + threadIdx.x;
+  const i64 pixel = (i64)blockIdx.x * PIXELS + threadIdx.x;
   const bool inside = pixel < n_pixels;
-#if G == 1
+#if SHARERS == 1
   if (!inside) return;
 #endif
   const bool wanted = inside && !(pixels && !pixels[pixel]);
-  const int share = (n + G - 1) / G, begin = threadIdx.y * share;
+  const int share = (n + SHARERS - 1) / SHARERS, begin = SHARERS > 1 ? threadIdx.y * share : 0;
   const int mine = min(max(n - begin, 0), share);
 
-  u32 plane[NW][BITS];
+  u32 plane[WORDS][BITS];
   int valid = 0, first = NEVER;
-  const Bits *value = frames + (inside ? pixel : 0) + begin * stride;
 #pragma unroll
-  for (int w = 0; w < NW; w++) {
+  for (int w = 0; w < WORDS; w++) {
+    // a frame is shorter than 2^32 bytes: one instruction, a product of 32 bits, makes an address
+    const u8 *const from = (const u8 *)(frames + (inside ? pixel : 0)) + (i64)(begin + 32 * w) * frame_bytes;
     u32 v[32];
 #if CHECK
     u32 absent = 0;
 #endif
 #pragma unroll
     for (int i = 0; i < 32; i++) {
-      const bool there = (G == 1 && w < NW - 1) || 32 * w + i < mine;
+      const bool there = (SHARERS == 1 && w < WORDS - 1) || 32 * w + i < mine;
       u32 key = 0;
-      if (there) key = *value ^ BIAS;
-      value += stride;
+      if (there) key = *(const Bits *)(from + (u64)frame_bytes * (u32)i) ^ BIAS;
 #if CHECK
       // the sign bit of a difference that is negative, without a branch; the first value's arrives in bit 0
       const i32 outside = there ? (i32)(key - low) | (i32)(high - key) : -1;
@@ -263,20 +282,20 @@ trimmed(const Bits *__restrict__ frames, i64 stride, int n, int n_pixels, int pe
 #if CHECK
   if (wanted && valid > 0 && valid < n) *gaps = 1;
 #endif
-#if G == 1
+#if SHARERS == 1
   if (masked) {
     kept[pixel] = 0, total[pixel] = 0, scatter[pixel] = 0, iqr4[pixel] = 0, maximum[pixel] = 0, arg[pixel] = 0;
     return;
   }
 #endif
 
-  u32 hit[NW];
+  u32 hit[WORDS];
   const u32 top = largest(plane, hit, sharing);
   // 0 is also what slots without a value hold
   if (top) {
     first = NEVER;
 #pragma unroll
-    for (int w = NW - 1; w >= 0; w--)
+    for (int w = WORDS - 1; w >= 0; w--)
       if (hit[w]) first = begin + 32 * w + __ffs((int)hit[w]) - 1;
   }
   first = least_of_pixel(sharing, first);
@@ -294,7 +313,7 @@ trimmed(const Bits *__restrict__ frames, i64 stride, int n, int n_pixels, int pe
     const int weight = j & 1 ? rest : 4 - rest, place = (quarters >> 2) + (j & 1);
     int value = (int)cut, ignored;
     const bool less = weight && place < below;
-    if (G > 1 || less) {
+    if (SHARERS > 1 || less) {
       // all but the `below` kept ones are 0 by now
       const int found = (int)value_at(plane, less ? SLOTS - below + place : 0, cut, ignored, sharing);
       if (less) value = found;
@@ -308,7 +327,7 @@ trimmed(const Bits *__restrict__ frames, i64 stride, int n, int n_pixels, int pe
   const u32 equal = (u32)(m - below);
   sum += equal * cut;
   squares += (u64)equal * (cut * cut);
-#if G > 1
+#if SHARERS > 1
   if (threadIdx.y || !inside) return;
   if (masked) {
     kept[pixel] = 0, total[pixel] = 0, scatter[pixel] = 0, iqr4[pixel] = 0, maximum[pixel] = 0, arg[pixel] = 0;
