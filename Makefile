@@ -28,7 +28,7 @@ benchmark: $(VENV)/installed
 # Emulated kernels under AddressSanitizer and UndefinedBehaviorSanitizer, which have to be loaded before Python.
 sanitize: $(VENV)/installed-test
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	GPU_SPOTS_SANITIZE=1 $(BIN)/python -m pytest -p no:cacheprovider -k "emulated or cuda" tests/test_backend.py tests/test_contract.py \
+	GPU_SPOTS_SANITIZE=1 $(BIN)/python -m pytest -k "emulated or cuda" tests/test_backend.py tests/test_contract.py \
 	tests/test_kruskal.py tests/test_cuda_backend.py tests/test_cuda_moments.py tests/test_cuda_kruskal.py tests/test_cuda_scale.py
 
 # What only a device can show: accesses out of bounds, and races in shared memory.
