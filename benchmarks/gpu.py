@@ -3,9 +3,9 @@
     python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--no-cpu] [--no-command]
 
 Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
-the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with spots,
-made on the device; they stay there. CuPy's program and the CPU backend run on the same frames, the CPU on some of them, and the results of
-the kernels are compared with the CPU's. Prints the tables of docs/benchmarks.md.
+the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
+spots, made on the device; they stay there. CuPy's program and the CPU backend run on the same frames, the CPU on some of them, and the
+results of the kernels are compared with the CPU's. Prints the tables of docs/benchmarks.md.
 """
 
 import argparse

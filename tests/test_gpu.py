@@ -1,6 +1,6 @@
 """What only a CUDA device can show: runs beyond 2^31 pixels, its memory and its limit.
 
-`pytest -m gpu` runs these and the whole contract on it; `-m "gpu and not large"` leaves out what needs 15 GiB of its memory and of the host's.
+`pytest -m gpu` runs these and the whole contract on it; `-m "gpu and not large"` leaves out what needs 15 GiB of memory.
 """
 
 from collections.abc import Callable
