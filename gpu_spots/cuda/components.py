@@ -12,7 +12,7 @@ from gpu_spots.spots import joined
 
 THREADS, BLOCK_WORDS = 256, 1024
 """As in components.cu."""
-MOST_WORDS = 2**26
+MOST_WORDS = 2**25
 """Words of masks at a time: pixels of more could not be numbered in 31 bits."""
 
 

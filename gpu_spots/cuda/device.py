@@ -119,7 +119,7 @@ class Device:
         self._pool.free_all_blocks()
 
     def _current(self) -> Any:
-        """This device as the thread's current one: a new object each time, as CuPy's remembers the one before in itself, whichever thread's."""
+        """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
         return cupy.cuda.Device(self.number)
 
     def _receive(self, array: Any, host: Array) -> None:

@@ -44,7 +44,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
         const i64* __restrict__ level_high, const u32* __restrict__ level_low, const f64* __restrict__ level,
         const f64* __restrict__ one_over_factor, SUM* __restrict__ total, i64* __restrict__ background_high,
         i64* __restrict__ background_low, i64* __restrict__ peak, i64* __restrict__ overload) {
-  const i32 spot = (blockIdx.x * THREADS + threadIdx.x) >> 5, lane = threadIdx.x & 31;
+  const i32 spot = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (spot >= n_spots) return;  // the whole warp
   const i32 component = component_of_spot[spot], frame = frame_of_spot[spot];
   const i64 first = begin[component], end = begin[component + 1];
