@@ -118,7 +118,7 @@ def fake_device() -> Any:
 
     device = object.__new__(Device)
     device.number = 3
-    device._device = device._compute = nullcontext()
+    device._current, device._compute = nullcontext, nullcontext()
     device._pool = SimpleNamespace(malloc=None)
     return device
 

@@ -1,5 +1,7 @@
 """GpuBackend: the contract of ``gpu_spots.backend.Backend``, operation by operation, on one CUDA device."""
 
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,7 @@ class GpuBackend:
         self.workers = workers
         self.device = toolkit.description
         self.toolkit = toolkit
+        self._own = threading.local()
 
     def free_bytes(self) -> int:
         """Of the device, or of the part that may be used."""
@@ -105,6 +108,7 @@ class GpuBackend:
     @_on_device
     def release(self) -> None:
         """Memory of arrays that are gone."""
+        self._own.last = None
         self.toolkit.release()
 
     @_on_device
@@ -161,7 +165,11 @@ class GpuBackend:
     @_on_device
     def components(self, masks: PackedMasks, connectivity: int) -> Components:
         """By union-find: `gpu_spots.cuda.components`."""
-        return components(self.toolkit, masks, connectivity)
+        self._own.last = None
+        labelled = components(self.toolkit, masks, connectivity)
+        # most often this thread measures them next
+        self._own.last = weakref.ref(labelled.found.pixels), labelled.on_device
+        return labelled.found
 
     @_on_device
     def measure(
@@ -173,4 +181,8 @@ class GpuBackend:
         factors: NDArray[np.integer] | None,
     ) -> Measurements:
         """A warp a spot: `gpu_spots.cuda.measure`."""
-        return measure(self.toolkit, frames, components, mask_of_frame, prepared.levels, prepared.saturation, factors)
+        pixels, on_device = getattr(self._own, "last", None) or (None, None)
+        if pixels is None or pixels() is not components.pixels:
+            on_device = None
+        self._own.last = None
+        return measure(self.toolkit, frames, components, mask_of_frame, prepared.levels, prepared.saturation, factors, on_device)

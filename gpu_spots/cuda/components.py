@@ -1,5 +1,6 @@
 """Connected components of packed masks, by union-find on the device. Kernels: components.cu."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,30 @@ from gpu_spots.spots import joined
 
 THREADS, BLOCK_WORDS = 256, 1024
 """As in components.cu."""
-MOST_WORDS = 2**26
+MOST_WORDS = 2**25
 """Words of masks at a time: pixels of more could not be numbered in 31 bits."""
 
 
-def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Components, and what is still on the device of them."""
+
+    found: Components
+    on_device: tuple[Any, Any] | None
+    """Their ``pixels`` (int32) and ``begin``, for `measure`; None: not all in one place."""
+
+
+def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
     """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
         raise BackendError(f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}")
     step = MOST_WORDS // words_of_mask
     parts = [_components(toolkit, masks[begin : begin + step], connectivity) for begin in range(0, len(masks), step)]
-    return parts[0] if len(parts) == 1 else joined(parts)
+    return parts[0] if len(parts) == 1 else Labelled(joined([part.found for part in parts]), None)
 
 
-def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:
+def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
     xp, words = toolkit.xp, masks.words
     n_masks, n_rows, row_words = words.shape
     n_words = words.size
@@ -41,7 +51,7 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Comp
     n_pixels = int(toolkit.to_host(end_of_block[-1]))
     if not n_pixels:
         nothing = np.zeros(0, np.int64)
-        return Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64))
+        return Labelled(Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64)), None)
 
     first_pixel, parent, position = xp.empty(n_words, np.int32), xp.empty(n_pixels, np.int32), xp.empty(n_pixels, np.uint32)
     launch("list_pixels", n_blocks * THREADS, words, np.int32(n_words), count_of_block, end_of_block, first_pixel, parent, position)
@@ -58,12 +68,10 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Comp
     begin[1:] = xp.cumsum(length, dtype=np.int64)
     # stable: pixels stay in raster order inside of a component
     order = xp.argsort(component, kind="stable")
-    pixels, box, mask = xp.empty(n_pixels, np.int64), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)
+    pixels, box, mask = xp.empty(n_pixels, np.int32), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)
     size = (np.int32(row_words), np.int32(n_rows), np.int32(masks.n_columns))
     launch("describe_components", 32 * n_components, np.int32(n_components), begin, order, position, *size, pixels, box, mask)
-    return Components(
-        pixels=toolkit.to_host(pixels),
-        begin=toolkit.to_host(begin),
-        box=toolkit.to_host(box),
-        first=np.searchsorted(toolkit.to_host(mask), np.arange(n_masks + 1)).astype(np.int64, copy=False),
-    )
+    with toolkit.lend(pixels) as short:
+        flat = short.astype(np.int64)
+    first = np.searchsorted(toolkit.to_host(mask), np.arange(n_masks + 1)).astype(np.int64, copy=False)
+    return Labelled(Components(flat, toolkit.to_host(begin), toolkit.to_host(box), first), (pixels, begin))

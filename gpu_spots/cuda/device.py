@@ -38,13 +38,12 @@ class Device:
 
     def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1) -> None:
         self.number = number
-        self._device = cupy.cuda.Device(number)
         self._pool = cupy.cuda.MemoryPool()
         self._lock = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
         self._slots = _Slots(threads + SLOTS)
-        with self._device:
+        with self._current():
             self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
             if memory_limit is not None:
                 self._pool.set_limit(size=memory_limit)
@@ -53,7 +52,7 @@ class Device:
     def call(self, function: Callable[[], Result]) -> Result:
         """On this device, its compute stream and its memory. The array library's errors become ours."""
         try:
-            with self._device, self._compute, cupy.cuda.using_allocator(self._pool.malloc):
+            with self._current(), self._compute, cupy.cuda.using_allocator(self._pool.malloc):
                 return function()
         except cupy.cuda.memory.OutOfMemoryError as error:
             failure: Exception = OutOfDeviceMemory(f"GPU {self.number}: out of memory: {_line(error)}")
@@ -102,14 +101,14 @@ class Device:
     @contextmanager
     def staging(self, part: Any) -> Iterator[Array]:
         """A slot of pinned memory, which is taken again when its copy has ended."""
-        with self._device, self._slots.slot(part.nbytes) as slot:
+        with self._current(), self._slots.slot(part.nbytes) as slot:
             host = slot.view(part.shape, part.dtype)
             yield host
             self.call(lambda: self._send(host, part, slot))
 
     def free_bytes(self) -> int:
         """What the device and the pool have left, within the limit."""
-        with self._device:
+        with self._current():
             free = cupy.cuda.runtime.memGetInfo()[0] + self._pool.free_bytes()
             limit = self._pool.get_limit()
         return min(free, limit - self._pool.used_bytes()) if limit else free
@@ -119,8 +118,13 @@ class Device:
         self._compute.synchronize()
         self._pool.free_all_blocks()
 
+    def _current(self) -> Any:
+        """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
+        return cupy.cuda.Device(self.number)
+
     def _receive(self, array: Any, host: Array) -> None:
-        cupy.ascontiguousarray(array).get(out=host, blocking=False)
+        contiguous = array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
+        contiguous.get(out=host, blocking=False)
         _recorded(self._compute).synchronize()
 
     def _send(self, host: Array, part: Any, slot: "_Slot") -> None:

@@ -43,22 +43,30 @@ def measure(
     levels: Levels,
     saturation: float | None,
     factors: NDArray[np.integer] | None,
+    on_device: tuple[Any, Any] | None = None,
 ) -> Measurements:
-    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
+    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``.
+
+    ``on_device``: the components' pixels and begins, where they still are there.
+    """
     xp, is_float = toolkit.xp, levels.float is not None
-    pixels, begin, component, frame = _spots(components, mask_of_frame)
+    if on_device is None:
+        masks, mask_of_frame = np.unique(mask_of_frame, return_inverse=True)
+        components = _of_masks(components, masks)
+    component, frame = _spots(components.first, mask_of_frame)
     n_spots = len(frame)
     kind = np.float64 if is_float else np.int64
     total, (high, low, peak, overload) = xp.empty(n_spots, kind), (xp.empty(n_spots, np.int64) for _ in range(4))
     if n_spots:
         scales = None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
+        pixels, begin = on_device or (toolkit.to_device(components.pixels.astype(np.int32)), toolkit.to_device(components.begin))
         kernel = toolkit.kernel("measure", "measure", FRAME=c_type(frames.dtype), SUM="f64" if is_float else "i64", FLOAT=int(is_float))
         kernel(
             blocks_for(32 * n_spots, THREADS),
             (THREADS,),
             (
                 *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), toolkit.to_device(frame), toolkit.to_device(component)),
-                *(toolkit.to_device(begin), toolkit.to_device(pixels), _smallest_saturated(saturation, is_float)),
+                *(begin, pixels, _smallest_saturated(saturation, is_float)),
                 *(levels.high, levels.low, levels.float, scales, total, high, low, peak, overload),
             ),
         )
@@ -71,22 +79,28 @@ def measure(
     )
 
 
-def _spots(components: Components, mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[Any], ...]:
-    """Pixels of the masks that these frames have, each mask once; begin of each component; component and frame of each spot."""
-    masks, which = np.unique(mask_of_frame, return_inverse=True)
+def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
+    """The components of some masks, ascending; boxes are left out."""
+    if len(masks) == len(components.first) - 1:
+        return components
     first, last = components.first[masks], components.first[masks + 1]
-    counts = last - first
-    pixels, begin = components.pixels, components.begin
-    shift = first
-    if len(masks) < len(components.first) - 1:
-        lengths = [np.diff(begin[a : b + 1]) for a, b in zip(first, last, strict=True)]
-        pixels = np.concatenate([pixels[begin[a] : begin[b]] for a, b in zip(first, last, strict=True)])
-        begin = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        shift = np.cumsum(counts) - counts
-    of_frame = counts[which]
-    frame = np.repeat(np.arange(len(mask_of_frame), dtype=np.int32), of_frame)
-    in_frame = np.arange(len(frame)) - (np.cumsum(of_frame) - of_frame)[frame]
-    return pixels, begin, (shift[which][frame] + in_frame).astype(np.int32), frame
+    begin = components.begin
+    pixels = [components.pixels[begin[a] : begin[b]] for a, b in zip(first, last, strict=True)]
+    lengths = [np.diff(begin[a : b + 1]) for a, b in zip(first, last, strict=True)]
+    return Components(
+        pixels=np.concatenate(pixels),
+        begin=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+        box=components.box[:0],
+        first=np.concatenate([[0], np.cumsum(last - first)]),
+    )
+
+
+def _spots(first: NDArray[np.int64], mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Component and frame of each spot, by frame, then component."""
+    counts = np.diff(first)[mask_of_frame]
+    frame = np.repeat(np.arange(len(mask_of_frame), dtype=np.int32), counts)
+    in_frame = np.arange(len(frame)) - (np.cumsum(counts) - counts)[frame]
+    return (first[mask_of_frame][frame] + in_frame).astype(np.int32), frame
 
 
 def _smallest_saturated(saturation: float | None, is_float: bool) -> np.generic:

@@ -1,8 +1,8 @@
 // Connected components of packed masks: union-find over the set pixels only, about one in a hundred.
 //
 // Set pixels are numbered through all masks in raster order. A component's root is the smallest of its numbers, so components that are
-// numbered in the order of their roots are numbered as SciPy does. Up to 2^26 words at a time: a pixel's position, 32 * word + bit, fits
-// 32 bits.
+// numbered in the order of their roots are numbered as SciPy does. Up to 2^25 words at a time: a pixel's number and its position, 32 * word + bit,
+// fit 31 bits with room for a last block.
 #define THREADS 256
 #define WORDS 4  // a thread
 #define BLOCK_WORDS (THREADS * WORDS)
@@ -147,8 +147,8 @@ number_components(i32 n_pixels, const i32* __restrict__ parent, const i32* __res
 // One warp a component: its mask, its box, and its pixels, which come in `order`.
 extern "C" __global__ void __launch_bounds__(THREADS)
 describe_components(i32 n_components, const i64* __restrict__ begin, const i64* __restrict__ order, const u32* __restrict__ position,
-                    i32 row_words, i32 n_rows, i32 n_columns, i64* __restrict__ pixels, i32* __restrict__ box, i32* __restrict__ mask) {
-  const i32 component = (blockIdx.x * THREADS + threadIdx.x) >> 5, lane = threadIdx.x & 31;
+                    i32 row_words, i32 n_rows, i32 n_columns, i32* __restrict__ pixels, i32* __restrict__ box, i32* __restrict__ mask) {
+  const i32 component = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (component >= n_components) return;  // the whole warp
   i32 x_begin = n_rows, x_last = -1, y_begin = n_columns, y_last = -1, found = 0;
   for (i64 i = begin[component] + lane; i < begin[component + 1]; i += 32) {
@@ -156,7 +156,7 @@ describe_components(i32 n_components, const i64* __restrict__ begin, const i64* 
     const i32 word = at >> 5, row = word / row_words, y = (word - row * row_words) * 32 + (at & 31);
     found = row / n_rows;
     const i32 x = row - found * n_rows;
-    pixels[i] = (i64)x * n_columns + y;
+    pixels[i] = x * n_columns + y;
     x_begin = min(x_begin, x);
     x_last = max(x_last, x);
     y_begin = min(y_begin, y);

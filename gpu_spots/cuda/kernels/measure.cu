@@ -40,11 +40,11 @@ template <class T> __device__ __forceinline__ T sum_of_warp(T value) {
 // are added one after the other in the order of the pixels, as rounding depends on it.
 extern "C" __global__ void __launch_bounds__(THREADS)
 measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __restrict__ frame_of_spot,
-        const i32* __restrict__ component_of_spot, const i64* __restrict__ begin, const i64* __restrict__ pixels, SUM saturation,
+        const i32* __restrict__ component_of_spot, const i64* __restrict__ begin, const i32* __restrict__ pixels, SUM saturation,
         const i64* __restrict__ level_high, const u32* __restrict__ level_low, const f64* __restrict__ level,
         const f64* __restrict__ one_over_factor, SUM* __restrict__ total, i64* __restrict__ background_high,
         i64* __restrict__ background_low, i64* __restrict__ peak, i64* __restrict__ overload) {
-  const i32 spot = (blockIdx.x * THREADS + threadIdx.x) >> 5, lane = threadIdx.x & 31;
+  const i32 spot = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (spot >= n_spots) return;  // the whole warp
   const i32 component = component_of_spot[spot], frame = frame_of_spot[spot];
   const i64 first = begin[component], end = begin[component + 1];
@@ -57,7 +57,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
   for (i64 i = first; i < end; i += 32) {
     f64 difference = 0;
     if (i + lane < end) {
-      const i64 pixel = pixels[i + lane];
+      const i32 pixel = pixels[i + lane];
       const SUM value = as_sum(values[pixel]);
       largest.meet(value, i + lane);
       n_over += value >= saturation;
@@ -69,7 +69,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
 #else
   i64 high = 0, low = 0;
   for (i64 i = first + lane; i < end; i += 32) {
-    const i64 pixel = pixels[i];
+    const i32 pixel = pixels[i];
     const SUM value = as_sum(values[pixel]);
     largest.meet(value, i);
     n_over += value >= saturation;
