@@ -78,6 +78,11 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert equal, f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
 
 
+def fetched(backend: Any, array: Any) -> np.ndarray:
+    """Frames that are where the backend computes, as a host array."""
+    return array if isinstance(array, np.ndarray) else backend.toolkit.call(lambda: backend.toolkit.to_host(array))
+
+
 def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1) -> np.ndarray:
     """Frames with a spot of 4 x 4 pixels each, which is elsewhere on the next frame."""
     frames = np.random.default_rng(seed).poisson(50, (n_frames, *shape)).astype(dtype)
