@@ -96,7 +96,7 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
     ("said", "meaning"),
     [
         (
-            "CuPy failed to load libnvrtc.so.13: OSError: libnvrtc.so.13: cannot open shared object file",
+            'Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file: libnvrtc.so.13',
             "NVRTC, CUDA's compiler, is missing",
         ),
         ('carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error', "CUDA's headers are missing"),

@@ -123,6 +123,8 @@ class Device:
         return cupy.cuda.Device(self.number)
 
     def _receive(self, array: Any, host: Array) -> None:
+        if not array.size:
+            return
         contiguous = array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
         contiguous.get(out=host, blocking=False)
         _recorded(self._compute).synchronize()
