@@ -466,7 +466,8 @@ trimmed(FRAME_PARAMETERS, int percent, u8 *scratch, int team_bytes, MAP_PARAMETE
 // float64 cannot decide; the rest of that pixel's maps is then of no use.
 extern "C" __global__ void __launch_bounds__(256)
 kruskal(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, const f64 *__restrict__ critical,
-        const i32 *__restrict__ listed, const i32 *__restrict__ fixed, u8 *scratch, int team_bytes, MAP_PARAMETERS, i32 *n_dropped, u8 *doubtful) {
+        const i32 *__restrict__ listed, const i32 *__restrict__ fixed, u8 *scratch, int team_bytes, MAP_PARAMETERS,
+        i32 *n_dropped, u8 *doubtful) {
   FOR_PIXELS_OF_TEAM() {
     const i64 place = begin + threadIdx.y;
     const i64 pixel = read_and_sort(team, frames, place, n_pixels, listed, pixel_of_team, memory, team_bytes, entries);
