@@ -4,8 +4,8 @@
 // total: modulo 2^32, of signed values if is_signed. lowest, beyond: the frames' smallest value, and one more than their largest.
 extern "C" __global__ void __launch_bounds__(256)
 background(const u16 *__restrict__ kept, const u32 *__restrict__ total, const u64 *__restrict__ scatter, const i32 *__restrict__ iqr4,
-           i32 n_pixels, i32 is_signed, f64 cutoff, f64 lowest, f64 beyond, f32 *__restrict__ avg, f32 *__restrict__ std, f32 *__restrict__ iqr,
-           i32 *__restrict__ threshold) {
+           i32 n_pixels, i32 is_signed, f64 cutoff, f64 lowest, f64 beyond, f32 *__restrict__ avg, f32 *__restrict__ std,
+           f32 *__restrict__ iqr, i32 *__restrict__ threshold) {
   const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (pixel >= n_pixels) return;
   const f64 m = kept[pixel] ? kept[pixel] : 1;

@@ -64,7 +64,10 @@ static __device__ __forceinline__ FRAME value_of(Key key) { return of_bits(key &
 static __device__ __forceinline__ f64 number_of(Entry entry) { return widened(value_of(key_of(entry))); }
 #else
 static __device__ __forceinline__ Key key_of_value(FRAME value) { return (u32)value ^ BIAS; }
-static __device__ __forceinline__ bool is_valid(FRAME value, u32 low, u32 high) { return key_of_value(value) >= low && key_of_value(value) <= high; }
+static __device__ __forceinline__ bool is_valid(FRAME value, u32 low, u32 high) {
+  const Key key = key_of_value(value);
+  return key >= low && key <= high;
+}
 static __device__ __forceinline__ FRAME value_of(Key key) { return (FRAME)(key ^ BIAS); }
 static __device__ __forceinline__ u32 number_of(Entry entry) { return key_of(entry); }
 #endif
@@ -333,7 +336,8 @@ static __device__ int keep_left(Entry *entries, int n_valid, const i32 *block_of
 // Drop blocks while the test rejects; `fixed` >= 0: that many, untested. Returns how many; `doubtful`: float64 cannot decide.
 //
 // The centred rank s of a value is the number of values left that are smaller less the number that are larger. H > critical is
-// (n - 1) * sum(D^2 / k) > critical * sum(s^2), see docs/decisions/kruskal-comparison.md: the left side is off by less than 2^-36 of itself.
+// (n - 1) * sum(D^2 / k) > critical * sum(s^2), see docs/decisions/kruskal-comparison.md: the left side is off by less than 2^-36 of
+// itself.
 static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, const i32 *block_of_frame, int n_blocks,
                                   const f64 *critical, int fixed, const Ranks &ranks, bool &doubtful) {
   const f64 certain = 1.0 / (1ull << 36);
@@ -426,8 +430,8 @@ static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, 
   Entry *const entries = (Entry *)(memory + (i64)threadIdx.y * team_bytes);                                          \
   for (i64 begin = (i64)blockIdx.x * blockDim.y; begin < n_pixels; begin += (i64)gridDim.x * blockDim.y)
 
-static __device__ i64 read_and_sort(Team team, const Frames &frames, i64 place, int n_pixels, const i32 *listed, i64 *pixel_of_team, u8 *memory,
-                                    int team_bytes, Entry *entries) {
+static __device__ i64 read_and_sort(Team team, const Frames &frames, i64 place, int n_pixels, const i32 *listed, i64 *pixel_of_team,
+                                    u8 *memory, int team_bytes, Entry *entries) {
   const i64 pixel = place >= n_pixels ? -1 : listed ? listed[place] : place;
   __syncthreads();  // all have done with the pixels before
   if (team.thread == 0) pixel_of_team[threadIdx.y] = pixel;
@@ -461,8 +465,9 @@ trimmed(FRAME_PARAMETERS, int percent, u8 *scratch, int team_bytes, MAP_PARAMETE
 // critical: (n_blocks + 1). fixed: how many blocks of each listed pixel leave; null: as many as the test says. doubtful: becomes 1 where
 // float64 cannot decide; the rest of that pixel's maps is then of no use.
 extern "C" __global__ void __launch_bounds__(256)
-kruskal(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, const f64 *__restrict__ critical, const i32 *__restrict__ listed,
-        const i32 *__restrict__ fixed, u8 *scratch, int team_bytes, MAP_PARAMETERS, i32 *n_dropped, u8 *doubtful) {
+kruskal(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, const f64 *__restrict__ critical,
+        const i32 *__restrict__ listed, const i32 *__restrict__ fixed, u8 *scratch, int team_bytes, MAP_PARAMETERS,
+        i32 *n_dropped, u8 *doubtful) {
   FOR_PIXELS_OF_TEAM() {
     const i64 place = begin + threadIdx.y;
     const i64 pixel = read_and_sort(team, frames, place, n_pixels, listed, pixel_of_team, memory, team_bytes, entries);

@@ -21,8 +21,8 @@ static __device__ __forceinline__ void set(FRAME *to, i64 value) { *to = (FRAME)
 
 // n frames (grid.y) of n_pixels; `stride` values from one to the next, result contiguous. Values outside of low .. high become invalid.
 extern "C" __global__ void __launch_bounds__(256)
-scaled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ factors, Wide low, Wide high, Wide lowest, Wide highest,
-       FRAME *__restrict__ result) {
+scaled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ factors, Wide low, Wide high, Wide lowest,
+       Wide highest, FRAME *__restrict__ result) {
   const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (pixel >= n_pixels) return;
   const Wide value = wide(frames[blockIdx.y * stride + pixel]);
