@@ -178,7 +178,7 @@ def stages(backend: Any, clock: Clock, n_frames: int, size: int, with_cpu: bool)
         Row("all of it, frames resident", clock(everything), 2 * values),
     ]
     host = np.empty((min(n_frames, 16), size, size), np.uint16)
-    seconds = wall(lambda: (backend.upload(host), device.call(cupy.cuda.get_current_stream().synchronize)), clock.repeats)
+    seconds = wall(lambda: (backend.upload(host), device.call(lambda: cupy.cuda.get_current_stream().synchronize())), clock.repeats)
     return [*rows, Row("upload, of the same number of frames", seconds * n_frames / len(host), values)]
 
 

@@ -15,6 +15,7 @@ from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
+from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, levels_of, run, series
@@ -131,10 +132,10 @@ def emulated(make_backend: Callable[[str], Backend]) -> Backend:
     return make_backend("emulated")
 
 
-@pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [np.dtype("uint8"), np.dtype("uint32"), np.dtype("float64")], ids=str)
 def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np.dtype) -> None:
     """With one pixel in 20 set, as the bound assumes, it is at most a fifth too high."""
-    rng, shape = np.random.default_rng(3), (400, 500)
+    rng, shape = np.random.default_rng(3), (200, 300)
     frames = (rng.random((4, *shape)) < 1 / cuda_set_pixels()).astype(dtype)
     limits = np.ones(shape, np.float64 if dtype.kind == "f" else np.int64)
     background = background_of(limits, dtype, levels_of(dtype, shape, rng), Validity(np.ones(shape, bool), 0, 50), gaps=True)
@@ -175,10 +176,12 @@ def test_memory_that_is_less_than_was_thought(emulated: Backend, monkeypatch: py
         nonlocal released
         released += 1
 
+    # one thread, as what others hold at the moment would be chance
+    backend = GpuBackend(emulated.toolkit, 1)  # type: ignore[attr-defined]
     monkeypatch.setattr(emulated.toolkit, "free_bytes", lambda: 1 << 40)  # type: ignore[attr-defined]
     monkeypatch.setattr(emulated.toolkit, "release", release)  # type: ignore[attr-defined]
     monkeypatch.setattr(MEMORY, "limit", MEMORY.live + 2 * frames.nbytes)
-    assert_same(run(frames, parameters, emulated, COLUMNS), expected)
+    assert_same(run(frames, parameters, backend, COLUMNS), expected)
     assert released
 
 

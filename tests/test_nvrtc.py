@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,10 @@ class Recorder:
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
         return np.ones_like(array.values)
+
+    @contextmanager
+    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+        yield self.to_host(array)
 
     def to_device(self, array: np.ndarray) -> DeviceArray:
         return DeviceArray(np.array(array))
