@@ -225,8 +225,7 @@ __device__ __forceinline__ void sums(const u32 (&plane)[WORDS][BITS], u32 limit,
 extern "C" __global__ void __launch_bounds__(PIXELS* SHARERS, RESIDENT)
 trimmed(const Bits *__restrict__ frames, u32 frame_bytes, int n, int n_pixels, int percent, const u8 *__restrict__ pixels, u32 low,
         u32 high, u16 *__restrict__ kept, u32 *__restrict__ total, u64 *__restrict__ scatter, int *__restrict__ iqr4,
-        Bits *__restrict__ maximum,
-        u16 *__restrict__ arg, int *__restrict__ gaps) {
+        Bits *__restrict__ maximum, u16 *__restrict__ arg, int *__restrict__ gaps) {
   Sharing sharing = {0, 0};
 #if SHARERS > 1
   __shared__ int buffer[2 * SHARERS * PIXELS];
