@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# What the kernels are compiled with in the tests: gpu (CUDA 13), gpu12, or nothing. About 350 MB, and no device is needed.
+GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
+comma  := ,
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test check benchmark sanitize compute-sanitizer benchmark-gpu clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -22,6 +25,21 @@ check: $(VENV)/installed-test
 benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/cpu.py
 
+# Emulated kernels under AddressSanitizer and UndefinedBehaviorSanitizer, which have to be loaded before Python.
+sanitize: $(VENV)/installed-test
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	GPU_SPOTS_SANITIZE=1 $(BIN)/python -m pytest -k "(emulated and not tangled) or without_a_fault or bit_planes or sorted_values" \
+	tests/test_contract.py tests/test_cuda_backend.py tests/test_cuda_faults.py tests/test_cuda_moments.py
+
+# What only a device can show: accesses out of bounds, and races in shared memory.
+compute-sanitizer: $(VENV)/installed-test
+	for tool in memcheck racecheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 9 $(BIN)/python -m pytest -m "gpu and not large" || exit 1; \
+	done
+
+benchmark-gpu: $(VENV)/installed-test
+	$(BIN)/python benchmarks/gpu.py
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'gpu_spots needs Python 3.11 or later; PYTHON=... names one')"
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +47,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable ".[test$(if $(GPU),$(comma)$(GPU))]"
 	touch $@
 
 clean:

@@ -60,6 +60,8 @@ def find_spots(
     compression: str = "gzip",
     backend: str = "auto",
     threads: int | None = None,
+    device: int | None = None,
+    device_memory_limit: int | None = None,
     memory_limit: int | None = None,
     scratch: str | Path | None = None,
     batch: int | None = None,
@@ -86,8 +88,10 @@ def find_spots(
         valid_range: smallest and largest value that counts, either may be None; None: as the file has it.
         saturation: the smallest saturated value, counts; None: as the file has it, else the largest that frames of integers can hold.
         compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
-        backend: auto or cpu.
-        threads: how many the CPU backend uses; None: all cores.
+        backend: auto, gpu or cpu.
+        threads: how many threads of the host are used; None: all cores.
+        device: number of the GPU; None: the first.
+        device_memory_limit: bytes of its memory that may be used; None: all that is free.
         memory_limit: bytes that frames and results may take; None: what is free.
         scratch: folder of a scratch file, for runs that do not fit in memory; None: that of ``output``.
         batch: frames whose masks are made at once; None: what suits.
@@ -123,7 +127,8 @@ def find_spots(
         raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
     limits = Limits(memory_limit, batch, threads)
     folder = None if scratch is None else Path(scratch)
-    job = Job(parameters, select_backend(backend, threads), PythonWarnings(), limits, folder, frozenset(keep))
+    chosen = select_backend(backend, threads, device, device_memory_limit)
+    job = Job(parameters, chosen, PythonWarnings(), limits, folder, frozenset(keep))
 
     def find(stack: Stack) -> SpotsFile:
         if valid_pixels is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import BackendError, ParameterError
 from gpu_spots.model import Array, Background, Components, FloatMoments, FoundMasks, IntegerMoments, Measurements, Morphology, Validity
 
-NAMES = ("auto", "cpu")
+NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""
 
 
@@ -108,15 +108,45 @@ class Backend(Protocol):
         """
 
 
-def select_backend(name: str = "auto", threads: int | None = None) -> Backend:
-    """The backend of that name; ``threads`` is for the CPU, None means all cores this process may use.
+def select_backend(
+    name: str = "auto", threads: int | None = None, device: int | None = None, device_memory_limit: int | None = None
+) -> Backend:
+    """The backend of that name; see `choose_backend`."""
+    return choose_backend(name, threads, device, device_memory_limit)[0]
 
-    Raises `BackendError` where it cannot be used, `ParameterError` for a number of threads below 1.
+
+def choose_backend(
+    name: str = "auto", threads: int | None = None, device: int | None = None, device_memory_limit: int | None = None
+) -> tuple[Backend, str | None]:
+    """The backend of that name, and for ``auto`` one line that says why it is not a GPU; None: it is what was asked for.
+
+    Args:
+        name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
+        threads: of the host; None: all cores this process may use.
+        device: number of the GPU; None: the first. Who names one does not want the CPU instead, so ``auto`` is then ``gpu``.
+        device_memory_limit: bytes of its memory that may be used; None: all that is free.
+
+    Raises:
+        BackendError: it cannot be used; the line says what to install or to do.
+        ParameterError: a number is outside its range.
     """
     if name not in NAMES:
         raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
-    if threads is not None and threads < 1:
-        raise ParameterError("threads", f"{threads!r} is not an integer >= 1")
+    for parameter, value, least in (("threads", threads, 1), ("device", device, 0), ("device_memory_limit", device_memory_limit, 1)):
+        if value is not None and value < least:
+            raise ParameterError(parameter, f"{value!r} is not an integer >= {least}")
+        if value is not None and parameter != "threads" and name == "cpu":
+            raise ParameterError(parameter, "the CPU backend computes on no device")
+    note = None
+    if name != "cpu":
+        from gpu_spots.cuda.devices import open_backend
+
+        try:
+            return open_backend(device, device_memory_limit, threads), None
+        except BackendError as error:
+            if name == "gpu" or device is not None:
+                raise BackendError(f"backend {name}: {error}") from error
+            note = f"no GPU is used: {error}"
     from cpu_fallback import CpuBackend
 
-    return CpuBackend(threads)
+    return CpuBackend(threads), note

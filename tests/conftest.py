@@ -1,11 +1,69 @@
 """Shared fixtures: the backends that every contract test runs on."""
 
+import os
+from functools import cache
+from pathlib import Path
+
 import pytest
 
 from gpu_spots.backend import Backend, select_backend
+from gpu_spots.errors import BackendError
+
+MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
+"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
 
 
-@pytest.fixture(params=["cpu"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+@pytest.fixture(scope="session")
+def kernel_folder(pytestconfig: pytest.Config) -> Path:
+    """Where emulated kernels are kept between sessions: each is compiled once until its source changes."""
+    assert pytestconfig.cache is not None
+    return Path(pytestconfig.cache.mkdir("emulator"))
+
+
+@pytest.fixture(scope="session")
+def make_backend(kernel_folder: Path) -> "MakeBackend":
+    """Each backend is made once."""
+    return MakeBackend(kernel_folder)
+
+
+class MakeBackend:
+    """Backends by name; skips a test where one cannot be had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made = cache(self._make)
+
+    def __call__(self, name: str) -> Backend:
+        """The backend of that name, on two threads."""
+        made = self._made(name)
+        if isinstance(made, str):
+            pytest.skip(made)
+        return made
+
+    def _make(self, name: str) -> Backend | str:
+        if name == "emulated":
+            from emulator.emulated import COMPILER, EmulatedToolkit
+            from gpu_spots.cuda.backend import GpuBackend
+
+            return GpuBackend(EmulatedToolkit(self._folder), 2) if COMPILER else "g++ is not installed"
+        try:
+            return select_backend(name, threads=2)
+        except BackendError as error:
+            return str(error)
+
+
+@pytest.fixture(params=MEMBERS, scope="session")
+def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """Each computing backend, on two threads."""
-    return select_backend(request.param, threads=2)
+    return make_backend(request.param)
+
+
+@pytest.fixture(params=MEMBERS[1:], scope="session")
+def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
+    """The CUDA backend, emulated and on a device."""
+    return make_backend(request.param)
+
+
+def pytest_report_header() -> str:
+    """Say whether kernels run under sanitizers."""
+    return "emulated kernels: AddressSanitizer and UndefinedBehaviorSanitizer" if os.environ.get("GPU_SPOTS_SANITIZE") else ""

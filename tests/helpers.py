@@ -19,7 +19,7 @@ from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.spots_file import SpotsWriter, memory_file
-from gpu_spots.model import Validity
+from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 
@@ -76,6 +76,11 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[path].shape == value.shape, f"{path}: {found[path].shape}, expected {value.shape}"
         equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
         assert equal, f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+
+
+def fetched(backend: Any, array: Any) -> np.ndarray:
+    """Frames that are where the backend computes, as a host array."""
+    return array if isinstance(array, np.ndarray) else backend.toolkit.call(lambda: backend.toolkit.to_host(array))
 
 
 def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1) -> np.ndarray:
@@ -215,3 +220,30 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
     with h5py.File(path) as file:
         chunk = file[dataset].id.get_chunk_info(index)
     return chunk.byte_offset, chunk.size
+
+
+def background_of(
+    threshold: np.ndarray, dtype: np.dtype, level: object = None, validity: Validity | None = None, gaps: bool = False
+) -> Background:
+    """A background of which only the threshold, the level and the validity matter."""
+    zeros = np.zeros(threshold.shape)
+    return Background(
+        avg=zeros.astype(np.float32),
+        std=zeros.astype(np.float32),
+        iqr=zeros.astype(np.float32),
+        max=zeros.astype(dtype),
+        arg=zeros.astype(np.int32),
+        threshold=threshold,
+        n_used=None,
+        dropped=None,
+        gaps=gaps,
+        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
+        validity=validity or Validity(),
+    )
+
+
+def levels_of(dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator) -> IntegerLevel | np.ndarray:
+    """Any background to subtract from frames of that type."""
+    if dtype.kind == "f":
+        return rng.random(shape)
+    return IntegerLevel(7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32))

@@ -10,32 +10,12 @@ from scipy import ndimage
 from gpu_spots import plan
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
-from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
+from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, run
+from helpers import assert_same, background_of, run
 from reference import reference_run
 
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
-
-
-def background_of(
-    threshold: np.ndarray, dtype: np.dtype, level: object = None, validity: Validity | None = None, gaps: bool = False
-) -> Background:
-    """A background of which only the threshold, the level and the validity matter."""
-    zeros = np.zeros(threshold.shape)
-    return Background(
-        avg=zeros.astype(np.float32),
-        std=zeros.astype(np.float32),
-        iqr=zeros.astype(np.float32),
-        max=zeros.astype(dtype),
-        arg=zeros.astype(np.int32),
-        threshold=threshold,
-        n_used=None,
-        dropped=None,
-        gaps=gaps,
-        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
-        validity=validity or Validity(),
-    )
 
 
 def masks_of(backend: Backend, images: np.ndarray, morphology: Morphology = Morphology(0, 0, 1)) -> object:  # noqa: B008
@@ -49,8 +29,7 @@ images = st.sampled_from(SHAPES).flatmap(lambda shape: hnp.arrays(np.uint8, (2, 
 
 @settings(deadline=None)
 @given(images, st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2]))
-def test_morphology_equals_scipy(stack: np.ndarray, erosions: int, dilations: int, connectivity: int) -> None:
-    backend = select_backend("cpu", 1)
+def test_morphology_equals_scipy(backend: Backend, stack: np.ndarray, erosions: int, dilations: int, connectivity: int) -> None:
     structure = ndimage.generate_binary_structure(2, connectivity)
     found = backend.unpack(masks_of(backend, stack, Morphology(erosions, dilations, connectivity)))
     for image, mask in zip(stack.astype(bool), found, strict=True):
@@ -61,8 +40,7 @@ def test_morphology_equals_scipy(stack: np.ndarray, erosions: int, dilations: in
 
 @settings(deadline=None)
 @given(images, st.sampled_from([1, 2]))
-def test_components_equal_scipy(stack: np.ndarray, connectivity: int) -> None:
-    backend = select_backend("cpu", 1)
+def test_components_equal_scipy(backend: Backend, stack: np.ndarray, connectivity: int) -> None:
     found = backend.components(masks_of(backend, stack), connectivity)
     assert len(found.first) == len(stack) + 1
     for i, image in enumerate(stack):
@@ -165,7 +143,9 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
     st.integers(0, 60),
     st.data(),
 )
-def test_any_small_stack_equals_the_reference(dtype: np.dtype, shape: tuple[int, int, int], n: int, data: st.DataObject) -> None:
+def test_any_small_stack_equals_the_reference(
+    backend: Backend, dtype: np.dtype, shape: tuple[int, int, int], n: int, data: st.DataObject
+) -> None:
     if shape[0] - shape[0] * (n or 25) // 100 < 2:
         n = 1
     if dtype.kind == "f":
@@ -180,7 +160,7 @@ def test_any_small_stack_equals_the_reference(dtype: np.dtype, shape: tuple[int,
     frames = data.draw(hnp.arrays(dtype, shape, elements=elements))
     erosions, cutoff = data.draw(st.integers(0, 1)), data.draw(st.sampled_from([0.0, 0.5, 3.0]))
     options = {"n": n, "erosions": erosions, "dilations": 1, "cutoff": cutoff}
-    found = run(frames, Parameters(angles=0, **options), select_backend("cpu", 1))
+    found = run(frames, Parameters(angles=0, **options), backend)
     assert_same(found, reference_run(frames, **options))
 
 
@@ -236,5 +216,5 @@ def test_big_endian_frames_give_native_results(backend: Backend) -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(BackendError, match="'abacus' is not one of auto, cpu"):
+    with pytest.raises(BackendError, match="'abacus' is not one of auto, gpu, cpu"):
         select_backend("abacus")

@@ -82,6 +82,24 @@ def test_the_fallback_imports_the_model_only() -> None:
             assert {module for module in ours(name) if module.startswith("gpu_spots")} <= {"gpu_spots/model"}
 
 
+def test_only_the_cuda_room_imports_cupy() -> None:
+    assert importers("cupy")
+    assert all(name.startswith("gpu_spots/cuda/") for name in importers("cupy"))
+
+
+def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
+    """By the choice of a backend and by the list of devices, inside functions; and it never enters the fallback."""
+    outside = {name: {m for m in ours(name) if m.startswith("gpu_spots/cuda")} for name in FILES if not name.startswith("gpu_spots/cuda/")}
+    assert {name: modules for name, modules in outside.items() if modules} == {
+        "gpu_spots/backend": {"gpu_spots/cuda/devices"},
+        "gpu_spots/cli/devices": {"gpu_spots/cuda/devices"},
+    }
+    for name in FILES:
+        if name.startswith("gpu_spots/cuda/"):
+            allowed = {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/spots"}
+            assert not {module for module in ours(name) if not module.startswith("gpu_spots/cuda/")} - allowed, name
+
+
 def test_only_select_backend_knows_the_fallback() -> None:
     assert {name for name in importers("cpu_fallback") if name.startswith("gpu_spots/")} == {"gpu_spots/backend"}
 
@@ -92,7 +110,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
             assert not ours(name) & {"gpu_spots/backend", "gpu_spots/pipeline", "gpu_spots/first_pass", "gpu_spots/second_pass"}
 
 
-@pytest.mark.parametrize("statement", ["import gpu_spots", "import gpu_spots.cli"])
+@pytest.mark.parametrize("statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"])
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
     heavy = {"cupy", "scipy", "numpy", "h5py", "rich"}
     program = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"

@@ -14,7 +14,7 @@ from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import InputError
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
-from helpers import Notes, assert_same, run
+from helpers import Notes, assert_same, fetched, run
 from reference import reference_run, scale_frames
 from test_contract import frames_of
 
@@ -81,7 +81,7 @@ def test_invalid_values_stay_invalid_when_scaled(backend: Backend, dtype: np.dty
     frames = np.array([[[1, 50, 100, 126, 127]]]).astype(dtype)
     validity = Validity(low=2, high=126)
     for factor in (2**15, 2**16, 2**18):
-        scaled = backend.scaled(backend.upload(frames), np.array([factor]), validity)
+        scaled = fetched(backend, backend.scaled(backend.upload(frames), np.array([factor]), validity))
         after = validity.of_scaled(dtype)
         valid = np.isfinite(scaled) & ((after.high is None) | (scaled <= (after.high or 0)))
         assert valid.reshape(-1).tolist() == [False, True, True, True, False]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gpu_spots import __version__
+from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
@@ -17,7 +18,7 @@ from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", "backend", "threads", *PLAN_OPTIONS, "force", "quiet", "debug", "version")
+OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", *DEVICE_OPTIONS, *PLAN_OPTIONS, "force", "quiet", "debug", "version")
 """Options that the manual does not have."""
 
 
@@ -97,8 +98,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
     help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
-@click.option("--backend", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True, help="what computes")
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the CPU backend  [default: all cores]")
+@device_options
 @plan_options
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
@@ -136,6 +136,8 @@ def _run(
     compression: str,
     backend: str,
     threads: int | None,
+    device: int | None,
+    device_memory_limit: int | None,
     memory_limit: int | None,
     batch: int | None,
     scratch: Path | None,
@@ -145,7 +147,7 @@ def _run(
     dry_run: bool,
 ) -> None:
     # here, so that --help and wrong usage answer at once
-    from gpu_spots.backend import select_backend
+    from gpu_spots.backend import choose_backend
     from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
     from gpu_spots.files import image_list
@@ -158,7 +160,7 @@ def _run(
 
     keep_freed_memory()
     filter_options(compression)  # before anything is read
-    chosen = select_backend(backend, threads)
+    chosen, note = choose_backend(backend, threads, device, device_memory_limit)
     request = None if images is None else image_list.ImageRequest(**images)
     with ExitStack() as opened:
         stack: Stack
@@ -174,7 +176,9 @@ def _run(
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
-            click.echo(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}", err=True)
+            click.echo(
+                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}", err=True
+            )
         with observer(quiet) as watching:
             job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
             if dry_run:

@@ -4,6 +4,7 @@ import click
 
 from gpu_spots import __version__
 from gpu_spots.cli.convert import convert
+from gpu_spots.cli.devices import devices
 from gpu_spots.cli.errors import OneLineGroup
 from gpu_spots.cli.find import find
 from gpu_spots.cli.info import info
@@ -24,5 +25,6 @@ gpu_spots.add_command(info)
 gpu_spots.add_command(convert)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
+gpu_spots.add_command(devices)
 
 lu_hdf2spots = find

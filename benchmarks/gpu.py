@@ -1,0 +1,270 @@
+"""The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
+
+    python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--no-cpu] [--no-command]
+
+Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
+the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
+spots, made on the device; they stay there. CuPy's program and the CPU backend run on the same frames, the CPU on some of them, and the
+results of the kernels are compared with the CPU's. Prints the tables of docs/benchmarks.md.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cupy
+import numpy as np
+from cupyx.scipy import ndimage
+
+from cpu_fallback import CpuBackend
+from gpu_spots.backend import select_backend
+from gpu_spots.background import BackgroundMaps
+from gpu_spots.cuda.background import background
+from gpu_spots.cuda.moments import moments_on_device
+from gpu_spots.files.run_file import write_run
+from gpu_spots.model import Morphology, Validity
+from gpu_spots.simulate.run import Design, simulate_run
+
+PERCENT, CUTOFF, MORPHOLOGY = 25, 3.0, Morphology(1, 2, 2)
+CPU_FRAMES = 60
+"""Frames that the CPU backend is timed on, and compared on."""
+COMMAND = Path(sysconfig.get_path("scripts")) / "lu_hdf2spots"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    stage: str
+    seconds: float
+    moved: float | None = None
+    cupy: float | None = None
+    cpu: float | None = None
+
+
+class Clock:
+    """Times work on a device's stream."""
+
+    def __init__(self, device: Any, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+
+    def __call__(self, function: Callable[[], Any], repeats: int | None = None) -> float:
+        """Median seconds of a function, after two runs that do not count."""
+
+        def once() -> float:
+            begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+            begin.record()
+            function()
+            end.record()
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(begin, end)) / 1e3
+
+        for _ in range(2 if repeats is None else 1):
+            self.device.call(once)
+        return statistics.median(self.device.call(once) for _ in range(repeats or self.repeats))
+
+
+def copy_bandwidth(clock: Clock) -> float:
+    """Bytes a second, read and written, of a copy on the device."""
+    a, b = clock.device.call(lambda: (cupy.ones(1 << 28, cupy.uint32), cupy.empty(1 << 28, cupy.uint32)))
+    return 2 * a.nbytes / clock(lambda: cupy.copyto(b, a))
+
+
+def noise_with_spots(n_frames: int, size: int) -> Any:
+    """(n, size, size) uint16 on the device."""
+    cupy.random.seed(n_frames)
+    frames = cupy.empty((n_frames, size, size), cupy.uint16)
+    n_spots = size * size // 20000
+    for frame in frames:
+        frame[...] = cupy.random.poisson(200, (size, size))
+        x, y = cupy.random.randint(4, size - 4, (2, n_spots))
+        for dx in range(-2, 3):
+            for dy in range(-2, 3):
+                frame[x + dx, y + dy] = 900 - 100 * (dx * dx + dy * dy)
+    return frames
+
+
+def cupy_background(frames: Any) -> tuple[Any, ...]:
+    """As it would be written, by bands where all at once does not fit."""
+    free, rows = cupy.cuda.runtime.memGetInfo()[0], frames.shape[1]
+    while 12 * frames[:, :rows].nbytes > free and rows > 1:
+        rows //= 2
+    parts = []
+    for begin in range(0, frames.shape[1], rows):
+        band = frames[:, begin : begin + rows]
+        kept = cupy.sort(band, axis=0)[: len(band) - len(band) * PERCENT // 100]
+        quartiles = cupy.percentile(kept, cupy.array([25, 75]), axis=0)
+        parts.append((kept.mean(0), kept.std(0), quartiles[1] - quartiles[0], band.max(0), band.argmax(0)))
+    return tuple(cupy.concatenate(maps) for maps in zip(*parts, strict=True))
+
+
+def cupy_masks(frames: Any, avg: Any, std: Any) -> Any:
+    """Frame by frame, as SciPy's functions are used."""
+    square, threshold = cupy.ones((3, 3), bool), avg + CUTOFF * std
+    masks = cupy.empty(frames.shape, bool)
+    for mask, frame in zip(masks, frames, strict=True):
+        raw = (frame >= threshold) & (frame > avg)
+        mask[...] = ndimage.binary_dilation(ndimage.binary_erosion(raw, square), square, iterations=2, brute_force=True)
+    return masks
+
+
+def cupy_labels(masks: Any) -> int:
+    """Labels only: sums and maxima by label take minutes."""
+    square = cupy.ones((3, 3), bool)
+    return sum(int(ndimage.label(mask, square)[1]) for mask in masks)
+
+
+def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
+    """Seconds of the program of CuPy's functions."""
+    avg, std, *_ = clock.device.call(lambda: cupy_background(frames))
+    masks = clock.device.call(lambda: cupy_masks(frames, avg, std))
+    return {
+        "background": clock(lambda: cupy_background(frames), 1),
+        "masks": clock(lambda: cupy_masks(frames, avg, std), 1),
+        "components": clock(lambda: cupy_labels(masks), 1),
+    }
+
+
+def stages(backend: Any, clock: Clock, n_frames: int, size: int, with_cpu: bool) -> list[Row]:
+    """All stages of one stack that stays on the device."""
+    device, n_pixels = backend.toolkit, size * size
+    frames = device.call(lambda: noise_with_spots(n_frames, size))
+    values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
+    moments = device.call(lambda: moments_on_device(device, frames, PERCENT, Validity()))
+    maps = BackgroundMaps((size, size), np.dtype(np.uint16), CUTOFF, varies=False)
+    maps.fill(0, device.call(lambda: moments.to_host(device, (size, size))))
+    known = maps.finish(Validity())
+    prepared = backend.prepare(known, MORPHOLOGY, None)
+    masks = backend.find_masks(frames, prepared)
+    found, everyone = backend.components(masks.filtered, 2), np.arange(n_frames)
+
+    of_cupy = cupy_stages(clock, frames)
+    of_cpu = cpu_stages(device.call(lambda: frames[:CPU_FRAMES].get()), known, n_frames, backend, frames, prepared) if with_cpu else {}
+
+    def to_threshold() -> None:
+        background(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF)
+
+    def everything() -> None:
+        to_threshold()
+        part = backend.find_masks(frames, prepared)
+        backend.measure(frames, backend.components(part.filtered, 2), everyone, prepared, None)
+
+    def union() -> None:
+        backend.union(backend.empty_masks((n_frames + 1) // 2, (size, size)), masks.filtered, everyone // 2)
+
+    def only_moments() -> None:
+        moments_on_device(device, frames, PERCENT, Validity())
+
+    def both(stage: str) -> tuple[float | None, float | None]:
+        return of_cupy.get(stage), of_cpu.get(stage)
+
+    of_masks = values + 2 * words + 2 * n_pixels
+    rows = [
+        Row("background: moments", clock(only_moments), values + 22 * n_pixels),
+        Row("background: to the threshold", clock(to_threshold), values + 38 * n_pixels, *both("background")),
+        Row("masks", clock(lambda: backend.find_masks(frames, prepared)), of_masks, *both("masks")),
+        Row("union of pairs", clock(union), 2 * words),
+        Row("components, to the host", clock(lambda: backend.components(masks.filtered, 2)), words, *both("components")),
+        Row("sums and maxima, to the host", clock(lambda: backend.measure(frames, found, everyone, prepared, None)), None, *both("sums")),
+        Row("moments, to the host", clock(lambda: backend.trimmed_moments(frames, PERCENT, Validity()))),
+        Row("all of it, frames resident", clock(everything), 2 * values),
+    ]
+    host = np.empty((min(n_frames, 16), size, size), np.uint16)
+    seconds = wall(lambda: (backend.upload(host), device.call(lambda: cupy.cuda.get_current_stream().synchronize())), clock.repeats)
+    return [*rows, Row("upload, of the same number of frames", seconds * n_frames / len(host), values)]
+
+
+def wall(function: Callable[[], Any], repeats: int) -> float:
+    """Median seconds by the host's clock."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def cpu_stages(frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_device: Any, prepared: Any) -> dict[str, float]:
+    """Seconds of the CPU backend on all its threads' one, scaled to the number of frames; its masks and sums must be the device's."""
+    cpu, scale = CpuBackend(1), n_frames / len(frames)
+    here, everyone = cpu.prepare(known, MORPHOLOGY, None), np.arange(len(frames))
+    masks = cpu.find_masks(frames, here)
+    found = cpu.components(masks.filtered, 2)
+    theirs = backend.components(backend.find_masks(on_device[: len(frames)], prepared).filtered, 2)
+    assert np.array_equal(found.pixels, theirs.pixels)
+    ours = cpu.measure(frames, found, everyone, here, None)
+    assert np.array_equal(ours.total, backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total)
+    rows = slice(0, 64)
+    there = backend.trimmed_moments(on_device[: len(frames), rows], PERCENT, Validity())
+    assert np.array_equal(there.scatter_low, cpu.trimmed_moments(frames[:, rows], PERCENT, Validity()).scatter_low)
+    of_rows = wall(lambda: cpu.trimmed_moments(frames[:, rows], PERCENT, Validity()), 3)
+    return {
+        "background": of_rows * frames.shape[1] / 64 * scale,
+        "masks": wall(lambda: cpu.find_masks(frames, here), 3) * scale,
+        "components": wall(lambda: cpu.components(masks.filtered, 2), 3) * scale,
+        "sums": wall(lambda: cpu.measure(frames, found, everyone, here, None), 3) * scale,
+    }
+
+
+def print_table(rows: list[Row], bandwidth: float) -> None:
+    """In Markdown."""
+    print("| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 thread |\n|---|---|---|---|---|---|")
+    for row in rows:
+        moved, share = ("", "") if row.moved is None else (f"{row.moved / 1e9:.2f}", f"{row.moved / row.seconds / bandwidth:.0%}")
+        others = [f"{s * 1e3:.1f} ms ({s / row.seconds:.0f} x)" if s else "" for s in (row.cupy, row.cpu)]
+        print(f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | {' | '.join(others)} |")
+
+
+def whole_command(n_frames: int, size: int, device: int) -> None:
+    """From file to file, uncompressed and as gzip, on the GPU and on the CPU, with the times of its stages."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "run__mccd.h5"
+        write_run(source, simulate_run(Design(laser=False, size=(size, size), angles=n_frames, repeats=1)))
+        for options in (["--backend", "gpu", "--device", str(device)], ["--backend", "cpu"]):
+            arguments = [str(COMMAND), str(source), "-a", "0", "--force", *options]
+            for _ in range(2):  # kernels are compiled by the first
+                start = time.perf_counter()
+                ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
+                seconds = time.perf_counter() - start
+            print(f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | {ended.stderr.splitlines()[-2]} |")
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs="+", default=[60, 180, 720, 1000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 3840])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", type=int, default=0)
+    parser.add_argument("--no-cpu", action="store_true", help="leave out the CPU backend and the comparison with it")
+    parser.add_argument("--no-command", action="store_true", help="leave out the whole command")
+    options = parser.parse_args()
+    backend: Any = select_backend("gpu", device=options.device)
+    clock = Clock(backend.toolkit, options.repeats)
+    bandwidth = copy_bandwidth(clock)
+    print(f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s")
+    for size in options.sizes:
+        for n_frames in options.frames:
+            needed = 3 * n_frames * size * size * 2
+            backend.release()
+            print(f"\n{n_frames} frames of {size} x {size}, uint16\n")
+            if backend.free_bytes() < needed:
+                print(f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions.")
+                continue
+            print_table(stages(backend, clock, n_frames, size, not options.no_cpu), bandwidth)
+    if not options.no_command:
+        print("\n| the whole command | wall | stages |\n|---|---|---|")
+        for n_frames in options.frames:
+            whole_command(n_frames, options.sizes[0], options.device)
+
+
+if __name__ == "__main__":
+    main()

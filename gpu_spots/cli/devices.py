@@ -1,0 +1,22 @@
+"""gpu-spots devices: which GPUs there are, and why one cannot be used."""
+
+import click
+
+from gpu_spots.cli.errors import OneLineCommand
+
+
+@click.command("devices", cls=OneLineCommand)
+@click.option("--debug", is_flag=True, help="show the traceback of an error")
+def devices(debug: bool) -> None:
+    """List the GPUs that can compute, and say why one cannot.
+
+    A small kernel is compiled for each and runs on it. The CPU can always be used.
+    """
+    from gpu_spots.cuda.devices import found
+    from gpu_spots.errors import BackendError
+
+    try:
+        for device in found():
+            click.echo(f"{device.number}: {device.description}: {device.problem or 'can be used'}")
+    except BackendError as error:
+        click.echo(f"no GPU: {error}")

@@ -1,0 +1,77 @@
+"""Connected components of packed masks, by union-find on the device. Kernels: components.cu."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for
+from gpu_spots.errors import BackendError
+from gpu_spots.model import Components
+from gpu_spots.spots import joined
+
+THREADS, BLOCK_WORDS = 256, 1024
+"""As in components.cu."""
+MOST_WORDS = 2**25
+"""Words of masks at a time: pixels of more could not be numbered in 31 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Components, and what is still on the device of them."""
+
+    found: Components
+    on_device: tuple[Any, Any] | None
+    """Their ``pixels`` (int32) and ``begin``, for `measure`; None: not all in one place."""
+
+
+def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
+    """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
+    words_of_mask = masks.words.shape[1] * masks.words.shape[2]
+    if words_of_mask > MOST_WORDS:
+        raise BackendError(f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}")
+    step = MOST_WORDS // words_of_mask
+    parts = [_components(toolkit, masks[begin : begin + step], connectivity) for begin in range(0, len(masks), step)]
+    return parts[0] if len(parts) == 1 else Labelled(joined([part.found for part in parts]), None)
+
+
+def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
+    xp, words = toolkit.xp, masks.words
+    n_masks, n_rows, row_words = words.shape
+    n_words = words.size
+
+    def launch(name: str, n_threads: int, *args: Any) -> None:
+        toolkit.kernel("components", name)(blocks_for(n_threads, THREADS), (THREADS,), args)
+
+    n_blocks = blocks_for(n_words, BLOCK_WORDS)[0]
+    count_of_block = xp.empty(n_blocks, np.int32)
+    launch("count_pixels", n_blocks * THREADS, words, np.int32(n_words), count_of_block)
+    end_of_block = xp.cumsum(count_of_block, dtype=np.int32)
+    n_pixels = int(toolkit.to_host(end_of_block[-1]))
+    if not n_pixels:
+        nothing = np.zeros(0, np.int64)
+        return Labelled(Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64)), None)
+
+    first_pixel, parent, position = xp.empty(n_words, np.int32), xp.empty(n_pixels, np.int32), xp.empty(n_pixels, np.uint32)
+    launch("list_pixels", n_blocks * THREADS, words, np.int32(n_words), count_of_block, end_of_block, first_pixel, parent, position)
+    size = (np.int32(n_words), np.int32(row_words), np.int32(n_rows))
+    launch("join_pixels", n_words, words, first_pixel, *size, np.int32(connectivity == 2), parent)
+    is_root = xp.empty(n_pixels, np.uint8)
+    launch("find_roots", n_pixels, np.int32(n_pixels), parent, is_root)
+    n_roots = xp.cumsum(is_root, dtype=np.int32)
+    n_components = int(toolkit.to_host(n_roots[-1]))
+
+    component, length = xp.empty(n_pixels, np.int32), xp.zeros(n_components, np.int32)
+    launch("number_components", n_pixels, np.int32(n_pixels), parent, n_roots, component, length)
+    begin = xp.zeros(n_components + 1, np.int64)
+    begin[1:] = xp.cumsum(length, dtype=np.int64)
+    # stable: pixels stay in raster order inside of a component
+    order = xp.argsort(component, kind="stable")
+    pixels, box, mask = xp.empty(n_pixels, np.int32), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)
+    size = (np.int32(row_words), np.int32(n_rows), np.int32(masks.n_columns))
+    launch("describe_components", 32 * n_components, np.int32(n_components), begin, order, position, *size, pixels, box, mask)
+    with toolkit.lend(pixels) as short:
+        flat = short.astype(np.int64)
+    first = np.searchsorted(toolkit.to_host(mask), np.arange(n_masks + 1)).astype(np.int64, copy=False)
+    return Labelled(Components(flat, toolkit.to_host(begin), toolkit.to_host(box), first), (pixels, begin))

@@ -1,0 +1,205 @@
+"""Device: the toolkit on CuPy, for one CUDA device.
+
+One stream computes, whichever thread asks: kernels fill the device by themselves, and memory that is freed can be used again in the order
+of the stream. A second one copies to the device meanwhile. See docs/decisions/one-compute-stream.md.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cupy
+import numpy as np
+
+from gpu_spots.cuda.reasons import reason
+from gpu_spots.cuda.toolkit import OPTIONS, Kernel, Result, macros, source_of
+from gpu_spots.errors import BackendError, OutOfDeviceMemory
+from gpu_spots.model import Array
+
+SLOTS = 2
+"""Slots of pinned memory beside one a thread: copies that are under way."""
+NULL = np.uint64(0)
+DRIVER_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError, cupy.cuda.nvrtc.NVRTCError)
+OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation, and CUDA_ERROR_OUT_OF_MEMORY."""
+
+
+class Device:
+    """A CUDA device. Several threads may use it at once.
+
+    ``memory_limit``: bytes that arrays may take, None for all; CUDA's own few hundred megabytes come on top. ``threads``: how many will.
+    Raises `BackendError`.
+    """
+
+    xp = cupy
+
+    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1) -> None:
+        self.number = number
+        self._pool = cupy.cuda.MemoryPool()
+        self._lock = threading.Lock()
+        self._modules: dict[tuple[Any, ...], Any] = {}
+        self._kernels: dict[tuple[Any, ...], Kernel] = {}
+        self._slots = _Slots(threads + SLOTS)
+        with self._current():
+            self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+            if memory_limit is not None:
+                self._pool.set_limit(size=memory_limit)
+        self.description = self.call(self._describe)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """On this device, its compute stream and its memory. The array library's errors become ours."""
+        try:
+            with self._current(), self._compute, cupy.cuda.using_allocator(self._pool.malloc):
+                return function()
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            failure: Exception = OutOfDeviceMemory(f"GPU {self.number}: out of memory: {_line(error)}")
+        except MemoryError as error:
+            # NumPy's own is a subclass, and the host's business
+            if type(error) is not MemoryError:
+                raise
+            failure = OutOfDeviceMemory(f"GPU {self.number}: out of memory while sorting or summing")
+        except DRIVER_ERRORS as error:
+            kind = OutOfDeviceMemory if getattr(error, "status", None) == OUT_OF_MEMORY else BackendError
+            failure = kind(f"GPU {self.number}: {reason(error)}")
+        except (cupy.cuda.compiler.CompileException, ImportError) as error:
+            failure = BackendError(f"GPU {self.number}: {reason(error)}")
+        # out here, as an error that is being handled keeps all that the function had on the device
+        raise failure
+
+    def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
+        """Compiled by NVRTC where it has never been; CuPy keeps the result on disk."""
+        key = (file, name, *sorted(defines.items()))
+        with self._lock:
+            if key not in self._kernels:
+                module = (file, *key[2:])
+                if module not in self._modules:
+                    self._modules[module] = cupy.RawModule(code=source_of(file), options=(*OPTIONS, *macros(defines)))
+                self._kernels[key] = _with_null_pointers(self._modules[module].get_function(name))
+            return self._kernels[key]
+
+    def to_host(self, array: Any) -> Array:
+        """Wait for what has been launched so far, not for what other threads launch meanwhile."""
+        host = np.empty(array.shape, array.dtype)
+        self._receive(array, host)
+        return host
+
+    @contextmanager
+    def lend(self, array: Any) -> Iterator[Array]:
+        """In a slot of pinned memory."""
+        with self._slots.slot(array.nbytes) as slot:
+            host = slot.view(array.shape, array.dtype)
+            self._receive(array, host)
+            yield host
+
+    def to_device(self, array: Array) -> Any:
+        """From pageable memory, which the driver copies before it returns."""
+        return cupy.asarray(np.ascontiguousarray(array))
+
+    @contextmanager
+    def staging(self, part: Any) -> Iterator[Array]:
+        """A slot of pinned memory, which is taken again when its copy has ended."""
+        with self._current(), self._slots.slot(part.nbytes) as slot:
+            host = slot.view(part.shape, part.dtype)
+            yield host
+            self.call(lambda: self._send(host, part, slot))
+
+    def free_bytes(self) -> int:
+        """What the device and the pool have left, within the limit."""
+        with self._current():
+            free = cupy.cuda.runtime.memGetInfo()[0] + self._pool.free_bytes()
+            limit = self._pool.get_limit()
+        return min(free, limit - self._pool.used_bytes()) if limit else free
+
+    def release(self) -> None:
+        """Empty the pool."""
+        self._compute.synchronize()
+        self._pool.free_all_blocks()
+
+    def _current(self) -> Any:
+        """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
+        return cupy.cuda.Device(self.number)
+
+    def _receive(self, array: Any, host: Array) -> None:
+        if not array.size:
+            return
+        contiguous = array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
+        contiguous.get(out=host, blocking=False)
+        _recorded(self._compute).synchronize()
+
+    def _send(self, host: Array, part: Any, slot: "_Slot") -> None:
+        # the memory may have been another array's, which kernels still read
+        self._copies.wait_event(_recorded(self._compute))
+        part.set(host, stream=self._copies)
+        slot.busy = _recorded(self._copies)
+        self._compute.wait_event(slot.busy)
+
+    def _describe(self) -> str:
+        name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
+        runtime = cupy.cuda.runtime.runtimeGetVersion()
+        return f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy {cupy.__version__}"
+
+
+def _with_null_pointers(kernel: Any) -> Kernel:
+    """CuPy passes None as no argument at all, where a null pointer is meant."""
+
+    def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        kernel(grid, block, tuple(NULL if arg is None else arg for arg in args), shared_mem=shared_mem)
+
+    return launch
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Pinned memory, which the device can copy from by itself."""
+
+    memory: Any = None
+    n_bytes: int = 0
+    busy: Any = None
+    """The event that its last copy ends with."""
+
+    def view(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Its beginning, as an array."""
+        count = int(np.prod(shape))
+        return np.frombuffer(self.memory, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
+
+
+class _Slots:
+    """A ring of slots: the one that was given back first is taken first, as its copy has most likely ended."""
+
+    def __init__(self, number: int) -> None:
+        self._free: queue.Queue[_Slot] = queue.Queue()
+        for _ in range(number):
+            self._free.put(_Slot())
+
+    @contextmanager
+    def slot(self, n_bytes: int) -> Iterator[_Slot]:
+        """A slot of at least that size."""
+        slot = self._free.get()
+        try:
+            if slot.busy is not None:
+                slot.busy.synchronize()
+                slot.busy = None
+            if slot.n_bytes < n_bytes:
+                slot.memory = None
+                slot.memory, slot.n_bytes = _pinned(n_bytes), n_bytes
+            yield slot
+        finally:
+            self._free.put(slot)
+
+
+def _pinned(n_bytes: int) -> Any:
+    try:
+        return cupy.cuda.alloc_pinned_memory(n_bytes)
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}") from None
+
+
+def _recorded(stream: Any) -> Any:
+    return stream.record(cupy.cuda.Event(disable_timing=True))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

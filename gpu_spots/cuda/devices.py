@@ -1,0 +1,149 @@
+"""Which CUDA devices there are, and why one cannot be used. CuPy is imported here when nothing else stands in the way."""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gpu_spots.cuda.reasons import EXTRA, EXTRA12, NO_CUPY, reason
+from gpu_spots.errors import BackendError
+
+if TYPE_CHECKING:
+    from gpu_spots.cuda.backend import GpuBackend
+    from gpu_spots.cuda.device import Device
+
+DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device."""
+
+    number: int
+    """As CUDA counts, from 0; of those that CUDA_VISIBLE_DEVICES lets through."""
+    description: str
+    """Its name, memory and compute capability."""
+    problem: str | None
+    """Why it cannot be used; None: a kernel ran on it."""
+
+
+def open_backend(number: int | None, memory_limit: int | None, threads: int | None) -> "GpuBackend":
+    """The backend on a device; see `open_device`."""
+    from gpu_spots.cuda.backend import GpuBackend
+
+    workers = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return GpuBackend(open_device(number, memory_limit, workers), workers)
+
+
+def open_device(number: int | None, memory_limit: int | None, threads: int) -> "Device":
+    """A device on which a kernel has run; None: device 0. Raises `BackendError`, one line that says what to install or to do."""
+    if problem := obstacle():
+        raise BackendError(problem)
+    from gpu_spots.cuda.device import Device
+
+    count = _count()
+    chosen = 0 if number is None else number
+    if chosen >= count:
+        numbers = "device 0" if count == 1 else f"devices 0 to {count - 1}"
+        raise BackendError(f"--device {chosen}: there is no such device; CUDA found {numbers}")
+    try:
+        device = Device(chosen, memory_limit, threads)
+    except (RuntimeError, ImportError) as error:
+        raise BackendError(f"GPU {chosen}: {reason(error)}") from error
+    _try(device)
+    return device
+
+
+def found() -> list[Found]:
+    """Every device, tried. Raises `BackendError` where there can be none."""
+    if problem := obstacle():
+        raise BackendError(problem)
+    import cupy
+
+    devices = []
+    for number in range(_count()):
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        memory, capability = properties["totalGlobalMem"] / 2**30, f"{properties['major']}.{properties['minor']}"
+        description = f"{properties['name'].decode()}, {memory:.0f} GiB, compute capability {capability}"
+        try:
+            open_device(number, None, 1)
+            failure = None
+        except BackendError as error:
+            failure = str(error)
+        devices.append(Found(number, description, failure))
+    return devices
+
+
+def obstacle() -> str | None:
+    """Why no CUDA device can be used on this machine, cheapest questions first; None: nothing stands in the way so far."""
+    if importlib.util.find_spec("cupy") is None:
+        return NO_CUPY
+    version = driver_version()
+    if version is None:
+        return f"there is no NVIDIA driver ({DRIVER} cannot be loaded)"
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {' '.join(wheels)}, then {EXTRA} or gpu12"
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported: {reason(error)}"
+    needed = cupy.cuda.runtime.runtimeGetVersion()
+    if version // 1000 < needed // 1000:
+        other = f", or pip uninstall {' '.join(wheels)} and {EXTRA12}" if version >= 12000 else ""
+        return (
+            f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, CuPy is built for {needed // 1000}: "
+            f"update the driver{other}"
+        )
+    return None
+
+
+def driver_version() -> int | None:
+    """The newest CUDA that the driver supports, 13000 for 13.0; None: there is no driver."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else version.value
+
+
+def installed_wheels() -> list[str]:
+    """Packages that bring CuPy; more than one overwrite each other."""
+    names = {distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()}
+    return sorted(name for name in names if name.lower() == "cupy" or name.lower().startswith(("cupy-cuda", "cupy-rocm")))
+
+
+def _count() -> int:
+    import cupy
+
+    try:
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"{reason(error)}{_hidden()}") from error
+    if not count:
+        raise BackendError(f"the NVIDIA driver sees no device{_hidden()}")
+    return count
+
+
+def _hidden() -> str:
+    """What hides devices, if anything does."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"
+
+
+def _try(device: "Device") -> None:
+    """A small sum: it needs the compiler, the headers, a launch and a copy."""
+
+    def add() -> int:
+        return int(device.to_host((device.xp.arange(4) + 1).sum()))
+
+    try:
+        result = device.call(add)
+    except RuntimeError as error:  # of CuPy's, where a library cannot be loaded
+        raise BackendError(f"GPU {device.number}: {reason(error)}") from error
+    if result != 10:
+        raise BackendError(f"GPU {device.number}: a kernel that adds 1 to 4 gave {result} for 10: the device or its driver is broken")

@@ -1,0 +1,81 @@
+"""Background of each pixel from the blocks that the Kruskal-Wallis test leaves.
+
+The device ranks, decides in float64, and says of which pixels float64 cannot decide. Of these few the host counts with exact fractions how
+many blocks leave, and the device computes them again with that number. Which block leaves is decided exactly on the device.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.cuda.moments import check_number
+from gpu_spots.cuda.ranked import Launch, RankedMoments
+from gpu_spots.cuda.toolkit import Toolkit
+from gpu_spots.cuda.validity import valid_values
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+
+TESTED_FROM = 3
+"""Fewer blocks are never tested."""
+AT_ONCE = 1 << 18
+"""Values that are fetched for the host to decide at a time."""
+
+
+def kruskal_moments(
+    toolkit: Toolkit, frames: Any, block_of_frame: NDArray[np.integer[Any]], critical: NDArray[np.float64], validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Moments of a band; see ``gpu_spots.backend.Backend.kruskal_moments``.
+
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    """
+    xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
+    check_number(n_frames)
+    n_pixels = shape[0] * shape[1]
+    limits = np.array(critical, np.float64)
+    limits[:TESTED_FROM] = np.inf
+    found = RankedMoments.empty(toolkit, dtype, n_pixels)
+    dropped, doubtful = xp.empty(n_pixels, np.int32), xp.empty(n_pixels, np.uint8)
+    blocks, n_blocks = toolkit.to_device(block_of_frame.astype(np.int32)), len(limits) - 1
+    limits_there = toolkit.to_device(limits)
+    launch = Launch.of(dtype, n_frames, n_blocks)
+
+    def compute(n_listed: int, listed: Any, fixed: Any) -> None:
+        before = (blocks, np.int32(n_blocks), limits_there, listed, fixed)
+        launch(toolkit, "kruskal", frames, validity, n_listed, before, (*found.arguments(), dropped, doubtful))
+
+    compute(n_pixels, None, None)
+    undecided = np.flatnonzero(toolkit.to_host(doubtful))
+    step = max(1, AT_ONCE // n_frames)
+    for begin in range(0, len(undecided), step):
+        some = undecided[begin : begin + step]
+        listed = toolkit.to_device(some.astype(np.int32))
+        columns = toolkit.to_host(xp.take(frames.reshape(n_frames, n_pixels), listed, axis=1))
+        usable = valid_values(columns, validity)
+        numbers = [_blocks_to_drop(*each, block_of_frame, limits) for each in zip(columns.T, usable.T, strict=True)]
+        compute(len(some), listed, toolkit.to_device(np.array(numbers, np.int32)))
+    return replace(found.to_host(toolkit, shape), dropped=toolkit.to_host(dropped).reshape(shape))
+
+
+def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]) -> int:
+    """How many blocks the test rejects in a pixel (n,) with ``usable`` (n,) values, decided by exact fractions."""
+    values, block = values[usable], block_of_frame[usable]
+    for n_dropped in range(len(limits)):
+        blocks, member, sizes = np.unique(block, return_inverse=True, return_counts=True)
+        limit = float(limits[len(blocks)])
+        if len(blocks) < TESTED_FROM or limit == np.inf:
+            return n_dropped
+        # twice the rank less n + 1: values that are smaller less values that are larger
+        ascending = np.sort(values)
+        ranks = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right") - len(values)
+        sums = np.zeros(len(blocks), np.int64)
+        np.add.at(sums, member, ranks)
+        means = [Fraction(rank_sum, size) for rank_sum, size in zip(sums.tolist(), sizes.tolist(), strict=True)]
+        between = sum(mean * rank_sum for mean, rank_sum in zip(means, sums.tolist(), strict=True))
+        squares = int((ranks.astype(np.int64) ** 2).sum())
+        if not (len(values) - 1) * between > Fraction(limit) * squares:
+            return n_dropped
+        stays = block != blocks[means.index(max(means))]
+        values, block = values[stays], block[stays]
+    raise AssertionError("more blocks left than there were")

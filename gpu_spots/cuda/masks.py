@@ -1,0 +1,186 @@
+"""Masks on the device, packed 32 pixels a word: thresholds, erosions, dilations, unions. Kernels: masks.cu, union.cu."""
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.model import Array, FoundMasks, Morphology, Validity
+
+WORD = 32
+THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
+"""As in masks.cu."""
+STEPS = 8
+"""Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
+WIDEST = 2**62
+"""No count of an integer frame is as large."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMasks:
+    """A batch of masks."""
+
+    words: Any
+    """(k, n_X, ceil(n_Y / 32)) uint32, on the device; bits beyond the last column are 0."""
+    n_columns: int
+    """n_Y."""
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.words)
+
+    def __getitem__(self, masks: slice) -> "PackedMasks":
+        """Some of the masks, as a view."""
+        return PackedMasks(self.words[masks], self.n_columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which values make a mask."""
+
+    limits: Any
+    """(n_X, n_Y), on the device: integer values stand out above it, float values at or above it."""
+    valid: Any
+    """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
+    value_range: Validity | None
+    """Which values count; None: all values of all pixels that are not masked do."""
+    morphology: Morphology
+
+
+def words_for(n_columns: int) -> int:
+    """Words of a row."""
+    return -(-n_columns // WORD)
+
+
+def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """(n_X, n_Y) bool to (n_X, words) uint32, on the host."""
+    n_bytes = words_for(mask.shape[1]) * WORD // 8
+    packed = np.packbits(mask, axis=1, bitorder="little")
+    whole = np.zeros((len(mask), n_bytes), np.uint8)
+    whole[:, : packed.shape[1]] = packed
+    return whole.view("<u4").astype(np.uint32, copy=False)
+
+
+def unpack(toolkit: Toolkit, masks: PackedMasks) -> NDArray[np.uint8]:
+    """A byte a pixel, unpacked on the host: an eighth of the bytes has to be copied, and the threads that ask wait anyway."""
+    with toolkit.lend(masks.words) as words:
+        return np.unpackbits(words.astype("<u4", copy=False).view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
+
+
+def rules(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any], validity: Validity, gaps: bool, morphology: Morphology) -> Rules:
+    """What masks of frames of ``dtype`` need, on the device."""
+    limits = toolkit.to_device(threshold)
+    if dtype.kind != "f":
+        # the frames' own type where it can be, as it is read fastest; what lets every value pass has no value below it
+        below = limits.astype(np.int64) - 1
+        fits = int(toolkit.to_host(below.min())) >= np.iinfo(dtype).min
+        limits = below.astype(dtype) if fits else below
+    return Rules(
+        limits=limits,
+        valid=None if validity.pixels is None else toolkit.to_device(pack(validity.pixels)),
+        value_range=validity if gaps else None,
+        morphology=morphology,
+    )
+
+
+def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
+    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Backend.find_masks``."""
+    n_frames, n_rows, n_columns = frames.shape
+    shape = (n_frames, n_rows, words_for(n_columns))
+    raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
+    checked = rules.value_range is not None
+    invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
+    is_float = frames.dtype.kind == "f"
+    types = {"FRAME": c_type(frames.dtype), "LIMIT": c_type(rules.limits.dtype), "BOUND": "f64" if is_float else "i64"}
+    find = toolkit.kernel("masks", "find_masks", **types)
+    size = (np.int32(n_rows), np.int32(n_columns))
+    square = np.int32(rules.morphology.connectivity == 2)
+    (erosions, dilations), *others = _launches(rules.morphology, n_rows, n_columns)
+    find(
+        *_tiles(shape),
+        (
+            *(frames, np.int64(frame_stride(frames)), rules.limits, *size, np.int32(_loads_wide(frames)), np.int32(checked)),
+            *(*_bounds(rules.value_range or Validity(), is_float), rules.valid, np.int32(erosions), np.int32(dilations), square),
+            *(np.int32(not others), raw, filtered, invalid),
+        ),
+        shared_mem=_shared(erosions + dilations),
+    )
+    if others:
+        clean, other = toolkit.kernel("masks", "clean_masks", **types), toolkit.xp.empty(shape, np.uint32)
+        for i, (erosions, dilations) in enumerate(others, 1):
+            steps = (np.int32(erosions), np.int32(dilations), square, np.int32(i == len(others)))
+            clean(*_tiles(shape), (filtered, *size, rules.valid, invalid, *steps, other), shared_mem=_shared(erosions + dilations))
+            filtered, other = other, filtered
+    return FoundMasks(
+        raw=PackedMasks(raw, n_columns),
+        filtered=PackedMasks(filtered, n_columns),
+        invalid=PackedMasks(invalid, n_columns) if checked else None,
+    )
+
+
+def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
+    """Words of zeros."""
+    return PackedMasks(toolkit.xp.zeros((n_masks, shape[0], words_for(shape[1])), np.uint32), shape[1])
+
+
+def union(toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
+    """OR masks onto others; see ``gpu_spots.backend.Backend.union``."""
+    n_words = onto.words.shape[1] * onto.words.shape[2]
+    which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
+    unite = toolkit.kernel("union", "unite")
+    args = (masks.words, which, np.int32(len(masks)), np.int64(n_words), onto.words)
+    unite(blocks_for(n_words, THREADS), (THREADS,), args)
+
+
+def without(masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
+    """AND NOT."""
+    return PackedMasks(masks.words & ~invalid.words, masks.n_columns)
+
+
+def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
+    """Erosions and dilations of each launch, one at least.
+
+    So many erosions that nothing is left, and dilations that everything is set, are enough.
+    """
+    erosions = min(morphology.erosions, (min(n_rows, n_columns) + 1) // 2)
+    dilations = min(morphology.dilations, n_rows + n_columns)
+    while True:
+        now = min(erosions, STEPS), min(dilations, STEPS - min(erosions, STEPS))
+        yield now
+        erosions, dilations = erosions - now[0], dilations - now[1]
+        if not erosions + dilations:
+            return
+
+
+def _tiles(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[int]]:
+    """Grid and block for masks of (n, n_X, words)."""
+    return (-(-shape[2] // TILE_WORDS), -(-shape[1] // TILE_ROWS), shape[0]), (THREADS,)
+
+
+def _shared(halo: int) -> int:
+    """Bytes of shared memory: two tiles with their halo, and a word before and after each."""
+    return 2 * ((TILE_ROWS + 2 * halo) * (TILE_WORDS + 2) + 2) * 4
+
+
+def _loads_wide(frames: Any) -> bool:
+    """Whether groups of 8 values lie at multiples of their size."""
+    n_columns, address = frames.shape[2], frames.data.ptr
+    aligned = address % min(16, 8 * frames.dtype.itemsize) == 0
+    return bool(aligned and n_columns % 8 == 0 and (len(frames) == 1 or frame_stride(frames) % 8 == 0))
+
+
+def _bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]:
+    """Smallest and largest valid value: for floats no infinity, for integers rounded to integers."""
+    low, high = validity.low, validity.high
+    if is_float:
+        largest = sys.float_info.max
+        return np.float64(-largest if low is None else max(low, -largest)), np.float64(largest if high is None else min(high, largest))
+    return (
+        np.int64(-WIDEST if low is None else math.ceil(min(max(low, -WIDEST), WIDEST))),
+        np.int64(WIDEST if high is None else math.floor(min(max(high, -WIDEST), WIDEST))),
+    )

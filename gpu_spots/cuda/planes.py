@@ -1,0 +1,125 @@
+"""Trimmed statistics of frames of 8 and 16 bits, read once: bit planes in registers (kernels/trimmed.cu)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu_spots.cuda.toolkit import Toolkit
+from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
+from gpu_spots.model import IntegerMoments, Validity
+
+REGISTERS = 128
+"""Registers of a thread that hold planes: 256 frames of 16 bits, 512 of 8."""
+MOST_THREADS = 8
+"""Threads that may share a pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneMoments:
+    """What the kernel leaves on the device, in types as short as can be: flat arrays of the band's pixels, zeros where masked."""
+
+    kept: Any
+    """uint16."""
+    total: Any
+    """uint32, modulo 2^32: int32 for signed frames."""
+    scatter: Any
+    """uint64."""
+    iqr4: Any
+    """int32."""
+    max: Any
+    """The frames' dtype."""
+    arg: Any
+    """uint16."""
+    gaps: Any
+    """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
+
+    def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments:
+        """As the contract has it."""
+        largest = toolkit.to_host(self.max).reshape(shape)
+        total = toolkit.to_host(self.total).view(np.int32 if largest.dtype.kind == "i" else np.uint32)
+        return IntegerMoments(
+            kept=toolkit.to_host(self.kept).astype(np.int32).reshape(shape),
+            total=total.astype(np.int64).reshape(shape),
+            scatter_low=toolkit.to_host(self.scatter).reshape(shape),
+            scatter_high=None,
+            iqr4=toolkit.to_host(self.iqr4).astype(np.int64).reshape(shape),
+            max=largest,
+            arg=toolkit.to_host(self.arg).astype(np.int32).reshape(shape),
+            gaps=bool(toolkit.to_host(self.gaps)[0]),
+        )
+
+
+def is_possible(frames: Any) -> bool:
+    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames`; a frame of the stack may not have 2^32 bytes."""
+    return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < 1 << 32
+
+
+def most_frames(dtype: np.dtype[Any]) -> int:
+    """How many frames this can take; 0 for types that it cannot."""
+    return 0 if dtype.kind == "f" or dtype.itemsize > 2 else 32 * (REGISTERS // (8 * dtype.itemsize)) * MOST_THREADS
+
+
+def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
+    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.trimmed_moments``."""
+    xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
+    low, high, checked = integer_bounds(dtype, validity)
+    threads, words = _shares(n_frames, REGISTERS // (8 * dtype.itemsize))
+    pixels_of_block = max(32, 128 // threads)
+    kernel = toolkit.kernel(
+        "trimmed",
+        "trimmed",
+        BITS=8 * dtype.itemsize,
+        BIAS=sign_bit(dtype),
+        WORDS=words,
+        SHARERS=threads,
+        PIXELS=pixels_of_block,
+        RESIDENT=_blocks(words, 8 * dtype.itemsize, threads * pixels_of_block),
+        CHECK=int(checked),
+    )
+    found = PlaneMoments(
+        kept=xp.empty(n_pixels, np.uint16),
+        total=xp.empty(n_pixels, np.uint32),
+        scatter=xp.empty(n_pixels, np.uint64),
+        iqr4=xp.empty(n_pixels, np.int32),
+        max=xp.empty(n_pixels, dtype),
+        arg=xp.empty(n_pixels, np.uint16),
+        gaps=xp.zeros(1, np.int32),
+    )
+    kernel(
+        (-(-n_pixels // pixels_of_block),),
+        (pixels_of_block, threads),
+        (
+            bits_of(frames),
+            np.uint32(frames.strides[0]),
+            np.int32(n_frames),
+            np.int32(n_pixels),
+            np.int32(percent),
+            pixels_on_device(toolkit, validity),
+            np.uint32(low),
+            np.uint32(high),
+            found.kept,
+            found.total,
+            found.scatter,
+            found.iqr4,
+            bits_of(found.max),
+            found.arg,
+            found.gaps,
+        ),
+    )
+    return found
+
+
+def _shares(n_frames: int, most_words: int) -> tuple[int, int]:
+    """Threads a pixel, and words of 32 frames a thread."""
+    threads = 1
+    while n_frames > 32 * most_words * threads:
+        threads *= 2
+    return threads, -(-n_frames // (32 * threads))
+
+
+def _blocks(words: int, bits: int, threads: int) -> int:
+    """Blocks that a multiprocessor should hold: as many as leave each thread registers for its planes, its candidates, and 26 more."""
+    needed = min(words * bits + words + 26, 255)
+    registers = next(number for number in (64, 80, 96, 128, 168, 255) if number >= needed)
+    return max(1, 65536 // (registers * threads))

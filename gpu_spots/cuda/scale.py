@@ -1,0 +1,47 @@
+"""Frames brought to a common level by fixed-point factors."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.cuda.validity import float_bounds, integer_bounds
+from gpu_spots.model import Validity
+
+THREADS = 256
+
+
+def scaled(toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], validity: Validity) -> Any:
+    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``. The result is on the device, contiguous."""
+    dtype = np.dtype(frames.dtype)
+    n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
+    low: float | int
+    high: float | int
+    if dtype.kind == "f":
+        wide: Any = np.float64
+        (low, high), mark = float_bounds(validity), 0
+        lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    else:
+        wide, mark = np.int64, int(np.iinfo(dtype).max)
+        lowest, highest = int(np.iinfo(dtype).min), mark - validity.marks(dtype)
+        first, last, _ = integer_bounds(dtype, validity)
+        low, high = first + lowest, last + lowest
+    result = toolkit.xp.empty(frames.shape, dtype)
+    kernel = toolkit.kernel("scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u")
+    kernel(
+        (*blocks_for(n_pixels, THREADS), n_frames),
+        (THREADS,),
+        (
+            frames,
+            np.int64(frame_stride(frames)),
+            np.int32(n_pixels),
+            toolkit.to_device(factors.astype(np.int64)),
+            wide(low),
+            wide(high),
+            wide(lowest),
+            wide(highest),
+            result,
+        ),
+    )
+    return result

@@ -1,0 +1,111 @@
+"""Toolkit: what the operations of this room need of the device, so that tests can run them without one.
+
+Host code computes on the device through `Toolkit.xp` and through kernels; nothing crosses between host and device but by
+`Toolkit.to_host` and `Toolkit.to_device`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from gpu_spots.model import Array
+
+Result = TypeVar("Result")
+
+KERNELS = Path(__file__).parent / "kernels"
+OPTIONS = ("--std=c++17", "--fmad=false")
+"""How kernels are compiled: no fused multiply-add, so that floating point rounds as on the host."""
+
+
+class Kernel(Protocol):
+    """A compiled kernel; launching it does not wait for it."""
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        """Launch it.
+
+        ``args``: device arrays, None for one that is not there, and NumPy scalars of exactly the parameters' types (a Python number would
+        be passed as 64 bits). An array is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where
+        it may differ.
+        ``shared_mem``: bytes of dynamic shared memory, at most 48 KiB.
+        """
+
+
+class Toolkit(Protocol):
+    """A device, its array module and its kernels. Safe to use from several threads."""
+
+    xp: Any
+    """The array module: CuPy, or what the tests put in its place."""
+    description: str
+    """The device in words, for people."""
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run a function that computes on the device: everything else of a toolkit but `staging` is for inside of it.
+
+        Raises `OutOfDeviceMemory`, and `BackendError` for whatever else the device or its compiler complains of.
+        """
+
+    def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
+        """The kernel ``name`` of kernels/``file``.cu, compiled with these macros; compiled once."""
+
+    def to_host(self, array: Any) -> Array:
+        """Copy a device array to the host; waits for it."""
+
+    def lend(self, array: Any) -> AbstractContextManager[Array]:
+        """A host copy of a device array that lasts as long as the block: faster than `to_host`."""
+
+    def to_device(self, array: Array) -> Any:
+        """Copy a host array to the device, contiguous; the host array may change at once."""
+
+    def staging(self, part: Any) -> AbstractContextManager[Array]:
+        """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
+
+        The copy may still be under way when this returns; kernels that are launched later wait for it.
+        """
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be allocated on the device."""
+
+    def release(self) -> None:
+        """Give back the memory that is kept for later."""
+
+
+def source_of(file: str) -> str:
+    """A kernel file, behind what all of them share; lines keep their numbers in messages."""
+    common, own = ((KERNELS / name).read_text() for name in ("common.h", f"{file}.cu"))
+    return f'#line 1 "common.h"\n{common}\n#line 1 "{file}.cu"\n{own}'
+
+
+def macros(defines: dict[str, int | str]) -> tuple[str, ...]:
+    """Compiler options that define them."""
+    return tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
+
+
+C_TYPES = {
+    "uint8": "u8",
+    "uint16": "u16",
+    "uint32": "u32",
+    "uint64": "u64",
+    "int8": "i8",
+    "int16": "i16",
+    "int32": "i32",
+    "int64": "i64",
+    "float32": "f32",
+    "float64": "f64",
+}
+"""NumPy's types by the names that kernels give them (common.h)."""
+
+
+def c_type(dtype: Any) -> str:
+    """The kernels' name of a NumPy type, for their macros."""
+    return C_TYPES[dtype.name]
+
+
+def blocks_for(n_items: int, block: int) -> tuple[int]:
+    """A grid of blocks of ``block`` threads, one thread an item; one block at least, as a grid may not be empty."""
+    return (max(1, -(-n_items // block)),)
+
+
+def frame_stride(frames: Any) -> int:
+    """Elements from one frame (or mask) to the next, of an array that is contiguous inside of each."""
+    return int(frames.strides[0]) // int(frames.dtype.itemsize)

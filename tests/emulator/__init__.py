@@ -1,0 +1,1 @@
+"""CUDA on the CPU: kernels compiled by g++, and NumPy in CuPy's place."""

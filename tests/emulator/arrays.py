@@ -1,0 +1,181 @@
+"""Arrays that behave as a device's: NumPy's values, but nothing reaches them unasked, and nothing of the host reaches their operations."""
+
+import operator
+import threading
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpu_spots.errors import OutOfDeviceMemory
+
+CROSSED = "a device array was used as a host array: only to_host may"
+
+
+class Memory:
+    """The emulated device's memory: how much is taken, and how much there is."""
+
+    def __init__(self) -> None:
+        self.limit, self.live, self.peak = 1 << 34, 0, 0
+        self._lock = threading.RLock()
+
+    def take(self, array: np.ndarray) -> None:
+        """Count an array until it is gone. Raises `OutOfDeviceMemory`."""
+        with self._lock:
+            if self.live + array.nbytes > self.limit:
+                raise OutOfDeviceMemory(f"{array.nbytes} bytes on top of {self.live}, of {self.limit}")
+            self.live += array.nbytes
+            self.peak = max(self.peak, self.live)
+        weakref.finalize(array, self._give_back, array.nbytes).atexit = False
+
+    def _give_back(self, n_bytes: int) -> None:
+        with self._lock:
+            self.live -= n_bytes
+
+
+MEMORY = Memory()
+
+
+class DeviceArray:
+    """A NumPy array in the role of a CuPy array."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+        # views are counted with what they look at
+        if self.values.flags.owndata:
+            MEMORY.take(self.values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "dtype", "ndim", "size", "nbytes", "strides", "itemsize", "flags"):
+            return getattr(self.values, name)
+        if name in ("reshape", "ravel", "view", "astype", "sum", "any", "all", "min", "max", "fill", "copy", "transpose"):
+            return in_the_role_of(getattr(self.values, name))
+        raise AttributeError(f"device arrays of the tests have no {name}")
+
+    @property
+    def data(self) -> SimpleNamespace:
+        """Where it lies."""
+        return SimpleNamespace(ptr=self.values.ctypes.data)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> "DeviceArray":
+        return DeviceArray(self.values[to_values(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.values[to_values(index)] = to_values(value)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(CROSSED)
+
+    __array__ = __bool__ = __int__ = __float__ = __index__ = __iter__ = __contains__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    function = getattr(operator, name)
+
+    def apply(self: DeviceArray, *others: Any) -> Any:
+        return in_the_role_of(function)(self, *others)
+
+    return apply
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "and_",
+    "or_",
+    "xor",
+    "lshift",
+    "rshift",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+):
+    setattr(DeviceArray, f"__{_name.strip('_')}__", _operation(_name))
+
+
+def _reflected(name: str) -> Callable[..., Any]:
+    function = getattr(operator, name)
+    return lambda self, other: in_the_role_of(function)(other, self)
+
+
+for _name in ("add", "sub", "mul"):
+    setattr(DeviceArray, f"__r{_name}__", _reflected(_name))
+for _name in ("iadd", "isub", "imul", "iand", "ior", "ixor"):
+    setattr(DeviceArray, f"__{_name}__", _operation(_name))
+for _name in ("invert", "neg"):
+    setattr(DeviceArray, f"__{_name}__", _operation(_name))
+
+
+def to_values(value: Any) -> Any:
+    """NumPy's view of an argument; host arrays are refused, as CuPy refuses them."""
+    if isinstance(value, DeviceArray):
+        return value.values
+    if isinstance(value, np.ndarray):
+        raise TypeError("a host array was given to an operation of the device: only to_device may")
+    if isinstance(value, tuple | list):
+        return type(value)(to_values(item) for item in value)
+    return value
+
+
+def in_the_role_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of NumPy's as CuPy has it: arrays in, arrays out, those without dimensions too."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        result = function(*map(to_values, args), **{name: to_values(value) for name, value in options.items()})
+        if result is NotImplemented or result is None:
+            return result
+        return tuple(map(DeviceArray, result)) if isinstance(result, tuple) else DeviceArray(result)
+
+    return call
+
+
+FUNCTIONS = frozenset(
+    {
+        *("empty", "empty_like", "zeros", "zeros_like", "ones", "full", "full_like", "arange", "asarray", "ascontiguousarray", "copyto"),
+        *(
+            "concatenate",
+            "stack",
+            "repeat",
+            "take",
+            "where",
+            "sort",
+            "argsort",
+            "unique",
+            "searchsorted",
+            "flatnonzero",
+            "bincount",
+            "diff",
+        ),
+        *("cumsum", "all", "any", "count_nonzero", "minimum", "maximum", "clip", "abs", "floor", "ceil", "sqrt", "nextafter"),
+        *("equal", "greater", "greater_equal", "less", "less_equal", "isfinite", "logical_and", "logical_not"),
+    }
+)
+"""What NumPy and CuPy have under one name and with one meaning; a test asks CuPy for them."""
+
+
+class ArrayModule:
+    """NumPy in CuPy's place."""
+
+    ndarray = DeviceArray
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(np, name)
+        if isinstance(value, type | np.dtype | float | int):
+            return value
+        if name not in FUNCTIONS:
+            raise AttributeError(f"xp.{name}: tests/emulator/arrays.py does not know whether CuPy has the same")
+        return in_the_role_of(value)

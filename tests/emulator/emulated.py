@@ -1,0 +1,182 @@
+"""EmulatedToolkit: the toolkit of the CUDA backend on the CPU. Strict where a device would be silently wrong."""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from emulator.arrays import MEMORY, ArrayModule, DeviceArray
+from gpu_spots.cuda.toolkit import macros, source_of
+
+Result = TypeVar("Result")
+
+SHIM = Path(__file__).with_name("cuda_cpu_shim.h")
+COMPILER = shutil.which("g++")
+SANITIZE = bool(os.environ.get("GPU_SPOTS_SANITIZE"))
+"""Kernels run under AddressSanitizer and UndefinedBehaviorSanitizer, which the process must have loaded: make sanitize."""
+FLAGS = (
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-w",
+    "-U_FORTIFY_SOURCE",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+)
+OPTIMISE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined") if SANITIZE else ("-O1",)
+KERNEL = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
+C_TYPES: dict[str, Any] = {
+    "f": ctypes.c_float, "d": ctypes.c_double, "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
+    "B": ctypes.c_uint8, "H": ctypes.c_uint16, "I": ctypes.c_uint32, "Q": ctypes.c_uint64,
+}  # fmt: skip
+MOST_SHARED = 48 << 10
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+MOST_THREADS = (1024, 1024, 64)
+
+
+class EmulationError(Exception):
+    """A launch that a device would refuse, or leave undefined."""
+
+
+class EmulatedKernel:
+    """A kernel with the interface of CuPy's."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
+        self._launch = getattr(library, f"launch_{name}")
+        self._launch.restype = None
+        signature = getattr(library, f"signature_of_{name}")
+        signature.restype = ctypes.c_char_p
+        text = signature().decode()
+        self.parameters = list(zip(text[: len(text) // 2], text[len(text) // 2 :], strict=True))
+
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        """Run it."""
+        if len(args) != len(self.parameters):
+            raise EmulationError(f"{self.name}: {len(args)} arguments, expected {len(self.parameters)}")
+        values = [self._value(i, value, *parameter) for i, (value, parameter) in enumerate(zip(args, self.parameters, strict=True))]
+        blocks, threads = self._three(grid, MOST_BLOCKS, "grid"), self._three(block, MOST_THREADS, "block")
+        if threads[0] * threads[1] * threads[2] > 1024:
+            raise EmulationError(f"{self.name}: block {block}: more than 1024 threads")
+        if not 0 <= shared_mem <= MOST_SHARED:
+            raise EmulationError(f"{self.name}: {shared_mem} bytes of shared memory, at most {MOST_SHARED}")
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        error = ctypes.create_string_buffer(256)
+        self._launch(blocks, threads, ctypes.c_size_t(shared_mem), pointers, error)
+        if error.value:
+            raise EmulationError(f"{self.name}: {error.value.decode()}")
+
+    def _three(self, sizes: tuple[int, ...], most: tuple[int, ...], what: str) -> Any:
+        three = (*sizes, 1, 1)[:3]
+        if not all(type(size) is int and 1 <= size <= limit for size, limit in zip(three, most, strict=True)):
+            raise EmulationError(f"{self.name}: {what} {sizes}: expected Python integers from 1 to {most}")
+        return (ctypes.c_uint * 3)(*three)
+
+    def _value(self, i: int, value: Any, kind: str, code: str) -> Any:
+        where = f"{self.name}: argument {i}"
+        if kind == "V":
+            if not isinstance(value, np.generic) or value.dtype.char.replace("l", "q").replace("L", "Q") != code:
+                raise EmulationError(f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of type {code!r}")
+            return C_TYPES[code](value.item())
+        if value is None:
+            return ctypes.c_void_p(0)
+        if not isinstance(value, DeviceArray):
+            raise EmulationError(f"{where}: {type(value).__name__}, expected a device array")
+        array = value.values
+        found = array.dtype.char.replace("l", "q").replace("L", "Q").replace("?", "B")
+        if code != "*" and found != code:
+            raise EmulationError(f"{where}: an array of type {found!r}, expected {code!r}")
+        if array.size and not array[0 if array.ndim > 1 else slice(None)].flags.c_contiguous:
+            raise EmulationError(f"{where}: an array of shape {array.shape} and strides {array.strides}, which is not contiguous")
+        return ctypes.c_void_p(array.ctypes.data)
+
+
+class EmulatedToolkit:
+    """Kernels by g++, arrays of NumPy's. ``edit`` changes the source of a kernel file before it is compiled: for planted faults."""
+
+    def __init__(self, folder: Path, edit: Callable[[str, str], str] | None = None) -> None:
+        self.xp = ArrayModule()
+        self.description = "emulation"
+        self._folder = folder
+        self._edit = edit or (lambda _, text: text)
+        self._lock = threading.Lock()
+        self._kernels: dict[tuple[Any, ...], EmulatedKernel] = {}
+
+    def kernel(self, file: str, name: str, **defines: int | str) -> EmulatedKernel:
+        """Compiled once in all sessions, as long as nothing of it changes."""
+        key = (file, name, *sorted(defines.items()))
+        with self._lock:
+            if key not in self._kernels:
+                self._kernels[key] = EmulatedKernel(load(self._edit(file, source_of(file)), macros(defines), self._folder), name)
+            return self._kernels[key]
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run it."""
+        return function()
+
+    def to_host(self, array: DeviceArray) -> np.ndarray:
+        """A copy."""
+        if not isinstance(array, DeviceArray):
+            raise TypeError(f"to_host: {type(array).__name__}, expected a device array")
+        return array.values.copy()
+
+    @contextmanager
+    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+        """A copy, spoilt afterwards."""
+        host = self.to_host(array)
+        yield host
+        host.view(np.uint8)[...] = 0xA5
+
+    def to_device(self, array: np.ndarray) -> DeviceArray:
+        """A copy."""
+        if not isinstance(array, np.ndarray | np.generic):
+            raise TypeError(f"to_device: {type(array).__name__}, expected a host array")
+        return DeviceArray(np.array(array, order="C"))
+
+    @contextmanager
+    def staging(self, part: DeviceArray) -> Iterator[np.ndarray]:
+        """Copied when the block ends, and spoilt."""
+        assert part.values.flags.c_contiguous
+        host = np.full(part.nbytes, 0xA5, np.uint8).view(part.dtype).reshape(part.shape)
+        yield host
+        part.values[...] = host
+        host.view(np.uint8)[...] = 0xA5
+
+    def free_bytes(self) -> int:
+        """Of what the tests let it have."""
+        return MEMORY.limit - MEMORY.live
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+
+@cache
+def load(source: str, options: tuple[str, ...], folder: Path) -> ctypes.CDLL:
+    """The library of a kernel file."""
+    shim = SHIM.read_text()
+    key = hashlib.sha256("\0".join([source, shim, *options, *FLAGS, *OPTIMISE]).encode()).hexdigest()[:24]
+    library = folder / f"{key}.so"
+    if not library.exists():
+        assert COMPILER is not None
+        exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in KERNEL.findall(source))
+        text = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
+        text.write_text(f'#include "{SHIM}"\n{source}\n{exports}')
+        part = text.with_suffix(".so")
+        run = subprocess.run([COMPILER, *FLAGS, *OPTIMISE, *options, str(text), "-o", str(part)], capture_output=True, text=True)
+        text.unlink()
+        if run.returncode:
+            raise EmulationError(f"g++: {run.stderr}")
+        part.replace(library)
+    return ctypes.CDLL(str(library))

@@ -1,0 +1,161 @@
+"""The order in which a device's streams wait for each other, on a CuPy that writes down what it is asked for."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+
+from gpu_spots.cuda import device as device_module
+from gpu_spots.cuda.device import Device
+
+
+class FakeEvent:
+    """An event of a stream."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log, self.after = log, ""
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for {self.after}")
+
+
+class FakeStream:
+    """A stream with a name."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name, self.done = log, name, 0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def record(self, event: FakeEvent) -> FakeEvent:
+        self.done += 1
+        event.after = f"{self.name} {self.done}"
+        return event
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.log.append(f"{self.name} waits for {event.after}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"host waits for {self.name}")
+
+
+class FakeArray:
+    """Values on the device."""
+
+    def __init__(self, log: list[str], values: np.ndarray) -> None:
+        self.log, self.values = log, values
+        self.shape, self.dtype, self.size, self.nbytes, self.flags = values.shape, values.dtype, values.size, values.nbytes, values.flags
+
+    def set(self, host: np.ndarray, stream: FakeStream) -> None:
+        self.log.append(f"{stream.name} copies in")
+        self.values[...] = host
+
+    def get(self, out: np.ndarray, blocking: bool) -> None:
+        assert not blocking
+        self.log.append("compute copies out")
+        out[...] = self.values
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A device of such a CuPy, whose allocations of pinned memory are written down too."""
+    names = iter(("compute", "copies"))
+    current = threading.local()
+
+    @contextmanager
+    def fake_device(number: int) -> Iterator[None]:
+        before, current.number = getattr(current, "number", None), number
+        yield
+        current.number = before
+
+    def pinned(n_bytes: int) -> bytearray:
+        assert current.number == 0
+        log.append(f"{n_bytes} bytes pinned")
+        return bytearray(n_bytes)
+
+    real = device_module.cupy.cuda
+    runtime = SimpleNamespace(
+        CUDARuntimeError=real.runtime.CUDARuntimeError,
+        getDeviceProperties=lambda number: {"name": b"Fake"},
+        runtimeGetVersion=lambda: 13020,
+        memGetInfo=lambda: (1000, 2000),
+    )
+    pool = SimpleNamespace(malloc=None, get_limit=lambda: 700, used_bytes=lambda: 100, free_bytes=lambda: 50)
+    pool.set_limit = lambda size: log.append(f"limit {size}")
+    pool.free_all_blocks = lambda: log.append("pool emptied")
+
+    @contextmanager
+    def using_allocator(allocator: Any) -> Iterator[None]:
+        yield
+
+    cuda = SimpleNamespace(
+        Device=fake_device,
+        MemoryPool=lambda: pool,
+        Stream=lambda non_blocking: FakeStream(log, next(names)),
+        Event=lambda disable_timing: FakeEvent(log),
+        using_allocator=using_allocator,
+        alloc_pinned_memory=pinned,
+        runtime=runtime,
+        memory=real.memory,
+        compiler=real.compiler,
+    )
+    monkeypatch.setattr(device_module, "cupy", SimpleNamespace(cuda=cuda, __version__="14", ascontiguousarray=lambda array: array))
+    made = Device(0, 700, threads=1)
+    assert made.description == "Fake (GPU 0), CUDA 13.2, CuPy 14"
+    assert log == ["limit 700"]
+    log.clear()
+    return made
+
+
+def test_a_copy_waits_for_earlier_kernels_and_later_kernels_for_the_copy(device: Device, log: list[str]) -> None:
+    part = FakeArray(log, np.zeros((2, 3), np.uint16))
+    with device.staging(part) as slot:
+        slot[...] = 7
+        assert log == ["12 bytes pinned"]
+    assert (part.values == 7).all()
+    assert log[1:] == ["copies waits for compute 1", "copies copies in", "compute waits for copies 1"]
+
+
+def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: list[str]) -> None:
+    """There are three slots for one thread; the fourth copy takes the first one."""
+    for i in range(4):
+        with device.staging(FakeArray(log, np.zeros(4 + i, np.uint8))):
+            pass
+    waits = [line for line in log if line.startswith("host waits")]
+    assert waits == ["host waits for copies 1"]
+    # it was too small
+    assert [line for line in log if line.endswith("pinned")] == [f"{n} bytes pinned" for n in (4, 5, 6, 7)]
+
+
+def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None:
+    array = FakeArray(log, np.arange(5, dtype=np.int32))
+
+    def lent() -> list[int]:
+        with device.lend(array) as host:
+            return host.tolist()
+
+    assert device.call(lambda: device.to_host(array)).tolist() == [0, 1, 2, 3, 4]
+    assert log == ["compute copies out", "host waits for compute 1"]
+    assert device.call(lent) == [0, 1, 2, 3, 4]
+    assert device.call(lambda: device.to_host(FakeArray(log, np.zeros(0)))).shape == (0,)
+    assert device.call(lambda: device.to_host(FakeArray(log, np.array(9)))) == 9
+
+
+def test_memory_that_is_free(device: Device, log: list[str]) -> None:
+    """The device's 1000 and the pool's 50, within a limit of 700 of which 100 are used."""
+    assert device.free_bytes() == 600
+    device.release()
+    assert log == ["host waits for compute", "pool emptied"]

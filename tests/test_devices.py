@@ -1,0 +1,221 @@
+"""What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
+
+import importlib.util
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_spots.backend import choose_backend, select_backend
+from gpu_spots.cuda import devices
+from gpu_spots.cuda.reasons import reason
+from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
+from helpers import assert_refused, command, write_run
+
+HAS_CUPY = importlib.util.find_spec("cupy") is not None
+needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+
+
+@pytest.fixture
+def cupy_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as looking for it goes."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda13x"])
+
+
+def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    problem = devices.obstacle()
+    assert problem is not None
+    assert problem.startswith("CuPy is not installed: pip install 'gpu_spots[gpu]'")
+
+
+@pytest.mark.usefixtures("cupy_is_there")
+def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "DRIVER", "libcuda_which_is_not_there.so.1")
+    assert devices.obstacle() == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+
+
+@pytest.mark.usefixtures("cupy_is_there")
+def test_with_two_cupys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "driver_version", lambda: 13000)
+    monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda12x", "cupy-cuda13x"])
+    problem = devices.obstacle()
+    assert problem is not None
+    assert "cupy-cuda12x and cupy-cuda13x are both installed" in problem
+    assert "pip uninstall cupy-cuda12x cupy-cuda13x" in problem
+
+
+def test_wheels_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["numpy", "cupy-cuda12x", "cupy_xarray", "cupy"]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [SimpleNamespace(metadata={"Name": name}) for name in names])
+    assert devices.installed_wheels() == ["cupy", "cupy-cuda12x"]
+
+
+@needs_cupy
+@pytest.mark.parametrize(
+    ("driver", "words"), [(12040, ["12.4", "update the driver", "gpu_spots[gpu12]"]), (11080, ["11.8", "update the driver"])]
+)
+def test_with_an_old_driver(monkeypatch: pytest.MonkeyPatch, driver: int, words: list[str]) -> None:
+    import cupy
+
+    monkeypatch.setattr(devices, "driver_version", lambda: driver)
+    monkeypatch.setattr(cupy.cuda.runtime, "runtimeGetVersion", lambda: 13020)
+    problem = devices.obstacle()
+    assert problem is not None
+    assert not [word for word in words if word not in problem]
+    assert "\n" not in problem
+
+
+@needs_cupy
+def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cupy
+
+    monkeypatch.setattr(devices, "driver_version", lambda: 13020)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BackendError, match="the NVIDIA driver sees no device; CUDA_VISIBLE_DEVICES is ''"):
+        devices.open_device(None, None, 1)
+
+
+@needs_cupy
+@pytest.mark.parametrize(("count", "words"), [(1, "device 0$"), (2, "devices 0 to 1")])
+def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: str) -> None:
+    import cupy
+
+    monkeypatch.setattr(devices, "obstacle", lambda: None)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: count)
+    with pytest.raises(BackendError, match=f"--device 5: there is no such device; CUDA found {words}"):
+        devices.open_device(5, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        (
+            'Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file: libnvrtc.so.13',
+            "NVRTC, CUDA's compiler, is missing",
+        ),
+        ('carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error', "CUDA's headers are missing"),
+        ("cudaErrorNoDevice: no CUDA-capable device is detected", "the NVIDIA driver sees no device"),
+        ("cudaErrorDevicesUnavailable: all CUDA-capable devices are busy or unavailable", "the device is taken"),
+        ("nvrtc: error: invalid value for --gpu-architecture (-arch)", "the device is too old"),
+        ("something new", "something new"),
+    ],
+)
+def test_what_cuda_says_is_translated(said: str, meaning: str) -> None:
+    line = reason(RuntimeError(said))
+    assert line.startswith(meaning)
+    assert "\n" not in line
+
+
+def fake_device() -> Any:
+    """A device without one: what it says about errors needs none."""
+    from gpu_spots.cuda.device import Device
+
+    device = object.__new__(Device)
+    device.number = 3
+    device._current, device._compute = nullcontext, nullcontext()
+    device._pool = SimpleNamespace(malloc=None)
+    return device
+
+
+@needs_cupy
+def test_errors_of_the_device_are_ours() -> None:
+    import cupy
+
+    def fails(error: BaseException) -> Any:
+        def function() -> None:
+            big = np.zeros(3)
+            raise error from ValueError(big)
+
+        return function
+
+    device = fake_device()
+    runtime = cupy.cuda.runtime.CUDARuntimeError
+    for error, kind in (
+        (cupy.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30, 0), OutOfDeviceMemory),
+        (MemoryError("bad allocation"), OutOfDeviceMemory),
+        (runtime(2), OutOfDeviceMemory),
+        (runtime(719), BackendError),
+        (cupy.cuda.compiler.CompileException("masks.cu(3): error", "", "masks.cu", ()), BackendError),
+    ):
+        with pytest.raises(BackendError, match="GPU 3: ") as raised:
+            device.call(fails(error))
+        assert type(raised.value) is kind
+        # else what the failed work had on the device would live as long as the error
+        assert raised.value.__context__ is None
+        assert raised.value.__cause__ is None
+    with pytest.raises(ValueError, match="mine"):
+        device.call(lambda: int("mine"))
+    with pytest.raises(np._core._exceptions._ArrayMemoryError):  # type: ignore[attr-defined]
+        device.call(lambda: np.empty(1 << 62, np.uint8))
+
+
+@needs_cupy
+def test_none_is_a_null_pointer() -> None:
+    from gpu_spots.cuda.device import _with_null_pointers
+
+    launched = []
+    kernel = _with_null_pointers(lambda *args, **options: launched.append((args, options)))
+    kernel((1,), (32,), (None, np.int32(5)), shared_mem=8)
+    (((grid, block, args), options),) = launched
+    assert (grid, block, options) == ((1,), (32,), {"shared_mem": 8})
+    assert (type(args[0]), args[0], args[1]) == (np.uint64, 0, 5)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine that runs these tests has one."""
+    monkeypatch.setattr(devices, "obstacle", lambda: "it is somewhere else")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_falls_back_and_says_so() -> None:
+    backend, note = choose_backend("auto", threads=1)
+    assert backend.name == "cpu"
+    assert note == "no GPU is used: it is somewhere else"
+    assert choose_backend("cpu")[1] is None
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("options", [{"name": "gpu"}, {"name": "auto", "device": 0}])
+def test_a_gpu_that_is_asked_for_must_be_there(options: dict[str, Any]) -> None:
+    with pytest.raises(BackendError, match=f"backend {options['name']}: it is somewhere else"):
+        select_backend(**options)
+
+
+@pytest.mark.parametrize("name", ["device", "device_memory_limit"])
+def test_numbers_of_the_device_are_checked(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"{name}: -1 is not an integer >= "):
+        select_backend("auto", **{name: -1})
+    with pytest.raises(ParameterError, match="the CPU backend computes on no device"):
+        select_backend("cpu", **{name: 1})
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run__mccd.h5")
+    assert_refused(command(run, "--backend", "gpu"), 1, "backend gpu: it is somewhere else")
+    assert_refused(command(run, "--backend", "cpu", "--device", 1), 2, "--device", "the CPU backend computes on no device")
+    assert_refused(command(run, "--device-memory-limit", "8"), 2, "--device-memory-limit", "'8'")
+    ended = command(run)
+    assert ended.status == 0
+    assert ended.lines[0].endswith("; no GPU is used: it is somewhere else")
+
+
+def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [devices.Found(0, "NVIDIA H200, 141 GiB", None), devices.Found(1, "Tesla K80, 11 GiB", "GPU 1: it is too old")]
+    monkeypatch.setattr(devices, "found", lambda: found)
+    ended = command("devices", name="gpu-spots")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == ["0: NVIDIA H200, 141 GiB: can be used", "1: Tesla K80, 11 GiB: GPU 1: it is too old"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_no_devices_are_no_error() -> None:
+    ended = command("devices", name="gpu-spots")
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "no GPU: it is somewhere else\n", "")

@@ -1,0 +1,159 @@
+"""Every kernel compiles with NVRTC, CUDA's run-time compiler, for every architecture; no device is needed for that."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
+from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, macros, source_of
+from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
+from helpers import background_of, levels_of
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+AS_CUPY = ("-ftz=true",)
+"""What CuPy adds to the options, behind ours."""
+Variant = tuple[str, tuple[str, ...]]
+
+
+def _nvrtc() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from cupy.cuda import nvrtc
+
+            nvrtc.getVersion()
+    except Exception as error:  # what CuPy raises depends on what is missing
+        return f"NVRTC cannot be loaded: {' '.join(str(error).split())[:100]}; pip install 'gpu_spots[gpu]' brings it"
+    return nvrtc
+
+
+NVRTC = _nvrtc()
+pytestmark = pytest.mark.skipif(isinstance(NVRTC, str), reason=str(NVRTC))
+
+
+class Recorder:
+    """A toolkit that launches nothing: it notes which kernels are asked for, and finds 1 wherever it looks."""
+
+    xp = ArrayModule()
+    description = "recorder"
+
+    def __init__(self) -> None:
+        self.variants: set[Variant] = set()
+        self.names: set[tuple[str, str]] = set()
+
+    def call(self, function: Any) -> Any:
+        return function()
+
+    def kernel(self, file: str, name: str, **defines: int | str) -> Any:
+        self.variants.add((file, macros(defines)))
+        self.names.add((file, name))
+        return lambda *_, **__: None
+
+    def to_host(self, array: DeviceArray) -> np.ndarray:
+        return np.ones_like(array.values)
+
+    @contextmanager
+    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+        yield self.to_host(array)
+
+    def to_device(self, array: np.ndarray) -> DeviceArray:
+        return DeviceArray(np.array(array))
+
+
+def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorder:
+    """What the backend asks for, doing all that it can."""
+    recorder = Recorder()
+    backend = GpuBackend(recorder, 1)  # type: ignore[arg-type]
+    rng, shape = np.random.default_rng(0), (4, 5)
+    valid = np.ones(shape, bool)
+    for dtype in dtypes:
+        for n in n_frames:
+            frames = DeviceArray(np.ones((n, *shape), dtype))
+            for validity in (Validity(), Validity(valid, 1, 50)):
+                backend.trimmed_moments(frames, 25, validity)
+                backend.kruskal_moments(frames, np.arange(n) % 3, np.full(4, 3.0), validity)
+                backend.scaled(frames, np.full(n, 65536), validity)
+        lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
+        for threshold in (1, lowest):
+            limits = np.full(shape, threshold, np.float64 if dtype.kind == "f" else np.int64)
+            prepared = backend.prepare(background_of(limits, dtype, levels_of(dtype, shape, rng)), Morphology(2, 20, 2), 3)
+            masks = backend.find_masks(frames, prepared).filtered
+        backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))
+        # the one component that is found is the second mask's
+        backend.measure(frames[:1], backend.components(masks[:2], 2), np.array([1]), prepared, None)
+    return recorder
+
+
+def compiled(variant: Variant, target: str) -> str:
+    """PTX for a virtual target (compute_90), nothing for a real one (sm_90); raises with the compiler's messages."""
+    file, defines = variant
+    program = NVRTC.createProgram(source_of(file), f"{file}.cu", (), ())
+    try:
+        NVRTC.compileProgram(program, (f"-arch={target}", *OPTIONS, *defines, *AS_CUPY))
+        return NVRTC.getPTX(program).decode() if target.startswith("compute") else ""
+    except NVRTC.NVRTCError:
+        raise AssertionError(f"{variant} for {target}:\n{NVRTC.getProgramLog(program)}") from None
+    finally:
+        NVRTC.destroyProgram(program)
+
+
+def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Iterator[tuple[Variant, str]]:
+    """Name and PTX of each job. What has been compiled in an earlier session, and has not changed, is not compiled again."""
+    assert config.cache is not None
+    done = set(config.cache.get("nvrtc/compiled", []))
+
+    def one(job: tuple[Variant, str]) -> tuple[Variant, str, str]:
+        variant, target = job
+        text = "\0".join([source_of(variant[0]), *OPTIONS, *variant[1], target, str(NVRTC.getVersion())])
+        key = hashlib.sha256(text.encode()).hexdigest()
+        return variant, key, "" if key in done else compiled(variant, target)
+
+    with ThreadPoolExecutor(2) as pool:
+        for variant, key, ptx in pool.map(one, jobs):
+            yield variant, ptx
+            done.add(key)
+    config.cache.set("nvrtc/compiled", sorted(done))
+
+
+def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
+    """As 180 frames of uint16 ask for them; those of float32 for the oldest, a middle and the newest one."""
+    integers, floats = (recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32"))
+    # these are used by reading, and where the background stays on the device
+    integers |= {("unshuffle", macros({"SIZE": 2})), ("background", ())}
+    assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
+    jobs = [(variant, f"sm_{architecture}") for variant in sorted(integers) for architecture in ARCHITECTURES]
+    jobs += [(variant, f"sm_{architecture}") for variant in sorted(floats - integers) for architecture in ARCHITECTURES[::3]]
+    assert len(list(compile_all(pytestconfig, jobs))) == len(jobs)
+
+
+def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Config) -> None:
+    """All types and sizes, for the oldest architecture. No multiply-add is fused, and no small float32 is taken for 0."""
+    recorder = recorded((40, 1200, 9000), FRAME_DTYPES)
+    jobs = [(variant, "compute_75") for variant in sorted(recorder.variants)]
+    for variant, ptx in compile_all(pytestconfig, jobs):
+        found = re.findall(r"\S+\.ftz\S*|\bfma\.\S+|\bmad\.rn\S+|\S+\.approx\S*", ptx)
+        assert not found, f"{variant}: {set(found)}"
+
+
+def test_every_kernel_is_used() -> None:
+    """No kernel is left behind."""
+    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle"), ("background", "background")}
+    pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
+    assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
+
+
+def test_cupy_has_what_numpy_stands_in_for() -> None:
+    """The emulation lets the backend call these; CuPy must have them under the same names."""
+    cupy = pytest.importorskip("cupy")
+    assert sorted(name for name in FUNCTIONS if not hasattr(cupy, name)) == []
+    assert not [
+        name for name in ("view", "reshape", "astype", "ravel", "sum", "min", "max", "any", "all") if not hasattr(cupy.ndarray, name)
+    ]
