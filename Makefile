@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/gpu-spots score demo/laser__mccd.h5 demo/laser__spots.h5
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from cpu_fallback.kruskal import TILE_VALUES
 from cpu_fallback.moments import IN_CACHE
 from cpu_fallback.trimmed import TILE
 
-OF_MOMENTS = 64
+OF_MOMENTS = 68
 """Bytes for what is known of a pixel of a band."""
 
 
@@ -26,4 +26,4 @@ def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
 
     That is enough where one pixel in fifty is set; usual masks have fewer.
     """
-    return (4 * n_pixels * 10 + 11 * n_pixels * n_frames) // 10
+    return 4 * n_pixels + 6 * n_pixels * n_frames // 5

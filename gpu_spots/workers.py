@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 Span = tuple[int, int]
 """Begin and end."""
 
+PAUSES = (0.02, 0.1, 0.5, 1.0, 0.0)
+"""Seconds to wait for other threads where a device has no memory for a single frame or row, before it is tried once more."""
 AHEAD = 2
 """Results that may wait to be taken, besides those that threads are at."""
 
@@ -46,16 +48,18 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
 def in_halves(function: Callable[[int, int], Result], span: Span, release: Callable[[], None]) -> list[tuple[Span, Result]]:
     """Each stretch of ``span`` and what ``function`` made of it: all at once, or in halves where a device has no memory for that.
 
-    Raises `OutOfDeviceMemory` where it is too small for one frame or row.
+    Raises `OutOfDeviceMemory` where it is too small for one frame or row, also after other threads had time to give back what they hold.
     """
     begin, end = span
-    try:
-        return [(span, function(begin, end))]
-    except OutOfDeviceMemory:
-        if end - begin == 1:
-            raise
-    # the error and all that it holds are gone here
-    release()
+    for pause in PAUSES if end - begin == 1 else (0.0,):
+        try:
+            return [(span, function(begin, end))]
+        except OutOfDeviceMemory:
+            if end - begin == 1 and pause == PAUSES[-1]:
+                raise
+        # the error and all that it holds are gone here
+        release()
+        time.sleep(pause)
     middle = (begin + end) // 2
     return [*in_halves(function, (begin, middle), release), *in_halves(function, (middle, end), release)]
 
