@@ -1,4 +1,4 @@
-"""The CPU backend: the operations of ``gpu_spots.backend.Backend`` with NumPy and SciPy."""
+"""The CPU backend: the operations of ``gpu_spots.backend.Backend`` with NumPy."""
 
 from cpu_fallback.backend import CpuBackend
 

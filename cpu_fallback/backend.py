@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from cpu_fallback import bits, memory
@@ -50,13 +49,13 @@ class _Prepared:
 
 
 class CpuBackend:
-    """NumPy and SciPy on the CPU's cores. ``threads``: how many to use; None: all that this process may."""
+    """NumPy on the CPU's cores. ``threads``: how many to use; None: all that this process may."""
 
     name = "cpu"
 
     def __init__(self, threads: int | None = None) -> None:
         self.workers = threads or _available_cores()
-        self.device = f"{_processor()}, {self.workers} thread{'s' * (self.workers > 1)}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+        self.device = f"{_processor()}, {self.workers} thread{'s' * (self.workers > 1)}, NumPy {np.__version__}"
         self._trimmed = TrimmedStatistics()
 
     def free_bytes(self) -> None:

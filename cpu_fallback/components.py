@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from cpu_fallback.bits import PackedMasks, set_pixels
 from gpu_spots.model import Components
@@ -83,17 +81,24 @@ def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArra
     upper = np.searchsorted(flat_begin, above + np.minimum(runs.end + reach, n_columns - 1), side="right")
     touching = upper - lower
     touching[runs.row % n_rows == 0] = 0  # the row above is another mask's
-    indptr = np.concatenate([[0], np.cumsum(touching)])
-    other = np.arange(indptr[-1]) + np.repeat(lower - indptr[:-1], touching)
-    graph = csr_array((np.ones(len(other), np.int8), other, indptr), shape=(len(runs), len(runs)))
-    component = connected_components(graph, directed=False)[1].astype(np.int64)
-    return _in_order_of_appearance(component)
+    run = np.repeat(np.arange(len(runs)), touching)
+    other = np.arange(len(run)) + np.repeat(lower - (np.cumsum(touching) - touching), touching)
+    first_run = _smallest_connected(len(runs), run, other)
+    return (np.cumsum(first_run == np.arange(len(runs))) - 1)[first_run]
 
 
-def _in_order_of_appearance(component: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Renumber so that new numbers appear in ascending order. SciPy numbers so today, but does not promise it."""
-    highest = np.maximum.accumulate(component)
-    if component[0] == 0 and (component[1:] <= highest[:-1] + 1).all():
-        return component
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+def _smallest_connected(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) int64: for each of ``n`` things the smallest that it is connected with, where ``a[i]`` and ``b[i]`` touch, for every i.
+
+    Each round hangs the larger one of two touching groups below the smaller, a few rounds in all. SciPy's connected_components takes as
+    long, and a fifth of a second to import: docs/decisions/components-by-numpy.md.
+    """
+    smallest = np.arange(n)
+    while len(a):
+        of_a, of_b = smallest[a], smallest[b]
+        apart = of_a != of_b
+        a, b, of_a, of_b = a[apart], b[apart], of_a[apart], of_b[apart]
+        np.minimum.at(smallest, np.maximum(of_a, of_b), np.minimum(of_a, of_b))
+        while not np.array_equal(smallest, nearer := smallest[smallest]):
+            smallest = nearer
+    return smallest

@@ -30,6 +30,8 @@ SAMPLES = 10 << 16
 """Values of the rows that noise is looked at in."""
 OF_MOMENTS = 64
 """Bytes for what a device tells of a pixel of a band."""
+PIECE_BYTES = 1 << 25
+"""At most this much of a band is read in one call."""
 SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
@@ -194,16 +196,23 @@ class _Planner:
     def _host_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the host's memory: the largest of what the stages need, one after the other."""
         stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
-        return stack + max(self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames))
+        stages = self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames)
+        return stack + max(stages) + (0 if self.on_host else self._slots(place, frames))
+
+    def _slots(self, place: Place, frames: int) -> int:
+        """Pinned memory through which frames go to a device: a slot a thread, and two that are on their way."""
+        frame = self.n_pixels * self.stack.dtype.itemsize
+        parts = {Place.DEVICE: self.stack.step * frame, Place.MEMORY: max(frame, PIECE_BYTES)}
+        return (self.threads + 2) * parts.get(place, max(frames * frame, PIECE_BYTES))
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
-        """Peak of the device's memory: two pieces of work at a time."""
+        """Peak of the device's memory: each thread may have a band or a batch on it."""
         dtype, itemsize = self.stack.dtype, self.stack.dtype.itemsize
         copies = (place != Place.DEVICE) + self.work.scales
         band, batch = rows * self.n_columns * self.n_frames, frames * self.n_pixels
         first = copies * band * itemsize + self.backend.band_bytes(self.n_frames, rows * self.n_columns, dtype, self.work.method)
         second = copies * batch * itemsize + self.backend.batch_bytes(frames, self.n_pixels, dtype)
-        return (self.stack_bytes if place == Place.DEVICE else 0) + 24 * self.n_pixels + self._synced() + 2 * max(first, second)
+        return (self.stack_bytes if place == Place.DEVICE else 0) + 24 * self.n_pixels + self._synced() + self.threads * max(first, second)
 
     def _reading(self, place: Place) -> int:
         """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""

@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from gpu_spots.backend import Backend
 from gpu_spots.levels import LevelSampler
-from gpu_spots.plan import Place, Plan, spans
+from gpu_spots.plan import PIECE_BYTES, Place, Plan, spans
 from gpu_spots.protocols import Observer, Spool, Stack
 from gpu_spots.workers import in_order
-
-PIECE_BYTES = 1 << 25
-"""At most this much of a band is read in one call."""
 
 OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
 """Makes room on disk for decoded frames of some shape and type."""
