@@ -1,5 +1,7 @@
 """Images into a file: threads compress strips of rows, one thread hands them to HDF5, which need not compress any more."""
 
+from typing import Any
+
 import h5py
 import numpy as np
 
@@ -19,24 +21,24 @@ class ImageWriter:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         """Prepare to write to a dataset; nothing is written yet."""
-        self._dataset = dataset
+        self.dataset = dataset
+        self.dtype: np.dtype[Any] = dataset.dtype
         self._shape: tuple[int, int] = dataset.shape[-2:]
-        self._dtype: np.dtype[np.generic] = dataset.dtype
         self.why_not_direct = _why_not_direct(dataset)
         self._shuffled = SHUFFLE in filters(dataset)
         self._strip: int = dataset.chunks[-2] if dataset.chunks else self._shape[0]
 
     def compress(self, image: Array) -> list[bytes]:
         """The chunks of an image, (n_X, n_Y), the dataset's type; see `compress_image`. Raises ValueError for any other."""
-        if image.shape != self._shape or image.dtype != self._dtype:
-            raise ValueError(f"image is {image.dtype} {image.shape}, expected {self._dtype} {self._shape}")
+        if image.shape != self._shape or image.dtype != self.dtype:
+            raise ValueError(f"image is {image.dtype} {image.shape}, expected {self.dtype} {self._shape}")
         return compress_image(image, self._strip, shuffled=self._shuffled)
 
     def store(self, index: int | None, strips: list[bytes]) -> None:
         """Write what `compress` made of image ``index``, None for the dataset's one. Raises OSError or RuntimeError where that fails."""
         leading = () if index is None else (index,)
         for i, strip in enumerate(strips):
-            self._dataset.id.write_direct_chunk((*leading, i * self._strip, 0), strip)
+            self.dataset.id.write_direct_chunk((*leading, i * self._strip, 0), strip)
 
 
 def compress_image(image: Array, strip: int, *, shuffled: bool = False) -> list[bytes]:

@@ -123,6 +123,7 @@ class SpotsWriter:
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._filters = filters
         self._counts = "counts"
+        self._images: dict[str, ImageWriter] = {}
         self._compresses = filters.get("compression") == "gzip"
         if "pixels" in keep:
             self._create_pixel_list(np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64)
@@ -191,25 +192,22 @@ class SpotsWriter:
         dataset = self._create_image(f"stats/{name}", self._shape, encoded.dtype or encoded.image().dtype)
         if dataset.attrs.get("units") == "counts":
             dataset.attrs["units"] = self._counts
-        self._write_image(dataset, None, encoded)
+        self._write_image(ImageWriter(dataset), None, encoded)
 
     @_writes
     def write_mask(self, kind: str, index: int, encoded: "Encoded") -> None:
         """One mask of a kind: raw, filtered or synced."""
         path = f"masks_{kind}"
-        if path not in self._file:
-            self._create_image(path, (self._n_masks[kind], *self._shape), np.uint8)
-        self._write_image(self._file[path], index, encoded)
+        self._write_image(self._images.get(path) or self._begin_images(path, self._n_masks[kind], np.uint8), index, encoded)
 
     @_writes
     def write_labels(self, index: int, n_spots: int, encoded: "Encoded") -> None:
         """The labels of one mask; all are made wider once a mask has more spots than 16 bits can number."""
         path = "masks/labels"
-        if path not in self._file:
-            self._create_image(path, (self._n_masks.get("synced", self._n_masks["filtered"]), *self._shape), np.uint16)
-        if n_spots > np.iinfo(self._file[path].dtype).max:
-            self._widen(path, index)
-        self._write_image(self._file[path], index, encoded)
+        images = self._images.get(path) or self._begin_images(path, self._n_masks.get("synced", self._n_masks["filtered"]), np.uint16)
+        if n_spots > np.iinfo(images.dtype).max:
+            images = self._widen(path, index)
+        self._write_image(images, index, encoded)
 
     @_writes
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
@@ -233,21 +231,27 @@ class SpotsWriter:
             if target in self._file:
                 self._file[path] = h5py.SoftLink(target)
 
-    def _widen(self, path: str, n_written: int) -> None:
-        """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
-        narrow = path + "_uint16"
-        self._file.move(path, narrow)
-        wide = self._create_image(path, self._file[narrow].shape, np.uint32)
-        for i in range(n_written):
-            wide[i] = self._file[narrow][i]
-        del self._file[narrow]
+    def _begin_images(self, path: str, n: int, dtype: Any) -> ImageWriter:
+        """Make a dataset of images, and keep it open: to find it again for each image takes as long as to write one."""
+        images = self._images[path] = ImageWriter(self._create_image(path, (n, *self._shape), dtype))
+        return images
 
-    def _write_image(self, dataset: h5py.Dataset, index: int | None, encoded: "Encoded") -> None:
+    def _widen(self, path: str, n_written: int) -> ImageWriter:
+        """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
+        narrow, images = path + "_uint16", self._images.pop(path).dataset
+        self._file.move(path, narrow)
+        wide = self._begin_images(path, len(images), np.uint32)
+        for i in range(n_written):
+            wide.dataset[i] = images[i]
+        del self._file[narrow]
+        return wide
+
+    def _write_image(self, images: ImageWriter, index: int | None, encoded: "Encoded") -> None:
         """Image ``index`` of a dataset, None for its only one. Labels that were made wider since are compressed by HDF5."""
-        if encoded.strips and encoded.dtype == dataset.dtype:
-            ImageWriter(dataset).store(index, encoded.strips)
+        if encoded.strips and encoded.dtype == images.dtype:
+            images.store(index, encoded.strips)
         else:
-            dataset[... if index is None else index] = encoded.image()
+            images.dataset[... if index is None else index] = encoded.image()
 
     def _create_image(self, path: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
         rows, columns = shape[-2:]
