@@ -15,9 +15,9 @@ from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.image_list import ImageRequest, default_output
 from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.spots_file import STACK_NAMES, STACKS, SpotsFile, open_spots
+from gpu_spots.files.spots_file import STACKS, SpotsFile, open_spots
 from gpu_spots.inputs import InputOptions, parse_regions
-from gpu_spots.parameters import Parameters
+from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.plan import Limits
 from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
 from gpu_spots.workers import default_workers

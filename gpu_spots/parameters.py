@@ -11,6 +11,8 @@ from gpu_spots.errors import ParameterError
 METHODS = ("n_removed", "kruskal")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
+STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
+"""What can be left out of the results: masks of each kind, label images, and the list of the spots' pixels."""
 DEFAULT_PERCENT = 25
 
 

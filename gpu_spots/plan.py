@@ -216,7 +216,7 @@ class _Planner:
 
     def _reading(self, place: Place) -> int:
         """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""
-        frames = 0 if place == Place.FILE or self.stack.resident() is not None else 3
+        frames = 0 if self.stack.is_decoded or self.stack.resident() is not None else 3
         return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
 
     def _maps(self) -> int:

@@ -94,13 +94,13 @@ def open_source(stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpoo
     stack.check_whole()
     with ExitStack() as opened:
         if source.whole is not None:
-            _sample(source, plan, observer, lambda frame: source.whole[frame, source.sampler.rows])
+            _sample(source, observer, lambda frame: source.whole[frame, source.sampler.rows])
         elif plan.place == Place.SCRATCH:
             assert open_spool is not None  # or the plan would be another
             source.reader = opened.enter_context(open_spool(source.shape, source.dtype))
             _copy_to_scratch(stack, source, observer)
         elif plan.place == Place.FILE:
-            _sample(source, plan, observer, lambda frame: _some_rows(source, frame))
+            _sample(source, observer, lambda frame: _some_rows(stack, source, frame))
         else:
             _read_all(stack, source, observer)
         stack.check_whole()
@@ -139,17 +139,21 @@ def _copy_to_scratch(stack: Stack, source: Source, observer: Observer) -> None:
     _walk("read", source, stack.step, observer, copy)
 
 
-def _sample(source: Source, plan: Plan, observer: Observer, rows_of: Callable[[int], Any]) -> None:
+def _sample(source: Source, observer: Observer, rows_of: Callable[[int], Any]) -> None:
     """Only the rows that tell a frame's level."""
     _walk("levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin)))
 
 
-def _some_rows(source: Source, frame: int) -> Any:
-    """The sampled rows of a frame, from the file, at most one reading of each chunk."""
+def _some_rows(stack: Stack, source: Source, frame: int) -> Any:
+    """The sampled rows of a frame, from the file; where they have to be decoded, once, with all that is stored with them."""
+    if not stack.is_decoded:
+        whole = np.empty((1, *stack.shape[1:]), stack.dtype)
+        stack.read(frame, frame + 1, whole)
+        return whole[0, source.sampler.rows]
     rows = range(*source.sampler.rows.indices(source.shape[1]))
     found = np.empty((len(rows), source.shape[2]), source.dtype)
     for i, row in enumerate(rows):
-        source.reader.read_rows(frame, frame + 1, row, row + 1, found[i : i + 1][None])
+        stack.read_rows(frame, frame + 1, row, row + 1, found[i : i + 1][None])
     return found
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from gpu_spots.parameters import STACK_NAMES
+
 if TYPE_CHECKING:
     from gpu_spots.plan import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-KEEP = ("raw", "filtered", "synced", "labels", "pixels")
 PLAN_OPTIONS = ("memory_limit", "scratch", "batch", "keep", "dry_run")
 
 
@@ -30,9 +31,9 @@ def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None
 
 def _keep(_: click.Context, __: click.Parameter, value: str) -> frozenset[str]:
     names = frozenset(value.split(",")) if value else frozenset()
-    unknown = sorted(names - set(KEEP) - {"none"})
+    unknown = sorted(names - set(STACK_NAMES) - {"none"})
     if unknown or ("none" in names and len(names) > 1) or not names:
-        raise click.BadParameter(f"{value!r} is not none, or some of {','.join(KEEP)}")
+        raise click.BadParameter(f"{value!r} is not none, or some of {','.join(STACK_NAMES)}")
     return names - {"none"}
 
 
@@ -47,7 +48,7 @@ def plan_options(command: Command) -> Command:
         ),
         click.option("--batch", metavar="N", type=click.IntRange(min=1), help="frames whose masks are made at once  [default: what suits]"),
         click.option(
-            "--keep", metavar="LIST", default=",".join(KEEP), show_default=True, callback=_keep,
+            "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True, callback=_keep,
             help="which stacks the output gets, some of these or none; the statistics and the table are always there",
         ),
         click.option("--dry-run", is_flag=True, help="print how the run would be done, and what it needs, and end"),

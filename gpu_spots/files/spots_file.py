@@ -20,13 +20,12 @@ from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.output import NewFile, uninterrupted
 from gpu_spots.grouping import LocatedColumns
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
+from gpu_spots.parameters import STACK_NAMES
 
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
 PIXELS_IN_CHUNK = 1 << 16
 
-STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
-"""What can be left out of a spots file: masks of each kind, label images, and the list of the spots' pixels."""
 STACKS = frozenset(STACK_NAMES)
 
 DESCRIPTIONS = {
