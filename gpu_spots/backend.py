@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import BackendError, ParameterError
-from gpu_spots.model import Array, Background, Components, FloatMoments, FoundMasks, IntegerMoments, Measurements, Morphology, Validity
+from gpu_spots.model import (
+    Array,
+    Background,
+    BackgroundRows,
+    Components,
+    FloatMoments,
+    FoundMasks,
+    IntegerMoments,
+    Measurements,
+    Morphology,
+    Validity,
+)
 
 NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""
@@ -76,6 +87,23 @@ class Backend(Protocol):
         blocks left, from three on, the one of largest mean rank is dropped (of equals the first) while H, corrected for ties, exceeds
         ``critical[b]``, exactly. A block without a valid value in a pixel takes no part there.
         """
+
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> Any:
+        """Room for what `prepare` will need of a background, to be filled with it; None where `prepare` takes all from the host.
+
+        ``shape`` and ``dtype`` of the stack; ``method``: n_removed or kruskal.
+        """
+
+    def trimmed_background(self, frames: Any, percent: int, validity: Validity, into: BackgroundRows) -> bool:
+        """Fill the rows of a band from its `trimmed_moments`; returns their ``gaps``.
+
+        ``into.fill`` does it from moments on the host. A backend that does it otherwise gives the same bits.
+        """
+
+    def kruskal_background(
+        self, frames: Any, block_of_frame: NDArray[Any], critical: NDArray[Any], validity: Validity, into: BackgroundRows
+    ) -> bool:
+        """Fill the rows of a band from its `kruskal_moments`; returns their ``gaps``."""
 
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> Any:
         """Put what the second pass needs where it computes. ``saturation``: the smallest saturated value, of frames as read."""

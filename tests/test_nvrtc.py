@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -64,8 +64,16 @@ class Recorder:
     def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
         yield self.to_host(array)
 
+    @contextmanager
+    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+        yield [self.to_host(array) for array in arrays]
+
     def to_device(self, array: np.ndarray) -> DeviceArray:
         return DeviceArray(np.array(array))
+
+    @contextmanager
+    def staging(self, part: DeviceArray) -> Iterator[np.ndarray]:
+        yield np.empty(part.shape, part.dtype)
 
 
 def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorder:

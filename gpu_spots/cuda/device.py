@@ -6,9 +6,10 @@ of the stream. A second one copies to the device meanwhile. See docs/decisions/o
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import cupy
@@ -19,6 +20,8 @@ from gpu_spots.cuda.toolkit import OPTIONS, Kernel, Result, macros, source_of
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.model import Array
 
+ALIGNED = 256
+"""Where arrays that share a slot begin: multiples of so many bytes."""
 SLOTS = 2
 """Slots of pinned memory beside one a thread: copies that are under way."""
 NULL = np.uint64(0)
@@ -83,16 +86,23 @@ class Device:
     def to_host(self, array: Any) -> Array:
         """Wait for what has been launched so far, not for what other threads launch meanwhile."""
         host = np.empty(array.shape, array.dtype)
-        self._receive(array, host)
+        self._receive([array], [host])
         return host
 
     @contextmanager
     def lend(self, array: Any) -> Iterator[Array]:
         """In a slot of pinned memory."""
-        with self._slots.slot(array.nbytes) as slot:
-            host = slot.view(array.shape, array.dtype)
-            self._receive(array, host)
+        with self.lend_all([array]) as (host,):
             yield host
+
+    @contextmanager
+    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
+        """One behind the other in a slot, all copies on their way before the last one is waited for."""
+        begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
+        with self._slots.slot(begins[-1]) as slot:
+            hosts = [slot.view(array.shape, array.dtype, begin) for array, begin in zip(arrays, begins, strict=False)]
+            self._receive(arrays, hosts)
+            yield hosts
 
     def to_device(self, array: Array) -> Any:
         """From pageable memory, which the driver copies before it returns."""
@@ -122,12 +132,14 @@ class Device:
         """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
         return cupy.cuda.Device(self.number)
 
-    def _receive(self, array: Any, host: Array) -> None:
-        if not array.size:
-            return
-        contiguous = array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
-        contiguous.get(out=host, blocking=False)
-        _recorded(self._compute).synchronize()
+    def _receive(self, arrays: Sequence[Any], hosts: Sequence[Array]) -> None:
+        under_way = []
+        for array, host in zip(arrays, hosts, strict=True):
+            if array.size:
+                under_way.append(array if array.flags.c_contiguous else cupy.ascontiguousarray(array))
+                under_way[-1].get(out=host, blocking=False)
+        if under_way:
+            _recorded(self._compute).synchronize()
 
     def _send(self, host: Array, part: Any, slot: "_Slot") -> None:
         # the memory may have been another array's, which kernels still read
@@ -160,10 +172,10 @@ class _Slot:
     busy: Any = None
     """The event that its last copy ends with."""
 
-    def view(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Its beginning, as an array."""
+    def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
+        """What begins at byte ``begin``, as an array."""
         count = int(np.prod(shape))
-        return np.frombuffer(self.memory, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
+        return np.frombuffer(self.memory, dtype, count, begin).reshape(shape) if count else np.empty(shape, dtype)
 
 
 class _Slots:

@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,6 +138,12 @@ class EmulatedToolkit:
         host = self.to_host(array)
         yield host
         host.view(np.uint8)[...] = 0xA5
+
+    @contextmanager
+    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+        """Copies, spoilt afterwards."""
+        with ExitStack() as lent:
+            yield [lent.enter_context(self.lend(array)) for array in arrays]
 
     def to_device(self, array: np.ndarray) -> DeviceArray:
         """A copy."""
