@@ -154,6 +154,22 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
     assert device.call(lambda: device.to_host(FakeArray(log, np.array(9)))) == 9
 
 
+def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log: list[str]) -> None:
+    """Each begins at a multiple of 256 bytes, none is another's, and one that is empty is not copied."""
+    values = [np.arange(5, dtype=np.int32), np.full((70, 2), 7, np.uint16), np.zeros((0, 3)), np.array([1.5])]
+
+    def lent() -> None:
+        with device.lend_all([FakeArray(log, each) for each in values]) as hosts:
+            for host, each in zip(hosts, values, strict=True):
+                assert host.dtype == each.dtype
+                assert np.array_equal(host, each)
+            assert [host.ctypes.data - hosts[0].ctypes.data for host in (hosts[1], hosts[3])] == [256, 256 + 512]
+
+    device.call(lent)
+    # 280 bytes are two times 256
+    assert log == [f"{4 * 256} bytes pinned", *["compute copies out"] * 3, "host waits for compute 1"]
+
+
 def test_memory_that_is_free(device: Device, log: list[str]) -> None:
     """The device's 1000 and the pool's 50, within a limit of 700 of which 100 are used."""
     assert device.free_bytes() == 600

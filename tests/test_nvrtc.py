@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
+from gpu_spots.background import BackgroundMaps
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, macros, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
@@ -86,7 +87,8 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         for n in n_frames:
             frames = DeviceArray(np.ones((n, *shape), dtype))
             for validity in (Validity(), Validity(valid, 1, 50)):
-                backend.trimmed_moments(frames, 25, validity)
+                maps = BackgroundMaps(shape, dtype, 3.0, varies=False, held=backend.hold_background(frames.shape, dtype, "n_removed"))
+                backend.trimmed_background(frames, 25, validity, maps.rows(0, 4))
                 backend.kruskal_moments(frames, np.arange(n) % 3, np.full(4, 3.0), validity)
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
@@ -134,8 +136,8 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
     """As 180 frames of uint16 ask for them; those of float32 for the oldest, a middle and the newest one."""
     integers, floats = (recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32"))
-    # these are used by reading, and where the background stays on the device
-    integers |= {("unshuffle", macros({"SIZE": 2})), ("background", ())}
+    # this is used by reading
+    integers |= {("unshuffle", macros({"SIZE": 2}))}
     assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
     jobs = [(variant, f"sm_{architecture}") for variant in sorted(integers) for architecture in ARCHITECTURES]
     jobs += [(variant, f"sm_{architecture}") for variant in sorted(floats - integers) for architecture in ARCHITECTURES[::3]]
@@ -153,7 +155,7 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
 
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
-    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle"), ("background", "background")}
+    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
     pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
     assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
 
