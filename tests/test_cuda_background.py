@@ -1,5 +1,6 @@
 """The step from moments to the maps on the device: the host's, to the bit; and what stays there for masks and sums."""
 
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,14 +12,17 @@ import pytest
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
+from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.background import BackgroundMaps, critical_values
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.background import HeldBackground, evaluated
 from gpu_spots.cuda.planes import PlaneMoments, most_frames
+from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
 from helpers import assert_same, background_of, fetched, levels_of
 from test_cuda_moments import KINDS, SHORT, frames_of, validities
+from test_plan import Device, Stack, planned
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
@@ -225,9 +229,9 @@ def test_maps_that_are_uploaded_in_pieces(device_backend: Any, dtype: np.dtype, 
 
 
 class Counting(EmulatedToolkit):
-    """A toolkit that counts how often the host waits, and the bytes that are fetched."""
+    """A toolkit that counts how often the host waits, the bytes that are fetched, and the most that are fetched at once."""
 
-    waits = n_bytes = 0
+    waits = n_bytes = most_bytes = 0
 
     def to_host(self, array: Any) -> np.ndarray:
         self.waits, self.n_bytes = self.waits + 1, self.n_bytes + array.nbytes
@@ -237,7 +241,7 @@ class Counting(EmulatedToolkit):
     def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         waits = self.waits
         with super().lend_all(arrays) as lent:
-            self.waits = waits + 1
+            self.waits, self.most_bytes = waits + 1, max(self.most_bytes, sum(array.nbytes for array in arrays))
             yield lent
 
 
@@ -252,6 +256,32 @@ def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) ->
     toolkit.waits = toolkit.n_bytes = 0
     GpuBackend(toolkit, 1).prepare(background, Morphology(1, 2, 2), None)
     assert toolkit.waits == 0
+
+
+@pytest.mark.parametrize("n_blocks", [0, 4])
+@pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
+def test_a_band_takes_no_more_of_the_host_than_the_plan_says(kernel_folder: Path, dtype: np.dtype, n_blocks: int) -> None:
+    """In pinned memory, and beside it where moments become maps there: most where every sum of squares needs two words."""
+    toolkit, n_pixels = Counting(kernel_folder), 40 * 50
+    frames = frames_of(dtype, (12, 40, 50), "full range")
+    learnt(GpuBackend(toolkit, 1), frames, Validity(), n_blocks=n_blocks, band=40)
+    assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
+    maps = BackgroundMaps((40, 50), dtype, 3.0, varies=n_blocks > 0)
+    moments = CpuBackend(1).trimmed_moments(frames, 0, Validity())
+    tracemalloc.start()
+    maps.fill(0, moments)
+    needed = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert needed <= plan.OF_MOMENTS * n_pixels + (1 << 12)
+    assert MAP_BYTES <= plan.MAP_PIECE
+
+
+def test_a_stack_on_a_device_is_worked_on_in_larger_bands() -> None:
+    stack = Stack((180, 2048, 2048), None)
+    assert planned(stack, Device(2**36), memory=2**34).band_rows == 128
+    assert planned(stack, Device(2**36), memory=2**34, scales=True).band_rows == 64
+    assert planned(stack, Device(2**30), memory=2**34).band_rows == 64
+    assert planned(Stack((60000, 2048, 2048), None), Device(2**40), memory=2**34).band_rows == 128
 
 
 FAULTS = {

@@ -153,6 +153,17 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
         assert not found, f"{variant}: {set(found)}"
 
 
+@pytest.mark.parametrize("frame", ["u8", "u16", "i16"])
+def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> None:
+    """Each of float64, to nearest, whatever CuPy asks the compiler for: IEEE 754 leaves no choice of a result."""
+    ptx = compiled(("background", macros({"FRAME": frame})), "compute_75")
+    assert set(re.findall(r"^\s+((?:add|sub|mul|div|sqrt|rcp|neg|abs|fma|mad)\.\S*f(?:32|64))\s", ptx, re.MULTILINE)) == {
+        *("add.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64")
+    }
+    assert set(re.findall(r"^\s+(cvt\.\S*f32\S*)\s", ptx, re.MULTILINE)) == {"cvt.rn.f32.f64"}
+    assert set(re.findall(r"^\s+(cvt\.\S*\.f64\.[us]\d+)\s", ptx, re.MULTILINE)) >= {"cvt.rn.f64.u64", "cvt.rn.f64.s32"}
+
+
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
     used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
