@@ -1,7 +1,8 @@
 """From the moments of a band to its rows of the background's maps.
 
-Of frames of 8 and 16 bits the device makes what `gpu_spots.background` makes of moments on the host, to the bit (kernels/background.cu). The
-host only puts the rows in their places, and what masks and sums need stays on the device. Moments of the other kinds go to the host, and become maps there.
+Of frames of 8 and 16 bits the device makes what `gpu_spots.background` makes of moments on the host, to the bit (kernels/background.cu).
+The host only puts the rows in their places, and what masks and sums need stays on the device. Moments of the other kinds go to the
+host, and become maps there.
 """
 
 from dataclasses import dataclass
