@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
@@ -21,10 +23,10 @@ from gpu_spots.cuda.planes import PlaneMoments, most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
 from helpers import assert_same, background_of, fetched, levels_of
-from test_cuda_moments import KINDS, SHORT, frames_of, validities
+from test_cuda_moments import KINDS, SHORT, frames_of, small_stacks, validities
 from test_plan import Device, Stack, planned
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
 MAPS = ("avg", "std", "iqr", "max", "arg", "threshold", "n_used", "dropped")
 
@@ -108,6 +110,17 @@ def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
         assert (found.validity.pixels is not None) == (n_frames == 1)
 
 
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(SHORT).flatmap(small_stacks),
+    st.integers(0, 99),
+    st.sampled_from([Validity(), Validity(low=1), Validity(high=2), Validity(np.arange(5)[None] > 1, 1, 200)]),
+    st.sampled_from([0.0, 1.0, 3.0]) | st.floats(0, 1e300),
+)
+def test_any_small_stack(device_backend: Backend, frames: np.ndarray, percent: int, validity: Validity, cutoff: float) -> None:
+    assert_equal(learnt(device_backend, frames, validity, cutoff, percent), learnt(CpuBackend(1), frames, validity, cutoff, percent))
+
+
 def test_the_smallest_results(device_backend: Backend) -> None:
     """One count in as many frames as there can be: far above the values that -ftz=true takes for 0."""
     frames = np.zeros((most_frames(np.dtype("uint8")), 1, 40), np.uint8)
@@ -157,6 +170,7 @@ def map_that_differs(toolkit: EmulatedToolkit, dtype: np.dtype, cutoff: float) -
     return None
 
 
+@needs_compiler
 @pytest.mark.parametrize("cutoff", [0.0, 1.0, 100.0, 1e308])
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_any_moments_equal_the_hosts(kernel_folder: Path, dtype: np.dtype, cutoff: float) -> None:
@@ -245,6 +259,7 @@ class Counting(EmulatedToolkit):
             yield lent
 
 
+@needs_compiler
 @pytest.mark.parametrize(("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)])
 def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) -> None:
     """avg, std, iqr, threshold, level, kept, max and arg of short frames; the moments of others."""
@@ -258,6 +273,7 @@ def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) ->
     assert toolkit.waits == 0
 
 
+@needs_compiler
 @pytest.mark.parametrize("n_blocks", [0, 4])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_a_band_takes_no_more_of_the_host_than_the_plan_says(kernel_folder: Path, dtype: np.dtype, n_blocks: int) -> None:
@@ -304,6 +320,7 @@ FAULTS = {
 }
 
 
+@needs_compiler
 @pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> None:
     """By the comparison with the CPU, of the maps or of what is measured with them; without a fault there is no difference."""
