@@ -1,7 +1,8 @@
 """Backend: the contract that every computing backend keeps, and the choice of one.
 
-A backend returns exact integers (for float frames: float64 in a fixed order of operations), so all backends return equal bits.
-Its operations are pure, may be called from several threads at once, and may be given any band of rows or batch of frames.
+A backend finds exact integers (for float frames: float64 in a fixed order of operations), and what is made of them takes correctly rounded
+operations in one order: so all backends return equal bits. Its operations are pure, but for those that say what they fill, may be called
+from several threads at once, and may be given any band of rows or batch of frames.
 Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
 """
 
@@ -115,7 +116,7 @@ class Backend(Protocol):
         """``n_masks`` masks with no pixel set."""
 
     def union(self, onto: Any, masks: Any, mask_of_frame: NDArray[Any]) -> None:
-        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. The only operation that changes its argument: one thread at a time."""
+        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. It changes its argument: one thread at a time."""
 
     def without(self, masks: Any, invalid: Any) -> Any:
         """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
