@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 
-
 PIECE = 1 << 14
 """Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in between stays in the cache."""
 
