@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from gpu_spots.backend import Backend
+from gpu_spots.background import PIECE
 from gpu_spots.errors import InputError
 from gpu_spots.protocols import Stack
 
@@ -31,7 +32,7 @@ SET_PIXELS = 50
 SAMPLES = 10 << 16
 """Values of the rows that noise is looked at in."""
 OF_MOMENTS = 84
-"""Bytes of a pixel of a band while moments from a device become maps."""
+"""Bytes of a pixel while moments from a device become maps, `PIECE` pixels at a time."""
 OF_SLOT = 48
 """Bytes for what a device tells of a pixel of a band, in pinned memory."""
 MAP_PIECE = 1 << 22
@@ -242,7 +243,8 @@ class _Planner:
 
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
-                return OF_MOMENTS * n_pixels
+                # kruskal's doubtful pixels are looked at too
+                return OF_MOMENTS * (n_pixels if self.work.method == "kruskal" else min(n_pixels, max(PIECE, self.n_columns)))
             needed = self.backend.band_bytes(self.n_frames, n_pixels, dtype, self.work.method)
             return copies * n_pixels * self.n_frames * dtype.itemsize + needed + SCALING * self.work.scales
 
