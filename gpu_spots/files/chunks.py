@@ -37,6 +37,8 @@ class FrameReader:
         self._dataset = dataset
         self._shape: Position = dataset.shape
         self._dtype = dataset.dtype.newbyteorder("=")
+        # asked for each stretch of rows, and h5py takes its lock for every answer
+        self._is_swapped = dataset.dtype != self._dtype
         self._filters = filters(dataset)
         try:
             self._chunks = ChunkMap.of(dataset)
@@ -245,7 +247,7 @@ class FrameReader:
         return data
 
     def _to_native(self, out: Array) -> None:
-        if self._dataset.dtype != self._dtype:
+        if self._is_swapped:
             out.byteswap(inplace=True)
 
     def _open_file(self) -> int:
