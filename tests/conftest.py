@@ -9,8 +9,8 @@ import pytest
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 
-MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
-"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
+MEMBERS = ["cpu", "emulated", "two emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
+"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place, as one device and as two; and a CUDA device."""
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +41,15 @@ class MakeBackend:
         return made
 
     def _make(self, name: str) -> Backend | str:
-        if name == "emulated":
+        if name.endswith("emulated"):
             from emulator.emulated import COMPILER, EmulatedToolkit
             from gpu_spots.cuda.backend import GpuBackend
+            from gpu_spots.cuda.several import SeveralGpus
 
-            return GpuBackend(EmulatedToolkit(self._folder), 2) if COMPILER else "g++ is not installed"
+            if not COMPILER:
+                return "g++ is not installed"
+            first, second = (GpuBackend(EmulatedToolkit(self._folder, number=number), 2) for number in (0, 1))
+            return first if name == "emulated" else SeveralGpus([first, second], 2)
         try:
             return select_backend(name, threads=2)
         except BackendError as error:
@@ -58,7 +62,7 @@ def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backen
     return make_backend(request.param)
 
 
-@pytest.fixture(params=MEMBERS[1:], scope="session")
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)], scope="session")
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)
