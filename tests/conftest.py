@@ -9,8 +9,10 @@ import pytest
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 
-MEMBERS = ["cpu", "emulated", "two emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
-"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place, as one device and as two; and a CUDA device."""
+MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
+"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
+ON_TWO = {"test_backend", "test_contract", "test_levels", "test_plan"}
+"""Where the kernels run as two devices too; elsewhere it is one of them that matters."""
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +58,20 @@ class MakeBackend:
             return str(error)
 
 
-@pytest.fixture(params=MEMBERS, scope="session")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each contract test runs on each backend."""
+    if "backend" in metafunc.fixturenames:
+        more = ["two emulated"] if metafunc.module.__name__ in ON_TWO else []
+        metafunc.parametrize("backend", [*MEMBERS, *more], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """Each computing backend, on two threads."""
     return make_backend(request.param)
 
 
-@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)], scope="session")
+@pytest.fixture(params=MEMBERS[1:], scope="session")
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)
