@@ -70,7 +70,7 @@ class CpuBackend:
         """Masks as bytes and as words, and the set pixels."""
         return memory.batch_bytes(n_frames, n_pixels, dtype)
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype) -> Array:
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype, shared: bool = False) -> Array:
         """An array."""
         return np.empty(shape, dtype)
 

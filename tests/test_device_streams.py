@@ -72,7 +72,7 @@ def log() -> list[str]:
 @pytest.fixture
 def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
     """A device of such a CuPy, whose allocations of pinned memory are written down too."""
-    names = iter(("compute", "copies"))
+    names = iter(("compute", "copies", "compute of 1", "copies of 1"))
     current = threading.local()
 
     @contextmanager
@@ -82,7 +82,7 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         current.number = before
 
     def pinned(n_bytes: int) -> bytearray:
-        assert current.number == 0
+        assert current.number is not None
         log.append(f"{n_bytes} bytes pinned")
         return bytearray(n_bytes)
 
@@ -138,6 +138,29 @@ def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: lis
     assert waits == ["host waits for copies 1"]
     # it was too small
     assert [line for line in log if line.endswith("pinned")] == [f"{n} bytes pinned" for n in (4, 5, 6, 7)]
+
+
+def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> None:
+    """Each has its own streams; the slot is filled again when both copies have ended."""
+    other = Device(1, None, threads=1, beside=device)
+    assert log == []
+    parts = [FakeArray(log, np.zeros(5, np.uint8)) for _ in range(2)]
+    with device.staging(parts[0], [(other, parts[1])]) as slot:
+        slot[...] = 7
+    assert all((part.values == 7).all() for part in parts)
+    assert log == [
+        "5 bytes pinned",
+        *("copies waits for compute 1", "copies copies in", "compute waits for copies 1"),
+        *("copies of 1 waits for compute of 1 1", "copies of 1 copies in", "compute of 1 waits for copies of 1 1"),
+    ]
+    # the other device takes its slots from the same ring: two that are new, and then this one
+    log.clear()
+    for _ in range(3):
+        with other.staging(parts[1]):
+            pass
+    assert [line for line in log if line.startswith(("host", "5"))] == [
+        *("5 bytes pinned", "5 bytes pinned", "host waits for copies of 1 1", "host waits for copies 1"),
+    ]
 
 
 def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None:

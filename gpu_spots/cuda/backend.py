@@ -86,7 +86,7 @@ class GpuBackend:
         return memory.batch_bytes(n_frames, n_pixels, dtype)
 
     @_on_device
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Any:
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
         """An array on the device."""
         return self.toolkit.xp.empty(shape, dtype)
 

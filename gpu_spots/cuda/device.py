@@ -6,9 +6,10 @@ of the stream. A second one copies to the device meanwhile. See docs/decisions/o
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -34,18 +35,19 @@ class Device:
     """A CUDA device. Several threads may use it at once.
 
     ``memory_limit``: bytes that arrays may take, None for all; CUDA's own few hundred megabytes come on top. ``threads``: how many will.
-    Raises `BackendError`.
+    ``beside``: another device, whose pinned memory is used. Raises `BackendError`.
     """
 
     xp = cupy
 
-    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1) -> None:
+    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1, beside: "Device | None" = None) -> None:
         self.number = number
         self._pool = cupy.cuda.MemoryPool()
         self._lock = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
-        self._slots = _Slots(threads + SLOTS)
+        # all devices share one address space, in which pinned memory is pinned for each of them
+        self._slots: _Slots = beside._slots if beside else _Slots(threads + SLOTS)
         with self._current():
             self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
             if memory_limit is not None:
@@ -109,12 +111,13 @@ class Device:
         return cupy.asarray(np.ascontiguousarray(array))
 
     @contextmanager
-    def staging(self, part: Any) -> Iterator[Array]:
-        """A slot of pinned memory, which is taken again when its copy has ended."""
+    def staging(self, part: Any, also: Iterable[tuple["Device", Any]] = ()) -> Iterator[Array]:
+        """A slot of pinned memory, which is taken again when its copies have ended."""
         with self._current(), self._slots.slot(part.nbytes) as slot:
             host = slot.view(part.shape, part.dtype)
             yield host
-            self.call(lambda: self._send(host, part, slot))
+            for device, there in ((self, part), *also):
+                device.call(partial(device._send, host, there, slot))
 
     def free_bytes(self) -> int:
         """What the device and the pool have left, within the limit."""
@@ -145,8 +148,9 @@ class Device:
         # the memory may have been another array's, which kernels still read
         self._copies.wait_event(_recorded(self._compute))
         part.set(host, stream=self._copies)
-        slot.busy = _recorded(self._copies)
-        self._compute.wait_event(slot.busy)
+        copied = _recorded(self._copies)
+        slot.busy.append(copied)
+        self._compute.wait_event(copied)
 
     def _describe(self) -> str:
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
@@ -169,8 +173,8 @@ class _Slot:
 
     memory: Any = None
     n_bytes: int = 0
-    busy: Any = None
-    """The event that its last copy ends with."""
+    busy: list[Any] = field(default_factory=list)
+    """The events that its last copies end with, one a device."""
 
     def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
         """What begins at byte ``begin``, as an array."""
@@ -191,9 +195,9 @@ class _Slots:
         """A slot of at least that size."""
         slot = self._free.get()
         try:
-            if slot.busy is not None:
-                slot.busy.synchronize()
-                slot.busy = None
+            while slot.busy:
+                slot.busy[-1].synchronize()
+                slot.busy.pop()
             if slot.n_bytes < n_bytes:
                 slot.memory = None
                 slot.memory, slot.n_bytes = _pinned(n_bytes), n_bytes

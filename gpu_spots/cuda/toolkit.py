@@ -4,7 +4,7 @@ Host code computes on the device through `Toolkit.xp` and through kernels; nothi
 `Toolkit.to_host` and `Toolkit.to_device`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -62,9 +62,10 @@ class Toolkit(Protocol):
     def to_device(self, array: Array) -> Any:
         """Copy a host array to the device, contiguous; the host array may change at once."""
 
-    def staging(self, part: Any) -> AbstractContextManager[Array]:
+    def staging(self, part: Any, also: Iterable[tuple[Any, Any]] = ()) -> AbstractContextManager[Array]:
         """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
 
+        ``also``: toolkits of other devices, and an array on each that gets the same.
         The copy may still be under way when this returns; kernels that are launched later wait for it.
         """
 
