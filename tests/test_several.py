@@ -86,7 +86,7 @@ def test_all_devices_get_bands_and_batches(
             together.wait(10)
         return operation(*args)
 
-    for name in ("trimmed_moments", "find_masks", "components", "measure"):
+    for name in ("trimmed_background", "find_masks", "components", "measure"):
         together = threading.Barrier(2)
         for device, backend in enumerate(several.backends):
             monkeypatch.setattr(backend, name, partial(spy, name, device, getattr(backend, name), together))
@@ -97,7 +97,7 @@ def test_all_devices_get_bands_and_batches(
         assert_same(results(stack, parameters, several, tmp_path, Notes()), expected)
     assert {name: set(used) for name, used in done.items()} == {name: {0, 1} for name in done}
     assert {name: len(used) for name, used in done.items()} == {
-        "trimmed_moments": 5,
+        "trimmed_background": 5,
         "find_masks": 15,
         "components": 15 if sync == "none" else 3,
         "measure": 15,
