@@ -189,6 +189,7 @@ def test_no_device_takes_more_memory_than_was_planned(
 ) -> None:
     frames, backend = series(30, (200, 300)), SeveralGpus(several.backends, 3)
     monkeypatch.setattr(plan, "BAND_PIXELS", 40 * 300)
+    monkeypatch.setattr(plan, "RESIDENT_PIXELS", 40 * 300)
     monkeypatch.setattr(plan, "BATCH_PIXELS", 3 * 200 * 300)
     if place == Place.FILE:
         places = plan._Planner._places
