@@ -8,6 +8,8 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
 from gpu_spots.cuda.validity import bits_of
 
 THREADS = 256
+MOST_CHUNKS = 65535
+"""In one launch: the most blocks that a grid may have in its second direction."""
 
 
 def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
@@ -23,8 +25,10 @@ def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
     if chunks.shape != (len(into), n_values * size):
         raise ValueError(f"chunks of shape {chunks.shape}, expected {(len(into), n_values * size)}")
     kernel = toolkit.kernel("unshuffle", "unshuffle", SIZE=size)
-    kernel(
-        (*blocks_for(n_values, THREADS), len(into)),
-        (THREADS,),
-        (chunks, np.int64(n_values), np.int64(frame_stride(into)), bits_of(into)),
-    )
+    for begin in range(0, len(into), MOST_CHUNKS):
+        some = into[begin : begin + MOST_CHUNKS]
+        kernel(
+            (*blocks_for(n_values, THREADS), len(some)),
+            (THREADS,),
+            (chunks[begin : begin + MOST_CHUNKS], np.int64(n_values), np.int64(frame_stride(some)), bits_of(some)),
+        )
