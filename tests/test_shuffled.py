@@ -318,9 +318,14 @@ def test_what_a_reader_is_asked_for(tmp_path: Path) -> None:
         ):
             with pytest.raises(ValueError, match=words):
                 reader.read_shuffled(*wrong)
-    with h5py.File(saved(tmp_path / "b.h5", frames, **IN_ORDER["contiguous"])) as file, FrameReader(file["frames"]) as reader:
+
+
+@pytest.mark.parametrize("layout", IN_ORDER)
+def test_a_reader_of_frames_that_come_in_order(layout: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=12), **IN_ORDER[layout])
+    with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
         assert reader.shuffled_rows is None
-        with pytest.raises(ValueError, match="stretches of None rows"):
+        with pytest.raises(ValueError, match="rows 0 to 36 are not stored in shuffled stretches of None rows"):
             reader.read_shuffled(0, 1, 0, 36, np.empty((1, 1, 2, 36, 45), np.uint8))
 
 
