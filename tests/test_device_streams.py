@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
 
-from gpu_spots.cuda import backend as backend_module
 from gpu_spots.cuda import device as device_module
+from gpu_spots.cuda import shuffle as shuffle_module
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 
@@ -136,7 +136,7 @@ def test_a_copy_waits_for_earlier_kernels_and_later_kernels_for_the_copy(device:
 
 def test_shuffled_frames_are_put_in_order_after_their_copy(device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "xp", SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))))
-    monkeypatch.setattr(backend_module, "unshuffle", lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"))
+    monkeypatch.setattr(shuffle_module, "unshuffle", lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"))
     with GpuBackend(device, 1).staging_shuffled(np.zeros((5, 6, 7), np.uint16), 1, 4, 3) as slot:
         slot[...] = 7
     assert log == [

@@ -18,7 +18,6 @@ from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
 from gpu_spots import pipeline, plan
 from gpu_spots.backend import Backend
-from gpu_spots.cuda import backend as cuda_backend
 from gpu_spots.cuda import shuffle as cuda_shuffle
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError
@@ -87,7 +86,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted["host"] += 1
         on_host(*given)
 
-    monkeypatch.setattr(cuda_backend, "unshuffle", count_device)
+    monkeypatch.setattr(cuda_shuffle, "unshuffle", count_device)
     monkeypatch.setattr(chunks, "unshuffle", count_host)
     return counted
 
@@ -225,16 +224,17 @@ def test_rows_of_shuffled_frames(dtype: np.dtype, shape: tuple[int, int, int], s
 
 
 @pytest.mark.parametrize("place", [Place.DEVICE, Place.FILE])
-def test_levels_are_the_same_bits(device_backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_are_the_same_bits(backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third row of a frame is looked at, in strips of four; invalid values and drift matter, and the warning says how much."""
     frames = frames_of(np.dtype("float64"), (20, 36, 45), seed=10) * np.linspace(1, 9, 20)[:, None, None]
     frames[frames > np.quantile(frames, 0.99)] = np.nan
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 4, 45), **GZIP)
     monkeypatch.setattr("gpu_spots.levels.SAMPLE_PIXELS", 36 * 45 // 3)
-    force(monkeypatch, place=place)
     notes, expected = Notes(), Notes()
-    found = results(path, device_backend, notes=notes)["frame_level"]
+    force(monkeypatch, place=Place.MEMORY)
     in_order = results(path, CpuBackend(2), notes=expected)["frame_level"]
+    force(monkeypatch, place=place)
+    found = results(path, backend, notes=notes)["frame_level"]
     assert found.tobytes() == in_order.tobytes()
     assert notes.warnings == expected.warnings
     assert any("drift" in warning for warning in notes.warnings)

@@ -18,7 +18,7 @@ from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, find_masks, ru
 from gpu_spots.cuda.measure import Levels, levels, measure
 from gpu_spots.cuda.moments import moments_bytes, trimmed_moments
 from gpu_spots.cuda.scale import scaled
-from gpu_spots.cuda.shuffle import unshuffle
+from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
@@ -97,11 +97,11 @@ class GpuBackend:
     @contextmanager
     def staging_shuffled(self, held: Any, begin: int, end: int, rows: int) -> Iterator[Array]:
         """Through a slot to memory of the device, and from there to their places by a kernel."""
-        toolkit, (_, n_rows, n_columns), size = self.toolkit, held.shape, held.dtype.itemsize
-        planes = toolkit.call(lambda: toolkit.xp.empty((end - begin, n_rows // rows, size, rows, n_columns), np.uint8))
-        with toolkit.staging(planes) as slot:
+        part = held[begin:end]
+        stretches = self.toolkit.call(lambda: room_for_stretches(self.toolkit, part, rows))
+        with self.toolkit.staging(stretches) as slot:
             yield slot
-        toolkit.call(lambda: unshuffle(toolkit, planes.reshape(-1, size * rows * n_columns), held[begin:end].reshape(-1, rows, n_columns)))
+        self.toolkit.call(lambda: put_in_order(self.toolkit, stretches, part))
 
     def upload(self, frames: Any) -> Any:
         """Through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""
