@@ -1,11 +1,17 @@
 """The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
 
-    python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--no-cpu] [--no-command]
+    python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--threads 1 2 4 8]
+                             [--no-cpu] [--no-command]
 
 Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
 the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
 spots, made on the device; they stay there. CuPy's program and the CPU backend run on the same frames, the CPU on some of them, and the
-results of the kernels are compared with the CPU's. Prints the tables of docs/benchmarks.md.
+results of the kernels are compared with the CPU's.
+
+Then the computing of a whole run whose frames are on the device, as the pipeline asks for it, without reading and writing: background up to
+the maps on the host, masks, components, and sums on the host, by the host's clock, with several threads, bands and batches.
+
+Prints the tables of docs/benchmarks.md.
 """
 
 import argparse
@@ -27,13 +33,17 @@ from cupyx.scipy import ndimage
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import select_backend
 from gpu_spots.background import BackgroundMaps
-from gpu_spots.cuda.background import background
+from gpu_spots.cuda.background import HeldBackground, evaluated, fill
 from gpu_spots.cuda.moments import moments_on_device
 from gpu_spots.files.run_file import write_run
-from gpu_spots.model import Morphology, Validity
+from gpu_spots.model import Background, Morphology, Validity
+from gpu_spots.plan import spans
 from gpu_spots.simulate.run import Design, simulate_run
+from gpu_spots.workers import in_order
 
 PERCENT, CUTOFF, MORPHOLOGY = 25, 3.0, Morphology(1, 2, 2)
+SHAPES = [(64, 8), (128, 8), (128, 32), (512, 32), (512, 128)]
+"""Rows of a band and frames of a batch, of a run whose frames are on the device."""
 CPU_FRAMES = 60
 """Frames that the CPU backend is timed on, and compared on."""
 COMMAND = Path(sysconfig.get_path("scripts")) / "lu_hdf2spots"
@@ -133,14 +143,15 @@ def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
     }
 
 
-def stages(backend: Any, clock: Clock, n_frames: int, size: int, with_cpu: bool) -> list[Row]:
+def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]:
     """All stages of one stack that stays on the device."""
+    n_frames, size, _ = frames.shape
     device, n_pixels = backend.toolkit, size * size
-    frames = device.call(lambda: noise_with_spots(n_frames, size))
     values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
     moments = device.call(lambda: moments_on_device(device, frames, PERCENT, Validity()))
-    maps = BackgroundMaps((size, size), np.dtype(np.uint16), CUTOFF, varies=False)
-    maps.fill(0, device.call(lambda: moments.to_host(device, (size, size))))
+    held = device.call(lambda: HeldBackground.empty(device, (size, size), np.dtype(np.uint16)))
+    maps = BackgroundMaps((size, size), np.dtype(np.uint16), CUTOFF, varies=False, held=held)
+    device.call(lambda: fill(device, moments, maps.rows(0, size)))
     known = maps.finish(Validity())
     prepared = backend.prepare(known, MORPHOLOGY, None)
     masks = backend.find_masks(frames, prepared)
@@ -150,7 +161,10 @@ def stages(backend: Any, clock: Clock, n_frames: int, size: int, with_cpu: bool)
     of_cpu = cpu_stages(device.call(lambda: frames[:CPU_FRAMES].get()), known, n_frames, backend, frames, prepared) if with_cpu else {}
 
     def to_threshold() -> None:
-        background(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF)
+        evaluated(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF, held)
+
+    def fill_maps() -> None:
+        device.call(lambda: fill(device, moments, maps.rows(0, size)))
 
     def everything() -> None:
         to_threshold()
@@ -169,17 +183,70 @@ def stages(backend: Any, clock: Clock, n_frames: int, size: int, with_cpu: bool)
     of_masks = values + 2 * words + 2 * n_pixels
     rows = [
         Row("background: moments", clock(only_moments), values + 22 * n_pixels),
-        Row("background: to the threshold", clock(to_threshold), values + 38 * n_pixels, *both("background")),
+        Row("moments to maps, on the device", clock(lambda: evaluated(device, moments, CUTOFF, held)), 40 * n_pixels),
+        Row("background: to the threshold", clock(to_threshold), values + 62 * n_pixels, *both("background")),
         Row("masks", clock(lambda: backend.find_masks(frames, prepared)), of_masks, *both("masks")),
         Row("union of pairs", clock(union), 2 * words),
         Row("components, to the host", clock(lambda: backend.components(masks.filtered, 2)), words, *both("components")),
         Row("sums and maxima, to the host", clock(lambda: backend.measure(frames, found, everyone, prepared, None)), None, *both("sums")),
+        Row("moments to maps, to the host", wall(fill_maps, clock.repeats)),
         Row("moments, to the host", clock(lambda: backend.trimmed_moments(frames, PERCENT, Validity()))),
         Row("all of it, frames resident", clock(everything), 2 * values),
     ]
     host = np.empty((min(n_frames, 16), size, size), np.uint16)
     seconds = wall(lambda: (backend.upload(host), device.call(lambda: cupy.cuda.get_current_stream().synchronize())), clock.repeats)
     return [*rows, Row("upload, of the same number of frames", seconds * n_frames / len(host), values)]
+
+
+def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int) -> Background:
+    """The background of frames on the device, as the first pass makes it."""
+
+    def band(span: tuple[int, int]) -> bool:
+        return backend.trimmed_background(frames[:, slice(*span)], PERCENT, Validity(), maps.rows(*span))
+
+    maps.gaps = any(list(in_order(band, spans(frames.shape[1], rows), threads)))
+    return maps.finish(Validity())
+
+
+def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> int:
+    """Masks, components and sums of frames on the device, as the second pass asks for them; how many spots there are."""
+
+    def batch(span: tuple[int, int]) -> int:
+        some = frames[slice(*span)]
+        found = backend.components(backend.find_masks(some, prepared).filtered, 2)
+        return len(backend.measure(some, found, np.arange(len(some)), prepared, None).total)
+
+    return sum(in_order(batch, spans(len(frames), step), threads))
+
+
+def resident(backend: Any, frames: Any, rows: int, step: int, threads: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of the background, with what the second pass needs, and of masks and spots; after a run that does not count.
+
+    The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
+    """
+    _, *shape = frames.shape
+    held = backend.hold_background(frames.shape, frames.dtype, "n_removed")
+    maps = BackgroundMaps(tuple(shape), frames.dtype, CUTOFF, varies=False, held=held)
+    taken = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        prepared = backend.prepare(learn(backend, frames, maps, rows, threads), MORPHOLOGY, None)
+        between = time.perf_counter()
+        find(backend, frames, prepared, step, threads)
+        taken.append((between - start, time.perf_counter() - between))
+    return statistics.median(first for first, _ in taken[1:]), statistics.median(second for _, second in taken[1:])
+
+
+def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -> None:
+    """Frames a second for numbers of threads, and sizes of bands and batches."""
+    print("\n| computing only, frames resident | background | masks and spots | all | frames a second |\n|---|---|---|---|---|")
+    for n in threads:
+        backend = select_backend("gpu", n, device)
+        for rows, step in SHAPES:
+            first, second = resident(backend, frames, rows, step, n, repeats)
+            sizes = f"{n} thread{'s' * (n > 1)}, bands of {rows} rows, batches of {step} frames"
+            print(f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | {(first + second) * 1e3:.2f} ms | ", end="")
+            print(f"{len(frames) / (first + second):.0f} |")
 
 
 def wall(function: Callable[[], Any], repeats: int) -> float:
@@ -244,6 +311,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 3840])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", type=int, default=0)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8], help="of the host, which ask for bands and batches")
     parser.add_argument("--no-cpu", action="store_true", help="leave out the CPU backend and the comparison with it")
     parser.add_argument("--no-command", action="store_true", help="leave out the whole command")
     options = parser.parse_args()
@@ -259,7 +327,11 @@ def main() -> None:
             if backend.free_bytes() < needed:
                 print(f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions.")
                 continue
-            print_table(stages(backend, clock, n_frames, size, not options.no_cpu), bandwidth)
+            frames = backend.toolkit.call(lambda n=n_frames, size=size: noise_with_spots(n, size))
+            print_table(stages(backend, clock, frames, not options.no_cpu), bandwidth)
+            backend.release()
+            resident_table(frames, options.device, options.threads, options.repeats)
+            del frames
     if not options.no_command:
         print("\n| the whole command | wall | stages |\n|---|---|---|")
         for n_frames in options.frames:

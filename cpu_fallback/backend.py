@@ -21,6 +21,7 @@ from cpu_fallback.validity import valid_values
 from gpu_spots.model import (
     Array,
     Background,
+    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -70,7 +71,7 @@ class CpuBackend:
         """Masks as bytes and as words, and the set pixels."""
         return memory.batch_bytes(n_frames, n_pixels, dtype)
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype) -> Array:
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype, shared: bool = False) -> Array:
         """An array."""
         return np.empty(shape, dtype)
 
@@ -99,6 +100,19 @@ class CpuBackend:
     ) -> IntegerMoments | FloatMoments:
         """Ranked once, then block by block: `cpu_fallback.kruskal`."""
         return kruskal_moments(frames, block_of_frame, critical, validity)
+
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: str) -> None:
+        """It is where this backend computes."""
+
+    def trimmed_background(self, frames: Array, percent: int, validity: Validity, into: BackgroundRows) -> bool:
+        """From its moments."""
+        return into.fill(self.trimmed_moments(frames, percent, validity))
+
+    def kruskal_background(
+        self, frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity, into: BackgroundRows
+    ) -> bool:
+        """From its moments."""
+        return into.fill(self.kruskal_moments(frames, block_of_frame, critical, validity))
 
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
         """Turn the threshold into a map of the frames' own type."""

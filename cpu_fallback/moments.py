@@ -215,6 +215,7 @@ def _float_statistics(kept: Array) -> tuple[Array, Array, Array]:
             difference *= difference
             deviation += difference
         iqr = _interpolate(columns, 3 * (m - 1)) - _interpolate(columns, m - 1)
+        iqr += 0.0  # which of equal zeros come first is the sort's choice
     return average, deviation, iqr
 
 

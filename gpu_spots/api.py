@@ -60,7 +60,7 @@ def find_spots(
     compression: str = "gzip",
     backend: str = "auto",
     threads: int | None = None,
-    device: int | None = None,
+    device: int | Sequence[int] | None = None,
     device_memory_limit: int | None = None,
     memory_limit: int | None = None,
     scratch: str | Path | None = None,
@@ -89,9 +89,9 @@ def find_spots(
         saturation: the smallest saturated value, counts; None: as the file has it, else the largest that frames of integers can hold.
         compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
         backend: auto, gpu or cpu.
-        threads: how many threads of the host are used; None: all cores.
-        device: number of the GPU; None: the first.
-        device_memory_limit: bytes of its memory that may be used; None: all that is free.
+        threads: how many threads of the host are used, at least one a GPU; None: all cores.
+        device: number of the GPU, or of several that share the work; None: the first.
+        device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
         memory_limit: bytes that frames and results may take; None: what is free.
         scratch: folder of a scratch file, for runs that do not fit in memory; None: that of ``output``.
         batch: frames whose masks are made at once; None: what suits.
@@ -125,9 +125,9 @@ def find_spots(
             raise ParameterError(name, f"{value!r} is not an integer >= 1")
     if unknown := sorted(set(keep) - STACKS):
         raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
-    limits = Limits(memory_limit, batch, threads)
     folder = None if scratch is None else Path(scratch)
     chosen = select_backend(backend, threads, device, device_memory_limit)
+    limits = Limits(memory_limit, batch, chosen.workers)
     job = Job(parameters, chosen, PythonWarnings(), limits, folder, frozenset(keep))
 
     def find(stack: Stack) -> SpotsFile:

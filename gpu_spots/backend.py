@@ -1,19 +1,31 @@
 """Backend: the contract that every computing backend keeps, and the choice of one.
 
-A backend returns exact integers (for float frames: float64 in a fixed order of operations), so all backends return equal bits.
-Its operations are pure, may be called from several threads at once, and may be given any band of rows or batch of frames.
+A backend finds exact integers (for float frames: float64 in a fixed order of operations), and what is made of them takes correctly rounded
+operations in one order: so all backends return equal bits. Its operations are pure, but for those that say what they fill, may be called
+from several threads at once, and may be given any band of rows or batch of frames.
 Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import BackendError, ParameterError
-from gpu_spots.model import Array, Background, Components, FloatMoments, FoundMasks, IntegerMoments, Measurements, Morphology, Validity
+from gpu_spots.model import (
+    Array,
+    Background,
+    BackgroundRows,
+    Components,
+    FloatMoments,
+    FoundMasks,
+    IntegerMoments,
+    Measurements,
+    Morphology,
+    Validity,
+)
 
 NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""
@@ -38,9 +50,10 @@ class Backend(Protocol):
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Upper bound of the memory, there, that masks, components and sums of a batch need beside its frames."""
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Any:
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
         """Room for frames where the backend computes: what `upload` returns, and sliced as NumPy's arrays are, by frames and by rows.
 
+        ``shared``: other threads than this one work on its parts, which they `upload`: where each of them computes may be elsewhere.
         Raises `OutOfDeviceMemory`.
         """
 
@@ -87,6 +100,23 @@ class Backend(Protocol):
         ``critical[b]``, exactly. A block without a valid value in a pixel takes no part there.
         """
 
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> Any:
+        """Room for what `prepare` will need of a background, to be filled with it; None where `prepare` takes all from the host.
+
+        ``shape`` and ``dtype`` of the stack; ``method``: n_removed or kruskal.
+        """
+
+    def trimmed_background(self, frames: Any, percent: int, validity: Validity, into: BackgroundRows) -> bool:
+        """Fill the rows of a band from its `trimmed_moments`; returns their ``gaps``.
+
+        ``into.fill`` does it from moments on the host. A backend that does it otherwise gives the same bits.
+        """
+
+    def kruskal_background(
+        self, frames: Any, block_of_frame: NDArray[Any], critical: NDArray[Any], validity: Validity, into: BackgroundRows
+    ) -> bool:
+        """Fill the rows of a band from its `kruskal_moments`; returns their ``gaps``."""
+
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> Any:
         """Put what the second pass needs where it computes. ``saturation``: the smallest saturated value, of frames as read."""
 
@@ -97,7 +127,7 @@ class Backend(Protocol):
         """``n_masks`` masks with no pixel set."""
 
     def union(self, onto: Any, masks: Any, mask_of_frame: NDArray[Any]) -> None:
-        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. The only operation that changes its argument: one thread at a time."""
+        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. It changes its argument: one thread at a time."""
 
     def without(self, masks: Any, invalid: Any) -> Any:
         """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
@@ -119,22 +149,22 @@ class Backend(Protocol):
 
 
 def select_backend(
-    name: str = "auto", threads: int | None = None, device: int | None = None, device_memory_limit: int | None = None
+    name: str = "auto", threads: int | None = None, device: int | Sequence[int] | None = None, device_memory_limit: int | None = None
 ) -> Backend:
     """The backend of that name; see `choose_backend`."""
     return choose_backend(name, threads, device, device_memory_limit)[0]
 
 
 def choose_backend(
-    name: str = "auto", threads: int | None = None, device: int | None = None, device_memory_limit: int | None = None
+    name: str = "auto", threads: int | None = None, device: int | Sequence[int] | None = None, device_memory_limit: int | None = None
 ) -> tuple[Backend, str | None]:
     """The backend of that name, and for ``auto`` one line that says why it is not a GPU; None: it is what was asked for.
 
     Args:
         name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
-        threads: of the host; None: all cores this process may use.
-        device: number of the GPU; None: the first. Who names one does not want the CPU instead, so ``auto`` is then ``gpu``.
-        device_memory_limit: bytes of its memory that may be used; None: all that is free.
+        threads: of the host, at least one a GPU; None: all cores this process may use.
+        device: number of the GPU, or of several; None: the first. Who names one does not want the CPU instead, so ``auto`` is then ``gpu``.
+        device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
 
     Raises:
         BackendError: it cannot be used; the line says what to install or to do.
@@ -142,17 +172,20 @@ def choose_backend(
     """
     if name not in NAMES:
         raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
-    for parameter, value, least in (("threads", threads, 1), ("device", device, 0), ("device_memory_limit", device_memory_limit, 1)):
-        if value is not None and value < least:
-            raise ParameterError(parameter, f"{value!r} is not an integer >= {least}")
-        if value is not None and parameter != "threads" and name == "cpu":
-            raise ParameterError(parameter, "the CPU backend computes on no device")
+    devices = None if device is None else _numbers(device)
+    for parameter, value in (("threads", threads), ("device_memory_limit", device_memory_limit)):
+        if value is not None and value < 1:
+            raise ParameterError(parameter, f"{value!r} is not an integer >= 1")
+    if name == "cpu":
+        for parameter, given in (("device", devices), ("device_memory_limit", device_memory_limit)):
+            if given is not None:
+                raise ParameterError(parameter, "the CPU backend computes on no device")
     note = None
     if name != "cpu":
         from gpu_spots.cuda.devices import open_backend
 
         try:
-            return open_backend(device, device_memory_limit, threads), None
+            return open_backend(devices or (0,), device_memory_limit, threads), None
         except BackendError as error:
             if name == "gpu" or device is not None:
                 raise BackendError(f"backend {name}: {error}") from error
@@ -160,3 +193,16 @@ def choose_backend(
     from cpu_fallback import CpuBackend
 
     return CpuBackend(threads), note
+
+
+def _numbers(device: int | Sequence[int]) -> tuple[int, ...]:
+    """Of the devices that are asked for."""
+    numbers = tuple(device) if isinstance(device, Iterable) else (device,)
+    for number in numbers:
+        if not isinstance(number, SupportsIndex) or number < 0:
+            raise ParameterError("device", f"{number!r} is not an integer >= 0")
+        if numbers.count(number) > 1:
+            raise ParameterError("device", f"GPU {number!r} is named twice")
+    if not numbers:
+        raise ParameterError("device", "no GPU is named, expected the number of one at least")
+    return tuple(map(int, numbers))

@@ -1,6 +1,7 @@
 """Exact moments become the background: avg, std, iqr and the threshold map. The only floating point there is.
 
-Each value goes through correctly rounded float64 operations in one order, on the host, whichever backend found the moments:
+Each value goes through correctly rounded float64 operations in one order: here, for every backend that has its moments on the host. A
+backend that takes the same step where it computes (gpu_spots/cuda/kernels/background.cu) is held to the same bits by a test.
 
     avg = S / m        std = sqrt(m*Q - S*S) / m        iqr = iqr4 / 4        threshold = max(ceil(avg + cutoff * std), floor(avg) + 1)
 
@@ -8,12 +9,13 @@ The second term of the threshold is ``I > avg``: without it, constant and dead p
 """
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import Array, Background, BackgroundRows, FloatMoments, IntegerLevel, IntegerMoments, Validity
 
 PIECE = 1 << 14
 """Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in between stays in the cache."""
@@ -42,10 +44,17 @@ def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
 class BackgroundMaps:
     """The background while it is being made, band by band; bands may be filled by several threads."""
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float, varies: bool) -> None:
-        """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal)."""
+    gaps = False
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others, in any of the bands."""
+
+    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float, varies: bool, held: Any = None) -> None:
+        """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
+
+        ``held``: what the backend holds of them where it computes.
+        """
         self._cutoff = cutoff
         self._varies = varies
+        self._held = held
         self._dropped = np.zeros(shape, np.int32) if varies else None
         self._avg, self._std, self._iqr = (np.empty(shape, np.float32) for _ in range(3))
         self._max, self._arg = np.empty(shape, dtype), np.empty(shape, np.int32)
@@ -54,15 +63,31 @@ class BackgroundMaps:
         # sums of at most 65535 values of 16 bits fit 32 bits
         exact = np.uint32 if dtype.kind == "u" and dtype.itemsize <= 2 else np.int64
         self._level = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
-        self._gaps = False
 
-    def fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
-        """Turn the moments of a band that begins at row ``begin`` into its rows of the maps."""
+    def rows(self, begin: int, end: int) -> BackgroundRows:
+        """The rows from ``begin`` to ``end``, to be filled."""
+        rows = slice(begin, end)
+        return BackgroundRows(
+            begin=begin,
+            cutoff=self._cutoff,
+            avg=self._avg[rows],
+            std=self._std[rows],
+            iqr=self._iqr[rows],
+            max=self._max[rows],
+            arg=self._arg[rows],
+            threshold=self._threshold[rows],
+            kept=self._kept[rows],
+            level=self._level[rows],
+            held=self._held,
+            fill=partial(self.fill, begin),
+        )
+
+    def fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> bool:
+        """Turn the moments of a band that begins at row ``begin`` into its rows of the maps; returns their ``gaps``."""
         step = max(1, PIECE // self._kept.shape[1])
         for first in range(0, len(moments.kept), step):
             self._fill(begin + first, _rows(moments, slice(first, first + step)))
-        if moments.gaps:
-            self._gaps = True
+        return moments.gaps
 
     def _fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
         """The same for some rows, few enough for the cache."""
@@ -96,18 +121,19 @@ class BackgroundMaps:
             max=self._max,
             arg=self._arg,
             threshold=self._threshold,
-            n_used=self._kept if self._gaps or self._varies else None,
+            n_used=self._kept if self.gaps or self._varies else None,
             dropped=self._dropped,
-            gaps=self._gaps,
+            gaps=self.gaps,
             level=self._finished_level(),
             validity=replace(validity, pixels=None if good.all() else good),
+            held=self._held,
         )
 
     def _finished_level(self) -> IntegerLevel | NDArray[np.float64]:
         total = self._level
         if total.dtype.kind == "f":
             return total
-        if self._gaps or self._varies:
+        if self.gaps or self._varies:
             m = np.maximum(self._kept, 1).astype(np.int64)
             whole, rest = np.divmod(total.astype(np.int64), m)
             return IntegerLevel(scale=2**32, high=whole, low=((rest << 32) // m).astype(np.uint32))

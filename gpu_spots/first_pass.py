@@ -11,7 +11,7 @@ from gpu_spots import grouping, plan
 from gpu_spots.backend import Backend
 from gpu_spots.background import BackgroundMaps, critical_values
 from gpu_spots.errors import InputError
-from gpu_spots.model import MAX_FRAMES, Background, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import MAX_FRAMES, Background, BackgroundRows, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Stack
 from gpu_spots.source import Source
@@ -22,7 +22,7 @@ from gpu_spots.workers import Span, in_halves, in_order
 class Sample:
     """How the background sample of a pixel is chosen."""
 
-    moments: Callable[[Any, Validity], IntegerMoments | FloatMoments]
+    background: Callable[[Any, Validity, BackgroundRows], bool]
     """The backend's operation on a band."""
     n_removed: int
     """Values it drops from a pixel whose values are all valid, where that is the same for all pixels."""
@@ -41,7 +41,7 @@ def choose_sample(stack: Stack, parameters: Parameters, backend: Backend, observ
             observer.warn(f"{stack.source}: with two blocks -m kruskal can reject none; the background is that of all frames")
         critical = critical_values(parameters.alpha, blocks.n_masks)
         return Sample(
-            moments=lambda frames, validity: backend.kruskal_moments(frames, blocks.mask_of_frame, critical, validity),
+            background=lambda frames, validity, into: backend.kruskal_background(frames, blocks.mask_of_frame, critical, validity, into),
             n_removed=0,
             block_sizes=np.bincount(blocks.mask_of_frame),
         )
@@ -55,18 +55,22 @@ def choose_sample(stack: Stack, parameters: Parameters, backend: Backend, observ
     if n_removed == 0:
         observer.warn(f"{percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background")
     return Sample(
-        moments=lambda frames, validity: backend.trimmed_moments(frames, percent, validity), n_removed=n_removed, block_sizes=None
+        background=lambda frames, validity, into: backend.trimmed_background(frames, percent, validity, into),
+        n_removed=n_removed,
+        block_sizes=None,
     )
 
 
 def learn(source: Source, sample: Sample, parameters: Parameters, observer: Observer) -> Background:
     """First pass: the background, band by band."""
     _, n_rows, n_columns = source.shape
-    maps = BackgroundMaps((n_rows, n_columns), source.dtype, parameters.cutoff, varies=sample.block_sizes is not None)
+    held = source.backend.hold_background(source.shape, source.dtype, parameters.method)
+    maps = BackgroundMaps((n_rows, n_columns), source.dtype, parameters.cutoff, varies=sample.block_sizes is not None, held=held)
     validity = source.scaled_validity
 
     def learn_rows(begin: int, end: int) -> None:
-        maps.fill(begin, sample.moments(source.band(begin, end), validity.rows(begin, end)))
+        if sample.background(source.band(begin, end), validity.rows(begin, end), maps.rows(begin, end)):
+            maps.gaps = True
 
     def learn_band(band: Span) -> int:
         in_halves(learn_rows, band, source.backend.release)

@@ -11,11 +11,14 @@ from itertools import islice
 from pathlib import Path
 
 from gpu_spots.backend import Backend
+from gpu_spots.background import PIECE
 from gpu_spots.errors import InputError
 from gpu_spots.protocols import Shuffled, Stack
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
+RESIDENT_PIXELS = 1 << 18
+"""The same where all frames are on a device, which is quicker, and of which a band takes no memory for frames."""
 BAND_VALUES = 1 << 26
 """Values of a band, for all frames together."""
 BATCH_PIXELS = 1 << 25
@@ -28,8 +31,12 @@ SET_PIXELS = 50
 """One pixel in so many is expected to be set in the masks, at most."""
 SAMPLES = 10 << 16
 """Values of the rows that noise is looked at in."""
-OF_MOMENTS = 64
-"""Bytes for what a device tells of a pixel of a band."""
+OF_MOMENTS = 84
+"""Bytes of a pixel while moments from a device become maps, `PIECE` pixels at a time."""
+OF_SLOT = 48
+"""Bytes for what a device tells of a pixel of a band, in pinned memory."""
+MAP_PIECE = 1 << 22
+"""Bytes of a map that go to a device at a time."""
 PIECE_BYTES = 1 << 25
 """At most this much of a band is read in one call."""
 SCALING = 1 << 21
@@ -186,7 +193,10 @@ class _Planner:
     def _sizes(self, place: Place) -> tuple[int, int] | None:
         """Rows of a band and frames of a batch with which everything fits; None where nothing does."""
         step = self._row_step() if place == Place.FILE else 1
-        rows = max(1, min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)))
+        if place == Place.DEVICE and not self.work.scales:
+            rows = max(1, RESIDENT_PIXELS // self.n_columns)
+        else:
+            rows = max(1, min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)))
         rows = min(self.n_rows, -(-rows // step) * step)
         frames = self.limits.batch or max(1, min(MAX_BATCH, BATCH_PIXELS // self.n_pixels, -(-self.n_frames // self.threads)))
         frames = min(frames, self.n_frames)
@@ -209,13 +219,14 @@ class _Planner:
         """Peak of the host's memory: the largest of what the stages need, one after the other."""
         stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
         stages = self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames)
-        return stack + max(stages) + (0 if self.on_host else self._slots(place, frames))
+        return stack + max(stages) + (0 if self.on_host else self._slots(place, rows, frames))
 
-    def _slots(self, place: Place, frames: int) -> int:
-        """Pinned memory through which frames go to a device: a slot a thread, and two that are on their way."""
+    def _slots(self, place: Place, rows: int, frames: int) -> int:
+        """Pinned memory through which frames go to a device, and maps come back: a slot a thread, and two that are on their way."""
         frame = self.n_pixels * self.stack.dtype.itemsize
         parts = {Place.DEVICE: self.stack.step * frame, Place.MEMORY: max(frame, PIECE_BYTES)}
-        return (self.threads + 2) * parts.get(place, max(frames * frame, PIECE_BYTES))
+        of_maps = max(OF_SLOT * rows * self.n_columns + (1 << 12), min(MAP_PIECE, 8 * self.n_pixels))
+        return (self.threads + 2) * max(of_maps, parts.get(place, max(frames * frame, PIECE_BYTES)))
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: each thread may have a band or a batch on it."""
@@ -254,7 +265,8 @@ class _Planner:
 
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
-                return OF_MOMENTS * n_pixels
+                # kruskal's doubtful pixels are looked at too
+                return OF_MOMENTS * (n_pixels if self.work.method == "kruskal" else min(n_pixels, max(PIECE, self.n_columns)))
             needed = self.backend.band_bytes(self.n_frames, n_pixels, dtype, self.work.method)
             return copies * n_pixels * self.n_frames * dtype.itemsize + needed + SCALING * self.work.scales
 

@@ -130,7 +130,7 @@ def open_source(stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpoo
 def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
     """All frames, to the device or into memory."""
     on_device = source.plan.place == Place.DEVICE
-    whole: Any = source.backend.hold(stack.shape, stack.dtype) if on_device else np.empty(stack.shape, stack.dtype)
+    whole: Any = source.backend.hold(stack.shape, stack.dtype, shared=True) if on_device else np.empty(stack.shape, stack.dtype)
 
     def read(begin: int, end: int) -> None:
         if on_device:

@@ -11,6 +11,8 @@ from gpu_spots.errors import BackendError
 
 MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
 """The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
+ON_TWO = {"test_backend", "test_contract", "test_levels", "test_plan"}
+"""Where the kernels run as two devices too; elsewhere it is one of them that matters."""
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +43,29 @@ class MakeBackend:
         return made
 
     def _make(self, name: str) -> Backend | str:
-        if name == "emulated":
+        if name.endswith("emulated"):
             from emulator.emulated import COMPILER, EmulatedToolkit
             from gpu_spots.cuda.backend import GpuBackend
+            from gpu_spots.cuda.several import SeveralGpus
 
-            return GpuBackend(EmulatedToolkit(self._folder), 2) if COMPILER else "g++ is not installed"
+            if not COMPILER:
+                return "g++ is not installed"
+            first, second = (GpuBackend(EmulatedToolkit(self._folder, number=number), 2) for number in (0, 1))
+            return first if name == "emulated" else SeveralGpus([first, second], 2)
         try:
             return select_backend(name, threads=2)
         except BackendError as error:
             return str(error)
 
 
-@pytest.fixture(params=MEMBERS, scope="session")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each contract test runs on each backend."""
+    if "backend" in metafunc.fixturenames:
+        more = ["two emulated"] if metafunc.module.__name__ in ON_TWO else []
+        metafunc.parametrize("backend", [*MEMBERS, *more], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """Each computing backend, on two threads."""
     return make_backend(request.param)

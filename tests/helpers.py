@@ -80,7 +80,12 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 
 def fetched(backend: Any, array: Any) -> np.ndarray:
     """Frames that are where the backend computes, as a host array."""
-    return array if isinstance(array, np.ndarray) else backend.toolkit.call(lambda: backend.toolkit.to_host(array))
+    if isinstance(array, np.ndarray):
+        return array
+    if hasattr(backend, "backends"):
+        device, array = backend._here(array)
+        backend = backend.backends[device]
+    return backend.toolkit.call(lambda: backend.toolkit.to_host(array))
 
 
 def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1) -> np.ndarray:

@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from gpu_spots.background import BackgroundMaps
 from gpu_spots.cuda import ranked
+from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
 from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
@@ -247,8 +249,11 @@ def test_any_share_of_memory(toolkit: EmulatedToolkit, monkeypatch: pytest.Monke
 
 
 def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
-    """Every array that the moments of a band make on the device, the map of pixels included."""
-    for dtype, n_frames, shape in (("uint16", 20, (40, 50)), ("int16", 3000, (4, 9)), ("uint32", 9000, (4, 9)), ("float64", 40, (40, 50))):
+    """Every array that the background of a band makes on the device, the map of pixels included."""
+    for dtype, n_frames, shape in (
+        *(("uint8", 20, (40, 50)), ("uint16", 20, (40, 50)), ("int16", 3000, (4, 9))),
+        *(("uint32", 9000, (4, 9)), ("float64", 40, (40, 50))),
+    ):
         frames = toolkit.to_device(frames_of(np.dtype(dtype), (n_frames, *shape), "noise"))
         allocated = 0
         empty = type(toolkit.xp).__getattr__
@@ -268,7 +273,8 @@ def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(toolkit.xp), "__getattr__", counting)
-            moments_on_device(toolkit, frames, 25, Validity(np.ones(shape, bool)))
+            maps = BackgroundMaps(shape, np.dtype(dtype), 3.0, varies=False)
+            GpuBackend(toolkit, 1).trimmed_background(frames, 25, Validity(np.ones(shape, bool)), maps.rows(0, shape[0]))
         allocated += shape[0] * shape[1]
         bound = moments_bytes(n_frames, shape[0] * shape[1], np.dtype(dtype))
         assert allocated <= bound <= 1.2 * allocated + 4 * n_frames + 4096

@@ -77,7 +77,7 @@ def log() -> list[str]:
 @pytest.fixture
 def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
     """A device of such a CuPy, whose allocations of pinned memory are written down too."""
-    names = iter(("compute", "copies"))
+    names = iter(("compute", "copies", "compute of 1", "copies of 1"))
     current = threading.local()
 
     @contextmanager
@@ -87,7 +87,7 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         current.number = before
 
     def pinned(n_bytes: int) -> bytearray:
-        assert current.number == 0
+        assert current.number is not None
         log.append(f"{n_bytes} bytes pinned")
         return bytearray(n_bytes)
 
@@ -159,6 +159,29 @@ def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: lis
     assert [line for line in log if line.endswith("pinned")] == [f"{n} bytes pinned" for n in (4, 5, 6, 7)]
 
 
+def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> None:
+    """Each has its own streams; the slot is filled again when both copies have ended."""
+    other = Device(1, None, threads=1, beside=device)
+    assert log == []
+    parts = [FakeArray(log, np.zeros(5, np.uint8)) for _ in range(2)]
+    with device.staging(parts[0], [(other, parts[1])]) as slot:
+        slot[...] = 7
+    assert all((part.values == 7).all() for part in parts)
+    assert log == [
+        "5 bytes pinned",
+        *("copies waits for compute 1", "copies copies in", "compute waits for copies 1"),
+        *("copies of 1 waits for compute of 1 1", "copies of 1 copies in", "compute of 1 waits for copies of 1 1"),
+    ]
+    # the other device takes its slots from the same ring: two that are new, and then this one
+    log.clear()
+    for _ in range(3):
+        with other.staging(parts[1]):
+            pass
+    assert [line for line in log if line.startswith(("host", "5"))] == [
+        *("5 bytes pinned", "5 bytes pinned", "host waits for copies of 1 1", "host waits for copies 1"),
+    ]
+
+
 def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None:
     array = FakeArray(log, np.arange(5, dtype=np.int32))
 
@@ -171,6 +194,22 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
     assert device.call(lent) == [0, 1, 2, 3, 4]
     assert device.call(lambda: device.to_host(FakeArray(log, np.zeros(0)))).shape == (0,)
     assert device.call(lambda: device.to_host(FakeArray(log, np.array(9)))) == 9
+
+
+def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log: list[str]) -> None:
+    """Each begins at a multiple of 256 bytes, none is another's, and one that is empty is not copied."""
+    values = [np.arange(5, dtype=np.int32), np.full((70, 2), 7, np.uint16), np.zeros((0, 3)), np.array([1.5])]
+
+    def lent() -> None:
+        with device.lend_all([FakeArray(log, each) for each in values]) as hosts:
+            for host, each in zip(hosts, values, strict=True):
+                assert host.dtype == each.dtype
+                assert np.array_equal(host, each)
+            assert [host.ctypes.data - hosts[0].ctypes.data for host in (hosts[1], hosts[3])] == [256, 256 + 512]
+
+    device.call(lent)
+    # 280 bytes are two times 256
+    assert log == [f"{4 * 256} bytes pinned", *["compute copies out"] * 3, "host waits for compute 1"]
 
 
 def test_memory_that_is_free(device: Device, log: list[str]) -> None:

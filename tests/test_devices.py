@@ -78,7 +78,7 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(BackendError, match="the NVIDIA driver sees no device; CUDA_VISIBLE_DEVICES is ''"):
-        devices.open_device(None, None, 1)
+        devices.open_backend((0,), None, 1)
 
 
 @needs_cupy

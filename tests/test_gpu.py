@@ -4,8 +4,10 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,9 +15,12 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.cuda.masks import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
+from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, run, series
+from gpu_spots.plan import Place
+from helpers import Notes, assert_same, background_of, command, datasets, run, series, write_run
+from test_plan import COLUMNS, MODES, force, results, saved
 
 pytestmark = pytest.mark.gpu
 
@@ -38,6 +43,39 @@ def limited() -> Callable[[int], Any]:
             pytest.skip(str(error))
 
     return make
+
+
+@pytest.fixture
+def two() -> Backend:
+    """The first two devices."""
+    try:
+        return select_backend("gpu", threads=4, device=[0, 1])
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
+@pytest.mark.parametrize("mode", MODES)
+def test_runs_on_two_devices(two: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = series(30, (400, 500))
+    expected = results(ArrayStack(frames, COLUMNS), MODES[mode], CpuBackend(2), tmp_path, Notes())
+    force(monkeypatch, place=place, band_rows=20, batch_frames=2)
+    with open_run(saved(tmp_path / "x.h5", frames, chunks=(1, 400, 500), compression="gzip")) as stack:
+        assert_same(results(stack, MODES[mode], two, tmp_path, Notes()), expected)
+
+
+@pytest.mark.usefixtures("two")
+def test_the_command_on_two_devices(tmp_path: Path) -> None:
+    source = write_run(tmp_path / "run__mccd.h5", frames=series(20, (400, 500)))
+    found = {}
+    for i, options in enumerate((["--device", "0,1"], ["--device", "1"], ["--backend", "cpu"])):
+        output = tmp_path / f"{i}.h5"
+        ended = command(source, *options, "-S", "pairs", "-o", output)
+        assert ended.status == 0, ended.stderr
+        with h5py.File(output) as file:
+            found[i] = datasets(file)
+    assert_same(found[0], found[2])
+    assert_same(found[1], found[2])
 
 
 @pytest.fixture

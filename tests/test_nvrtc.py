@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
+from gpu_spots.background import BackgroundMaps
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, macros, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
@@ -64,8 +65,16 @@ class Recorder:
     def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
         yield self.to_host(array)
 
+    @contextmanager
+    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+        yield [self.to_host(array) for array in arrays]
+
     def to_device(self, array: np.ndarray) -> DeviceArray:
         return DeviceArray(np.array(array))
+
+    @contextmanager
+    def staging(self, part: DeviceArray) -> Iterator[np.ndarray]:
+        yield np.empty(part.shape, part.dtype)
 
 
 def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorder:
@@ -78,7 +87,8 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         for n in n_frames:
             frames = DeviceArray(np.ones((n, *shape), dtype))
             for validity in (Validity(), Validity(valid, 1, 50)):
-                backend.trimmed_moments(frames, 25, validity)
+                maps = BackgroundMaps(shape, dtype, 3.0, varies=False, held=backend.hold_background(frames.shape, dtype, "n_removed"))
+                backend.trimmed_background(frames, 25, validity, maps.rows(0, 4))
                 backend.kruskal_moments(frames, np.arange(n) % 3, np.full(4, 3.0), validity)
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
@@ -126,8 +136,8 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
     """As 180 frames of uint16 ask for them; those of float32 for the oldest, a middle and the newest one."""
     integers, floats = (recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32"))
-    # these are used by reading, and where the background stays on the device
-    integers |= {("unshuffle", macros({"SIZE": 2})), ("background", ())}
+    # this is used by reading
+    integers |= {("unshuffle", macros({"SIZE": 2}))}
     assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
     jobs = [(variant, f"sm_{architecture}") for variant in sorted(integers) for architecture in ARCHITECTURES]
     jobs += [(variant, f"sm_{architecture}") for variant in sorted(floats - integers) for architecture in ARCHITECTURES[::3]]
@@ -144,9 +154,20 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
         assert not found, f"{variant}: {set(found)}"
 
 
+@pytest.mark.parametrize("frame", ["u8", "u16", "i16"])
+def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> None:
+    """Each of float64, to nearest, whatever CuPy asks the compiler for: IEEE 754 leaves no choice of a result."""
+    ptx = compiled(("background", macros({"FRAME": frame})), "compute_75")
+    assert set(re.findall(r"^\s+((?:add|sub|mul|div|sqrt|rcp|neg|abs|fma|mad)\.\S*f(?:32|64))\s", ptx, re.MULTILINE)) == {
+        *("add.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64")
+    }
+    assert set(re.findall(r"^\s+(cvt\.\S*f32\S*)\s", ptx, re.MULTILINE)) == {"cvt.rn.f32.f64"}
+    assert set(re.findall(r"^\s+(cvt\.\S*\.f64\.[us]\d+)\s", ptx, re.MULTILINE)) >= {"cvt.rn.f64.u64", "cvt.rn.f64.s32"}
+
+
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
-    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle"), ("background", "background")}
+    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
     pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
     assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
 

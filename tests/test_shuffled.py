@@ -191,6 +191,25 @@ def test_more_chunks_than_a_launch_takes(
     assert_same(results(path, device_backend), expected)
 
 
+@pytest.mark.parametrize(("place", "n_times"), [(Place.DEVICE, 2), (Place.FILE, 2), (Place.MEMORY, 0)])
+def test_two_devices(
+    place: Place,
+    n_times: int,
+    make_backend: Callable[[str], Backend],
+    tmp_path: Path,
+    calls: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each puts all frames in order where they stay; else the bands, and then the batches, of its threads."""
+    path = saved(tmp_path / "run.h5", frames_of(np.dtype("int16"), SHAPE, seed=17), **SHUFFLED["strips"])
+    expected = results(path, CpuBackend(2))
+    calls.clear()
+    force(monkeypatch, place=place, band_rows=12, batch_frames=5)
+    assert_same(results(path, make_backend("two emulated")), expected)
+    assert calls["device"] == n_times * 24 * 3
+    assert (calls["host"] == 0) == (place != Place.MEMORY)
+
+
 @pytest.mark.parametrize(("chunks", "n_on_device"), [(((1, 36, 45), (1, 36, 45)), 20), (((1, 36, 45), (1, 12, 45)), 0)])
 def test_a_stack_of_several_datasets(
     device_backend: Backend, chunks: tuple[tuple[int, int, int], ...], n_on_device: int, tmp_path: Path, calls: Counter[str]

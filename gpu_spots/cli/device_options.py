@@ -1,5 +1,6 @@
 """Options of find that say what computes."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEVICE_OPTIONS = ("backend", "device", "device_memory_limit", "threads")
 
 
+def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Of GPUs."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not the number of a GPU, nor a list such as 0,1")
+    return tuple(map(int, value.split(",")))
+
+
 def device_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
@@ -19,11 +29,17 @@ def device_options(command: Command) -> Command:
             "--backend", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True,
             help="what computes; auto: a GPU where one can be used, else the CPU",
         ),
-        click.option("--device", metavar="N", type=click.IntRange(min=0), help="number of the GPU, see gpu-spots devices  [default: 0]"),
         click.option(
-            "--device-memory-limit", metavar="SIZE", callback=size, help="memory of the GPU that may be taken  [default: what is free]"
+            "--device", metavar="LIST", callback=_numbers,
+            help="number of the GPU, or of several that share the work, such as 0,1; see gpu-spots devices  [default: 0]",
         ),
-        click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads of the host  [default: all cores]"),
+        click.option(
+            "--device-memory-limit", metavar="SIZE", callback=size,
+            help="memory of the GPU, of each if there are several, that may be taken  [default: what is free]",
+        ),
+        click.option(
+            "--threads", metavar="N", type=click.IntRange(min=1), help="threads of the host, at least one a GPU  [default: all cores]"
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -136,7 +136,7 @@ def _run(
     compression: str,
     backend: str,
     threads: int | None,
-    device: int | None,
+    device: tuple[int, ...] | None,
     device_memory_limit: int | None,
     memory_limit: int | None,
     batch: int | None,
@@ -180,7 +180,7 @@ def _run(
                 f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}", err=True
             )
         with observer(quiet) as watching:
-            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, threads), scratch, keep)
+            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, chosen.workers), scratch, keep)
             if dry_run:
                 click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
                 return

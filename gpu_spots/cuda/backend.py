@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.cuda import memory
+from gpu_spots.cuda.background import HeldBackground, fill
 from gpu_spots.cuda.components import components
-from gpu_spots.cuda.kruskal import kruskal_moments
+from gpu_spots.cuda.kruskal import kruskal_moments, kruskal_on_device
 from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, find_masks, rules, union, unpack, without
 from gpu_spots.cuda.measure import Levels, levels, measure
-from gpu_spots.cuda.moments import moments_bytes, trimmed_moments
+from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
+from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
 from gpu_spots.cuda.scale import scaled
 from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
     Background,
+    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -84,7 +87,7 @@ class GpuBackend:
         return memory.batch_bytes(n_frames, n_pixels, dtype)
 
     @_on_device
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Any:
+    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
         """An array on the device."""
         return self.toolkit.xp.empty(shape, dtype)
 
@@ -139,13 +142,28 @@ class GpuBackend:
         return kruskal_moments(self.toolkit, frames, block_of_frame, critical, validity)
 
     @_on_device
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> HeldBackground | None:
+        """For maps that are made here: of n_removed, from bit planes."""
+        n_frames, n_rows, n_columns = shape
+        made_here = method == "n_removed" and n_frames <= most_frames(dtype) and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
+        return HeldBackground.empty(self.toolkit, (n_rows, n_columns), dtype) if made_here else None
+
+    @_on_device
+    def trimmed_background(self, frames: Any, percent: int, validity: Validity, into: BackgroundRows) -> bool:
+        """On the device where it can be: `gpu_spots.cuda.background`."""
+        return fill(self.toolkit, moments_on_device(self.toolkit, frames, percent, validity), into)
+
+    @_on_device
+    def kruskal_background(
+        self, frames: Any, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity, into: BackgroundRows
+    ) -> bool:
+        """On the host, from moments."""
+        return fill(self.toolkit, kruskal_on_device(self.toolkit, frames, block_of_frame, critical, validity), into)
+
+    @_on_device
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
-        """The threshold becomes a map of the frames' own type."""
-        return _Prepared(
-            rules=rules(self.toolkit, background.threshold, background.max.dtype, background.validity, background.gaps, morphology),
-            levels=levels(self.toolkit, background.level),
-            saturation=saturation,
-        )
+        """The threshold as a map of the frames' own type: it is on the device already where the background was made there."""
+        return _Prepared(rules(self.toolkit, background, morphology), levels(self.toolkit, background), saturation)
 
     @_on_device
     def find_masks(self, frames: Any, prepared: _Prepared) -> FoundMasks:

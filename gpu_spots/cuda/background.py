@@ -1,4 +1,9 @@
-"""The background of frames of 8 and 16 bits without leaving the device: what `gpu_spots.background` makes of moments on the host."""
+"""From the moments of a band to its rows of the background's maps.
+
+Of frames of 8 and 16 bits the device makes what `gpu_spots.background` makes of moments on the host, to the bit (kernels/background.cu).
+The host only puts the rows in their places, and what masks and sums need stays on the device. Moments of the other kinds go to the
+host, and become maps there.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,16 +11,32 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.cuda.planes import PlaneMoments
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for
+from gpu_spots.cuda.ranked import RankedMoments
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type
+from gpu_spots.model import BackgroundRows
 
 THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceBackground:
-    """Maps on the device, flat, as ``gpu_spots.model.Background`` describes them; with the moments they are of."""
+class HeldBackground:
+    """What the second pass needs, on the device; written band by band."""
 
-    moments: PlaneMoments
+    below: Any
+    """(n_X, n_Y), the frames' dtype, counts: the threshold less 1, which values must be above."""
+    total: Any
+    """(n_X, n_Y) uint32, counts: the sum of the sample, modulo 2^32."""
+
+    @classmethod
+    def empty(cls, toolkit: Toolkit, shape: tuple[int, int], dtype: np.dtype[Any]) -> "HeldBackground":
+        """Room for that of frames of ``shape`` and ``dtype``."""
+        return cls(toolkit.xp.empty(shape, dtype), toolkit.xp.empty(shape, np.uint32))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMaps:
+    """Maps of a band on the device, flat, as ``gpu_spots.model.Background`` describes them."""
+
     avg: Any
     """float32."""
     std: Any
@@ -26,28 +47,36 @@ class DeviceBackground:
     """int32."""
 
 
-def background(toolkit: Toolkit, moments: PlaneMoments, cutoff: float) -> DeviceBackground:
-    """avg, std, iqr and threshold of a band's moments, to the bit as `gpu_spots.background.BackgroundMaps` computes them."""
+def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: BackgroundRows) -> bool:
+    """Fill rows of the maps, and of what is held of them; returns whether there were gaps."""
+    if isinstance(moments, RankedMoments):
+        assert into.held is None  # it would not be filled
+        with moments.lent(toolkit, into.avg.shape) as on_host:
+            return into.fill(on_host)
+    maps = evaluated(toolkit, moments, into.cutoff, into.held, into.begin * into.avg.shape[1])
+    on_device = (maps.avg, maps.std, maps.iqr, maps.threshold, moments.max, moments.arg, moments.kept, moments.total, moments.gaps)
+    with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
+        level = total.view(np.int32) if largest.dtype.kind == "i" else total
+        for rows, values in (
+            *((into.avg, avg), (into.std, std), (into.iqr, iqr), (into.threshold, threshold)),
+            *((into.max, largest), (into.arg, arg), (into.kept, kept), (into.level, level)),
+        ):
+            np.copyto(rows, values.reshape(rows.shape))
+        return bool(gaps[0])
+
+
+def evaluated(toolkit: Toolkit, moments: PlaneMoments, cutoff: float, held: HeldBackground | None = None, first: int = 0) -> DeviceMaps:
+    """avg, std, iqr and threshold of a band's moments; ``held`` gets its part, from flat pixel ``first`` on."""
     xp, limits, n_pixels = toolkit.xp, np.iinfo(moments.max.dtype), len(moments.kept)
-    avg, std, iqr = (xp.empty(n_pixels, np.float32) for _ in range(3))
-    threshold = xp.empty(n_pixels, np.int32)
-    toolkit.kernel("background", "background")(
+    maps = DeviceMaps(*(xp.empty(n_pixels, kind) for kind in (np.float32, np.float32, np.float32, np.int32)))
+    pixels = slice(first, first + n_pixels)
+    toolkit.kernel("background", "background", FRAME=c_type(moments.max.dtype))(
         blocks_for(n_pixels, THREADS),
         (THREADS,),
         (
-            moments.kept,
-            moments.total,
-            moments.scatter,
-            moments.iqr4,
-            np.int32(n_pixels),
-            np.int32(limits.min < 0),
-            np.float64(cutoff),
-            np.float64(limits.min),
-            np.float64(limits.max + 1),
-            avg,
-            std,
-            iqr,
-            threshold,
+            *(moments.kept, moments.total, moments.scatter, moments.iqr4, np.int32(n_pixels), np.int32(limits.min < 0)),
+            *(np.float64(cutoff), np.float64(limits.max + 1), maps.avg, maps.std, maps.iqr, maps.threshold),
+            *((None, None) if held is None else (held.below.reshape(-1)[pixels], held.total.reshape(-1)[pixels])),
         ),
     )
-    return DeviceBackground(moments, avg, std, iqr, threshold)
+    return maps

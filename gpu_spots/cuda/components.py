@@ -71,7 +71,7 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     pixels, box, mask = xp.empty(n_pixels, np.int32), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)
     size = (np.int32(row_words), np.int32(n_rows), np.int32(masks.n_columns))
     launch("describe_components", 32 * n_components, np.int32(n_components), begin, order, position, *size, pixels, box, mask)
-    with toolkit.lend(pixels) as short:
-        flat = short.astype(np.int64)
-    first = np.searchsorted(toolkit.to_host(mask), np.arange(n_masks + 1)).astype(np.int64, copy=False)
-    return Labelled(Components(flat, toolkit.to_host(begin), toolkit.to_host(box), first), (pixels, begin))
+    with toolkit.lend_all((pixels, begin, box, mask)) as (short, begins, boxes, masks_there):
+        first = np.searchsorted(masks_there, np.arange(n_masks + 1)).astype(np.int64, copy=False)
+        found = Components(short.astype(np.int64), begins.copy(), boxes.copy(), first)
+    return Labelled(found, (pixels, begin))

@@ -6,9 +6,11 @@ of the stream. A second one copies to the device meanwhile. See docs/decisions/o
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import cupy
@@ -19,6 +21,8 @@ from gpu_spots.cuda.toolkit import OPTIONS, Kernel, Result, macros, source_of
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.model import Array
 
+ALIGNED = 256
+"""Where arrays that share a slot begin: multiples of so many bytes."""
 SLOTS = 2
 """Slots of pinned memory beside one a thread: copies that are under way."""
 NULL = np.uint64(0)
@@ -31,18 +35,19 @@ class Device:
     """A CUDA device. Several threads may use it at once.
 
     ``memory_limit``: bytes that arrays may take, None for all; CUDA's own few hundred megabytes come on top. ``threads``: how many will.
-    Raises `BackendError`.
+    ``beside``: another device, whose pinned memory is used. Raises `BackendError`.
     """
 
     xp = cupy
 
-    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1) -> None:
+    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1, beside: "Device | None" = None) -> None:
         self.number = number
         self._pool = cupy.cuda.MemoryPool()
         self._lock = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
-        self._slots = _Slots(threads + SLOTS)
+        # all devices share one address space, in which pinned memory is pinned for each of them
+        self._slots: _Slots = beside._slots if beside else _Slots(threads + SLOTS)
         with self._current():
             self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
             if memory_limit is not None:
@@ -83,28 +88,36 @@ class Device:
     def to_host(self, array: Any) -> Array:
         """Wait for what has been launched so far, not for what other threads launch meanwhile."""
         host = np.empty(array.shape, array.dtype)
-        self._receive(array, host)
+        self._receive([array], [host])
         return host
 
     @contextmanager
     def lend(self, array: Any) -> Iterator[Array]:
         """In a slot of pinned memory."""
-        with self._slots.slot(array.nbytes) as slot:
-            host = slot.view(array.shape, array.dtype)
-            self._receive(array, host)
+        with self.lend_all([array]) as (host,):
             yield host
+
+    @contextmanager
+    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
+        """One behind the other in a slot, all copies on their way before the last one is waited for."""
+        begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
+        with self._slots.slot(begins[-1]) as slot:
+            hosts = [slot.view(array.shape, array.dtype, begin) for array, begin in zip(arrays, begins, strict=False)]
+            self._receive(arrays, hosts)
+            yield hosts
 
     def to_device(self, array: Array) -> Any:
         """From pageable memory, which the driver copies before it returns."""
         return cupy.asarray(np.ascontiguousarray(array))
 
     @contextmanager
-    def staging(self, part: Any) -> Iterator[Array]:
-        """A slot of pinned memory, which is taken again when its copy has ended."""
+    def staging(self, part: Any, also: Iterable[tuple["Device", Any]] = ()) -> Iterator[Array]:
+        """A slot of pinned memory, which is taken again when its copies have ended."""
         with self._current(), self._slots.slot(part.nbytes) as slot:
             host = slot.view(part.shape, part.dtype)
             yield host
-            self.call(lambda: self._send(host, part, slot))
+            for device, there in ((self, part), *also):
+                device.call(partial(device._send, host, there, slot))
 
     def free_bytes(self) -> int:
         """What the device and the pool have left, within the limit."""
@@ -122,19 +135,22 @@ class Device:
         """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
         return cupy.cuda.Device(self.number)
 
-    def _receive(self, array: Any, host: Array) -> None:
-        if not array.size:
-            return
-        contiguous = array if array.flags.c_contiguous else cupy.ascontiguousarray(array)
-        contiguous.get(out=host, blocking=False)
-        _recorded(self._compute).synchronize()
+    def _receive(self, arrays: Sequence[Any], hosts: Sequence[Array]) -> None:
+        under_way = []
+        for array, host in zip(arrays, hosts, strict=True):
+            if array.size:
+                under_way.append(array if array.flags.c_contiguous else cupy.ascontiguousarray(array))
+                under_way[-1].get(out=host, blocking=False)
+        if under_way:
+            _recorded(self._compute).synchronize()
 
     def _send(self, host: Array, part: Any, slot: "_Slot") -> None:
         # the memory may have been another array's, which kernels still read
         self._copies.wait_event(_recorded(self._compute))
         part.set(host, stream=self._copies)
-        slot.busy = _recorded(self._copies)
-        self._compute.wait_event(slot.busy)
+        copied = _recorded(self._copies)
+        slot.busy.append(copied)
+        self._compute.wait_event(copied)
 
     def _describe(self) -> str:
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
@@ -157,13 +173,13 @@ class _Slot:
 
     memory: Any = None
     n_bytes: int = 0
-    busy: Any = None
-    """The event that its last copy ends with."""
+    busy: list[Any] = field(default_factory=list)
+    """The events that its last copies end with, one a device."""
 
-    def view(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Its beginning, as an array."""
+    def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
+        """What begins at byte ``begin``, as an array."""
         count = int(np.prod(shape))
-        return np.frombuffer(self.memory, dtype, count).reshape(shape) if count else np.empty(shape, dtype)
+        return np.frombuffer(self.memory, dtype, count, begin).reshape(shape) if count else np.empty(shape, dtype)
 
 
 class _Slots:
@@ -179,9 +195,9 @@ class _Slots:
         """A slot of at least that size."""
         slot = self._free.get()
         try:
-            if slot.busy is not None:
-                slot.busy.synchronize()
-                slot.busy = None
+            while slot.busy:
+                slot.busy[-1].synchronize()
+                slot.busy.pop()
             if slot.n_bytes < n_bytes:
                 slot.memory = None
                 slot.memory, slot.n_bytes = _pinned(n_bytes), n_bytes

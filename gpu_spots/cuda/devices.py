@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from gpu_spots.errors import BackendError
 if TYPE_CHECKING:
     from gpu_spots.cuda.backend import GpuBackend
     from gpu_spots.cuda.device import Device
+    from gpu_spots.cuda.several import SeveralGpus
 
 DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
 
@@ -30,29 +32,34 @@ class Found:
     """Why it cannot be used; None: a kernel ran on it."""
 
 
-def open_backend(number: int | None, memory_limit: int | None, threads: int | None) -> "GpuBackend":
-    """The backend on a device; see `open_device`."""
+def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int | None) -> "GpuBackend | SeveralGpus":
+    """The backend on a device, or on several, ``memory_limit`` on each; see `open_device`."""
     from gpu_spots.cuda.backend import GpuBackend
+    from gpu_spots.cuda.several import SeveralGpus
 
     workers = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    return GpuBackend(open_device(number, memory_limit, workers), workers)
+    workers = max(workers, len(numbers))
+    devices: list[Device] = []
+    for number in numbers:
+        devices.append(open_device(number, memory_limit, workers, devices[0] if devices else None))
+    backends = [GpuBackend(device, workers) for device in devices]
+    return backends[0] if len(backends) == 1 else SeveralGpus(backends, workers)
 
 
-def open_device(number: int | None, memory_limit: int | None, threads: int) -> "Device":
-    """A device on which a kernel has run; None: device 0. Raises `BackendError`, one line that says what to install or to do."""
+def open_device(number: int, memory_limit: int | None, threads: int, beside: "Device | None" = None) -> "Device":
+    """A device on which a kernel has run. Raises `BackendError`, one line that says what to install or to do."""
     if problem := obstacle():
         raise BackendError(problem)
     from gpu_spots.cuda.device import Device
 
     count = _count()
-    chosen = 0 if number is None else number
-    if chosen >= count:
+    if number >= count:
         numbers = "device 0" if count == 1 else f"devices 0 to {count - 1}"
-        raise BackendError(f"--device {chosen}: there is no such device; CUDA found {numbers}")
+        raise BackendError(f"--device {number}: there is no such device; CUDA found {numbers}")
     try:
-        device = Device(chosen, memory_limit, threads)
+        device = Device(number, memory_limit, threads, beside)
     except (RuntimeError, ImportError) as error:
-        raise BackendError(f"GPU {chosen}: {reason(error)}") from error
+        raise BackendError(f"GPU {number}: {reason(error)}") from error
     _try(device)
     return device
 

@@ -30,6 +30,13 @@ def kruskal_moments(
 
     ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
     """
+    return kruskal_on_device(toolkit, frames, block_of_frame, critical, validity).to_host(toolkit, frames.shape[1:])
+
+
+def kruskal_on_device(
+    toolkit: Toolkit, frames: Any, block_of_frame: NDArray[np.integer[Any]], critical: NDArray[np.float64], validity: Validity
+) -> RankedMoments:
+    """The same, left on the device."""
     xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
     check_number(n_frames)
     n_pixels = shape[0] * shape[1]
@@ -55,7 +62,7 @@ def kruskal_moments(
         usable = valid_values(columns, validity)
         numbers = [_blocks_to_drop(*each, block_of_frame, limits) for each in zip(columns.T, usable.T, strict=True)]
         compute(len(some), listed, toolkit.to_device(np.array(numbers, np.int32)))
-    return replace(found.to_host(toolkit, shape), dropped=toolkit.to_host(dropped).reshape(shape))
+    return replace(found, maps={**found.maps, "dropped": dropped})
 
 
 def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import Array, FoundMasks, Morphology, Validity
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
+from gpu_spots.model import Array, Background, FoundMasks, Morphology, Validity
 
 WORD = 32
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
@@ -72,20 +72,25 @@ def unpack(toolkit: Toolkit, masks: PackedMasks) -> NDArray[np.uint8]:
         return np.unpackbits(words.astype("<u4", copy=False).view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
 
 
-def rules(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any], validity: Validity, gaps: bool, morphology: Morphology) -> Rules:
-    """What masks of frames of ``dtype`` need, on the device."""
-    limits = toolkit.to_device(threshold)
-    if dtype.kind != "f":
-        # the frames' own type where it can be, as it is read fastest; what lets every value pass has no value below it
-        below = limits.astype(np.int64) - 1
-        fits = int(toolkit.to_host(below.min())) >= np.iinfo(dtype).min
-        limits = below.astype(dtype) if fits else below
+def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> Rules:
+    """What masks need, on the device."""
+    valid = background.validity.pixels
     return Rules(
-        limits=limits,
-        valid=None if validity.pixels is None else toolkit.to_device(pack(validity.pixels)),
-        value_range=validity if gaps else None,
+        limits=_limits(toolkit, background.threshold, background.max.dtype) if background.held is None else background.held.below,
+        valid=None if valid is None else toolkit.to_device(pack(valid)),
+        value_range=background.validity if background.gaps else None,
         morphology=morphology,
     )
+
+
+def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
+    """A threshold as a map that values of ``dtype`` are compared with."""
+    if dtype.kind == "f":
+        return uploaded(toolkit, threshold, threshold.dtype)
+    # the frames' own type where it can be, as it is read fastest; what lets every value pass has no value below it
+    lowest = np.iinfo(dtype).min
+    fits = threshold.min(initial=lowest + 1) > lowest
+    return uploaded(toolkit, threshold, dtype if fits else np.int64, lambda slot, rows: np.subtract(rows, 1, out=slot, casting="unsafe"))
 
 
 def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:

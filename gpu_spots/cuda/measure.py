@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import FACTOR_BITS, Components, IntegerLevel, Measurements
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_stride, uploaded
+from gpu_spots.model import FACTOR_BITS, Background, Components, IntegerLevel, Measurements
 
 THREADS = 256
 """As in measure.cu."""
@@ -28,11 +28,17 @@ class Levels:
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
 
-def levels(toolkit: Toolkit, level: IntegerLevel | NDArray[np.float64]) -> Levels:
-    """Copy a background to the device."""
+def levels(toolkit: Toolkit, background: Background) -> Levels:
+    """What of a background has to be subtracted: as it is held on the device, else copied there."""
+    level = background.level
     if not isinstance(level, IntegerLevel):
-        return Levels(None, None, toolkit.to_device(level))
-    return Levels(None if level.high is None else toolkit.to_device(level.high), toolkit.to_device(level.low), None)
+        return Levels(None, None, uploaded(toolkit, level, level.dtype))
+    # sums are the level where all samples are of one size
+    if background.held is not None and background.n_used is None:
+        total = background.held.total
+        return Levels(None if level.high is None else total.view(np.int32).astype(np.int64) >> 32, total, None)
+    high = None if level.high is None else uploaded(toolkit, level.high, level.high.dtype)
+    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), None)
 
 
 def measure(
@@ -70,12 +76,13 @@ def measure(
                 *(levels.high, levels.low, levels.float, scales, total, high, low, peak, overload),
             ),
         )
+    total, high, low, peak, overload = fetched(toolkit, (total, high, low, peak, overload))
     return Measurements(
-        total=toolkit.to_host(total),
-        background_high=None if is_float else toolkit.to_host(high),
-        background_low=None if is_float else toolkit.to_host(low),
-        peak=toolkit.to_host(peak),
-        overload=None if saturation is None else toolkit.to_host(overload),
+        total=total,
+        background_high=None if is_float else high,
+        background_low=None if is_float else low,
+        peak=peak,
+        overload=None if saturation is None else overload,
     )
 
 

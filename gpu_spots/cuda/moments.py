@@ -31,9 +31,13 @@ def check_number(n_frames: int) -> None:
 
 
 def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int = 0) -> int:
-    """Device memory that the moments of a band take beside its frames, at most; ``n_blocks``: of the Kruskal-Wallis test, 0: n_removed."""
+    """Device memory that the moments of a band and its maps take beside its frames, at most.
+
+    ``n_blocks``: of the Kruskal-Wallis test; 0: n_removed.
+    """
     if not n_blocks and n_frames <= most_frames(dtype):
-        a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2
+        # with avg, std, iqr and the threshold
+        a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2 + 16
         scratch = 0
     else:
         a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.toolkit import Toolkit
+from gpu_spots.cuda.toolkit import Toolkit, fetched
 from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
 from gpu_spots.model import IntegerMoments, Validity
 
@@ -13,6 +13,8 @@ REGISTERS = 128
 """Registers of a thread that hold planes: 256 frames of 16 bits, 512 of 8."""
 MOST_THREADS = 8
 """Threads that may share a pixel."""
+FRAME_BYTES = 1 << 32
+"""A frame of the stack must be smaller: addresses in it are of 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +38,23 @@ class PlaneMoments:
 
     def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments:
         """As the contract has it."""
-        largest = toolkit.to_host(self.max).reshape(shape)
-        total = toolkit.to_host(self.total).view(np.int32 if largest.dtype.kind == "i" else np.uint32)
+        on_device = (self.kept, self.total, self.scatter, self.iqr4, self.max, self.arg, self.gaps)
+        kept, total, scatter, iqr4, largest, arg, gaps = fetched(toolkit, on_device)
         return IntegerMoments(
-            kept=toolkit.to_host(self.kept).astype(np.int32).reshape(shape),
-            total=total.astype(np.int64).reshape(shape),
-            scatter_low=toolkit.to_host(self.scatter).reshape(shape),
+            kept=kept.astype(np.int32).reshape(shape),
+            total=total.view(np.int32 if largest.dtype.kind == "i" else np.uint32).astype(np.int64).reshape(shape),
+            scatter_low=scatter.reshape(shape),
             scatter_high=None,
-            iqr4=toolkit.to_host(self.iqr4).astype(np.int64).reshape(shape),
-            max=largest,
-            arg=toolkit.to_host(self.arg).astype(np.int32).reshape(shape),
-            gaps=bool(toolkit.to_host(self.gaps)[0]),
+            iqr4=iqr4.astype(np.int64).reshape(shape),
+            max=largest.reshape(shape),
+            arg=arg.astype(np.int32).reshape(shape),
+            gaps=bool(gaps[0]),
         )
 
 
 def is_possible(frames: Any) -> bool:
-    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames`; a frame of the stack may not have 2^32 bytes."""
-    return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < 1 << 32
+    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames` and `FRAME_BYTES`."""
+    return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < FRAME_BYTES
 
 
 def most_frames(dtype: np.dtype[Any]) -> int:

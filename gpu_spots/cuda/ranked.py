@@ -1,13 +1,15 @@
 """Statistics of pixels whose values are sorted on the device: frames of every type and number (kernels/ranked.cu)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.toolkit import Toolkit, c_type, frame_stride
+from gpu_spots.cuda.toolkit import Toolkit, c_type, fetched, frame_stride
 from gpu_spots.cuda.validity import bits_of, float_bounds, integer_bounds, pixels_on_device, sign_bit
-from gpu_spots.model import FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 SHARED = (48 << 10) - 512
 """Bytes of shared memory that a block may ask for beside its fixed ones."""
@@ -24,7 +26,7 @@ class RankedMoments:
     """What the kernels leave on the device: flat arrays of the band's pixels, zeros where masked."""
 
     maps: dict[str, Any]
-    """By the names of ``IntegerMoments`` or ``FloatMoments``."""
+    """By the names of ``IntegerMoments`` or ``FloatMoments``; kruskal's have ``dropped`` too."""
     gaps: Any
     """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
 
@@ -52,13 +54,22 @@ class RankedMoments:
 
     def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
         """As the contract has it."""
-        fields: dict[str, Any] = {name: toolkit.to_host(values).reshape(shape) for name, values in self.maps.items()}
-        gaps = bool(toolkit.to_host(self.gaps)[0])
+        return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
+
+    @contextmanager
+    def lent(self, toolkit: Toolkit, shape: tuple[int, ...]) -> Iterator[IntegerMoments | FloatMoments]:
+        """The same, which lasts as long as the block."""
+        with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
+            yield self._moments(on_host, shape)
+
+    def _moments(self, on_host: list[Array], shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
+        *maps, gaps = on_host
+        fields: dict[str, Any] = {name: values.reshape(shape) for name, values in zip(self.maps, maps, strict=True)}
         if "average" in fields:
-            return FloatMoments(**fields, gaps=gaps)
+            return FloatMoments(**fields, gaps=bool(gaps[0]))
         if not fields["scatter_high"].any():
             fields["scatter_high"] = None
-        return IntegerMoments(**fields, gaps=gaps)
+        return IntegerMoments(**fields, gaps=bool(gaps[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ Host code computes on the device through `Toolkit.xp` and through kernels; nothi
 `Toolkit.to_host` and `Toolkit.to_device`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from gpu_spots.model import Array
 
@@ -54,12 +56,16 @@ class Toolkit(Protocol):
     def lend(self, array: Any) -> AbstractContextManager[Array]:
         """A host copy of a device array that lasts as long as the block: faster than `to_host`."""
 
+    def lend_all(self, arrays: Sequence[Any]) -> AbstractContextManager[list[Array]]:
+        """The same of several arrays, contiguous ones, for which it waits once."""
+
     def to_device(self, array: Array) -> Any:
         """Copy a host array to the device, contiguous; the host array may change at once."""
 
-    def staging(self, part: Any) -> AbstractContextManager[Array]:
+    def staging(self, part: Any, also: Iterable[tuple[Any, Any]] = ()) -> AbstractContextManager[Array]:
         """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
 
+        ``also``: toolkits of other devices, and an array on each that gets the same.
         The copy may still be under way when this returns; kernels that are launched later wait for it.
         """
 
@@ -68,6 +74,26 @@ class Toolkit(Protocol):
 
     def release(self) -> None:
         """Give back the memory that is kept for later."""
+
+
+MAP_BYTES = 1 << 22
+"""Bytes of a piece of a map that is uploaded: while one is on its way the next is put into its slot."""
+
+
+def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
+    """Host copies of device arrays that last, with one wait for all."""
+    with toolkit.lend_all(arrays) as lent:
+        return [array.copy() for array in lent]
+
+
+def uploaded(toolkit: Toolkit, values: Array, dtype: Any, put: Callable[[Array, Array], object] = np.copyto) -> Any:
+    """A map (n_X, n_Y) as an array of ``dtype`` on the device, through pinned slots; ``put(slot, rows)`` puts some rows into one."""
+    held = toolkit.xp.empty(values.shape, dtype)
+    step = max(1, MAP_BYTES // max(1, held[:1].nbytes))
+    for begin in range(0, len(values), step):
+        with toolkit.staging(held[begin : begin + step]) as slot:
+            put(slot, values[begin : begin + step])
+    return held
 
 
 def source_of(file: str) -> str:

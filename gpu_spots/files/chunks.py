@@ -40,6 +40,8 @@ class FrameReader:
         self._dataset = dataset
         self._shape: Position = dataset.shape
         self._dtype = dataset.dtype.newbyteorder("=")
+        # asked for each stretch of rows, and h5py takes its lock for every answer
+        self._is_swapped = dataset.dtype != self._dtype
         self._filters = filters(dataset)
         try:
             self._chunks = ChunkMap.of(dataset)
@@ -107,9 +109,9 @@ class FrameReader:
         frames, rows, columns = self._chunks.chunk
         if frames > 1 or columns != self._shape[2] or self._shape[1] % rows:
             return None
-        is_native = self._dataset.dtype == self._dtype and self._dtype.itemsize > 1
+        has_order = not self._is_swapped and self._dtype.itemsize > 1
         skips = self._chunks.skipped >> self._filters.index(SHUFFLE) & 1
-        return int(rows) if is_native and not skips.any() else None
+        return int(rows) if has_order and not skips.any() else None
 
     @property
     def working_bytes(self) -> int:
@@ -291,7 +293,7 @@ class FrameReader:
         return data
 
     def _to_native(self, out: Array) -> None:
-        if self._dataset.dtype != self._dtype:
+        if self._is_swapped:
             out.byteswap(inplace=True)
 
     def _open_file(self) -> int:

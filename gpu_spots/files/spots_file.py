@@ -214,7 +214,7 @@ class SpotsWriter:
         pixel_list = self._file["spots/pixel_list"]
         n_before = len(pixel_list)
         pixel_list.resize(n_before + len(pixels), axis=0)
-        pixel_list[n_before:] = pixels
+        pixel_list[n_before:] = pixels.astype(pixel_list.dtype)  # HDF5 converts more slowly
 
     @_writes
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:

@@ -35,23 +35,42 @@ class Memory:
             self.live -= n_bytes
 
 
-MEMORY = Memory()
+MEMORIES = [Memory(), Memory()]
+"""One a device."""
+MEMORY = MEMORIES[0]
+"""Of the first device, which most tests do with."""
+
+
+class Current(threading.local):
+    """The thread's current device, on which arrays are made and worked on."""
+
+    number = 0
+
+
+CURRENT = Current()
 
 
 class DeviceArray:
-    """A NumPy array in the role of a CuPy array."""
+    """A NumPy array in the role of a CuPy array, on the device ``number``, if not the current one."""
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Any, number: int | None = None) -> None:
         self.values = np.asarray(values)
+        self.number = CURRENT.number if number is None else number
         # views are counted with what they look at
         if self.values.flags.owndata:
-            MEMORY.take(self.values)
+            MEMORIES[self.number].take(self.values)
+
+    def here(self) -> np.ndarray:
+        """The values, for work on the current device."""
+        if self.number != CURRENT.number:
+            raise TypeError(f"an array of device {self.number} was used on device {CURRENT.number}")
+        return self.values
 
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "ndim", "size", "nbytes", "strides", "itemsize", "flags"):
             return getattr(self.values, name)
         if name in ("reshape", "ravel", "view", "astype", "sum", "any", "all", "min", "max", "fill", "copy", "transpose"):
-            return in_the_role_of(getattr(self.values, name))
+            return in_the_role_of(getattr(self.here(), name))
         raise AttributeError(f"device arrays of the tests have no {name}")
 
     @property
@@ -63,10 +82,12 @@ class DeviceArray:
         return len(self.values)
 
     def __getitem__(self, index: Any) -> "DeviceArray":
-        return DeviceArray(self.values[to_values(index)])
+        if all(isinstance(part, slice) for part in (index if isinstance(index, tuple) else (index,))):
+            return DeviceArray(self.values[index], self.number)  # a view, wherever it is
+        return DeviceArray(self.here()[to_values(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.values[to_values(index)] = to_values(value)
+        self.here()[to_values(index)] = to_values(value)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError(CROSSED)
@@ -123,7 +144,7 @@ for _name in ("invert", "neg"):
 def to_values(value: Any) -> Any:
     """NumPy's view of an argument; host arrays are refused, as CuPy refuses them."""
     if isinstance(value, DeviceArray):
-        return value.values
+        return value.here()
     if isinstance(value, np.ndarray):
         raise TypeError("a host array was given to an operation of the device: only to_device may")
     if isinstance(value, tuple | list):

@@ -7,15 +7,15 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from emulator.arrays import MEMORY, ArrayModule, DeviceArray
+from emulator.arrays import CURRENT, MEMORIES, ArrayModule, DeviceArray
 from gpu_spots.cuda.toolkit import macros, source_of
 
 Result = TypeVar("Result")
@@ -94,7 +94,7 @@ class EmulatedKernel:
             return ctypes.c_void_p(0)
         if not isinstance(value, DeviceArray):
             raise EmulationError(f"{where}: {type(value).__name__}, expected a device array")
-        array = value.values
+        array = value.here()
         found = array.dtype.char.replace("l", "q").replace("L", "Q").replace("?", "B")
         if code != "*" and found != code:
             raise EmulationError(f"{where}: an array of type {found!r}, expected {code!r}")
@@ -104,11 +104,16 @@ class EmulatedKernel:
 
 
 class EmulatedToolkit:
-    """Kernels by g++, arrays of NumPy's. ``edit`` changes the source of a kernel file before it is compiled: for planted faults."""
+    """Kernels by g++, arrays of NumPy's. ``edit`` changes the source of a kernel file before it is compiled: for planted faults.
 
-    def __init__(self, folder: Path, edit: Callable[[str, str], str] | None = None) -> None:
+    ``number``: of the device, 0 or 1, on which its arrays are; no other may use them.
+    """
+
+    def __init__(self, folder: Path, edit: Callable[[str, str], str] | None = None, number: int = 0) -> None:
         self.xp = ArrayModule()
-        self.description = "emulation"
+        self.description = f"emulation {number}"
+        self.number = number
+        self.memory = MEMORIES[number]
         self._folder = folder
         self._edit = edit or (lambda _, text: text)
         self._lock = threading.Lock()
@@ -116,6 +121,7 @@ class EmulatedToolkit:
 
     def kernel(self, file: str, name: str, **defines: int | str) -> EmulatedKernel:
         """Compiled once in all sessions, as long as nothing of it changes."""
+        self._check_current()
         key = (file, name, *sorted(defines.items()))
         with self._lock:
             if key not in self._kernels:
@@ -123,14 +129,23 @@ class EmulatedToolkit:
             return self._kernels[key]
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Run it."""
-        return function()
+        """Run it, with this device as the current one."""
+        before, CURRENT.number = CURRENT.number, self.number
+        try:
+            return function()
+        finally:
+            CURRENT.number = before
+
+    def _check_current(self) -> None:
+        if CURRENT.number != self.number:
+            raise EmulationError(f"device {CURRENT.number} is the current one, not {self.number}")
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
         """A copy."""
         if not isinstance(array, DeviceArray):
             raise TypeError(f"to_host: {type(array).__name__}, expected a device array")
-        return array.values.copy()
+        self._check_current()
+        return array.here().copy()
 
     @contextmanager
     def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
@@ -139,24 +154,32 @@ class EmulatedToolkit:
         yield host
         host.view(np.uint8)[...] = 0xA5
 
+    @contextmanager
+    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+        """Copies, spoilt afterwards."""
+        with ExitStack() as lent:
+            yield [lent.enter_context(self.lend(array)) for array in arrays]
+
     def to_device(self, array: np.ndarray) -> DeviceArray:
         """A copy."""
         if not isinstance(array, np.ndarray | np.generic):
             raise TypeError(f"to_device: {type(array).__name__}, expected a host array")
+        self._check_current()
         return DeviceArray(np.array(array, order="C"))
 
     @contextmanager
-    def staging(self, part: DeviceArray) -> Iterator[np.ndarray]:
+    def staging(self, part: DeviceArray, also: Iterable[tuple["EmulatedToolkit", DeviceArray]] = ()) -> Iterator[np.ndarray]:
         """Copied when the block ends, and spoilt."""
-        assert part.values.flags.c_contiguous
         host = np.full(part.nbytes, 0xA5, np.uint8).view(part.dtype).reshape(part.shape)
         yield host
-        part.values[...] = host
+        for toolkit, there in ((self, part), *also):
+            assert (there.number, there.shape, there.values.flags.c_contiguous) == (toolkit.number, host.shape, True)
+            there.values[...] = host
         host.view(np.uint8)[...] = 0xA5
 
     def free_bytes(self) -> int:
         """Of what the tests let it have."""
-        return MEMORY.limit - MEMORY.live
+        return self.memory.limit - self.memory.live
 
     def release(self) -> None:
         """Nothing is kept."""
