@@ -53,6 +53,7 @@ class CpuBackend:
     """NumPy on the CPU's cores. ``threads``: how many to use; None: all that this process may."""
 
     name = "cpu"
+    staging_shuffled = None
 
     def __init__(self, threads: int | None = None) -> None:
         self.workers = threads or _available_cores()

@@ -6,7 +6,7 @@ from several threads at once, and may be given any band of rows or batch of fram
 Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, SupportsIndex
 
@@ -61,6 +61,15 @@ class Backend(Protocol):
         """A host array, contiguous, to be filled with the frames from ``begin`` to ``end`` of ``held``.
 
         When the block ends they are on their way there: what any thread asks for afterwards sees them.
+        """
+
+    @property
+    def staging_shuffled(self) -> Callable[[Any, int, int, int], AbstractContextManager[Array]] | None:
+        """``staging_shuffled(held, begin, end, rows)``: `staging` for frames that are still shuffled; None: frames come in order only.
+
+        The array is (end - begin, stretches, bytes of a value, rows, n_Y) uint8, each stretch of ``rows`` rows as
+        `gpu_spots.protocols.Shuffled` has it; ``rows`` divides the rows of ``held``. It needs as much memory, where the backend computes,
+        as these frames take, until the block has ended.
         """
 
     def upload(self, frames: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from gpu_spots.backend import Backend
 from gpu_spots.background import PIECE
 from gpu_spots.errors import InputError
-from gpu_spots.protocols import Stack
+from gpu_spots.protocols import Shuffled, Stack
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
@@ -124,9 +124,21 @@ def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + step, total)
 
 
+def arrives_shuffled(stack: Stack, backend: Backend, place: Place) -> Shuffled | None:
+    """How frames are read that the backend puts in order; None: they are read in order."""
+    # those that are held in memory or in a scratch file are in order there
+    is_direct = place in (Place.DEVICE, Place.FILE) and backend.staging_shuffled is not None
+    return stack.shuffled if is_direct else None
+
+
 def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
     """The plan that keeps frames as near as they fit. Raises `InputError` where not even one row or frame at a time fits."""
     return _Planner(stack, work, backend, limits).plan()
+
+
+def frames_of_piece(n_pixels: int, itemsize: int) -> int:
+    """Of how many frames a band of so many pixels is read in one call."""
+    return max(1, PIECE_BYTES // (n_pixels * itemsize))
 
 
 class _Planner:
@@ -221,9 +233,19 @@ class _Planner:
         dtype, itemsize = self.stack.dtype, self.stack.dtype.itemsize
         copies = (place != Place.DEVICE) + self.work.scales
         band, batch = rows * self.n_columns * self.n_frames, frames * self.n_pixels
-        first = copies * band * itemsize + self.backend.band_bytes(self.n_frames, rows * self.n_columns, dtype, self.work.method)
-        second = copies * batch * itemsize + self.backend.batch_bytes(frames, self.n_pixels, dtype)
-        return (self.stack_bytes if place == Place.DEVICE else 0) + 24 * self.n_pixels + self._synced() + self.threads * max(first, second)
+        # what a thread sent still shuffled, until it is in order: when frames are first read, or before a band or a batch is worked on
+        shuffled = itemsize * (arrives_shuffled(self.stack, self.backend, place) is not None)
+        reading = shuffled * self.stack.step * self.n_pixels
+        piece, whole = (0, 0) if place == Place.DEVICE else (shuffled * self._piece(rows), shuffled * batch)
+        band_bytes = self.backend.band_bytes(self.n_frames, rows * self.n_columns, dtype, self.work.method)
+        first = copies * band * itemsize + max(piece, band_bytes)
+        second = copies * batch * itemsize + max(whole, self.backend.batch_bytes(frames, self.n_pixels, dtype))
+        stack = self.stack_bytes if place == Place.DEVICE else 0
+        return stack + 24 * self.n_pixels + self._synced() + self.threads * max(reading, first, second)
+
+    def _piece(self, rows: int) -> int:
+        """Values of a band that are read in one call."""
+        return rows * self.n_columns * min(self.n_frames, frames_of_piece(rows * self.n_columns, self.stack.dtype.itemsize))
 
     def _reading(self, place: Place) -> int:
         """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import Backend
-from gpu_spots.levels import LevelSampler
-from gpu_spots.plan import PIECE_BYTES, Place, Plan, spans
+from gpu_spots.levels import LevelSampler, rows_of_shuffled
+from gpu_spots.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
 from gpu_spots.protocols import Observer, Spool, Stack
-from gpu_spots.workers import in_order
+from gpu_spots.workers import Span, in_order
 
 OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
 """Makes room on disk for decoded frames of some shape and type."""
@@ -40,6 +40,7 @@ class Source:
         """All frames, in memory or on the device; None where they are read in parts."""
         self.reader: Stack | Spool = stack
         """Where parts are read from."""
+        self._shuffled = arrives_shuffled(stack, backend, plan.place)
         self._own = threading.local()
 
     @property
@@ -53,10 +54,8 @@ class Source:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
         held = self._room((n_frames, end - begin, n_columns))
-        step = max(1, PIECE_BYTES // ((end - begin) * n_columns * self.dtype.itemsize))
-        for first, last in spans(n_frames, step):
-            with self.backend.staging(held, first, last) as into:
-                self.reader.read_rows(first, last, begin, end, into)
+        for piece in spans(n_frames, frames_of_piece((end - begin) * n_columns, self.dtype.itemsize)):
+            self.bring(held, piece[0], piece, (begin, end))
         return self._scaled(held, slice(None))
 
     def batch(self, begin: int, end: int) -> Any:
@@ -64,9 +63,29 @@ class Source:
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
         held = self._room((end - begin, *self.shape[1:]))
-        with self.backend.staging(held, 0, end - begin) as into:
-            self.reader.read(begin, end, into)
+        self.bring(held, 0, (begin, end), (0, self.shape[1]))
         return held
+
+    def bring(self, held: Any, to: int, frames: Span, rows: Span, *, look: bool = False) -> None:
+        """Read some rows of some frames into ``held``, from its frame ``to`` on; ``look`` at the level of each frame on the way."""
+        (begin, end), (first, last), shuffled = frames, rows, self._shuffled
+        if shuffled is None or first % shuffled.rows or last % shuffled.rows:
+            with self.backend.staging(held, to, to + end - begin) as into:
+                self.reader.read_rows(begin, end, first, last, into)
+                if look:
+                    self.see(begin, into)
+            return
+        assert self.backend.staging_shuffled is not None  # or they would come in order
+        with self.backend.staging_shuffled(held, to, to + end - begin, shuffled.rows) as into:
+            shuffled.read(begin, end, first, last, into)
+            if look:
+                for frame, stretches in enumerate(into, begin):
+                    self.sampler.see(frame, rows_of_shuffled(stretches, self.sampler.rows, self.dtype))
+
+    def see(self, begin: int, frames: Any) -> None:
+        """Look at the level of each of some frames."""
+        for frame, image in enumerate(frames, begin):
+            self.sampler.see(frame, image[self.sampler.rows])
 
     def _room(self, shape: tuple[int, int, int]) -> Any:
         """Room for a band or a batch: this thread's last one, if it fits, as fresh memory costs more time than reading into it."""
@@ -115,12 +134,10 @@ def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
 
     def read(begin: int, end: int) -> None:
         if on_device:
-            with source.backend.staging(whole, begin, end) as into:
-                stack.read(begin, end, into)
-                _see(source, begin, into)
+            source.bring(whole, begin, (begin, end), (0, stack.shape[1]), look=True)
         else:
             stack.read(begin, end, whole[begin:end])
-            _see(source, begin, whole[begin:end])
+            source.see(begin, whole[begin:end])
 
     _walk("read", source, stack.step, observer, read)
     source.whole = whole
@@ -133,7 +150,7 @@ def _copy_to_scratch(stack: Stack, source: Source, observer: Observer) -> None:
     def copy(begin: int, end: int) -> None:
         frames = np.empty((end - begin, *stack.shape[1:]), stack.dtype)
         stack.read(begin, end, frames)
-        _see(source, begin, frames)
+        source.see(begin, frames)
         spool.write(begin, frames)  # type: ignore[union-attr]
 
     _walk("read", source, stack.step, observer, copy)
@@ -146,20 +163,21 @@ def _sample(source: Source, observer: Observer, rows_of: Callable[[int], Any]) -
 
 def _some_rows(stack: Stack, source: Source, frame: int) -> Any:
     """The sampled rows of a frame, from the file; where they have to be decoded, once, with all that is stored with them."""
+    n_rows, n_columns = stack.shape[1:]
+    if stack.shuffled is not None:
+        of_stretch = stack.dtype.itemsize, stack.shuffled.rows, n_columns
+        stretches = np.empty((1, n_rows // stack.shuffled.rows, *of_stretch), np.uint8)
+        stack.shuffled.read(frame, frame + 1, 0, n_rows, stretches)
+        return rows_of_shuffled(stretches[0], source.sampler.rows, stack.dtype)
     if not stack.is_decoded:
         whole = np.empty((1, *stack.shape[1:]), stack.dtype)
         stack.read(frame, frame + 1, whole)
         return whole[0, source.sampler.rows]
-    rows = range(*source.sampler.rows.indices(source.shape[1]))
-    found = np.empty((len(rows), source.shape[2]), source.dtype)
+    rows = range(*source.sampler.rows.indices(n_rows))
+    found = np.empty((len(rows), n_columns), source.dtype)
     for i, row in enumerate(rows):
         stack.read_rows(frame, frame + 1, row, row + 1, found[i : i + 1][None])
     return found
-
-
-def _see(source: Source, begin: int, frames: Any) -> None:
-    for frame, image in enumerate(frames, begin):
-        source.sampler.see(frame, image[source.sampler.rows])
 
 
 def _walk(stage: str, source: Source, step: int, observer: Observer, work: Callable[[int, int], None]) -> None:

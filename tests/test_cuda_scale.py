@@ -61,6 +61,13 @@ def test_unshuffled_chunks_are_what_they_were(toolkit: EmulatedToolkit, dtype: s
     assert toolkit.to_host(stack).tobytes() == expected.tobytes()
 
 
+def test_more_chunks_than_a_launch_takes(toolkit: EmulatedToolkit) -> None:
+    values = np.arange(65537 + 2, dtype=np.uint32).reshape(-1, 1, 1)
+    found = toolkit.xp.empty(values.shape, values.dtype)
+    unshuffle(toolkit, toolkit.to_device(values.view(np.uint8)[:, 0]), found)
+    assert np.array_equal(toolkit.to_host(found), values)
+
+
 def test_chunks_of_another_size_are_refused(toolkit: EmulatedToolkit) -> None:
     with pytest.raises(ValueError, match=r"chunks of shape \(2, 24\), expected \(2, 30\)"):
         unshuffle(toolkit, toolkit.to_device(np.zeros((2, 24), np.uint8)), toolkit.xp.empty((2, 3, 5), np.uint16))

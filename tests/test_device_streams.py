@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
 
 from gpu_spots.cuda import device as device_module
+from gpu_spots.cuda import shuffle as shuffle_module
+from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 
 
@@ -53,6 +55,9 @@ class FakeArray:
     def __init__(self, log: list[str], values: np.ndarray) -> None:
         self.log, self.values = log, values
         self.shape, self.dtype, self.size, self.nbytes, self.flags = values.shape, values.dtype, values.size, values.nbytes, values.flags
+
+    def reshape(self, *shape: int) -> "FakeArray":
+        return FakeArray(self.log, self.values.reshape(shape))
 
     def set(self, host: np.ndarray, stream: FakeStream) -> None:
         self.log.append(f"{stream.name} copies in")
@@ -127,6 +132,20 @@ def test_a_copy_waits_for_earlier_kernels_and_later_kernels_for_the_copy(device:
         assert log == ["12 bytes pinned"]
     assert (part.values == 7).all()
     assert log[1:] == ["copies waits for compute 1", "copies copies in", "compute waits for copies 1"]
+
+
+def test_shuffled_frames_are_put_in_order_after_their_copy(device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "xp", SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))))
+    monkeypatch.setattr(shuffle_module, "unshuffle", lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"))
+    with GpuBackend(device, 1).staging_shuffled(np.zeros((5, 6, 7), np.uint16), 1, 4, 3) as slot:
+        slot[...] = 7
+    assert log == [
+        f"{slot.nbytes} bytes pinned",
+        "copies waits for compute 1",
+        "copies copies in",
+        "compute waits for copies 1",
+        "compute writes (6, 3, 7)",
+    ]
 
 
 def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: list[str]) -> None:

@@ -147,7 +147,8 @@ def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Confi
 def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Config) -> None:
     """All types and sizes, for the oldest architecture. No multiply-add is fused, and no small float32 is taken for 0."""
     recorder = recorded((40, 1200, 9000), FRAME_DTYPES)
-    jobs = [(variant, "compute_75") for variant in sorted(recorder.variants)]
+    variants = recorder.variants | {("unshuffle", macros({"SIZE": size})) for size in (2, 4, 8)}
+    jobs = [(variant, "compute_75") for variant in sorted(variants)]
     for variant, ptx in compile_all(pytestconfig, jobs):
         found = re.findall(r"\S+\.ftz\S*|\bfma\.\S+|\bmad\.rn\S+|\S+\.approx\S*", ptx)
         assert not found, f"{variant}: {set(found)}"

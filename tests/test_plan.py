@@ -144,7 +144,7 @@ def test_half_as_much_is_tried_where_a_device_is_full(sync: str, tmp_path: Path)
 class Stack:
     """A stack of any size that nobody reads."""
 
-    source, validity, saturation = "run.h5: /frames", Validity(), None
+    source, validity, saturation, shuffled = "run.h5: /frames", Validity(), None, None
 
     def __init__(self, shape: tuple[int, int, int], rows_apart: int | None, is_decoded: bool = False, step: int = 1) -> None:
         self.shape, self.rows_apart, self.is_decoded, self.step = shape, rows_apart, is_decoded, step

@@ -20,6 +20,7 @@ from gpu_spots.cuda.measure import Levels, levels, measure
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
 from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
 from gpu_spots.cuda.scale import scaled
+from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
@@ -95,6 +96,15 @@ class GpuBackend:
         """A slot of pinned memory, which is copied while other slots are filled."""
         with self.toolkit.staging(held[begin:end]) as slot:
             yield slot
+
+    @contextmanager
+    def staging_shuffled(self, held: Any, begin: int, end: int, rows: int) -> Iterator[Array]:
+        """Through a slot to memory of the device, and from there to their places by a kernel."""
+        part = held[begin:end]
+        stretches = self.toolkit.call(lambda: room_for_stretches(self.toolkit, part, rows))
+        with self.toolkit.staging(stretches) as slot:
+            yield slot
+        self.toolkit.call(lambda: put_in_order(self.toolkit, stretches, part))
 
     def upload(self, frames: Any) -> Any:
         """Through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""

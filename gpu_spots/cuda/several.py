@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.model import (
     Array,
     Background,
@@ -113,6 +114,19 @@ class SeveralGpus:
         also = [(self.backends[device].toolkit, frames) for device, frames in others]
         with self.backends[first].toolkit.staging(part, also) as slot:
             yield slot
+
+    @contextmanager
+    def staging_shuffled(self, held: _Frames, begin: int, end: int, rows: int) -> Iterator[Array]:
+        """One slot too; each device puts its frames in order."""
+        sent = []
+        for device, part in held[begin:end].on.items():
+            toolkit = self.backends[device].toolkit
+            sent.append((toolkit, toolkit.call(partial(room_for_stretches, toolkit, part, rows)), part))
+        (toolkit, stretches, _), *others = sent
+        with toolkit.staging(stretches, [(there, room) for there, room, _ in others]) as slot:
+            yield slot
+        for toolkit, stretches, part in sent:
+            toolkit.call(partial(put_in_order, toolkit, stretches, part))
 
     def upload(self, frames: Any) -> _Frames:
         """To the thread's device. Of frames that are on several, the thread's are taken."""

@@ -8,6 +8,8 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
 from gpu_spots.cuda.validity import bits_of
 
 THREADS = 256
+MOST_CHUNKS = 65535
+"""In one launch: the most blocks that a grid may have in its second direction."""
 
 
 def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
@@ -23,8 +25,25 @@ def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
     if chunks.shape != (len(into), n_values * size):
         raise ValueError(f"chunks of shape {chunks.shape}, expected {(len(into), n_values * size)}")
     kernel = toolkit.kernel("unshuffle", "unshuffle", SIZE=size)
-    kernel(
-        (*blocks_for(n_values, THREADS), len(into)),
-        (THREADS,),
-        (chunks, np.int64(n_values), np.int64(frame_stride(into)), bits_of(into)),
-    )
+    for begin in range(0, len(into), MOST_CHUNKS):
+        some = into[begin : begin + MOST_CHUNKS]
+        kernel(
+            (*blocks_for(n_values, THREADS), len(some)),
+            (THREADS,),
+            (chunks[begin : begin + MOST_CHUNKS], np.int64(n_values), np.int64(frame_stride(some)), bits_of(some)),
+        )
+
+
+def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
+    """Room on the device for ``frames`` (n, n_X, n_Y) while each stretch of ``rows`` rows, which divide n_X, is still shuffled.
+
+    (n, stretches, bytes of a value, rows, n_Y) uint8.
+    """
+    n_frames, n_rows, n_columns = frames.shape
+    return toolkit.xp.empty((n_frames, n_rows // rows, frames.dtype.itemsize, rows, n_columns), np.uint8)
+
+
+def put_in_order(toolkit: Toolkit, stretches: Any, frames: Any) -> None:
+    """Fill ``frames``, contiguous, from the shuffled ``stretches`` that `room_for_stretches` made room for."""
+    *_, size, rows, n_columns = stretches.shape
+    unshuffle(toolkit, stretches.reshape(-1, size * rows * n_columns), frames.reshape(-1, rows, n_columns))

@@ -5,6 +5,9 @@ chunk was never written it gives zeros, and where one is too short, whatever the
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
 
 import h5py
@@ -95,6 +98,21 @@ class FrameReader:
         rows = int(self._dataset.chunks[1])
         return rows if rows < self._shape[1] else None
 
+    @cached_property
+    def shuffled_rows(self) -> int | None:
+        """Every stretch of so many rows is a shuffled chunk, which `read_shuffled` can leave so; None: not all are, or not so simply.
+
+        That is for chunks of a frame, or of whole rows that divide a frame, and values of 2, 4 or 8 bytes in the machine's order.
+        """
+        if self.why_not_direct is not None or self._chunks is None or SHUFFLE not in self._filters:
+            return None
+        frames, rows, columns = self._chunks.chunk
+        if frames > 1 or columns != self._shape[2] or self._shape[1] % rows:
+            return None
+        has_order = not self._is_swapped and self._dtype.itemsize > 1
+        skips = self._chunks.skipped >> self._filters.index(SHUFFLE) & 1
+        return int(rows) if has_order and not skips.any() else None
+
     @property
     def working_bytes(self) -> int:
         """An upper bound of the memory that one call of `read` needs besides its result."""
@@ -132,11 +150,7 @@ class FrameReader:
             InputError: a frame, which it names, was never written, is damaged, or cannot be read.
             ValueError: ``into`` is not as described, or there are no such frames or rows.
         """
-        if not (0 <= begin <= end <= self._shape[0] and 0 <= first <= last <= self._shape[1]):
-            raise ValueError(f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}")
-        shape = (end - begin, last - first, self._shape[2])
-        if into.shape != shape or into.dtype != self._dtype or not into.flags.c_contiguous:
-            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {self._dtype} {shape}")
+        self._check_request(begin, end, first, last, into, (last - first, self._shape[2]), self._dtype)
         self._check_written(begin, end)
         if self.why_not_direct is not None:
             self._read_by_hdf5(begin, end, first, last, into)
@@ -148,6 +162,30 @@ class FrameReader:
                 for x in range(first // rows * rows, last, rows):
                     for y in range(0, self._shape[2], columns):
                         self._read_chunk(self._chunks, (frame, x, y), begin, first, into)
+
+    def read_shuffled(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """As `read_rows`, of whole stretches of `shuffled_rows` rows, whose bytes stay in the order in which they are stored.
+
+        ``into``: (end - begin, stretches, bytes of a value, rows of a stretch, n_Y) uint8, C-contiguous.
+        """
+        rows, chunks = self.shuffled_rows, self._chunks
+        if rows is None or chunks is None or first % rows or last % rows:
+            raise ValueError(f"rows {first} to {last} are not stored in shuffled stretches of {rows} rows")
+        of_frame = ((last - first) // rows, self._dtype.itemsize, rows, self._shape[2])
+        self._check_request(begin, end, first, last, into, of_frame, np.dtype(np.uint8))
+        self._check_written(begin, end)
+        for frame, stretches in enumerate(into, begin):
+            for x, planes in zip(range(first, last, rows), stretches, strict=True):
+                with self._blamed_for(frame, frame + 1, x, 0):
+                    self._decode(chunks, (frame, x, 0), planes, stays_shuffled=True)
+
+    def _check_request(self, begin: int, end: int, first: int, last: int, into: Array, of_frame: tuple[int, ...], dtype: np.dtype) -> None:
+        """Raise ValueError where there are no such frames or rows, or ``into`` is not ``of_frame`` for each, of a type and contiguous."""
+        if not (0 <= begin <= end <= self._shape[0] and 0 <= first <= last <= self._shape[1]):
+            raise ValueError(f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}")
+        shape = (end - begin, *of_frame)
+        if into.shape != shape or into.dtype != dtype or not into.flags.c_contiguous:
+            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {dtype} {shape}")
 
     def _read_by_hdf5(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         try:
@@ -173,7 +211,7 @@ class FrameReader:
         first, last = max(frame, begin), min(frame + chunks.chunk[0], begin + len(into))
         upper, lower = max(x, top), min(x + chunks.chunk[1], top + into.shape[1])
         there = into[first - begin : last - begin, upper - top : lower - top, y : y + chunks.chunk[2]]
-        try:
+        with self._blamed_for(first, last, x, y):
             if self._is_plain(chunks):
                 self._copy_rows(chunks, at, upper - x, first - frame, there)
             elif self._may_be_unfiltered(chunks, at):
@@ -184,8 +222,14 @@ class FrameReader:
                 whole = np.empty(chunks.chunk, self._dtype)
                 self._decode(chunks, at, whole)
                 there[...] = whole[first - frame : last - frame, upper - x : lower - x, : there.shape[2]]
+
+    @contextmanager
+    def _blamed_for(self, begin: int, end: int, x: int, y: int) -> Iterator[None]:
+        """What goes wrong in the block is the fault of the chunk at X and Y of these frames."""
+        try:
+            yield
         except (CodecError, OSError, RuntimeError) as error:
-            raise self._error(first, last, f"chunk at X {x}, Y {y}: {hdf5_reason(error)}") from error
+            raise self._error(begin, end, f"chunk at X {x}, Y {y}: {hdf5_reason(error)}") from error
 
     def _is_plain(self, chunks: ChunkMap) -> bool:
         """Whether each row of a chunk is a whole row of a frame, as it is in memory."""
@@ -207,11 +251,13 @@ class FrameReader:
         n_bytes = int(np.prod(chunks.chunk, dtype=object)) * self._dtype.itemsize
         return is_cut and bool(self._filters) and chunks.size[chunks.index(at)] == n_bytes
 
-    def _decode(self, chunks: ChunkMap, at: Position, out: Array) -> None:
-        """Read a chunk and undo its filters into ``out``, of the chunk's shape and contiguous. Raises `CodecError` or OSError."""
+    def _decode(self, chunks: ChunkMap, at: Position, out: Array, *, stays_shuffled: bool = False) -> None:
+        """Read a chunk and undo its filters into ``out``, of the chunk's size and contiguous. Raises `CodecError` or OSError."""
         index = chunks.index(at)
         begin, size = int(chunks.begin[index]), int(chunks.size[index])
         applied = [number for k, number in enumerate(self._filters) if not chunks.skipped[index] >> k & 1]
+        if stays_shuffled:
+            applied = [number for number in applied if number != SHUFFLE]
         if GZIP not in applied and size != out.nbytes:
             raise CodecError(f"{size} bytes, expected {out.nbytes}")
         if not applied:

@@ -24,6 +24,7 @@ from gpu_spots.files.virtual import sources_in_order
 from gpu_spots.grouping import Columns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
+from gpu_spots.protocols import Shuffled
 
 READ_BYTES = 2**28
 """At most this much is read in one call."""
@@ -36,6 +37,7 @@ class ArrayStack:
     step = 1
     rows_apart: int | None = 1
     is_decoded = True
+    shuffled = None
 
     def __init__(
         self,
@@ -115,6 +117,17 @@ class FileStack:
         """Read rows of frames; as `read`."""
         for reader, first_frame, last_frame, part in self._parts(begin, end, into):
             reader.read_rows(first_frame, last_frame, first, last, part)
+
+    @property
+    def shuffled(self) -> Shuffled | None:
+        """Frames as they are stored, if all of them are shuffled in the same way."""
+        ways = {reader.shuffled_rows for reader in self._readers}
+        rows = ways.pop()
+        return None if ways or rows is None else Shuffled(rows, self._read_shuffled)
+
+    def _read_shuffled(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        for reader, first_frame, last_frame, part in self._parts(begin, end, into):
+            reader.read_shuffled(first_frame, last_frame, first, last, part)
 
     def _parts(self, begin: int, end: int, into: Array) -> Iterator[tuple[FrameReader, int, int, Array]]:
         """Of some frames: the readers that have them, which ones they are there, and where they go in ``into``."""

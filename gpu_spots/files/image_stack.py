@@ -32,6 +32,7 @@ class ImageStack:
     """
 
     step = 1
+    shuffled = None
 
     def __init__(self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image) -> None:
         self.images = images
