@@ -85,11 +85,19 @@ class SecondPass:
         for begin, end, (masks, encoded) in self._walk("masks", self.source.shape[0], "frames", one_batch):
             self._write(begin, encoded)
             mask_of_frame = groups.mask_of_frame[begin:end]
-            self.backend.union(synced, masks.filtered, mask_of_frame)
+            self._unite(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
                 invalid = self.backend.empty_masks(groups.n_masks, self.shape) if invalid is None else invalid
-                self.backend.union(invalid, masks.invalid, mask_of_frame)
+                self._unite(invalid, masks.invalid, mask_of_frame)
         return synced if invalid is None else self.backend.without(synced, invalid)
+
+    def _unite(self, onto: Any, masks: Any, mask_of_frame: NDArray[np.int64]) -> None:
+        """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""
+
+        def some(begin: int, end: int) -> None:
+            self.backend.union(onto, masks[begin:end], mask_of_frame[begin:end])
+
+        in_halves(some, (0, len(masks)), self.backend.release)
 
     def _label(self, synced: Any) -> Components:
         """Components of all synced masks."""

@@ -107,9 +107,9 @@ def test_rows_of_every_layout(dtype: str, layout: str, tmp_path: Path, monkeypat
 class Device(CpuBackend):
     """The CPU backend as if it had a memory of its own, which is full now and then."""
 
-    def __init__(self, free: int | None = 2**40, rows: int = 10**9, frames: int = 10**9) -> None:
+    def __init__(self, free: int | None = 2**40, rows: int = 10**9, frames: int = 10**9, united: int = 10**9) -> None:
         super().__init__(2)
-        self.free, self.rows, self.frames, self.released = free, rows, frames, 0
+        self.free, self.rows, self.frames, self.united, self.released = free, rows, frames, united, 0
 
     def free_bytes(self) -> int | None:  # type: ignore[override]
         return self.free
@@ -127,16 +127,21 @@ class Device(CpuBackend):
             raise OutOfDeviceMemory("device: out of memory")
         return super().find_masks(frames, prepared)
 
+    def union(self, onto: Any, masks: Any, mask_of_frame: np.ndarray) -> None:
+        if len(masks) > self.united:
+            raise OutOfDeviceMemory("device: out of memory")
+        super().union(onto, masks, mask_of_frame)
+
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])
 def test_half_as_much_is_tried_where_a_device_is_full(sync: str, tmp_path: Path) -> None:
     frames, parameters = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9), Parameters(angles=0, sync=sync)
     expected = results(ArrayStack(frames, COLUMNS), parameters, CpuBackend(2), tmp_path, Notes())
-    backend, notes = Device(rows=3, frames=2), Notes()
+    backend, notes = Device(rows=3, frames=2, united=1), Notes()
     assert_same(results(ArrayStack(frames, COLUMNS), parameters, backend, tmp_path, notes), expected)
     assert backend.released > 10
     assert notes.done == sum(total for _, total in notes.stages)
-    for full in (Device(rows=0), Device(frames=0)):
+    for full in (Device(rows=0), Device(frames=0), *([] if sync == "none" else [Device(united=0)])):
         with pytest.raises(OutOfDeviceMemory):
             results(ArrayStack(frames, COLUMNS), parameters, full, tmp_path, Notes())
 
