@@ -46,7 +46,7 @@ class Device:
         self._lock = threading.Lock()
         self._modules: dict[tuple[Any, ...], Any] = {}
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
-        # all devices share one address space, in which pinned memory is pinned for each of them
+        # CuPy pins memory for all devices, whichever is current
         self._slots: _Slots = beside._slots if beside else _Slots(threads + SLOTS)
         with self._current():
             self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
