@@ -34,14 +34,15 @@ class Found:
 
 def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int | None) -> "GpuBackend | SeveralGpus":
     """The backend on a device, or on several, ``memory_limit`` on each; see `open_device`."""
-    from gpu_spots.cuda.backend import GpuBackend
-    from gpu_spots.cuda.several import SeveralGpus
-
     workers = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
     workers = max(workers, len(numbers))
     devices: list[Device] = []
     for number in numbers:
         devices.append(open_device(number, memory_limit, workers, devices[0] if devices else None))
+    # most machines have none, and need not load this
+    from gpu_spots.cuda.backend import GpuBackend
+    from gpu_spots.cuda.several import SeveralGpus
+
     backends = [GpuBackend(device, workers) for device in devices]
     return backends[0] if len(backends) == 1 else SeveralGpus(backends, workers)
 
