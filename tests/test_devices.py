@@ -1,5 +1,6 @@
 """What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
 
+import importlib.metadata
 import importlib.util
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,7 +1,6 @@
 """Which CUDA devices there are, and why one cannot be used. CuPy is imported here when nothing else stands in the way."""
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -121,6 +120,8 @@ def driver_version() -> int | None:
 
 def installed_wheels() -> list[str]:
     """Packages that bring CuPy; more than one overwrite each other."""
+    import importlib.metadata  # which takes longer than all that is asked before
+
     names = {distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()}
     return sorted(name for name in names if name.lower() == "cupy" or name.lower().startswith(("cupy-cuda", "cupy-rocm")))
 
