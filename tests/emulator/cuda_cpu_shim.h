@@ -91,7 +91,8 @@ static void to_scheduler() {
   void* fake;
   __sanitizer_start_switch_fiber(&fake, S.bottom, S.size);
   swapcontext(&f.context, &S.scheduler_context);
-  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  // by another thread of the host, perhaps, with a stack of its own to go back to
+  __sanitizer_finish_switch_fiber(fake, &S.bottom, &S.size);
 #else
   if (!_setjmp(f.jump)) _longjmp(S.scheduler, 1);
 #endif
