@@ -1,6 +1,5 @@
 """CpuBackend: the contract of ``gpu_spots.backend.Backend``, operation by operation."""
 
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,13 +49,13 @@ class _Prepared:
 
 
 class CpuBackend:
-    """NumPy on the CPU's cores. ``threads``: how many to use; None: all that this process may."""
+    """NumPy on the CPU's cores. ``threads``: how many to use."""
 
     name = "cpu"
     staging_shuffled = None
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.workers = threads or _available_cores()
+    def __init__(self, threads: int) -> None:
+        self.workers = threads
         self.device = f"{_processor()}, {self.workers} thread{'s' * (self.workers > 1)}, NumPy {np.__version__}"
         self._trimmed = TrimmedStatistics()
 
@@ -206,13 +205,6 @@ def _greatest_below(threshold: Array, dtype: np.dtype) -> Array:
         rounded = np.where(rounded < threshold, np.nextafter(rounded, dtype.type(np.inf)), rounded)
         # NaN stays NaN, which nothing is greater than
         return np.nextafter(rounded, dtype.type(-np.inf))
-
-
-def _available_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

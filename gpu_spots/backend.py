@@ -26,6 +26,7 @@ from gpu_spots.model import (
     Morphology,
     Validity,
 )
+from gpu_spots.workers import default_workers
 
 NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""
@@ -180,19 +181,19 @@ def choose_backend(
         for parameter, given in (("device", devices), ("device_memory_limit", device_memory_limit)):
             if given is not None:
                 raise ParameterError(parameter, "the CPU backend computes on no device")
-    note = None
+    workers, note = threads or default_workers(), None
     if name != "cpu":
         from gpu_spots.cuda.devices import open_backend
 
         try:
-            return open_backend(devices or (0,), device_memory_limit, threads), None
+            return open_backend(devices or (0,), device_memory_limit, workers), None
         except BackendError as error:
             if name == "gpu" or device is not None:
                 raise BackendError(f"backend {name}: {error}") from error
             note = f"no GPU is used: {error}"
     from cpu_fallback import CpuBackend
 
-    return CpuBackend(threads), note
+    return CpuBackend(workers), note
 
 
 def _numbers(device: int | Sequence[int]) -> tuple[int, ...]:

@@ -31,10 +31,9 @@ class Found:
     """Why it cannot be used; None: a kernel ran on it."""
 
 
-def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int | None) -> "GpuBackend | SeveralGpus":
-    """The backend on a device, or on several, ``memory_limit`` on each; see `open_device`."""
-    workers = threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
-    workers = max(workers, len(numbers))
+def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int) -> "GpuBackend | SeveralGpus":
+    """The backend on a device, or on several, ``memory_limit`` on each and a thread at least; see `open_device`."""
+    workers = max(threads, len(numbers))
     devices: list[Device] = []
     for number in numbers:
         devices.append(open_device(number, memory_limit, workers, devices[0] if devices else None))
