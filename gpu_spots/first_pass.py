@@ -15,7 +15,7 @@ from gpu_spots.model import MAX_FRAMES, Background, BackgroundRows, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Stack
 from gpu_spots.source import Source
-from gpu_spots.workers import Span, in_halves, in_order
+from gpu_spots.workers import Span, at_last, in_halves, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def choose_sample(stack: Stack, parameters: Parameters, backend: Backend, observ
 def learn(source: Source, sample: Sample, parameters: Parameters, observer: Observer) -> Background:
     """First pass: the background, band by band."""
     _, n_rows, n_columns = source.shape
-    held = source.backend.hold_background(source.shape, source.dtype, parameters.method)
+    backend = source.backend
+    held = at_last(lambda: backend.hold_background(source.shape, source.dtype, parameters.method), backend.release)
     maps = BackgroundMaps((n_rows, n_columns), source.dtype, parameters.cutoff, varies=sample.block_sizes is not None, held=held)
     validity = source.scaled_validity
 
@@ -73,7 +74,7 @@ def learn(source: Source, sample: Sample, parameters: Parameters, observer: Obse
             maps.gaps = True
 
     def learn_band(band: Span) -> int:
-        in_halves(learn_rows, band, source.backend.release)
+        in_halves(learn_rows, band, backend.release)
         return band[1] - band[0]
 
     observer.stage("background", n_rows, "rows")

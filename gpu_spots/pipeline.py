@@ -5,20 +5,21 @@ First pass, by bands of rows: every frame of a pixel -> its background. Second p
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
+from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import Rejection, choose_sample, learn, rejected
 from gpu_spots.model import FACTOR_BITS, SpotTable
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Plan, Work, make_plan
+from gpu_spots.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
-from gpu_spots.source import OpenSpool, open_source
+from gpu_spots.source import OpenSpool, Source, open_source
 from gpu_spots.workers import Stopwatch, in_order
 
 
@@ -78,11 +79,24 @@ def find_spots(
     if groups.n_unpaired:
         observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
 
-    watch = Stopwatch()
-    plan = plan_run(stack, parameters, backend, limits or Limits())
+    watch, limits = Stopwatch(), limits or Limits()
     with ExitStack() as opened:
+
+        def read(allowed: Limits) -> Source | None:
+            plan = plan_run(stack, parameters, backend, allowed)
+            try:
+                return opened.enter_context(open_source(stack, backend, plan, open_spool, observer))
+            except OutOfDeviceMemory as error:
+                if plan.place != Place.DEVICE:
+                    raise
+                observer.warn(f"{error}: the frames do not stay there, as others took what was free")
+            # nothing that was read is held any more
+            backend.release()
+            return None
+
         with watch.stage("read"):
-            source = opened.enter_context(open_source(stack, backend, plan, open_spool, observer))
+            source = read(limits) or read(replace(limits, may_stay=False))
+            assert source is not None
         with watch.stage("background"):
             if parameters.normalise == "level":
                 source.factors = levels.factors(source.sampler.levels, stack.source)
@@ -96,7 +110,7 @@ def find_spots(
                 observer.warn(message)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
-            for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), plan.threads):
+            for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), source.plan.threads):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
@@ -104,7 +118,7 @@ def find_spots(
             table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)
-    return _summary(stack, table, sample.n_removed, rejection, source.factors, plan, watch)
+    return _summary(stack, table, sample.n_removed, rejection, source.factors, source.plan, watch)
 
 
 def _summary(

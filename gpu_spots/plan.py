@@ -68,6 +68,8 @@ class Limits:
     """Threads that read, compute and compress; None: as many as the backend wants."""
     may_spool: bool = False
     """There is a folder for a scratch file."""
+    may_stay: bool = True
+    """All frames may stay on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class _Planner:
         """Where the frames could be, the best first."""
         if self.stack.resident() is not None:
             return [Place.MEMORY]
-        places = [] if self.on_host else [Place.DEVICE]
+        places = [Place.DEVICE] if self.limits.may_stay and not self.on_host else []
         if self._is_cheap_in_parts():
             # uncompressed frames are read as quickly as they are copied: memory would only be filled
             places += [Place.FILE] if self.stack.is_decoded else [Place.MEMORY, Place.FILE]

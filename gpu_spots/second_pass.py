@@ -15,7 +15,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.source import Source
 from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
-from gpu_spots.workers import Span, Stopwatch, in_halves, in_order
+from gpu_spots.workers import Span, Stopwatch, at_last, in_halves, in_order
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ class SecondPass:
         self.level = background.level
         self.backend = source.backend
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
-        self.prepared = self.backend.prepare(background, morphology, source.saturation)
+        self.prepared = at_last(lambda: self.backend.prepare(background, morphology, source.saturation), self.backend.release)
         self.sink = sink
         self.observer = observer
         self.watch = watch
@@ -76,7 +76,7 @@ class SecondPass:
 
     def _synced_masks(self, groups: Groups) -> Any:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
-        synced, invalid = self.backend.empty_masks(groups.n_masks, self.shape), None
+        synced, invalid = self._empty_masks(groups), None
 
         def one_batch(begin: int, end: int) -> tuple[Any, ...]:
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
@@ -87,9 +87,12 @@ class SecondPass:
             mask_of_frame = groups.mask_of_frame[begin:end]
             self._unite(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
-                invalid = self.backend.empty_masks(groups.n_masks, self.shape) if invalid is None else invalid
+                invalid = self._empty_masks(groups) if invalid is None else invalid
                 self._unite(invalid, masks.invalid, mask_of_frame)
-        return synced if invalid is None else self.backend.without(synced, invalid)
+        return synced if invalid is None else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
+
+    def _empty_masks(self, groups: Groups) -> Any:
+        return at_last(lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release)
 
     def _unite(self, onto: Any, masks: Any, mask_of_frame: NDArray[np.int64]) -> None:
         """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""

@@ -16,8 +16,10 @@ from gpu_spots.backend import Backend
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.plan import Place
 from helpers import assert_same, background_of, levels_of, run, series
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
@@ -201,3 +203,40 @@ def test_a_file_through_the_device_and_in_parts(emulated: Backend, tmp_path: Pat
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
     assert_same(results[2], results[0])
+
+
+@pytest.mark.parametrize("when", ["before", "while frames are read"])
+def test_frames_that_cannot_stay_on_the_device_after_all(
+    emulated: Backend, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpu_spots.files.frames import open_run
+    from gpu_spots.files.spots_file import open_spots
+    from gpu_spots.run import Job, find_to_file
+    from helpers import Notes, datasets, write_run
+
+    frames = series(20, (64, 90))
+    source = write_run(tmp_path / "run__mccd.h5", frames=frames)
+    with open_run(source) as stack:
+        find_to_file(stack, tmp_path / "expected.h5", Job(Parameters(), CpuBackend(1), Notes()))
+    backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
+    monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
+    if when == "before":
+        monkeypatch.setattr(MEMORY, "limit", MEMORY.live + frames.nbytes // 2)
+    else:
+        staging = backend.staging
+
+        def full_once(held: Any, begin: int, end: int) -> Any:
+            staged.append(MEMORY.live)
+            if len(staged) == 5:
+                raise OutOfDeviceMemory("GPU 0: out of memory")
+            return staging(held, begin, end)
+
+        monkeypatch.setattr(backend, "staging", full_once)
+    with open_run(source) as stack:
+        summary = find_to_file(stack, tmp_path / "found.h5", Job(Parameters(), backend, notes))
+    assert summary.plan.place == Place.FILE
+    assert "do not stay there" in " ".join(notes.warnings)
+    # what was read first is not held any more: a band of all rows is as large
+    assert max(staged, default=0) < 2 * frames.nbytes
+    with open_spots(tmp_path / "expected.h5") as expected, open_spots(tmp_path / "found.h5") as found:
+        assert_same(datasets(found._file), datasets(expected._file))
