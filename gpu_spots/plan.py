@@ -161,11 +161,16 @@ class _Planner:
             found = self._sizes(place)
             if found is not None:
                 return self._plan(place, *found)
-        least = self._host_bytes(self._places()[-1], self._row_step(), 1)
-        raise InputError(
-            f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} need {in_words(least)} of memory at least, "
-            f"{in_words(self.memory)} {'is what --memory-limit lets them use' if self.limits.memory else 'are free'}{self._way_out()}"
-        )
+        raise InputError(f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} {self._shortage()}")
+
+    def _shortage(self) -> str:
+        """What does not fit, though rows and frames come one at a time."""
+        smallest, free = (self._places()[-1], self._row_step(), 1), self.backend.free_bytes()
+        if free is not None and (least := self._device_bytes(*smallest)) > free:
+            return f"need {in_words(least)} of the GPU's memory at least, of which {in_words(max(0, free))} may be used"
+        least = self._host_bytes(*smallest)
+        limit = "is what --memory-limit lets them use" if self.limits.memory else "are free"
+        return f"need {in_words(least)} of memory at least, {in_words(self.memory)} {limit}{self._way_out()}"
 
     def _way_out(self) -> str:
         if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:

@@ -16,7 +16,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.errors import OutOfDeviceMemory
+from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Place
@@ -203,6 +203,12 @@ def test_a_file_through_the_device_and_in_parts(emulated: Backend, tmp_path: Pat
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
     assert_same(results[2], results[0])
+
+
+def test_a_device_that_is_too_small(emulated: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MEMORY, "limit", MEMORY.live + (2 << 20))
+    with pytest.raises(InputError, match=r"24 frames of 64 x 90 need \d+ MiB of the GPU's memory at least, of which 2 MiB may be used$"):
+        run(series(24, (64, 90)), Parameters(angles=0), emulated)
 
 
 @pytest.mark.parametrize("when", ["before", "while frames are read"])
