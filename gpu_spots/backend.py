@@ -175,7 +175,7 @@ def choose_backend(
         raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
     devices = None if device is None else _numbers(device)
     for parameter, value in (("threads", threads), ("device_memory_limit", device_memory_limit)):
-        if value is not None and value < 1:
+        if value is not None and (not isinstance(value, SupportsIndex) or value < 1):
             raise ParameterError(parameter, f"{value!r} is not an integer >= 1")
     if name == "cpu":
         for parameter, given in (("device", devices), ("device_memory_limit", device_memory_limit)):

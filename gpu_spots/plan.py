@@ -4,10 +4,11 @@ Everything here is whole numbers of bytes. What operations need is the backend's
 number of set pixels matters, one in `SET_PIXELS` is expected to be set, more than in usual masks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
+from math import ceil, floor
 from pathlib import Path
 
 from gpu_spots.backend import Backend
@@ -164,13 +165,15 @@ class _Planner:
         raise InputError(f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} {self._shortage()}")
 
     def _shortage(self) -> str:
-        """What does not fit, though rows and frames come one at a time."""
-        smallest, free = (self._places()[-1], self._row_step(), 1), self.backend.free_bytes()
-        if free is not None and (least := self._device_bytes(*smallest)) > free:
-            return f"need {in_words(least)} of the GPU's memory at least, of which {in_words(max(0, free))} may be used"
-        least = self._host_bytes(*smallest)
+        """What does not fit, wherever the frames are, and though rows and frames come one at a time."""
+        frames = min(self.limits.batch or 1, self.n_frames)
+        smallest = [(place, self._row_step() if place == Place.FILE else 1, frames) for place in self._places()]
+        free, least = self.backend.free_bytes(), min(self._host_bytes(*sizes) for sizes in smallest)
+        if free is not None and least <= self.memory:
+            least = min(self._device_bytes(*sizes) for sizes in smallest)
+            return f"need {in_words(least, ceil)} of the GPU's memory at least, of which {in_words(max(0, free), floor)} may be used"
         limit = "is what --memory-limit lets them use" if self.limits.memory else "are free"
-        return f"need {in_words(least)} of memory at least, {in_words(self.memory)} {limit}{self._way_out()}"
+        return f"need {in_words(least, ceil)} of memory at least, {in_words(self.memory, floor)} {limit}{self._way_out()}"
 
     def _way_out(self) -> str:
         if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:
@@ -335,9 +338,9 @@ def _memory(limits: Limits) -> int:
     return 2**62 if available is None else max(0, available - RESERVE)
 
 
-def in_words(n_bytes: int) -> str:
+def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
     """A size, for people."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    return f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB" if n_bytes >= 2**30 else f"{rounded(n_bytes / 2**20)} MiB"
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:

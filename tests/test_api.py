@@ -109,6 +109,8 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
         ({"frames": np.zeros((5, 4, 4)), "parameters": Parameters()}, r"no lauecollect/angle .* angles=0"),
         ({"frames": np.zeros((5, 4, 4)), "parameters": {"n": 3}}, "is not Parameters"),
         ({"frames": np.zeros((5, 4, 4)), "threads": 0}, "threads: 0 is not an integer >= 1"),
+        ({"frames": np.zeros((5, 4, 4)), "threads": 1.5}, "threads: 1.5 is not an integer >= 1"),
+        ({"frames": np.zeros((5, 4, 4)), "threads": "2"}, "threads: '2' is not an integer >= 1"),
         ({"frames": np.zeros((5, 4, 4)), "backend": "abacus"}, "backend: 'abacus'"),
         ({"frames": np.zeros((5, 4, 4)), "compression": "zip"}, "compression: 'zip' is not one of"),
     ],

@@ -15,6 +15,7 @@ from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda import shuffle as shuffle_module
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
+from gpu_spots.errors import BackendError
 
 
 class FakeEvent:
@@ -112,7 +113,7 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         Stream=lambda non_blocking: FakeStream(log, next(names)),
         Event=lambda disable_timing: FakeEvent(log),
         using_allocator=using_allocator,
-        alloc_pinned_memory=pinned,
+        PinnedMemoryPool=lambda: SimpleNamespace(malloc=pinned, free_all_blocks=lambda: None),
         runtime=runtime,
         memory=real.memory,
         compiler=real.compiler,
@@ -157,6 +158,30 @@ def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: lis
     assert waits == ["host waits for copies 1"]
     # it was too small
     assert [line for line in log if line.endswith("pinned")] == [f"{n} bytes pinned" for n in (4, 5, 6, 7)]
+
+
+def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That memory cannot be pinned, and what an earlier kernel did wrong; the slot is as good as new."""
+    failure = device_module.cupy.cuda.runtime.CUDARuntimeError(700)
+
+    def fails(n_bytes: int) -> bytearray:
+        raise failure
+
+    slots = [device._slots._free.get() for _ in range(2)]  # one is left
+    with device._slot(100):
+        pass
+    with monkeypatch.context() as patched:
+        patched.setattr(device._slots._pool, "malloc", fails)
+        with pytest.raises(BackendError, match="could not be pinned for the GPU"), device._slot(1000):
+            pass
+    with device._slot(50) as slot:
+        assert len(slot.view((50,), np.uint8)) == 50
+    event = FakeEvent([])
+    monkeypatch.setattr(event, "synchronize", lambda: fails(0))
+    slot.busy.append(event)
+    with pytest.raises(BackendError, match="GPU 0: "), device.staging(FakeArray([], np.zeros(5, np.uint8))):
+        pass
+    assert len(slots) == 2
 
 
 def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> None:

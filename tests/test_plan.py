@@ -214,6 +214,28 @@ def test_what_does_not_fit_says_what_is_needed() -> None:
         planned(Stack(LARGE, None), memory=2**30, spool=False)
 
 
+@pytest.mark.parametrize(
+    "stack", [Stack(LARGE, 1, is_decoded=True), Stack(LARGE, None), Stack(LARGE, 512, step=4), Stack((180, 512, 512), 64)], ids=range(4)
+)
+@pytest.mark.parametrize("work", [{}, {"scales": True}, {"method": "kruskal", "n_masks": 18}], ids=["alone", "level", "kruskal"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_what_is_needed_is_enough_and_no_more_than_that(stack: Stack, work: dict[str, Any], on_device: bool) -> None:
+    def needed(backend: Backend, memory: int) -> int:
+        with pytest.raises(InputError, match=f" need .* of {of} at least") as refused:
+            planned(stack, backend, memory, **work)
+        return int(str(refused.value).partition(" need ")[2].split(" MiB")[0])
+
+    of, backend = "memory", Device(2**40) if on_device else CpuBackend(2)
+    least = needed(backend, 1)
+    assert planned(stack, backend, least * 2**20, **work)
+    assert needed(backend, (least - 1) * 2**20) == least
+    if on_device:
+        of = "the GPU's memory"
+        least = needed(Device(1), 2**40)
+        assert planned(stack, Device(least * 2**20), 2**40, **work)
+        assert needed(Device((least - 1) * 2**20), 2**40) == least
+
+
 @pytest.mark.parametrize("memory", [2**28, 2**30, 2**34])
 @pytest.mark.parametrize("work", [{}, {"scales": True}, {"n_masks": 90}, {"method": "kruskal", "n_masks": 18}])
 def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> None:

@@ -101,7 +101,7 @@ class Device:
     def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
         """One behind the other in a slot, all copies on their way before the last one is waited for."""
         begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
-        with self._slots.slot(begins[-1]) as slot:
+        with self._slot(begins[-1]) as slot:
             hosts = [slot.view(array.shape, array.dtype, begin) for array, begin in zip(arrays, begins, strict=False)]
             self._receive(arrays, hosts)
             yield hosts
@@ -113,7 +113,7 @@ class Device:
     @contextmanager
     def staging(self, part: Any, also: Iterable[tuple["Device", Any]] = ()) -> Iterator[Array]:
         """A slot of pinned memory, which is taken again when its copies have ended."""
-        with self._current(), self._slots.slot(part.nbytes) as slot:
+        with self._slot(part.nbytes) as slot:
             host = slot.view(part.shape, part.dtype)
             yield host
             for device, there in ((self, part), *also):
@@ -121,15 +121,25 @@ class Device:
 
     def free_bytes(self) -> int:
         """What the device and the pool have left, within the limit."""
-        with self._current():
-            free = cupy.cuda.runtime.memGetInfo()[0] + self._pool.free_bytes()
+
+        def free() -> int:
+            left = cupy.cuda.runtime.memGetInfo()[0] + self._pool.free_bytes()
             limit = self._pool.get_limit()
-        return min(free, limit - self._pool.used_bytes()) if limit else free
+            return int(min(left, limit - self._pool.used_bytes()) if limit else left)
+
+        return self.call(free)
 
     def release(self) -> None:
         """Empty the pool."""
         self._compute.synchronize()
         self._pool.free_all_blocks()
+
+    @contextmanager
+    def _slot(self, n_bytes: int) -> Iterator["_Slot"]:
+        """A slot of pinned memory, of at least that size, which nothing is copied from or to any more."""
+        with self._slots.slot() as slot:
+            self.call(partial(self._slots.ready, slot, n_bytes))
+            yield slot
 
     def _current(self) -> Any:
         """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
@@ -186,31 +196,37 @@ class _Slots:
     """A ring of slots: the one that was given back first is taken first, as its copy has most likely ended."""
 
     def __init__(self, number: int) -> None:
+        # of its own, as CuPy's would keep what a slot has outgrown
+        self._pool = cupy.cuda.PinnedMemoryPool()
         self._free: queue.Queue[_Slot] = queue.Queue()
         for _ in range(number):
             self._free.put(_Slot())
 
     @contextmanager
-    def slot(self, n_bytes: int) -> Iterator[_Slot]:
-        """A slot of at least that size."""
+    def slot(self) -> Iterator[_Slot]:
+        """A slot, to be made `ready`."""
         slot = self._free.get()
         try:
-            while slot.busy:
-                slot.busy[-1].synchronize()
-                slot.busy.pop()
-            if slot.n_bytes < n_bytes:
-                slot.memory = None
-                slot.memory, slot.n_bytes = _pinned(n_bytes), n_bytes
             yield slot
         finally:
             self._free.put(slot)
 
+    def ready(self, slot: _Slot, n_bytes: int) -> None:
+        """Its copies have ended, and it has at least that size."""
+        while slot.busy:
+            slot.busy[-1].synchronize()
+            slot.busy.pop()
+        if slot.n_bytes < n_bytes:
+            slot.memory, slot.n_bytes = None, 0
+            self._pool.free_all_blocks()
+            slot.memory = self._pinned(n_bytes)
+            slot.n_bytes = n_bytes
 
-def _pinned(n_bytes: int) -> Any:
-    try:
-        return cupy.cuda.alloc_pinned_memory(n_bytes)
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}") from None
+    def _pinned(self, n_bytes: int) -> Any:
+        try:
+            return self._pool.malloc(n_bytes)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise BackendError(f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}") from None
 
 
 def _recorded(stream: Any) -> Any:

@@ -84,7 +84,7 @@ class LateCupy:
             Stream=self._stream,
             Event=lambda disable_timing: LateEvent(),
             using_allocator=lambda allocator: nullcontext(),
-            alloc_pinned_memory=lambda n_bytes: np.full(n_bytes, 0xA5, np.uint8),
+            PinnedMemoryPool=lambda: SimpleNamespace(malloc=lambda n_bytes: np.full(n_bytes, 0xA5, np.uint8), free_all_blocks=lambda: None),
             runtime=SimpleNamespace(
                 CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
                 getDeviceProperties=lambda number: {"name": b"Late"},
