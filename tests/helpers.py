@@ -252,3 +252,12 @@ def levels_of(dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator)
     if dtype.kind == "f":
         return rng.random(shape)
     return IntegerLevel(7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32))
+
+
+def refuses(path: Path, *options: object, status: int = 1, words: tuple[str, ...] = ()) -> str:
+    """The command refuses a file in one line with these words, and leaves its folder as it was; returns that line."""
+    before = listing(path.parent)
+    ended = command(path, *options, "--quiet")
+    assert_refused(ended, status, *words)
+    assert listing(path.parent) == before
+    return ended.stderr

@@ -1,0 +1,206 @@
+"""Outputs that cannot be written, and disks that are full: one line that says so, nothing left, and nothing of others' touched."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from gpu_spots.files.output import complete_or_absent
+from helpers import FullDisk, assert_refused, command, listing, process, refuses, write_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A sound run in a folder of its own."""
+    return write_run(tmp_path / "run__mccd.h5")
+
+
+def test_an_output_that_exists_is_refused(run: Path) -> None:
+    (run.parent / "run__spots.h5").write_text("precious")
+    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+
+
+def test_a_dangling_link_as_output_is_refused(run: Path) -> None:
+    (run.parent / "run__spots.h5").symlink_to("nowhere")
+    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
+@pytest.mark.parametrize("way", ["same", "relative", "round about", "soft link", "hard link", "input is the link"])
+def test_the_input_is_never_the_output(run: Path, way: str, force: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    link = run.parent / "link.h5"
+    source, output = run, run
+    if way == "relative":
+        output = Path(run.name)
+    elif way == "round about":
+        output = run.parent / ".." / run.parent.name / run.name
+    elif way == "hard link":
+        os.link(run, link)
+        output = link
+    elif way != "same":
+        link.symlink_to(run)
+        source, output = (run, link) if way == "soft link" else (link, run)
+    refuses(source, "-o", output, *force, words=(str(output), "is the input file"))
+
+
+def test_the_input_is_not_taken_for_a_left_over_of_the_output(run: Path) -> None:
+    source = run.rename(run.parent / "x.h5.part")
+    refuses(source, "-o", run.parent / "x.h5", "--force", words=("x.h5.part", "is the input file"))
+
+
+def test_a_missing_folder_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent / "no" / "folder" / "x.h5", words=("x.h5", "no folder", "no/folder"))
+
+
+def test_a_file_in_place_of_a_folder_is_refused(run: Path) -> None:
+    refuses(run, "-o", run / "x.h5", words=("x.h5", "no folder", run.name))
+
+
+def test_a_folder_as_output_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent, "--force", words=(str(run.parent), "is a folder", "expected the name of a file"))
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
+def test_a_device_as_output_is_refused(run: Path, device: str) -> None:
+    if not Path(device).exists():
+        pytest.skip(f"no {device} here")
+    refuses(run, "-o", device, "--force", words=(device, "is a device", "expected the name of a file"))
+
+
+def test_a_name_that_is_too_long_is_refused(run: Path) -> None:
+    refuses(run, "-o", run.parent / ("x" * 300), words=("x" * 300, "File name too long"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(run: Path) -> None:
+    if os.geteuid() != 0:
+        folder = run.parent / "locked"
+        folder.mkdir(mode=0o500)
+    elif Path("/sys/kernel").is_dir():
+        folder = Path("/sys/kernel")  # where root cannot create files either
+    else:
+        pytest.skip("root may write everywhere here")
+    refuses(run, "-o", folder / "x.h5", words=(str(folder / "x.h5"), "cannot be written", "Permission denied"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "soft link"])
+def test_what_is_in_the_way_is_left_alone(run: Path, kind: str) -> None:
+    part, other = run.parent / "run__spots.h5.part", run.parent / "other"
+    other.write_text("precious")
+    if kind == "folder":
+        part.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(part)
+    else:
+        part.symlink_to(other)
+    before = {**listing(run.parent)}
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part is in the way")
+    assert listing(run.parent) == before
+
+
+def test_a_left_over_that_has_other_names_is_not_written_into(run: Path) -> None:
+    other = run.parent / "other"
+    other.write_text("precious")
+    os.link(other, run.parent / "run__spots.h5.part")
+    assert command(run, "--quiet").status == 0
+    assert other.read_text() == "precious"
+    assert set(listing(run.parent)) == {"other", run.name, "run__spots.h5"}
+
+
+def test_another_run_to_the_same_output_is_refused(run: Path) -> None:
+    output = run.parent / "run__spots.h5"
+    with complete_or_absent(output) as part:
+        part.write_text("half done")
+        before = listing(run.parent)
+        assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "another run is writing it")
+        assert_refused(process(run, "--quiet"), 1, "run__spots.h5", "another run is writing it")
+        assert listing(run.parent) == before
+        part.write_text("done")
+    assert output.read_text() == "done"
+
+
+def test_an_output_that_is_taken_away_while_it_is_written_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = run.parent / "run__spots.h5"
+    fsync = os.fsync
+
+    def replace_and_sync(descriptor: int) -> None:
+        (run.parent / "run__spots.h5.part").unlink(missing_ok=True)
+        (run.parent / "run__spots.h5.part").write_text("another's")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", replace_and_sync)
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part was replaced meanwhile")
+    assert not output.exists()
+    assert (run.parent / "run__spots.h5.part").read_text() == "another's"
+
+
+def test_file_systems_without_locks_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    assert command(run, "--quiet").status == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------- full disks
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Bytes of the output, by compression."""
+    run = write_run(tmp_path_factory.mktemp("sizes") / "run__mccd.h5")
+    found = {}
+    for name in ("gzip", "none"):
+        assert command(run, "-C", name, "-S", "pairs", "--quiet", "--force").status == 0
+        found[name] = (run.parent / "run__spots.h5").stat().st_size
+    return found
+
+
+@pytest.mark.parametrize("share", [0, 0.003, 0.03, 0.2, 0.5, 0.8, 0.97, 0.999])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_full_disk_leaves_nothing(
+    run: Path, compression: str, share: float, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(monkeypatch, int(share * sizes[compression]))
+    refuses(run, "-C", compression, "-S", "pairs", words=("run__spots.h5", "cannot be written", "No space left on device"))
+    assert disk.refused
+
+
+def test_a_disk_that_is_full_later_than_said_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refuses(run, words=("run__spots.h5", "cannot be written", os.strerror(errno.EDQUOT)))
+
+
+def limited(size: int) -> str:
+    """Python that lets the process write no file larger than that; the system then refuses more, as a full disk does."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 280_000])
+def test_a_process_that_may_write_no_more_ends_well(run: Path, size: int) -> None:
+    before = listing(run.parent)
+    ended = process(run, "--quiet", prelude=limited(size))
+    assert_refused(ended, 1, "lu_hdf2spots: ", "run__spots.h5", "cannot be written", os.strerror(errno.EFBIG))
+    assert listing(run.parent) == before
+
+
+def test_a_full_disk_keeps_the_old_output(run: Path) -> None:
+    output = run.parent / "run__spots.h5"
+    output.write_text("precious")
+    before = listing(run.parent)
+    assert_refused(process(run, "--quiet", "--force", prelude=limited(20_000)), 1, "run__spots.h5", "cannot be written")
+    assert listing(run.parent) == before
+
+
+def test_a_simulation_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    arguments = ("simulate", tmp_path / "x__mccd.h5", "--size", 64, "--angles", 3)
+    ended = process(*arguments, name="gpu-spots", prelude=limited(30_000))
+    assert (ended.status, ended.stdout) == (1, "")
+    assert ended.lines[-1].startswith("gpu-spots: ")
+    assert "x__mccd.h5: cannot be written" in ended.lines[-1]
+    assert "Traceback" not in ended.stderr
+    assert not listing(tmp_path)
