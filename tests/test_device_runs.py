@@ -1,6 +1,6 @@
 """Whole runs through the host code that drives CuPy, on streams that work as late as they may: the CPU's results, to the bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,17 @@ MODES = {
 
 
 @pytest.fixture
-def make(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., GpuBackend]]:
+def make(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], GpuBackend]:
     """The backend on such a device, with so many threads."""
 
     def made(threads: int) -> GpuBackend:
         late = LateCupy(device_module.cupy, kernel_folder, 1 << 30)
         monkeypatch.setattr(device_module, "cupy", late)
         monkeypatch.setattr(Device, "xp", ArrayModule())
-        patches.append(copies_come_late(late, monkeypatch))
-        patches[-1].__enter__()
+        copies_come_late(late, monkeypatch)
         return GpuBackend(Device(0, None, threads), threads)
 
-    patches: list[Any] = []
-    yield made
-    for patch in patches:
-        patch.__exit__(None, None, None)
+    return made
 
 
 def source_of(tmp_path: Path, layout: str) -> Path:

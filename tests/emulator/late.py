@@ -6,8 +6,8 @@ arrays and kernels of the emulation.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -134,9 +134,8 @@ def _spoil(values: np.ndarray) -> None:
     values.reshape(-1).view(np.uint8)[...] = 0xA5
 
 
-@contextmanager
-def copies_come_late(cupy: LateCupy, monkeypatch: Any) -> Iterator[None]:
-    """Device arrays are copied, in and out, when a stream of ``cupy`` gets to it."""
+def copies_come_late(cupy: LateCupy, monkeypatch: Any) -> None:
+    """From now on device arrays are copied, in and out, when a stream of ``cupy`` gets to it."""
     at_once = DeviceArray.here
 
     def here(array: DeviceArray) -> np.ndarray:
@@ -153,8 +152,6 @@ def copies_come_late(cupy: LateCupy, monkeypatch: Any) -> Iterator[None]:
         _spoil(out)
         cupy.streams[0].ask(lambda: np.copyto(out, array.values))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(DeviceArray, "here", here)
-        patched.setattr(DeviceArray, "set", set_, raising=False)
-        patched.setattr(DeviceArray, "get", get, raising=False)
-        yield
+    monkeypatch.setattr(DeviceArray, "here", here)
+    monkeypatch.setattr(DeviceArray, "set", set_, raising=False)
+    monkeypatch.setattr(DeviceArray, "get", get, raising=False)
