@@ -28,7 +28,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "gzip 4": {"compression": "gzip"},
     "shuffle + gzip 4": {"compression": "gzip", "shuffle": True},
 }
-Way = Callable[[], None]
+Way = Callable[[], object]
 
 
 def main() -> None:
@@ -117,8 +117,8 @@ def _images(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     return {"masks_raw": raw, "masks_filtered": filtered, "labels": labels}
 
 
-def report(title: str, ways: dict[str, Way], n_bytes: int, rounds: int) -> None:
-    """Time each way ``rounds`` times, in turns, the first unmeasured; print rates, and ratios to the first way."""
+def in_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each way takes, the first round unmeasured."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, way in ways.items():
@@ -126,6 +126,12 @@ def report(title: str, ways: dict[str, Way], n_bytes: int, rounds: int) -> None:
             way()
             if i:
                 seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def report(title: str, ways: dict[str, Way], n_bytes: int, rounds: int) -> None:
+    """Time each way ``rounds`` times, in turns, the first unmeasured; print rates, and ratios to the first way."""
+    seconds = in_turns(ways, rounds)
     first = next(iter(seconds.values()))
     print(f"  {title}")
     for name, taken in seconds.items():

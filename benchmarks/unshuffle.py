@@ -11,7 +11,6 @@ import argparse
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from chunks import in_turns
 
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.codecs import inflate, unshuffle
@@ -77,18 +77,6 @@ def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) ->
     ratio = statistics.median(a / b for a, b in zip(taken["in order"], taken["shuffled"], strict=True))
     rates = ", ".join(f"{name} {n_frames / statistics.median(seconds):.1f}" for name, seconds in taken.items())
     print(f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as fast")
-
-
-def in_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each way takes, the first round unmeasured."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(rounds + 1):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            way()
-            if i:
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def _processor() -> str:
