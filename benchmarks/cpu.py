@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from cpu_fallback import CpuBackend
 from gpu_spots import pipeline
-from gpu_spots.background import BackgroundMaps
+from gpu_spots.background.maps import BackgroundMaps
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import Morphology, SpotTable, Validity
 from gpu_spots.parameters import Parameters
@@ -116,10 +117,10 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     backend, step = CpuBackend(1), 8
     morphology = Morphology(PARAMETERS.erosions, PARAMETERS.dilations, PARAMETERS.connectivity)
     bands = range(0, frames.shape[1], 128)
-    moments, of_bands = timed(lambda: [backend.trimmed_moments(frames[:, i : i + 128], 25, Validity()) for i in bands], repeats)
+    moments, of_bands = timed(lambda: [backend.moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands], repeats)
     maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)
     for begin, of_band in zip(bands, of_bands, strict=True):
-        maps.fill(begin, of_band)
+        maps.rows(begin, begin + 128).fill(of_band)
     prepared = backend.prepare(maps.finish(Validity()), morphology, None)
     batches = [frames[i : i + step] for i in range(0, len(frames), step)]
     find, found = timed(lambda: [backend.find_masks(batch, prepared) for batch in batches], repeats)

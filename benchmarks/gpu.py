@@ -32,7 +32,8 @@ from cupyx.scipy import ndimage
 
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import select_backend
-from gpu_spots.background import BackgroundMaps
+from gpu_spots.background.maps import BackgroundMaps
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.background import HeldBackground, evaluated, fill
 from gpu_spots.cuda.moments import moments_on_device
 from gpu_spots.files.run_file import write_run
@@ -190,7 +191,7 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
         Row("components, to the host", clock(lambda: backend.components(masks.filtered, 2)), words, *both("components")),
         Row("sums and maxima, to the host", clock(lambda: backend.measure(frames, found, everyone, prepared, None)), None, *both("sums")),
         Row("moments to maps, to the host", wall(fill_maps, clock.repeats)),
-        Row("moments, to the host", clock(lambda: backend.trimmed_moments(frames, PERCENT, Validity()))),
+        Row("moments, to the host", clock(lambda: backend.moments(frames, Trimmed(PERCENT), Validity()))),
         Row("all of it, frames resident", clock(everything), 2 * values),
     ]
     host = np.empty((min(n_frames, 16), size, size), np.uint16)
@@ -202,7 +203,7 @@ def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: i
     """The background of frames on the device, as the first pass makes it."""
 
     def band(span: tuple[int, int]) -> bool:
-        return backend.trimmed_background(frames[:, slice(*span)], PERCENT, Validity(), maps.rows(*span))
+        return backend.background(frames[:, slice(*span)], Trimmed(PERCENT), Validity(), maps.rows(*span))
 
     maps.gaps = any(list(in_order(band, spans(frames.shape[1], rows), threads)))
     return maps.finish(Validity())
@@ -225,7 +226,7 @@ def resident(backend: Any, frames: Any, rows: int, step: int, threads: int, repe
     The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
     """
     _, *shape = frames.shape
-    held = backend.hold_background(frames.shape, frames.dtype, "n_removed")
+    held = backend.hold_background(frames.shape, frames.dtype, Trimmed(25))
     maps = BackgroundMaps(tuple(shape), frames.dtype, CUTOFF, varies=False, held=held)
     taken = []
     for _ in range(1 + repeats):
@@ -270,9 +271,9 @@ def cpu_stages(frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_d
     ours = cpu.measure(frames, found, everyone, here, None)
     assert np.array_equal(ours.total, backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total)
     rows = slice(0, 64)
-    there = backend.trimmed_moments(on_device[: len(frames), rows], PERCENT, Validity())
-    assert np.array_equal(there.scatter_low, cpu.trimmed_moments(frames[:, rows], PERCENT, Validity()).scatter_low)
-    of_rows = wall(lambda: cpu.trimmed_moments(frames[:, rows], PERCENT, Validity()), 3)
+    there = backend.moments(on_device[: len(frames), rows], Trimmed(PERCENT), Validity())
+    assert np.array_equal(there.scatter_low, cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low)
+    of_rows = wall(lambda: cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
     return {
         "background": of_rows * frames.shape[1] / 64 * scale,
         "masks": wall(lambda: cpu.find_masks(frames, here), 3) * scale,

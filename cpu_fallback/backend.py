@@ -17,10 +17,11 @@ from cpu_fallback.measure import measure
 from cpu_fallback.scale import scaled
 from cpu_fallback.trimmed import TrimmedStatistics
 from cpu_fallback.validity import valid_values
+from gpu_spots.background.maps import BackgroundRows
+from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.model import (
     Array,
     Background,
-    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -62,7 +63,7 @@ class CpuBackend:
     def free_bytes(self) -> None:
         """It computes in the host's memory."""
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype, method: str) -> int:
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype, method: Method) -> int:
         """Tiles and their sorted values, and what is known of each pixel of the band."""
         return memory.band_bytes(n_frames, n_pixels, dtype, method)
 
@@ -90,28 +91,20 @@ class CpuBackend:
         """By a table where values have 16 bits: `cpu_fallback.scale`."""
         return scaled(frames, factors, validity)
 
-    def trimmed_moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-        """Sorted tile by tile: `cpu_fallback.trimmed`."""
-        return self._trimmed.moments(frames, percent, validity)
+    def moments(self, frames: Array, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+        """Sort tile by tile (`cpu_fallback.trimmed`), or rank and drop blocks (`cpu_fallback.kruskal`)."""
+        match method:
+            case Trimmed(percent):
+                return self._trimmed.moments(frames, percent, validity)
+            case KruskalWallis():
+                return kruskal_moments(frames, method.block_of_frame, method.critical, validity)
 
-    def kruskal_moments(
-        self, frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Ranked once, then block by block: `cpu_fallback.kruskal`."""
-        return kruskal_moments(frames, block_of_frame, critical, validity)
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: Method) -> None:
+        """Return None: the background is where this backend computes."""
 
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: str) -> None:
-        """It is where this backend computes."""
-
-    def trimmed_background(self, frames: Array, percent: int, validity: Validity, into: BackgroundRows) -> bool:
-        """From its moments."""
-        return into.fill(self.trimmed_moments(frames, percent, validity))
-
-    def kruskal_background(
-        self, frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """From its moments."""
-        return into.fill(self.kruskal_moments(frames, block_of_frame, critical, validity))
+    def background(self, frames: Array, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+        """Fill the rows from the moments."""
+        return into.fill(self.moments(frames, method, validity))
 
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
         """Turn the threshold into a map of the frames' own type."""

@@ -7,14 +7,15 @@ import numpy as np
 from cpu_fallback.kruskal import TILE_VALUES
 from cpu_fallback.moments import IN_CACHE
 from cpu_fallback.trimmed import TILE
+from gpu_spots.background.methods import Method
 
 OF_MOMENTS = 68
 """Bytes for what is known of a pixel of a band."""
 
 
-def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
+def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
     """Of the moments of a band: one tile at a time, its values as they are, sorted, and some of them as float64."""
-    if method == "kruskal":
+    if method.n_blocks:
         tile, of_value = min(n_pixels, max(1, TILE_VALUES // n_frames)), 12 + 3 * max(4, dtype.itemsize)
     else:
         tile, of_value = min(n_pixels, TILE), 3 * max(4, dtype.itemsize)

@@ -13,11 +13,12 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background.maps import BackgroundRows
+from gpu_spots.background.methods import Method
 from gpu_spots.errors import BackendError, ParameterError
 from gpu_spots.model import (
     Array,
     Background,
-    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -45,8 +46,8 @@ class Backend(Protocol):
     def free_bytes(self) -> int | None:
         """Bytes of memory that are free where the backend computes; None: it computes in the host's memory."""
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
-        """Upper bound of the memory, there, that moments of a band need beside its frames; ``method``: n_removed or kruskal."""
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
+        """Return an upper bound of the memory, there, that the background of a band needs beside its frames."""
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Upper bound of the memory, there, that masks, components and sums of a batch need beside its frames."""
@@ -85,38 +86,24 @@ class Backend(Protocol):
         Results are limited to the type. Invalid values become NaN, or the type's maximum, as ``validity.of_scaled`` says.
         """
 
-    def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-        """Moments of each pixel without its ``floor(v * percent / 100)`` largest of v valid values.
+    def moments(self, frames: Any, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+        """Return the moments of each pixel's background sample, on the host.
 
-        A pixel with fewer than two values left is masked: ``kept`` 0.
+        A pixel with fewer than two values left is masked (``kept`` 0). `KruskalWallis` decides exactly; a block without a valid value
+        in a pixel takes no part there.
         """
 
-    def kruskal_moments(
-        self, frames: Any, block_of_frame: NDArray[Any], critical: NDArray[Any], validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Moments of each pixel without the blocks of frames that the Kruskal-Wallis test rejects.
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> Any:
+        """Return room for what `prepare` will need of a background; None where `prepare` takes all of it from the host.
 
-        ``block_of_frame`` (n,): blocks are numbered in the order of their first frames. ``critical`` (n_blocks + 1,) float64: with ``b``
-        blocks left, from three on, the one of largest mean rank is dropped (of equals the first) while H, corrected for ties, exceeds
-        ``critical[b]``, exactly. A block without a valid value in a pixel takes no part there.
+        ``shape`` and ``dtype`` are those of the stack. `background` fills it.
         """
 
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> Any:
-        """Room for what `prepare` will need of a background, to be filled with it; None where `prepare` takes all from the host.
+    def background(self, frames: Any, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+        """Fill the rows of a band with its background; return whether there are gaps.
 
-        ``shape`` and ``dtype`` of the stack; ``method``: n_removed or kruskal.
+        ``into.fill`` does it from `moments`. A backend that does it otherwise gives the same bits.
         """
-
-    def trimmed_background(self, frames: Any, percent: int, validity: Validity, into: BackgroundRows) -> bool:
-        """Fill the rows of a band from its `trimmed_moments`; returns their ``gaps``.
-
-        ``into.fill`` does it from moments on the host. A backend that does it otherwise gives the same bits.
-        """
-
-    def kruskal_background(
-        self, frames: Any, block_of_frame: NDArray[Any], critical: NDArray[Any], validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """Fill the rows of a band from its `kruskal_moments`; returns their ``gaps``."""
 
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> Any:
         """Put what the second pass needs where it computes. ``saturation``: the smallest saturated value, of frames as read."""

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from gpu_spots import grouping
+from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack
 from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.storage import storage_of
 from gpu_spots.grouping import LocatedColumns
-from gpu_spots.model import MAX_FRAMES
 from gpu_spots.parameters import SYNCS, Parameters
 
 Run = FileStack | ImageStack
@@ -103,20 +103,14 @@ def _possible(stack: Run) -> Mapping[str, str | None]:
     """For each value of -m and -S: None where find can have it, else why not."""
     n_frames, columns = stack.shape[0], stack.columns
     checks: dict[str, Callable[[], object]] = {
-        "-m n_removed": lambda: _check_number(stack),
-        "-m kruskal": lambda: grouping.blocks_to_compare(columns, n_frames, stack.source),
+        **{
+            f"-m {name}": lambda method=method: method.check(DEFAULTS, columns, n_frames, stack.source)  # type: ignore[misc]
+            for name, method in METHODS.items()
+        },
         **{f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source) for sync in SYNCS},  # type: ignore[misc]
         f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(columns, n_frames, DEFAULTS.angles, stack.source),
     }
     return {name: _why_not(check, stack) for name, check in checks.items()}
-
-
-def _check_number(stack: Run) -> None:
-    n_frames = stack.shape[0]
-    if n_frames > MAX_FRAMES:
-        raise InputError(f"{n_frames} frames, expected at most {MAX_FRAMES}")
-    if n_frames - n_frames * DEFAULTS.percent_removed // 100 < 2:
-        raise InputError(f"{n_frames} frame{'s' * (n_frames != 1)}, expected at least 2 for the background")
 
 
 def _why_not(check: Callable[[], object], stack: Run) -> str | None:
@@ -139,7 +133,7 @@ def _options(angles: Description, laser: Description, possible: Mapping[str, str
 
 def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
     """For what find would refuse the run, whatever its options."""
-    found = [possible["-m n_removed"], _why_not(stack.check_whole, stack)]
+    found = [possible[f"-m {DEFAULTS.method}"], _why_not(stack.check_whole, stack)]
     return [problem for problem in found if problem]
 
 

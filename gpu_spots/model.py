@@ -4,7 +4,7 @@ Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y i
 numbers of rows and columns. A flat pixel index is ``X * n_Y + Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,36 +104,6 @@ class FloatMoments:
 
 
 @dataclass(frozen=True, slots=True)
-class BackgroundRows:
-    """Where the background of a band goes: views of its rows in the maps of the whole frame, to be filled. See `Background`."""
-
-    begin: int
-    """The band's first row in the frame."""
-    cutoff: float
-    """How many standard deviations above the average a value stands out."""
-    avg: NDArray[np.float32]
-    """(n_X, n_Y) float32, counts."""
-    std: NDArray[np.float32]
-    """(n_X, n_Y) float32, counts."""
-    iqr: NDArray[np.float32]
-    """(n_X, n_Y) float32, counts."""
-    max: Array
-    """(n_X, n_Y), the frames' dtype, counts."""
-    arg: NDArray[np.int32]
-    """(n_X, n_Y) int32."""
-    threshold: Array
-    """(n_X, n_Y) int32, int64 or float64, counts."""
-    kept: NDArray[np.int32]
-    """(n_X, n_Y) int32: values in the sample; 0: the pixel is masked."""
-    level: Array
-    """(n_X, n_Y), counts: the sum of the sample, uint32 (uint8 and uint16 frames) or int64; its average, float64, for float frames."""
-    held: Any
-    """What the backend made by ``hold_background``, of the whole frame; None: nothing."""
-    fill: Callable[[IntegerMoments | FloatMoments], bool]
-    """Fill all of them from the band's moments: for a backend that has these on the host. Returns their ``gaps``."""
-
-
-@dataclass(frozen=True, slots=True)
 class IntegerLevel:
     """The background under a pixel as an exact fixed-point number: ``(high * 2^32 + low) / scale`` counts."""
 
@@ -172,7 +142,7 @@ class Background:
     validity: Validity
     """Which values count in masks and spots: masked pixels are invalid here."""
     held: Any = None
-    """What the backend holds of these very maps where it computes (`BackgroundRows.held`); None: nothing."""
+    """What the backend holds of these very maps where it computes (`Backend.hold_background`); None: nothing."""
 
     def maps(self) -> Iterator[tuple[str, Array]]:
         """Name and values of each map that is kept with the results."""

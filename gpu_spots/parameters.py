@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_spots.errors import ParameterError
 
-METHODS = ("n_removed", "kruskal")
+METHOD_NAMES = ("n_removed", "kruskal")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
@@ -45,7 +45,7 @@ class Parameters:
     """Bring each frame to the run's level before the background is learnt and masks are made: none or level (ours)."""
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, METHOD_NAMES)
         _integer("n", self.n, "an integer from 0 to 99", upper=99)
         _number("alpha", self.alpha, "a number between 0 and 1", lambda alpha: 0 < alpha < 1)
         _number("cutoff", self.cutoff, "a finite number >= 0", lambda cutoff: math.isfinite(cutoff) and cutoff >= 0)

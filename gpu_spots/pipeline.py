@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.errors import OutOfDeviceMemory
-from gpu_spots.first_pass import Rejection, choose_sample, learn, rejected
+from gpu_spots.first_pass import learn
 from gpu_spots.model import FACTOR_BITS, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Limits, Place, Plan, Work, make_plan
@@ -33,10 +34,10 @@ class Summary:
     """Rows of the table of spots."""
     spots_per_frame: tuple[int, float, int]
     """Minimum, median and maximum over the frames."""
-    n_removed: int
-    """Values that n_removed dropped from a pixel whose values are all valid; 0 for kruskal."""
-    rejection: Rejection | None
-    """What kruskal rejected; None for n_removed."""
+    method: Method
+    """Background method."""
+    outcome: Outcome | None
+    """What the method did; None: nothing worth a line."""
     scales: tuple[float, float] | None
     """Smallest and largest scale of a frame; None where frames were not scaled."""
     plan: Plan
@@ -57,7 +58,13 @@ def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Lim
     """How `find_spots` will do a run. Raises `InputError` where it cannot be done within the limits, or does not fit the parameters."""
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
-    return make_plan(stack, Work(parameters.method, parameters.normalise != "none", n_masks), backend, limits)
+    method = method_of(stack, parameters)
+    return make_plan(stack, Work(method, parameters.normalise != "none", n_masks), backend, limits)
+
+
+def method_of(stack: Stack, parameters: Parameters) -> Method:
+    """Return the background method for a run. Raises `InputError` where it does not fit the run."""
+    return METHODS[parameters.method].for_run(parameters, stack.columns, stack.shape[0], stack.source)
 
 
 def find_spots(
@@ -75,7 +82,9 @@ def find_spots(
     """
     n_frames = stack.shape[0]
     groups = groups_of(stack, parameters)
-    sample = choose_sample(stack, parameters, backend, observer)
+    method = method_of(stack, parameters)
+    for message in method.warnings(n_frames, stack.source):
+        observer.warn(message)
     if groups.n_unpaired:
         observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
 
@@ -102,12 +111,12 @@ def find_spots(
                 source.factors = levels.factors(source.sampler.levels, stack.source)
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
-            background = learn(source, sample, parameters, observer)
+            background = learn(source, method, parameters.cutoff, observer)
             for message in checks.background_warnings(background, n_frames):
                 observer.warn(message)
-            rejection = rejected(background, sample.block_sizes)
-            if rejection and (message := rejection.warning()):
-                observer.warn(message)
+            outcome = method.outcome(background)
+            if outcome and outcome.warning:
+                observer.warn(outcome.warning)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
             for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), source.plan.threads):
@@ -118,14 +127,14 @@ def find_spots(
             table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     with watch.stage("write"):
         sink.write_spots(table, counts)
-    return _summary(stack, table, sample.n_removed, rejection, source.factors, source.plan, watch)
+    return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
 
 
 def _summary(
     stack: Stack,
     table: SpotTable,
-    n_removed: int,
-    rejection: Rejection | None,
+    method: Method,
+    outcome: Outcome | None,
     factors: NDArray[np.int64] | None,
     plan: Plan,
     watch: Stopwatch,
@@ -135,8 +144,8 @@ def _summary(
         n_frames=stack.shape[0],
         n_spots=len(table),
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
-        n_removed=n_removed,
-        rejection=rejection,
+        method=method,
+        outcome=outcome,
         scales=None if factors is None else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
         plan=plan,
         seconds=watch.seconds,

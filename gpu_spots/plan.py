@@ -12,7 +12,8 @@ from math import ceil, floor
 from pathlib import Path
 
 from gpu_spots.backend import Backend
-from gpu_spots.background import PIECE
+from gpu_spots.background.maps import PIECE
+from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError
 from gpu_spots.protocols import Shuffled, Stack
 
@@ -77,8 +78,8 @@ class Limits:
 class Work:
     """What a run asks for, as far as it needs memory."""
 
-    method: str
-    """n_removed or kruskal."""
+    method: Method
+    """How the background is learnt."""
     scales: bool
     """Frames are scaled to the run's level."""
     n_masks: int | None
@@ -264,7 +265,7 @@ class _Planner:
 
     def _maps(self) -> int:
         """The background while it is made."""
-        itemsize, varies = self.stack.dtype.itemsize, 4 * (self.work.method == "kruskal")
+        itemsize, varies = self.stack.dtype.itemsize, 4 * self.work.method.varies
         narrow = self.stack.dtype.kind == "u" and itemsize <= 2
         of_pixel = 12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8) + varies
         return of_pixel * self.n_pixels + SAMPLES * itemsize
@@ -275,8 +276,8 @@ class _Planner:
 
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
-                # kruskal's doubtful pixels are looked at too
-                return OF_MOMENTS * (n_pixels if self.work.method == "kruskal" else min(n_pixels, max(PIECE, self.n_columns)))
+                # where blocks are compared, the host decides what float64 can't, in any pixel
+                return OF_MOMENTS * (n_pixels if self.work.method.n_blocks else min(n_pixels, max(PIECE, self.n_columns)))
             needed = self.backend.band_bytes(self.n_frames, n_pixels, dtype, self.work.method)
             return copies * n_pixels * self.n_frames * dtype.itemsize + needed + SCALING * self.work.scales
 

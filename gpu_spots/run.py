@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gpu_spots import __version__, pipeline
 from gpu_spots.backend import Backend
@@ -17,7 +16,6 @@ from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.scratch import scratch_file
 from gpu_spots.files.spots_file import STACKS, SpotsFile, SpotsWriter, memory_file
-from gpu_spots.first_pass import Rejection
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.plan import Limits, Plan, output_bytes
@@ -113,8 +111,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
             "n": job.parameters.percent_removed,
             "compression": compression,
             "keep": ",".join(name for name in STACK_NAMES if name in job.keep),
-            "n_removed": summary.n_removed,
-            **_blocks(summary.rejection),
+            **summary.method.record(summary.n_frames),
             "input_file": "" if isinstance(stack, ArrayStack) else str(Path(stack.file_name).absolute()),
             "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
             "n_frames": summary.n_frames,
@@ -133,10 +130,3 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
         }
     )
     return summary
-
-
-def _blocks(rejection: Rejection | None) -> dict[str, Any]:
-    """What ``info`` says of kruskal's blocks."""
-    if rejection is None:
-        return {}
-    return {"n_blocks": len(rejection.block_sizes), "frames_per_block": rejection.block_sizes}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_spots.background import BackgroundMaps, _rounded_once, critical_values
+from gpu_spots.background.maps import BackgroundMaps, _rounded_once
+from gpu_spots.background.methods import critical_values
 from gpu_spots.model import IntegerLevel, IntegerMoments, Validity
 
 
@@ -42,7 +43,7 @@ def maps_of(values: list[int], dtype: str, cutoff: float) -> tuple[BackgroundMap
         gaps=False,
     )
     maps = BackgroundMaps((1, 1), np.dtype(dtype), cutoff, varies=False)
-    maps.fill(0, moments)
+    maps.rows(0, 1).fill(moments)
     return maps, total, scatter
 
 

@@ -13,6 +13,7 @@ from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
 from gpu_spots import plan
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
@@ -63,8 +64,8 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     for thread in threads:
         thread.join()
     assert np.array_equal(device_frames(device_backend, held), frames)
-    found = device_backend.trimmed_moments(held[:, 2:5], 25, Validity())
-    assert np.array_equal(found.total, CpuBackend(1).trimmed_moments(frames[:, 2:5], 25, Validity()).total)
+    found = device_backend.moments(held[:, 2:5], Trimmed(25), Validity())
+    assert np.array_equal(found.total, CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity()).total)
 
 
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:

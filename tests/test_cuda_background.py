@@ -16,7 +16,8 @@ from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots import plan
 from gpu_spots.backend import Backend
-from gpu_spots.background import PIECE, BackgroundMaps, critical_values
+from gpu_spots.background.maps import PIECE, BackgroundMaps
+from gpu_spots.background.methods import KruskalWallis, Method, Trimmed, critical_values
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.background import HeldBackground, evaluated
 from gpu_spots.cuda.planes import PlaneMoments, most_frames
@@ -31,24 +32,24 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ is not install
 MAPS = ("avg", "std", "iqr", "max", "arg", "threshold", "n_used", "dropped")
 
 
+def method_of(n_frames: int, n_blocks: int, percent: int = 25) -> Method:
+    """Kruskal-Wallis with that many blocks, or n_removed for none."""
+    if not n_blocks:
+        return Trimmed(percent)
+    return KruskalWallis(np.arange(n_frames) * n_blocks // n_frames, critical_values(0.3, n_blocks))
+
+
 def learnt(
     backend: Backend, frames: np.ndarray, validity: Validity, cutoff: float = 3.0, percent: int = 25, n_blocks: int = 0, band: int = 3
 ) -> Background:
     """The background of a stack by ``band`` rows at a time, as the first pass makes it."""
-    shape, method = frames.shape[1:], "kruskal" if n_blocks else "n_removed"
-    maps = BackgroundMaps(
-        shape, frames.dtype, cutoff, varies=n_blocks > 0, held=backend.hold_background(frames.shape, frames.dtype, method)
-    )
+    shape, method = frames.shape[1:], method_of(len(frames), n_blocks, percent)
+    held = backend.hold_background(frames.shape, frames.dtype, method)
+    maps = BackgroundMaps(shape, frames.dtype, cutoff, varies=method.varies, held=held)
     whole = backend.upload(frames)
     for begin in range(0, shape[0], band):
         end = min(begin + band, shape[0])
-        of_band = validity.rows(begin, end), maps.rows(begin, end)
-        if n_blocks:
-            blocks = np.arange(len(frames)) * n_blocks // len(frames)
-            gaps = backend.kruskal_background(whole[:, begin:end], blocks, critical_values(0.3, n_blocks), *of_band)
-        else:
-            gaps = backend.trimmed_background(whole[:, begin:end], percent, *of_band)
-        maps.gaps |= gaps
+        maps.gaps |= backend.background(whole[:, begin:end], method, validity.rows(begin, end), maps.rows(begin, end))
     return maps.finish(validity)
 
 
@@ -161,7 +162,7 @@ def map_that_differs(toolkit: EmulatedToolkit, dtype: np.dtype, cutoff: float) -
     moments = any_moments(toolkit, dtype)
     found = evaluated(toolkit, moments, cutoff)
     maps = BackgroundMaps((1, len(moments.kept)), dtype, cutoff, varies=False)
-    maps.fill(0, moments.to_host(toolkit, (1, len(moments.kept))))
+    maps.rows(0, 1).fill(moments.to_host(toolkit, (1, len(moments.kept))))
     expected = maps.finish(Validity())
     for name in ("avg", "std", "iqr", "threshold"):
         ours, theirs = toolkit.to_host(getattr(found, name)), getattr(expected, name)[0]
@@ -206,12 +207,12 @@ def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:
 def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backend) -> None:
     short, wide = np.dtype("uint16"), np.dtype("uint32")
     for shape, dtype, method, held in (
-        ((2048, 4, 5), short, "n_removed", True),
-        ((2049, 4, 5), short, "n_removed", False),
-        ((4096, 4, 5), np.dtype("uint8"), "n_removed", True),
-        ((20, 4, 5), wide, "n_removed", False),
-        ((20, 4, 5), np.dtype("float32"), "n_removed", False),
-        ((20, 4, 5), short, "kruskal", False),
+        ((2048, 4, 5), short, Trimmed(25), True),
+        ((2049, 4, 5), short, Trimmed(25), False),
+        ((4096, 4, 5), np.dtype("uint8"), Trimmed(25), True),
+        ((20, 4, 5), wide, Trimmed(25), False),
+        ((20, 4, 5), np.dtype("float32"), Trimmed(25), False),
+        ((20, 4, 5), short, method_of(20, 5), False),
     ):
         found = device_backend.hold_background(shape, dtype, method)
         assert (found is not None) == held
@@ -284,9 +285,9 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(kernel_folder: Path
     assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
     for shape in ((40, 50), (200, 201)):
         maps = BackgroundMaps(shape, dtype, 3.0, varies=n_blocks > 0)
-        moments = CpuBackend(1).trimmed_moments(frames_of(dtype, (12, *shape), "full range"), 0, Validity())
+        moments = CpuBackend(1).moments(frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity())
         tracemalloc.start()
-        maps.fill(0, moments)
+        maps.rows(0, shape[0]).fill(moments)
         needed = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert needed <= plan.OF_MOMENTS * min(shape[0] * shape[1], PIECE) + (1 << 14)

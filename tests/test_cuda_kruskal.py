@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.cuda import kruskal, ranked
-from gpu_spots.cuda.kruskal import kruskal_moments
-from gpu_spots.model import FRAME_DTYPES, IntegerMoments, Validity
+from gpu_spots.cuda.kruskal import kruskal_on_device
+from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import kruskal_h
 from test_cuda_moments import assert_equal, band_of, validities
 from test_kruskal import BACK_AGAIN, EQUAL, INTERLACED, UNEQUAL, assert_equals_reference, critical_values, frames_of
@@ -26,6 +27,14 @@ CPU = CpuBackend(1)
 @pytest.fixture(scope="module")
 def toolkit(kernel_folder: Path) -> EmulatedToolkit:
     return EmulatedToolkit(kernel_folder)
+
+
+def kruskal_moments(
+    toolkit: EmulatedToolkit, frames: Any, block_of_frame: np.ndarray, critical: np.ndarray, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """What the device finds, on the host."""
+    found = kruskal_on_device(toolkit, frames, block_of_frame, critical, validity)
+    return found.to_host(toolkit, frames.shape[1:])
 
 
 def asked_of_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -54,7 +63,7 @@ def test_equals_the_cpu_in_a_band(
         for alpha in (0.05, 0.3):
             critical = critical_values(alpha, int(block_of_frame.max()) + 1)
             found = kruskal_moments(toolkit, band_of(toolkit, frames), block_of_frame, critical, validity)
-            assert_equal(found, CPU.kruskal_moments(frames, block_of_frame, critical, validity))
+            assert_equal(found, CPU.moments(frames, KruskalWallis(block_of_frame, critical), validity))
     assert not answers
 
 
@@ -67,7 +76,7 @@ def test_any_share_of_memory(toolkit: EmulatedToolkit, monkeypatch: pytest.Monke
         frames = frames_of(dtype, UNEQUAL, (2, 9), seed=8)
         for validity in validities(frames):
             found = kruskal_moments(toolkit, band_of(toolkit, frames), UNEQUAL, critical_values(0.2, 5), validity)
-            assert_equal(found, CPU.kruskal_moments(frames, UNEQUAL, critical_values(0.2, 5), validity))
+            assert_equal(found, CPU.moments(frames, KruskalWallis(UNEQUAL, critical_values(0.2, 5)), validity))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_runs_of_any_length(toolkit: EmulatedToolkit, block_of_frame: np.ndarray
         critical[: n_blocks - 5] = math.inf
     for validity in (Validity(), Validity(low=60)):
         found = kruskal_moments(toolkit, toolkit.to_device(frames), block_of_frame, critical, validity)
-        assert_equal(found, CPU.kruskal_moments(frames, block_of_frame, critical, validity))
+        assert_equal(found, CPU.moments(frames, KruskalWallis(block_of_frame, critical), validity))
 
 
 @pytest.mark.parametrize("validity", [Validity(), Validity(low=1), Validity(np.arange(12)[None] % 3 > 0)], ids=["all", "gaps", "pixels"])
@@ -105,7 +114,7 @@ def test_only_doubtful_pixels_are_asked_of_the_host(
                 critical[after] = monkey
                 answers.clear()
                 found = kruskal_moments(toolkit, toolkit.to_device(frames), UNEQUAL, critical, validity)
-                assert_equal(found, CPU.kruskal_moments(frames, UNEQUAL, critical, validity))
+                assert_equal(found, CPU.moments(frames, KruskalWallis(UNEQUAL, critical), validity))
                 n_asked += len(answers)
                 assert len(answers) < 12
     assert n_asked >= 12 * 3 * (1 if validity.pixels is None else 0.5)
@@ -136,7 +145,7 @@ def test_of_equal_mean_ranks_the_first_block_leaves(toolkit: EmulatedToolkit, mo
     frames, blocks = many_equal_blocks()
     critical = np.append(np.full(300, math.inf), 0.01)
     found = kruskal_moments(toolkit, toolkit.to_device(frames), blocks, critical, Validity())
-    assert_equal(found, CPU.kruskal_moments(frames, blocks, critical, Validity()))
+    assert_equal(found, CPU.moments(frames, KruskalWallis(blocks, critical), Validity()))
     assert isinstance(found, IntegerMoments)
     assert found.total.tolist() == frames[blocks != 5].sum(axis=0).tolist()
 
@@ -200,7 +209,7 @@ def test_planted_faults_are_found(kernel_folder: Path, monkeypatch: pytest.Monke
                 raise
             return False
         try:
-            assert_equal(found, CPU.kruskal_moments(frames, blocks, critical, validity))
+            assert_equal(found, CPU.moments(frames, KruskalWallis(blocks, critical), validity))
         except AssertionError:
             return False
         return True

@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
-from gpu_spots.background import BackgroundMaps
+from gpu_spots.background.maps import BackgroundMaps
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import ranked
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
+from gpu_spots.cuda.moments import moments_bytes, moments_on_device
 from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
@@ -33,6 +34,11 @@ CPU = CpuBackend(1)
 @pytest.fixture(scope="module")
 def toolkit(kernel_folder: Path) -> EmulatedToolkit:
     return EmulatedToolkit(kernel_folder)
+
+
+def trimmed_moments(toolkit: EmulatedToolkit, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+    """What the device finds, on the host."""
+    return moments_on_device(toolkit, frames, percent, validity).to_host(toolkit, frames.shape[1:])
 
 
 def test_frames_of_four_gigabytes_are_sorted() -> None:
@@ -144,7 +150,7 @@ def test_bit_planes_equal_the_cpu(toolkit: EmulatedToolkit, dtype: str, n_frames
             for percent in (25, 0, 99):
                 found = moments_on_device(toolkit, band_of(toolkit, frames), percent, validity)
                 assert isinstance(found, PlaneMoments)
-                assert_equal(found.to_host(toolkit, (3, 47)), CPU.trimmed_moments(frames, percent, validity))
+                assert_equal(found.to_host(toolkit, (3, 47)), CPU.moments(frames, Trimmed(percent), validity))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 31, 33, 180])
@@ -159,7 +165,7 @@ def test_sorted_values_equal_the_cpu(toolkit: EmulatedToolkit, dtype: np.dtype, 
         for validity in validities(frames):
             for percent in (25, 0, 99):
                 found = ranked_moments(toolkit, band_of(toolkit, frames), percent, validity).to_host(toolkit, (2, 17))
-                assert_equal(found, CPU.trimmed_moments(frames, percent, validity))
+                assert_equal(found, CPU.moments(frames, Trimmed(percent), validity))
 
 
 @pytest.mark.parametrize("n_frames", [2, 5, 32, 40])
@@ -180,7 +186,7 @@ def test_any_part_may_be_dropped(toolkit: EmulatedToolkit, percent: int) -> None
     for dtype, n_frames in (("uint16", 100), ("int32", 41)):
         frames = frames_of(np.dtype(dtype), (n_frames, 1, 9), "noise")
         assert_equal(
-            trimmed_moments(toolkit, toolkit.to_device(frames), percent, Validity()), CPU.trimmed_moments(frames, percent, Validity())
+            trimmed_moments(toolkit, toolkit.to_device(frames), percent, Validity()), CPU.moments(frames, Trimmed(percent), Validity())
         )
 
 
@@ -206,7 +212,7 @@ def test_thousands_of_frames(toolkit: EmulatedToolkit, dtype: str, n_frames: int
     for validity in (Validity(), Validity(low=1)):
         found = moments_on_device(toolkit, on_device, 25, validity)
         assert isinstance(found, kind)
-        assert_equal(found.to_host(toolkit, (1, 3)), CPU.trimmed_moments(frames, 25, validity))
+        assert_equal(found.to_host(toolkit, (1, 3)), CPU.moments(frames, Trimmed(25), validity))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
@@ -233,7 +239,7 @@ def test_any_size_of_band(toolkit: EmulatedToolkit, shape: tuple[int, int]) -> N
     for dtype, n_frames in (("uint16", 33), ("uint16", 600), ("float32", 9)):
         frames = frames_of(np.dtype(dtype), (n_frames, *shape), "noise")
         found = trimmed_moments(toolkit, band_of(toolkit, frames), 10, Validity())
-        assert_equal(found, CPU.trimmed_moments(frames, 10, Validity()))
+        assert_equal(found, CPU.moments(frames, Trimmed(10), Validity()))
 
 
 @pytest.mark.parametrize(("shared", "blocks"), [(1 << 14, 1024), (600, 1024), (100, 1024), (100, 2)])
@@ -245,7 +251,7 @@ def test_any_share_of_memory(toolkit: EmulatedToolkit, monkeypatch: pytest.Monke
         frames = frames_of(dtype, (30, 2, 9), "noise")
         for validity in validities(frames):
             found = ranked_moments(toolkit, band_of(toolkit, frames), 30, validity).to_host(toolkit, (2, 9))
-            assert_equal(found, CPU.trimmed_moments(frames, 30, validity))
+            assert_equal(found, CPU.moments(frames, Trimmed(30), validity))
 
 
 def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
@@ -274,7 +280,7 @@ def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(toolkit.xp), "__getattr__", counting)
             maps = BackgroundMaps(shape, np.dtype(dtype), 3.0, varies=False)
-            GpuBackend(toolkit, 1).trimmed_background(frames, 25, Validity(np.ones(shape, bool)), maps.rows(0, shape[0]))
+            GpuBackend(toolkit, 1).background(frames, Trimmed(25), Validity(np.ones(shape, bool)), maps.rows(0, shape[0]))
         allocated += shape[0] * shape[1]
         bound = moments_bytes(n_frames, shape[0] * shape[1], np.dtype(dtype))
         assert allocated <= bound <= 1.2 * allocated + 4 * n_frames + 4096
@@ -304,7 +310,7 @@ def test_any_small_stack(
 ) -> None:
     validity = Validity(None, low, high)
     found = (ranked_moments if by_rank else moments_on_device)(toolkit, toolkit.to_device(frames), percent, validity)
-    assert_equal(found.to_host(toolkit, (1, 5)), CPU.trimmed_moments(frames, percent, validity))
+    assert_equal(found.to_host(toolkit, (1, 5)), CPU.moments(frames, Trimmed(percent), validity))
 
 
 FAULTS = [
@@ -368,7 +374,7 @@ def test_planted_faults_are_found(
                 raise
             return False
         try:
-            assert_equal(found, CPU.trimmed_moments(frames, 25, validity))
+            assert_equal(found, CPU.moments(frames, Trimmed(25), validity))
         except AssertionError:
             return False
         return True

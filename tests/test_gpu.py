@@ -13,6 +13,7 @@ import pytest
 
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend, select_backend
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.masks import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, open_run
@@ -100,8 +101,8 @@ def test_bands_of_more_than_2_to_31_values(gpu: Any, huge: tuple[np.ndarray, Any
     frames, held = huge
     for begin in (0, 1023, 2046):
         rows = slice(begin, begin + 2)
-        found = gpu.trimmed_moments(held[:, rows], 25, Validity())
-        expected = CpuBackend(1).trimmed_moments(frames[:, rows], 25, Validity())
+        found = gpu.moments(held[:, rows], Trimmed(25), Validity())
+        expected = CpuBackend(1).moments(frames[:, rows], Trimmed(25), Validity())
         for name in ("kept", "total", "scatter_low", "iqr4", "max", "arg"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 

@@ -50,7 +50,7 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/parameters"}
 
 
-@pytest.mark.parametrize("name", ["background", "grouping", "spots", "levels", "checks"])
+@pytest.mark.parametrize("name", ["background/maps", "grouping", "spots", "levels", "checks"])
 def test_formulas_import_the_foundation_only(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/parameters"}
 
@@ -73,13 +73,33 @@ def test_only_cli_imports_click_and_rich() -> None:
 
 
 def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
-    assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {"gpu_spots/background"}
+    assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {"gpu_spots/background/methods"}
 
 
-def test_the_fallback_imports_the_model_only() -> None:
+def test_the_fallback_imports_the_model_and_the_background_only() -> None:
+    allowed = {"gpu_spots/model", "gpu_spots/background/maps", "gpu_spots/background/methods"}
     for name in FILES:
         if name.startswith("cpu_fallback/"):
-            assert {module for module in ours(name) if module.startswith("gpu_spots")} <= {"gpu_spots/model"}
+            assert {module for module in ours(name) if module.startswith("gpu_spots")} <= allowed
+
+
+def test_no_room_asks_which_background_method_it_is() -> None:
+    """Only the backends, which compute it; everything else asks the method itself."""
+    names = {"Trimmed", "KruskalWallis"}
+    for name, path in FILES.items():
+        if name.startswith(("cpu_fallback/", "gpu_spots/cuda/")) or name == "gpu_spots/background/methods":
+            continue
+        source = ast.parse(path.read_text())
+        used = {node.id for node in ast.walk(source) if isinstance(node, ast.Name)}
+        compared = {
+            side.value
+            for node in ast.walk(source)
+            if isinstance(node, ast.Compare)
+            for side in (node.left, *node.comparators)
+            if isinstance(side, ast.Constant)
+        }
+        assert not used & names, name
+        assert not compared & {"kruskal", "n_removed"}, name
 
 
 def test_only_the_cuda_room_imports_cupy() -> None:
@@ -96,7 +116,9 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
     }
     for name in FILES:
         if name.startswith("gpu_spots/cuda/"):
-            allowed = {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/spots"}
+            allowed = {"gpu_spots/errors", "gpu_spots/model", "gpu_spots/spots"} | {
+                f"gpu_spots/background/{room}" for room in ("maps", "methods")
+            }
             assert not {module for module in ours(name) if not module.startswith("gpu_spots/cuda/")} - allowed, name
 
 

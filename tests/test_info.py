@@ -113,7 +113,7 @@ def test_what_find_cannot_do_it_says_too(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run__mccd.h5", edit)
     ended = info(path)
     assert ended.stdout.count("problem") == 2
-    assert "1 frame, expected at least 2 for the background" in ended.stdout
+    assert "1 frame less -n/--n 25 % leaves 1 for the background, expected at least 2" in ended.stdout
     assert "never written" in ended.stdout
     assert "command" not in ended.stdout
     assert len(as_json(path)["problems"]) == 2

@@ -14,6 +14,7 @@ from scipy.stats import chi2, kruskal, rankdata
 from cpu_fallback import ranks
 from cpu_fallback.kruskal import kruskal_moments
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import critical_value, group_by_first_seen, kruskal_h, kruskal_keep
 
@@ -101,7 +102,7 @@ def assert_sample(moments: IntegerMoments | FloatMoments, pixel: tuple[int, ...]
 def test_equals_reference(backend: Backend, dtype: np.dtype, block_of_frame: np.ndarray, alpha: float) -> None:
     frames = frames_of(dtype, block_of_frame, (5, 7), seed=dtype.num)
     critical = critical_values(alpha, block_of_frame.max() + 1)
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, Validity())
+    moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity())
     assert_equals_reference(moments, frames, block_of_frame, alpha)
     assert 0 < np.count_nonzero(moments.dropped) < moments.dropped.size
 
@@ -121,7 +122,9 @@ def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, block
         frames[1:, 4, 4] = np.iinfo(dtype).max
     frames[block_of_frame == 1, 4, 5] = frames.dtype.type(0) if dtype.kind == "u" else frames.min()  # a block without a valid value
     validity = Validity(rng.random(frames.shape[1:]) < 0.9, low, high)
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(0.2, block_of_frame.max() + 1), validity)
+    moments = backend.moments(
+        backend.upload(frames), KruskalWallis(block_of_frame, critical_values(0.2, block_of_frame.max() + 1)), validity
+    )
     assert_equals_reference(moments, frames, block_of_frame, 0.2, validity)
 
 
@@ -134,7 +137,7 @@ def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
     frames = choices[rng.integers(0, 5, (24, 4, 6))]
     block_of_frame = np.arange(24) % 4
     for validity in (Validity(), Validity(low=1)):
-        moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(0.4, 4), validity)
+        moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, critical_values(0.4, 4)), validity)
         if dtype[0] == "f":
             whole = frames.astype(np.float64)
             usable = whole >= 1 if validity.low else np.ones(whole.shape, bool)
@@ -163,10 +166,10 @@ def test_many_frames_equal_reference(backend: Backend, block_of_frame: np.ndarra
     """Above 256 values the order is kept in 16 bits; large blocks leave through a table."""
     frames = frames_of(np.dtype("uint16"), block_of_frame, (2, 5), seed=9)
     critical = critical_values(0.05, block_of_frame.max() + 1)
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, Validity())
+    moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity())
     assert_equals_reference(moments, frames, block_of_frame, 0.05)
     validity = Validity(low=60)
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical, validity)
+    moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, critical), validity)
     assert_equals_reference(moments, frames, block_of_frame, 0.05, validity)
 
 
@@ -177,7 +180,7 @@ def test_ranks_beyond_16_bits(backend: Backend, n_frames: int, dtype: str, low: 
     frames[block_of_frame == 2, 0, 1] += 1500
     frames[::7, 0, 0] = np.where(frames[::7, 0, 0] % 2, 0, np.iinfo(dtype).max)
     validity = Validity(low=low)
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, critical_values(1e-9, 4), validity)
+    moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, critical_values(1e-9, 4)), validity)
     assert_equals_reference(moments, frames, block_of_frame, 1e-9, validity)
     assert moments.dropped.tolist() == [[0, 1]]
 
@@ -208,7 +211,7 @@ def test_decisions_and_order_are_scipys(backend: Backend, block_of_frame: np.nda
     for n_drops in range(n_blocks - 1):
         limits = critical.copy()
         limits[: n_blocks - n_drops + 1] = math.inf
-        moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity())
+        moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity())
         for pixel, order in expected.items():
             left = ~np.isin(block_of_frame, order[:n_drops])
             assert moments.dropped[pixel] == min(n_drops, len(order))
@@ -247,7 +250,7 @@ def test_at_the_critical_value(backend: Backend, block_of_frame: np.ndarray, top
         for critical in (math.nextafter(float(h), 0), float(h), math.nextafter(float(h), math.inf)):
             limits = np.full(n_blocks + 1, math.inf)
             limits[n_blocks] = critical
-            moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity(low=low))
+            moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity(low=low))
             assert moments.dropped[0, y] == (h > Fraction(critical))
             decisions.add((critical - float(h) < 0, h > Fraction(critical)))
     assert {(True, True), (False, False)} <= decisions
@@ -272,7 +275,7 @@ def test_equal_to_the_critical_value_is_not_larger(backend: Backend, groups: lis
     assert Fraction(h) >= Fraction(str(h))
     for critical, dropped in ((h, 0), (math.nextafter(h, 0), 1)):
         limits = np.array([math.inf, math.inf, math.inf, critical])
-        moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity())
+        moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity())
         assert moments.dropped.item() == dropped
 
 
@@ -293,16 +296,16 @@ def test_of_equal_mean_ranks_the_first_block_leaves(backend: Backend, blocks: li
     frames = np.array([value for _, _, value in pairs], np.uint16)[:, None, None]
     block_of_frame = np.array([block for _, block, _ in pairs])
     limits = np.array([math.inf, math.inf, math.inf, math.inf, 1.0])
-    moments = backend.kruskal_moments(backend.upload(frames), block_of_frame, limits, Validity())
+    moments = backend.moments(backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity())
     assert (moments.dropped.item(), moments.total.item()) == (1, total)
 
 
 def test_nothing_to_test(backend: Backend) -> None:
     """Two blocks, all equal values, or no limit: nothing leaves, whatever the limit for two."""
     frames = np.arange(8, dtype=np.uint16).reshape(8, 1, 1)
-    two = backend.kruskal_moments(backend.upload(frames), np.arange(8) // 4, np.zeros(3), Validity())
-    same = backend.kruskal_moments(backend.upload(np.full_like(frames, 3)), np.arange(8) // 2, np.zeros(5), Validity())
-    free = backend.kruskal_moments(backend.upload(frames), np.arange(8) // 2, np.full(5, math.inf), Validity())
+    two = backend.moments(backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity())
+    same = backend.moments(backend.upload(np.full_like(frames, 3)), KruskalWallis(np.arange(8) // 2, np.zeros(5)), Validity())
+    free = backend.moments(backend.upload(frames), KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)), Validity())
     for moments in (two, same, free):
         assert (moments.kept.item(), moments.dropped.item()) == (8, 0)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
-from gpu_spots.background import BackgroundMaps
+from gpu_spots.background.maps import BackgroundMaps
+from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, macros, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
@@ -87,9 +88,9 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         for n in n_frames:
             frames = DeviceArray(np.ones((n, *shape), dtype))
             for validity in (Validity(), Validity(valid, 1, 50)):
-                maps = BackgroundMaps(shape, dtype, 3.0, varies=False, held=backend.hold_background(frames.shape, dtype, "n_removed"))
-                backend.trimmed_background(frames, 25, validity, maps.rows(0, 4))
-                backend.kruskal_moments(frames, np.arange(n) % 3, np.full(4, 3.0), validity)
+                maps = BackgroundMaps(shape, dtype, 3.0, varies=False, held=backend.hold_background(frames.shape, dtype, Trimmed(25)))
+                backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
+                backend.moments(frames, KruskalWallis(np.arange(n) % 3, np.full(4, 3.0)), validity)
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         for threshold in (1, lowest):

@@ -16,6 +16,7 @@ import pytest
 from cpu_fallback import CpuBackend
 from gpu_spots import pipeline, plan
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
 from gpu_spots.files.chunk_writer import ImageWriter
 from gpu_spots.files.frames import ArrayStack, FileStack, open_run
@@ -42,6 +43,7 @@ MODES = {
     "kruskal": Parameters(angles=0, method="kruskal", sync="blocks", alpha=0.3),
     "level": Parameters(angles=0, normalise="level", sync="blocks"),
 }
+KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
 COLUMNS = {"angle": np.arange(30) // 6 * 2.0, "laser_on": np.arange(30) % 2}
 
 
@@ -117,10 +119,10 @@ class Device(CpuBackend):
     def release(self) -> None:
         self.released += 1
 
-    def trimmed_moments(self, frames: np.ndarray, percent: int, validity: Validity) -> Any:
+    def moments(self, frames: np.ndarray, method: Method, validity: Validity) -> Any:
         if frames.shape[1] > self.rows:
             raise OutOfDeviceMemory("device: out of memory")
-        return super().trimmed_moments(frames, percent, validity)
+        return super().moments(frames, method, validity)
 
     def find_masks(self, frames: np.ndarray, prepared: Any) -> Any:
         if len(frames) > self.frames:
@@ -164,7 +166,7 @@ STACK_BYTES = 180 * 2048 * 2048 * 2
 
 
 def planned(stack: Stack, backend: Backend | None = None, memory: int | None = None, spool: bool = True, **work: Any) -> Plan:
-    of = Work(**{"method": "n_removed", "scales": False, "n_masks": None, **work})
+    of = Work(**{"method": Trimmed(25), "scales": False, "n_masks": None, **work})
     return make_plan(stack, of, backend or CpuBackend(2), Limits(memory, may_spool=spool))  # type: ignore[arg-type]
 
 
@@ -217,7 +219,7 @@ def test_what_does_not_fit_says_what_is_needed() -> None:
 @pytest.mark.parametrize(
     "stack", [Stack(LARGE, 1, is_decoded=True), Stack(LARGE, None), Stack(LARGE, 512, step=4), Stack((180, 512, 512), 64)], ids=range(4)
 )
-@pytest.mark.parametrize("work", [{}, {"scales": True}, {"method": "kruskal", "n_masks": 18}], ids=["alone", "level", "kruskal"])
+@pytest.mark.parametrize("work", [{}, {"scales": True}, {"method": KRUSKAL, "n_masks": 18}], ids=["alone", "level", "kruskal"])
 @pytest.mark.parametrize("on_device", [False, True])
 def test_what_is_needed_is_enough_and_no_more_than_that(stack: Stack, work: dict[str, Any], on_device: bool) -> None:
     def needed(backend: Backend, memory: int) -> int:
@@ -237,7 +239,7 @@ def test_what_is_needed_is_enough_and_no_more_than_that(stack: Stack, work: dict
 
 
 @pytest.mark.parametrize("memory", [2**28, 2**30, 2**34])
-@pytest.mark.parametrize("work", [{}, {"scales": True}, {"n_masks": 90}, {"method": "kruskal", "n_masks": 18}])
+@pytest.mark.parametrize("work", [{}, {"scales": True}, {"n_masks": 90}, {"method": KRUSKAL, "n_masks": 18}])
 def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> None:
     for shape in ((60, 512, 512), (180, 1024, 1024), (720, 2048, 2048), (5000, 100, 100)):
         try:
@@ -251,7 +253,7 @@ def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> No
 
 def test_the_batch_is_the_users() -> None:
     stack = Stack(LARGE, None)
-    of = Work("n_removed", scales=False, n_masks=None)
+    of = Work(Trimmed(25), scales=False, n_masks=None)
     assert make_plan(stack, of, CpuBackend(2), Limits(batch=5)).batch_frames == 5  # type: ignore[arg-type]
     assert make_plan(stack, of, CpuBackend(2), Limits(batch=500)).batch_frames == 180  # type: ignore[arg-type]
 

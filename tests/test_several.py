@@ -17,6 +17,7 @@ from emulator.arrays import CROSSED, MEMORIES, DeviceArray
 from emulator.emulated import EmulatedToolkit, EmulationError
 from gpu_spots import pipeline, plan
 from gpu_spots.backend import Backend, select_backend
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.several import Assignment, SeveralGpus
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
@@ -86,7 +87,7 @@ def test_all_devices_get_bands_and_batches(
             together.wait(10)
         return operation(*args)
 
-    for name in ("trimmed_background", "find_masks", "components", "measure"):
+    for name in ("background", "find_masks", "components", "measure"):
         together = threading.Barrier(2)
         for device, backend in enumerate(several.backends):
             monkeypatch.setattr(backend, name, partial(spy, name, device, getattr(backend, name), together))
@@ -97,7 +98,7 @@ def test_all_devices_get_bands_and_batches(
         assert_same(results(stack, parameters, several, tmp_path, Notes()), expected)
     assert {name: set(used) for name, used in done.items()} == {name: {0, 1} for name in done}
     assert {name: len(used) for name, used in done.items()} == {
-        "trimmed_background": 5,
+        "background": 5,
         "find_masks": 15,
         "components": 15 if sync == "none" else 3,
         "measure": 15,
@@ -120,12 +121,12 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
         # of a stack that is everywhere the thread's device takes its own
-        return device, several.trimmed_moments(held[:, 3:9], 25, Validity()).total
+        return device, several.moments(held[:, 3:9], Trimmed(25), Validity()).total
 
     found = in_threads(2, rows_of_the_thread)
     assert {device for device, _ in found} == {0, 1}
     for _, total in found:
-        assert np.array_equal(total, CpuBackend(1).trimmed_moments(frames[:, 3:9], 25, Validity()).total)
+        assert np.array_equal(total, CpuBackend(1).moments(frames[:, 3:9], Trimmed(25), Validity()).total)
 
 
 def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(several: SeveralGpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
 from gpu_spots import pipeline, plan
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import shuffle as cuda_shuffle
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError
@@ -407,7 +408,7 @@ def test_bytes_that_the_plan_adds(emulated: Any, tmp_path: Path, monkeypatch: py
                 backend = GpuBackend(emulated.toolkit, 3)
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
-                planner = plan._Planner(stack, plan.Work("n_removed", scales=False, n_masks=None), backend, Limits())
+                planner = plan._Planner(stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits())
                 said[name, place] = planner._device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2
     assert said["shuffled", Place.DEVICE] == said["in order", Place.DEVICE] + 3 * frames[0].nbytes

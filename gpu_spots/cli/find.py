@@ -15,7 +15,7 @@ from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
 from gpu_spots.errors import ParameterError
-from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
+from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
 OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", *DEVICE_OPTIONS, *PLAN_OPTIONS, "force", "quiet", "debug", "version")
@@ -58,7 +58,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     metavar="METHOD",
     default=DEFAULTS.method,
     show_default=True,
-    help=f"method used to estimate background level (allowed values: {', '.join(METHODS)})",
+    help=f"method used to estimate background level (allowed values: {', '.join(METHOD_NAMES)})",
 )
 @click.option(
     "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
@@ -193,9 +193,8 @@ def _run(
     click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
     if summary.scales:
         click.echo(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}", err=True)
-    if summary.rejection:
-        lost = summary.rejection
-        click.echo(f"{lost.never:.1%} of the pixels lost no block; dropped: {lost.median:g} median, {lost.most} max", err=True)
+    if summary.outcome:
+        click.echo(summary.outcome.summary, err=True)
     click.echo(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}", err=True)
     click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
 

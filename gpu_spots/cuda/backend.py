@@ -11,21 +11,23 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background.maps import BackgroundRows
+from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.cuda import memory
 from gpu_spots.cuda.background import HeldBackground, fill
 from gpu_spots.cuda.components import components
-from gpu_spots.cuda.kruskal import kruskal_moments, kruskal_on_device
+from gpu_spots.cuda.kruskal import kruskal_on_device
 from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, find_masks, rules, union, unpack, without
 from gpu_spots.cuda.measure import Levels, levels, measure
-from gpu_spots.cuda.moments import moments_bytes, moments_on_device, trimmed_moments
-from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
+from gpu_spots.cuda.moments import moments_bytes, moments_on_device
+from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
+from gpu_spots.cuda.ranked import RankedMoments
 from gpu_spots.cuda.scale import scaled
 from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
     Background,
-    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -77,10 +79,9 @@ class GpuBackend:
         """Of the device, or of the part that may be used."""
         return self.toolkit.free_bytes()
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
         """What is known of each pixel of the band, and what a kernel keeps of its values."""
-        # the test may have as many blocks as there are pairs of frames
-        return moments_bytes(n_frames, n_pixels, dtype, n_frames // 2 if method == "kruskal" else 0)
+        return moments_bytes(n_frames, n_pixels, dtype, method.n_blocks)
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Packed masks, and the set pixels while they are labelled."""
@@ -130,35 +131,29 @@ class GpuBackend:
         return scaled(self.toolkit, frames, factors, validity)
 
     @_on_device
-    def trimmed_moments(self, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-        """By bit planes, or sorted: `gpu_spots.cuda.moments`."""
-        return trimmed_moments(self.toolkit, frames, percent, validity)
+    def moments(self, frames: Any, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+        """Compute on the device, and copy to the host."""
+        return self._moments(frames, method, validity).to_host(self.toolkit, frames.shape[1:])
 
     @_on_device
-    def kruskal_moments(
-        self, frames: Any, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Sorted once, then block by block: `gpu_spots.cuda.kruskal`."""
-        return kruskal_moments(self.toolkit, frames, block_of_frame, critical, validity)
-
-    @_on_device
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> HeldBackground | None:
-        """For maps that are made here: of n_removed, from bit planes."""
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> HeldBackground | None:
+        """Return room for maps that are made on the device: those of `Trimmed`, from bit planes."""
         n_frames, n_rows, n_columns = shape
-        made_here = method == "n_removed" and n_frames <= most_frames(dtype) and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
+        made_here = isinstance(method, Trimmed) and n_frames <= most_frames(dtype) and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
         return HeldBackground.empty(self.toolkit, (n_rows, n_columns), dtype) if made_here else None
 
     @_on_device
-    def trimmed_background(self, frames: Any, percent: int, validity: Validity, into: BackgroundRows) -> bool:
-        """On the device where it can be: `gpu_spots.cuda.background`."""
-        return fill(self.toolkit, moments_on_device(self.toolkit, frames, percent, validity), into)
+    def background(self, frames: Any, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+        """Fill the rows on the device where it can, else on the host: `gpu_spots.cuda.background`."""
+        return fill(self.toolkit, self._moments(frames, method, validity), into)
 
-    @_on_device
-    def kruskal_background(
-        self, frames: Any, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """On the host, from moments."""
-        return fill(self.toolkit, kruskal_on_device(self.toolkit, frames, block_of_frame, critical, validity), into)
+    def _moments(self, frames: Any, method: Method, validity: Validity) -> PlaneMoments | RankedMoments:
+        """Select by bit planes or from sorted values (`Trimmed`), or sort and drop blocks (`KruskalWallis`)."""
+        match method:
+            case Trimmed(percent):
+                return moments_on_device(self.toolkit, frames, percent, validity)
+            case KruskalWallis():
+                return kruskal_on_device(self.toolkit, frames, method.block_of_frame, method.critical, validity)
 
     @_on_device
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:

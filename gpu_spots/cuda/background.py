@@ -1,6 +1,6 @@
 """From the moments of a band to its rows of the background's maps.
 
-Of frames of 8 and 16 bits the device makes what `gpu_spots.background` makes of moments on the host, to the bit (kernels/background.cu).
+For frames of 8 and 16 bits the device makes the maps itself (kernels/background.cu), to the bits of `gpu_spots.background.maps`.
 The host only puts the rows in their places, and what masks and sums need stays on the device. Moments of the other kinds go to the
 host, and become maps there.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.cuda.planes import PlaneMoments
 from gpu_spots.cuda.ranked import RankedMoments
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type
-from gpu_spots.model import BackgroundRows
 
 THREADS = 256
 

@@ -15,7 +15,7 @@ from gpu_spots.cuda.moments import check_number
 from gpu_spots.cuda.ranked import Launch, RankedMoments
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.cuda.validity import valid_values
-from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Array, Validity
 
 TESTED_FROM = 3
 """Fewer blocks are never tested."""
@@ -23,20 +23,13 @@ AT_ONCE = 1 << 18
 """Values that are fetched for the host to decide at a time."""
 
 
-def kruskal_moments(
-    toolkit: Toolkit, frames: Any, block_of_frame: NDArray[np.integer[Any]], critical: NDArray[np.float64], validity: Validity
-) -> IntegerMoments | FloatMoments:
-    """Moments of a band; see ``gpu_spots.backend.Backend.kruskal_moments``.
-
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
-    """
-    return kruskal_on_device(toolkit, frames, block_of_frame, critical, validity).to_host(toolkit, frames.shape[1:])
-
-
 def kruskal_on_device(
     toolkit: Toolkit, frames: Any, block_of_frame: NDArray[np.integer[Any]], critical: NDArray[np.float64], validity: Validity
 ) -> RankedMoments:
-    """The same, left on the device."""
+    """Return the moments of a band, on the device; see ``gpu_spots.backend.Backend.moments``.
+
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    """
     xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
     check_number(n_frames)
     n_pixels = shape[0] * shape[1]

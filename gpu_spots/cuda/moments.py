@@ -7,19 +7,14 @@ import numpy as np
 from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames, plane_moments
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import MAX_FRAMES, FloatMoments, IntegerMoments, Validity
-
-
-def trimmed_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-    """Moments of a band; see ``gpu_spots.backend.Backend.trimmed_moments``.
-
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
-    """
-    return moments_on_device(toolkit, frames, percent, validity).to_host(toolkit, frames.shape[1:])
+from gpu_spots.model import MAX_FRAMES, Validity
 
 
 def moments_on_device(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments | RankedMoments:
-    """The same, left on the device in the kernels' own types."""
+    """Return the moments of a band, on the device and in the kernels' own types; see ``gpu_spots.backend.Backend.moments``.
+
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    """
     check_number(len(frames))
     return (plane_moments if is_possible(frames) else ranked_moments)(toolkit, frames, percent, validity)
 

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background.maps import BackgroundRows
+from gpu_spots.background.methods import Method
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.masks import PackedMasks
 from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.model import (
     Array,
     Background,
-    BackgroundRows,
     Components,
     FloatMoments,
     FoundMasks,
@@ -94,7 +95,7 @@ class SeveralGpus:
         """Of the device that has least: each must have room for what any of them may get."""
         return min(backend.free_bytes() for backend in self.backends)
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: str) -> int:
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
         """On the thread's device."""
         return self.backends[HOME].band_bytes(n_frames, n_pixels, dtype, method)
 
@@ -145,32 +146,18 @@ class SeveralGpus:
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
-    def trimmed_moments(self, frames: _Frames, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(self, frames: _Frames, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
         """Where the band is."""
         device, band = self._here(frames)
-        return self.backends[device].trimmed_moments(band, percent, validity)
+        return self.backends[device].moments(band, method, validity)
 
-    def kruskal_moments(
-        self, frames: _Frames, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Where the band is."""
-        device, band = self._here(frames)
-        return self.backends[device].kruskal_moments(band, block_of_frame, critical, validity)
-
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: str) -> None:
+    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> None:
         """Each device makes rows of it, and needs all: they come from the host."""
 
-    def trimmed_background(self, frames: _Frames, percent: int, validity: Validity, into: BackgroundRows) -> bool:
+    def background(self, frames: _Frames, method: Method, validity: Validity, into: BackgroundRows) -> bool:
         """Where the band is."""
         device, band = self._here(frames)
-        return self.backends[device].trimmed_background(band, percent, validity, into)
-
-    def kruskal_background(
-        self, frames: _Frames, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """Where the band is."""
-        device, band = self._here(frames)
-        return self.backends[device].kruskal_background(band, block_of_frame, critical, validity, into)
+        return self.backends[device].background(band, method, validity, into)
 
     def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> tuple[Any, ...]:
         """On every device."""

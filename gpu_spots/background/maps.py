@@ -8,30 +8,16 @@ backend that takes the same step where it computes (gpu_spots/cuda/kernels/backg
 The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would be in every mask.
 """
 
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Background, BackgroundRows, FloatMoments, IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 
 PIECE = 1 << 14
 """Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in between stays in the cache."""
-
-
-def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
-    """(n_blocks + 1,) float64: what H must exceed for ``b`` blocks to be told apart, at index b; infinite below 3, which are not tested.
-
-    The quantile 1 - alpha of the chi-squared distribution with b - 1 degrees of freedom.
-    """
-    from scipy.special import gammaincinv
-
-    critical = np.full(n_blocks + 1, np.inf)
-    blocks = np.arange(3, n_blocks + 1)
-    critical[3:] = 2 * gammaincinv((blocks - 1) / 2, 1 - alpha)
-    return critical
 
 
 def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
@@ -39,6 +25,72 @@ def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
     if frames.kind == "f":
         return np.dtype(np.float64)
     return np.dtype(np.int64 if frames.itemsize == 4 else np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundRows:
+    """Rows of the maps of the whole frame, to be filled with the background of a band.
+
+    The arrays are views of the maps; `gpu_spots.model.Background` describes them.
+    """
+
+    begin: int
+    """First row of the band in the frame."""
+    cutoff: float
+    """Standard deviations above the average from which on a value stands out."""
+    avg: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts."""
+    std: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts."""
+    iqr: NDArray[np.float32]
+    """(n_X, n_Y) float32, counts."""
+    max: Array
+    """(n_X, n_Y), dtype of the frames, counts."""
+    arg: NDArray[np.int32]
+    """(n_X, n_Y) int32."""
+    threshold: Array
+    """(n_X, n_Y) int32, int64 or float64, counts."""
+    kept: NDArray[np.int32]
+    """(n_X, n_Y) int32: values in the sample; 0: the pixel is masked."""
+    level: Array
+    """(n_X, n_Y), counts: sum of the sample, uint32 (uint8 and uint16 frames) or int64.
+
+    Float frames: its average, float64.
+    """
+    dropped: NDArray[np.int32] | None
+    """(n_X, n_Y) int32: blocks dropped; None: the method drops none."""
+    held: Any
+    """What the backend made by ``hold_background``, of the whole frame; None: nothing."""
+
+    def fill(self, moments: IntegerMoments | FloatMoments) -> bool:
+        """Fill all rows from the moments of the band; return its ``gaps``."""
+        step = max(1, PIECE // self.kept.shape[1])
+        for first in range(0, len(moments.kept), step):
+            self._fill(slice(first, first + step), moments)
+        return moments.gaps
+
+    def _fill(self, rows: slice, whole: IntegerMoments | FloatMoments) -> None:
+        """Fill some rows, few enough for the cache."""
+        moments = _rows(whole, rows)
+        masked = moments.kept == 0
+        m = np.maximum(moments.kept, 1).astype(np.float64)
+        # float frames may hold values so large that their statistics overflow:
+        # such a pixel stands out on no frame
+        with np.errstate(over="ignore", invalid="ignore"):
+            if isinstance(moments, IntegerMoments):
+                avg = moments.total / m
+                std = np.sqrt(_rounded_once(moments.scatter_high, moments.scatter_low)) / m
+                iqr = moments.iqr4 / 4.0
+                self.level[rows] = moments.total
+                self.threshold[rows] = _integer_threshold(avg, std, self.cutoff, masked, np.iinfo(self.max.dtype))
+            else:
+                avg, std, iqr = moments.average, np.sqrt(moments.deviation / m), moments.iqr
+                self.level[rows] = avg
+                self.threshold[rows] = _float_threshold(avg, std, self.cutoff, masked)
+            self.avg[rows], self.std[rows], self.iqr[rows] = avg, std, iqr
+        self.max[rows], self.arg[rows], self.kept[rows] = moments.max, moments.arg, moments.kept
+        if self.dropped is not None and moments.dropped is not None:
+            self.dropped[rows] = moments.dropped
 
 
 class BackgroundMaps:
@@ -78,38 +130,9 @@ class BackgroundMaps:
             threshold=self._threshold[rows],
             kept=self._kept[rows],
             level=self._level[rows],
+            dropped=None if self._dropped is None else self._dropped[rows],
             held=self._held,
-            fill=partial(self.fill, begin),
         )
-
-    def fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> bool:
-        """Turn the moments of a band that begins at row ``begin`` into its rows of the maps; returns their ``gaps``."""
-        step = max(1, PIECE // self._kept.shape[1])
-        for first in range(0, len(moments.kept), step):
-            self._fill(begin + first, _rows(moments, slice(first, first + step)))
-        return moments.gaps
-
-    def _fill(self, begin: int, moments: IntegerMoments | FloatMoments) -> None:
-        """The same for some rows, few enough for the cache."""
-        rows = slice(begin, begin + len(moments.kept))
-        masked = moments.kept == 0
-        m = np.maximum(moments.kept, 1).astype(np.float64)
-        # float frames may hold values so large that their statistics overflow: such a pixel stands out on no frame
-        with np.errstate(over="ignore", invalid="ignore"):
-            if isinstance(moments, IntegerMoments):
-                avg = moments.total / m
-                std = np.sqrt(_rounded_once(moments.scatter_high, moments.scatter_low)) / m
-                iqr = moments.iqr4 / 4.0
-                self._level[rows] = moments.total
-                self._threshold[rows] = _integer_threshold(avg, std, self._cutoff, masked, np.iinfo(self._max.dtype))
-            else:
-                avg, std, iqr = moments.average, np.sqrt(moments.deviation / m), moments.iqr
-                self._level[rows] = avg
-                self._threshold[rows] = _float_threshold(avg, std, self._cutoff, masked)
-            self._avg[rows], self._std[rows], self._iqr[rows] = avg, std, iqr
-        self._max[rows], self._arg[rows], self._kept[rows] = moments.max, moments.arg, moments.kept
-        if self._dropped is not None and moments.dropped is not None:
-            self._dropped[rows] = moments.dropped
 
     def finish(self, validity: Validity) -> Background:
         """The background of the whole frame, once every row is filled."""

@@ -1,0 +1,175 @@
+"""Background methods (``-m``): how the background sample of a pixel is chosen from the frames.
+
+A method is a frozen value with all that it needs to know of one run. A backend computes it; its
+checks, its memory needs and its words are its own, so nothing else asks which method it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots import grouping
+from gpu_spots.errors import InputError
+from gpu_spots.grouping import Columns
+from gpu_spots.model import MAX_FRAMES, Background
+from gpu_spots.parameters import Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a method did to a run."""
+
+    summary: str
+    """One line for the summary of the run."""
+    warning: str | None
+    """One line where the outcome is suspicious."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Drop a percentage of the largest values of each pixel (manual: ``-m n_removed``)."""
+
+    name: ClassVar[str] = "n_removed"
+    """Name of the method, as ``-m`` has it."""
+    varies: ClassVar[bool] = False
+    """Samples differ in size from pixel to pixel even where all values are valid."""
+    n_blocks: ClassVar[int] = 0
+    """Number of blocks of frames that are compared with each other; 0: none are."""
+
+    percent: int
+    """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
+
+    @classmethod
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> "Trimmed":
+        """Return the method for a run. Raises `InputError` where `check` does."""
+        cls.check(parameters, columns, n_frames, source)
+        return cls(parameters.percent_removed)
+
+    @staticmethod
+    def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
+        """Raise `InputError` for a run with too many frames, or too few for the percentage."""
+        _check_n_frames(n_frames, source)
+        percent = parameters.percent_removed
+        n_left = n_frames - n_frames * percent // 100
+        if n_left < 2:
+            raise InputError(
+                f"{source}: {n_frames} frame{'s' * (n_frames != 1)} less -n/--n {percent} % leaves "
+                f"{n_left} for the background, expected at least 2"
+            )
+
+    def warnings(self, n_frames: int, source: str) -> list[str]:
+        """Return what the user should know before the run starts."""
+        if self._n_removed(n_frames):
+            return []
+        return [f"{self.percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background"]
+
+    def outcome(self, background: Background) -> Outcome | None:
+        """Return None: every pixel was treated alike."""
+
+    def record(self, n_frames: int) -> Mapping[str, Any]:
+        """Return the attributes that the group ``info`` has of the method."""
+        return {"n_removed": self._n_removed(n_frames)}
+
+    def _n_removed(self, n_frames: int) -> int:
+        """Return the values dropped from a pixel whose values are all valid."""
+        return n_frames * self.percent // 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KruskalWallis:
+    """Drop the blocks of frames that the Kruskal-Wallis test rejects (manual: ``-m kruskal``)."""
+
+    name: ClassVar[str] = "kruskal"
+    varies: ClassVar[bool] = True
+
+    block_of_frame: NDArray[np.integer]
+    """(n_frames,) int: block of each frame, numbered in the order of their first frames."""
+    critical: NDArray[np.float64]
+    """(n_blocks + 1,) float64: with b blocks left, b >= 3, a block is dropped if H > critical[b].
+
+    The block dropped is the one of largest mean rank; ties: the first in the run.
+    """
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of frames that are compared with each other."""
+        return len(self.critical) - 1
+
+    @classmethod
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> "KruskalWallis":
+        """Return the method for a run. Raises `InputError` where `check` does."""
+        cls.check(parameters, columns, n_frames, source)
+        blocks = grouping.blocks_to_compare(columns, n_frames, source)
+        return cls(blocks.mask_of_frame, critical_values(parameters.alpha, blocks.n_masks))
+
+    @staticmethod
+    def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
+        """Raise `InputError` for too many frames, a dark run, or blocks that can't be compared."""
+        _check_n_frames(n_frames, source)
+        grouping.blocks_to_compare(columns, n_frames, source)
+
+    def warnings(self, n_frames: int, source: str) -> list[str]:
+        """Return what the user should know before the run starts."""
+        if self.n_blocks > 2:
+            return []
+        return [f"{source}: with two blocks -m kruskal can reject none; the background is that of all frames"]
+
+    def outcome(self, background: Background) -> Outcome | None:
+        """Return what was rejected; None where every pixel is masked."""
+        if background.dropped is None:
+            return None
+        good = background.validity.pixels
+        dropped = background.dropped if good is None else background.dropped[good]
+        if not dropped.size:
+            return None
+        summary = (
+            f"Kruskal-Wallis: {(dropped == 0).mean():.1%} of the pixels kept all {self.n_blocks} "
+            f"blocks; median dropped {np.median(dropped):g}, at most {dropped.max()}"
+        )
+        down_to_two = (dropped == self.n_blocks - 2).mean() if self.n_blocks > 2 else 0.0
+        warning = (
+            f"{down_to_two:.0%} of the pixels lost all but two of {self.n_blocks} blocks: the test "
+            "takes drift from block to block for spots; --normalise level takes it out, "
+            "a smaller -A/--alpha rejects less, -m n_removed does not compare blocks"
+        )
+        return Outcome(summary, warning if down_to_two > SUSPICIOUS else None)
+
+    def record(self, n_frames: int) -> Mapping[str, Any]:
+        """Return the attributes that the group ``info`` has of the method."""
+        sizes = np.bincount(self.block_of_frame)
+        return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
+
+
+Method = Trimmed | KruskalWallis
+"""Every background method."""
+METHODS: Mapping[str, type[Method]] = {method.name: method for method in (Trimmed, KruskalWallis)}
+"""Background methods by their names for ``-m``."""
+SUSPICIOUS = 0.25
+"""Share of pixels that lost all blocks but two above which rejection can't be due to spots."""
+
+
+def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
+    """Return what H must exceed for b blocks to be told apart.
+
+    Args:
+        alpha: significance level, between 0 and 1.
+        n_blocks: number of blocks of the run.
+
+    Returns:
+        (n_blocks + 1,) float64, index b: the quantile 1 - alpha of the chi-squared distribution
+        with b - 1 degrees of freedom; infinite below 3 blocks, which are never tested.
+    """
+    from scipy.special import gammaincinv
+
+    critical = np.full(n_blocks + 1, np.inf)
+    blocks = np.arange(3, n_blocks + 1)
+    critical[3:] = 2 * gammaincinv((blocks - 1) / 2, 1 - alpha)
+    return critical
+
+
+def _check_n_frames(n_frames: int, source: str) -> None:
+    if n_frames > MAX_FRAMES:
+        raise InputError(f"{source}: {n_frames} frames, expected at most {MAX_FRAMES}, for which sums are exact")
