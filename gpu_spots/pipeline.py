@@ -83,8 +83,8 @@ def find_spots(
     n_frames = stack.shape[0]
     groups = groups_of(stack, parameters)
     method = method_of(stack, parameters)
-    for message in method.warnings(n_frames, stack.source):
-        observer.warn(message)
+    for warning in method.warnings(n_frames, stack.source):
+        observer.warn(warning)
     if groups.n_unpaired:
         observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
 

@@ -63,7 +63,7 @@ def most_frames(dtype: np.dtype[Any]) -> int:
 
 
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
-    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.trimmed_moments``."""
+    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
     low, high, checked = integer_bounds(dtype, validity)
     threads, words = _shares(n_frames, REGISTERS // (8 * dtype.itemsize))

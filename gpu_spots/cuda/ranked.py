@@ -149,7 +149,7 @@ class Launch:
 
 
 def ranked_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> RankedMoments:
-    """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.backend.Backend.trimmed_moments``."""
+    """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.backend.Backend.moments``."""
     dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
     found = RankedMoments.empty(toolkit, dtype, n_pixels)
     Launch.of(dtype, len(frames))(toolkit, "trimmed", frames, validity, n_pixels, (np.int32(percent),), found.arguments())
