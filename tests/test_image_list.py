@@ -311,7 +311,7 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
         (["none.mccd"], "none.mccd: No such file or directory"),
         (["none.mccd", "nor.mccd"], "none.mccd: No such file or directory (and 1 more)"),
         (["*.cbf"], "*.cbf: no file has such a name"),
-        (["folder"], "folder: is a folder, expected images; a pattern names them all: 'folder/*.mccd'"),
+        (["folder"], "folder: is a folder; give its images as a pattern: 'folder/*.mccd'"),
         (["a.mccd", "a.mccd"], "a.mccd: is given twice"),
         ([""], ": is a folder"),
     ],
