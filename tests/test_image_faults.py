@@ -466,7 +466,7 @@ def test_a_mask_in_a_damaged_npy_file_is_one_line(tmp_path: Path) -> None:
             assert str(error).isprintable()  # noqa: PT017
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "directory"])
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "folder"])
 def test_what_is_no_regular_file_is_refused_before_it_is_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the names of sockets must be short
     path = Path("special")
@@ -475,7 +475,7 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(kind: str, tmp_p
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as opened:
             opened.bind(str(path))
-    elif kind == "directory":
+    elif kind == "folder":
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")

@@ -294,7 +294,7 @@ def test_packbits_is_refused(shape: tuple[int, int], tmp_path: Path) -> None:
 def test_what_is_no_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.mccd"
     os.mkfifo(pipe)
-    for path, words in ((tmp_path / "none.mccd", "No such file"), (tmp_path, "is a directory"), (pipe, "is a named pipe")):
+    for path, words in ((tmp_path / "none.mccd", "No such file"), (tmp_path, "is a folder"), (pipe, "is a named pipe")):
         for read in (read_image, shape_of):
             with pytest.raises(InputError, match=words):
                 read(path)

@@ -196,7 +196,7 @@ def test_what_is_no_log_is_refused(text: str, words: str, tmp_path: Path) -> Non
 def test_logs_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.log: cannot be opened: No such file"):
         read_log(tmp_path / "none.log")
-    with pytest.raises(InputError, match="is a directory, expected a Lauecollect log"):
+    with pytest.raises(InputError, match="is a folder, expected a Lauecollect log"):
         read_log(tmp_path)
 
 

@@ -11,7 +11,9 @@ from gpu_spots.errors import InputError
 from gpu_spots.model import Array
 
 SIGNATURE = b"###CBF: VERSION"
-_SECTION, _STARTER = b"--CIF-BINARY-FORMAT-SECTION--", b"\x0c\x1a\x04\xd5"
+SECTION = b"--CIF-BINARY-FORMAT-SECTION--"
+"""Line that begins the part with the pixels."""
+_STARTER = b"\x0c\x1a\x04\xd5"
 _MAX_HEADER = 2**20
 """Bytes before the pixels."""
 _DTYPES = {
@@ -39,7 +41,7 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
     """
     from fabio.compression import decByteOffset
 
-    section = content.find(_SECTION, 0, _MAX_HEADER)
+    section = content.find(SECTION, 0, _MAX_HEADER)
     starter = content.find(_STARTER, max(section, 0), _MAX_HEADER)
     if section < 0 or starter < 0:
         raise InputError(f"{path}: is damaged or cut off: no pixels in the first {min(len(content), _MAX_HEADER)} bytes of the CBF file")

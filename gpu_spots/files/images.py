@@ -56,6 +56,7 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "end_omega": ("degrees", "omega at the end of the exposure"),
     "start_phi": ("degrees", "phi at the begin of the exposure"),
     "end_phi": ("degrees", "phi at the end of the exposure"),
+    "start_angle": ("degrees", "angle of the scan's axis at the begin of the exposure"),
     "acquired": (None, "when the frame was taken, as the header has it"),
 }
 """What is taken from headers: units and description."""
@@ -89,6 +90,7 @@ _PILATUS = {
     "wavelength": (r"Wavelength[ =:]+([\d.eE+-]+) *A", 1.0),
     "start_omega": (r"Omega[ =:]+([\d.eE+-]+) *deg", 1.0),
     "start_phi": (r"Phi[ =:]+([\d.eE+-]+) *deg", 1.0),
+    "start_angle": (r"Start_angle[ =:]+([\d.eE+-]+) *deg", 1.0),
     "acquired": (r"(\d{4}[-/](?:\d\d|[A-Z][a-z]{2})[-/]\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?)", None),
 }
 
@@ -182,6 +184,24 @@ def is_image(head: bytes) -> bool:
     return head.startswith(known)
 
 
+def read_header(path: Path) -> dict[str, float | str]:
+    """What the header of an image says, without decoding its pixels.
+
+    Nothing is found in formats other than MarCCD, CBF and the TIFF files of Pilatus detectors. Raises `InputError` for a file that
+    cannot be read.
+    """
+    head = _head(path, 4 * HEAD)
+    if head.startswith(_COMPRESSED_SIGNATURES):
+        head = _decompressed(head, path, HEAD)[0]
+    head = head[:HEAD]
+    if _is_marccd(head):
+        _marccd_bytes(head, path)  # or the header is damaged
+        return _marccd_header(head)
+    if head.startswith(cbf.SIGNATURE):
+        return _cbf_header(head[: max(head.find(cbf.SECTION), 0)].decode("latin-1"))
+    return _pilatus_header({"text": head.decode("latin-1")}) if head.startswith(tiff.SIGNATURES) else {}
+
+
 def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type of an image that can be read; raises what `read_image` does. Only the header is read where that tells all."""
     head = _head(path)
@@ -228,12 +248,12 @@ def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int
     return shape, stored.newbyteorder("=")
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file, as many as a MarCCD header has."""
+def _head(path: Path, n_bytes: int = DATA_BEGIN) -> bytes:
+    """The first bytes of a file; without ``n_bytes``, as many as a MarCCD header has."""
     require_regular_file(path, "an image")
     try:
         with path.open("rb") as file:
-            return file.read(DATA_BEGIN)
+            return file.read(n_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
 
@@ -332,8 +352,12 @@ def _marccd_bytes(head: bytes, path: Path) -> int:
 
 def _read_marccd(content: bytes, path: Path) -> Image:
     shape, stored = _marccd_layout(content, len(content), path)
-    order, _ = _marccd_orders(content) or ("<", "<")
     frame = np.frombuffer(content, stored, shape[0] * shape[1], DATA_BEGIN).reshape(shape)
+    return Image(frame.astype(stored.newbyteorder("="), copy=False), _marccd_header(content), "marccd")
+
+
+def _marccd_header(content: bytes) -> dict[str, float | str]:
+    order, _ = _marccd_orders(content) or ("<", "<")
 
     def number(begin: int) -> int:
         return int(struct.unpack_from(f"{order}i", content, begin)[0])
@@ -342,14 +366,14 @@ def _read_marccd(content: bytes, path: Path) -> Image:
         name: round(number(begin) * unit, 9) for name, (begin, unit) in _MARCCD_NUMBERS.items() if number(begin) or name in _MARCCD_ANGLES
     }
     saturation = struct.unpack_from(f"{order}I", content, 1128)[0]
-    if 0 < saturation <= np.iinfo(stored).max:
+    if 0 < saturation < 256 ** number(1112):
         header["saturation"] = float(saturation)
     exposure = number(1680) or number(1676)
     if exposure:
         header["exposure_time"] = exposure / 1000
     if acquired := _marccd_time(content[2368:2400]):
         header["acquired"] = acquired
-    return Image(frame.astype(stored.newbyteorder("="), copy=False), header, "marccd")
+    return header
 
 
 def _marccd_time(stamp: bytes) -> str:

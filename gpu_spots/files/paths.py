@@ -6,7 +6,7 @@ from pathlib import Path
 from gpu_spots.errors import InputError
 
 _KINDS = {
-    stat.S_IFDIR: "directory",
+    stat.S_IFDIR: "folder",
     stat.S_IFIFO: "named pipe",
     stat.S_IFSOCK: "socket",
     stat.S_IFCHR: "character device",
