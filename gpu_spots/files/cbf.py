@@ -25,6 +25,13 @@ _PADDING = 16
 """Bytes after the data for the decoder, more than the longest code has."""
 
 
+def size_of(head: bytes) -> int | None:
+    """Bytes up to the last pixel, from the first bytes of a file; None where they do not tell."""
+    found = re.search(rb"^X-Binary-Size: *(\d{1,15})\s", head, re.M)
+    starter = head.find(_STARTER)
+    return starter + len(_STARTER) + int(found[1]) if found and starter >= 0 else None
+
+
 def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
     """Decode a CBF file.
 
@@ -51,7 +58,7 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
     if not scheme:  # on the line of Content-Type
         scheme = (re.findall(r'conversions="([^"\n]*)"', header) or ["none"])[0]
     if scheme.lower() != "x-cbf_byte_offset":
-        raise InputError(f"{path}: is compressed by {scheme[:40]}, expected x-CBF_BYTE_OFFSET; write it again with this method")
+        raise InputError(f"{path}: is compressed by {scheme[:40]!r}, expected x-CBF_BYTE_OFFSET; write it again with this method")
 
     def number(name: str) -> int:
         text = found.get(name.lower(), "")

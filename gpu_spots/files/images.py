@@ -12,6 +12,7 @@ import re
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,11 +34,13 @@ DATA_BEGIN = 4096
 """First byte of a MarCCD file's frame."""
 HEAD = 2**16
 """Bytes at the beginning of a file in which its format and the text of its header are looked for."""
-MAX_CONTENT = 2**31
+MAX_CONTENT = 2**29
 """Largest decompressed file that is read, bytes."""
 SLACK = 2**20
 """Bytes that a compressed file may have beyond its header and pixels."""
 MAX_EDF_HEADER = 2**20
+MAX_REASON = 300
+"""Characters of a message of fabio that are shown."""
 JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 """First bytes of JPEG 2000 files and code streams."""
 _PILATUS_TIFF = b"II*\0\x82\0"
@@ -162,7 +165,10 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
         return Image(frame, _cbf_header(text), "cbf")
     whole = content() if compressed else None
     if head.lstrip(b"\r\n").startswith(b"{"):
-        _check_edf(content() if whole is None else whole, path)
+        if whole is None:
+            _check_edf(_head(path, MAX_EDF_HEADER), path.stat().st_size, content, path)
+        else:
+            _check_edf(whole[:MAX_EDF_HEADER], len(whole), lambda: whole, path)
     if head.startswith(mar345.SIGNATURES):
         mar345.check_mar345(content() if whole is None else whole, path)
     return _read_by_fabio(path, whole)
@@ -273,6 +279,8 @@ def _whole(path: Path, head: bytes) -> bytes:
     limit = MAX_CONTENT
     if _is_marccd(head):
         limit = _marccd_bytes(head, path) + SLACK
+    elif head.startswith(cbf.SIGNATURE):
+        limit = (cbf.size_of(head) or limit) + SLACK
     found, is_whole = _decompressed(_content(path), path, min(limit, MAX_CONTENT))
     if not is_whole:
         raise InputError(f"{path}: decompresses to more than {len(found)} bytes, expected at most these for its image")
@@ -406,17 +414,24 @@ _DAMAGE = re.compile(
 _complaints = _Complaints()
 
 
-def _check_edf(content: bytes, path: Path) -> None:
-    """Raise `InputError` unless the frame that an EDF header describes is in the file; `fabio` fills missing bytes with zeros."""
+def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Path) -> None:
+    """Raise `InputError` unless the frame that an EDF header describes is in the file; fabio fills missing bytes with zeros.
+
+    Args:
+        head: the first bytes of the file, `MAX_EDF_HEADER` or all.
+        n_bytes: size of the file.
+        content: returns all of it; called for compressed pixels only.
+        path: its name, for messages.
+    """
     from fabio.edfimage import DATA_TYPES
 
-    end = re.compile(rb"\}\r?\n").search(content, 0, MAX_EDF_HEADER)
+    end = re.compile(rb"\}\r?\n").search(head)
     if end is None:
-        raise InputError(f"{path}: is damaged or cut off: its header has no end in the first {min(len(content), MAX_EDF_HEADER)} bytes")
-    pairs = (part.split("=", 1) for part in content[: end.start()].decode("latin-1").split(";") if "=" in part)
+        raise InputError(f"{path}: is damaged or cut off: its header has no end in the first {len(head)} bytes")
+    pairs = (part.split("=", 1) for part in head[: end.start()].decode("latin-1").split(";") if "=" in part)
     header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
     if "EDF_BINARYFILENAME" in header:
-        raise InputError(f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]}, expected them after the header")
+        raise InputError(f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header")
     dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
     if not dimensions or "DATATYPE" not in header:
         return
@@ -424,16 +439,16 @@ def _check_edf(content: bytes, path: Path) -> None:
     kind = DATA_TYPES.get(header["DATATYPE"])
     if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
         raise InputError(f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}")
-    expected, stored = math.prod(map(int, dimensions)) * np.dtype(kind).itemsize, len(content) - end.end()
+    expected, stored = math.prod(map(int, dimensions)) * np.dtype(kind).itemsize, n_bytes - end.end()
     method = header.get("COMPRESSION", "NONE").upper()
     if not method.startswith("NO"):
         if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
             raise InputError(
-                f"{path}: is damaged or cut off: {stored} bytes after the header, expected {sizes[0][:40] if sizes else 'Size'}"
+                f"{path}: is damaged or cut off: {stored} bytes after the header, expected {repr(sizes[0][:40]) if sizes else 'Size'}"
             )
-        data = content[end.end() : end.end() + int(sizes[0])]
+        data = content()[end.end() : end.end() + int(sizes[0])]
         if "GZIP" not in method and "BZ" not in method:
-            raise InputError(f"{path}: is compressed by {method[:40]}, expected GZIP, BZIP2 or none; write it again with one of these")
+            raise InputError(f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2 or none; write it again with one of these")
         found, is_whole = _decompressed(data, path, min(expected, MAX_CONTENT))
         if not is_whole or len(found) != expected:
             raise InputError(f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}")
@@ -491,4 +506,5 @@ def _pilatus_header(header: dict[str, Any]) -> dict[str, float | str]:
 
 def _without(reason: str, path: Path) -> str:
     """A reason without the file's name, which stands before it anyway."""
-    return reason.replace(str(path), "it").replace(path.name, "it")
+    text = reason.replace(str(path), "it").replace(path.name, "it")
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])

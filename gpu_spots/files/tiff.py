@@ -18,7 +18,7 @@ from gpu_spots.model import Array
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF files, in both byte orders."""
-MAX_FRAME_BYTES = 2**31
+MAX_FRAME_BYTES = 2**30
 """Largest decompressed frame that is read, bytes."""
 NO_COMPRESSION, LZW, DEFLATE, OLD_DEFLATE = 1, 5, 8, 32946
 _NAMES = {2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "JPEG", 7: "JPEG", 32773: "PackBits"}
