@@ -257,9 +257,9 @@ def test_one_bit_per_pixel(tmp_path: Path) -> None:
 ABSURD: dict[str, tuple[Callable[[], bytes], str]] = {
     "TIFF, directory that follows itself": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=18), "directories form a loop"),
     "TIFF, directory beyond the end": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=999_999), "is a damaged TIFF file"),
-    "TIFF, huge": (lambda: by_hand(tags_of(2**31, 2**31, 2), b"ab"), "cannot be in|expected at most"),
+    "TIFF, huge": (lambda: by_hand(tags_of(2**31, 2**31, 2), b"ab"), "cannot be in"),
     "TIFF, huge and Deflate": (
-        lambda: by_hand(tags_of(60000, 2**15, 99, t259=(3, [8])), bytes(99)), "when it is decompressed, expected at most"),
+        lambda: by_hand(tags_of(60000, 2**15, 10**7, t259=(3, [8])), bytes(10**7)), "when it is decompressed, expected at most"),
     "TIFF, overlapping strips": (
         lambda: by_hand(tags_of(500_000, 2000, 0, t273=(4, [16] * 9), t279=(4, [9000] * 9), t278=(4, [60_000])), bytes(9000)),
         "cannot be in"),

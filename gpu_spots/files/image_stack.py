@@ -48,7 +48,11 @@ class ImageStack:
         self.files = [*images.inputs, *images.paths]
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
-        origin = {name: column.attributes["origin"] for name, column in images.columns.items() if "origin" in (column.attributes or {})}
+        origin = {
+            name: column.attributes["origin"]
+            for name, column in images.columns.items()
+            if column.attributes and "origin" in column.attributes
+        }
         self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, origin, {}, GIVEN_BY)
         self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
         saturation = float(first.header.get("saturation", "nan"))

@@ -184,12 +184,12 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
         raise InputError(f"{path}: is damaged or cut off: {n_bytes} bytes, expected {beyond}")
     needed = n_parts * part[0] * layout.row_bytes if is_tiled else shape[0] * layout.row_bytes
     stored = min(sum(layout.counts), n_bytes)  # strips of a damaged file may overlap
-    if needed > stored * _MAX_RATIO[compression] or (compression != NO_COMPRESSION and needed > MAX_FRAME_BYTES):
+    if needed > stored * _MAX_RATIO[compression]:
         raise InputError(
             f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels of {bits} bits cannot be in {stored} bytes of data"
-            if needed <= MAX_FRAME_BYTES
-            else f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}"
         )
+    if compression != NO_COMPRESSION and needed > MAX_FRAME_BYTES:
+        raise InputError(f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}")
     return layout
 
 
