@@ -17,12 +17,10 @@ import numpy as np
 from gpu_spots.errors import InputError
 from gpu_spots.files.lauecollect import COLUMNS, Column
 from gpu_spots.files.text import CONTROL, MAX_NAME, check_heading, check_line, read_content
-from gpu_spots.model import MAX_FRAMES, Array
+from gpu_spots.model import Array
 
 TEXT_COLUMNS = ("file", "comment", "comments", "date time", "started", "finished")
 """What stays text, also where it looks like numbers."""
-MAX_FRAMES_IN_LOG = 4 * MAX_FRAMES
-"""Lines of frames that are read; images may be on several."""
 DEGREES = ("deg", "degree", "degrees", "°")
 
 _HEADING = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<units>[^\[\]]*)\])?$")
@@ -92,8 +90,6 @@ def read_log(path: Path) -> Log:
             raise InputError(f"{path}: line {number} comes before the header, expected first a line with TABs that names a column 'file'")
         else:
             row = _row(names, fields)
-            if len(rows) + len(bad) == MAX_FRAMES_IN_LOG:
-                raise InputError(f"{path}: has more than {MAX_FRAMES_IN_LOG} lines of frames, expected at most {MAX_FRAMES} frames")
             problem = row if isinstance(row, str) else "it names no file" if row["file"] in ("", "-") else None
             if CONTROL.search(line):
                 problem = "it has control characters"

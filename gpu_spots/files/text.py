@@ -5,9 +5,12 @@ from pathlib import Path
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.paths import require_regular_file
+from gpu_spots.model import MAX_FRAMES
 
 MAX_BYTES = 2**28
 """Largest text file that is read."""
+MAX_LINES = 4 * MAX_FRAMES
+"""Most lines of a file; a run has one for each frame, or a few."""
 MAX_LINE = 100_000
 """Most characters of a line."""
 MAX_COLUMNS = 2000
@@ -26,7 +29,7 @@ def read_content(path: Path, what: str) -> bytes:
         what: what was expected, for messages: "a table".
 
     Raises:
-        InputError: it is missing, is no regular file, is too large, or has NUL bytes.
+        InputError: it is missing, is no regular file, is too large, or has NUL bytes or too many lines.
     """
     require_regular_file(path, what)
     try:
@@ -38,6 +41,8 @@ def read_content(path: Path, what: str) -> bytes:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
     if b"\0" in content:
         raise InputError(f"{path}: is not a text file, expected {what}")
+    if (n_lines := content.count(b"\n")) > MAX_LINES:
+        raise InputError(f"{path}: has {n_lines} lines, expected {what} of at most {MAX_LINES}")
     return content
 
 
