@@ -21,6 +21,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_FRAME_BYTES = 2**30
 """Largest decompressed frame that is read, bytes."""
 NO_COMPRESSION, LZW, DEFLATE, OLD_DEFLATE = 1, 5, 8, 32946
+_COLOUR = (2, 3, 5, 6, 8)
+"""Photometric interpretations: RGB, palette, CMYK, YCbCr, CIELab."""
 _NAMES = {2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "JPEG", 7: "JPEG", 32773: "PackBits"}
 _MAX_RATIO = {NO_COMPRESSION: 1, LZW: 4096, DEFLATE: 1100, OLD_DEFLATE: 1100}
 """Bytes that one compressed byte can become at most, rounded up."""
@@ -144,7 +146,7 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
     samples, compression = _one(tags, _SAMPLES, 1), _one(tags, _COMPRESSION, NO_COMPRESSION)
     if samples != 1:
         raise InputError(f"{path}: has shape {(*shape, samples)}, expected one image of rows and columns")
-    if _one(tags, _PHOTOMETRIC, 1) > 1:
+    if _one(tags, _PHOTOMETRIC, 1) in _COLOUR:
         raise InputError(f"{path}: is a colour image, expected one value per pixel")
     if compression not in _MAX_RATIO:
         name = _NAMES.get(compression, f"method {compression}")
