@@ -27,7 +27,10 @@ def write_marccd(folder: Path, compressed: bool = False, **headers: np.ndarray) 
 def write_cbf(folder: Path, line: str) -> str:
     for i, frame in enumerate(series()):
         text = f"# Exposure_time 0.1 s\r\n# {line.format(ANGLES[i])}"
-        header = {"_array_data.header_convention": "PILATUS_1.2", "_array_data.header_contents": text}
+        header = {
+            "_array_data.header_convention": "PILATUS_1.2",
+            "_array_data.header_contents": text,
+        }
         CbfImage(data=frame.astype("i4"), header=header).write(str(folder / f"a_{i:03}.cbf"))
     return str(folder / "a_*.cbf")
 
@@ -41,11 +44,20 @@ def gpu_spots(*arguments: object) -> tuple[str, str]:
 MILLI = np.round(ANGLES * 1000)
 RUNS = {
     "omega": (lambda folder: write_marccd(folder, at1696=MILLI, at1728=MILLI + 100), "start_omega"),
-    "phi, compressed": (lambda folder: write_marccd(folder, True, at1696=0 * MILLI + 7, at1708=MILLI), "start_phi"),
-    "both, the same": (lambda folder: write_marccd(folder, at1696=MILLI, at1708=MILLI), "start_omega"),
+    "phi, compressed": (
+        lambda folder: write_marccd(folder, True, at1696=0 * MILLI + 7, at1708=MILLI),
+        "start_phi",
+    ),
+    "both, the same": (
+        lambda folder: write_marccd(folder, at1696=MILLI, at1708=MILLI),
+        "start_omega",
+    ),
     "CBF, Omega": (lambda folder: write_cbf(folder, "Omega {:.4f} deg."), "start_omega"),
     "CBF, Phi": (lambda folder: write_cbf(folder, "Phi {:.4f} deg."), "start_phi"),
-    "CBF, Start_angle": (lambda folder: write_cbf(folder, "Start_angle {:.4f} deg."), "start_angle"),
+    "CBF, Start_angle": (
+        lambda folder: write_cbf(folder, "Start_angle {:.4f} deg."),
+        "start_angle",
+    ),
 }
 
 

@@ -69,7 +69,12 @@ def by_fabio(kind: type, dtype: str = "u2") -> Callable[[Path], bytes]:
     return make
 
 
-def tiff(frame: np.ndarray = FRAME, compression: str | None = None, predictor: int = 1, rows_per_strip: int = 7) -> bytes:
+def tiff(
+    frame: np.ndarray = FRAME,
+    compression: str | None = None,
+    predictor: int = 1,
+    rows_per_strip: int = 7,
+) -> bytes:
     """A TIFF file of several strips, as Pillow writes it."""
     image = pytest.importorskip("PIL.Image")
     file = io.BytesIO()
@@ -159,7 +164,10 @@ def test_changed_bits_under_a_checksum_are_refused_or_give_the_same_image(kind: 
     # the header of a TIFF file has no checksum: only what is in its strips
     begin, end = (20, len(content)) if "TIFF" not in kind else (8, min(len(content) - 300, 1200))
     if kind == "CBF":  # its header has none either
-        begin, end = content.index(b"\x0c\x1a\x04\xd5") + 4, content.index(b"\r\n--CIF-BINARY-FORMAT-SECTION----")
+        begin, end = (
+            content.index(b"\x0c\x1a\x04\xd5") + 4,
+            content.index(b"\r\n--CIF-BINARY-FORMAT-SECTION----"),
+        )
     for place in range(begin, end, 13):
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
@@ -182,7 +190,11 @@ def test_any_damage_gives_an_image_or_one_line(name: str, make: Callable[[Path],
 @pytest.mark.parametrize("predictor", [1, 2])
 def test_compressed_tiff_of_every_type(compression: str | None, dtype: str, predictor: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    frames = [rng.integers(0, 250, (300, 77)), np.full((300, 77), 3), np.arange(300 * 77).reshape(300, 77) // 9 % 251]
+    frames = [
+        rng.integers(0, 250, (300, 77)),
+        np.full((300, 77), 3),
+        np.arange(300 * 77).reshape(300, 77) // 9 % 251,
+    ]
     for frame in (frame.astype(dtype) for frame in frames):
         found = read(tmp_path / "a.tif", tiff(frame, compression, 1 if dtype == "f4" else predictor, 50))
         assert isinstance(found, Image)
@@ -190,7 +202,13 @@ def test_compressed_tiff_of_every_type(compression: str | None, dtype: str, pred
         np.testing.assert_array_equal(found.frame, frame)
 
 
-def by_hand(tags: dict[int, tuple[int, list[int]]], data: bytes = b"", big: bool = False, order: str = "<", following: int = 0) -> bytes:
+def by_hand(
+    tags: dict[int, tuple[int, list[int]]],
+    data: bytes = b"",
+    big: bool = False,
+    order: str = "<",
+    following: int = 0,
+) -> bytes:
     """A TIFF file: ``data`` at byte 16, and then one directory. ``tags``: type and values."""
     pointer, number, size = ("Q", "Q", 8) if big else ("I", "H", 4)
     at = 16 + len(data)
@@ -352,18 +370,39 @@ def test_a_decompression_bomb_ends_at_the_size_of_the_image(pack: Callable[[byte
 
 
 def log_of(lines: int = 9) -> bytes:
-    text = "\n".join(["# a log", "#date time\tfile\tangle[deg]\tlaser_on", *(f"-\ta_{i}.mccd\t{i / 10}\t{i % 2}" for i in range(lines))])
+    text = "\n".join(
+        [
+            "# a log",
+            "#date time\tfile\tangle[deg]\tlaser_on",
+            *(f"-\ta_{i}.mccd\t{i / 10}\t{i % 2}" for i in range(lines)),
+        ]
+    )
     return text.encode()
 
 
 TEXTS: dict[str, tuple[bytes, str]] = {
-    "a line of a million characters": (b"#file\tangle\n" + b"a" * 10**6, "line 2 has 1000000 characters, expected at most 100000"),
-    "brackets": (b"#file\t" + b"[" * 90_000 + b"\n", "the name of column 2 is '\\[\\[.*expected at most 200 characters"),
+    "a line of a million characters": (
+        b"#file\tangle\n" + b"a" * 10**6,
+        "line 2 has 1000000 characters, expected at most 100000",
+    ),
+    "brackets": (
+        b"#file\t" + b"[" * 90_000 + b"\n",
+        "the name of column 2 is '\\[\\[.*expected at most 200 characters",
+    ),
     "blanks in a name": (b"#file\ta" + b" " * 90_000 + b"b\n", "the name of column 2 is"),
-    "many columns": (b"#file\t" + b"x\t" * 40_000 + b"y\n", "has 4000[12] columns, expected at most 2000"),
-    "garbage": (np.random.default_rng(0).integers(1, 255, 10**6).astype("u1").tobytes(), "comes before the header|is not a text|no Laue"),
+    "many columns": (
+        b"#file\t" + b"x\t" * 40_000 + b"y\n",
+        "has 4000[12] columns, expected at most 2000",
+    ),
+    "garbage": (
+        np.random.default_rng(0).integers(1, 255, 10**6).astype("u1").tobytes(),
+        "comes before the header|is not a text|no Laue",
+    ),
     "NUL": (b"#file\tangle\n\0" * 99, "is not a text file"),
-    "a million lines of one byte": (b"x\n" * 10**6, "has 1000000 lines, expected a Lauecollect log of at most 262140"),
+    "a million lines of one byte": (
+        b"x\n" * 10**6,
+        "has 1000000 lines, expected a Lauecollect log of at most 262140",
+    ),
     "control characters": (b"#file\tangle\na\x1b[2J.mccd\t1\n", "control characters"),
 }
 
@@ -393,7 +432,10 @@ def test_numbers_of_many_digits_are_no_angles(digits: int, tmp_path: Path) -> No
     number = "9" * digits
     (tmp_path / "a.csv").write_text(f"angle\n{number}\n")
     (tmp_path / "a.log").write_text(f"#file\tangle[deg]\na.mccd\t{number}\n")
-    for columns in (read_table(tmp_path / "a.csv"), {name: c.values for name, c in read_log(tmp_path / "a.log").columns.items()}):
+    for columns in (
+        read_table(tmp_path / "a.csv"),
+        {name: c.values for name, c in read_log(tmp_path / "a.log").columns.items()},
+    ):
         with pytest.raises(InputError, match=r"x: lauecollect/angle is .* at frame 0, expected degrees"):
             angle_keys(columns, 1, "x")
 
@@ -442,7 +484,11 @@ def test_damaged_logs_and_tables_give_a_result_or_one_line(seed: int, tmp_path: 
             (tmp_path / "a.txt").write_bytes(changed)
             try:
                 images = list_images(ImageRequest(**{name: tmp_path / "a.txt"}))
-                angle_keys({key: column.values for key, column in images.columns.items()}, len(images.paths), "x")
+                angle_keys(
+                    {key: column.values for key, column in images.columns.items()},
+                    len(images.paths),
+                    "x",
+                )
             except GpuSpotsError as error:
                 assert "\n" not in str(error)  # noqa: PT017
 

@@ -69,7 +69,10 @@ def compile_pattern(pattern: str) -> NamePattern:
             continue
         if not re.fullmatch(r"[A-Za-z]\w{0,99}", name, re.ASCII):
             shown = name if len(name) <= 40 else f"{name[:40]}..."
-            raise ParameterError("name_pattern", f"{pattern[:200]!r}: {{{shown}}} is no field, expected a name such as {{angle}}")
+            raise ParameterError(
+                "name_pattern",
+                f"{pattern[:200]!r}: {{{shown}}} is no field, expected a name such as {{angle}}",
+            )
         if ("field", name) in parts:
             raise ParameterError("name_pattern", f"{pattern[:200]!r} has {{{name}}} twice")
         parts.append(("field", name))
@@ -78,9 +81,15 @@ def compile_pattern(pattern: str) -> NamePattern:
     if end < len(pattern):
         parts.append(("text", pattern[end:]))
     if len(parts) > MAX_PARTS:
-        raise ParameterError("name_pattern", f"{pattern[:200]!r} has more than {MAX_PARTS} fields, * and texts between them")
+        raise ParameterError(
+            "name_pattern",
+            f"{pattern[:200]!r} has more than {MAX_PARTS} fields, * and texts between them",
+        )
     if not any(kind == "field" for kind, _ in parts):
-        raise ParameterError("name_pattern", f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}")
+        raise ParameterError(
+            "name_pattern",
+            f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}",
+        )
     return NamePattern(tuple(parts))
 
 

@@ -169,7 +169,10 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
         offsets, counts = tags[_TILE_OFFSETS], tags.get(_TILE_COUNTS, ())
     else:
         offsets, counts = tags.get(_STRIP_OFFSETS, ()), tags.get(_STRIP_COUNTS, ())
-        part = (shape[0] if len(offsets) == 1 else min(_one(tags, _ROWS_PER_STRIP, shape[0]), shape[0]), shape[1])
+        part = (
+            shape[0] if len(offsets) == 1 else min(_one(tags, _ROWS_PER_STRIP, shape[0]), shape[0]),
+            shape[1],
+        )
     if 0 in part:
         raise InputError(f"{path}: is a damaged TIFF file: parts of {part[0]} x {part[1]} pixels")
     n_parts = -(-shape[0] // part[0]) * -(-shape[1] // part[1])
