@@ -87,6 +87,18 @@ def cbf_without_checksum(folder: Path) -> bytes:
     return re.sub(rb"Content-MD5: .*?\r\n", b"", by_fabio(CbfImage, "i4")(folder))
 
 
+def compressed_edf(method: str, pack: Callable[[bytes], bytes]) -> Callable[[Path], bytes]:
+    def make(_: Path) -> bytes:
+        data = pack(FRAME.tobytes())
+        header = (
+            f"{{\nDim_1 = {FRAME.shape[1]} ;\nDim_2 = {FRAME.shape[0]} ;\nDataType = UnsignedShort ;\n"
+            f"ByteOrder = LowByteFirst ;\nCompression = {method} ;\nSize = {len(data)} ;\n"
+        )
+        return header.encode().ljust(510) + b"}\n" + data
+
+    return make
+
+
 def npy(folder: Path) -> bytes:
     np.save(folder / "x.npy", FRAME)
     return (folder / "x.npy").read_bytes()
@@ -113,6 +125,9 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "CBF without a checksum": ("a.cbf", cbf_without_checksum),
     "CBF, gzip": ("a.cbf.gz", lambda folder: gzip.compress(by_fabio(CbfImage, "i4")(folder))),
     "EDF": ("a.edf", by_fabio(EdfImage)),
+    "EDF, gzip": ("a.edf", compressed_edf("GZIP", gzip.compress)),
+    "EDF, bzip2": ("a.edf", compressed_edf("BZIP2", bz2.compress)),
+    "EDF, zlib": ("a.edf", compressed_edf("ZLIB", zlib.compress)),
     "mar345": ("a.mar1200", mar345),
     "d*TREK": ("a.img", by_fabio(DtrekImage)),
     "Bruker": ("a.sfrm", by_fabio(Bruker100Image)),
@@ -120,7 +135,7 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "PNM": ("a.pnm", by_fabio(PnmImage)),
     "NumPy": ("a.npy", npy),
 }
-CHECKED = [name for name in FILES if "gzip" in name or "bzip2" in name or "Deflate" in name or name == "CBF"]
+CHECKED = [name for name in FILES if "gzip" in name or "bzip2" in name or "Deflate" in name or name in ("CBF", "EDF, zlib")]
 """Files that have a checksum of their pixels."""
 
 
@@ -163,7 +178,9 @@ def test_changed_bits_under_a_checksum_are_refused_or_give_the_same_image(kind: 
     assert isinstance(whole, Image)
     # the header of a TIFF file has no checksum: only what is in its strips
     begin, end = (20, len(content)) if "TIFF" not in kind else (8, min(len(content) - 300, 1200))
-    if kind == "CBF":  # its header has none either
+    if "EDF" in kind:
+        begin = 512
+    elif kind == "CBF":  # its header has none either
         begin, end = (
             content.index(b"\x0c\x1a\x04\xd5") + 4,
             content.index(b"\r\n--CIF-BINARY-FORMAT-SECTION----"),

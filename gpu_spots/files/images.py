@@ -447,9 +447,17 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
                 f"{path}: is damaged or cut off: {stored} bytes after the header, expected {repr(sizes[0][:40]) if sizes else 'Size'}"
             )
         data = content()[end.end() : end.end() + int(sizes[0])]
-        if "GZIP" not in method and "BZ" not in method:
-            raise InputError(f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2 or none; write it again with one of these")
-        found, is_whole = _decompressed(data, path, min(expected, MAX_CONTENT))
+        if "OFFSET" in method or "Z" not in method:
+            raise InputError(
+                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; write it again with one of these"
+            )
+        try:
+            if "GZIP" in method or "BZ" in method:
+                found, is_whole = _decompressed(data, path, min(expected, MAX_CONTENT))
+            else:
+                found, is_whole = tiff.inflate(data, min(expected, MAX_CONTENT)), True
+        except ValueError as error:
+            raise InputError(f"{path}: is damaged: its pixels cannot be decompressed: {error}") from error
         if not is_whole or len(found) != expected:
             raise InputError(f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}")
     elif stored < expected:

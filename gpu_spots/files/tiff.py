@@ -237,7 +237,7 @@ def _pixels(data: bytes, rows: int, layout: _Layout) -> Array:
     return pixels
 
 
-def _inflate(data: bytes, at_most: int) -> bytes:
+def inflate(data: bytes, at_most: int) -> bytes:
     """Undo Deflate; more than ``at_most`` bytes, a wrong checksum or a missing end are ValueError."""
     stream = zlib.decompressobj()
     try:
@@ -323,6 +323,6 @@ def _as_is(data: bytes, at_most: int) -> bytes:
 _DECODERS: dict[int, Callable[[bytes, int], bytes]] = {
     NO_COMPRESSION: _as_is,
     LZW: _unpack_lzw,
-    DEFLATE: _inflate,
-    OLD_DEFLATE: _inflate,
+    DEFLATE: inflate,
+    OLD_DEFLATE: inflate,
 }
