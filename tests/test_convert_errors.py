@@ -208,7 +208,7 @@ def test_images_and_hdf5_do_not_go_together(
         (("a.mccd", "-a", "0"), 1, ("a.mccd: 1 frame less -n/--n 25 %", "expected at least 2")),
         (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: 1 frame less",)),
         (("text", "-a", "0"), 1, ("text: is not an HDF5 file",)),
-        (("pipe.mccd", "-a", "0"), 1, ("pipe.mccd: is a device, expected an image",)),
+        (("pipe.mccd", "-a", "0"), 1, ("pipe.mccd: is a named pipe, expected an image",)),
     ],
 )
 def test_one_source_is_taken_for_what_it_is(

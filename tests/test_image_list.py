@@ -9,8 +9,8 @@ import pytest
 
 from gpu_spots.errors import GpuSpotsError, InputError, ParameterError
 from gpu_spots.files.image_list import ImageList, ImageRequest, default_output, list_images
-from helpers import series
-from image_runs import write_scan
+from helpers import assert_refused, command, series
+from image_runs import marccd, write_scan
 
 
 def images(folder: Path, *names: str) -> list[str]:
@@ -311,7 +311,7 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
         (["none.mccd"], "none.mccd: No such file or directory"),
         (["none.mccd", "nor.mccd"], "none.mccd: No such file or directory (and 1 more)"),
         (["*.cbf"], "*.cbf: no file has such a name"),
-        (["folder"], "folder: is a folder, expected images; a pattern names them all: 'folder/*.mccd'"),
+        (["folder"], "folder: is a folder; give its images as a pattern: 'folder/*.mccd'"),
         (["a.mccd", "a.mccd"], "a.mccd: is given twice"),
         ([""], ": is a folder"),
     ],
@@ -355,3 +355,28 @@ def test_default_outputs(request_options: dict[str, Any], expected: str | None) 
             default_output(request, "mccd")
     else:
         assert default_output(request, "mccd") == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a.log", "b.mccd"), "give its log: FOLDER/a.log"),
+        (("a.log", "b.log", "b_1.5.cbf", "c.cbf", "d.tif"), "give its images as a pattern: 'FOLDER/*.cbf'"),
+        (("a_1.500.mccd.gz", "a_2.500.mccd.gz", "notes.txt"), "give its images as a pattern: 'FOLDER/*.mccd.gz'"),
+        (("run.h5", "notes.txt"), "give a file in it, such as FOLDER/run.h5"),
+        (("notes.txt",), "expected images in it, found 1 files of other kinds; give images as a pattern: 'FOLDER/*.mccd'"),
+    ],
+)
+def test_a_folder_is_refused_with_what_to_give_instead(names: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    images(tmp_path, *names)
+    for name in ("find", "info", "convert"):
+        ended = command(name, tmp_path, name="gpu-spots")
+        assert_refused(ended, 1, f"{tmp_path}: is a folder; {words.replace('FOLDER', str(tmp_path))}")
+
+
+def test_images_without_an_ending_are_known_by_their_content(tmp_path: Path) -> None:
+    content = {"xray_0001": marccd(np.ones((4, 5), np.uint16)), "x.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99)}
+    for name, words in {"xray_0001": "layout  images", "x.jp2": "x.jp2: is a JPEG 2000 image, which is not read; write it as TIFF"}.items():
+        (tmp_path / name).write_bytes(content[name])
+        ended = command("info", tmp_path / name, name="gpu-spots")
+        assert words in re.sub(" +", "  ", ended.stdout) + ended.stderr, ended

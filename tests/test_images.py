@@ -238,18 +238,18 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "MarCCD, negative": ("a.mccd", lambda _: marccd(FRAME, at1108=-5), "is a damaged MarCCD file: -5 x 31 pixels"),
     "MarCCD, depth": ("a.mccd", lambda _: marccd(FRAME, at1112=3), "is a damaged MarCCD file: 20 x 31 pixels of 3 bytes"),
     "MarCCD, huge": ("a.mccd", lambda _: marccd(FRAME, at1104=2**31 - 1), "is cut off: 5336 bytes"),
-    "gzip, half": ("a.mccd.gz", lambda _: gzip.compress(marccd(FRAME))[:500], "cannot be decompressed: Compressed file ended before"),
-    "gzip, checksum": ("a.mccd.gz", lambda _: gzip.compress(marccd(FRAME))[:-8] + bytes(8), "cannot be decompressed: CRC check failed"),
+    "gzip, half": ("a.mccd.gz", lambda _: gzip.compress(marccd(FRAME))[:500], "cannot be decompressed: it is cut off"),
+    "gzip, checksum": ("a.mccd.gz", lambda _: gzip.compress(marccd(FRAME))[:-8] + bytes(8), "incorrect data check"),
     "gzip, damaged": ("a.mccd.gz", lambda _: gzip.compress(marccd(FRAME))[:60] + bytes(200), "cannot be decompressed"),
-    "bzip2, half": ("a.mccd.bz2", lambda _: bz2.compress(marccd(FRAME))[:500], "cannot be decompressed: Compressed data ended before"),
+    "bzip2, half": ("a.mccd.bz2", lambda _: bz2.compress(marccd(FRAME))[:500], "cannot be decompressed: it is cut off"),
     "bzip2, damaged": ("a.mccd.bz2", lambda _: bz2.compress(marccd(FRAME))[:40] + bytes(200), "cannot be decompressed: Invalid data"),
     "gzip of nothing": ("a.mccd.gz", lambda _: gzip.compress(b""), "cannot be read as an image"),
-    "EDF, half": ("a.edf", cut(EdfImage, 0.5), "is damaged, says fabio: Data stream is incomplete"),
-    "EDF, nearly": ("a.edf", lambda path: edf(FRAME, path)[:-1], "is damaged, says fabio: Data stream is incomplete"),
-    "CBF, half": ("a.cbf", cut(CbfImage, 0.5), "says fabio"),
-    "CBF, nearly": ("a.cbf", cut(CbfImage, 0.9), "says fabio"),
-    "TIFF, half": ("a.tif", cut(TifImage, 0.5), "is damaged, says fabio"),
-    "TIFF, nearly": ("a.tif", cut(TifImage, 0.95), "is damaged, says fabio"),
+    "EDF, half": ("a.edf", cut(EdfImage, 0.5), "is cut off: Data stream is incomplete"),
+    "EDF, nearly": ("a.edf", lambda path: edf(FRAME, path)[:-1], "is cut off: Data stream is incomplete: 1239 bytes"),
+    "CBF, half": ("a.cbf", cut(CbfImage, 0.5), "is cut off: "),
+    "CBF, nearly": ("a.cbf", cut(CbfImage, 0.9), "is cut off: "),
+    "TIFF, half": ("a.tif", cut(TifImage, 0.5), "is damaged or cut off: "),
+    "TIFF, nearly": ("a.tif", cut(TifImage, 0.95), "is damaged or cut off: "),
     "several images": ("a.edf", several, "holds 2 images, expected one a file"),
     "int64": ("a.edf", lambda path: edf(FRAME.astype("i8"), path), "has values of type int64, expected one of uint8, uint16"),
 }
@@ -284,16 +284,17 @@ def test_compressed_tiff(compression: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (500, 200)], ids=["one strip", "several"])
-def test_packbits_is_refused_as_fabio_misreads_it(shape: tuple[int, int], tmp_path: Path) -> None:
+def test_packbits_is_refused(shape: tuple[int, int], tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(np.resize(FRAME, shape)).save(tmp_path / "a.tif", compression="packbits")
-    with pytest.raises(InputError, match=r"a\.tif: is compressed by PackBits"):
+    with pytest.raises(InputError, match=r"a\.tif: is compressed by PackBits, expected LZW, Deflate or no compression"):
         read_image(tmp_path / "a.tif")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.mccd")
-    for path, words in ((tmp_path / "none.mccd", "No such file"), (tmp_path, "is a folder"), (tmp_path / "pipe.mccd", "is a device")):
+    pipe = tmp_path / "pipe.mccd"
+    os.mkfifo(pipe)
+    for path, words in ((tmp_path / "none.mccd", "No such file"), (tmp_path, "is a folder"), (pipe, "is a named pipe")):
         for read in (read_image, shape_of):
             with pytest.raises(InputError, match=words):
                 read(path)
@@ -317,16 +318,16 @@ def test_wrong_bytes_give_an_image_or_one_line(seed: int, tmp_path: Path) -> Non
 def test_without_fabio_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_spots.files.images.find_spec", lambda _: None)
     path = written(tmp_path / "a.edf", edf(FRAME, tmp_path))
-    with pytest.raises(InputError, match=r"a\.edf: is no MarCCD image, .* pip install 'gpu_spots\[images\]' brings it"):
+    with pytest.raises(InputError, match=r"a\.edf: is no MarCCD, TIFF or .npy image, .* pip install 'gpu_spots\[images\]' brings it"):
         read_image(path)
     np.testing.assert_array_equal(read_image(written(tmp_path / "a.mccd", marccd(FRAME))).frame, FRAME)
 
 
-def test_who_listens_to_fabio_still_hears_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = written(tmp_path / "a.edf", edf(FRAME, tmp_path)[:-1])
-    with caplog.at_level(logging.WARNING, "fabio"), pytest.raises(InputError):
-        read_image(path)
-    assert "incomplete" in caplog.text
+def test_listeners_of_fabio_still_hear_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = edf(FRAME, tmp_path).replace(b"LowByteFirst", b"UnknownOrder")
+    with caplog.at_level(logging.WARNING, "fabio"):
+        read_image(written(tmp_path / "a.edf", content))
+    assert "Byteorder is not defined" in caplog.text
 
 
 def test_the_tests_write_what_the_description_says() -> None:

@@ -182,7 +182,7 @@ def test_lines_that_are_cut_off_are_bad(tmp_path: Path) -> None:
         (table("#file|angle"), "has no frames"),
         (table("#file|angle|x", "a|1"), "has no frames; line 2: it has 2 values, expected 3"),
         (table("#file|angle[mrad]", "a|1"), "column angle is in mrad, expected degrees"),
-        ("#file\0\tangle\n", "is not text, expected a Lauecollect log"),
+        ("#file\0\tangle\n", "is not a text file, expected a Lauecollect log"),
     ],
 )
 def test_what_is_no_log_is_refused(text: str, words: str, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_what_is_no_log_is_refused(text: str, words: str, tmp_path: Path) -> Non
 def test_logs_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.log: cannot be opened: No such file"):
         read_log(tmp_path / "none.log")
-    with pytest.raises(InputError, match="cannot be opened: Is a directory"):
+    with pytest.raises(InputError, match="is a folder, expected a Lauecollect log"):
         read_log(tmp_path)
 
 

@@ -371,9 +371,9 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for mask, words in {
         "none.npy": ("none.npy", "No such file"),
         "text.txt": ("text.txt", "cannot be read as an image"),
-        "objects.npy": ("objects.npy", "cannot be read"),
-        "cut.npy": ("cut.npy", "cannot be read"),
-        "cut.edf": ("cut.edf", "is damaged"),
+        "objects.npy": ("objects.npy", "is a damaged .npy file or not one of numbers"),
+        "cut.npy": ("cut.npy", "is a damaged .npy file"),
+        "cut.edf": ("cut.edf", "is cut off"),
         "text.txt:/x": ("text.txt", "is not an HDF5 file"),
         "run.h5:/nowhere": ("run.h5", "no dataset '/nowhere'"),
         "run.h5:/run": ("/run is a group", "expected the dataset of the mask"),

@@ -76,7 +76,7 @@ def test_what_is_no_table_is_refused(text: str, words: str, tmp_path: Path) -> N
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_table(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="is a folder, expected a table"):
         read_table(tmp_path)
     (tmp_path / "image.csv").write_bytes(bytes(range(256)))
     with pytest.raises(InputError, match="not a text file"):

@@ -107,4 +107,16 @@ def _is_hdf5(source: str) -> bool:
 
 
 def _is_image(source: str) -> bool:
-    return any(suffix.lower() in IMAGE_SUFFIXES for suffix in Path(source).suffixes[-2:])
+    """By its name; where that says nothing, by its content. A folder is taken for images, so that the error says how to name them."""
+    path = Path(source)
+    if any(suffix.lower() in IMAGE_SUFFIXES for suffix in path.suffixes[-2:]) or path.is_dir():
+        return True
+    if not path.is_file():
+        return False
+    from gpu_spots.files.images import HEAD, is_image
+
+    try:
+        with path.open("rb") as file:
+            return is_image(file.read(HEAD))
+    except OSError:  # readers will say so
+        return False

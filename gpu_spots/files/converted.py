@@ -25,7 +25,7 @@ from gpu_spots.workers import in_order
 FILTERS = {"compression": "gzip", "shuffle": True}
 HEADERS = "headers"
 """Group of what the images' own headers say, one value a frame."""
-ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi")
+ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi", "start_angle")
 """Zero on all frames, they say that nobody told the detector."""
 
 

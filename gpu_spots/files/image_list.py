@@ -1,7 +1,10 @@
 """Which images make a run, in which order, and what is known of each: from a log, a table, their names, or as given."""
 
 import glob
+import itertools
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,17 +17,19 @@ from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.images import COMPRESSED
 from gpu_spots.files.lauecollect import Column, write_columns, write_comments
 from gpu_spots.files.lauecollect_log import read_log, typed
+from gpu_spots.files.name_pattern import compile_pattern
 from gpu_spots.files.table import read_table
 
 SKIPPED = "skipped"
 """Group of what was left out: names and reasons."""
 UNITS = {"angle": "degrees"}
 """Of columns that come without."""
+MANY = 100_000
+"""Files of a folder that are looked at for a message."""
+IMAGE_SUFFIXES = ("mccd", "tif", "tiff", "cbf", "edf", "img", "sfrm", "mar3450", "mar2300")
+"""Endings of image names, without the dot."""
 IN_MESSAGES = 3
 """So many names are told, and of the others how many there are."""
-_FIELD = re.compile(r"\{([^{}]*)\}|\*")
-_OF_FIELD = {"angle": r"[+-]?\d+(?:\.\d+)?", "laser": r"(?i:on|off|[01])", "repeat": r"\d+", "angle_number": r"\d+"}
-"""What these fields of a name pattern match; any other matches as little as it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class ImageRequest:
         if self.log is not None and self.table is not None:
             raise ParameterError("table", "a log is given as well, which has the metadata already")
         if self.name_pattern is not None:
-            _compiled(self.name_pattern)
+            compile_pattern(self.name_pattern)
 
     @property
     def named(self) -> list[Path]:
@@ -204,7 +209,7 @@ def _of_names(sources: Sequence[str]) -> ImageList:
                 raise InputError(f"{source}: no file has such a name")
             paths.extend(map(Path, found))
         elif Path(source).is_dir():
-            raise InputError(f"{source}: is a folder, expected images; a pattern names them all: '{source.rstrip('/')}/*.mccd'")
+            raise InputError(f"{source}: is a folder; {_inputs_in(Path(source))}")
         else:
             paths.append(Path(source))
     twice = next((path for i, path in enumerate(paths) if path in set(paths[:i])), None) if len(set(paths)) < len(paths) else None
@@ -212,6 +217,31 @@ def _of_names(sources: Sequence[str]) -> ImageList:
         raise InputError(f"{twice}: is given twice, expected each image once")
     source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1].name}"
     return ImageList(source, paths, {"file": Column(np.array([path.name for path in paths], object))}, [])
+
+
+def _inputs_in(folder: Path) -> str:
+    """What to give in place of a folder, from what is in it."""
+    try:
+        names = sorted(path.name for path in itertools.islice(folder.iterdir(), MANY) if path.is_file())
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    shown = str(folder)
+    if len(logs := [name for name in names if name.lower().endswith(".log")]) == 1:
+        return f"give its log: {shlex.quote(f'{shown}/{logs[0]}')}"
+    endings = Counter(_ending(name) for name in names)
+    of_images = [ending for ending, _ in endings.most_common() if any(part in IMAGE_SUFFIXES for part in ending.split("."))]
+    if of_images:
+        return f"give its images as a pattern: '{shown}/*{of_images[0]}'"
+    hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
+    if hdf5:
+        return f"give a file in it, such as {shlex.quote(f'{shown}/{hdf5[0]}')}"
+    return f"expected images in it, found {len(names)} files of other kinds; give images as a pattern: '{shown}/*.mccd'"
+
+
+def _ending(name: str) -> str:
+    """``.mccd.gz`` of ``a_1.500.mccd.gz``."""
+    suffixes = Path(name).suffixes
+    return "".join(suffixes[-2:] if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:])
 
 
 def _folder(path: Path, request: ImageRequest) -> Path:
@@ -297,19 +327,22 @@ def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
 
 def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> ImageList:
     """With what the names of the images tell; where they tell repeats, off and on of each come one after the other, as they were taken."""
-    compiled = _compiled(pattern)
+    compiled = compile_pattern(pattern)
     found = []
     for path in images.paths:
-        match = compiled.fullmatch(path.name) or compiled.fullmatch(path.name.removesuffix(".gz").removesuffix(".bz2"))
+        match = compiled.match(path.name) or compiled.match(path.name.removesuffix(".gz").removesuffix(".bz2"))
         if match is None:
-            raise InputError(f"{path}: its name is not like --name-pattern {pattern!r}")
-        found.append(match.groupdict())
-    texts = {name: [groups[name] for groups in found] for name in compiled.groupindex}
+            raise InputError(f"{path}: its name is not like --name-pattern {pattern[:200]!r}")
+        found.append(match)
+    texts = {name: [groups[name] for groups in found] for name in compiled.fields}
     columns = {"laser_on" if name == "laser" else name: values for name, values in texts.items()}
     typed_columns = {name: Column(typed(name, values), UNITS.get(name)) for name, values in columns.items()}
     images = _with(images, typed_columns, "--name-pattern")
     if "angle_number" in texts:
         numbers = images.columns["angle_number"].values
+        if numbers.dtype != np.int64:
+            longest = max(texts["angle_number"], key=len)
+            raise InputError(f"{images.source}: {{angle_number}} is {longest} in a name, expected a number of at most 18 digits")
         if request.angle_step is None:
             raise ParameterError("name_pattern", "has {angle_number}, which needs --angle-step as well")
         if request.frames_per_angle is not None:
@@ -335,27 +368,6 @@ def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequ
     # 0.1 * 3 is 0.30000000000000004
     angles = np.round((request.angle_start or 0.0) + (request.angle_step or 0.0) * steps, 9)
     return _with(images, {"angle": Column(angles, UNITS["angle"])}, "--angle-step")
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern of names as a regular expression, one named group a field. Raises `ParameterError`."""
-    expression, end, names = "", 0, []
-    for found in _FIELD.finditer(pattern):
-        expression += re.escape(pattern[end : found.start()])
-        end = found.end()
-        name = found[1]
-        if name is None:
-            expression += ".*"
-            continue
-        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
-            raise ParameterError("name_pattern", f"{pattern!r}: {{{name}}} is no field, expected a name such as {{angle}}")
-        if name in names:
-            raise ParameterError("name_pattern", f"{pattern!r} has {{{name}}} twice")
-        names.append(name)
-        expression += f"(?P<{name}>{_OF_FIELD.get(name, '.+?')})"
-    if not names:
-        raise ParameterError("name_pattern", f"{pattern!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}")
-    return re.compile(expression + re.escape(pattern[end:]))
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- names

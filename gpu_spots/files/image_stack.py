@@ -12,7 +12,8 @@ import numpy as np
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import largest_value
 from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
-from gpu_spots.files.images import COMPRESSED, Image, read_image, read_rows, shape_of
+from gpu_spots.files.images import COMPRESSED, Image, read_header, read_image, read_rows, shape_of
+from gpu_spots.files.lauecollect import Column
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array, Validity
 from gpu_spots.protocols import Observer
@@ -22,6 +23,11 @@ COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
 GIVEN_BY = {"angle": "--table, --name-pattern or --angle-step", "laser_on": "--table, --name-pattern or --laser"}
 """Options that give what images do not have."""
+
+HEADER_ANGLES = ("start_omega", "start_phi", "start_angle")
+"""Fields of image headers that are taken as angles: the first of them that varies over a run."""
+IN_HEADERS = "image headers, field "
+"""Origin of an angle from there."""
 
 
 class ImageStack:
@@ -42,7 +48,12 @@ class ImageStack:
         self.files = [*images.inputs, *images.paths]
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
-        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, {}, {}, GIVEN_BY)
+        origin = {
+            name: column.attributes["origin"]
+            for name, column in images.columns.items()
+            if column.attributes and "origin" in column.attributes
+        }
+        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, origin, {}, GIVEN_BY)
         self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
         saturation = float(first.header.get("saturation", "nan"))
         self.saturation: float | None = saturation
@@ -99,6 +110,8 @@ def open_images(request: ImageRequest, observer: Observer, workers: int) -> Imag
     images = list_images(request)
     if request.skip_bad:
         images = _without_bad(images, observer, workers)
+    if "angle" not in images.columns:
+        images = _with_header_angles(images, workers)
     for message in images.warnings:
         observer.warn(message)
     if images.skipped:
@@ -138,6 +151,34 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
         else:
             kept.append(i)
     return replace(images.only(kept), skipped=skipped)
+
+
+def _with_header_angles(images: ImageList, workers: int) -> ImageList:
+    """With the angles that the headers of the images have, where one of `HEADER_ANGLES` varies over the run."""
+
+    def look(path: Path) -> list[float]:
+        try:
+            header = read_header(path)
+        except InputError:  # reading the frame will say so
+            header = {}
+        return [float(header.get(name, "nan")) for name in HEADER_ANGLES]
+
+    if len(images.paths) < 2 or all(map(math.isnan, look(images.paths[0]))):
+        return images
+    found = np.round(np.array(list(in_order(look, images.paths, workers)), np.float64).T, 3)
+    varying = [i for i, angles in enumerate(found) if np.isfinite(angles).all() and (angles != angles[0]).any()]
+    if not varying:
+        return images
+    used, angles = HEADER_ANGLES[varying[0]], found[varying[0]]
+    others = [HEADER_ANGLES[i] for i in varying[1:] if (found[i] != angles).any()]
+    images.warnings.append(
+        f"{images.source}: the angles are those of the image headers, field {used}: {len(np.unique(angles))} different, "
+        f"{angles.min():g} to {angles.max():g} degrees"
+        + (f"; {' and '.join(others)} var{'y' if len(others) > 1 else 'ies'} as well" if others else "")
+        + f"; {GIVEN_BY['angle']} gives others"
+    )
+    column = Column(angles, "degrees", {"origin": f"{IN_HEADERS}{used}"})
+    return replace(images, columns={**images.columns, "angle": column})
 
 
 def _words(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:

@@ -1,17 +1,18 @@
 """One image out of one file: its frame and what its header says.
 
-MarCCD (Rayonix) files are read here, as they are what Laue runs are made of: their header stands at byte 1024 and is a plain table, and a
-file that is cut off is told from a whole one. Every other format is fabio's business: TIFF, CBF, EDF, mar345, Bruker, ...
+MarCCD, TIFF, CBF and ``.npy`` files are decoded by this package, strictly: a file that is damaged or
+cut off is an error, never zeros. The header and size of EDF files are checked before fabio reads
+them; fabio reads every other format: mar345, Bruker, ...
 """
 
 import bz2
-import gzip
 import logging
+import math
 import re
-import stat
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gpu_spots.errors import InputError
+from gpu_spots.files import cbf, mar345, npy, tiff
+from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import FRAME_DTYPES, Array
 
 Order = Literal["<", ">"]
@@ -29,6 +32,18 @@ COMPRESSED = (".gz", ".bz2")
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DATA_BEGIN = 4096
 """First byte of a MarCCD file's frame."""
+HEAD = 2**16
+"""Bytes at the beginning of a file in which its format and the text of its header are looked for."""
+MAX_CONTENT = 2**29
+"""Largest decompressed file that is read, bytes."""
+SLACK = 2**20
+"""Bytes that a compressed file may have beyond its header and pixels."""
+MAX_EDF_HEADER = 2**20
+MAX_REASON = 300
+"""Characters of a message of fabio that are shown."""
+JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+"""First bytes of JPEG 2000 files and code streams."""
+_PILATUS_TIFF = b"II*\0\x82\0"
 
 HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "exposure_time": ("s", "exposure time; MarCCD: the integration time where the exposure time is 0"),
@@ -44,6 +59,7 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "end_omega": ("degrees", "omega at the end of the exposure"),
     "start_phi": ("degrees", "phi at the begin of the exposure"),
     "end_phi": ("degrees", "phi at the end of the exposure"),
+    "start_angle": ("degrees", "angle of the scan's axis at the begin of the exposure"),
     "acquired": (None, "when the frame was taken, as the header has it"),
 }
 """What is taken from headers: units and description."""
@@ -77,6 +93,7 @@ _PILATUS = {
     "wavelength": (r"Wavelength[ =:]+([\d.eE+-]+) *A", 1.0),
     "start_omega": (r"Omega[ =:]+([\d.eE+-]+) *deg", 1.0),
     "start_phi": (r"Phi[ =:]+([\d.eE+-]+) *deg", 1.0),
+    "start_angle": (r"Start_angle[ =:]+([\d.eE+-]+) *deg", 1.0),
     "acquired": (r"(\d{4}[-/](?:\d\d|[A-Z][a-z]{2})[-/]\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?)", None),
 }
 
@@ -112,13 +129,83 @@ def read_image_of_any_type(path: Path) -> Image:
         raise InputError(f"{path}: is empty, expected an image")
     if head.startswith(HDF5_SIGNATURE):
         raise InputError(f"{path}: is an HDF5 file, expected an image; gpu-spots find reads HDF5 as it is")
-    # by what it begins with: a compressed file may have lost the end of its name, and a decompressed one may have kept it
-    compressed = head.startswith((b"\x1f\x8b", b"BZh"))
-    content = _content(path) if compressed or _is_marccd(head) else b""
-    image = _read_marccd(content, path) if _is_marccd(content) else _read_by_fabio(path, content if compressed else None)
+    # by the content: a compressed file may have lost the end of its name, a decompressed one may have kept it
+    compressed = head.startswith(_COMPRESSED_SIGNATURES)
+    if compressed:
+        head = _decompressed(_content(path), path, HEAD)[0]
+        if not head:
+            raise InputError(f"{path}: cannot be read as an image: nothing is compressed in it")
+    if head.startswith(JPEG_2000):
+        raise InputError(f"{path}: is a JPEG 2000 image, which is not read; write it as TIFF, as opj_decompress of OpenJPEG does")
+    image = _decode(path, head, compressed)
     if image.frame.ndim != 2 or not image.frame.size:
         raise InputError(f"{path}: has shape {image.frame.shape}, expected one image of rows and columns")
     return image
+
+
+def _decode(path: Path, head: bytes, compressed: bool) -> Image:
+    """Decode an image by the reader of its format, which ``head``, decompressed, tells."""
+
+    def content() -> bytes:
+        return _whole(path, head) if compressed else _content(path)
+
+    if _is_marccd(head):
+        return _read_marccd(content(), path)
+    if head.startswith(tiff.SIGNATURES):
+        frame, text = tiff.read_tiff(content(), path)
+        return Image(frame, _pilatus_header({"text": text}), "pilatus" if head.startswith(_PILATUS_TIFF) else "tif")
+    if head.startswith(npy.SIGNATURE):
+        return Image(npy.read_npy(content(), path), {}, "numpy")
+    if find_spec("fabio") is None:
+        raise InputError(
+            f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; pip install 'gpu_spots[images]' brings it"
+        )
+    if head.startswith(cbf.SIGNATURE) or (not compressed and path.suffix.lower() == ".cbf"):
+        frame, text = cbf.read_cbf(content(), path)
+        return Image(frame, _cbf_header(text), "cbf")
+    whole = content() if compressed else None
+    if head.lstrip(b"\r\n").startswith(b"{"):
+        if whole is None:
+            _check_edf(_head(path, MAX_EDF_HEADER), path.stat().st_size, content, path)
+        else:
+            _check_edf(whole[:MAX_EDF_HEADER], len(whole), lambda: whole, path)
+    if head.startswith(mar345.SIGNATURES):
+        mar345.check_mar345(content() if whole is None else whole, path)
+    return _read_by_fabio(path, whole)
+
+
+def is_image(head: bytes) -> bool:
+    """Whether the first bytes of a file, at least 1031, are those of an image of a known format."""
+    known = (
+        *tiff.SIGNATURES,
+        cbf.SIGNATURE,
+        *JPEG_2000,
+        *_COMPRESSED_SIGNATURES,
+        b"{\n",
+        b"{\r\n",
+        b"\n{\n",
+        b"\r\n{\r\n",
+        *mar345.SIGNATURES,
+    )
+    return head.startswith(known)
+
+
+def read_header(path: Path) -> dict[str, float | str]:
+    """What the header of an image says, without decoding its pixels.
+
+    Nothing is found in formats other than MarCCD, CBF and the TIFF files of Pilatus detectors. Raises `InputError` for a file that
+    cannot be read.
+    """
+    head = _head(path, 4 * HEAD)
+    if head.startswith(_COMPRESSED_SIGNATURES):
+        head = _decompressed(head, path, HEAD)[0]
+    head = head[:HEAD]
+    if _is_marccd(head):
+        _marccd_bytes(head, path)  # or the header is damaged
+        return _marccd_header(head)
+    if head.startswith(cbf.SIGNATURE):
+        return _cbf_header(head[: max(head.find(cbf.SECTION), 0)].decode("latin-1"))
+    return _pilatus_header({"text": head.decode("latin-1")}) if head.startswith(tiff.SIGNATURES) else {}
 
 
 def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -167,30 +254,66 @@ def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int
     return shape, stored.newbyteorder("=")
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file, as many as a MarCCD header has."""
+def _head(path: Path, n_bytes: int = DATA_BEGIN) -> bytes:
+    """The first bytes of a file; without ``n_bytes``, as many as a MarCCD header has."""
+    require_regular_file(path, "an image")
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise InputError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'device'}, expected an image")
         with path.open("rb") as file:
-            return file.read(DATA_BEGIN)
+            return file.read(n_bytes)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 def _content(path: Path) -> bytes:
-    """What is in a file, decompressed if it is compressed."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+_COMPRESSED_SIGNATURES = (b"\x1f\x8b", b"BZh")
+
+
+def _whole(path: Path, head: bytes) -> bytes:
+    """The whole decompressed content of a file that decompresses to ``head`` and so on."""
+    limit = MAX_CONTENT
+    if _is_marccd(head):
+        limit = _marccd_bytes(head, path) + SLACK
+    elif head.startswith(cbf.SIGNATURE):
+        limit = (cbf.size_of(head) or limit) + SLACK
+    found, is_whole = _decompressed(_content(path), path, min(limit, MAX_CONTENT))
+    if not is_whole:
+        raise InputError(f"{path}: decompresses to more than {len(found)} bytes, expected at most these for its image")
+    return found
+
+
+def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
+    """At most ``limit`` bytes of what gzip or bzip2 compressed, and whether that is all of it.
+
+    Checksums and lengths are verified of all streams that are read to their end.
+    """
+    signature = next((known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0")
+    is_gzip = signature == _COMPRESSED_SIGNATURES[0]
+    parts: list[bytes] = []
+    n_left = limit
     try:
-        if content.startswith(b"\x1f\x8b"):
-            return gzip.decompress(content)
-        return bz2.decompress(content) if content.startswith(b"BZh") else content
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be decompressed: {str(error) or 'damaged'}") from error
+        while content.startswith(signature):
+            stream: Any = zlib.decompressobj(31) if is_gzip else bz2.BZ2Decompressor()
+            part = stream.decompress(content, n_left + 1)
+            if len(part) <= n_left and not stream.eof:  # the checksum may be left
+                part += stream.decompress(stream.unconsumed_tail if is_gzip else b"", 1)
+            parts.append(part[:n_left])
+            if len(part) > n_left:
+                return b"".join(parts), False
+            if not stream.eof:
+                raise InputError(f"{path}: cannot be decompressed: it is cut off")
+            n_left -= len(part)
+            content = stream.unused_data
+    except (OSError, ValueError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be decompressed: {error}") from error
+    if content.strip(b"\0"):
+        raise InputError(f"{path}: cannot be decompressed: {len(content)} bytes after its end are not compressed")
+    return b"".join(parts), True
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- MarCCD
@@ -218,18 +341,31 @@ def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, in
     if orders is None:
         raise InputError(f"{path}: is a damaged MarCCD file: its header does not tell its byte order")
     n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
-    if n_fast < 1 or n_slow < 1 or depth not in _MARCCD_DTYPES:
-        raise InputError(f"{path}: is a damaged MarCCD file: {n_slow} x {n_fast} pixels of {depth} bytes")
-    expected = DATA_BEGIN + n_slow * n_fast * depth
+    expected = _marccd_bytes(head, path)
     if n_bytes < expected:
         raise InputError(f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} pixels of {depth} bytes")
     return (n_slow, n_fast), np.dtype(_MARCCD_DTYPES[depth]).newbyteorder(orders[1])
 
 
+def _marccd_bytes(head: bytes, path: Path) -> int:
+    """Size of header and frame together, as the header tells it."""
+    orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
+    if orders is None:
+        raise InputError(f"{path}: is a damaged MarCCD file: its header does not tell its byte order")
+    n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
+    if n_fast < 1 or n_slow < 1 or depth not in _MARCCD_DTYPES:
+        raise InputError(f"{path}: is a damaged MarCCD file: {n_slow} x {n_fast} pixels of {depth} bytes")
+    return int(DATA_BEGIN + n_slow * n_fast * depth)
+
+
 def _read_marccd(content: bytes, path: Path) -> Image:
     shape, stored = _marccd_layout(content, len(content), path)
-    order, _ = _marccd_orders(content) or ("<", "<")
     frame = np.frombuffer(content, stored, shape[0] * shape[1], DATA_BEGIN).reshape(shape)
+    return Image(frame.astype(stored.newbyteorder("="), copy=False), _marccd_header(content), "marccd")
+
+
+def _marccd_header(content: bytes) -> dict[str, float | str]:
+    order, _ = _marccd_orders(content) or ("<", "<")
 
     def number(begin: int) -> int:
         return int(struct.unpack_from(f"{order}i", content, begin)[0])
@@ -238,14 +374,14 @@ def _read_marccd(content: bytes, path: Path) -> Image:
         name: round(number(begin) * unit, 9) for name, (begin, unit) in _MARCCD_NUMBERS.items() if number(begin) or name in _MARCCD_ANGLES
     }
     saturation = struct.unpack_from(f"{order}I", content, 1128)[0]
-    if 0 < saturation <= np.iinfo(stored).max:
+    if 0 < saturation < 256 ** number(1112):
         header["saturation"] = float(saturation)
     exposure = number(1680) or number(1676)
     if exposure:
         header["exposure_time"] = exposure / 1000
     if acquired := _marccd_time(content[2368:2400]):
         header["acquired"] = acquired
-    return Image(frame.astype(stored.newbyteorder("="), copy=False), header, "marccd")
+    return header
 
 
 def _marccd_time(stamp: bytes) -> str:
@@ -270,18 +406,66 @@ class _Complaints(logging.Handler):
             self.of_thread.said.append(record)
 
 
-_DAMAGE = re.compile(r"incomplete|mismatch|malformed|smaller than required|unimplemented|unknown compression", re.IGNORECASE)
+_DAMAGE = re.compile(
+    r"incomplete|mismatch|malformed|smaller than|unimplemented|unknown compression|corrupt|uncommon error|under-short|bad framesize"
+    r"|not reachable",
+    re.IGNORECASE,
+)
 _complaints = _Complaints()
 
 
-PACKBITS = 32773
-"""A compression of TIFF that fabio 2026.6 takes for none where the image is in one piece, and gives wrong values."""
+def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Path) -> None:
+    """Raise `InputError` unless the frame that an EDF header describes is in the file; fabio fills missing bytes with zeros.
+
+    Args:
+        head: the first bytes of the file, `MAX_EDF_HEADER` or all.
+        n_bytes: size of the file.
+        content: returns all of it; called for compressed pixels only.
+        path: its name, for messages.
+    """
+    from fabio.edfimage import DATA_TYPES
+
+    end = re.compile(rb"\}\r?\n").search(head)
+    if end is None:
+        raise InputError(f"{path}: is damaged or cut off: its header has no end in the first {len(head)} bytes")
+    pairs = (part.split("=", 1) for part in head[: end.start()].decode("latin-1").split(";") if "=" in part)
+    header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
+    if "EDF_BINARYFILENAME" in header:
+        raise InputError(f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header")
+    dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
+    if not dimensions or "DATATYPE" not in header:
+        return
+    sizes = [header[name] for name in ("SIZE",) if name in header]
+    kind = DATA_TYPES.get(header["DATATYPE"])
+    if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
+        raise InputError(f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}")
+    expected, stored = math.prod(map(int, dimensions)) * np.dtype(kind).itemsize, n_bytes - end.end()
+    method = header.get("COMPRESSION", "NONE").upper()
+    if not method.startswith("NO"):
+        if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
+            raise InputError(
+                f"{path}: is damaged or cut off: {stored} bytes after the header, expected {repr(sizes[0][:40]) if sizes else 'Size'}"
+            )
+        data = content()[end.end() : end.end() + int(sizes[0])]
+        if "OFFSET" in method or "Z" not in method:
+            raise InputError(
+                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; write it again with one of these"
+            )
+        try:
+            if "GZIP" in method or "BZ" in method:
+                found, is_whole = _decompressed(data, path, min(expected, MAX_CONTENT))
+            else:
+                found, is_whole = tiff.inflate(data, min(expected, MAX_CONTENT)), True
+        except ValueError as error:
+            raise InputError(f"{path}: is damaged: its pixels cannot be decompressed: {error}") from error
+        if not is_whole or len(found) != expected:
+            raise InputError(f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}")
+    elif stored < expected:
+        raise InputError(f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, expected {expected}")
 
 
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:
     """An image out of its file; ``content``: what was in the file, if that was compressed."""
-    if find_spec("fabio") is None:
-        raise InputError(f"{path}: is no MarCCD image, and other formats need fabio; pip install 'gpu_spots[images]' brings it")
     import fabio
     from fabio.fabioutils import BytesIO
 
@@ -300,8 +484,6 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
         raise InputError(f"{path}: cannot be read as an image, says fabio: {_without(reason, path)}") from error
     finally:
         del _complaints.of_thread.said
-    if header.get("compression_type") == PACKBITS:
-        raise InputError(f"{path}: is compressed by PackBits, which cannot be relied on here; write it with LZW, Deflate or no compression")
     damage = next((record.getMessage() for record in said if _DAMAGE.search(record.getMessage())), None)
     if data is None:
         damage = said[0].getMessage() if said else "it holds no frame"
@@ -313,10 +495,13 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
     return Image(frame, _pilatus_header(header), kind)
 
 
+def _cbf_header(text: str) -> dict[str, float | str]:
+    """What a Pilatus wrote into a CBF header; elsewhere the header has other numbers."""
+    return _pilatus_header({"text": text[max(text.find("_array_data.header_contents"), 0) :]})
+
+
 def _pilatus_header(header: dict[str, Any]) -> dict[str, float | str]:
-    text = "\n".join(str(header.get(key, "")) for key in ("_array_data.header_contents", "imageDescription"))
-    if not text.strip():
-        text = "\n".join(f"{key} {value}" for key, value in header.items())
+    text = "\n".join(f"{key} {value}" for key, value in header.items())
     found: dict[str, float | str] = {}
     for name, (pattern, unit) in _PILATUS.items():
         if match := re.search(pattern, text):
@@ -329,4 +514,5 @@ def _pilatus_header(header: dict[str, Any]) -> dict[str, float | str]:
 
 def _without(reason: str, path: Path) -> str:
     """A reason without the file's name, which stands before it anyway."""
-    return reason.replace(str(path), "it").replace(path.name, "it")
+    text = reason.replace(str(path), "it").replace(path.name, "it")
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.lauecollect import COLUMNS, Column
+from gpu_spots.files.text import CONTROL, MAX_NAME, check_heading, check_line, read_content
 from gpu_spots.model import Array
 
 TEXT_COLUMNS = ("file", "comment", "comments", "date time", "started", "finished")
@@ -67,7 +68,8 @@ def read_log(path: Path) -> Log:
     text. ``laser_on`` is uint8, 0 or 1. Where ``date time`` holds dates, ``timestamp`` has them as ISO 8601.
 
     Raises:
-        InputError: the log cannot be read, has no header with a column ``file``, has no frames, or its angles are not in degrees.
+        InputError: the log cannot be read, has no header with a column ``file``, has no frames, has absurdly many lines or columns,
+            or its angles are not in degrees.
     """
     comments: list[str] = []
     bad: list[BadLine] = []
@@ -76,9 +78,10 @@ def read_log(path: Path) -> Log:
     names: list[str] | None = None
     for number, line in _lines(path):
         fields = [field.strip() for field in line.lstrip("#").split("\t")]
-        if "file" in (_name(field) for field in fields):
+        if any(field[:4].lower() == "file" and len(field) <= MAX_NAME and _name(field) == "file" for field in fields):
             while not fields[-1]:
                 fields.pop()
+            check_heading(path, number, fields)
             names = _unique(fields)
             headings.update({name: field for name, field in zip(names, fields, strict=True) if name not in headings})
         elif line.startswith("#"):
@@ -88,8 +91,11 @@ def read_log(path: Path) -> Log:
         else:
             row = _row(names, fields)
             problem = row if isinstance(row, str) else "it names no file" if row["file"] in ("", "-") else None
+            if CONTROL.search(line):
+                problem = "it has control characters"
             if problem or isinstance(row, str):
-                bad.append(BadLine(number, fields[names.index("file")] if len(fields) > names.index("file") else "", str(problem)))
+                file = fields[names.index("file")] if len(fields) > names.index("file") else ""
+                bad.append(BadLine(number, CONTROL.sub("?", file), str(problem)))
             else:
                 rows.append((number, row))
     if names is None:
@@ -108,18 +114,14 @@ def read_log(path: Path) -> Log:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not empty, with their numbers."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
-    if b"\0" in content:
-        raise InputError(f"{path}: is not text, expected a Lauecollect log")
+    content = read_content(path, "a Lauecollect log")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")  # which takes everything: degree signs and the like
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         if line.strip():
+            check_line(path, number, line)
             yield number, line
 
 

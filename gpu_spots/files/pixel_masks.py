@@ -11,6 +11,7 @@ from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.detector import good_of_cxi, good_of_nexus
 from gpu_spots.files.images import read_image_of_any_type
 from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at
 from gpu_spots.model import Array
 
@@ -65,20 +66,11 @@ def _file_and_path(text: str) -> tuple[Path, str | None]:
 
 def _read(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:
     """The image, and what messages call it."""
-    try:
-        with file.open("rb") as opened:
-            is_npy = opened.read(6) == b"\x93NUMPY"
-    except OSError as error:
-        raise InputError(f"{file}: cannot be opened: {error.strerror}") from error
+    require_regular_file(file, "a mask")
     if h5py.is_hdf5(file):
         return _read_hdf5(file, path, shape)
     if path is not None:
         raise InputError(f"{file}: is not an HDF5 file, so it has no dataset {path}")
-    if is_npy:
-        try:
-            return np.load(file, allow_pickle=False), str(file)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
     return read_image_of_any_type(file).frame, str(file)
 
 

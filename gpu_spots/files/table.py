@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.text import CONTROL, check_heading, check_line, read_content
 from gpu_spots.grouping import Columns
 from gpu_spots.model import Array
 
@@ -49,14 +50,15 @@ def read_table(path: str | Path) -> Columns:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines that are not empty, with their numbers."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
+        text = read_content(path, "a table such as CSV").decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not a text file (UTF-8), expected a table such as CSV") from None
-    if "\0" in text:
-        raise InputError(f"{path}: is not a text file (UTF-8), expected a table such as CSV")
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for number, line in lines:
+        check_line(path, number, line)
+        if CONTROL.search(line):
+            raise InputError(f"{path}: line {number} has control characters, expected text")
+    return lines
 
 
 def _split(lines: list[tuple[int, str]], path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -66,15 +68,18 @@ def _split(lines: list[tuple[int, str]], path: Path) -> tuple[list[str], list[tu
     if not table:
         raise InputError(f"{path}: has no table in it, expected names of columns and one row for each frame")
     separator = _separator(table[0][1])
+    number = table[0][0]
     first = _values(table[0][1], separator)
     if all(_is_number(value) for value in first):
-        heading = _values(comments[-1][1].lstrip("# \t"), separator) if comments else []
+        number, text = comments[-1] if comments else (number, "")
+        heading = _values(text.lstrip("# \t"), separator) if text else []
         if len(heading) != len(first) or all(_is_number(name) for name in heading):
             raise InputError(
                 f"{path}: line {table[0][0]} has numbers only, expected the names of the columns first, such as angle,laser_on"
             )
     else:
         heading, table = first, table[1:]
+    check_heading(path, number, heading)
     names = [_UNIT.sub("", name).strip().lower().replace(" ", "_") for name in heading]
     if "" in names:
         raise InputError(f"{path}: column {names.index('') + 1} has no name")
