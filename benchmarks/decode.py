@@ -1,10 +1,13 @@
-"""How fast compressed frames are decoded: by the host, in each layout, and bitshuffle with LZ4 on a device, if there is one.
+"""Rates of decoding compressed frames by the host, and bitshuffle with LZ4 by a device.
 
-    python benchmarks/decode.py [--frames 16] [--size 2048] [--rounds 5] [--threads 1 2] [--device 0] [--copy-mib 1024] [--folder DIR]
+    python benchmarks/decode.py [--frames 16] [--size 2048] [--rounds 5] [--threads 1 2]
+                                [--device 0] [--copy-mib 1024] [--folder DIR]
 
-The frames are those of a simulated dark run. Files are in the page cache. The host's rows read whole frames into memory that is used
-again, as pinned memory is: in the run's own way, which for bitshuffle is h5py with hdf5plugin. The second table is decompression alone.
-On a device, decoding is timed by events, copies by the host's clock; the decoded frames are compared with h5py's.
+The frames are those of a simulated dark run. Files are in the page cache. The host reads whole
+frames into memory that is used again, as pinned memory is, in the way of a run, which for bitshuffle
+is h5py with hdf5plugin. The second table is decompression alone. On a device, decoding is timed by
+events and copies by the host's clock. The decoded frames are compared with those of h5py. Without a
+device, the script says so and measures the host only.
 
 Prints the tables of docs/decisions/decode-on-the-device.md.
 """
@@ -57,7 +60,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", type=int, default=0)
-    parser.add_argument("--copy-mib", type=int, default=1024, help="of the device's copy whose bandwidth is measured")
+    parser.add_argument(
+        "--copy-mib",
+        type=int,
+        default=1024,
+        help="of the device's copy whose bandwidth is measured",
+    )
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "hdf5plugin", "deflate", "isal"))
@@ -72,7 +80,11 @@ def main() -> None:
                 chunks = {"chunks": (1, *frames.shape[1:])} if LAYOUTS[name] else {}
                 file.create_dataset("frames", data=frames, **chunks, **LAYOUTS[name])
         by_host(files, frames, options.threads, options.rounds)
-        codecs({name: stored_chunks(files[name])[0] for name in LAYOUTS if "gzip" in name}, frames[0].nbytes, options.rounds)
+        codecs(
+            {name: stored_chunks(files[name])[0] for name in LAYOUTS if "gzip" in name},
+            frames[0].nbytes,
+            options.rounds,
+        )
         chunks = stored_chunks(files["bitshuffle + LZ4"])
         n_sequences, n_blocks = sequences(chunks[0], frames[0].nbytes)
         print(f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} sequences of LZ4 a block")
@@ -91,30 +103,34 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
     columns = [f"frames/s, {n} thread{'s' * (n > 1)}" for n in threads]
     print(f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, frames/s |")
     print("|---" * (4 + len(threads)) + "|")
-    into = np.zeros_like(frames)
+    into, planes = (
+        np.zeros_like(frames),
+        np.zeros((len(frames), 1, frames.itemsize, *frames.shape[1:]), np.uint8),
+    )
     for name, path in files.items():
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
-
-            def read(i: int, reader: FrameReader = reader) -> None:
-                reader.read(i, i + 1, into[i : i + 1])
-
-            def read_alone(read: Callable[[int], None] = read) -> None:
-                for i in range(len(into)):
-                    read(i)
-
-            stored, rates = file["frames"].id.get_storage_size() / len(frames), []
-            of_cpu = cpu_seconds(read_alone, rounds) / len(into)
-            for n in threads:
-                with ThreadPoolExecutor(n) as pool:
-                    ways = {"read": lambda pool=pool, read=read: list(pool.map(read, range(len(into))))}
-                    rates.append(len(into) / statistics.median(in_turns(ways, rounds)["read"]))
+            stored = file["frames"].id.get_storage_size() / len(frames)
+            plain = len(into) / statistics.median(in_turns({"copy": lambda path=path: read_all(path)}, rounds)["copy"])
+            ways: dict[str, Callable[[int], None]] = {name: lambda i, reader=reader: reader.read(i, i + 1, into[i : i + 1])}
+            if reader.shuffled_rows:
+                ways[f"{name}, left shuffled"] = lambda i, reader=reader: reader.read_shuffled(
+                    i, i + 1, 0, frames.shape[1], planes[i : i + 1]
+                )
+            for way, read in ways.items():
+                of_cpu = cpu_seconds(lambda read=read: [read(i) for i in range(len(into))], rounds) / len(into)
+                rates = [rate(read, len(into), n, rounds) for n in threads]
+                print(f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |")
             assert np.array_equal(into, frames)
-        plain = len(into) / statistics.median(in_turns({"copy": lambda path=path: read_all(path)}, rounds)["copy"])
-        print(f"| {name} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{rate:.0f}' for rate in rates)} | {plain:.0f} |")
+
+
+def rate(read: Callable[[int], None], n_frames: int, threads: int, rounds: int) -> float:
+    """Frames a second."""
+    with ThreadPoolExecutor(threads) as pool:
+        return n_frames / statistics.median(in_turns({"read": lambda: list(pool.map(read, range(n_frames)))}, rounds)["read"])
 
 
 def cpu_seconds(function: Callable[[], object], rounds: int) -> float:
-    """Median of the processor's time: on a machine that has other work too it says more than the clock."""
+    """Median of the processor time, which other work on the machine disturbs less than the clock."""
     taken = []
     for _ in range(rounds + 1):
         start = time.thread_time()
@@ -140,7 +156,7 @@ def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
 
 
 def sequences(chunk: bytes, n_bytes: int) -> tuple[int, int]:
-    """How many sequences of literals and a match the blocks of a chunk have, and how many blocks there are."""
+    """Numbers of LZ4 sequences (literals and a match) and of blocks in a chunk."""
 
     def length(at: int, size: int) -> tuple[int, int]:
         if size == 15:

@@ -1,4 +1,7 @@
-"""Parts of benchmarks/first_hour.sh: `versions`, `compare A B`, `fill MIB DEVICE` and `summary FOLDER`."""
+"""Parts of benchmarks/first_hour.sh.
+
+`versions`, `compare A B`, `fill MIB DEVICE` and `summary FOLDER`.
+"""
 
 import os
 import platform
@@ -12,8 +15,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-LIBRARIES = ("gpu_spots", "cupy", "numpy", "h5py", "hdf5plugin", "deflate", "isal", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime")
-QUERY = ("nvidia-smi", "--query-gpu=index,name,driver_version,memory.total,pcie.link.gen.current,pcie.link.width.current", "--format=csv")
+LIBRARIES = (
+    "gpu_spots",
+    "cupy",
+    "numpy",
+    "h5py",
+    "hdf5plugin",
+    "deflate",
+    "isal",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime",
+)
+QUERY = (
+    "nvidia-smi",
+    "--query-gpu=index,name,driver_version,memory.total,pcie.link.gen.current,pcie.link.width.current",
+    "--format=csv",
+)
 CHUNK = 256 << 20
 """Bytes of a piece of device memory that is taken; smaller ones at the end."""
 WORTH_KEEPING = re.compile(r"^\d+ frames of|copy on the device|^Device: |^Not measured|the same to the bit$|sequences of LZ4")
@@ -24,7 +41,10 @@ def versions() -> None:
     """Print the machine, the device, the driver and the versions of libraries."""
     processor = platform.processor() or platform.machine()
     if (cpu := Path("/proc/cpuinfo")).exists():
-        processor = next((line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")), processor)
+        processor = next(
+            (line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")),
+            processor,
+        )
     print(f"{processor}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
     installed = {(found.metadata["Name"] or "").lower(): found.version for found in distributions()}
     print(", ".join(f"{name} {version}" for name, version in sorted(installed.items()) if name.startswith(LIBRARIES)))
@@ -74,7 +94,10 @@ def fill(mib: str, device: str) -> None:
             else:
                 size //= 2
         left = cupy.cuda.runtime.memGetInfo()[0]
-    print(f"filled: {sum(array.nbytes for array in held) >> 20} MiB are taken, {left >> 20} MiB are free", flush=True)
+    print(
+        f"filled: {sum(array.nbytes for array in held) >> 20} MiB are taken, {left >> 20} MiB are free",
+        flush=True,
+    )
     while True:
         time.sleep(1)
 

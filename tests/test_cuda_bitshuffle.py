@@ -1,4 +1,4 @@
-"""Bitshuffle with LZ4 decoded by the CUDA kernels: hdf5plugin's values, and damage that is found."""
+"""Bitshuffle with LZ4 decoded by the CUDA kernels: the values of hdf5plugin, and detected damage."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,14 @@ pytest.importorskip("hdf5plugin", reason="hdf5plugin is not installed: pip insta
 
 import hdf5plugin
 
-from gpu_spots.cuda.bitshuffle import DAMAGE, MAX_BLOCK, block_bytes, can_decode, decode_chunks, first_damage
+from gpu_spots.cuda.bitshuffle import (
+    DAMAGE,
+    MAX_BLOCK,
+    block_bytes,
+    can_decode,
+    decode_chunks,
+    first_damage,
+)
 from gpu_spots.cuda.toolkit import source_of
 
 KINDS = ("noise", "random", "zeros", "sparse", "ramp")
@@ -38,7 +45,7 @@ def frames_of(kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def stored_as(folder: Path, frames: np.ndarray, block_values: int = 0) -> list[bytes]:
-    """Each frame as hdf5plugin stores it, ``block_values`` values a block; 0: as many as it likes."""
+    """Each frame as hdf5plugin stores it, with ``block_values`` values per block (0: default)."""
     with h5py.File(folder / "x.h5", "w") as file:
         chunks = (1, *frames.shape[1:])
         dataset = file.create_dataset("x", data=frames, chunks=chunks, compression=hdf5plugin.Bitshuffle(nelems=block_values))
@@ -47,9 +54,14 @@ def stored_as(folder: Path, frames: np.ndarray, block_values: int = 0) -> list[b
 
 
 def decoded(
-    backend: Any, chunks: list[bytes], shape: tuple[int, ...], dtype: str, n_block_bytes: int, gap: int = 0
+    backend: Any,
+    chunks: list[bytes],
+    shape: tuple[int, ...],
+    dtype: str,
+    n_block_bytes: int,
+    gap: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Values and what is wrong with each chunk; ``gap`` values lie between two results, which must stay as they are."""
+    """Values, and the damage of each chunk. The ``gap`` values between results must not change."""
     toolkit, offsets = backend.toolkit, np.cumsum([0, *map(len, chunks)])
     n_values = int(np.prod(shape))
     # exactly as long as the chunks are, so that sanitizers see what is read behind them
@@ -69,7 +81,7 @@ def decoded(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
 def test_frames_decoded_as_by_hdf5plugin(device_backend: Any, dtype: str, kind: str, tmp_path: Path) -> None:
-    """Several blocks, the last one shorter, and values behind it; a gap that leaves results at odd places."""
+    """Several blocks, a shorter last one, values after it, and results at unaligned addresses."""
     for shape in ((97, 131), (64, 128)):
         frames = frames_of(kind, (2, *shape), dtype)
         chunks = stored_as(tmp_path, frames)
@@ -114,7 +126,7 @@ def damaged(rng: np.random.Generator, chunk: bytes) -> bytes:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_chunks_decoded(device_backend: Any, kind: str, dtype: str, tmp_path: Path) -> None:
-    """Each is reported, or has values throughout; a good one between them has its own. The gaps between results stay as they are."""
+    """Damage is reported or decodes to some values; good chunks are right, and gaps unchanged."""
     shape = (33, 141)
     (frame,) = frames = frames_of(kind, (1, *shape), dtype)
     (good,) = stored_as(tmp_path, frames)
@@ -153,7 +165,10 @@ CASES = {
     "more literals than fit": (prefixed(b"\xf0\x32" + bytes(65), size=64, block=64), 4),
     "length that does not end": (prefixed(b"\xf0" + b"\xff" * 300, size=64, block=64), 4),
     "length that ends with the data": (prefixed(b"\xf0\xff\xff", size=64, block=64), 4),
-    "match length that does not end": (prefixed(b"\x1f\0\1\0" + b"\xff" * 300, size=64, block=64), 5),
+    "match length that does not end": (
+        prefixed(b"\x1f\0\1\0" + b"\xff" * 300, size=64, block=64),
+        5,
+    ),
     "match length that ends with the data": (prefixed(b"\x1f\0\1\0\xff", size=64, block=64), 5),
     "match at no distance": (prefixed(b"\x10\0\0\0", size=64, block=64), 5),
     "match before the beginning": (prefixed(b"\x10\0\2\0", size=64, block=64), 5),
@@ -176,7 +191,14 @@ def test_made_up_chunks_decoded(device_backend: Any, case: str) -> None:
 def test_requests_that_do_not_fit(device_backend: Any) -> None:
     toolkit = device_backend.toolkit
     stored, into = (toolkit.call(lambda n=n: toolkit.to_device(np.zeros(n, np.uint8))) for n in (20, 16))
-    for offsets, block in (([0, 20, 20], 8), ([0, 21], 8), ([-1, 20], 8), ([0, 20], 0), ([0, 20], 12), ([0, 20], MAX_BLOCK + 8)):
+    for offsets, block in (
+        ([0, 20, 20], 8),
+        ([0, 21], 8),
+        ([-1, 20], 8),
+        ([0, 20], 0),
+        ([0, 20], 12),
+        ([0, 20], MAX_BLOCK + 8),
+    ):
         with pytest.raises(ValueError, match=r"offsets|blocks of"):
             toolkit.call(lambda offsets=offsets, block=block: decode_chunks(toolkit, stored, np.array(offsets), block, into.reshape(1, 16)))
     with pytest.raises(ValueError, match="chunk of 3 bytes"):
@@ -200,7 +222,10 @@ FAULTS = {
     "a bit in another place": ("bits >> 14) & 0x0000cccc", "bits >> 14) & 0x0000cccd"),
     "no overlap": ("from[i % distance]", "from[i]"),
     "lengths that stop at 255": ("n_full = ends ? __ffs(ends) - 1 : 32", "n_full = 0"),
-    "the last block as long as all": ("min((i64)block_values, n_values - first)", "(i64)block_values"),
+    "the last block as long as all": (
+        "min((i64)block_values, n_values - first)",
+        "(i64)block_values",
+    ),
     "no rest": ("i < rest", "i < 0"),
     "results at odd places": ("8 * column + i] = eight[i]", "8 * column + i] = eight[7 - i]"),
 }

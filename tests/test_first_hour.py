@@ -1,4 +1,4 @@
-"""benchmarks/first_hour.sh on a stand-in for a device: every step runs through, and failures are what ends it."""
+"""benchmarks/first_hour.sh on a stand-in for a device: all steps run, and the first failure ends it."""
 
 import subprocess
 import sys
@@ -45,11 +45,24 @@ def test_all_steps_run_through(kernel_folder: Path, tmp_path: Path) -> None:
     results = (tmp_path / "logs" / "results.txt").read_text()
     assert results.count("passed") + results.count("4 sanitizer | left out") == len(STEPS)
     summary = (tmp_path / "logs" / "summary.md").read_text()
-    for part in ("stand-in", "share of copy bandwidth", "CuPy's functions", "| gzip, gpu |", "| decoding |", "the same to the bit"):
+    for part in (
+        "stand-in",
+        "share of copy bandwidth",
+        "CuPy's functions",
+        "| gzip, gpu |",
+        "| decoding |",
+        "the same to the bit",
+    ):
         assert part in summary, part
     with tarfile.open(tmp_path / "logs.tar.gz") as tar:
         names = {Path(name).name for name in tar.getnames()}
-    assert {"summary.md", "versions.txt", "results.txt", "nvidia-smi.txt", "step-6-command.log"} <= names
+    assert {
+        "summary.md",
+        "versions.txt",
+        "results.txt",
+        "nvidia-smi.txt",
+        "step-6-command.log",
+    } <= names
 
 
 @needs_compiler
@@ -100,7 +113,13 @@ def test_files_that_differ_are_told_apart(expected: str, tmp_path: Path) -> None
         with h5py.File(tmp_path / name, "w") as file:
             for path, value in values.items():
                 file[path] = value
-    command = [sys.executable, SCRIPT.with_suffix(".py"), "compare", tmp_path / "a.h5", tmp_path / "b.h5"]
+    command = [
+        sys.executable,
+        SCRIPT.with_suffix(".py"),
+        "compare",
+        tmp_path / "a.h5",
+        tmp_path / "b.h5",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode == 0) == (not expected)
     assert expected in ended.stderr

@@ -1,8 +1,9 @@
-"""A stand-in for CuPy and its device, for whole programs in processes of their own: the emulation behind CuPy's names.
+"""A stand-in for CuPy and its device, for whole programs in processes of their own.
 
-`environment` gives the variables with which any Python program finds it. Kernels run, results are right, and copies take place at once.
-What there is none of: time (events give the host's), memory that processes share, kernels that are kept in a cache, and errors of a
-driver. Device arrays can be used more freely than those of the other tests: benchmarks and CuPy's own functions need it.
+`environment` gives the variables with which any Python program imports the emulation in place of
+CuPy. Kernels run, results are right, and copies take place at once. It does not emulate the device's
+time (events give the host's), memory shared by processes, the cache of compiled kernels, and errors
+of the driver. Device arrays accept more than those of the other tests, as benchmarks need.
 """
 
 import os
@@ -30,9 +31,17 @@ MEMORY_BYTES = 3 << 29
 
 
 def environment(folder: Path, kernels: Path) -> dict[str, str]:
-    """Variables of a process whose Python finds the stand-in. A driver is compiled into ``folder``; ``kernels`` keeps kernels."""
+    """Environment of a process whose Python finds the stand-in.
+
+    A driver is compiled into ``folder``; ``kernels`` keeps compiled kernels.
+    """
     assert COMPILER is not None
-    subprocess.run([COMPILER, "-shared", "-fPIC", "-x", "c++", "-", "-o", folder / "libcuda.so.1"], input=DRIVER, text=True, check=True)
+    subprocess.run(
+        [COMPILER, "-shared", "-fPIC", "-x", "c++", "-", "-o", folder / "libcuda.so.1"],
+        input=DRIVER,
+        text=True,
+        check=True,
+    )
     lists = {"PYTHONPATH": str(STARTUP), "LD_LIBRARY_PATH": str(folder)}
     joined = {name: os.pathsep.join(filter(None, (first, os.environ.get(name)))) for name, first in lists.items()}
     return {**os.environ, **joined, KERNELS: str(kernels)}
@@ -68,8 +77,16 @@ class StandIn(LateCupy):
     def __init__(self, real: Any, kernels: Path) -> None:
         super().__init__(real, kernels, MEMORY_BYTES)
         limits: list[int] = [0]
-        pool = {"malloc": None, "free_bytes": lambda: 0, "used_bytes": lambda: MEMORY.live, "free_all_blocks": lambda: None}
-        pool |= {"get_limit": lambda: limits[0], "set_limit": lambda size: limits.__setitem__(0, size)}
+        pool = {
+            "malloc": None,
+            "free_bytes": lambda: 0,
+            "used_bytes": lambda: MEMORY.live,
+            "free_all_blocks": lambda: None,
+        }
+        pool |= {
+            "get_limit": lambda: limits[0],
+            "set_limit": lambda size: limits.__setitem__(0, size),
+        }
         self.cuda.MemoryPool = lambda: SimpleNamespace(**pool)
         self.cuda.Device = Number
         self.cuda.Event = lambda disable_timing=False: TimedEvent()
@@ -95,7 +112,11 @@ def fill(module: Any, real: Any) -> None:
     for name in ("array", "percentile"):
         setattr(module, name, in_the_role_of(getattr(np, name)))
     rng = np.random.default_rng(0)
-    module.random = SimpleNamespace(seed=lambda _: None, poisson=in_the_role_of(rng.poisson), randint=in_the_role_of(rng.integers))
+    module.random = SimpleNamespace(
+        seed=lambda _: None,
+        poisson=in_the_role_of(rng.poisson),
+        randint=in_the_role_of(rng.integers),
+    )
     images = ModuleType("cupyx.scipy.ndimage")
     for name in ("binary_erosion", "binary_dilation", "label"):
         setattr(images, name, in_the_role_of(getattr(ndimage, name)))
@@ -110,7 +131,11 @@ def _arrays_as_cupys() -> None:
     """From now on device arrays have what benchmarks use of CuPy's."""
 
     def set_(array: DeviceArray, host: np.ndarray, stream: object = None) -> None:
-        assert (array.shape, array.dtype, array.values.flags.c_contiguous) == (host.shape, host.dtype, True)
+        assert (array.shape, array.dtype, array.values.flags.c_contiguous) == (
+            host.shape,
+            host.dtype,
+            True,
+        )
         np.copyto(array.values, host)
 
     def get(array: DeviceArray, out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
@@ -125,6 +150,14 @@ def _arrays_as_cupys() -> None:
     def method(name: str) -> Callable[..., Any]:
         return lambda array, *args, **options: in_the_role_of(getattr(array.here(), name))(*args, **options)
 
-    added: dict[str, Any] = {"set": set_, "get": get, "__iter__": each, "__int__": lambda array: int(array.values)}
-    for name, value in {**added, **{name: method(name) for name in ("mean", "std", "argmax")}}.items():
+    added: dict[str, Any] = {
+        "set": set_,
+        "get": get,
+        "__iter__": each,
+        "__int__": lambda array: int(array.values),
+    }
+    for name, value in {
+        **added,
+        **{name: method(name) for name in ("mean", "std", "argmax")},
+    }.items():
         setattr(DeviceArray, name, value)

@@ -1,6 +1,6 @@
-"""Python starts with a stand-in for CuPy: put this folder on PYTHONPATH. See tests/emulator/stand_in.py.
+"""Replace CuPy by a stand-in in every Python that has this folder on its PYTHONPATH.
 
-CuPy itself is imported, and replaced, by the first program that asks for it; others start as they always do.
+See tests/emulator/stand_in.py. CuPy is imported and replaced when a program first asks for it.
 """
 
 import sys
