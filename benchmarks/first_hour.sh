@@ -136,7 +136,7 @@ step_stages() {
 }
 
 step_command() {
-    local layout backend start run taken
+    local layout backend output start run taken
     on_cpu && simulate gzip --compression gzip || return 1
     echo "| $RUN_FRAMES frames of $RUN_SIZE x $RUN_SIZE, the whole command | wall, s | stages |"
     echo "|---|---|---|"
@@ -147,7 +147,8 @@ step_command() {
             # kernels are compiled by the first run, which does not count
             for ((run = 0; run < RUNS; run++)); do
                 start=$(date +%s.%N)
-                if ! find_spots "$layout" "$layout-$backend.h5" "${chosen[@]}" &> "$work/find.txt"; then
+                output=$layout-$backend.h5
+                if ! find_spots "$layout" "$output" "${chosen[@]}" &> "$work/find.txt"; then
                     cat "$work/find.txt"
                     return 1
                 fi
@@ -211,39 +212,44 @@ pack() {
     tar -czf "$OUT.tar.gz" -C "$(dirname "$OUT")" "$(basename "$OUT")"
 }
 
-steps=("$@")
-[[ $# -gt 0 ]] || steps=("${!names[@]}")
-for number in "${steps[@]}"; do
-    if [[ ! $number =~ ^[0-9]+$ || -z ${names[$number]:-} ]]; then
-        echo "first_hour.sh: $number: no such step, expected some of ${!names[*]}" >&2
-        exit 2
-    fi
-done
-mkdir -p "$OUT" && : > "$OUT/results.txt" || exit 1
-deadline=$((SECONDS + 60))
-helper versions > "$OUT/versions.txt" 2>&1
-nvidia-smi -q > "$OUT/nvidia-smi.txt" 2>&1
-for number in "${steps[@]}"; do
-    name=${names[$number]} log=$OUT/step-$number-${names[$number]}.log
-    echo "step $number, $name"
-    began=$SECONDS deadline=$((SECONDS + LIMIT))
-    if "step_$name" > "$log" 2>&1; then result=passed; else result=FAILED; fi
-    if grep -q "^LEFT OUT" "$log"; then result="left out"; fi
-    if [[ $result == FAILED ]] && ((SECONDS >= deadline)); then
-        result="FAILED: more than $LIMIT s"
-    fi
-    echo "| $number $name | $result | $((SECONDS - began)) |" >> "$OUT/results.txt"
-    echo "    $result, $((SECONDS - began)) s"
-    if [[ $result == FAILED* ]]; then
-        deadline=$((SECONDS + 60))
-        pack
-        tail -n 15 "$log" | sed 's/^/    /'
-        echo "Step $number failed. Send us $OUT.tar.gz: it has all logs, the device and the versions."
-        rest=$(printf '%s\n' "${steps[@]}" | sed -n "/^$number\$/,\$p" | tr '\n' ' ')
-        echo "After a correction, continue with: benchmarks/first_hour.sh ${rest% }"
-        exit 1
-    fi
-done
-deadline=$((SECONDS + 60))
-pack
-echo "All done. The tables are in $OUT/summary.md. Send us $OUT.tar.gz."
+# In a function, which bash reads as a whole: the script may be replaced while it runs.
+main() {
+    steps=("$@")
+    [[ $# -gt 0 ]] || steps=("${!names[@]}")
+    for number in "${steps[@]}"; do
+        if [[ ! $number =~ ^[0-9]+$ || -z ${names[$number]:-} ]]; then
+            echo "first_hour.sh: $number: no such step, expected some of ${!names[*]}" >&2
+            exit 2
+        fi
+    done
+    mkdir -p "$OUT" && : > "$OUT/results.txt" || exit 1
+    deadline=$((SECONDS + 60))
+    helper versions > "$OUT/versions.txt" 2>&1
+    nvidia-smi -q > "$OUT/nvidia-smi.txt" 2>&1
+    for number in "${steps[@]}"; do
+        name=${names[$number]} log=$OUT/step-$number-${names[$number]}.log
+        echo "step $number, $name"
+        began=$SECONDS deadline=$((SECONDS + LIMIT))
+        if "step_$name" > "$log" 2>&1; then result=passed; else result=FAILED; fi
+        if [[ $result == passed ]] && grep -q "^LEFT OUT" "$log"; then result="left out"; fi
+        if [[ $result == FAILED ]] && ((SECONDS >= deadline)); then
+            result="FAILED: more than $LIMIT s"
+        fi
+        echo "| $number $name | $result | $((SECONDS - began)) |" >> "$OUT/results.txt"
+        echo "    $result, $((SECONDS - began)) s"
+        if [[ $result == FAILED* ]]; then
+            deadline=$((SECONDS + 60))
+            pack
+            tail -n 15 "$log" | sed 's/^/    /'
+            echo "Step $number failed. Send us $OUT.tar.gz: it has the logs, device and versions."
+            rest=$(printf '%s\n' "${steps[@]}" | sed -n "/^$number\$/,\$p" | tr '\n' ' ')
+            echo "After a correction, continue with: benchmarks/first_hour.sh ${rest% }"
+            exit 1
+        fi
+    done
+    deadline=$((SECONDS + 60))
+    pack
+    echo "All done. The tables are in $OUT/summary.md. Send us $OUT.tar.gz."
+}
+
+main "$@"
