@@ -1,7 +1,7 @@
 """The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
 
     python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--threads 1 2 4 8]
-                             [--no-cpu] [--no-command]
+                             [--no-cpu] [--no-command] [--copy-mib 1024]
 
 Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
 the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
@@ -83,9 +83,10 @@ class Clock:
         return statistics.median(self.device.call(once) for _ in range(repeats or self.repeats))
 
 
-def copy_bandwidth(clock: Clock) -> float:
-    """Bytes a second, read and written, of a copy on the device."""
-    a, b = clock.device.call(lambda: (cupy.ones(1 << 28, cupy.uint32), cupy.empty(1 << 28, cupy.uint32)))
+def copy_bandwidth(clock: Clock, n_mib: int = 1024) -> float:
+    """Bytes a second, read and written, of a copy of so many MiB on the device."""
+    n_words = n_mib << 18
+    a, b = clock.device.call(lambda: (cupy.ones(n_words, cupy.uint32), cupy.empty(n_words, cupy.uint32)))
     return 2 * a.nbytes / clock(lambda: cupy.copyto(b, a))
 
 
@@ -315,10 +316,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8], help="of the host, which ask for bands and batches")
     parser.add_argument("--no-cpu", action="store_true", help="leave out the CPU backend and the comparison with it")
     parser.add_argument("--no-command", action="store_true", help="leave out the whole command")
+    parser.add_argument("--copy-mib", type=int, default=1024, help="of the copy whose bandwidth is measured")
     options = parser.parse_args()
     backend: Any = select_backend("gpu", device=options.device)
     clock = Clock(backend.toolkit, options.repeats)
-    bandwidth = copy_bandwidth(clock)
+    bandwidth = copy_bandwidth(clock, options.copy_mib)
     print(f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s")
     for size in options.sizes:
         for n_frames in options.frames:

@@ -137,8 +137,8 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
     """As 180 frames of uint16 ask for them; those of float32 for the oldest, a middle and the newest one."""
     integers, floats = (recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32"))
-    # this is used by reading
-    integers |= {("unshuffle", macros({"SIZE": 2}))}
+    # these are for reading, which is not recorded
+    integers |= {(file, macros({"SIZE": 2})) for file in ("unshuffle", "bitshuffle")}
     assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
     jobs = [(variant, f"sm_{architecture}") for variant in sorted(integers) for architecture in ARCHITECTURES]
     jobs += [(variant, f"sm_{architecture}") for variant in sorted(floats - integers) for architecture in ARCHITECTURES[::3]]
@@ -149,6 +149,7 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
     """All types and sizes, for the oldest architecture. No multiply-add is fused, and no small float32 is taken for 0."""
     recorder = recorded((40, 1200, 9000), FRAME_DTYPES)
     variants = recorder.variants | {("unshuffle", macros({"SIZE": size})) for size in (2, 4, 8)}
+    variants |= {("bitshuffle", macros({"SIZE": size})) for size in (1, 2, 4, 8)}
     jobs = [(variant, "compute_75") for variant in sorted(variants)]
     for variant, ptx in compile_all(pytestconfig, jobs):
         found = re.findall(r"\S+\.ftz\S*|\bfma\.\S+|\bmad\.rn\S+|\S+\.approx\S*", ptx)
@@ -169,6 +170,7 @@ def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> N
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
     used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
+    used |= {("bitshuffle", name) for name in ("find_blocks", "decode_blocks")}
     pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
     assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
 
