@@ -32,22 +32,18 @@ class Verdict:
     @property
     def signature(self) -> str:
         """Equal for failures that are likely to have the same cause."""
-        detail = self.detail
-        if self.kind in ("traceback", "hang", "crash"):
-            frames = [
-                (os.path.basename(file), file, line)
-                for file, line in re.findall(r'File "([^"]+)", line (\d+)', detail)
-            ]
-            if (
-                self.kind == "traceback"
-            ):  # in the order of calls; a stack of faulthandler begins with the last
-                frames.reverse()
-            ours = next(
-                (f"{name}:{line}" for name, file, line in frames if "/gpu_spots/" in file), ""
-            )
-            last = f"{frames[0][0]}:{frames[0][2]}" if frames else detail.strip()[:60]
-            return f"{self.kind} {ours} {last}"
-        return f"{self.kind} {re.sub('[0-9]+', 'N', detail)[:70]}"
+        if self.kind not in ("traceback", "hang", "crash"):
+            first = self.detail.partition("\n")[0]
+            return f"{self.kind} {re.sub('[0-9]+', 'N', first)[:60]}"
+        frames = [
+            (os.path.basename(file), file, line)
+            for file, line in re.findall(r'File "([^"]+)", line (\d+)', self.detail)
+        ]
+        if self.kind == "traceback":  # the last call last; a stack of faulthandler begins with it
+            frames.reverse()
+        ours = [f"{name}:{line}" for name, file, line in frames if "/gpu_spots/" in file][:1]
+        last = [f"{name}:{line}" for name, _, line in frames[:1] if self.kind != "hang"]
+        return " ".join([self.kind, *ours, *last]) if frames else f"{self.kind} {self.detail[:60]}"
 
 
 def judge(outcome: dict[str, Any], baseline: dict[str, Any] | None = None) -> Verdict:

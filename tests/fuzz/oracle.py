@@ -38,15 +38,14 @@ def expected(oracle: Oracle) -> dict[str, str]:
     """
     from fuzz.worker import digest
 
-    hdf5 = ":" in oracle.frames[0]
     options: dict[str, Any] = {}
-    if hdf5:
-        frames = np.concatenate([_frames(place) for place in oracle.frames])
-    else:
-        parts = [_image(name) for name in oracle.frames]
-        frames = np.stack(parts)
-    frames = frames.astype(frames.dtype.newbyteorder("="))
     columns = _hdf5_columns(oracle) if oracle.angle else _text_columns(oracle.columns)
+    places = [str(name) for name in columns.pop("file", oracle.frames)]
+    if ":" in places[0]:
+        frames = np.concatenate([_frames(place) for place in places])
+    else:
+        frames = np.stack([_image(name) for name in places])
+    frames = frames.astype(frames.dtype.newbyteorder("="))
     if oracle.mask:
         options["valid_pixels"] = _valid(oracle.mask)
     options |= _bounds(oracle, frames.dtype)
@@ -201,7 +200,8 @@ def _hdf5_columns(oracle: Oracle) -> dict[str, np.ndarray]:
 
 def _text_columns(name: str) -> dict[str, np.ndarray]:
     """The angles and laser states of a table or a log."""
-    if name.endswith(".log"):
+    is_log = name.endswith(".log")
+    if is_log:
         lines = Path(name).read_text(errors="replace").splitlines()
         heading = (
             [line for line in lines if line.startswith("#")][-1].lstrip("#").lower().split("\t")
@@ -222,6 +222,7 @@ def _text_columns(name: str) -> dict[str, np.ndarray]:
     angle = next(column for column in records[0] if column.startswith("angle"))
     states = {"1": 1, "0": 0, "on": 1, "off": 0}
     return {
+        **({"file": np.array([record["file"] for record in records])} if is_log else {}),
         "angle": np.array([float(record[angle]) for record in records]),
         "laser_on": np.array([states[record["laser_on"].strip()] for record in records]),
     }

@@ -357,14 +357,25 @@ def npy_mask(folder: Path) -> dict[str, Any]:
     return {**made, "reader": "NPY", "commands": commands, "targets": ("m.npy",), "oracle": oracle}
 
 
+VARYING = ("input_file", "start_time", "duration", "command_line", "plan", "device")
+"""Attributes of ``info`` that differ from run to run, as do the seconds of each stage."""
+
+
 def spots(folder: Path) -> dict[str, Any]:
-    """A simulated run and its spots file."""
+    """A simulated run and its spots file, which is the same each time."""
     design = Design(size=(64, 64), angles=4, repeats=1, spots=2)
     write_simulated(folder / "run.h5", simulate_run(design))
-    ended = command(
-        "find", folder / "run.h5", *BLOCKS, *FIND[:-1], folder / "spots.h5", name="gpu-spots"
-    )
+    written = folder / "written.h5"
+    arguments = ("find", folder / "run.h5", *BLOCKS, *FIND[:-1], written)
+    ended = command(*arguments, name="gpu-spots")
     assert ended.status == 0, ended
+    with h5py.File(written) as source, h5py.File(folder / "spots.h5", "w") as file:
+        for name in source:
+            source.copy(name, file)
+        for name in [*file["info"].attrs]:
+            if name in VARYING or name.startswith("seconds_"):
+                del file["info"].attrs[name]
+    written.unlink()
     commands = (("read", "spots.h5"), ("score", "run.h5", "spots.h5"))
     return {"reader": "spots", "commands": commands, "targets": ("spots.h5", "spots.h5", "run.h5")}
 

@@ -12,22 +12,19 @@ import os
 import resource
 import signal
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-import fabio  # noqa: F401 (loaded once for all children)
 import h5py
-import hdf5plugin  # noqa: F401
 import numpy as np
 
-import gpu_spots.cli
-import gpu_spots.describe
-import gpu_spots.files.image_stack
-import gpu_spots.simulate.score  # noqa: F401
 from fuzz.oracle import expected
-from fuzz.seeds import Oracle
+from fuzz.pool import writer
+from fuzz.seeds import Oracle, seed
 from gpu_spots import open_spots
 from gpu_spots.errors import GpuSpotsError
 from helpers import command
@@ -40,8 +37,20 @@ BESIDES = ("lauecollect", "info", "skipped")
 
 def serve() -> None:
     """Run jobs until stdin ends."""
+    _load()
     for line in sys.stdin:
         print(json.dumps(_watched(json.loads(line))), flush=True)
+
+
+def _load() -> None:
+    """Run some commands, so that what they import is loaded once for all children."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name in ("bitshuffle", "tiff-lzw"):
+            writer(seed(name).files)(Path(folder))
+            for arguments in seed(name).commands:
+                command(*arguments, "--debug", name="gpu-spots")
+            Path("out.h5").unlink(missing_ok=True)
+    assert threading.active_count() == 1, "a process with threads cannot be forked safely"
 
 
 def _watched(job: dict[str, Any]) -> dict[str, Any]:
@@ -171,10 +180,14 @@ def digest(file: h5py.File) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def visit(path: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and path.split("/")[0] not in BESIDES:
+        if isinstance(item, h5py.Dataset):
             found[path] = _hash(item[()])
 
-    file.visititems(visit)
+    for name, item in file.items():
+        if isinstance(item, h5py.Group) and name not in BESIDES:
+            item.visititems(lambda path, inner, name=name: visit(f"{name}/{path}", inner))
+        elif name not in BESIDES:
+            visit(name, item)
     return found
 
 
