@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-MEMORY = 1 << 30
+MEMORY = 3 << 29
 """Bytes; no input of the fuzzer needs as much."""
 FAILURES = ("crash", "hang", "memory", "traceback", "unclear", "noise", "leftover", "different")
 """Classes that are failures; ``different``: another result than the file holds, with status 0."""
