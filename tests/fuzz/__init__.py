@@ -1,0 +1,1 @@
+"""Fuzzer of the readers: damaged inputs end in a correct result or in one clear error line."""
