@@ -103,7 +103,7 @@ def find_spots(
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, sample, parameters, observer)
-            for message in checks.background_warnings(background, n_frames):
+            for message in checks.background_warnings(background, n_frames, n_frames - sample.n_removed):
                 observer.warn(message)
             rejection = rejected(background, sample.block_sizes)
             if rejection and (message := rejection.warning()):
