@@ -41,12 +41,13 @@ def background_warnings(background: Background, n_frames: int, n_used: int) -> I
         n_used = int(np.median(background.n_used[... if valid is None else valid]))
     spots = persistent_spots(background.avg, background.std, background.max, n_used, valid)
     if len(spots):
-        places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3])
+        places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3]) + ", ..." * (len(spots) > 3)
         remedy = "-n" if background.dropped is None else "-A"
         yield (
-            f"stats/avg: {len(spots)} spot{'s' * (len(spots) > 1)} in the background, found at {places}{', ...' * (len(spots) > 3)}, expected "
-            f"none: a spot in the same place on many of the {n_frames} frames counts as background and is missing or too weak in the "
-            f"results; add frames at other angles, or increase {remedy} if the spot is absent from some frames"
+            f"stats/avg: {len(spots)} spot{'s' * (len(spots) > 1)} in the background, found at {places}, "
+            f"expected none: a spot in the same place on many of the {n_frames} frames counts as "
+            "background and is missing or too weak in the results; add frames at other angles, or "
+            f"increase {remedy} if the spot is absent from some frames"
         )
 
 
@@ -170,7 +171,8 @@ def _plane(patches: Floats) -> Floats:
     slopes = []
     for turned in (patches, patches.swapaxes(1, 2)):
         far, wide = offset[REACH + 7 :][:7], np.s_[REACH - 4 : REACH + 5]
-        rise = (turned[:, REACH + far, wide] - turned[:, REACH - far, wide]) / (2 * far[:, None])
+        rise = turned[:, REACH + far, wide] - turned[:, REACH - far, wide]
+        rise = np.asarray(rise / (2 * far[:, None]), np.float32)
         slopes.append(np.nan_to_num(_quantiles(rise.reshape(len(rise), 7 * 9), 0.5))[:, None])
     return slopes[0][..., None] * offset[:, None] + slopes[1][..., None] * offset
 
