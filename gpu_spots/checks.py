@@ -26,6 +26,11 @@ CELL = 8
 MAX_CANDIDATES = 500
 """Only the highest candidates are examined, which bounds the time."""
 
+LARGE_COVER = 0.1
+"""Largest share of a frame that a mask of a Laue run covers; real masks cover less than 1 %."""
+REGION = 1 << 12
+"""Frames of fewer pixels are regions around a spot, which may cover most of them."""
+
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
@@ -49,6 +54,39 @@ def background_warnings(background: Background, n_frames: int, n_used: int) -> I
             "background and is missing or too weak in the results; add frames at other angles, or "
             f"increase {remedy} if the spot is absent from some frames"
         )
+
+
+def is_sparse(background: Background) -> bool:
+    """Whether less than half of the valid pixels have more than half a count, as on a photon counter."""
+    if background.max.dtype.kind == "f":
+        return False
+    valid = background.validity.pixels
+    sampled = background.avg[::8, ::8] if valid is None else background.avg[::8, ::8][valid[::8, ::8]]
+    return bool(2 * np.count_nonzero(sampled > 0.5) < sampled.size)
+
+
+def cover_warning(covered: Indices, n_pixels: int, *, sparse: bool) -> str | None:
+    """Return one line if masks cover an absurd share of the frame, else None.
+
+    Args:
+        covered: (n_masks,) int64: number of pixels in each mask.
+        n_pixels: number of pixels that can be in a mask.
+        sparse: whether most pixels of the background have no counts.
+    """
+    n_absurd = np.count_nonzero(covered > LARGE_COVER * n_pixels)
+    if not n_absurd or n_pixels < REGION:
+        return None
+    if sparse:
+        reason = (
+            "the background is below one count, so that single photons are above the threshold; decrease -n/--n, which removes "
+            "photons from the background, increase -c/--cutoff or -e/--erosions"
+        )
+    else:
+        reason = "the background does not fit these frames; look for drift in frame_level (--normalise level), and increase -c/--cutoff"
+    return (
+        f"masks: {n_absurd} of {len(covered)} cover more than {LARGE_COVER:.0%} of the frame, at most {covered.max() / n_pixels:.0%} "
+        f"(mask {covered.argmax()}), expected less than 1% in a Laue run: most of these spots are false; {reason}"
+    )
 
 
 def persistent_spots(avg: Floats, std: Floats, highest: Array, n_used: int, valid: Bools | None = None) -> Indices:

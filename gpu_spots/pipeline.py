@@ -73,7 +73,7 @@ def find_spots(
 
     Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states, too few frames, no room in memory.
     """
-    n_frames = stack.shape[0]
+    n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
     sample = choose_sample(stack, parameters, backend, observer)
     if groups.n_unpaired:
@@ -114,8 +114,11 @@ def find_spots(
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
+            sparse, n_good = checks.is_sparse(background), n_pixels - background.validity.n_masked
             del background  # most of it is not needed any more
             table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+    if message := checks.cover_warning(walk.table.covered, n_good, sparse=sparse):
+        observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table, counts)
     return _summary(stack, table, sample.n_removed, rejection, source.factors, source.plan, watch)

@@ -363,3 +363,36 @@ def test_many_spots_take_no_time() -> None:
     spots = persistent_spots(*average, 8)
     assert time.process_time() - begun < 2
     assert abs(len(spots) - 21 * 21) < 0.1 * 21 * 21
+
+
+def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
+    """A photon counter, and an -n that leaves only zeros: every photon is above the threshold."""
+    frames = np.random.default_rng(1).poisson(0.3, (20, 80, 90)).astype(np.uint16)
+    notes = Notes()
+    results = run(frames, Parameters(angles=0, n=75, erosions=0, dilations=2), backend, notes=notes)
+    (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
+    assert line.startswith("masks: 20 of 20 cover more than 10% of the frame, at most ")
+    assert "below one count" in line
+    assert "decrease -n/--n" in line
+    assert results["masks_filtered"].mean() > 0.1
+
+
+def test_one_absurd_mask_is_enough(backend: Backend) -> None:
+    frames = noisy(1000, (80, 90), 20)
+    frames[7] += 300
+    notes = Notes()
+    run(frames, Parameters(angles=0), backend, notes=notes)
+    (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
+    assert line.startswith("masks: 1 of 20 cover more than 10% of the frame, at most 100% (mask 7), ")
+    assert "look for drift" in line
+    assert "below one count" not in line
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (80, 90)])
+def test_masks_of_spots_are_not_absurd(backend: Backend, shape: tuple[int, int]) -> None:
+    frames = noisy(1000, shape, 20)
+    frames[3] += gaussian(shape, 20, 20, 3000, (2, 2)).astype(np.uint16)
+    notes = Notes()
+    results = run(frames, Parameters(angles=0), backend, notes=notes)
+    assert results["masks_filtered"][3].any()
+    assert not [line for line in notes.warnings if line.startswith("masks: ")]
