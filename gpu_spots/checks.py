@@ -1,9 +1,5 @@
-"""What the background tells about the run: things a crystallographer would want to know before trusting the spots.
+"""Warnings from the background: spots that are in the same place on many frames."""
 
-All of it is looked up in the finished maps, on the host: that costs a few passes over one image, once a run.
-"""
-
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,298 +7,225 @@ from numpy.typing import NDArray
 
 from gpu_spots.model import Array, Background
 
-BLOCK = 32
-"""Pixels on a side of the blocks that have one level of noise."""
-SAMPLE = 4
-"""Every how many-th row and column of a block is looked at."""
-CELL = 16
-"""Pixels on a side of the cells in which one candidate is looked for."""
-CLEARLY = 5.0
-"""Standard deviations over the frames by which a spot is above what surrounds it."""
-SHARE = 0.1
-"""A spot that stays is on at least this share of the frames of the sample (with -n 25: on a third of all frames)."""
-AROUND = ((8, 0), (6, 6), (0, 8), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3))
-"""The surroundings of a pixel are looked up at plus and minus these rows and columns, and at twice as many for long spots."""
-QUICKLY = 4
-"""How many of them the search for candidates uses."""
-SHARP = 1 / 3
-"""Smallest ratio of a spot's height above the near surroundings to that above the far ones: 0.9 for a sigma of 4 pixels, 0.5 for one of
-7, 0.25 for a smooth hill."""
-UNEVEN = 2.0
-"""A spot is at least so many times as high as its surroundings are uneven."""
-NEAR = 4
-"""Rows and columns by which a candidate may miss the highest place."""
+MIN_NOISE = 2.0
+"""Smallest height of a spot, in standard deviations over the frames of the pixels around it."""
+MIN_SHARE, MIN_FRAMES, MAX_SHARE = 0.15, 3.5, 0.9
+"""Smallest share of the sample's frames with the spot, and smallest number of them, which is at most `MAX_SHARE` of the sample."""
+MIN_FALL = 0.45
+"""Smallest ratio of the heights above places 8 and 16 pixels away; a smooth hill has 0.25, a round spot with a sigma of 6 pixels 0.6."""
+MIN_EVENNESS = 3.25
+"""Smallest height of a spot, in steps from the 30th to the 70th percentile of ``avg`` around it."""
+DIRECTIONS = np.array([(8, 0), (0, 8), (6, 6), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3)])
+"""From a pixel to its surroundings, pixels; each stands for two opposite places."""
 REACH = 16
-"""A spot falls to half of its height within so many rows and columns, on every side."""
-FILLED = 0.75
-"""Smallest ratio of a spot's area to that of the ellipse with the same second moments: a square has 0.95, half a ring 0.65, a ring 0.6."""
-MOST = 1000
-"""Candidates that are looked at, the highest ones, so that no image takes long."""
+"""A spot falls to half of its height within this distance on every side, pixels."""
+NEAR = 2
+"""Largest distance from a candidate, found at half resolution, to its peak, pixels."""
+CELL = 8
+"""Side of the cells with one candidate each, pixels at half resolution."""
+MAX_CANDIDATES = 500
+"""Only the highest candidates are examined, which bounds the time."""
+
+LARGE_COVER = 0.1
+"""Largest share of a frame that a mask of a Laue run covers; real masks cover less than 1 %."""
+REGION = 1 << 12
+"""Frames of fewer pixels are regions around a spot, which may cover most of them."""
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
-def background_warnings(background: Background, n_frames: int) -> Iterator[str]:
-    """One line for each thing noticed."""
-    if background.validity.pixels is not None and not background.validity.pixels.any():
+def background_warnings(background: Background, n_frames: int, n_used: int) -> Iterator[str]:
+    """Yield one line for each finding; ``n_used`` is the number of frames in the background sample."""
+    valid = background.validity.pixels
+    if valid is not None and not valid.any():
         yield "every pixel is masked, as none has two valid values: there is nothing to find spots in"
         return
-    spots = persistent_spots(background.avg, background.std, background.max, background.validity.pixels)
+    if background.n_used is not None:
+        n_used = int(np.median(background.n_used[... if valid is None else valid]))
+    spots = persistent_spots(background.avg, background.std, background.max, n_used, valid)
     if len(spots):
-        x, y = spots[0]
-        what, where = ("a spot shows", "at") if len(spots) == 1 else (f"{len(spots)} spots show", "the highest at")
+        places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3]) + ", ..." * (len(spots) > 3)
         remedy = "-n" if background.dropped is None else "-A"
         yield (
-            f"{what} in the background (stats/avg), {where} X {x}, Y {y}: what is at the same place on many of the {n_frames} frames "
-            f"counts as background and is missing or too weak in the results; increase {remedy}, or add frames at other angles"
+            f"stats/avg: {len(spots)} spot{'s' * (len(spots) > 1)} in the background, found at {places}, "
+            f"expected none: a spot in the same place on many of the {n_frames} frames counts as "
+            "background and is missing or too weak in the results; add frames at other angles, or "
+            f"increase {remedy} if the spot is absent from some frames"
         )
 
 
-def persistent_spots(avg: Floats, std: Floats, highest: Array, valid: Bools | None = None) -> Indices:
-    """Places in ``avg`` that look like spots. The manual: "No spots should be visible on 'avg' array".
+def is_sparse(background: Background) -> bool:
+    """Whether less than half of the valid pixels have more than half a count, as on a photon counter."""
+    if background.max.dtype.kind == "f":
+        return False
+    valid = background.validity.pixels
+    sampled = background.avg[::8, ::8] if valid is None else background.avg[::8, ::8][valid[::8, ::8]]
+    return bool(2 * np.count_nonzero(sampled > 0.5) < sampled.size)
 
-    A spot here stands out by `CLEARLY` standard deviations, is at least 3 pixels wide, so that hot pixels and thin lines are none, and is
-    closed and filled at half of its height, so that module edges, powder rings and the halo of a beamstop are none. Its surroundings are
-    even, so that what a steep background has of bumps and corners is none. One that is cut by the edge of the frame or by invalid pixels,
-    or that is no higher than its surroundings are uneven, is passed over: a false alarm would cost more than a spot that others tell of.
+
+def cover_warning(covered: Indices, n_pixels: int, *, sparse: bool) -> str | None:
+    """Return one line if masks cover an absurd share of the frame, else None.
 
     Args:
-        avg: (n_X, n_Y) float32, counts: average of each pixel's background sample. NaN and infinity are invalid.
-        std: (n_X, n_Y) float32, counts: standard deviation of it. NaN and infinity are invalid.
+        covered: (n_masks,) int64: number of pixels in each mask.
+        n_pixels: number of pixels that can be in a mask.
+        sparse: whether most pixels of the background have no counts.
+    """
+    n_absurd = np.count_nonzero(covered > LARGE_COVER * n_pixels)
+    if not n_absurd or n_pixels < REGION:
+        return None
+    if sparse:
+        reason = (
+            "the background is below one count, so that single photons are above the threshold; decrease -n/--n, which removes "
+            "photons from the background, increase -c/--cutoff or -e/--erosions"
+        )
+    else:
+        reason = "the background does not fit these frames; look for drift in frame_level (--normalise level), and increase -c/--cutoff"
+    return (
+        f"masks: {n_absurd} of {len(covered)} cover more than {LARGE_COVER:.0%} of the frame, at most {covered.max() / n_pixels:.0%} "
+        f"(mask {covered.argmax()}), expected less than 1% in a Laue run: most of these spots are false; {reason}"
+    )
+
+
+def persistent_spots(avg: Floats, std: Floats, highest: Array, n_used: int, valid: Bools | None = None) -> Indices:
+    """Find spots in ``avg``: compact, higher than their surroundings, and on many frames.
+
+    Hot pixels, lines, rings, edges, and spots that touch invalid pixels or the edge of the frame do not count.
+
+    Args:
+        avg: (n_X, n_Y) float32, counts: average of the background sample.
+        std: (n_X, n_Y) float32, counts: its standard deviation.
         highest: (n_X, n_Y), the frames' type, counts: maximum over all frames.
-        valid: (n_X, n_Y) bool: False pixels are invalid; None: none is.
+        n_used: number of frames in the sample.
+        valid: (n_X, n_Y) bool, False for invalid pixels; None: all are valid. NaN and infinity are invalid.
 
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # float frames may hold anything
-        valid = _telling(avg, std, highest, valid)
-        # -inf is below every threshold, so that what follows stops at invalid pixels as it does at the edge
-        image = avg if valid.all() else np.where(valid, avg, np.float32(-np.inf))
-        level, noise = _block_medians(avg, valid), _block_medians(std, valid)
-        noise = np.maximum(noise, 1 if highest.dtype.kind != "f" else CLEARLY * np.finfo(np.float32).eps * np.abs(level))
-        x, y = _candidates(image, level, CLEARLY * noise)
-        block = x // BLOCK, y // BLOCK
-        return _spots_near(image, std, x, y, level[block], CLEARLY * noise[block])
+    sample = np.sort(avg[:: 1 + avg.shape[0] // 256, :: 1 + avg.shape[1] // 256], axis=None)
+    typical = sample[len(sample) // 2]
+    # the smallest step of float32 averages; less than a count is no spot
+    floor = 1 if highest.dtype.kind != "f" else 5 * np.finfo(np.float32).eps * abs(typical)
+
+    def at(x: Indices, y: Indices) -> tuple[Floats, Floats]:
+        """Average and variance at pixels; NaN outside of the frame, and where invalid, or dark and constant as gaps between modules."""
+        inside = (x >= 0) & (x < avg.shape[0]) & (y >= 0) & (y < avg.shape[1])
+        place = x.clip(0, avg.shape[0] - 1), y.clip(0, avg.shape[1] - 1)
+        value, deviation = avg[place], std[place]
+        good = inside & np.isfinite(value) & np.isfinite(deviation) & ((deviation > 0) | (value >= typical))
+        if valid is not None:
+            good &= valid[place]
+        return np.where(good, value, np.float32(np.nan)), np.where(good, deviation**2, np.float32(np.nan))
+
+    def height(x: Indices, y: Indices, times: int = 1) -> Floats:
+        """Median of nine pixels less the highest mean of two opposite places around: exact on slopes and ridges."""
+        ends = [at(x[..., None] + s * DIRECTIONS[:, 0], y[..., None] + s * DIRECTIONS[:, 1])[0] for s in (times, -times)]
+        level = np.fmax.reduce((ends[0] + ends[1]) / 2, axis=-1)
+        square = np.arange(9)
+        nine, _ = at(x[..., None] + square // 3 - 1, y[..., None] + square % 3 - 1)
+        return _median_of_nine(nine) - np.where(np.isnan(level), typical, level)
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # float frames can hold any value
+        x, y = _candidates(avg, std, typical, floor)
+        near = np.arange((2 * NEAR + 1) ** 2)
+        x, y = x[:, None] + near // (2 * NEAR + 1) - NEAR, y[:, None] + near % (2 * NEAR + 1) - NEAR
+        best = np.nan_to_num(height(x, y), nan=-np.inf).argmax(axis=1)[:, None]
+        x, y = np.take_along_axis(x, best, axis=1)[:, 0], np.take_along_axis(y, best, axis=1)[:, 0]
+
+        peak = height(x, y)
+        offset = np.arange(-REACH, REACH + 1)
+        patches, variance = at(x[:, None, None] + offset[:, None], y[:, None, None] + offset)
+        patches -= _plane(patches)
+        radius = np.hypot(offset[:, None], offset)
+        annulus = (radius >= 7) & (radius <= 13)
+        low, high = _quantiles(patches[:, annulus], 0.3), _quantiles(patches[:, annulus], 0.7)
+        noise = _quantiles(variance[:, annulus], 0.5)
+        middle = np.s_[:, REACH - 1 : REACH + 2, REACH - 1 : REACH + 2]
+        own = _median_of_nine(variance[middle].reshape(-1, 9))
+        # on a share f of the sample, avg rises by f * height and the variance by f * (1 - f) * height^2
+        share = peak**2 / (peak**2 + np.maximum(own - noise, 0))
+        spot = (peak > np.maximum(floor, MIN_NOISE * np.sqrt(noise))) & (share > min(max(MIN_SHARE, MIN_FRAMES / n_used), MAX_SHARE))
+        # a smooth hill rises as much farther out, and what is on a ring or in a corner has uneven surroundings
+        spot &= (peak > MIN_FALL * height(x, y, 2)) & (peak > MIN_EVENNESS * (high - low))
+        half = _median_of_nine(patches[middle].reshape(-1, 9)) - peak / 2
+        spot[spot] = _is_compact(patches[spot], half[spot])
+    order = np.flatnonzero(spot)[np.argsort(-peak[spot], kind="stable")]
+    places = np.stack([x, y], axis=1)[order]
+    close = abs(places - places[:, None]).max(axis=2) <= CELL
+    return places[~np.tril(close, -1).any(axis=1)]
 
 
-def _telling(avg: Floats, std: Floats, highest: Array, valid: Bools | None) -> Bools:
-    """(n_X, n_Y) bool: pixels that are valid, finite and no gap: dark, and the same on all frames.
-
-    Where most of the frame never changes, that is no gap but a background without counts. What is constant and bright stays, as the
-    middle of an overexposed spot is.
-    """
-    telling = np.isfinite(avg) & np.isfinite(std)
-    if valid is not None:
-        telling &= valid
-    constant = (std == 0) & telling
-    if 0 < 2 * np.count_nonzero(constant) < np.count_nonzero(telling):
-        constant &= avg == highest
-        some = tuple(slice(None, None, 1 + n // 256) for n in avg.shape)
-        constant &= avg <= np.median(avg[some][telling[some] & ~constant[some]])
-        telling &= ~constant
-    return telling
-
-
-def _block_medians(image: Floats, valid: Bools) -> Floats:
-    """(blocks in X, blocks in Y) float32: the median of each block's valid pixels, of a sample of them; +inf where there are none."""
-    sample = np.where(valid[::SAMPLE, ::SAMPLE], image[::SAMPLE, ::SAMPLE], np.float32(np.inf))
-    side = BLOCK // SAMPLE
-    sample = np.pad(sample, ((0, -len(sample) % side), (0, -sample.shape[1] % side)), constant_values=np.inf)
-    blocks = sample.reshape(len(sample) // side, side, -1, side).swapaxes(1, 2).reshape(len(sample) // side, -1, side * side)
-    blocks = np.sort(blocks, axis=2)
-    middle = np.count_nonzero(blocks < np.inf, axis=2, keepdims=True) // 2
-    return np.take_along_axis(blocks, middle, axis=2)[:, :, 0]
+def _candidates(avg: Floats, std: Floats, typical: float, floor: float) -> tuple[Indices, Indices]:
+    """X and Y, (k,) int64 each, of the place in each cell that is highest above its surroundings, the highest first."""
+    n_x, n_y = avg.shape[0] // 2 * 2, avg.shape[1] // 2 * 2
+    rows = np.minimum(avg[:n_x:2], avg[1:n_x:2])
+    small = _padded(np.minimum(rows[:, :n_y:2], rows[:, 1:n_y:2]), CELL)  # without hot pixels
+    n_x, n_y = small.shape
+    wide = np.pad(small, 4, constant_values=np.nan)
+    level = np.full(small.shape, np.nan, np.float32)
+    for dx, dy in DIRECTIONS[:4] // 2:
+        ends = [wide[4 + s * dx :, 4 + s * dy :][:n_x, :n_y] for s in (1, -1)]
+        np.fmax(level, (ends[0] + ends[1]) / 2, out=level)
+    np.copyto(level, typical, where=np.isnan(level))
+    above = _cells(small - level, CELL)
+    best = np.nan_to_num(above, nan=-np.inf).argmax(axis=1)
+    above = above[np.arange(len(above)), best]
+    noise = _quantiles(_cells(_padded(std[: 2 * n_x : 4, : 2 * n_y : 4], CELL // 2), CELL // 2), 0.5)
+    found = np.flatnonzero(above > np.maximum(floor, MIN_NOISE * noise) / 2)
+    found = found[np.argsort(-above[found], kind="stable")[:MAX_CANDIDATES]]
+    cell_x, cell_y = np.divmod(found, n_y // CELL)
+    return 2 * (cell_x * CELL + best[found] // CELL), 2 * (cell_y * CELL + best[found] % CELL)
 
 
-def _candidates(image: Floats, level: Floats, least: Floats) -> tuple[Indices, Indices]:
-    """Where to look for spots: the place in each cell that is highest above its surroundings, to 2 pixels.
-
-    Args:
-        image: (n_X, n_Y) float32, counts; -inf: invalid.
-        level: (blocks in X, blocks in Y) float32, counts: the background where the surroundings cannot tell.
-        least: (blocks in X, blocks in Y) float32, counts: by how much a spot is above its surroundings; half of it makes a candidate.
-
-    Returns:
-        X and Y, (k,) int64 each, the highest first.
-    """
-    # the smallest of four pixels: hot pixels do not survive it, what is 3 pixels wide does, and a quarter of the work is left
-    n_x, n_y = image.shape[0] // 2, image.shape[1] // 2
-    rows = np.minimum(image[: 2 * n_x : 2], image[1 : 2 * n_x : 2])
-    small = np.minimum(rows[:, : 2 * n_y : 2], rows[:, 1 : 2 * n_y : 2])
-    around = np.full_like(small, -np.inf)
-    margin = max(dx for dx, _ in AROUND) // 2
-    halves = np.pad(small * np.float32(0.5), margin, constant_values=-np.inf)
-    for dx, dy in ((dx // 2, dy // 2) for dx, dy in AROUND[:QUICKLY]):
-        plus = halves[margin + dx : margin + dx + n_x, margin + dy : margin + dy + n_y]
-        minus = halves[margin - dx : margin - dx + n_x, margin - dy : margin - dy + n_y]
-        np.maximum(around, plus + minus, out=around)
-    blind = around == -np.inf
-    if blind.any():
-        np.copyto(around, _by_block(level, BLOCK // 2, small.shape), where=blind)
-
-    side = CELL // 2
-    above = np.pad(small - around, ((0, -n_x % side), (0, -n_y % side)), constant_values=-np.inf)
-    cells_x, cells_y = above.shape[0] // side, above.shape[1] // side
-    cells = above.reshape(cells_x, side, cells_y * side).max(axis=1).reshape(cells_x, cells_y, side).max(axis=2)
-    x, y = np.nonzero(cells > _by_block(least * np.float32(0.5), BLOCK // CELL, cells.shape))
-    order = np.argsort(-cells[x, y], kind="stable")[:MOST]
-    x, y = x[order] * side, y[order] * side
-    first = _patches(above, x, y, side).reshape(len(x), side * side).argmax(axis=1)
-    return 2 * (x + first // side), 2 * (y + first % side)
+def _padded(image: Floats, side: int) -> Floats:
+    """Extend an image by NaN to whole cells."""
+    return np.pad(image, [(0, -n % side) for n in image.shape], constant_values=np.nan)
 
 
-def _spots_near(image: Floats, std: Floats, x: Indices, y: Indices, level: Floats, least: Floats) -> Indices:
-    """Which of the candidates are spots.
-
-    Args:
-        image: (n_X, n_Y) float32, counts; -inf: invalid.
-        std: (n_X, n_Y) float32, counts.
-        x: (k,) int64: X of each candidate.
-        y: (k,) int64: Y of each candidate.
-        level: (k,) float32, counts: the background where the surroundings cannot tell.
-        least: (k,) float32, counts: by how much a spot is above its surroundings.
-
-    Returns:
-        (n, 2) int64: X and Y of each spot, the highest first.
-    """
-    x, y = _highest_near(image, x, y)
-    patches = _patches(image, x - REACH - 1, y - REACH - 1, 2 * REACH + 3)
-    far, far_uneven = _flattened(patches, level, 2)
-    patches, uneven = _flattened(patches, level, 1)
-    height, far_height = _core(patches), _core(far)
-    # what is high on a powder ring, or in a corner of the beamstop, has uneven surroundings; a long spot has even ones farther away
-    spot = (height > UNEVEN * uneven) | (far_height > UNEVEN * far_uneven)
-    spot &= (height > least) & (height > SHARP * far_height)
-    # on a share f of the sample, avg rises by f * height and std to sqrt(f * (1 - f)) * height
-    spot &= height > std[x, y] * math.sqrt(SHARE / (1 - SHARE))
-
-    x, y, height, patches = x[spot], y[spot], height[spot], patches[spot, 1:-1, 1:-1]
-    area = _connected_to_middle(patches > height[:, None, None] / 2)
-    spot = _closed_and_filled(area, patches > -np.inf)
-    order = np.flatnonzero(spot)[np.argsort(-height[spot], kind="stable")]
-    found = np.stack([x[order], y[order]], axis=1)
-    return found[_first_in_area(found, area[order])]
+def _cells(image: Floats, side: int) -> Floats:
+    """(cells, side^2): the pixels of each cell, cells in raster order."""
+    n_x, n_y = (n // side for n in image.shape)
+    return image.reshape(n_x, side, n_y, side).swapaxes(1, 2).reshape(n_x * n_y, side * side)
 
 
-def _highest_near(image: Floats, x: Indices, y: Indices) -> tuple[Indices, Indices]:
-    """X and Y of the pixel within `NEAR` of each place that is highest above its slope, (k,) int64 each."""
-    reach, side = max(dx for dx, _ in AROUND), 2 * NEAR + 1
-    patches, _ = _flattened(_patches(image, x - reach, y - reach, 2 * reach + 1), np.zeros(len(x), np.float32), 1)
-    near = slice(reach - NEAR - 1, reach + NEAR + 2)
-    core = _least_of_nine(patches[:, near, near]).reshape(len(x), side * side)
-    # invalid everywhere: it stays, as elsewhere may be outside
-    best = np.where(core.max(axis=1) > -np.inf, core.argmax(axis=1), core.shape[1] // 2)
-    return x + best // side - NEAR, y + best % side - NEAR
+def _quantiles(values: Floats, share: float) -> Floats:
+    """(k,): a quantile of the numbers in each row of (k, n), NaN where there are none."""
+    values = np.sort(values, axis=1)
+    index = (np.count_nonzero(~np.isnan(values), axis=1) * share).astype(np.int64)
+    return values[np.arange(len(values)), index]
 
 
-def _flattened(patches: Floats, level: Floats, times: int) -> tuple[Floats, Floats]:
-    """Patches without their background and its slope.
-
-    The background is the highest of the means of opposite places `AROUND` the middle, which is exact on a slope and on a straight ridge.
-
-    Args:
-        patches: (k, w, w) float32, counts; -inf: invalid.
-        level: (k,) float32, counts: the background where the surroundings are invalid.
-        times: how much farther away to look than `AROUND`.
-
-    Returns:
-        The patches, and how much is left at those places, (k,) float32, counts: about nothing on a slope, much at an edge.
-    """
-    middle = patches.shape[1] // 2
-    offset = np.array(AROUND) * times
-    plus, minus = (patches[:, middle + sign * offset[:, 0], middle + sign * offset[:, 1]] for sign in (1, -1))
-    mean = plus / 2 + minus / 2
-    around = mean.max(axis=1)
-    around = np.where(around > -np.inf, around, level)
-    # a neighbouring spot is no slope: on a slope, the highest is not farther from the median than the lowest
-    both = np.concatenate([plus, minus], axis=1)
-    highest = 2 * np.median(both, axis=1, keepdims=True) - both.min(axis=1, keepdims=True)
-    rise = np.where(mean > -np.inf, np.fmin(plus, highest) - np.fmin(minus, highest), 0) / 2
-    slope = rise @ (offset / (offset**2).sum(axis=0)).astype(np.float32)
-    left = both - around[:, None] - slope @ np.concatenate([offset, -offset]).T.astype(np.float32)
-    # two of the places may be in a neighbouring spot
-    uneven = np.sort(np.where(both > -np.inf, abs(left), 0), axis=1)[:, -3]
-    distance = np.arange(-middle, middle + 1, dtype=np.float32)
-    below = around[:, None, None] + slope[:, 0, None, None] * distance[:, None] + slope[:, 1, None, None] * distance
-    return patches - below, uneven
+def _median_of_nine(values: Floats) -> Floats:
+    """Median along the last axis, NaN if any of the nine is."""
+    values = np.sort(values, axis=-1)
+    return np.where(np.isnan(values[..., 8]), np.float32(np.nan), values[..., 4])
 
 
-def _core(patches: Floats) -> Floats:
-    """(k,) float32: the smallest of the nine pixels in the middle of each patch: what is less than 3 pixels wide has none."""
-    middle = patches.shape[1] // 2
-    return np.asarray(patches[:, middle - 1 : middle + 2, middle - 1 : middle + 2].min(axis=(1, 2)))
+def _plane(patches: Floats) -> Floats:
+    """(k, w, w): the slope of patches, from the median difference of opposite pixels."""
+    offset = np.arange(-REACH, REACH + 1)
+    slopes = []
+    for turned in (patches, patches.swapaxes(1, 2)):
+        far, wide = offset[REACH + 7 :][:7], np.s_[REACH - 4 : REACH + 5]
+        rise = turned[:, REACH + far, wide] - turned[:, REACH - far, wide]
+        rise = np.asarray(rise / (2 * far[:, None]), np.float32)
+        slopes.append(np.nan_to_num(_quantiles(rise.reshape(len(rise), 7 * 9), 0.5))[:, None])
+    return slopes[0][..., None] * offset[:, None] + slopes[1][..., None] * offset
 
 
-def _first_in_area(places: Indices, area: Bools) -> Bools:
-    """(k,) bool: places (k, 2) that are not in the area (k, w, w) of one before them: several candidates can lead to one spot."""
-    apart = places - places[:, None]
-    before, after = np.nonzero(np.triu((abs(apart) <= REACH).all(axis=2), 1))
-    dx, dy = apart[before, after].T + REACH
-    first = np.ones(len(places), bool)
-    first[after[area[before, dx, dy]]] = False
-    return first
-
-
-def _closed_and_filled(area: Bools, valid: Bools) -> Bools:
-    """(k,) bool: areas of patches (k, w, w) that touch neither the edge nor invalid pixels, and are about as compact as ellipses."""
-    cut = area[:, [0, -1]].any(axis=(1, 2)) | area[:, :, [0, -1]].any(axis=(1, 2)) | (_grown(area) & ~valid).any(axis=(1, 2))
-    place = np.arange(area.shape[1], dtype=np.float64)
-    rows, columns = area.sum(axis=2), area.sum(axis=1)
-    n = np.maximum(rows.sum(axis=1), 1)
-    mean_x, mean_y = rows @ place / n, columns @ place / n
-    # a pixel is a square, not a point: 1/12
-    xx, yy = rows @ place**2 / n - mean_x**2 + 1 / 12, columns @ place**2 / n - mean_y**2 + 1 / 12
-    xy = (area @ place * place).sum(axis=1) / n - mean_x * mean_y
-    filled: Bools = n >= FILLED * 4 * np.pi * np.sqrt(np.maximum(xx * yy - xy**2, 0))
-    return filled & ~cut
-
-
-def _connected_to_middle(above: Bools) -> Bools:
-    """(k, w, w) bool: the part of each patch that is connected with its middle."""
-    middle = above.shape[1] // 2
-    area = np.zeros_like(above)
-    area[:, middle, middle] = above[:, middle, middle]
-    while True:
-        grown = _grown(area)
-        grown &= above
-        if np.array_equal(grown, area):
-            return area
-        area = grown
-
-
-def _by_block(values: Floats, side: int, shape: tuple[int, ...]) -> Floats:
-    """One value a block to one value a pixel of (n_X, n_Y), for blocks of ``side`` pixels."""
-    return values.repeat(side, axis=0)[: shape[0]].repeat(side, axis=1)[:, : shape[1]]
-
-
-def _grown(area: Bools) -> Bools:
-    """One dilation of each patch (k, w, w) with all eight neighbours."""
-    wide = area.copy()
-    wide[:, :, 1:] |= area[:, :, :-1]
-    wide[:, :, :-1] |= area[:, :, 1:]
-    grown = wide.copy()
-    grown[:, 1:] |= wide[:, :-1]
-    grown[:, :-1] |= wide[:, 1:]
-    return grown
-
-
-def _least_of_nine(patches: Floats) -> Floats:
-    """(k, w, w) to (k, w - 2, w - 2): the smallest value of each pixel and its neighbours."""
-    least = np.minimum(np.minimum(patches[:, :-2], patches[:, 1:-1]), patches[:, 2:])
-    return np.minimum(np.minimum(least[:, :, :-2], least[:, :, 1:-1]), least[:, :, 2:])
-
-
-def _patches(image: Floats, x: Indices, y: Indices, side: int) -> Floats:
-    """(k, side, side): what begins at each X and Y, -inf outside."""
-    offset = np.arange(side)
-    return _at(image, x[:, None, None] + offset[:, None], y[:, None, None] + offset)
-
-
-def _at(image: Floats, x: Indices, y: Indices) -> Floats:
-    """The values at pixels; -inf outside."""
-    n_x, n_y = image.shape
-    inside = (x >= 0) & (x < n_x) & (y >= 0) & (y < n_y)
-    return np.where(inside, image[x.clip(0, n_x - 1), y.clip(0, n_y - 1)], np.float32(-np.inf))
+def _is_compact(patches: Floats, half: Floats) -> Bools:
+    """(k,) bool: the area above ``half`` is closed inside the patch, without invalid pixels beside it, and contains its own centre."""
+    outside = np.isnan(patches)
+    outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
+    allowed = outside | (patches > half[:, None, None])
+    area = np.zeros_like(outside)
+    area[:, REACH, REACH] = True
+    for _ in range(REACH):  # a spiral may take more steps, but is no spot
+        for axis in (1, 2):
+            area |= np.roll(area, 1, axis) | np.roll(area, -1, axis)
+        area &= allowed
+    n, place = area.sum(axis=(1, 2)), np.arange(2 * REACH + 1)
+    x, y = (np.rint(area.sum(axis=other) @ place / n).astype(np.int64) for other in (2, 1))
+    return ~(area & outside).any(axis=(1, 2)) & area[np.arange(len(area)), x, y]

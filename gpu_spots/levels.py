@@ -20,6 +20,10 @@ SAMPLE_PIXELS = 1 << 15
 """Pixels that a level is taken from, where there are as many: it is then known to about 1/100 of a pixel's noise."""
 PAIRS = 5
 """Neighbouring frames that the pixel noise is taken from."""
+LARGE_SCATTER = 0.2
+"""Relative scatter of the levels that is worth a warning, even where it is smaller than the noise of a pixel."""
+SIGNIFICANT = 4.0
+"""Such a scatter is that many times the scatter expected from counting statistics."""
 
 
 class LevelSampler:
@@ -32,26 +36,60 @@ class LevelSampler:
         """The rows of a frame that are looked at."""
         self.levels = np.empty(n_frames)
         """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no valid value."""
+        self._shares = np.zeros(n_frames)
+        """(n_frames,) float64: share of the sampled valid pixels above 0. It is a level on photon counters, where most pixels are 0."""
         self._validity = replace(validity, pixels=None if validity.pixels is None else validity.pixels[self.rows])
+        pixels = self._validity.pixels
+        self._n_pixels = max(1, len(range(*self.rows.indices(n_rows))) * n_columns if pixels is None else np.count_nonzero(pixels))
         self._first_of_pairs = sorted({int(i) for i in np.linspace(0, n_frames - 2, PAIRS)}) if n_frames > 1 else []
         self._kept: dict[int, Array] = {}
 
     def see(self, frame: int, rows: Array) -> None:
         """Look at the sampled rows of a frame: (rows, n_Y), counts."""
         self.levels[frame] = frame_level(rows, self._validity)
+        if not self.levels[frame] >= 1:
+            values = rows[_usable(rows, self._validity)]
+            self._shares[frame] = np.count_nonzero(values > 0) / max(1, len(values))
         if frame in self._first_of_pairs or frame - 1 in self._first_of_pairs:
             self._kept[frame] = rows.copy()
 
     def drift_warning(self) -> str | None:
-        """One line if the levels scatter by more than the noise of a pixel, which the methods then take for noise; else None."""
+        """Return one line if the beam drifts so much that masks suffer, else None.
+
+        The levels scatter by more than the noise of a pixel, or by `LARGE_SCATTER`; on a photon counter, the numbers of pixels with counts
+        do.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             scatter, run = float(np.std(self.levels)), float(np.median(self.levels))
             noise = self._pixel_noise()
-        if not (scatter > noise and run > 0):
+        if run < 1:
+            return self._sparse_warning()
+        certain = SIGNIFICANT * noise / np.sqrt(self._n_pixels)
+        if not scatter > min(noise, max(LARGE_SCATTER * run, certain)):
             return None
+        if scatter <= noise:
+            return (
+                f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), expected at most {LARGE_SCATTER:.0%}: masks of "
+                "bright frames have many false spots; --normalise level scales each frame to the run's level first"
+            )
         return (
             f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), more than the {noise:.3g} counts of a pixel's "
             "noise: drift hides weak spots and makes false ones; --normalise level scales each frame to the run's level first"
+        )
+
+    def _sparse_warning(self) -> str | None:
+        """The warning for frames of which most pixels are 0."""
+        run = float(np.median(self._shares))
+        if not run > 0:
+            return None
+        scatter = float(np.std(self._shares)) / run
+        by_chance = np.sqrt((1 - run) / (run * self._n_pixels))
+        if not scatter > max(LARGE_SCATTER, SIGNIFICANT * by_chance):
+            return None
+        return (
+            f"the numbers of pixels with counts scatter by {scatter:.0%} over the frames, expected {by_chance:.1%} by chance: the beam "
+            "drifts, or exposures differ; masks of bright frames have many false spots; --normalise level cannot help below one count a "
+            "pixel: process frames of equal exposure together, or increase -c/--cutoff"
         )
 
     def _pixel_noise(self) -> float:
@@ -101,10 +139,16 @@ def frame_level(rows: Array, validity: Validity) -> float:
 def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     """(n_frames,) int64, in 1/65536: what brings each frame to the median of the levels.
 
-    Raises `InputError` for a frame whose level is not above 0 or more than `LARGEST` times off.
+    Raises `InputError` where the run's level is not above 0, and for a frame whose level is not above 0 or more than `LARGEST` times off.
     """
     known = levels[np.isfinite(levels)]
     run = float(np.median(known)) if len(known) else np.nan
+    if run <= 0:
+        raise InputError(
+            f"{source}: --normalise level: found a level of {run:.4g} counts, the median over the frames, expected more than 0; the level "
+            "is the typical value of a pixel, and frames of which most pixels have no counts, as of photon counters, cannot be scaled by "
+            "it; use --normalise none"
+        )
     ratios = np.divide(run, levels, out=np.full(len(levels), np.nan), where=levels > 0)
     bad = np.flatnonzero(~((ratios <= LARGEST) & (ratios >= 1 / LARGEST)))
     if len(bad):

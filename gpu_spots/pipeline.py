@@ -80,7 +80,7 @@ def find_spots(
 
     Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states, too few frames, no room in memory.
     """
-    n_frames = stack.shape[0]
+    n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
     method = method_of(stack, parameters)
     for warning in method.warnings(n_frames, stack.source):
@@ -112,7 +112,8 @@ def find_spots(
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
-            for message in checks.background_warnings(background, n_frames):
+            n_sampled = method.n_sampled(n_frames)
+            for message in checks.background_warnings(background, n_frames, n_sampled):
                 observer.warn(message)
             outcome = method.outcome(background)
             if outcome and outcome.warning:
@@ -123,8 +124,11 @@ def find_spots(
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
+            sparse, n_good = checks.is_sparse(background), n_pixels - background.validity.n_masked
             del background  # most of it is not needed any more
             table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+    if message := checks.cover_warning(walk.table.covered, n_good, sparse=sparse):
+        observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table, counts)
     return _summary(stack, table, method, outcome, source.factors, source.plan, watch)

@@ -1,6 +1,6 @@
 """What the pipeline asks of those around it: where frames come from, where results go, and who is told how far it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,11 +96,11 @@ class Sink(Protocol):
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
 
-    def write_mask(self, kind: str, index: int, encoded: Any) -> None:
-        """One mask of a ``kind``: raw, filtered (a frame's) or synced; uint8, 0 or 1."""
+    def write_masks(self, kind: str, begin: int, images: Sequence[Any]) -> None:
+        """Consecutive masks of a ``kind``, raw, filtered (a frame's) or synced, from number ``begin`` on; uint8, 0 or 1."""
 
-    def write_labels(self, index: int, n_spots: int, encoded: Any) -> None:
-        """The label image of one mask; uint16, or uint32 where ``n_spots`` asks for it."""
+    def write_labels(self, begin: int, counts: NDArray[np.int32], images: Sequence[Any]) -> None:
+        """Label images of consecutive masks; uint16, or uint32 where ``counts``, the spots of each mask, ask for it."""
 
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
         """Flat indices of the pixels of the next components."""

@@ -161,11 +161,10 @@ class SecondPass:
         """Masks from ``begin`` on, and what was found in them."""
         with self.watch.stage("write"):
             for kind, images in encoded.masks.items():
-                for i, image in enumerate(images):
-                    self.sink.write_mask(kind, begin + i, image)
+                self.sink.write_masks(kind, begin, images)
             if found is not None:
-                for i, image in enumerate(encoded.labels):
-                    self.sink.write_labels(begin + i, int(found.counts[i]), image)
+                if encoded.labels:
+                    self.sink.write_labels(begin, found.counts, encoded.labels)
                 if "pixels" in self.sink.keep:
                     self.sink.write_pixels(found.pixels)
                 self.table.add_components(found)

@@ -41,6 +41,7 @@ class SpotTableBuilder:
         self._ranges: list[NDArray[np.int64]] = []
         self._boxes: list[NDArray[np.int32]] = []
         self._counts: list[NDArray[np.int32]] = []
+        self._covered: list[NDArray[np.int64]] = []
         self._rows: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]] = []
 
     def add_components(self, found: Components) -> None:
@@ -48,6 +49,7 @@ class SpotTableBuilder:
         self._ranges.append(np.stack([found.begin[:-1], found.begin[1:]], axis=1) + self._n_pixels)
         self._boxes.append(found.box)
         self._counts.append(found.counts)
+        self._covered.append(np.diff(found.begin[found.first]))
         self._n_pixels += len(found.pixels)
 
     def add_measurements(self, intensity: NDArray[np.float64], measured: Measurements, mask_of_frame: NDArray[np.int64]) -> None:
@@ -58,6 +60,11 @@ class SpotTableBuilder:
     def counts(self) -> NDArray[np.int32]:
         """(n_masks,) int32: components of each mask so far."""
         return np.concatenate([np.zeros(0, np.int32), *self._counts])
+
+    @property
+    def covered(self) -> NDArray[np.int64]:
+        """(n_masks,) int64: pixels in the components of each mask so far."""
+        return np.concatenate([np.zeros(0, np.int64), *self._covered])
 
     def table(self) -> SpotTable:
         """All spots."""

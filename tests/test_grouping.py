@@ -197,3 +197,10 @@ def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Bac
     assert (found["stats/n_used"] == 8).all()
     assert len(notes.warnings) == 1
     assert "with two blocks -m kruskal can reject none" in notes.warnings[0]
+
+
+@pytest.mark.parametrize("angle", [1.1e12, -1.1e12, 1e30, np.inf, np.nan])
+def test_an_angle_that_is_no_angle_is_refused(angle: float) -> None:
+    with pytest.raises(InputError, match=r"run: lauecollect/angle is .* at frame 1, expected degrees"):
+        grouping.angle_keys({"angle": np.array([1.0, angle])}, 2, "run")
+    assert grouping.angle_keys({"angle": np.array([1e12, -1e12])}, 2, "run").tolist() == [10**15, -(10**15)]

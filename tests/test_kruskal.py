@@ -324,3 +324,15 @@ def test_tiles_threads_and_ways_agree(monkeypatch: pytest.MonkeyPatch, block_of_
             parts = list(pool.map(lambda row: kruskal_moments(frames[:, row : row + 3], block_of_frame, critical, validity), (0, 3, 6)))
         for name in ("kept", "total", "scatter_low", "iqr4", "max", "arg", "dropped"):
             assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(expected, name))
+
+
+@pytest.mark.parametrize("n_frames", [1289, 1292, 2400, 4200])
+def test_squares_of_many_ranks_do_not_overflow(n_frames: int) -> None:
+    """They add up to n^3 / 3, which 31 bits hold up to 1860 values; blocks that are alike are never dropped."""
+    block_of_frame = np.arange(n_frames) % 3
+    frames = np.arange(n_frames, dtype=np.uint16)[:, None, None]
+    moments = kruskal_moments(frames, block_of_frame, critical_values(0.9, 3), Validity())
+    by_block = [np.flatnonzero(block_of_frame == block) for block in range(3)]
+    n_left = len(kruskal_keep([frames[block, 0, 0].tolist() for block in by_block], 0.9))
+    assert moments.dropped is not None
+    assert moments.dropped[0, 0] == 3 - n_left

@@ -136,8 +136,8 @@ def drifting(rms: float) -> np.ndarray:
 def test_drift_above_the_noise_is_warned_of_once(backend: Backend) -> None:
     notes = Notes()
     run(drifting(0.02), Parameters(angles=0), backend, notes=notes)
-    assert [warning for warning in notes.warnings if "--normalise level" in warning] == notes.warnings
-    assert len(notes.warnings) == 1
+    (drift,) = [warning for warning in notes.warnings if "scatter by" in warning]
+    assert "--normalise level" in drift
 
 
 @pytest.mark.parametrize(("rms", "normalise"), [(0.002, "none"), (0.02, "level")])
@@ -145,3 +145,47 @@ def test_no_warning_without_drift_or_where_it_is_taken_out(backend: Backend, rms
     notes = Notes()
     run(drifting(rms), Parameters(angles=0, normalise=normalise), backend, notes=notes)
     assert notes.warnings == []
+
+
+def photons(scatter: float, rate: float = 0.05) -> np.ndarray:
+    """Frames of a photon counter whose exposure scatters, uint16."""
+    rng = np.random.default_rng(6)
+    exposure = rate * np.clip(1 + scatter * rng.standard_normal(40), 0.2, None)
+    return rng.poisson(exposure[:, None, None], (40, 96, 96)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("rate", "remedy"), [(0.05, "increase -c/--cutoff"), (4.0, "--normalise level scales")])
+def test_drift_of_a_photon_counter_is_warned_of(backend: Backend, rate: float, remedy: str) -> None:
+    for scatter, expected in ((0.0, 0), (0.4, 1)):
+        notes = Notes()
+        run(photons(scatter, rate), Parameters(angles=0, cutoff=20), backend, notes=notes)
+        drift = [warning for warning in notes.warnings if "scatter by" in warning]
+        assert len(drift) == expected
+        assert all(remedy in warning for warning in drift)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (8, 8), (64, 64)])
+@pytest.mark.parametrize("rate", [0.01, 0.3, 1.0, 2.0, 50.0])
+def test_counting_statistics_are_no_drift(shape: tuple[int, int], rate: float) -> None:
+    frames = np.random.default_rng(7).poisson(rate, (50, *shape)).astype(np.uint16)
+    sampler = levels.LevelSampler(frames.shape, Validity())
+    for i, frame in enumerate(frames):
+        sampler.see(i, frame[sampler.rows])
+    assert sampler.drift_warning() is None
+
+
+@pytest.mark.parametrize("level", [0, -3])
+def test_a_run_without_counts_cannot_be_normalised(backend: Backend, level: int) -> None:
+    frames = np.full((8, 10, 10), level, np.int16)
+    with pytest.raises(InputError, match=f"frames: --normalise level: found a level of {level} counts, .*use --normalise none"):
+        run(frames, Parameters(angles=0, normalise="level"), backend)
+
+
+@pytest.mark.parametrize("ratio", [levels.LARGEST, 1 / levels.LARGEST])
+def test_the_largest_ratio_is_allowed(ratio: float) -> None:
+    assert levels.factors(np.array([16.0, 16.0, 16.0 / ratio]), "run")[2] == ratio * 65536
+
+
+def test_the_largest_valid_value_has_a_level() -> None:
+    assert levels.frame_level(np.array([[5, 7, 9]], np.uint16), Validity(low=5, high=9)) == 7.0
+    assert levels.frame_level(np.array([[9, 9, 10]], np.uint16), Validity(high=9)) == 9.0

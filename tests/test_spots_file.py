@@ -16,7 +16,7 @@ from gpu_spots import __version__, open_spots
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files.output import NewFile, new_file
 from gpu_spots.files.spots_file import SpotsFile
-from helpers import FullDisk, command, datasets, replaced, series, write_run
+from helpers import FullDisk, chunk_offset, command, datasets, replaced, series, write_run
 
 N, X, Y = 20, 24, 40
 TABLE = {
@@ -372,6 +372,128 @@ def test_what_is_missing_is_a_key_error(paths: dict[str, Path]) -> None:
         for frame in (N, -N - 1):
             with pytest.raises(IndexError, match=rf"frame {frame} of {N}"):
                 found.spots(frame)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda found: found.avg,
+        lambda found: found.info,
+        lambda found: found.columns,
+        lambda found: found.n_spots,
+        lambda found: found.mask(0),
+        lambda found: found.labels(0),
+        lambda found: found.spots(),
+        lambda found: found.pixels(0),
+    ],
+)
+def test_a_closed_file_is_a_value_error(paths: dict[str, Path], read: Callable[[SpotsFile], object]) -> None:
+    found = open_spots(paths["none"])
+    found.close()
+    with pytest.raises(ValueError, match=r"none\.h5: the spots file is closed; open it again with open_spots"):
+        read(found)
+    assert found.n_frames == N
+
+
+def test_what_keep_left_out_is_a_key_error(paths: dict[str, Path], tmp_path: Path) -> None:
+    assert command(paths["run"], "-o", tmp_path / "x.h5", "--keep", "filtered", "--quiet").status == 0
+    with open_spots(tmp_path / "x.h5") as found:
+        assert found.mask(0).shape == (X, Y)
+        assert "pixel_list_BE" not in found.spots()
+        for name, read in (
+            ("masks_raw", lambda: found.mask(0, "raw")),
+            ("masks/labels", lambda: found.labels(0)),
+            ("spots/pixel_list_BE", lambda: found.pixels(0)),
+        ):
+            with pytest.raises(KeyError, match=f"no {name}; --keep and -S"):
+                read()
+
+
+def test_an_index_is_an_integer_in_range(paths: dict[str, Path]) -> None:
+    with open_spots(paths["pairs"]) as found:
+        for read in (found.spots, found.mask, found.labels):
+            for bad in ("6", 1.0):
+                with pytest.raises(TypeError, match=f"frame: found {bad!r}, expected an integer from -{N} to {N - 1}"):
+                    read(bad)  # type: ignore[operator]
+            with pytest.raises(IndexError, match=f"frame {N} of {N}"):
+                read(N)
+        n = found.n_spots
+        for bad in (n, -n - 1):
+            with pytest.raises(IndexError, match=f"spot {bad} of {n}"):
+                found.pixels(bad)
+        assert np.array_equal(found.pixels(-1), found.pixels(n - 1))
+        assert np.array_equal(found.spots(-1)["I"], found.spots(np.int64(N - 1))["I"])
+
+
+TABLES = [path for path in TABLE if path.startswith(("spots/", "frame2")) or path == "masks/counts"] + ["frame2mask", "frame_level"]
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_a_flipped_byte_in_a_table_is_an_error_and_no_number(paths: dict[str, Path], tmp_path: Path, path: str) -> None:
+    damaged = tmp_path / "x.h5"
+    shutil.copy(paths["pairs"], damaged)
+    offset, _ = chunk_offset(damaged, 0, path)
+    content = bytearray(damaged.read_bytes())
+    content[offset + 1] ^= 4
+    damaged.write_bytes(content)
+    with h5py.File(damaged) as file, pytest.raises(OSError, match="filter returned failure"):
+        file[path][...]
+
+    def read() -> None:
+        with open_spots(damaged) as found:
+            found.spots()
+            found.labels(0)
+            found.pixels(0)
+
+    if path in ("masks/counts", "frame_level"):
+        return  # SpotsFile does not read these
+    with pytest.raises(InputError, match=rf"x\.h5: {path} cannot be read: .*; the file is damaged"):
+        read()
+
+
+@pytest.mark.parametrize("path", ["stats/avg", "masks_filtered", "masks/labels"])
+def test_damaged_images_are_input_errors(paths: dict[str, Path], tmp_path: Path, path: str) -> None:
+    damaged = tmp_path / "x.h5"
+    shutil.copy(paths["pairs"], damaged)
+    offset, size = chunk_offset(damaged, 0, path)
+    content = bytearray(damaged.read_bytes())
+    content[offset : offset + size] = bytes(size)
+    damaged.write_bytes(content)
+    with open_spots(damaged) as found, pytest.raises(InputError, match=rf"x\.h5: {path} cannot be read"):
+        (found.avg, found.mask(0), found.labels(0))
+
+
+def test_a_missing_table_is_an_input_error(paths: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(paths["none"], tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["spots/box"], file["info"]
+    with open_spots(tmp_path / "x.h5") as found:
+        with pytest.raises(InputError, match=r"x\.h5: not a spots file, it has no dataset spots/box"):
+            found.spots()
+        with pytest.raises(InputError, match=r"x\.h5: not a spots file, it has no group info"):
+            found.info  # noqa: B018
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+@pytest.mark.parametrize("sync", ["none", "pairs"])
+def test_small_frames_share_chunks(tmp_path: Path, compression: str, sync: str) -> None:
+    """1000 frames of 3 x 5 pixels in few chunks, equal to those of the same frames between other pixels, in chunks of their own."""
+    frames = np.random.default_rng(1).poisson(50, (1000, 3, 5)).astype(np.uint16)
+    wide = np.zeros((1000, 70, 70), np.uint16)
+    wide[:, :3, :5] = frames
+    found = {}
+    for name, stack in (("small", frames), ("wide", wide)):
+        path = write_run(tmp_path / f"{name}__mccd.h5", frames=stack)
+        assert command(path, "-e", 0, "-d", 0, "-C", compression, "-S", sync, "--batch", 7, "--quiet").status == 0
+        found[name] = h5py.File(tmp_path / f"{name}__spots.h5")
+    with found["small"] as small, found["wide"] as large:
+        assert small["spots/I"].shape[0] > 100
+        names = ["masks_raw", "masks_filtered", "masks/labels"] + (["masks_synced"] if sync == "pairs" else [])
+        for name in names:
+            assert small[name].id.get_num_chunks() == 1
+            assert small[name].dtype == large[name].dtype
+            assert np.array_equal(small[name], large[name][:, :3, :5])
+            assert large[name].chunks[0] == 1
 
 
 def test_a_file_that_is_no_spots_file_is_refused(paths: dict[str, Path], tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ class Trimmed:
         """Return the attributes that the group ``info`` has of the method."""
         return {"n_removed": self._n_removed(n_frames)}
 
+    def n_sampled(self, n_frames: int) -> int:
+        """Return the number of values in the sample of a pixel whose values are all valid."""
+        return n_frames - self._n_removed(n_frames)
+
     def _n_removed(self, n_frames: int) -> int:
         """Return the values dropped from a pixel whose values are all valid."""
         return n_frames * self.percent // 100
@@ -141,6 +145,10 @@ class KruskalWallis:
         """Return the attributes that the group ``info`` has of the method."""
         sizes = np.bincount(self.block_of_frame)
         return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
+
+    def n_sampled(self, n_frames: int) -> int:
+        """Return the number of values in the sample of a pixel that keeps all blocks."""
+        return n_frames
 
 
 Method = Trimmed | KruskalWallis

@@ -1,7 +1,9 @@
 """The spots file: statistics, masks, labels and the table of spots, written and read."""
 
 import itertools
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -25,6 +27,10 @@ from gpu_spots.parameters import STACK_NAMES
 STRIP = 128
 """Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
 PIXELS_IN_CHUNK = 1 << 16
+ROWS_IN_CHUNK = 1 << 13
+"""Rows of a table in a chunk, each with a checksum."""
+SMALL_IMAGE = 1 << 12
+"""Images of at most this many pixels share chunks and are written together: an HDF5 call for each would take most of the time."""
 
 STACKS = frozenset(STACK_NAMES)
 
@@ -123,13 +129,14 @@ class SpotsWriter:
         self._filters = filters
         self._counts = "counts"
         self._images: dict[str, ImageWriter] = {}
-        self._compresses = filters.get("compression") == "gzip"
+        self._is_small = self._shape[0] * self._shape[1] <= SMALL_IMAGE
+        self._compresses = filters.get("compression") == "gzip" and not self._is_small
         if "pixels" in keep:
             self._create_pixel_list(np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64)
 
     @_writes
     def _create_pixel_list(self, dtype: type[np.integer[Any]]) -> None:
-        self._create("spots/pixel_list", (0,), dtype, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,))
+        self._create("spots/pixel_list", (0,), dtype, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,), fletcher32=True)
 
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
@@ -173,10 +180,10 @@ class SpotsWriter:
     @_writes
     def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
         """The frames' levels, and their scales where they were scaled."""
-        self._create("frame_level", frame_levels.shape, np.float64)[...] = frame_levels
+        self._create_table("frame_level", frame_levels)
         if factors is not None:
             self._counts = "scaled counts"
-            self._create("frame_scale", factors.shape, np.float64)[...] = factors / 2**FACTOR_BITS
+            self._create_table("frame_scale", factors / 2**FACTOR_BITS)
 
     def encode(self, image: Callable[[], Array]) -> "Encoded":
         """Compress an image here, in any thread, if that can be done outside of HDF5; else it is made when it is written."""
@@ -193,20 +200,46 @@ class SpotsWriter:
             dataset.attrs["units"] = self._counts
         self._write_image(ImageWriter(dataset), None, encoded)
 
-    @_writes
-    def write_mask(self, kind: str, index: int, encoded: "Encoded") -> None:
-        """One mask of a kind: raw, filtered or synced."""
+    def write_masks(self, kind: str, begin: int, images: Sequence["Encoded"]) -> None:
+        """The masks of a kind (raw, filtered or synced) from number ``begin`` on."""
         path = f"masks_{kind}"
-        self._write_image(self._images.get(path) or self._begin_images(path, self._n_masks[kind], np.uint8), index, encoded)
+        self._write_images(path, self._n_masks[kind], np.uint8, begin, images)
+
+    def write_labels(self, begin: int, counts: NDArray[np.int32], images: Sequence["Encoded"]) -> None:
+        """The labels of masks from number ``begin`` on; the dataset is widened once a mask has more spots than 16 bits can number.
+
+        Args:
+            begin: number of the first mask.
+            counts: (k,) int32: spots of each mask.
+            images: (k) label images.
+        """
+        path = "masks/labels"
+        n_masks = self._n_masks.get("synced", self._n_masks["filtered"])
+        wide = np.flatnonzero(counts > np.iinfo(np.uint16).max)
+        if len(wide) and (path not in self._images or self._images[path].dtype == np.uint16):
+            first = int(wide[0])
+            self._write_images(path, n_masks, np.uint16, begin, images[:first])
+            self._widen(path, begin + first)
+            begin, images = begin + first, images[first:]
+        self._write_images(path, n_masks, np.uint16, begin, images)
+
+    def _write_images(self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]) -> None:
+        """Write consecutive images; signals wait for one large image, or for all small ones."""
+        if self._is_small:
+            self._write_small_images(path, n, dtype, begin, images)
+            return
+        for i, image in enumerate(images):
+            self._write_one_image(path, n, dtype, begin + i, image)
 
     @_writes
-    def write_labels(self, index: int, n_spots: int, encoded: "Encoded") -> None:
-        """The labels of one mask; all are made wider once a mask has more spots than 16 bits can number."""
-        path = "masks/labels"
-        images = self._images.get(path) or self._begin_images(path, self._n_masks.get("synced", self._n_masks["filtered"]), np.uint16)
-        if n_spots > np.iinfo(images.dtype).max:
-            images = self._widen(path, index)
-        self._write_image(images, index, encoded)
+    def _write_small_images(self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]) -> None:
+        writer = self._images.get(path) or self._begin_images(path, n, dtype)
+        if images:
+            writer.dataset[begin : begin + len(images)] = np.stack([image.image() for image in images])
+
+    @_writes
+    def _write_one_image(self, path: str, n: int, dtype: Any, index: int, image: "Encoded") -> None:
+        self._write_image(self._images.get(path) or self._begin_images(path, n, dtype), index, image)
 
     @_writes
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
@@ -219,13 +252,13 @@ class SpotsWriter:
     @_writes
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table, and what leads to its rows."""
-        self._create("masks/counts", counts.shape, counts.dtype)[...] = counts
+        self._create_table("masks/counts", counts)
         for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload", "frame2mask", "frame2spotsBE"):
             values = getattr(table, name)
             if values is None or (name == "pixel_list_BE" and "pixels" not in self.keep):
                 continue
             path = name if name in DESCRIPTIONS else f"spots/{name}"
-            self._create(path, values.shape, values.dtype)[...] = values
+            self._create_table(path, values)
         for path, target in LINKS.items():
             if target in self._file:
                 self._file[path] = h5py.SoftLink(target)
@@ -235,15 +268,18 @@ class SpotsWriter:
         images = self._images[path] = ImageWriter(self._create_image(path, (n, *self._shape), dtype))
         return images
 
-    def _widen(self, path: str, n_written: int) -> ImageWriter:
+    @_writes
+    def _widen(self, path: str, n_written: int) -> None:
         """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
+        if path not in self._images:
+            self._begin_images(path, self._n_masks.get("synced", self._n_masks["filtered"]), np.uint32)
+            return
         narrow, images = path + "_uint16", self._images.pop(path).dataset
         self._file.move(path, narrow)
         wide = self._begin_images(path, len(images), np.uint32)
         for i in range(n_written):
             wide.dataset[i] = images[i]
         del self._file[narrow]
-        return wide
 
     def _write_image(self, images: ImageWriter, index: int | None, encoded: "Encoded") -> None:
         """Image ``index`` of a dataset, None for its only one. Labels that were made wider since are compressed by HDF5."""
@@ -254,8 +290,16 @@ class SpotsWriter:
 
     def _create_image(self, path: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
         rows, columns = shape[-2:]
-        chunks = (1,) * (len(shape) - 2) + (min(STRIP, rows), columns)
+        chunks: tuple[int, ...] = (min(STRIP, rows), columns)
+        if len(shape) == 3:
+            in_chunk = min(shape[0], PIXELS_IN_CHUNK // (rows * columns)) if self._is_small else 1
+            chunks = (in_chunk, rows if self._is_small else chunks[0], columns)
         return self._create(path, shape, dtype, chunks=chunks, **self._filters)
+
+    def _create_table(self, path: str, values: Array) -> None:
+        """Write a dataset of one value or row a spot, mask or frame, with a checksum that HDF5 verifies when it reads."""
+        options = {"chunks": (min(ROWS_IN_CHUNK, len(values)), *values.shape[1:]), "fletcher32": True} if len(values) else {}
+        self._create(path, values.shape, values.dtype, **options)[...] = values
 
     def _create(self, path: str, shape: tuple[int, ...], dtype: Any, **options: Any) -> h5py.Dataset:
         dataset = self._file.create_dataset(path, shape, dtype, **options)
@@ -282,17 +326,15 @@ def memory_file() -> h5py.File:
 
 
 class SpotsFile:
-    """The results of a run. Arrays are read when they are asked for; use it as a context manager, or call `close`."""
+    """The results of a run. Arrays are read when they are asked for; use it as a context manager, or call `close`.
+
+    Everything that reads raises `InputError` where the file is damaged and ValueError where it is closed.
+    """
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
-        try:
-            ranges = file.get("frame2spotsBE")
-            if not isinstance(ranges, h5py.Dataset):
-                raise InputError(f"{file.filename}: not a spots file, it has no dataset frame2spotsBE")
-            self._ranges = ranges[...]
-        except (KeyError, OSError, RuntimeError) as error:
-            raise InputError(f"{file.filename}: frame2spotsBE cannot be read: {hdf5_reason(error)}") from error
+        self._name: str = file.filename
+        self._ranges = self._read("frame2spotsBE")
 
     def __enter__(self) -> "SpotsFile":
         """The results themselves."""
@@ -307,75 +349,155 @@ class SpotsFile:
         self._file.close()
 
     def __repr__(self) -> str:
-        """In words."""
+        """Return the name and the numbers of frames and spots."""
         if not self._file:
             return "<SpotsFile, closed>"
-        return f"<SpotsFile {self._file.filename!r}: {self.n_frames} frames, {self.n_spots} spots>"
+        return f"<SpotsFile {self._name!r}: {self.n_frames} frames, {self.n_spots} spots>"
 
-    avg = property(lambda self: self._stat("avg"), doc="(n_X, n_Y) float32, counts: average of the background sample.")
-    std = property(lambda self: self._stat("std"), doc="(n_X, n_Y) float32, counts: its standard deviation.")
-    iqr = property(lambda self: self._stat("iqr"), doc="(n_X, n_Y) float32, counts: its interquartile range.")
-    max = property(lambda self: self._stat("max"), doc="(n_X, n_Y), the frames' type, counts: maximum over all frames.")
-    arg = property(lambda self: self._stat("arg"), doc="(n_X, n_Y) int32: the first frame that has the maximum.")
-    threshold = property(lambda self: self._stat("threshold"), doc="(n_X, n_Y), counts: a value stands out if it is at least this.")
+    @property
+    def avg(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: average of the background sample."""
+        return self._read("stats/avg")
 
-    def _stat(self, name: str) -> Array:
-        return np.asarray(self._file[f"stats/{name}"][...])
+    @property
+    def std(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: standard deviation of the background sample."""
+        return self._read("stats/std")
+
+    @property
+    def iqr(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: interquartile range of the background sample."""
+        return self._read("stats/iqr")
+
+    @property
+    def max(self) -> Array:
+        """(n_X, n_Y), the frames' type, counts: maximum over all frames."""
+        return self._read("stats/max")
+
+    @property
+    def arg(self) -> NDArray[np.int32]:
+        """(n_X, n_Y) int32: index of the first frame that has the maximum."""
+        return self._read("stats/arg")
+
+    @property
+    def threshold(self) -> Array:
+        """(n_X, n_Y), counts: smallest value of a pixel in the raw mask; int32, int64 or float64 as the file format says."""
+        return self._read("stats/threshold")
 
     @property
     def info(self) -> dict[str, Any]:
-        """Every option's value, and what is known of the run."""
-        return dict(self._file["info"].attrs)
+        """Every option's value, and how the file was made."""
+        with self._reading("info"):
+            return dict(self._found("info", h5py.Group).attrs)
 
     @property
     def columns(self) -> dict[str, Array]:
         """The run's metadata: one value a frame (group lauecollect)."""
-        group = self._file.get(lauecollect.GROUP, {})
-        return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
+        with self._reading(lauecollect.GROUP):
+            group = self._file.get(lauecollect.GROUP, {})
+            return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
 
     @property
     def n_frames(self) -> int:
-        """Frames of the run."""
+        """Number of frames of the run."""
         return len(self._ranges)
 
     @property
     def n_spots(self) -> int:
-        """Spots on all frames."""
-        return int(self._file["spots/I"].shape[0])
+        """Number of spots on all frames."""
+        with self._reading("spots/I"):
+            return len(self._found("spots/I", h5py.Dataset))
 
     def mask(self, frame: int, kind: str = "filtered") -> NDArray[np.bool_]:
-        """(n_X, n_Y) bool: the mask of a frame; ``kind`` is raw, filtered or synced. Raises KeyError for a kind that the file lacks."""
-        path = f"masks_{kind}"
-        if path not in self._file:
-            raise KeyError(f"no {path} in {self._file.filename}")
-        index = self._mask_of(frame) if kind == "synced" else self._checked(frame)
-        return np.asarray(self._file[path][index]).astype(bool)
+        """Return the mask of a frame, (n_X, n_Y) bool.
+
+        Args:
+            frame: index of the frame; negative indices count from the end.
+            kind: raw, filtered or synced.
+
+        Raises:
+            KeyError: the file does not have masks of this kind.
+            IndexError: there is no such frame.
+            TypeError: ``frame`` is not an integer.
+        """
+        self._check_kept(f"masks_{kind}")
+        index = self._mask_of(frame) if kind == "synced" else self._checked(frame, self.n_frames, "frame")
+        return self._read(f"masks_{kind}", index).astype(bool)
 
     def labels(self, frame: int) -> Array:
-        """(n_X, n_Y) uint16 or uint32: the label of every pixel in the mask that the frame's spots come from; 0: no spot."""
-        return np.asarray(self._file["masks/labels"][self._mask_of(frame)])
+        """Return the labels of the mask that the frame's spots come from, (n_X, n_Y) uint16 or uint32; 0: no spot.
+
+        Raises KeyError where the file has no labels, and IndexError and TypeError as `mask`.
+        """
+        self._check_kept("masks/labels")
+        return self._read("masks/labels", self._mask_of(frame))
 
     def spots(self, frame: int | None = None) -> dict[str, Array]:
-        """The table of a frame's spots, or of all: ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask``, ``pixel_list_BE``, ``overload``.
+        """Return the table of a frame's spots, or of all: one row a spot, types and units as the file format says.
 
-        One row a spot; types and units as the file format says. ``overload`` is left out where it is not known which values are saturated.
+        The columns are ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask``, and, where the file has them, ``pixel_list_BE`` and
+        ``overload``.
+
+        Raises IndexError and TypeError as `mask`.
         """
-        begin, end = (0, self.n_spots) if frame is None else self._ranges[self._checked(frame)]
-        names = ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload")
-        return {name: self._file[f"spots/{name}"][begin:end] for name in names if f"spots/{name}" in self._file}
+        begin, end = (0, self.n_spots) if frame is None else self._ranges[self._checked(frame, self.n_frames, "frame")]
+        optional = [name for name in ("pixel_list_BE", "overload") if self._has(f"spots/{name}")]
+        return {name: self._read(f"spots/{name}", slice(begin, end)) for name in ("I", "XY", "box", "frame", "label", "mask", *optional)}
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
-        """(p, 2) int64: X and Y of every pixel of a spot, given by its row in the whole table."""
-        begin, end = self._file["spots/pixel_list_BE"][spot]
-        return np.stack(np.divmod(self._file["spots/pixel_list"][begin:end].astype(np.int64), self._file["stats/avg"].shape[1]), axis=1)
+        """Return X and Y of every pixel of a spot, (p, 2) int64; ``spot`` is its row in the whole table.
 
-    def _checked(self, frame: int) -> int:
-        if not -self.n_frames <= frame < self.n_frames:
-            raise IndexError(f"frame {frame} of {self.n_frames}")
-        return frame % self.n_frames
+        Raises KeyError where the file has no pixels, IndexError where there is no such spot, and TypeError.
+        """
+        self._check_kept("spots/pixel_list_BE")
+        begin, end = self._read("spots/pixel_list_BE", self._checked(spot, self.n_spots, "spot"))
+        flat = self._read("spots/pixel_list", slice(begin, end)).astype(np.int64)
+        with self._reading("stats/avg"):
+            n_columns = self._found("stats/avg", h5py.Dataset).shape[1]
+        return np.stack(np.divmod(flat, n_columns), axis=1)
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Turn what h5py raises into errors that name the file and the dataset."""
+        if not self._file:
+            raise ValueError(f"{self._name}: the spots file is closed; open it again with open_spots")
+        try:
+            yield
+        except (KeyError, OSError, RuntimeError) as error:
+            raise InputError(f"{self._name}: {path} cannot be read: {hdf5_reason(error)}; the file is damaged") from error
+
+    def _found(self, path: str, kind: type[h5py.Dataset] | type[h5py.Group]) -> Any:
+        item = self._file.get(path)
+        if not isinstance(item, kind):
+            raise InputError(f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}")
+        return item
+
+    def _read(self, path: str, where: Any = ...) -> Array:
+        """Read a dataset, or the part ``where`` of it."""
+        with self._reading(path):
+            return np.asarray(self._found(path, h5py.Dataset)[where])
+
+    def _has(self, path: str) -> bool:
+        with self._reading(path):
+            return path in self._file
+
+    def _check_kept(self, path: str) -> None:
+        """Raise KeyError for a stack that the file does not have."""
+        if not self._has(path):
+            raise KeyError(f"{self._name}: no {path}; --keep and -S say which stacks a file has")
+
+    def _checked(self, index: int, n: int, what: str) -> int:
+        """Return an index from 0 to n - 1."""
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise TypeError(f"{what}: found {index!r}, expected an integer from {-n} to {n - 1}") from None
+        if not -n <= index < n:
+            raise IndexError(f"{what} {index} of {n}: expected an index from {-n} to {n - 1}")
+        return index % n
 
     def _mask_of(self, frame: int) -> int:
-        return int(self._file["frame2mask"][self._checked(frame)])
+        return int(self._read("frame2mask", self._checked(frame, self.n_frames, "frame")))
 
 
 def open_spots(path: str | Path) -> SpotsFile:
