@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import FAILURES, groups_in, members, text_of, why_broken
+from gpu_spots.files.tree import FAILURES, groups_in, member, members, text_of, why_broken
 from gpu_spots.model import Array
 
 NEXUS_BAD = 0xFFFF
@@ -136,7 +136,7 @@ def _detectors(file: h5py.File, top: str) -> Iterator[tuple[str, h5py.Group]]:
 
 
 def _mask_shape(detector: h5py.Group) -> tuple[int, ...] | None:
-    item = detector.get("pixel_mask", detector.get("detectorSpecific/pixel_mask"))
+    item = member(detector, "pixel_mask") or member(detector, "detectorSpecific/pixel_mask")
     return item.shape if isinstance(item, h5py.Dataset) else None
 
 
@@ -144,7 +144,7 @@ def _is_there(file: h5py.File, path: str, wanted: bool) -> bool:
     """Whether a mask is there. Raises `InputError` where it is wanted and a link to it leads nowhere: to do without it is to be chosen."""
     if wanted and (why := why_broken(file, path)):
         raise InputError(f"{file.filename}: no mask {path}: {why}; --no-file-mask does without")
-    return isinstance(file.get(path), h5py.Dataset)
+    return isinstance(member(file, path), h5py.Dataset)
 
 
 def _nexus_good(file: h5py.File, path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -167,7 +167,7 @@ def _cxi_detectors(file: h5py.File, layout: Layout) -> Iterator[tuple[str, str, 
     for name, instrument in groups_in(file[top]):
         if name.startswith("instrument"):
             for inner, detector in groups_in(instrument):
-                data = detector.get("data")
+                data = member(detector, "data")
                 if data is not None and data.id == layout.parts[0].dataset.id:
                     yield top, name, inner
 
@@ -218,7 +218,7 @@ def _is_counting(file: h5py.File, layout: Layout, place: str, detector: h5py.Gro
     """
     words = place.rpartition("/")[2].lower()
     for name in ("description", "type", "model", "name", "local_name", "detector_information/model", "detector_information/type"):
-        item = detector.get(name)
+        item = member(detector, name)
         if isinstance(item, h5py.Dataset) and item.shape in ((), (1,)) and item.dtype.kind in "SO":
             words += f" {_text(item).lower()}"
     make = next((make for make in MAKERS if make in words), "")
@@ -268,7 +268,7 @@ def _sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
 
 def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
     """A number; None where there is none, or NaN. Raises `InputError` for anything else."""
-    item = detector.get(name)
+    item = member(detector, name)
     if item is None and (why := why_broken(detector.file, f"{place}/{name}")):
         raise InputError(f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without")
     if not isinstance(item, h5py.Dataset) or item.shape is None:

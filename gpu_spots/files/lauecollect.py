@@ -7,6 +7,7 @@ import h5py
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.tree import item_at, member
 from gpu_spots.grouping import Columns
 from gpu_spots.model import Array
 
@@ -21,9 +22,9 @@ def read_columns(file: h5py.File) -> Columns:
     Raises `InputError` where one is there and cannot be read. Lengths and values are checked by those who use them, as not every run
     needs every column.
     """
-    if GROUP not in file:
+    if member(file, GROUP) is None:
         return {}
-    group = _open(file, GROUP)
+    group = item_at(file, GROUP)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{file.filename}: {GROUP} is a dataset, expected a group of columns")
     columns = {}
@@ -31,7 +32,7 @@ def read_columns(file: h5py.File) -> Columns:
         if name not in group:
             continue
         path = f"{GROUP}/{name}"
-        column = _open(file, path)
+        column = item_at(file, path)
         if not isinstance(column, h5py.Dataset):
             raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
         try:
@@ -75,21 +76,3 @@ def write_comments(file: h5py.File, comments: Sequence[str]) -> None:
     if comments:
         text = "\n".join(comments).encode(errors="backslashreplace")
         file.require_group(GROUP).attrs["comments"] = text[:MAX_ATTRIBUTE].decode(errors="ignore")
-
-
-def link_of(file: h5py.File, path: str) -> str | None:
-    """In words, the link that stands at ``path``; None for what is no soft or external link."""
-    try:
-        link = file.get(path, getlink=True)
-    except (KeyError, OSError, RuntimeError, ValueError):
-        return None
-    if isinstance(link, h5py.ExternalLink):
-        return f"a link to {link.path} in the file {link.filename}, which cannot be opened"
-    return f"a link to {link.path}, which leads nowhere" if isinstance(link, h5py.SoftLink) else None
-
-
-def _open(file: h5py.File, path: str) -> h5py.HLObject:
-    try:
-        return file[path]
-    except (KeyError, OSError, RuntimeError) as error:
-        raise InputError(f"{file.filename}: {path} cannot be opened: {link_of(file, path) or hdf5_reason(error)}") from error

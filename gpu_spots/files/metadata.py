@@ -11,7 +11,7 @@ from gpu_spots.files import lauecollect
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, text_of
+from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, member, text_of
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
@@ -38,7 +38,7 @@ def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: Input
     columns = dict(read_columns := lauecollect.read_columns(file))
     origin = {name: f"{lauecollect.GROUP}/{name}" for name in read_columns}
     missing: dict[str, str] = {}
-    if lauecollect.GROUP not in file and layout.kind != "LaueUtil":
+    if member(file, lauecollect.GROUP) is None and layout.kind != "LaueUtil":
         for name, find in (("angle", _find_angles), ("laser_on", _find_states)):
             place, found = find(file, layout, n_frames)
             if found is None:
@@ -176,7 +176,7 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
         name = first.decode(errors="replace") if isinstance(first, bytes) else first
         if not isinstance(name, str) or name in ("", "."):
             continue
-        signal = group.get(text_of(group.attrs, "signal") or ".")
+        signal = member(group, text_of(group.attrs, "signal") or ".")
         if place == own or (signal is not None and signal.id == layout.parts[0].dataset.id):
             return f"{place}/{name}"
     return None
