@@ -12,7 +12,17 @@ import h5py
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import FAILURES, absolute, allow_open_files, broken_links_below, datasets_below, groups_in, item_at, member, text_of
+from gpu_spots.files.tree import (
+    FAILURES,
+    absolute,
+    allow_open_files,
+    broken_links_below,
+    datasets_below,
+    groups_in,
+    item_at,
+    member,
+    text_of,
+)
 
 LAUEUTIL = "frames"
 DEPTH = 12

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import h5py
 
-from gpu_spots.errors import InputError
 from gpu_spots.files.paths import require_regular_file
 
 LINK_PREFIX = "HDF5_EXT_PREFIX"

@@ -123,7 +123,7 @@ def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
 def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
     """Return what is at a path below a group; None for a link that leads nowhere, or to a named pipe or the like."""
     try:
-        link = group.get(path, getlink=True) if "/" not in path and not _is_hard(group, path) else None
+        link = group.get(path, getlink=True) if "/" not in path and not is_hard(group, path) else None
         if isinstance(link, h5py.ExternalLink):
             linked_file(group, link)
         elif link is not None or "/" in path:
@@ -133,7 +133,8 @@ def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
         return None
 
 
-def _is_hard(group: h5py.Group, name: str) -> bool:
+def is_hard(group: h5py.Group, name: str) -> bool:
+    """Return whether a name of a group is no soft or external link. Raises KeyError where there is no such name."""
     return group.id.links.get_info(name.encode(errors="surrogateescape")).type == h5py.h5l.TYPE_HARD
 
 
