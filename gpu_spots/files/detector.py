@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import FAILURES, groups_in, member, members, text_of, why_broken
+from gpu_spots.files.tree import FAILURES, groups_in, item_at, member, members, text_of, why_broken
+from gpu_spots.files.virtual import read_values, require_complete
 from gpu_spots.model import Array
 
 NEXUS_BAD = 0xFFFF
@@ -176,20 +177,25 @@ def _cxi_good(file: h5py.File, path: str, shape: tuple[int, int], len_frames: in
     """A mask for each frame masks a pixel that is bad on any of them."""
     item = file[path]
     if isinstance(item, h5py.Dataset) and item.shape == (len_frames, *shape) and item.dtype.kind in "iu":
+        source = f"{file.filename}: the mask {path}"
+        require_complete(item, source)
         good = np.ones(shape, bool)
-        for index in range(len_frames):
-            good &= good_of_cxi(_image(file, path, index))
+        try:
+            for index in range(len_frames):
+                good &= good_of_cxi(item[index])
+        except FAILURES as error:
+            raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
         return good
     values = _image(file, path)
     _check_mask(file, path, values, shape)
     return good_of_cxi(values)
 
 
-def _image(file: h5py.File, path: str, index: int | None = None) -> Array:
-    try:
-        return np.asarray(file[path][() if index is None else index])
-    except FAILURES as error:
-        raise InputError(f"{file.filename}: the mask {path} cannot be read: {hdf5_reason(error)}") from error
+def _image(file: h5py.File, path: str) -> Array:
+    item = item_at(file, path)
+    if not isinstance(item, h5py.Dataset):
+        raise InputError(f"{file.filename}: the mask {path} is a group, expected a dataset")
+    return read_values(item, f"{file.filename}: the mask {path}")
 
 
 def _check_mask(file: h5py.File, path: str, values: Array, shape: tuple[int, int]) -> None:
@@ -230,7 +236,7 @@ def _is_counting(file: h5py.File, layout: Layout, place: str, detector: h5py.Gro
 
 
 def _text(item: h5py.Dataset) -> str:
-    value = np.asarray(item[()]).reshape(-1)[0]
+    value = read_values(item, f"{item.file.filename}: {item.name}").reshape(-1)[0]
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
@@ -273,10 +279,7 @@ def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
         raise InputError(f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without")
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    try:
-        values = np.asarray(item[()]).reshape(-1)
-    except FAILURES as error:
-        raise InputError(f"{detector.file.filename}: {place}/{name} cannot be read: {hdf5_reason(error)}") from error
+    values = read_values(item, f"{detector.file.filename}: {place}/{name}").reshape(-1)
     if values.dtype.kind not in "iuf" or values.size != 1:
         raise InputError(
             f"{detector.file.filename}: {place}/{name} is {'text' if item.dtype.kind in 'SO' else item.dtype} {item.shape}, "

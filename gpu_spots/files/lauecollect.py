@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import h5py
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import item_at, member
+from gpu_spots.files.virtual import read_values
 from gpu_spots.grouping import Columns
 from gpu_spots.model import Array
 
@@ -35,10 +35,7 @@ def read_columns(file: h5py.File) -> Columns:
         column = item_at(file, path)
         if not isinstance(column, h5py.Dataset):
             raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
-        try:
-            columns[name] = column[()]
-        except (OSError, RuntimeError, TypeError) as error:
-            raise InputError(f"{file.filename}: {path} cannot be read: {hdf5_reason(error)}") from error
+        columns[name] = read_values(column, f"{file.filename}: {path}")
     return columns
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
-from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, member, text_of
+from gpu_spots.files.tree import absolute, broken_links_below, datasets_below, groups_in, item_at, member, text_of
+from gpu_spots.files.virtual import read_values
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
@@ -86,14 +86,7 @@ def _one_a_frame(file: h5py.File, path: str, n_frames: int) -> Array:
         raise InputError(f"{file.filename}: {path} is a group, expected a dataset of one value a frame")
     if item.shape != (n_frames,):
         raise InputError(f"{file.filename}: {path} has shape {item.shape}, expected one value for each of the {n_frames} frames")
-    return _values(item, path)
-
-
-def _values(dataset: h5py.Dataset, path: str) -> Array:
-    try:
-        return np.asarray(dataset[()])
-    except FAILURES as error:
-        raise InputError(f"{dataset.file.filename}: {path} cannot be read: {hdf5_reason(error)}") from error
+    return read_values(item, f"{file.filename}: {path}")
 
 
 def _find_angles(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, Array | None]:
@@ -107,7 +100,7 @@ def _find_angles(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, A
         if dataset.shape != (n_frames,):
             others.append(f"{path} {dataset.shape}")
         else:  # of one name, the best place
-            fitting.setdefault(path.rpartition("/")[2].lower(), (path, _values(dataset, path)))
+            fitting.setdefault(path.rpartition("/")[2].lower(), (path, read_values(dataset, f"{file.filename}: {path}")))
     varying = [found for found in fitting.values() if len(np.unique(_rounded(found[1]))) > 1]
     if varying:
         (first, values), *rest = varying
@@ -126,7 +119,7 @@ def _find_states(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, A
     """The place and the values of the laser states; or why there are none, and None."""
     for path, dataset in _called(file, layout, STATES):
         if dataset.shape == (n_frames,) and dataset.dtype.kind in "iufbSO":
-            values = _values(dataset, path)
+            values = read_values(dataset, f"{file.filename}: {path}")
             texts = {value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values.tolist()}
             if {text.strip().lower() for text in texts} <= WORDS:  # laser may as well be an energy
                 return path, values

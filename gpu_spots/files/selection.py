@@ -1,11 +1,12 @@
 """Selections of dataspaces as products of one set of indices for each dimension, and what they cover.
 
-The mapping of a virtual dataset selects hyperslabs: of each dimension ``count`` runs of ``block`` indices,
+The mapping of a virtual dataset selects hyperslabs: of each dimension ``n`` runs of ``block`` indices,
 ``stride`` apart. So a mapping of 10 000 frames is one product, whatever the size of the frames.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -16,15 +17,14 @@ MAX_CELLS = 2**27
 """Cells of a table of frames and patterns that is made to find what is not covered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Indices of one dimension: ``count`` runs of ``block`` indices, which begin ``stride`` apart."""
+class Runs(NamedTuple):
+    """Indices of one dimension: ``n`` runs of ``block`` indices, which begin ``stride`` apart."""
 
     start: int
     """First index."""
     stride: int
     """Distance from the beginning of one run to that of the next."""
-    count: int
+    n: int
     """Number of runs; `UNLIMITED`: as many as there are."""
     block: int
     """Indices of a run; `UNLIMITED`: as many as there are."""
@@ -32,22 +32,22 @@ class Runs:
     @property
     def is_unlimited(self) -> bool:
         """Whether they go on as far as the dataset does."""
-        return UNLIMITED in (self.count, self.block)
+        return UNLIMITED in (self.n, self.block)
 
     @property
     def size(self) -> int:
         """Number of indices."""
-        return self.count * self.block
+        return self.n * self.block
 
     @property
     def end(self) -> int:
         """One after the last index."""
-        return self.start + (self.count - 1) * self.stride + self.block
+        return self.start + (self.n - 1) * self.stride + self.block
 
     @property
     def is_interval(self) -> bool:
         """Whether no index between the first and the last is left out."""
-        return self.count == 1 or self.stride == self.block
+        return self.n == 1 or self.stride == self.block
 
     def at(self, i: int) -> int:
         """Return index number ``i``."""
@@ -78,7 +78,7 @@ class Runs:
         """Set the flags, (n,) bool, of all indices."""
         if self.is_interval:
             flags[self.start : self.end] = True
-        elif self.block <= self.count:
+        elif self.block <= self.n:
             for i in range(self.start, self.start + self.block):
                 flags[i : self.end : self.stride] = True
         else:
@@ -89,7 +89,7 @@ class Runs:
         """Return (k,) int64: where runs begin, and where they end."""
         if self.is_interval:
             return np.array([self.start, self.end])
-        begins = self.start + self.stride * np.arange(self.count)
+        begins = self.start + self.stride * np.arange(self.n)
         return np.concatenate([begins, begins + self.block])
 
 
@@ -104,19 +104,20 @@ def whole(shape: Sequence[int]) -> Product:
 
 def products(space: h5py.h5s.SpaceID) -> list[Product] | None:
     """Return a selection as products; None where it is everything, whatever the size of the dataset."""
-    if space.get_select_type() == h5py.h5s.SEL_ALL:
+    kind = space.get_select_type()
+    if kind == h5py.h5s.SEL_ALL:
         return None
-    if space.get_select_type() == h5py.h5s.SEL_NONE:
+    if kind == h5py.h5s.SEL_NONE:
         return []
     if space.is_regular_hyperslab():
-        return [tuple(Runs(*map(int, one)) for one in zip(*space.get_regular_hyperslab(), strict=True))]
+        return [tuple(map(Runs, *space.get_regular_hyperslab()))]
     boxes = space.get_select_hyper_blocklist()
     return [tuple(Runs(int(low), 1, 1, int(high) - int(low) + 1) for low, high in zip(*box, strict=True)) for box in boxes]
 
 
 def size_of(selection: Sequence[Product]) -> int:
     """Return the number of elements of products that do not overlap."""
-    return sum(int(np.prod([runs.size for runs in product], dtype=object)) for product in selection)
+    return sum(math.prod(runs.n * runs.block for runs in product) for product in selection)
 
 
 def first_uncovered(shape: Sequence[int], selection: Sequence[Product]) -> tuple[int, ...] | None:
@@ -167,7 +168,7 @@ def _uncovered_in_frame(shape: Sequence[int], patterns: Sequence[Product]) -> tu
         found = np.concatenate([[0, length], *(pattern[i].edges() for pattern in patterns)])
         edges.append(np.unique(found[found <= length]))
     lengths = [len(one) - 1 for one in edges]
-    if np.prod(lengths, dtype=object) > MAX_CELLS:
+    if math.prod(lengths) > MAX_CELLS:
         raise ValueError(f"{len(patterns)} parts of a frame are mapped")
     covered = np.zeros(lengths, bool)
     for pattern in patterns:

@@ -5,13 +5,14 @@ through any number of virtual datasets and links. Virtual datasets that are whol
 other are then read from those by all threads, which HDF5 cannot do.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from gpu_spots.files.links import VIRTUAL_PREFIX, find_file, require_followable
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.selection import UNLIMITED, Product, Runs, first_uncovered, products, size_of, whole
 from gpu_spots.files.tree import FAILURES, allow_open_files, is_hard, why_broken
+from gpu_spots.model import Array
 
 SAME_FILE = "."
 """Name of the file itself in the mapping of a virtual dataset."""
@@ -60,7 +62,17 @@ def require_complete(dataset: h5py.Dataset, source: str) -> Origin:
         raise InputError(f"{source}: {error}") from None
     except FAILURES as error:
         raise InputError(f"{source}: cannot be read: {hdf5_reason(error)}") from error
-    return Origin(tuple(search.files), search.types)
+    types = {dtype.newbyteorder("="): name for dtype, name in search.types.items()}
+    return Origin(tuple(search.files), types)
+
+
+def read_values(dataset: h5py.Dataset, source: str) -> Array:
+    """Return all values of a dataset. Raises `InputError` where it cannot be read, or as `require_complete`."""
+    require_complete(dataset, source)
+    try:
+        return np.asarray(dataset[()])
+    except FAILURES as error:
+        raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
 
 
 class _Incomplete(Exception):
@@ -71,8 +83,7 @@ class _Incomplete(Exception):
         super().__init__(f"{where}: {why}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Mapping:
+class _Mapping(NamedTuple):
     """What a virtual dataset has from one source."""
 
     file: str
@@ -98,19 +109,21 @@ class _Search:
         """The virtual datasets that are being looked through, each a source of the one before."""
         self._complete: set[tuple[Any, ...]] = set()
 
-    def check(self, dataset: h5py.h5d.DatasetID, file: h5py.File, name: str) -> None:
-        """Raise `_Incomplete` where values of the dataset are stored nowhere."""
+    def check(self, dataset: h5py.h5d.DatasetID, file: h5py.File, name: str) -> bool:
+        """Raise `_Incomplete` where values of the dataset are elsewhere and missing; return whether they are elsewhere."""
         created = dataset.get_create_plist()
         if created.get_layout() == h5py.h5d.VIRTUAL:
             self._check_virtual(h5py.Dataset(dataset), file)
-            return
+            return True
         if created.get_nfilters():
             require_filters(dataset, name)
-        if created.get_external_count():
-            self.files |= dict.fromkeys(_external_files(h5py.Dataset(dataset)))
-        dtype = dataset.dtype.newbyteorder("=")
+        dtype = dataset.dtype
         if dtype not in self.types:
             self.types[dtype] = name
+        if created.get_external_count():
+            self.files |= dict.fromkeys(_external_files(h5py.Dataset(dataset)))
+            return True
+        return False
 
     def _check_virtual(self, dataset: h5py.Dataset, file: h5py.File) -> None:
         key = _identity(dataset.id, file)
@@ -126,9 +139,9 @@ class _Search:
             by_file.setdefault(mapping.file, {}).setdefault(mapping.dataset, []).append(mapping)
         for by_dataset in by_file.values():
             with self._opened(file, next(iter(by_dataset.values()))[0], prefix) as other:
-                groups: dict[str, h5py.Group] = {}
+                source_file = _SourceFile(other, other.filename, h5py.h5o.get_info(other.id).fileno, {})
                 for mapped in by_dataset.values():
-                    covered += self._check_source(other, mapped, groups)
+                    covered += self._check_source(source_file, mapped)
         try:
             hole = first_uncovered(dataset.shape, covered)
         except ValueError as error:
@@ -163,36 +176,56 @@ class _Search:
         with other:
             yield other
 
-    def _check_source(self, file: h5py.File, mapped: Sequence[_Mapping], groups: dict[str, h5py.Group]) -> list[Product]:
+    def _check_source(self, file: "_SourceFile", mapped: Sequence[_Mapping]) -> list[Product]:
         """Check the dataset of some mappings; return which parts of the virtual dataset it covers."""
         frame, path = mapped[0].frame, mapped[0].dataset
-        words = f"its source {file.filename}: {path}"
+        name = f"{file.name}: {path}"
         try:
-            dataset = _open_dataset(file, path, groups)
+            dataset = file.open(path)
         except (*FAILURES, InputError) as error:
-            why = why_broken(file, path) or (str(error) if isinstance(error, InputError) else "there is no such dataset")
-            raise _Incomplete(frame, f"{words}: {why}") from None
+            known = str(error) if isinstance(error, InputError) else "there is no such dataset"
+            raise _Incomplete(frame, f"its source {name}: {why_broken(file.file, path) or known}") from None
         if not isinstance(dataset, h5py.h5d.DatasetID):
-            raise _Incomplete(frame, f"{words} is a group, expected a dataset")
-        # through an external link it is in another file
-        owner = file
-        if h5py.h5o.get_info(dataset).fileno != h5py.h5o.get_info(file.id).fileno:
+            raise _Incomplete(frame, f"its source {name} is a group, expected a dataset")
+        owner = file.file
+        if h5py.h5o.get_info(dataset).fileno != file.number:  # through an external link
             owner = h5py.Dataset(dataset).file
             self.files[Path(owner.filename)] = None
         try:
-            self.check(dataset, owner, f"{file.filename}: {path}")
+            is_elsewhere = self.check(dataset, owner, name)
         except _Incomplete as error:
-            raise _Incomplete(frame, f"{words}: {error}") from None
+            raise _Incomplete(frame, f"its source {name}: {error}") from None
+        is_written = is_elsewhere or dataset.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED
         covered = []
         shape = dataset.shape
-        is_virtual = dataset.get_create_plist().get_layout() == h5py.h5d.VIRTUAL
-        is_written = is_virtual or dataset.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED
         for mapping in mapped:
-            target, taken = _fitted(mapping, shape, words)
+            target, taken = _fitted(mapping, shape, f"its source {name}")
             covered += target
             if not is_written:
-                _check_written(h5py.Dataset(dataset), mapping, target, taken, words)
+                _check_written(h5py.Dataset(dataset), mapping, target, taken, f"its source {name}")
         return covered
+
+
+class _SourceFile(NamedTuple):
+    """The file of some sources."""
+
+    file: h5py.File
+    name: str
+    number: int
+    """HDF5's number of it."""
+    groups: dict[str, h5py.Group]
+    """Those that have been opened."""
+
+    def open(self, path: str) -> Any:
+        """Return what is at a path. Raises `InputError` for a link to a named pipe or the like."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self.groups:
+            require_followable(self.file, f"/{folder}")
+            self.groups[folder] = self.file[f"/{folder}"]
+        group = self.groups[folder]
+        if not is_hard(group, name):
+            require_followable(group, name)
+        return h5py.h5o.open(group.id, name.encode(errors="surrogateescape"))
 
 
 def _identity(dataset: h5py.h5d.DatasetID, file: h5py.File) -> tuple[Any, ...]:
@@ -215,13 +248,13 @@ def _mappings(dataset: h5py.Dataset) -> Iterator[_Mapping]:
         if _has_number(mapping.file) or _has_number(mapping.dataset):
             yield from _numbered(dataset, mapping)
         else:
-            yield replace(mapping, file=_named(mapping.file), dataset=_named(mapping.dataset))
+            yield mapping._replace(file=_named(mapping.file), dataset=_named(mapping.dataset))
 
 
 def _numbered(dataset: h5py.Dataset, mapping: _Mapping) -> Iterator[_Mapping]:
     """A mapping for each of the numbers that a pattern stands for, as many as the dataset is long."""
     frames, *rest = mapping.target[0]
-    if frames.count != UNLIMITED or frames.block == UNLIMITED or any(runs.is_unlimited for runs in rest):
+    if frames.n != UNLIMITED or frames.block == UNLIMITED or any(runs.is_unlimited for runs in rest):
         raise _Incomplete(None, f"the pattern {mapping.file}: {mapping.dataset} is not mapped frame by frame")
     number = 0
     while frames.start + number * frames.stride < len(dataset):
@@ -248,17 +281,6 @@ def _named(name: str, number: int = 0) -> str:
     return "%".join(part.replace(NUMBER, str(number)) for part in name.split("%%"))
 
 
-def _open_dataset(file: h5py.File, path: str, groups: dict[str, h5py.Group]) -> Any:
-    """What is at a path, and no link to a named pipe or the like; ``groups`` has those that were opened before."""
-    folder, _, name = path.rpartition("/")
-    if folder not in groups:
-        require_followable(file, f"/{folder}")
-        groups[folder] = file[f"/{folder}"]
-    if not is_hard(groups[folder], name):
-        require_followable(groups[folder], name)
-    return h5py.h5o.open(groups[folder].id, name.encode(errors="surrogateescape"))
-
-
 def _fitted(mapping: _Mapping, shape: tuple[int, ...], words: str) -> tuple[list[Product], list[Product]]:
     """Where a mapping goes and what it takes, without anything unlimited. Raises `_Incomplete` where the source is too small."""
     target, taken = mapping.target, mapping.source
@@ -268,9 +290,10 @@ def _fitted(mapping: _Mapping, shape: tuple[int, ...], words: str) -> tuple[list
         raise _Incomplete(mapping.frame, f"{words} has shape {shape}, expected {len(taken[0])} dimensions")
     if any(runs.is_unlimited for product in (*target, *taken) for runs in product):
         target, taken = _limited(mapping, target[0], taken[0], shape)
-    needed = tuple(max(product[i].end for product in taken) for i in range(len(shape))) if taken else ()
-    if any(end > length for end, length in zip(needed, shape, strict=bool(needed))):
-        raise _Incomplete(mapping.frame, f"{words} has shape {shape}, expected at least {needed}")
+    for product in taken:
+        if any(runs.end > length for runs, length in zip(product, shape, strict=True)):
+            needed = tuple(runs.end for runs in product)
+            raise _Incomplete(mapping.frame, f"{words} has shape {shape}, expected at least {needed}")
     if size_of(target) != size_of(taken):
         raise _Incomplete(mapping.frame, f"{words} has shape {shape}: {size_of(taken)} values, expected {size_of(target)}")
     return target, taken
@@ -290,7 +313,7 @@ def _limited(mapping: _Mapping, target: Product, taken: Product, shape: tuple[in
 
 def _check_written(dataset: h5py.Dataset, mapping: _Mapping, target: list[Product], taken: list[Product], words: str) -> None:
     """Raise `_Incomplete` where a part of what is taken was never written; compact datasets always are."""
-    if dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT or dataset.external:
+    if dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
         return
     chunks = ChunkMap.of(dataset)
     if chunks is None:
@@ -316,7 +339,7 @@ def _touched(runs: Runs, step: int) -> Any:
 def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
     """The raw files of a dataset. Raises `_Incomplete` where one is missing or too short."""
     prefix = os.fsdecode(dataset.id.get_access_plist().get_efile_prefix())
-    n_left = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
+    n_left = math.prod(dataset.shape) * dataset.dtype.itemsize
     for name, begin, size in dataset.external:
         path = Path(prefix, os.fsdecode(name))
         n_bytes = n_left if size == UNLIMITED else min(size, n_left)
