@@ -1,7 +1,9 @@
 """What a file says of its detector: which pixels are bad, which values count, and at which value it saturates (NeXus, DECTRIS, CXI)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -22,6 +24,8 @@ CXI_BAD = 0x0001 | 0x0004 | 0x0008 | 0x0010 | 0x0040 | 0x0080 | 0x0100 | 0x0200 
 
 Not saturated (0x2), in a peak (0x20, 0x2000), corrected (0x800, 0x4000): such pixels can be used.
 """
+EIGER_DATA = re.compile(r"(.+)_data_\d{6}\.h5")
+"""Names of EIGER data files; the first part is that of the master file."""
 MAKERS = ("eiger", "pilatus", "dectris", "jungfrau", "mythen", "selun")
 """Detectors that mark pixels without a value by a value of their own."""
 
@@ -48,6 +52,8 @@ class DetectorFacts:
     """What says so."""
     unused_mask: str = ""
     """A dataset that may be a mask, and does not say what marks a good pixel."""
+    note: str = ""
+    """What the user should know of the range of valid values."""
 
 
 def detector_facts(
@@ -79,6 +85,8 @@ def detector_facts(
         bounds = _bounds(place, detector, dtype, _is_counting(file, layout, place, detector))
     elif with_bounds and layout.kind == "DECTRIS":
         bounds = _sentinels(dtype, "")
+    elif with_bounds and dtype.kind == "u" and is_eiger_data(layout):
+        bounds = _eiger_data(Path(layout.parts[0].dataset.file.filename), dtype)
     names = ("pixel_mask", "detectorSpecific/pixel_mask") if detector is not None else ()
     mask_place = next((f"{place}/{name}" for name in names if _is_there(file, f"{place}/{name}", with_mask)), "")
     mask = _nexus_good(file, mask_place, shape) if mask_place and with_mask else None
@@ -270,6 +278,27 @@ def _sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
         smallest = int(np.iinfo(dtype).min)
         return {"low": smallest + 1, "low_from": f"{smallest} marks pixels without a value"}
     return {}
+
+
+def is_eiger_data(layout: Layout) -> bool:
+    """Return whether the frames are those of an EIGER data file, which was opened without its master file."""
+    frames = layout.parts[0].dataset
+    is_named_so = EIGER_DATA.fullmatch(Path(frames.file.filename).name) is not None
+    return layout.path == "/entry/data/data" and (is_named_so or "image_nr_low" in frames.attrs)
+
+
+def _eiger_data(path: Path, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The fields of `DetectorFacts` that bound the values of an EIGER data file."""
+    largest = int(np.iinfo(dtype).max)
+    named = EIGER_DATA.fullmatch(path.name)
+    master = path.with_name(f"{named[1]}_master.h5") if named else path
+    remedy = f"give {master} instead" if named and master.exists() else "give the master file instead"
+    return {
+        "high": largest - 1,
+        "high_from": f"{largest} marks pixels without a value in EIGER data files",
+        "note": f"is an EIGER data file without its master file, which has the pixel mask and the angles; {remedy} if "
+        f"you have it; {largest} is taken as invalid, --valid-range none lets it count",
+    }
 
 
 def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:

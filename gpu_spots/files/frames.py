@@ -18,6 +18,7 @@ from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout, Part, recognise
 from gpu_spots.files.metadata import given_to_frames_in_memory, read_metadata
 from gpu_spots.files.paths import require_regular_file
+from gpu_spots.files.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.tree import FAILURES
 from gpu_spots.files.validity import Limits, limits
 from gpu_spots.files.virtual import Origin, require_complete, sources_in_order
@@ -196,6 +197,8 @@ def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[
     path, options = Path(path), options or InputOptions()
     with open_hdf5(path) as file, ExitStack() as opened:
         try:
+            if not options.frames_path and is_spots_file(file):
+                raise InputError(why_no_run(file))
             layout = recognise(file, options.frames_path)
             origins = [_origin(part, f"{path}: {part.path}") for part in layout.parts]
             dtype = _type_of_all(path, layout, origins)
