@@ -245,9 +245,9 @@ def _described(
 
 def _origin(part: Part, source: str) -> Origin:
     """Where the frames of a part come from. Raises `InputError` where they are no frames, or some are missing."""
-    _check_shape(part.dataset.shape, source)
     if not part.dataset.is_virtual:
         _check_type(part.dataset.dtype, source)
+    _check_shape(part.dataset.shape, source)
     return require_complete(part.dataset, source)
 
 

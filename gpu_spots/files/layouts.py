@@ -94,7 +94,7 @@ Stack = tuple[Part, ...]
 
 
 def _laueutil(file: h5py.File) -> Iterator[Stack]:
-    if member(file, LAUEUTIL) is not None:
+    if LAUEUTIL in file:  # or a link that leads nowhere
         yield (_dataset(file, LAUEUTIL),)
 
 

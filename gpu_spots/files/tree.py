@@ -128,7 +128,7 @@ def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
             linked_file(group, link)
         elif link is not None or "/" in path:
             require_followable(group, path)
-        return group.get(path)
+        return group[path]
     except (*FAILURES, InputError):
         return None
 
@@ -167,7 +167,7 @@ def broken_links_below(group: h5py.Group, path: str, depth: int) -> Iterator[tup
         deeper = []
         for base, parent in level:
             for name in parent:
-                why = why_broken(group.file, f"{base}/{name}")
+                why = None if is_hard(parent, name) else why_broken(group.file, f"{base}/{name}")
                 if why is not None:
                     yield f"{base}/{name}", why
             for name, item in groups_in(parent):
