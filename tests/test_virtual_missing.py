@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_run
+from gpu_spots.files.virtual import require_complete
 from helpers import process, refuses
 from layouts_data import N_FRAMES, SHAPE, frames_of, write_dectris
 
@@ -200,6 +202,40 @@ def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
     assert problem(write_mapped(tmp_path / "b.h5", first, second, third)).endswith(
         "frame 12 cannot be read: no source is mapped to a part of it; it begins at 23, 39 in the frame"
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((2**40, *SHAPE), "its mapping is too large to be checked: 1 different parts of 1099511627776 frames"),
+        ((20, 2**40, 40), "frame 0 cannot be read: no source is mapped to a part of it; it begins at 24, 0"),
+        ((2**22, 2**31, 2**31), "expected less than 2^60 values"),
+    ],
+)
+def test_shapes_that_fit_no_memory(shape: tuple[int, int, int], words: str, tmp_path: Path) -> None:
+    write_parts(tmp_path, 0)
+    first = space(shape, (0, 0, 0), block=WHOLE)
+    assert words in problem(write_mapped(tmp_path / "run.h5", (first, "part0.h5", "x", everything()), shape=shape))
+
+
+def test_many_sources_are_checked_quickly(tmp_path: Path) -> None:
+    """The check of 10 000 mappings, listing included, takes no more than six times as long as h5py takes to list them."""
+    n = 10_000
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["x"] = np.ones((n, 2, 3), "u2")
+    layout = h5py.VirtualLayout((n, 2, 3), "u2")
+    source = h5py.VirtualSource("part.h5", "x", (n, 2, 3))
+    for i in range(n):
+        layout[i] = source[n - 1 - i]
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_virtual_dataset("frames", layout)
+    with h5py.File(tmp_path / "run.h5") as file:
+        began = time.process_time()
+        file["frames"].virtual_sources()
+        listed = time.process_time()
+        require_complete(file["frames"], "run.h5")
+        checked = time.process_time()
+    assert checked - listed < 6 * (listed - began)
 
 
 def test_modules_of_a_detector(tmp_path: Path) -> None:

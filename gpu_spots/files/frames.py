@@ -316,6 +316,8 @@ def _check_shape(shape: tuple[int, ...] | None, source: str) -> None:
         raise InputError(f"{source} has shape {shape}, expected three dimensions: frames, X, Y")
     if 0 in shape:
         raise InputError(f"{source} has shape {shape}, expected at least one frame, row and column")
+    if math.prod(shape) >= 2**60:
+        raise InputError(f"{source} has shape {shape}, expected less than 2^60 values")
 
 
 def _type_name(dtype: np.dtype[Any]) -> str:

@@ -1,5 +1,6 @@
 """How a stack lies in its file: where its chunks are, which were never written, and whether it can be read without HDF5."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ Position = tuple[int, int, int]
 """Frame, X and Y."""
 GZIP = h5py.h5z.FILTER_DEFLATE
 SHUFFLE = h5py.h5z.FILTER_SHUFFLE
+MAX_CHUNKS = 1 << 24
+"""Chunks of a dataset, at most: 250 of each of as many frames as there can be."""
 DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
 """Filters that are undone here, in the order in which they were applied."""
 
@@ -63,13 +66,19 @@ class ChunkMap:
     def of(cls, dataset: h5py.Dataset) -> "ChunkMap | None":
         """The map of a dataset (n, n_X, n_Y), made in one pass; None where it has no chunks, or HDF5 is too old to list them.
 
-        Raises OSError or RuntimeError where the file is damaged.
+        Raises OSError or RuntimeError where the file is damaged, `InputError` where there are too many.
         """
         if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):
             return None
+        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+        if math.prod(grid) > MAX_CHUNKS:
+            raise InputError(
+                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape {dataset.shape}, "
+                f"chunks of {dataset.chunks}), of which {dataset.id.get_num_chunks()} are written; "
+                f"expected at most {MAX_CHUNKS}"
+            )
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
-        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
         found = cls(dataset.chunks, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.uint32))
         if chunks:
             at = tuple(np.array([chunk.chunk_offset for chunk in chunks], np.int64).T // np.reshape(dataset.chunks, (-1, 1)))
@@ -85,10 +94,11 @@ class ChunkMap:
     def unwritten(self, begin: int, end: int) -> Position | None:
         """Frame, X and Y at which the first chunk of some frames begins that was never written; None where there is none."""
         first = begin // self.chunk[0]
-        holes = np.argwhere(self.begin[first : -(-end // self.chunk[0])] < 0)
-        if not len(holes):
+        is_hole = self.begin[first : -(-end // self.chunk[0])] < 0
+        if not is_hole.any():
             return None
-        frame, x, y = (int(i) * step for i, step in zip(holes[0], self.chunk, strict=True))
+        place = is_hole.argmax()
+        frame, x, y = (int(i) * step for i, step in zip(np.unravel_index(place, is_hole.shape), self.chunk, strict=True))
         return max(first * self.chunk[0] + frame, begin), x, y
 
 

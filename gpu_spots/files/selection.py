@@ -85,10 +85,18 @@ class Runs(NamedTuple):
             for i in range(self.start, self.end, self.stride):
                 flags[i : i + self.block] = True
 
+    def has(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return (k,) bool: which of some indices, (k,) int64, are among these."""
+        distance = indices - self.start
+        inside = (distance >= 0) & (indices < self.end)
+        return inside if self.is_interval else inside & (distance % self.stride < self.block)
+
     def edges(self) -> NDArray[np.int64]:
-        """Return (k,) int64: where runs begin, and where they end."""
+        """Return (k,) int64: where runs begin, and where they end. Raises ValueError for too many runs."""
         if self.is_interval:
             return np.array([self.start, self.end])
+        if self.n > MAX_CELLS:
+            raise ValueError(f"{self.n} parts of a frame are mapped")
         begins = self.start + self.stride * np.arange(self.n)
         return np.concatenate([begins, begins + self.block])
 
@@ -172,9 +180,6 @@ def _uncovered_in_frame(shape: Sequence[int], patterns: Sequence[Product]) -> tu
         raise ValueError(f"{len(patterns)} parts of a frame are mapped")
     covered = np.zeros(lengths, bool)
     for pattern in patterns:
-        flags = [np.zeros(length, bool) for length in shape]
-        for runs, flag in zip(pattern, flags, strict=True):
-            runs.mark(flag)
-        covered[np.ix_(*(flag[edge[:-1]] for flag, edge in zip(flags, edges, strict=True)))] = True
+        covered[np.ix_(*(runs.has(edge[:-1]) for runs, edge in zip(pattern, edges, strict=True)))] = True
     holes = np.argwhere(~covered)
     return tuple(int(edge[i]) for edge, i in zip(edges, holes[0], strict=True)) if len(holes) else None

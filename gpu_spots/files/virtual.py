@@ -21,7 +21,7 @@ from gpu_spots.errors import InputError
 from gpu_spots.files.layout import ChunkMap, hdf5_reason, require_filters, why_not_direct
 from gpu_spots.files.links import VIRTUAL_PREFIX, find_file, require_followable
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.selection import UNLIMITED, Product, Runs, first_uncovered, products, size_of, whole
+from gpu_spots.files.selection import MAX_CELLS, UNLIMITED, Product, Runs, first_uncovered, products, size_of, whole
 from gpu_spots.files.tree import FAILURES, allow_open_files, is_hard, why_broken
 from gpu_spots.model import Array
 
@@ -145,7 +145,7 @@ class _Search:
         try:
             hole = first_uncovered(dataset.shape, covered)
         except ValueError as error:
-            raise _Incomplete(None, f"its mapping is too intricate: {error}") from None
+            raise _Incomplete(None, f"its mapping is too large to be checked: {error}") from None
         if hole is not None:
             rest = f"; it begins at {', '.join(map(str, hole[1:]))} in the frame" if any(hole[1:]) else ""
             raise _Incomplete(hole[0], f"no source is mapped to {'a part of ' * bool(rest)}it{rest}")
@@ -331,6 +331,10 @@ def _check_written(dataset: h5py.Dataset, mapping: _Mapping, target: list[Produc
 
 def _touched(runs: Runs, step: int) -> Any:
     """Numbers of the chunks, of ``step`` indices each, that have some of the indices."""
+    if runs.is_interval:
+        return np.arange(runs.start // step, (runs.end - 1) // step + 1)
+    if runs.end > MAX_CELLS:
+        raise _Incomplete(None, f"its mapping is too large to be checked: {runs.n} parts of a source are mapped")
     flags = np.zeros(runs.end, bool)
     runs.mark(flags)
     return np.unique(np.flatnonzero(flags) // step)
