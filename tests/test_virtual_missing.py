@@ -463,7 +463,7 @@ def test_raw_files_of_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "device"])
-@pytest.mark.parametrize("where", ["virtual", "link", "link of a source", "raw", "itself"])
+@pytest.mark.parametrize("where", ["virtual", "virtual without limit", "link", "link of a source", "raw", "itself"])
 def test_what_is_no_file_is_not_opened(kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To open a named pipe would block."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
@@ -471,6 +471,9 @@ def test_what_is_no_file_is_not_opened(kind: str, where: str, tmp_path: Path, mo
     bad = tmp_path / "bad.h5"
     if where == "virtual":
         write_mapped(path, (everything(), "bad.h5", "x", everything()))
+    elif where == "virtual without limit":
+        target = space(WHOLE, (0, 0, 0), (UNLIMITED, 1, 1), (1, *SHAPE), (1, *SHAPE))
+        write_mapped(path, (target, "bad.h5", "x", target))
     elif where == "link":
         with h5py.File(path, "w") as file:
             file["frames"] = h5py.ExternalLink("bad.h5", "x")

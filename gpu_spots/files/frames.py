@@ -208,8 +208,8 @@ def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[
                     # sources that are read themselves are not in other files
                     others = origin.files if piece is part.dataset else ()
                     readers.append(opened.enter_context(FrameReader(piece, dtype, others)))
-            others = [other for origin in origins for other in origin.files]
-            stack = _described(file, layout, dtype, readers, others, options)
+            all_others = [other for origin in origins for other in origin.files]
+            stack = _described(file, layout, dtype, readers, all_others, options)
         except FAILURES as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
         yield stack

@@ -23,6 +23,7 @@ from gpu_spots.files.tree import (
     member,
     text_of,
 )
+from gpu_spots.files.virtual import require_regular_sources
 
 LAUEUTIL = "frames"
 DEPTH = 12
@@ -258,6 +259,7 @@ def _dataset(file: h5py.File, path: str) -> Part:
     if not isinstance(item, h5py.Dataset):
         kind = "group" if isinstance(item, h5py.Group) else "type"
         raise InputError(f"{file.filename}: {path} is a {kind}, expected the dataset of the frames")
+    require_regular_sources(item)
     return Part(absolute(path), item)
 
 
@@ -289,7 +291,10 @@ def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
 
 
 def _is_stack(item: h5py.HLObject) -> bool:
-    return isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype.kind in "uif"
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "uif":
+        return False
+    require_regular_sources(item)
+    return item.ndim == 3
 
 
 def _different(stacks: Iterator[Stack]) -> list[Stack]:

@@ -75,6 +75,24 @@ def read_values(dataset: h5py.Dataset, source: str) -> Array:
         raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
 
 
+def require_regular_sources(dataset: h5py.Dataset) -> None:
+    """Raise `InputError` where a source file of a virtual dataset is a named pipe, a device or the like.
+
+    To be called before its shape is asked for: HDF5 opens the sources of a mapping without limit then.
+    """
+    if not dataset.is_virtual:
+        return
+    prefix = os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix())
+    names = {_named(mapped.file_name) for mapped in dataset.virtual_sources()} - {SAME_FILE}
+    for name in names:
+        path = find_file(Path(dataset.file.filename), name, VIRTUAL_PREFIX, prefix)
+        if path is not None:
+            try:
+                require_regular_file(path, "an HDF5 file")
+            except InputError as error:
+                raise InputError(f"{dataset.file.filename}: {dataset.name}: its source file {error}") from None
+
+
 class _Incomplete(Exception):
     """Some values of a dataset are stored nowhere: the number of the frame, None for all of them, and why."""
 
@@ -306,9 +324,11 @@ def _limited(mapping: _Mapping, target: Product, taken: Product, shape: tuple[in
     if len(to) != 1 or len(from_) != 1:
         raise _Incomplete(mapping.frame, f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both datasets")
     size = taken[from_[0]].size_below(shape[from_[0]])
-    return tuple(
-        [(*product[:i], runs, *product[i + 1 :]) for runs in product[i].first(size)] for product, i in ((target, to[0]), (taken, from_[0]))
-    )
+
+    def first(product: Product, i: int) -> list[Product]:
+        return [(*product[:i], runs, *product[i + 1 :]) for runs in product[i].first(size)]
+
+    return first(target, to[0]), first(taken, from_[0])
 
 
 def _check_written(dataset: h5py.Dataset, mapping: _Mapping, target: list[Product], taken: list[Product], words: str) -> None:
