@@ -159,8 +159,9 @@ def _called(
 def _broken(file: h5py.File, layout: Layout, names: tuple[str, ...]) -> str | None:
     """A link that leads nowhere in the place of a dataset with one of these names, in words."""
     top = layout.parts[0].path.split("/")[1] if layout.is_nexus else ""
-    links = broken_links_below(file[top] if top else file, absolute(top), DEPTH) if not top or isinstance(file[top], h5py.Group) else ()
-    return next((why for path, why in links if path.rpartition("/")[2].lower() in names), None)
+    group = file[top] if top else file
+    links = broken_links_below(group, absolute(top), DEPTH, names) if isinstance(group, h5py.Group) else ()
+    return next((why for _, why in links), None)
 
 
 def _first_axis(file: h5py.File, layout: Layout) -> str | None:

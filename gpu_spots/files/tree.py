@@ -1,7 +1,7 @@
 """What stands in an HDF5 file: opening by path, with an error that says which link leads nowhere, and walking through groups."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import h5py
@@ -159,15 +159,20 @@ def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[s
         level = deeper
 
 
-def broken_links_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, str]]:
-    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is."""
+def broken_links_below(group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is.
+
+    With ``names``, in lower case, only links that are called so are looked at.
+    """
     seen: set[Any] = {group.id}
     level = [(path.rstrip("/"), group)]
     for _ in range(depth):
         deeper = []
         for base, parent in level:
             for name in parent:
-                why = None if is_hard(parent, name) else why_broken(group.file, f"{base}/{name}")
+                if (names is not None and name.lower() not in names) or is_hard(parent, name):
+                    continue
+                why = why_broken(group.file, f"{base}/{name}")
                 if why is not None:
                     yield f"{base}/{name}", why
             for name, item in groups_in(parent):
