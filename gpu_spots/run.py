@@ -90,7 +90,7 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
     for note in stack.notes:
         job.observer.warn(note)
     if isinstance(stack, FileStack):
-        writer.copy_lauecollect(stack.file)
+        writer.copy_lauecollect(stack.file, job.observer.warn)
     if isinstance(stack, ImageStack):
         writer.write_images(stack.images)
     else:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,14 +202,14 @@ def test_virtual_with_a_file_missing(tmp_path: Path) -> None:
     (tmp_path / "frame3.h5").unlink()
     with (
         h5py.File(tmp_path / "run.h5") as file,
-        pytest.raises(InputError, match=r"frame 3 cannot be read: frame3\.h5, .* is missing"),
+        pytest.raises(InputError, match=r"frame 3 cannot be read: its source file frame3\.h5 \(dataset image\) is missing"),
     ):
         FrameReader(file["frames"])
 
 
 def test_virtual_with_a_frame_missing(tmp_path: Path) -> None:
     virtual(tmp_path / "run.h5", range(4))
-    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match="frame 4 cannot be read: no file should hold it"):
+    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match="frame 4 cannot be read: no source is mapped to it"):
         FrameReader(file["frames"])
 
 
@@ -382,6 +383,44 @@ def test_chunks_of_the_wrong_length(stored: bytes, why: str, library: str, open_
 
 def test_what_follows_the_compressed_data_is_ignored(library: str) -> None:
     assert codecs.inflate(zlib.compress(b"spots") + b"more", 5) == b"spots"
+
+
+def test_a_size_beyond_the_end_of_the_file_asks_for_no_memory(
+    open_run: Callable[..., FrameReader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One damaged byte can make a chunk of 2 GB."""
+    path = tmp_path / "run.h5"
+    make(path, frames_of(), chunks=(1, 21, 34), compression="gzip")
+    size = chunks_of(path)[2].size
+    content = path.read_bytes()
+    key = struct.pack("<II4Q", size, 0, 2, 0, 0, 0)
+    assert content.count(key) == 1
+    path.write_bytes(content.replace(key, struct.pack("<II4Q", size | 0x7F000000, 0, 2, 0, 0, 0)))
+    reader = open_run(path)
+    asked: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, n, begin: asked.append(n) or pread(file, n, begin))
+    into = np.empty((1, *SHAPE[1:]), np.uint16)
+    with pytest.raises(InputError, match=r"frame 2 cannot be read: chunk at X 0, Y 0: the file ends before it"):
+        reader.read(2, 3, into)
+    reader.read(1, 2, into)
+    assert max(asked) < len(content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "words"),
+    [
+        ((10**6, 10**3, 10**3), (1, 1, 1), r"has 1000000000000 chunks .*, of which 0 are written; expected at most 16777216"),
+        ((20, 2**40, 2), (1, 2**10, 2), r"has 21474836480 chunks"),
+    ],
+)
+def test_a_list_of_chunks_that_fits_no_memory(
+    shape: tuple[int, int, int], chunks: tuple[int, int, int], words: str, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        file.create_dataset("frames", shape, np.uint16, chunks=chunks)
+    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match=rf"run\.h5: /frames {words}"):
+        FrameReader(file["frames"])
 
 
 def test_plain_chunk_of_the_wrong_size(open_run: Callable[..., FrameReader], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")
     ended = command(tmp_path / "pipe.h5", "--quiet")
-    assert_refused(ended, 1, "pipe.h5", "is a device", "expected an HDF5 file")
+    assert_refused(ended, 1, "pipe.h5", "is a named pipe", "expected an HDF5 file")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])

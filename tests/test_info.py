@@ -179,3 +179,85 @@ def test_images_are_described_too(tmp_path: Path) -> None:
     given = lines(info(scan.folder / "*.mccd", "--angle-step", 2, "--laser", "off,on"))
     assert given["angles"] == "10 different, 0 to 18 degrees"
     assert "--laser off,on" in given["command"]
+
+
+def test_a_spots_file(tmp_path: Path) -> None:
+    """How many spots it has, and how they were found."""
+    path = write_run(tmp_path / "run__mccd.h5")
+    assert command("find", path, "-S", "blocks", "--quiet", name="gpu-spots").status == 0
+    spots = tmp_path / "run__spots.h5"
+    with h5py.File(spots) as file:
+        counts = np.diff(file["frame2spotsBE"])
+        info_attributes = dict(file["info"].attrs)
+    found = lines(info(spots))
+    assert found["layout"] == "spots file, the output of find"
+    assert found["spots"] == f"{counts.sum()} spots on 20 frames"
+    assert found["per frame"] == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
+    assert found["method"] == "n_removed"
+    assert found["options"].startswith("sync blocks, n 25,")
+    assert found["computed"].startswith(f"{info_attributes['start_time']}, ")
+    assert found["input"] == f"{path}  /frames"
+    assert "dataset    /masks_synced  (10, 24, 40) uint8" in info(spots).stdout
+    in_json = as_json(spots)
+    assert in_json["spots_per_frame"] == {"min": counts.min(), "median": np.median(counts), "max": counts.max()}
+    assert in_json["datasets"]["/spots/I"] == f"({counts.sum()},) float64"
+    assert in_json["input_file"] == str(path)
+
+
+def test_a_damaged_spots_file(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a__spots.h5", "w") as file:
+        file["frame2spotsBE"] = np.zeros((3, 3))
+    assert_refused(info(tmp_path / "a__spots.h5"), 1, "frame2spotsBE is float64 (3, 3), expected integers (n_frames, 2)")
+
+
+def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
+    """As other programs write them."""
+    with h5py.File(tmp_path / "a__spots.h5", "w") as file:
+        file["frame2spotsBE"] = [[0, 3], [3, 4]]
+    found = lines(info(tmp_path / "a__spots.h5"))
+    assert (found["spots"], found["per frame"]) == ("4 spots on 2 frames", "min 1, median 2, max 3")
+    assert (found["method"], found["options"], found["input"]) == ("unknown",) * 3
+    assert_refused(command("find", tmp_path / "a__spots.h5", name="gpu-spots"), 1, "a__spots.h5: is a spots file, the results; give")
+
+
+def test_a_spots_file_is_no_run(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run__mccd.h5")
+    assert command("find", path, "--quiet", name="gpu-spots").status == 0
+    ended = command("find", tmp_path / "run__spots.h5", "--quiet", name="gpu-spots")
+    assert_refused(ended, 1, f"run__spots.h5: is a spots file, the results of {path}; give the run itself")
+    named = command("info", tmp_path / "run__spots.h5", "--frames", "masks_raw", name="gpu-spots")
+    assert lines(named)["frames"] == "/masks_raw"
+
+
+@pytest.mark.parametrize("by", ["name", "attribute"])
+def test_an_eiger_data_file_without_its_master(by: str, tmp_path: Path) -> None:
+    """The largest value marks gaps, in the middle of modules' spots too."""
+    frames = frames_of()
+    frames[:, 5:7] = 65535
+    frames[0, 0, 0] = 65534
+    write_dectris(tmp_path / "run_master.h5", frames, per_file=20)
+    path = tmp_path / "run_data_000001.h5"
+    if by == "attribute":
+        (tmp_path / "run_data_000001.h5").rename(path := tmp_path / "part.h5")
+        with h5py.File(path, "a") as file:
+            file["entry/data/data"].attrs["image_nr_low"] = 1
+    found = lines(info(path))
+    assert found["valid values"] == "up to 65534 (65535 marks pixels without a value in EIGER data files)"
+    assert found["saturation"] == "65534 and more (the largest valid value)"
+    expected = f"give {tmp_path / 'run_master.h5'} instead" if by == "name" else "give the master file instead"
+    assert f"{path}: is an EIGER data file without its master file" in found["note"]
+    assert expected in found["note"]
+    given = lines(info(path, "--valid-range", "none", "--saturation", 60000))
+    assert (given["valid values"], given["saturation"], given.get("note")) == ("all", "60000 and more (--saturation)", None)
+    ended = command("find", path, "-a", 0, name="gpu-spots")
+    assert ended.status == 0
+    assert "is an EIGER data file without its master file" in ended.stderr
+    with h5py.File(path.with_name(f"{path.stem}__spots.h5")) as file:
+        assert file["stats/max"][5:7].max() == 0
+        assert not file["masks_raw"][:, 5:7].any()
+        assert file["stats/max"][0, 0] == 65534
+
+
+def test_a_file_of_nexus_is_no_eiger_data_file(tmp_path: Path) -> None:
+    path = write_nexus(tmp_path / "run.h5")
+    assert lines(info(path))["valid values"] == "all"

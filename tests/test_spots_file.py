@@ -513,7 +513,7 @@ def test_a_file_that_is_no_spots_file_is_refused(paths: dict[str, Path], tmp_pat
 def test_a_spots_file_is_no_run(paths: dict[str, Path], tmp_path: Path) -> None:
     ended = command(paths["none"], "-o", tmp_path / "x.h5", "--quiet")
     assert ended.status == 1
-    assert "several datasets could be the frames" in ended.stderr
+    assert "is a spots file" in ended.stderr
 
 
 # -------------------------------------------------------------------------------------------------------------- what HDF5 writes to
@@ -574,12 +574,16 @@ def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_damaged_metadata_is_the_inputs_fault(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_comment=[f"{'long ' * 20}{i}" for i in range(20)]))
+def test_damaged_metadata_that_is_not_needed_is_left_out(tmp_path: Path) -> None:
+    """With a warning that names it; what is needed is an error."""
+    text = [f"{'long ' * 20}{i}" for i in range(20)]
+    path = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_comment=text))
     content = path.read_bytes()
     begin = content.index(b"GCOL")
     path.write_bytes(content[:begin] + b"NONE" + content[begin + 4 :])
     ended = command(path, "--quiet")
-    assert (ended.status, ended.stdout, len(ended.lines)) == (1, "", 1)
-    assert "x__mccd.h5: lauecollect cannot be copied" in ended.stderr
-    assert {file.name for file in tmp_path.iterdir()} == {path.name}
+    assert (ended.status, ended.stdout, len(ended.lines)) == (0, "", 1)
+    assert "x__mccd.h5: lauecollect/comment is damaged and left out of the output" in ended.stderr
+    with h5py.File(path) as run, h5py.File(tmp_path / "x__spots.h5") as found:
+        assert set(found["lauecollect"]) == {"angle", "laser_on"}
+        assert np.array_equal(found["lauecollect/angle"], run["lauecollect/angle"])

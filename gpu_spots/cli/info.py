@@ -28,6 +28,8 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
 
     The layout, the frames and how they are stored, which pixels and values count, angles, laser states, blocks and pairs, what find can do
     with them, and the command to do it. Files, logs and images are given as for find.
+
+    Of a spots file, the output of find: how many spots it has, and how they were found.
     """
     arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
     try:
@@ -38,11 +40,13 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
             raise click.UsageError(error.problem, click.get_current_context()) from error
         hint = next(("/".join(option.opts) for option in info.params if option.name == error.name), error.name)
         raise click.BadParameter(error.problem, param_hint=hint) from error
-    found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
+    is_run = found["layout"] != SPOTS_FILE
+    if is_run:
+        found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    rows = list(_rows(found))
+    rows = list(_rows(found) if is_run else _rows_of_spots(found))
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         click.echo(f"{label:<{width}}  {value}".rstrip())
@@ -52,12 +56,16 @@ def _described(sources: tuple[str, ...], images: dict[str, Any] | None, inputs: 
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
     from gpu_spots.describe import describe
-    from gpu_spots.files.frames import apply_inputs, open_run
+    from gpu_spots.files.frames import apply_inputs, open_hdf5, open_run
     from gpu_spots.files.image_list import ImageRequest
     from gpu_spots.files.image_stack import open_images
+    from gpu_spots.files.spots_summary import is_spots_file, summarise
     from gpu_spots.workers import default_workers
 
     if images is None:
+        with open_hdf5(Path(sources[0])) as file:
+            if not inputs.frames_path and is_spots_file(file):
+                return summarise(file)
         with open_run(Path(sources[0]), inputs) as run:
             return describe(run)
     with observer(True) as watching:
@@ -76,6 +84,26 @@ def _rows(found: dict[str, Any]) -> Rows:
     yield from _what_find_can_do(found)
 
 
+def _rows_of_spots(found: dict[str, Any]) -> Rows:
+    """Label and text of each line, of a spots file."""
+    unknown = "unknown"
+    spots = found["spots_per_frame"]
+    yield "file", found["file"]
+    yield "layout", "spots file, the output of find"
+    yield "spots", f"{_count(found['spots'], 'spot')} on {_count(found['frames'], 'frame')}"
+    yield "per frame", f"min {spots['min']}, median {spots['median']:g}, max {spots['max']}"
+    yield "method", found["method"] or unknown
+    options = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in found["options"].items()}
+    yield "options", ", ".join(f"{name} {value}" for name, value in options.items()) or unknown
+    yield "computed", f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})"
+    yield "program", found["program"] or unknown
+    yield "input", f"{found['input_file'] or unknown}  {found['frames_path'] or ''}"
+    for path, what in found["datasets"].items():
+        yield "dataset", f"{path}  {what}"
+
+
+SPOTS_FILE = "spots file"
+"""Layout of a summary of a spots file."""
 LAYOUTS = {
     "images": "images",
     "LaueUtil": "LaueUtil's own",

@@ -5,17 +5,20 @@ chunk was never written it gives zeros, and where one is too short, whatever the
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.codecs import CodecError, inflate, unshuffle
-from gpu_spots.files.layout import GZIP, SHUFFLE, ChunkMap, Position, filters, hdf5_reason, other_files, why_not_direct
+from gpu_spots.files.layout import GZIP, SHUFFLE, ChunkMap, Position, filters, hdf5_reason, why_not_direct
+from gpu_spots.files.virtual import require_complete
 from gpu_spots.model import Array
 
 
@@ -30,16 +33,29 @@ class FrameReader:
     why_not_direct: str | None
     """Why HDF5 reads the frames, in a few words ("filters lzf"); None where chunks are read directly."""
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        dtype: np.dtype[Any] | None = None,
+        other_files: Sequence[Path] | None = None,
+    ) -> None:
         """Find out where the frames are; none is read.
 
-        Raises `InputError` where that cannot be found out, and where other files, which the dataset refers to, are missing or too short.
+        Args:
+            dataset: (n, n_X, n_Y).
+            dtype: the type of the frames, in native byte order; None: that of the dataset.
+            other_files: files besides its own that hold the values, if they have been checked; None:
+                they are looked for.
+
+        Raises:
+            InputError: it cannot be found out where the frames are, or something that the dataset
+                refers to is missing or too short.
         """
         self.source = f"{dataset.file.filename}: {dataset.name}"
         self.why_not_direct = why_not_direct(dataset)
         self._dataset = dataset
         self._shape: Position = dataset.shape
-        self._dtype = dataset.dtype.newbyteorder("=")
+        self._dtype = dataset.dtype.newbyteorder("=") if dtype is None else dtype
         # asked for each stretch of rows, and h5py takes its lock for every answer
         self._is_swapped = dataset.dtype != self._dtype
         self._filters = filters(dataset)
@@ -49,7 +65,7 @@ class FrameReader:
             raise InputError(f"{self.source}: the list of its chunks cannot be read: {hdf5_reason(error)}") from error
         self._is_contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external
         self._begin: int | None = dataset.id.get_offset() if self._is_contiguous else None
-        self._other_files = list(other_files(dataset, self.source))
+        self._other_files = require_complete(dataset, self.source).files if other_files is None else other_files
         # HDF5's own descriptor, not the name: a file that has been put in the place of this one is another
         self._descriptor: int | None = os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
         self._states = self._states_now()

@@ -1,7 +1,9 @@
 """What a file says of its detector: which pixels are bad, which values count, and at which value it saturates (NeXus, DECTRIS, CXI)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import FAILURES, groups_in, members, text_of, why_broken
+from gpu_spots.files.tree import FAILURES, groups_in, item_at, member, members, text_of, why_broken
+from gpu_spots.files.virtual import read_values, require_complete
 from gpu_spots.model import Array
 
 NEXUS_BAD = 0xFFFF
@@ -21,6 +24,8 @@ CXI_BAD = 0x0001 | 0x0004 | 0x0008 | 0x0010 | 0x0040 | 0x0080 | 0x0100 | 0x0200 
 
 Not saturated (0x2), in a peak (0x20, 0x2000), corrected (0x800, 0x4000): such pixels can be used.
 """
+EIGER_DATA = re.compile(r"(.+)_data_\d{6}\.h5")
+"""Names of EIGER data files; the first part is that of the master file."""
 MAKERS = ("eiger", "pilatus", "dectris", "jungfrau", "mythen", "selun")
 """Detectors that mark pixels without a value by a value of their own."""
 
@@ -47,6 +52,8 @@ class DetectorFacts:
     """What says so."""
     unused_mask: str = ""
     """A dataset that may be a mask, and does not say what marks a good pixel."""
+    note: str = ""
+    """What the user should know of the range of valid values."""
 
 
 def detector_facts(
@@ -78,6 +85,8 @@ def detector_facts(
         bounds = _bounds(place, detector, dtype, _is_counting(file, layout, place, detector))
     elif with_bounds and layout.kind == "DECTRIS":
         bounds = _sentinels(dtype, "")
+    elif with_bounds and dtype.kind == "u" and is_eiger_data(layout):
+        bounds = _eiger_data(Path(layout.parts[0].dataset.file.filename), dtype)
     names = ("pixel_mask", "detectorSpecific/pixel_mask") if detector is not None else ()
     mask_place = next((f"{place}/{name}" for name in names if _is_there(file, f"{place}/{name}", with_mask)), "")
     mask = _nexus_good(file, mask_place, shape) if mask_place and with_mask else None
@@ -136,7 +145,7 @@ def _detectors(file: h5py.File, top: str) -> Iterator[tuple[str, h5py.Group]]:
 
 
 def _mask_shape(detector: h5py.Group) -> tuple[int, ...] | None:
-    item = detector.get("pixel_mask", detector.get("detectorSpecific/pixel_mask"))
+    item = member(detector, "pixel_mask") or member(detector, "detectorSpecific/pixel_mask")
     return item.shape if isinstance(item, h5py.Dataset) else None
 
 
@@ -144,7 +153,7 @@ def _is_there(file: h5py.File, path: str, wanted: bool) -> bool:
     """Whether a mask is there. Raises `InputError` where it is wanted and a link to it leads nowhere: to do without it is to be chosen."""
     if wanted and (why := why_broken(file, path)):
         raise InputError(f"{file.filename}: no mask {path}: {why}; --no-file-mask does without")
-    return isinstance(file.get(path), h5py.Dataset)
+    return isinstance(member(file, path), h5py.Dataset)
 
 
 def _nexus_good(file: h5py.File, path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -167,7 +176,7 @@ def _cxi_detectors(file: h5py.File, layout: Layout) -> Iterator[tuple[str, str, 
     for name, instrument in groups_in(file[top]):
         if name.startswith("instrument"):
             for inner, detector in groups_in(instrument):
-                data = detector.get("data")
+                data = member(detector, "data")
                 if data is not None and data.id == layout.parts[0].dataset.id:
                     yield top, name, inner
 
@@ -176,20 +185,25 @@ def _cxi_good(file: h5py.File, path: str, shape: tuple[int, int], len_frames: in
     """A mask for each frame masks a pixel that is bad on any of them."""
     item = file[path]
     if isinstance(item, h5py.Dataset) and item.shape == (len_frames, *shape) and item.dtype.kind in "iu":
+        source = f"{file.filename}: the mask {path}"
+        require_complete(item, source)
         good = np.ones(shape, bool)
-        for index in range(len_frames):
-            good &= good_of_cxi(_image(file, path, index))
+        try:
+            for index in range(len_frames):
+                good &= good_of_cxi(item[index])
+        except FAILURES as error:
+            raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
         return good
     values = _image(file, path)
     _check_mask(file, path, values, shape)
     return good_of_cxi(values)
 
 
-def _image(file: h5py.File, path: str, index: int | None = None) -> Array:
-    try:
-        return np.asarray(file[path][() if index is None else index])
-    except FAILURES as error:
-        raise InputError(f"{file.filename}: the mask {path} cannot be read: {hdf5_reason(error)}") from error
+def _image(file: h5py.File, path: str) -> Array:
+    item = item_at(file, path)
+    if not isinstance(item, h5py.Dataset):
+        raise InputError(f"{file.filename}: the mask {path} is a group, expected a dataset")
+    return read_values(item, f"{file.filename}: the mask {path}")
 
 
 def _check_mask(file: h5py.File, path: str, values: Array, shape: tuple[int, int]) -> None:
@@ -218,7 +232,7 @@ def _is_counting(file: h5py.File, layout: Layout, place: str, detector: h5py.Gro
     """
     words = place.rpartition("/")[2].lower()
     for name in ("description", "type", "model", "name", "local_name", "detector_information/model", "detector_information/type"):
-        item = detector.get(name)
+        item = member(detector, name)
         if isinstance(item, h5py.Dataset) and item.shape in ((), (1,)) and item.dtype.kind in "SO":
             words += f" {_text(item).lower()}"
     make = next((make for make in MAKERS if make in words), "")
@@ -230,7 +244,7 @@ def _is_counting(file: h5py.File, layout: Layout, place: str, detector: h5py.Gro
 
 
 def _text(item: h5py.Dataset) -> str:
-    value = np.asarray(item[()]).reshape(-1)[0]
+    value = read_values(item, f"{item.file.filename}: {item.name}").reshape(-1)[0]
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
@@ -266,17 +280,35 @@ def _sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
     return {}
 
 
+def is_eiger_data(layout: Layout) -> bool:
+    """Return whether the frames are those of an EIGER data file, which was opened without its master file."""
+    frames = layout.parts[0].dataset
+    is_named_so = EIGER_DATA.fullmatch(Path(frames.file.filename).name) is not None
+    return layout.path == "/entry/data/data" and (is_named_so or "image_nr_low" in frames.attrs)
+
+
+def _eiger_data(path: Path, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The fields of `DetectorFacts` that bound the values of an EIGER data file."""
+    largest = int(np.iinfo(dtype).max)
+    named = EIGER_DATA.fullmatch(path.name)
+    master = path.with_name(f"{named[1]}_master.h5") if named else path
+    remedy = f"give {master} instead" if named and master.exists() else "give the master file instead"
+    return {
+        "high": largest - 1,
+        "high_from": f"{largest} marks pixels without a value in EIGER data files",
+        "note": f"is an EIGER data file without its master file, which has the pixel mask and the angles; {remedy} if "
+        f"you have it; {largest} is taken as invalid, --valid-range none lets it count",
+    }
+
+
 def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
     """A number; None where there is none, or NaN. Raises `InputError` for anything else."""
-    item = detector.get(name)
+    item = member(detector, name)
     if item is None and (why := why_broken(detector.file, f"{place}/{name}")):
         raise InputError(f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without")
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
-    try:
-        values = np.asarray(item[()]).reshape(-1)
-    except FAILURES as error:
-        raise InputError(f"{detector.file.filename}: {place}/{name} cannot be read: {hdf5_reason(error)}") from error
+    values = read_values(item, f"{detector.file.filename}: {place}/{name}").reshape(-1)
     if values.dtype.kind not in "iuf" or values.size != 1:
         raise InputError(
             f"{detector.file.filename}: {place}/{name} is {'text' if item.dtype.kind in 'SO' else item.dtype} {item.shape}, "

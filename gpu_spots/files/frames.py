@@ -1,9 +1,8 @@
 """A run's frames and metadata, from an HDF5 file or from arrays in memory."""
 
 import math
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +14,14 @@ from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.detector import DetectorFacts, detector_facts
 from gpu_spots.files.lauecollect import GROUP
-from gpu_spots.files.layout import hdf5_reason, other_files
-from gpu_spots.files.layouts import Layout, recognise
+from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.layouts import Layout, Part, recognise
 from gpu_spots.files.metadata import given_to_frames_in_memory, read_metadata
+from gpu_spots.files.paths import require_regular_file
+from gpu_spots.files.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.tree import FAILURES
 from gpu_spots.files.validity import Limits, limits
-from gpu_spots.files.virtual import sources_in_order
+from gpu_spots.files.virtual import Origin, require_complete, sources_in_order
 from gpu_spots.grouping import Columns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
@@ -47,7 +48,8 @@ class ArrayStack:
         saturation: float | None = None,
     ) -> None:
         frames = np.asarray(frames)
-        _check_stack(frames.shape, frames.dtype, self.source)
+        _check_type(frames.dtype, self.source)
+        _check_shape(frames.shape, self.source)
         self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
         self.shape = self._frames.shape
         self.dtype = self._frames.dtype
@@ -77,7 +79,15 @@ class FileStack:
     """Frames in a dataset of an open HDF5 file, or in several that follow each other, there or in files that it leads to."""
 
     def __init__(
-        self, file: h5py.File, layout: Layout, columns: Columns, limits: Limits, readers: Sequence[FrameReader], record: Mapping[str, Any]
+        self,
+        file: h5py.File,
+        layout: Layout,
+        dtype: np.dtype[Any],
+        columns: Columns,
+        limits: Limits,
+        readers: Sequence[FrameReader],
+        other_files: Sequence[Path],
+        record: Mapping[str, Any],
     ) -> None:
         self._readers = readers
         self._begins = np.cumsum([0, *(reader.n_frames for reader in readers)]).tolist()
@@ -87,10 +97,10 @@ class FileStack:
         self.file = file
         self.file_name = file.filename
         self.source = f"{self.file_name}: {self.path}"
-        others = (path for dataset in datasets for path in (Path(dataset.file.filename), *other_files(dataset, self.source)))
-        self.files = list(dict.fromkeys([Path(file.filename), *others]))
+        own = [Path(dataset.file.filename) for dataset in datasets]
+        self.files = list(dict.fromkeys([Path(file.filename), *own, *other_files]))
         self.shape = (self._begins[-1], *datasets[0].shape[1:])
-        self.dtype = datasets[0].dtype.newbyteorder("=")
+        self.dtype = dtype
         self.columns = columns
         self.validity = limits.validity
         self.saturation = limits.saturation
@@ -187,23 +197,35 @@ def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[
     path, options = Path(path), options or InputOptions()
     with open_hdf5(path) as file, ExitStack() as opened:
         try:
+            if not options.frames_path and is_spots_file(file):
+                raise InputError(why_no_run(file))
             layout = recognise(file, options.frames_path)
-            _check_parts(path, layout)
-            pieces = [piece for part in layout.parts for piece in sources_in_order(part.dataset, f"{path}: {part.path}", opened)]
-            for piece in pieces:
-                _load_filters(piece)
-            readers = [opened.enter_context(FrameReader(piece)) for piece in pieces]
-            stack = _described(file, layout, readers, options)
+            origins = [_origin(part, f"{path}: {part.path}") for part in layout.parts]
+            dtype = _type_of_all(path, layout, origins)
+            readers = []
+            for part, origin in zip(layout.parts, origins, strict=True):
+                for piece in sources_in_order(part.dataset, dtype, f"{path}: {part.path}", opened):
+                    # sources that are read themselves are not in other files
+                    others = origin.files if piece is part.dataset else ()
+                    readers.append(opened.enter_context(FrameReader(piece, dtype, others)))
+            all_others = [other for origin in origins for other in origin.files]
+            stack = _described(file, layout, dtype, readers, all_others, options)
         except FAILURES as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
         yield stack
 
 
-def _described(file: h5py.File, layout: Layout, readers: Sequence[FrameReader], options: InputOptions) -> FileStack:
+def _described(
+    file: h5py.File,
+    layout: Layout,
+    dtype: np.dtype[Any],
+    readers: Sequence[FrameReader],
+    other_files: Sequence[Path],
+    options: InputOptions,
+) -> FileStack:
     """The stack with all that the file and the user say of it."""
     n_frames = sum(len(part.dataset) for part in layout.parts)
     n_x, n_y = layout.parts[0].dataset.shape[1:]
-    dtype = layout.parts[0].dataset.dtype.newbyteorder("=")
     facts = detector_facts(
         file,
         layout,
@@ -217,28 +239,54 @@ def _described(file: h5py.File, layout: Layout, readers: Sequence[FrameReader], 
     for name, place in columns.origin.items():
         if name in ("angle", "laser_on") and place != f"{GROUP}/{name}":
             record[f"{'angles' if name == 'angle' else 'laser'}_from"] = place
-    return FileStack(file, layout, columns, limits(file.filename, (n_x, n_y), dtype, facts, options), readers, record)
+    found = limits(file.filename, (n_x, n_y), dtype, facts, options)
+    return FileStack(file, layout, dtype, columns, found, readers, other_files, record)
 
 
-def _check_parts(path: Path, layout: Layout) -> None:
-    """All parts are frames, of one size and type. Raises `InputError`, which names those that differ."""
+def _origin(part: Part, source: str) -> Origin:
+    """Where the frames of a part come from. Raises `InputError` where they are no frames, or some are missing."""
+    if not part.dataset.is_virtual:
+        _check_type(part.dataset.dtype, source)
+    _check_shape(part.dataset.shape, source)
+    return require_complete(part.dataset, source)
+
+
+def _type_of_all(path: Path, layout: Layout, origins: Sequence[Origin]) -> np.dtype[Any]:
+    """The type of the frames. Raises `InputError` where those of a part have another size or type, or a type that is not for frames."""
     first = layout.parts[0]
-    for part in layout.parts:
-        _check_stack(part.dataset.shape, part.dataset.dtype, f"{path}: {part.path}")
-        found, expected = _frames_in_words(part.dataset), _frames_in_words(first.dataset)
+    dtype = _stored_type(first, origins[0], f"{path}: {first.path}")
+    expected = _frames_in_words(first, dtype)
+    for part, origin in zip(layout.parts, origins, strict=True):
+        found = _frames_in_words(part, _stored_type(part, origin, f"{path}: {part.path}"))
         if found != expected:
             raise InputError(f"{path}: {part.path} has frames of {found}, expected {expected} as in {first.path}")
+    return dtype
 
 
-def _frames_in_words(dataset: h5py.Dataset) -> str:
-    return f"{dataset.shape[1]} x {dataset.shape[2]} {dataset.dtype.newbyteorder('=')}"
+def _stored_type(part: Part, origin: Origin, source: str) -> np.dtype[Any]:
+    """The type of the frames of a part, in native byte order.
+
+    That of the dataset; but for a virtual one whose type is not for frames, or cannot hold all values of its sources, that of the sources.
+    """
+    declared = part.dataset.dtype.newbyteorder("=")
+    holds_all = declared.kind == "f" or all(np.can_cast(dtype, declared) for dtype in origin.types)
+    if part.dataset.is_virtual and not (declared in FRAME_DTYPES and holds_all):
+        if len(origin.types) > 1:
+            found = ", ".join(f"{_type_name(dtype)} ({name})" for dtype, name in origin.types.items())
+            raise InputError(f"{source} is a virtual dataset of {declared} with sources of different types: {found}; expected one type")
+        declared = next(iter(origin.types))
+    _check_type(declared, source)
+    return declared
+
+
+def _frames_in_words(part: Part, dtype: np.dtype[Any]) -> str:
+    return f"{part.dataset.shape[1]} x {part.dataset.shape[2]} {dtype}"
 
 
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
+    require_regular_file(path, "an HDF5 file")
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'device'}, expected an HDF5 file")
         with path.open("rb"):
             pass
     except OSError as error:
@@ -253,34 +301,23 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: cannot be opened: {'another program is writing to it' if locked else reason}") from error
 
 
-def _load_filters(dataset: h5py.Dataset) -> None:
-    """Make the plugins known that the frames are compressed by. Raises `InputError` for a filter that is not installed."""
-    properties = dataset.id.get_create_plist()
-    for i in range(properties.get_nfilters()):
-        number, _, _, name = properties.get_filter(i)
-        if not h5py.h5z.filter_avail(number):
-            with suppress(ImportError):
-                import hdf5plugin  # noqa: F401 (importing it registers its filters)
-        if not h5py.h5z.filter_avail(number):
-            known = f"{number} ({name.decode(errors='replace')})" if name else number
-            raise InputError(
-                f"{dataset.file.filename}: {dataset.name} is compressed by HDF5 filter {known}, which is not installed; "
-                "pip install hdf5plugin brings the usual ones"
-            )
-
-
 def largest_value(dtype: np.dtype[Any]) -> int | None:
     """The value, counts, at which frames of that type saturate for want of a larger one; None for floats."""
     return None if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def _check_stack(shape: tuple[int, ...] | None, dtype: np.dtype[Any], source: str) -> None:
+def _check_type(dtype: np.dtype[Any], source: str) -> None:
     if dtype.newbyteorder("=") not in FRAME_DTYPES or h5py.check_dtype(enum=dtype):
         raise InputError(f"{source} is {_type_name(dtype)}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+
+
+def _check_shape(shape: tuple[int, ...] | None, source: str) -> None:
     if shape is None or len(shape) != 3:
         raise InputError(f"{source} has shape {shape}, expected three dimensions: frames, X, Y")
     if 0 in shape:
         raise InputError(f"{source} has shape {shape}, expected at least one frame, row and column")
+    if math.prod(shape) >= 2**60:
+        raise InputError(f"{source} has shape {shape}, expected less than 2^60 values")
 
 
 def _type_name(dtype: np.dtype[Any]) -> str:

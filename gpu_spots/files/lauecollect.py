@@ -1,46 +1,133 @@
 """The run's metadata: group lauecollect, one 1-D array a column, one value a frame."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.heaps import checked
 from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.tree import FAILURES, item_at, member, why_broken
+from gpu_spots.files.virtual import read_values
 from gpu_spots.grouping import Columns
 from gpu_spots.model import Array
 
 GROUP = "lauecollect"
-COLUMNS = ("angle", "laser_on", "delay", "file")
-"""What the program looks at; the whole group is copied to the output."""
+STATES = ("laser_on", "delay", "file")
+"""Columns that tell the state of the laser; the first that is there is taken."""
+COLUMNS = ("angle", *STATES)
+"""Columns that the program uses; the whole group is copied to the output."""
 
 
-def read_columns(file: h5py.File) -> Columns:
-    """The columns of the group that the program uses; none where there is no such group.
+def read_columns(file: h5py.File, given: Collection[str] = ()) -> Columns:
+    """Return the columns of the group that the program uses; none where there is no such group.
 
-    Raises `InputError` where one is there and cannot be read. Lengths and values are checked by those who use them, as not every run
+    These are the angle and the first column that tells the state of the laser. Others are not read, so
+    that they may be damaged. Lengths and values are checked by those who use them, as not every run
     needs every column.
+
+    Args:
+        file: the opened file.
+        given: columns that come from elsewhere.
+
+    Raises:
+        InputError: a column is there and cannot be read.
     """
     if GROUP not in file:
         return {}
-    group = _open(file, GROUP)
+    group = item_at(file, GROUP)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{file.filename}: {GROUP} is a dataset, expected a group of columns")
-    columns = {}
-    for name in COLUMNS:
-        if name not in group:
+    states = [] if set(STATES) & set(given) else [name for name in STATES if name in group][:1]
+    return {name: _column(file, name) for name in ("angle", *states) if name in group and name not in given}
+
+
+def _column(file: h5py.File, name: str) -> Array:
+    path = f"{GROUP}/{name}"
+    column = item_at(file, path)
+    if not isinstance(column, h5py.Dataset):
+        raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
+    source = f"{file.filename}: {path}"
+    if column.size is not None and column.size > MAX_VALUES:
+        raise InputError(f"{source} has shape {column.shape}, expected one value for each frame")
+    if column.dtype.kind != "O":
+        return read_values(column, source)
+    with checked(column.file) as safe:
+        return read_values(safe[column.name], source)
+
+
+def copy_group(file: h5py.File, into: h5py.File, warn: Callable[[str], None]) -> None:
+    """Copy the group of columns, with what its links lead to.
+
+    A column that is damaged, or a link that leads nowhere, is left out and named in a warning.
+
+    Args:
+        file: the run.
+        into: the file to copy it into.
+        warn: is given each warning.
+
+    Raises:
+        InputError: the group cannot be opened.
+    """
+    if GROUP not in file:
+        return
+    group = item_at(file, GROUP)
+    if _leads_elsewhere(group) or _copied(group, into, GROUP) is not None:
+        _copy_members(group, into.create_group(GROUP), f"{file.filename}: {GROUP}", warn)
+
+
+def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> bool:
+    """Whether a link in a group, or in groups in it, leads to another file."""
+    links: list[str] = []
+
+    def note(name: bytes, link: h5py.h5l.LinkInfo) -> None:
+        if link.type != h5py.h5l.TYPE_HARD:
+            links.append(name.decode(errors="surrogateescape"))
+
+    group.id.links.visit(note, info=True)
+    found = [item for item in (member(group, name) for name in links) if item is not None]
+    if any(item.file.filename != group.file.filename for item in found):
+        return True
+    seen |= {group.id}
+    return any(isinstance(item, h5py.Group) and item.id not in seen and _leads_elsewhere(item, seen) for item in found)
+
+
+def _copied(item: h5py.HLObject, into: h5py.Group, name: str) -> str | None:
+    """Copy an object; None, or why that cannot be done: then nothing new is there."""
+    try:
+        with checked(item.file) as safe:
+            safe.copy(safe[item.name], into, name, expand_soft=True)
+    except FAILURES as error:
+        if name in into:
+            del into[name]
+        return hdf5_reason(error)
+    return None
+
+
+def _copy_members(group: h5py.Group, into: h5py.Group, source: str, warn: Callable[[str], None]) -> None:
+    """Copy what is in a group, and its attributes, one by one."""
+    with checked(group.file) as safe:
+        attributes = safe[group.name].attrs
+        for name in attributes:
+            try:
+                into.attrs.create(name, attributes[name], dtype=attributes.get_id(name).dtype)
+            except FAILURES as error:
+                warn(f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}")
+    for name in group:
+        item = member(group, name)
+        if isinstance(item, h5py.Group) and _leads_elsewhere(item):
+            _copy_members(item, into.create_group(name), f"{source}/{name}", warn)
             continue
-        path = f"{GROUP}/{name}"
-        column = _open(file, path)
-        if not isinstance(column, h5py.Dataset):
-            raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
-        try:
-            columns[name] = column[()]
-        except (OSError, RuntimeError, TypeError) as error:
-            raise InputError(f"{file.filename}: {path} cannot be read: {hdf5_reason(error)}") from error
-    return columns
+        place = f"{group.name}/{name}"
+        why = (why_broken(group, place) or "it cannot be opened") if item is None else _copied(item, into, name)
+        if why:
+            warn(f"{source}/{name} is damaged and left out of the output: {why}")
 
 
+MAX_VALUES = 1 << 24
+"""Values of a column, at most; more are no column of a run."""
 MAX_ATTRIBUTE = 60_000
 """Bytes; HDF5 allows 64 kB."""
 
@@ -75,21 +162,3 @@ def write_comments(file: h5py.File, comments: Sequence[str]) -> None:
     if comments:
         text = "\n".join(comments).encode(errors="backslashreplace")
         file.require_group(GROUP).attrs["comments"] = text[:MAX_ATTRIBUTE].decode(errors="ignore")
-
-
-def link_of(file: h5py.File, path: str) -> str | None:
-    """In words, the link that stands at ``path``; None for what is no soft or external link."""
-    try:
-        link = file.get(path, getlink=True)
-    except (KeyError, OSError, RuntimeError, ValueError):
-        return None
-    if isinstance(link, h5py.ExternalLink):
-        return f"a link to {link.path} in the file {link.filename}, which cannot be opened"
-    return f"a link to {link.path}, which leads nowhere" if isinstance(link, h5py.SoftLink) else None
-
-
-def _open(file: h5py.File, path: str) -> h5py.HLObject:
-    try:
-        return file[path]
-    except (KeyError, OSError, RuntimeError) as error:
-        raise InputError(f"{file.filename}: {path} cannot be opened: {link_of(file, path) or hdf5_reason(error)}") from error

@@ -1,9 +1,8 @@
 """How a stack lies in its file: where its chunks are, which were never written, and whether it can be read without HDF5."""
 
-import os
-from collections.abc import Iterator
+import math
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,6 +15,8 @@ Position = tuple[int, int, int]
 """Frame, X and Y."""
 GZIP = h5py.h5z.FILTER_DEFLATE
 SHUFFLE = h5py.h5z.FILTER_SHUFFLE
+MAX_CHUNKS = 1 << 24
+"""Chunks of a dataset, at most: 250 of each of as many frames as there can be."""
 DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
 """Filters that are undone here, in the order in which they were applied."""
 
@@ -65,16 +66,22 @@ class ChunkMap:
     def of(cls, dataset: h5py.Dataset) -> "ChunkMap | None":
         """The map of a dataset (n, n_X, n_Y), made in one pass; None where it has no chunks, or HDF5 is too old to list them.
 
-        Raises OSError or RuntimeError where the file is damaged.
+        Raises OSError or RuntimeError where the file is damaged, `InputError` where there are too many.
         """
         if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):
             return None
+        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+        if math.prod(grid) > MAX_CHUNKS:
+            raise InputError(
+                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape {dataset.shape}, "
+                f"chunks of {dataset.chunks}), of which {dataset.id.get_num_chunks()} are written; "
+                f"expected at most {MAX_CHUNKS}"
+            )
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
-        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
         found = cls(dataset.chunks, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.uint32))
         if chunks:
-            at = tuple(np.array([chunk.chunk_offset for chunk in chunks], np.int64).T // np.reshape(dataset.chunks, (3, 1)))
+            at = tuple(np.array([chunk.chunk_offset for chunk in chunks], np.int64).T // np.reshape(dataset.chunks, (-1, 1)))
             found.begin[at] = [-1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks]
             found.size[at] = [chunk.size for chunk in chunks]
             found.skipped[at] = [chunk.filter_mask for chunk in chunks]
@@ -87,45 +94,32 @@ class ChunkMap:
     def unwritten(self, begin: int, end: int) -> Position | None:
         """Frame, X and Y at which the first chunk of some frames begins that was never written; None where there is none."""
         first = begin // self.chunk[0]
-        holes = np.argwhere(self.begin[first : -(-end // self.chunk[0])] < 0)
-        if not len(holes):
+        is_hole = self.begin[first : -(-end // self.chunk[0])] < 0
+        if not is_hole.any():
             return None
-        frame, x, y = (int(i) * step for i, step in zip(holes[0], self.chunk, strict=True))
+        place = is_hole.argmax()
+        frame, x, y = (int(i) * step for i, step in zip(np.unravel_index(place, is_hole.shape), self.chunk, strict=True))
         return max(first * self.chunk[0] + frame, begin), x, y
 
 
-def other_files(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
-    """The files besides its own that an external or a virtual dataset takes its values from, where HDF5 looks for them.
+def require_filters(dataset: h5py.h5d.DatasetID, what: str) -> None:
+    """Load the plugins that a dataset is compressed by. Raises `InputError` for a filter that is not installed.
 
-    Raises `InputError`, which names the file or the frame, where HDF5 would give zeros for what is missing there, and no error.
+    Args:
+        dataset: the dataset that is about to be read.
+        what: what messages call it.
     """
-    if dataset.is_virtual and "HDF5_VDS_PREFIX" not in os.environ:
-        yield from _virtual_sources(dataset, source)
-    if dataset.external and "HDF5_EXTFILE_PREFIX" not in os.environ:
-        for name, begin, size in dataset.external:
-            path = Path(name)
-            if path.exists():  # if not, HDF5 says so
-                if size != h5py.h5s.UNLIMITED and path.stat().st_size < begin + size:
-                    raise InputError(f"{source}: its external file {path} has {path.stat().st_size} bytes, expected {begin + size}")
-                yield path
-
-
-def _virtual_sources(dataset: h5py.Dataset, source: str) -> Iterator[Path]:
-    folder = Path(dataset.file.filename).parent
-    held = np.zeros(len(dataset), bool)
-    for mapped in dataset.virtual_sources():
-        if "%" in mapped.file_name:  # a pattern for files that come later
-            return
-        (first, *_), (last, *_) = mapped.vspace.get_select_bounds()
-        held[first : last + 1] = True
-        if mapped.file_name != ".":  # the file itself
-            places = (folder / mapped.file_name, folder / Path(mapped.file_name).name, Path(mapped.file_name))
-            path = next((place for place in places if place.exists()), None)
-            if path is None:
-                raise InputError(f"{source}: frame {first} cannot be read: {mapped.file_name}, which should hold it, is missing")
-            yield path
-    if not held.all():
-        raise InputError(f"{source}: frame {held.argmin()} cannot be read: no file should hold it")
+    properties = dataset.get_create_plist()
+    for i in range(properties.get_nfilters()):
+        number, _, _, name = properties.get_filter(i)
+        if not h5py.h5z.filter_avail(number):
+            with suppress(ImportError):
+                import hdf5plugin  # noqa: F401 (importing it registers its filters)
+        if not h5py.h5z.filter_avail(number):
+            known = f"{number} ({name.decode(errors='replace')})" if name else number
+            raise InputError(
+                f"{what} is compressed by HDF5 filter {known}, which is not installed; pip install hdf5plugin brings the usual ones"
+            )
 
 
 def hdf5_reason(error: BaseException) -> str:

@@ -12,7 +12,18 @@ import h5py
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import FAILURES, absolute, allow_open_files, broken_links_below, datasets_below, groups_in, item_at, text_of
+from gpu_spots.files.tree import (
+    FAILURES,
+    absolute,
+    allow_open_files,
+    broken_links_below,
+    datasets_below,
+    groups_in,
+    item_at,
+    member,
+    text_of,
+)
+from gpu_spots.files.virtual import require_regular_sources
 
 LAUEUTIL = "frames"
 DEPTH = 12
@@ -84,7 +95,7 @@ Stack = tuple[Part, ...]
 
 
 def _laueutil(file: h5py.File) -> Iterator[Stack]:
-    if LAUEUTIL in file:
+    if LAUEUTIL in file:  # or a link that leads nowhere
         yield (_dataset(file, LAUEUTIL),)
 
 
@@ -124,7 +135,7 @@ def _signal(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
 
 def _dectris(file: h5py.File) -> Iterator[Stack]:
     for name, entry in groups_in(file):
-        group = entry.get("data")
+        group = member(entry, "data")
         if isinstance(group, h5py.Group):
             yield from _numbered(file, f"/{name}/data", group)
 
@@ -248,6 +259,7 @@ def _dataset(file: h5py.File, path: str) -> Part:
     if not isinstance(item, h5py.Dataset):
         kind = "group" if isinstance(item, h5py.Group) else "type"
         raise InputError(f"{file.filename}: {path} is a {kind}, expected the dataset of the frames")
+    require_regular_sources(item)
     return Part(absolute(path), item)
 
 
@@ -261,7 +273,7 @@ def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str])
         if not re.fullmatch(names[0], name):
             continue
         path = f"{place}/{name}"
-        item = group.get(name)
+        item = member(group, name)
         if item is None and ".*" in names[0]:  # nobody asked for this one in particular
             continue
         item = item_at(file, path) if item is None else item
@@ -273,13 +285,16 @@ def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str])
 
 def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     for name in group:
-        item = group.get(name)
+        item = member(group, name)
         if isinstance(item, h5py.Dataset):
             yield name, item
 
 
 def _is_stack(item: h5py.HLObject) -> bool:
-    return isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype.kind in "uif"
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "uif":
+        return False
+    require_regular_sources(item)
+    return item.ndim == 3
 
 
 def _different(stacks: Iterator[Stack]) -> list[Stack]:

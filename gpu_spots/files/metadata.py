@@ -1,6 +1,6 @@
 """Angle and laser state of each frame: where layouts other than LaueUtil's have them, and what the user gives in their place."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -8,10 +8,10 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
-from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import FAILURES, absolute, broken_links_below, datasets_below, groups_in, item_at, text_of
+from gpu_spots.files.tree import absolute, broken_links_below, datasets_below, groups_in, item_at, member, text_of
+from gpu_spots.files.virtual import read_values
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
@@ -27,6 +27,8 @@ PLACES = ("goniometer", "sample", "positioners", "transformations", "measurement
 """Groups in which a name is looked for first."""
 DEPTH = 5
 """Groups in groups in which it is looked for."""
+Located = Sequence[tuple[str, h5py.Dataset]]
+"""Paths and datasets."""
 
 
 def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: InputOptions) -> LocatedColumns:
@@ -35,17 +37,18 @@ def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: Input
     Raises `InputError` where what the user names is not there or has not one value a frame, or where lauecollect is damaged. What is only
     found by its name and does not fit is left out; `LocatedColumns.missing` says why.
     """
-    columns = dict(read_columns := lauecollect.read_columns(file))
+    given = _given(file, n_frames, options)
+    columns = dict(read_columns := lauecollect.read_columns(file, given))
     origin = {name: f"{lauecollect.GROUP}/{name}" for name in read_columns}
     missing: dict[str, str] = {}
     if lauecollect.GROUP not in file and layout.kind != "LaueUtil":
+        datasets = list(_datasets(file, layout))
         for name, find in (("angle", _find_angles), ("laser_on", _find_states)):
-            place, found = find(file, layout, n_frames)
+            place, found = find(file, layout, n_frames, datasets)
             if found is None:
                 missing[name] = _broken(file, layout, ANGLES if name == "angle" else STATES) or place
             else:
                 columns[name], origin[name] = found, place
-    given = _given(file, n_frames, options)
     if "laser_on" in given or "delay" in given or "file" in given:  # what tells the state is all of it the user's
         for name in ("laser_on", "delay", "file"):
             columns.pop(name, None)
@@ -86,28 +89,21 @@ def _one_a_frame(file: h5py.File, path: str, n_frames: int) -> Array:
         raise InputError(f"{file.filename}: {path} is a group, expected a dataset of one value a frame")
     if item.shape != (n_frames,):
         raise InputError(f"{file.filename}: {path} has shape {item.shape}, expected one value for each of the {n_frames} frames")
-    return _values(item, path)
+    return read_values(item, f"{file.filename}: {path}")
 
 
-def _values(dataset: h5py.Dataset, path: str) -> Array:
-    try:
-        return np.asarray(dataset[()])
-    except FAILURES as error:
-        raise InputError(f"{dataset.file.filename}: {path} cannot be read: {hdf5_reason(error)}") from error
-
-
-def _find_angles(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, Array | None]:
+def _find_angles(file: h5py.File, layout: Layout, n_frames: int, datasets: Located) -> tuple[str, Array | None]:
     """The place and the values of the angles; or why there are none, and None."""
     axis = _first_axis(file, layout)
     fitting: dict[str, tuple[str, Array]] = {}
     others = []
-    for path, dataset in _called(file, layout, ANGLES, lambda path, dataset: _turns(path, dataset, axis)):
+    for path, dataset in _called(file, layout, datasets, ANGLES, lambda path, dataset: _turns(path, dataset, axis)):
         if dataset.dtype.kind not in "iuf" or dataset.ndim != 1:
             continue
         if dataset.shape != (n_frames,):
             others.append(f"{path} {dataset.shape}")
         else:  # of one name, the best place
-            fitting.setdefault(path.rpartition("/")[2].lower(), (path, _values(dataset, path)))
+            fitting.setdefault(path.rpartition("/")[2].lower(), (path, read_values(dataset, f"{file.filename}: {path}")))
     varying = [found for found in fitting.values() if len(np.unique(_rounded(found[1]))) > 1]
     if varying:
         (first, values), *rest = varying
@@ -122,28 +118,33 @@ def _find_angles(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, A
     return f"no angles found (looked for {', '.join(ANGLES[:5])} and others, one value a frame)", None
 
 
-def _find_states(file: h5py.File, layout: Layout, n_frames: int) -> tuple[str, Array | None]:
+def _find_states(file: h5py.File, layout: Layout, n_frames: int, datasets: Located) -> tuple[str, Array | None]:
     """The place and the values of the laser states; or why there are none, and None."""
-    for path, dataset in _called(file, layout, STATES):
+    for path, dataset in _called(file, layout, datasets, STATES):
         if dataset.shape == (n_frames,) and dataset.dtype.kind in "iufbSO":
-            values = _values(dataset, path)
+            values = read_values(dataset, f"{file.filename}: {path}")
             texts = {value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values.tolist()}
             if {text.strip().lower() for text in texts} <= WORDS:  # laser may as well be an energy
                 return path, values
     return f"no laser states found (looked for {', '.join(STATES)}, one value a frame)", None
 
 
-def _called(
-    file: h5py.File, layout: Layout, names: tuple[str, ...], also: Callable[[str, h5py.Dataset], bool] = lambda *_: False
-) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Datasets that have one of these names, the best first: the axis of the NXdata group, then by name, then by where such things belong.
-
-    In NeXus, other entries are other measurements; elsewhere the whole file is searched.
-    """
+def _datasets(file: h5py.File, layout: Layout) -> Iterator[tuple[str, h5py.Dataset]]:
+    """The datasets that metadata may be in: in NeXus those of the entry, as others are other measurements; else all of the file."""
     top = layout.parts[0].path.split("/")[1] if layout.is_nexus else ""
     group = file[top] if top else file
-    if not isinstance(group, h5py.Group):
-        return
+    if isinstance(group, h5py.Group):
+        yield from datasets_below(group, absolute(top), DEPTH)
+
+
+def _called(
+    file: h5py.File,
+    layout: Layout,
+    datasets: Located,
+    names: tuple[str, ...],
+    also: Callable[[str, h5py.Dataset], bool] = lambda *_: False,
+) -> list[tuple[str, h5py.Dataset]]:
+    """Datasets that have one of these names, the best first: the axis of the NXdata group, by name, then by where such things belong."""
     axis = _first_axis(file, layout)
 
     def rank(one: tuple[str, h5py.Dataset]) -> tuple[Any, ...]:
@@ -152,15 +153,15 @@ def _called(
         place = next((i for i, word in enumerate(PLACES) if folder.startswith(word)), len(PLACES))
         return path != axis, names.index(name.lower()) if name.lower() in names else len(names), place, path.count("/"), path
 
-    found = datasets_below(group, absolute(top), DEPTH)
-    yield from sorted(((path, item) for path, item in found if path.rpartition("/")[2].lower() in names or also(path, item)), key=rank)
+    return sorted((one for one in datasets if one[0].rpartition("/")[2].lower() in names or also(*one)), key=rank)
 
 
 def _broken(file: h5py.File, layout: Layout, names: tuple[str, ...]) -> str | None:
     """A link that leads nowhere in the place of a dataset with one of these names, in words."""
     top = layout.parts[0].path.split("/")[1] if layout.is_nexus else ""
-    links = broken_links_below(file[top] if top else file, absolute(top), DEPTH) if not top or isinstance(file[top], h5py.Group) else ()
-    return next((why for path, why in links if path.rpartition("/")[2].lower() in names), None)
+    group = file[top] if top else file
+    links = broken_links_below(group, absolute(top), DEPTH, names) if isinstance(group, h5py.Group) else ()
+    return next((why for _, why in links), None)
 
 
 def _first_axis(file: h5py.File, layout: Layout) -> str | None:
@@ -176,7 +177,7 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
         name = first.decode(errors="replace") if isinstance(first, bytes) else first
         if not isinstance(name, str) or name in ("", "."):
             continue
-        signal = group.get(text_of(group.attrs, "signal") or ".")
+        signal = member(group, text_of(group.attrs, "signal") or ".")
         if place == own or (signal is not None and signal.id == layout.parts[0].dataset.id):
             return f"{place}/{name}"
     return None
@@ -184,8 +185,8 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
 
 def _turns(path: str, dataset: h5py.Dataset, axis: str | None) -> bool:
     """Whether it is an angle under another name: the frames' axis, or a motor of a BLISS scan, in degrees."""
-    in_degrees = text_of(dataset.attrs, "units").lower() in ("deg", "degree", "degrees")
-    return in_degrees and (path == axis or path.split("/")[-2] in ("positioners", "measurement"))
+    may_turn = path == axis or path.split("/")[-2] in ("positioners", "measurement")
+    return may_turn and text_of(dataset.attrs, "units").lower() in ("deg", "degree", "degrees")
 
 
 def _rounded(angles: Array) -> Array:

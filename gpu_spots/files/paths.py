@@ -1,31 +1,36 @@
-"""Checks of file names before files are opened."""
+"""Checks of paths before anything is opened: to open a named pipe blocks until something is written to it."""
 
 import stat
 from pathlib import Path
 
 from gpu_spots.errors import InputError
 
-_KINDS = {
-    stat.S_IFDIR: "folder",
-    stat.S_IFIFO: "named pipe",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
+KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
 
 
 def require_regular_file(path: Path, what: str) -> None:
-    """Raise `InputError` unless ``path`` is a regular file, or a link to one; nothing is opened.
+    """Raise `InputError` where a path is not a regular file. Symbolic links are followed; nothing is opened.
 
     Args:
-        path: name of the file.
-        what: what was expected, for the message: "an image".
+        path: the path to check.
+        what: what is expected there, with its article, for the message: "an HDF5 file".
+
+    Raises:
+        InputError: the path does not exist, cannot be looked up, or leads to a folder, a named pipe,
+            a socket or a device.
     """
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path}: cannot be opened: {reason}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
+    except ValueError as error:  # a null byte in the name
+        raise InputError(f"{path}: cannot be opened: {error}") from error
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+        kind = next((name for holds, name in KINDS if holds(mode)), "special file")
         raise InputError(f"{path}: is a {kind}, expected {what}")

@@ -13,6 +13,7 @@ from gpu_spots.files.images import read_image_of_any_type
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at
+from gpu_spots.files.virtual import read_values
 from gpu_spots.model import Array
 
 DEPTH = 12
@@ -89,6 +90,7 @@ def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Ar
             item = item_at(opened, path)
             if not isinstance(item, h5py.Dataset):
                 raise InputError(f"{file}: {path} is a group, expected the dataset of the mask")
-            return np.asarray(item[()]), f"{file}:{absolute(path)}"
+            place = f"{file}:{absolute(path)}"
+            return read_values(item, place), place
     except FAILURES as error:
         raise InputError(f"{file}: cannot be read: {hdf5_reason(error)}") from error

@@ -148,13 +148,9 @@ class SpotsWriter:
         self._file.require_group("info").attrs.update({name: _storable(value) for name, value in attributes.items()})
 
     @_writes
-    def copy_lauecollect(self, source: h5py.File) -> None:
-        """The run's metadata, as it is; what links lead to is copied too. Raises `InputError` where it is damaged."""
-        if lauecollect.GROUP in source:
-            try:
-                source.copy(source[lauecollect.GROUP], self._file, lauecollect.GROUP, expand_soft=True, expand_external=True)
-            except (KeyError, OSError, RuntimeError) as error:
-                raise InputError(f"{source.filename}: {lauecollect.GROUP} cannot be copied: {hdf5_reason(error)}") from error
+    def copy_lauecollect(self, source: h5py.File, warn: Callable[[str], None] = lambda _: None) -> None:
+        """The run's metadata, as it is; what links lead to is copied too. ``warn`` is told of what is damaged and left out."""
+        lauecollect.copy_group(source, self._file, warn)
 
     @_writes
     def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
@@ -162,9 +158,9 @@ class SpotsWriter:
         origin = columns.origin if isinstance(columns, LocatedColumns) else {}
         for name, values in columns.items():
             path = f"{lauecollect.GROUP}/{name.replace('/', '_')}"
-            if origin.get(name) == path:
-                continue
             if path in self._file:
+                if origin.get(name) == path:
+                    continue
                 del self._file[path]
             text = values.dtype.kind in "USO"
             self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values

@@ -1,8 +1,7 @@
 """What stands in an HDF5 file: opening by path, with an error that says which link leads nowhere, and walking through groups."""
 
 import resource
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import h5py
@@ -10,6 +9,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.links import linked_file, require_followable
 
 FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What h5py raises where a file is damaged or a link leads nowhere."""
@@ -23,11 +23,18 @@ def absolute(path: str) -> str:
 
 
 def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
-    """What stands at ``path``. Raises `InputError` where nothing does; it names the file that is missing where a link leads to one."""
+    """Return what stands at ``path``.
+
+    Raises `InputError` where nothing does; it names the file that is missing where a link leads to
+    one, and what is there instead of a file.
+    """
     try:
+        require_followable(file, path)
         return file[path]
     except FAILURES as error:
         raise InputError(f"{file.file.filename}: no dataset {path!r}: {why_broken(file, path) or hdf5_reason(error)}") from None
+    except InputError as error:
+        raise InputError(f"{file.file.filename}: no dataset {path!r}: {error}") from None
 
 
 def why_broken(file: h5py.Group, path: str) -> str | None:
@@ -37,14 +44,24 @@ def why_broken(file: h5py.Group, path: str) -> str | None:
         place = "/" + "/".join(parts[:end])
         try:
             link = file.file.get(place, getlink=True)
-            if link is None or _leads_somewhere(file.file, place):
+            if link is None or isinstance(link, h5py.HardLink):
                 continue
+            require_followable(file.file, place)
+            if _leads_somewhere(file.file, place):
+                continue
+            if isinstance(link, h5py.ExternalLink):
+                return f"{_in_words(place, link)}, {_why_unopened(file.file, link)}"
         except FAILURES:
             return None
-        if isinstance(link, h5py.ExternalLink):
-            return f"{place} is a link to {link.path} in the file {link.filename}, {_why_unopened(Path(file.file.filename).parent, link)}"
-        return f"{place} is a link to {link.path}, which leads nowhere" if isinstance(link, h5py.SoftLink) else None
+        except InputError as error:
+            return f"{_in_words(place, link)}: {error}"
+        return f"{_in_words(place, link)}, which leads nowhere"
     return None
+
+
+def _in_words(place: str, link: h5py.SoftLink | h5py.ExternalLink) -> str:
+    where = f" in the file {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+    return f"{place} is a link to {link.path}{where}"
 
 
 def _leads_somewhere(file: h5py.File, path: str) -> bool:
@@ -54,10 +71,9 @@ def _leads_somewhere(file: h5py.File, path: str) -> bool:
         return False
 
 
-def _why_unopened(folder: Path, link: h5py.ExternalLink) -> str:
-    """Why an external link cannot be followed; the file is looked for where HDF5 looks."""
-    places = (folder / link.filename, folder / Path(link.filename).name, Path(link.filename))
-    found = next((place for place in places if place.exists()), None)
+def _why_unopened(file: h5py.File, link: h5py.ExternalLink) -> str:
+    """Why an external link cannot be followed."""
+    found = linked_file(file, link)
     if found is None:
         return "which is missing"
     if not h5py.is_hdf5(found):
@@ -99,12 +115,27 @@ def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
 def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
     """Name and object of everything in a group, sorted by name; links that lead nowhere are passed over."""
     for name in group:
-        try:
-            item = group.get(name)
-        except FAILURES:
-            continue
+        item = member(group, name)
         if item is not None:
             yield name, item
+
+
+def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
+    """Return what is at a path below a group; None for a link that leads nowhere, or to a named pipe or the like."""
+    try:
+        link = group.get(path, getlink=True) if "/" not in path and not is_hard(group, path) else None
+        if isinstance(link, h5py.ExternalLink):
+            linked_file(group, link)
+        elif link is not None or "/" in path:
+            require_followable(group, path)
+        return group[path]
+    except (*FAILURES, InputError):
+        return None
+
+
+def is_hard(group: h5py.Group, name: str) -> bool:
+    """Return whether a name of a group is no soft or external link. Raises KeyError where there is no such name."""
+    return group.id.links.get_info(name.encode(errors="surrogateescape")).type == h5py.h5l.TYPE_HARD
 
 
 def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -128,14 +159,19 @@ def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[s
         level = deeper
 
 
-def broken_links_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, str]]:
-    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is."""
+def broken_links_below(group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is.
+
+    With ``names``, in lower case, only links that are called so are looked at.
+    """
     seen: set[Any] = {group.id}
     level = [(path.rstrip("/"), group)]
     for _ in range(depth):
         deeper = []
         for base, parent in level:
             for name in parent:
+                if (names is not None and name.lower() not in names) or is_hard(parent, name):
+                    continue
                 why = why_broken(group.file, f"{base}/{name}")
                 if why is not None:
                     yield f"{base}/{name}", why

@@ -71,6 +71,8 @@ def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: Det
     if pixels is not None:
         record["masked_pixels"] = _n_bad(pixels)
 
+    if facts.note and options.valid_range is None:
+        notes.append(f"{source}: {facts.note}")
     low, high = _bounds(source, dtype, facts, options)
     for name, bound, origin in (("valid_low", low, facts.low_from), ("valid_high", high, facts.high_from)):
         if bound is not None:

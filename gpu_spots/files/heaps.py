@@ -1,0 +1,108 @@
+"""Reading text of variable length, which HDF5 keeps in heaps, from files that may be damaged.
+
+HDF5 walks through a heap from object to object. Where free space of size 0 stands in it, as after one
+flipped byte, it never comes to the end. So what HDF5 reads passes a check here first.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+SIGNATURE = b"GCOL\x01\0\0\0"
+"""Of a global heap collection: its name, version 1, and three bytes that are not used."""
+SMALLEST = 4096
+"""Bytes of a collection, at least."""
+LARGEST = 1 << 30
+"""Bytes of a collection that are looked through, at most."""
+HEADER = struct.Struct("<HHIQ")
+"""Of an object in a collection: number (0: free space), references, 4 bytes that are not used, size."""
+
+
+class DamagedHeapError(OSError):
+    """A heap that HDF5 would not come to the end of."""
+
+
+class CheckedFile:
+    """A file for h5py to read from. Heaps are checked before HDF5 sees them; a damaged one is a read error."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises OSError."""
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._descriptor).st_size
+        self._position = 0
+        self._sound: set[int] = set()
+
+    def __repr__(self) -> str:
+        """The path: so h5py names the file."""
+        return str(self._path)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set and return the position."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        """Return bytes; fewer at the end of the file."""
+        data = os.pread(self._descriptor, size, self._position)
+        begin = data.find(SIGNATURE)
+        while begin >= 0:
+            self._check(self._position + begin)
+            begin = data.find(SIGNATURE, begin + 1)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill a buffer, with zeros behind the end of the file."""
+        into = memoryview(buffer).cast("B")
+        into[:] = self.read(len(into)).ljust(len(into), b"\0")
+        return len(into)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is written."""
+
+    def _check(self, begin: int) -> None:
+        """Raise `DamagedHeapError` where the objects of a collection do not fill it."""
+        if begin in self._sound:
+            return
+        size = int.from_bytes(os.pread(self._descriptor, 8, begin + len(SIGNATURE)), "little")
+        if SMALLEST <= size <= min(self._size - begin, LARGEST):  # others HDF5 refuses, or they are no heap
+            data = os.pread(self._descriptor, size, begin)
+            at = len(SIGNATURE) + 8
+            while at + HEADER.size <= size:
+                number, _, _, length = HEADER.unpack_from(data, at)
+                at += HEADER.size + (length + 7) // 8 * 8 if number else length
+                if at > size or (not number and length < HEADER.size):
+                    raise DamagedHeapError(f"the heap at byte {begin} is damaged")
+        self._sound.add(begin)
+
+
+@contextmanager
+def checked(file: h5py.File) -> Iterator[h5py.File]:
+    """Open a file once more, so that its heaps are checked; the same file where that is not possible.
+
+    Links to other files cannot be followed in it. Raises OSError where the file cannot be opened.
+    """
+    lengths: tuple[int, int] = file.id.get_create_plist().get_sizes()
+    if file.driver != "sec2" or file.mode != "r" or lengths != (8, 8) or file.userblock_size:
+        yield file
+        return
+    source: Any = CheckedFile(Path(file.filename))
+    try:
+        with h5py.File(source, "r") as again:
+            yield again
+    finally:
+        source.close()

@@ -1,0 +1,82 @@
+"""Summary of a spots file: what was found, from what, and how."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gpu_spots.errors import InputError
+from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.tree import FAILURES, datasets_below, member
+from gpu_spots.files.virtual import read_values
+
+RANGES = "frame2spotsBE"
+"""Only spots files have this dataset."""
+METHOD = ("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise")
+"""Attributes of info that say how spots were looked for, besides the method."""
+DEPTH = 3
+"""Groups in groups that a spots file has."""
+
+
+def is_spots_file(file: h5py.File) -> bool:
+    """Return whether a file is the output of find, and not a run."""
+    return isinstance(member(file, RANGES), h5py.Dataset) and member(file, "frames") is None
+
+
+def why_no_run(file: h5py.File) -> str:
+    """Return the message for a spots file in the place of a run."""
+    source = _plain(_attributes(file).get("input_file", ""))
+    of = f" of {source}" if source else ""
+    return f"{file.filename}: is a spots file, the results{of}; give the run itself, or --frames PATH to search one of its datasets"
+
+
+def summarise(file: h5py.File) -> dict[str, Any]:
+    """Return what is known of a spots file, as JSON can hold it. No masks are read.
+
+    Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
+    ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``, ``input_file``,
+    ``program``, ``datasets`` (path to shape and type). What the file does not say is None.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        ranges = read_values(file[RANGES], f"{file.filename}: {RANGES}")
+        if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in "iu" or not len(ranges):
+            raise InputError(f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)")
+        counts = ranges[:, 1] - ranges[:, 0]
+        known = {name: _plain(value) for name, value in _attributes(file).items()}
+        found = datasets_below(file, "", DEPTH)
+        datasets = {path: f"{item.shape} {'text' if item.dtype.kind == 'O' else item.dtype}" for path, item in found}
+    except FAILURES as error:
+        raise InputError(f"{file.filename}: cannot be read: {hdf5_reason(error)}") from error
+    program = " ".join(str(known[name]) for name in ("program", "version") if name in known)
+    return {
+        "file": str(Path(file.filename)),
+        "layout": "spots file",
+        "frames": len(counts),
+        "spots": int(counts.sum()),
+        "spots_per_frame": {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())},
+        "method": known.get("method"),
+        "options": {name: known[name] for name in METHOD if name in known},
+        "backend": known.get("backend"),
+        "device": known.get("device"),
+        "date": known.get("start_time"),
+        "input_file": known.get("input_file"),
+        "frames_path": known.get("frames_path"),
+        "program": program or None,
+        "datasets": datasets,
+    }
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    info = member(file, "info")
+    return dict(info.attrs) if info is not None else {}
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as JSON can hold it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
