@@ -1,8 +1,11 @@
 """Ctrl-C, SIGTERM and SIGKILL while the program runs: what it says, how it ends, and what it leaves."""
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -53,11 +56,11 @@ def until(running: subprocess.Popen[str], line: str) -> list[str]:
     raise AssertionError(f"it never said {line!r}: {said}")
 
 
-def assert_ended(running: subprocess.Popen[str], said: list[str], message: str) -> None:
-    """Status 1, one line besides those of the stages, and nothing on stdout."""
+def assert_ended(running: subprocess.Popen[str], said: list[str], message: str, number: signal.Signals) -> None:
+    """Death by the signal, one line besides those of the stages, and nothing on stdout."""
     stdout, stderr = running.communicate(timeout=60)
     lines = "".join([*said, stderr]).splitlines()
-    assert (running.returncode, stdout) == (1, ""), lines
+    assert (running.returncode, stdout) == (-number, ""), lines
     assert lines[-1] == f"lu_hdf2spots: {message}; nothing was written"
     assert not [line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line], lines
 
@@ -76,7 +79,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(run: Path, stage: str, nu
     with started(run, *SLOW, "-S", "pairs") as running:
         said = until(running, stage)
         running.send_signal(number)
-        assert_ended(running, said, message)
+        assert_ended(running, said, message, number)
     assert listing(run.parent) == before
 
 
@@ -88,7 +91,7 @@ def test_an_interrupt_while_the_output_is_written_leaves_nothing(run: Path) -> N
         while running.poll() is None and part.stat().st_size < 10_000_000:
             time.sleep(0.002)
         running.send_signal(signal.SIGINT)
-        assert_ended(running, said, "interrupted")
+        assert_ended(running, said, "interrupted", signal.SIGINT)
     assert listing(run.parent) == before
 
 
@@ -97,7 +100,7 @@ def test_a_run_whose_terminal_is_closed_leaves_nothing(run: Path) -> None:
     with started(run, *SLOW) as running:
         said = until(running, "masks")
         running.send_signal(signal.SIGHUP)
-        assert_ended(running, said, "terminated, as its terminal was closed")
+        assert_ended(running, said, "terminated, as its terminal was closed", signal.SIGHUP)
     assert listing(run.parent) == before
 
 
@@ -108,7 +111,7 @@ def test_impatience_does_no_harm(run: Path) -> None:
         for _ in range(20):
             running.send_signal(signal.SIGINT)
             time.sleep(0.003)
-        assert_ended(running, said, "interrupted")
+        assert_ended(running, said, "interrupted", signal.SIGINT)
     assert listing(run.parent) == before
 
 
@@ -155,6 +158,28 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
         assert len(file["frame2spotsBE"]) == 40
 
 
+def test_ctrl_c_ends_a_shell_loop_too(run: Path) -> None:
+    program = Path(sys.executable).with_name("lu_hdf2spots")
+    if not program.exists() or not shutil.which("bash"):
+        pytest.skip("needs bash, and the program installed")
+    loop = f"for i in 1 2 3; do {shlex.quote(str(program))} {shlex.quote(str(run))} --threads 1 -d 60; echo round $i $?; done; echo over"
+    # SIGINT may be ignored where the tests run in the background; bash cannot undo that
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        loop_running = subprocess.Popen(
+            ["bash", "-c", loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    with loop_running as running:
+        until(running, "masks")
+        os.killpg(running.pid, signal.SIGINT)
+        stdout, _ = running.communicate(timeout=60)
+    assert "over" not in stdout
+    assert "round" not in stdout
+    assert set(listing(run.parent)) == {run.name}
+
+
 def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "x__mccd.h5"
     with started("simulate", output, "--size", 512, "--angles", 20, name="gpu-spots") as running:
@@ -162,7 +187,7 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
             time.sleep(0.002)
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
-        assert (running.returncode, stdout) == (1, "")
+        assert (running.returncode, stdout) == (-signal.SIGINT, "")
     assert stderr.splitlines()[-1] == "gpu-spots: interrupted; nothing was written"
     assert "Traceback" not in stderr
     assert not listing(tmp_path)

@@ -7,6 +7,7 @@ import click
 
 from gpu_spots.cli.image_options import image_options, image_request, option_of
 from gpu_spots.cli.input_options import TABLE
+from gpu_spots.cli.terminal import say
 from gpu_spots.errors import InputError, ParameterError
 
 
@@ -61,10 +62,9 @@ def _run(images: dict[str, Any], output: Path | None, threads: int | None, force
         write_converted(stack, output, watching, workers, force=force)
     if not quiet:
         n_frames, n_rows, n_columns = stack.shape
-        click.echo(
+        say(
             f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, {stack.dtype}, {known}, "
-            f"{output.stat().st_size / 1e6:.1f} MB",
-            err=True,
+            f"{output.stat().st_size / 1e6:.1f} MB"
         )
 
 

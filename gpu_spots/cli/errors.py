@@ -1,5 +1,6 @@
-"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else."""
+"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else; a signal ends the program by that signal."""
 
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from gpu_spots.cli.terminal import open_standard_streams, say
 from gpu_spots.errors import GpuSpotsError, ParameterError
 
 SIGNALS = {
@@ -26,26 +28,32 @@ AGAIN = 0.01
 
 
 class Stopped(BaseException):
-    """The process was asked to end; the text says how. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+    """The process was asked to end. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(SIGNALS[number])
+        self.number = number
 
 
 class _OneLine(click.Command):
     """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
-        """Run; always ends in SystemExit."""
+        """Run; ends in SystemExit, or as a program that was asked to end, by that signal."""
+        is_program = args is None
+        if is_program:
+            open_standard_streams()
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
-        # with the process's own arguments this is the whole program, and nothing is left to stop when it has ended
-        with _stoppable(for_good=args is None) as requests:
+        with _stoppable(for_good=is_program) as requests:
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
                 requests.over = True
             except BaseException as error:
                 requests.over = True
                 # a request may have come up as another error, out of an import for one
-                _end(requests.heard or error, name, debug="--debug" in arguments)
+                _end(requests.heard or error, name, debug="--debug" in arguments, is_program=is_program)
         # without standalone mode click returns the status of --help and --version
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -58,19 +66,30 @@ class OneLineGroup(_OneLine, click.Group):
     """A group of commands."""
 
 
-def _end(error: BaseException, name: str, debug: bool) -> NoReturn:
+def _end(error: BaseException, name: str, debug: bool, is_program: bool) -> NoReturn:
     """Say what happened in one line, and exit with its status."""
     if isinstance(error, SystemExit):
         raise error
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
+        for line in error.format_message().splitlines():
+            say(line)
         sys.exit(2)
     if debug:
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(line)
     message, status = _explain(error)
-    with suppress(OSError):  # nobody may be there to read it
-        click.echo(f"{name}: {message}", err=True)
+    say(f"{name}: {message}")
+    if isinstance(error, Stopped) and is_program:
+        _die_of(error.number)
     sys.exit(status)
+
+
+def _die_of(number: signal.Signals) -> None:
+    """End by the signal itself: a shell ends its loop only if it sees that Ctrl-C ended the program."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -120,7 +139,7 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
         nonlocal last
         if not requests.over:
             last = signal.Signals(number)
-            requests.heard = Stopped(SIGNALS[last])
+            requests.heard = Stopped(last)
             raise requests.heard
 
     def ask_again() -> None:

@@ -14,6 +14,7 @@ from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_image
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
+from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHODS, NORMALISATIONS, SYNCS, Parameters
 
@@ -176,13 +177,13 @@ def _run(
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
-            click.echo(
-                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}", err=True
-            )
+            say(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}")
         with observer(quiet) as watching:
             job = Job(parameters, chosen, watching, Limits(memory_limit, batch, chosen.workers), scratch, keep)
             if dry_run:
-                click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
+                plan = plan_to_file(stack, output, job, force=force)
+                for line in plan_in_words(plan, output, expected_size(stack, job)):
+                    show(line)
                 return
             summary = find_to_file(stack, output, job, compression=compression, force=force)
     if quiet:
@@ -190,14 +191,14 @@ def _run(
     least, median, most = summary.spots_per_frame
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
-    click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
+    say(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)")
     if summary.scales:
-        click.echo(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}", err=True)
+        say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.rejection:
         lost = summary.rejection
-        click.echo(f"{lost.never:.1%} of the pixels lost no block; dropped: {lost.median:g} median, {lost.most} max", err=True)
-    click.echo(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}", err=True)
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
+        say(f"{lost.never:.1%} of the pixels lost no block; dropped: {lost.median:g} median, {lost.most} max")
+    say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 def _option_of(name: str) -> str:

@@ -58,8 +58,8 @@ def plan_options(command: Command) -> Command:
     return command
 
 
-def plan_in_words(plan: "Plan", output: Path, size: int) -> str:
-    """What --dry-run prints."""
+def plan_in_words(plan: "Plan", output: Path, size: int) -> list[str]:
+    """Return the lines that --dry-run prints."""
     from gpu_spots.plan import in_words
 
     places = {
@@ -79,7 +79,7 @@ def plan_in_words(plan: "Plan", output: Path, size: int) -> str:
         "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
         "output": f"{output}, about {in_words(size)}",
     }
-    return "\n".join(f"{name + ':':17}{text}" for name, text in lines.items() if text is not None)
+    return [f"{name + ':':17}{text}" for name, text in lines.items() if text is not None]
 
 
 def _times(n: int) -> str:

@@ -1,10 +1,10 @@
 """What the user sees of a run while it goes: a bar on a terminal, a line a stage elsewhere, nothing with --quiet. All on stderr."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
-import click
+from gpu_spots.cli.terminal import Stderr, one_line, say
 
 
 class Lines:
@@ -12,14 +12,14 @@ class Lines:
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say what begins."""
-        click.echo(f"{name}, {total} {unit}...", err=True)
+        say(f"{name}, {total} {unit}...")
 
     def advance(self, steps: int) -> None:
         """Logs need no more."""
 
     def warn(self, message: str) -> None:
         """Say it."""
-        click.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}")
 
 
 class WarningsOnly(Lines):
@@ -34,7 +34,7 @@ def observer(quiet: bool) -> Iterator[Lines]:
     """The observer that suits where stderr goes."""
     if quiet:
         yield WarningsOnly()
-    elif sys.stderr is None or not sys.stderr.isatty():
+    elif not Stderr().isatty():
         yield Lines()
     else:
         with _bar() as bar:
@@ -55,7 +55,7 @@ def _bar() -> Iterator[Lines]:
             return Text(rate, style="progress.data.speed")
 
     name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
-    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(stderr=True))
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(file=cast(TextIO, Stderr())))
 
     class Bar(Lines):
         def stage(self, name: str, total: int, unit: str) -> None:
@@ -65,7 +65,7 @@ def _bar() -> Iterator[Lines]:
             progress.advance(self.task, steps)
 
         def warn(self, message: str) -> None:
-            progress.console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(f"warning: {one_line(message)}", markup=False, highlight=False, soft_wrap=True)
 
     with progress:
         yield Bar()

@@ -1,9 +1,11 @@
 """``gpu-spots simulate``: write a run with known truth."""
 
-import sys
 from pathlib import Path
+from typing import TextIO, cast
 
 import click
+
+from gpu_spots.cli.terminal import Stderr, say
 
 
 def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
@@ -95,11 +97,10 @@ def simulate(
         interlaced=interlaced,
         seed=seed,
     )
-    with click.progressbar(length=design.n_frames, label="Simulating", file=sys.stderr) as bar:
+    with click.progressbar(length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())) as bar:
         write_run(output, simulate_run(design), compression=compression, force=force, progress=lambda: bar.update(1))
     kind = "laser" if laser else "dark"
-    click.echo(
+    say(
         f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {design.spots} spots a frame, "
-        f"{output.stat().st_size / 1e6:.1f} MB",
-        err=True,
+        f"{output.stat().st_size / 1e6:.1f} MB"
     )
