@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_spots import __version__, pipeline
+from gpu_spots import __version__, pipeline, watchdog
 from gpu_spots.backend import Backend
 from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
@@ -92,11 +92,13 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
     for note in stack.notes:
         job.observer.warn(note)
     if isinstance(stack, FileStack):
+        watchdog.reading(f"{stack.file_name}: lauecollect")
         writer.copy_lauecollect(stack.file)
     if isinstance(stack, ImageStack):
         writer.write_images(stack.images)
     else:
         writer.write_lauecollect(stack.columns)
+    watchdog.reading(stack.source)
     folder = job.scratch_folder(output)
     summary = pipeline.find_spots(
         stack,

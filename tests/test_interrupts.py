@@ -1,9 +1,11 @@
 """Ctrl-C, SIGTERM and SIGKILL while the program runs: what it says, how it ends, and what it leaves."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -16,12 +18,18 @@ import h5py
 import numpy as np
 import pytest
 
+from gpu_spots import watchdog
 from gpu_spots.cli.errors import Stopped, _stoppable
+from gpu_spots.files import locks
 from gpu_spots.files.output import _Disk, complete_or_absent, uninterrupted
 from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
 
 SLOW = ("--threads", 1, "-d", 60)
 """Options with which each stage of the run below takes a tenth of a second or more."""
+UNWATCHED = "import contextlib, gpu_spots.watchdog as w; w.watched = lambda *_: contextlib.nullcontext()"
+"""Python by which the program has no watchdog."""
+HURRIED = "import gpu_spots.watchdog as w; w.GRACE, w.LAST_WORD, w.STALL = 0.5, 0.5, 0.3"
+"""Python by which its watchdog waits less."""
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +132,19 @@ def test_what_the_process_was_told_to_ignore_is_ignored(run: Path) -> None:
     assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
 
 
-def test_a_killed_run_leaves_at_most_its_part_which_the_next_run_removes(run: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_run_that_is_killed_or_crashes_leaves_nothing(run: Path, number: signal.Signals) -> None:
     with started(run, *SLOW) as running:
+        until(running, "masks")
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=60)
+        assert running.returncode == -number
+    assert stderr == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_run_removes(run: Path) -> None:
+    with started(run, *SLOW, prelude=UNWATCHED) as running:
         until(running, "masks")
         running.kill()
         running.communicate(timeout=60)
@@ -145,7 +164,7 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
     output = run.parent / "run__spots.h5"
     output.write_bytes(b"precious")
     state = output.stat()
-    with started(run, *SLOW, "--force") as running:
+    with started(run, *SLOW, "--force", prelude=UNWATCHED) as running:
         until(running, "masks")
         running.send_signal(number)
         running.communicate(timeout=60)
@@ -191,6 +210,87 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     assert stderr.splitlines()[-1] == "gpu-spots: interrupted; nothing was written"
     assert "Traceback" not in stderr
     assert not listing(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- libraries that hang
+
+IN_C = "collections.deque(itertools.repeat(0), 0)"
+"""A loop in C that never ends, never looks at signals and keeps Python's interpreter lock."""
+COPYING = f"import collections, itertools, gpu_spots.files.spots_file as s; s.SpotsWriter.copy_lauecollect = lambda *_: {IN_C}"
+READING = "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = lambda *_: time.sleep(1000)"
+
+
+def damaged_heap(path: Path) -> Path:
+    """A run whose text column has an entry of no length in its heap, which HDF5 2.0 follows for ever."""
+    write_run(path, replaced(lauecollect_comment=[f"comment {i}" for i in range(20)]))
+    content = bytearray(path.read_bytes())
+    place = content.find(b"GCOL")
+    assert place > 0
+    place += 16
+    while struct.unpack_from("<H", content, place)[0]:
+        place += 16 + (struct.unpack_from("<Q", content, place + 8)[0] + 7) // 8 * 8
+    struct.pack_into("<Q", content, place + 8, 0)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_call_that_never_returns_is_ended(run: Path, number: signal.Signals, word: str) -> None:
+    with started(run, "--quiet", prelude=f"{HURRIED}; {COPYING}") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: lauecollect\n"
+        assert "run__spots.h5.part" in listing(run.parent)
+        running.send_signal(number)
+        stdout, stderr = running.communicate(timeout=30)
+    assert (running.returncode, stdout) == (-signal.SIGKILL, "")
+    assert stderr == f"lu_hdf2spots: {word} while reading {run}: lauecollect; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_threads_that_never_return_are_given_up(run: Path) -> None:
+    with started(run, "--quiet", prelude=f"{HURRIED}; {READING}") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: /frames\n"
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=30)
+    # Python still runs, so the program ends by the signal itself
+    assert running.returncode == -signal.SIGINT
+    assert stderr == f"lu_hdf2spots: interrupted while reading {run}: /frames; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_a_damaged_heap_does_not_keep_the_program(tmp_path: Path) -> None:
+    path = damaged_heap(tmp_path / "x__mccd.h5")
+    with started(path, prelude=HURRIED) as running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=3)
+        running.terminate()
+        running.communicate(timeout=30)
+    assert set(listing(tmp_path)) == {path.name}
+
+
+def test_a_watchdog_that_is_killed_is_not_missed(run: Path) -> None:
+    report = "import os, gpu_spots.watchdog as w; fork = os.fork; os.fork = lambda: (n := fork()) and (print(n, flush=True) or n)"
+    with started(run, *SLOW, prelude=report) as running:
+        assert running.stdout is not None
+        os.kill(int(running.stdout.readline()), signal.SIGKILL)
+        running.communicate(timeout=60)
+        assert running.returncode == 0
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+
+
+def test_the_watchdog_leaves_a_file_that_another_run_holds(tmp_path: Path) -> None:
+    part = tmp_path / "x.part"
+    part.write_text("another's")
+    state = part.stat()
+    with part.open("rb+") as held:
+        assert locks.lock(held.fileno())
+        watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino, part))
+        assert part.exists()
+    watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino + 1, part))
+    assert part.exists()
+    watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino, part))
+    assert not part.exists()
 
 
 # ------------------------------------------------------------------------------------------------------- how that is brought about

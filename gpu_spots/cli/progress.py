@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO, cast
 
+from gpu_spots import watchdog
 from gpu_spots.cli.terminal import Stderr, one_line, say
 
 
@@ -12,10 +13,12 @@ class Lines:
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say what begins."""
+        watchdog.progress()
         say(f"{name}, {total} {unit}...")
 
     def advance(self, steps: int) -> None:
-        """Logs need no more."""
+        """Count the progress for the watchdog; logs need no more."""
+        watchdog.progress()
 
     def warn(self, message: str) -> None:
         """Say it."""
@@ -27,6 +30,7 @@ class WarningsOnly(Lines):
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say nothing."""
+        watchdog.progress()
 
 
 @contextmanager
@@ -59,9 +63,11 @@ def _bar() -> Iterator[Lines]:
 
     class Bar(Lines):
         def stage(self, name: str, total: int, unit: str) -> None:
+            watchdog.progress()
             self.task = progress.add_task(name, total=total, unit=unit)
 
         def advance(self, steps: int) -> None:
+            watchdog.progress()
             progress.advance(self.task, steps)
 
         def warn(self, message: str) -> None:

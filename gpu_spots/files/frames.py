@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from gpu_spots import watchdog
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.detector import DetectorFacts, detector_facts
@@ -236,6 +237,7 @@ def _frames_in_words(dataset: h5py.Dataset) -> str:
 
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
+    watchdog.reading(str(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'device'}, expected an HDF5 file")

@@ -1,6 +1,5 @@
 """An output file that appears under its name only when it is complete, and whose failures are errors and not crashes."""
 
-import fcntl
 import os
 import signal
 import stat
@@ -12,11 +11,11 @@ from types import FrameType
 
 import h5py
 
+from gpu_spots import watchdog
 from gpu_spots.errors import OutputError
+from gpu_spots.files import locks
 
 SUFFIX = ".part"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, and other requests to end."""
 
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
@@ -43,20 +42,23 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
     try:
         with uninterrupted():
             lock = _locked_new_file(part, output)
+            watchdog.unfinished(part, lock)
         yield part
         try:
             os.fsync(lock)
-            if not _is_at(lock, part):
+            if not locks.is_at(lock, part):
                 raise OutputError(f"{output}: cannot be written: {part} was replaced meanwhile")
             with uninterrupted(too_late=True):
                 os.replace(part, output)
+                watchdog.complete()
                 _sync_folder(output.parent)
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
     except BaseException:
         if lock is not None:
             with uninterrupted():
-                _remove(part, lock)
+                locks.remove(part, lock)
+                watchdog.removed()
         raise
     finally:
         if lock is not None:
@@ -78,7 +80,7 @@ def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         arrived.append(number)
 
-    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    before = {number: handler for number in watchdog.SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
     try:
         for number in before:
             signal.signal(number, note)
@@ -225,7 +227,7 @@ def _locked_new_file(part: Path, output: Path) -> int:
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
         # before it was locked, another run may have taken it for a left-over, and have removed it
-        if _lock(descriptor) and _is_at(descriptor, part):
+        if locks.lock(descriptor) and locks.is_at(descriptor, part):
             return descriptor
         os.close(descriptor)
 
@@ -241,36 +243,11 @@ def _clear(part: Path, output: Path) -> None:
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {part} is in the way: {error.strerror}") from error
     try:
-        if not _lock(descriptor):
+        if not locks.lock(descriptor):
             raise OutputError(f"{output}: another run is writing it")
-        _remove(part, descriptor)
+        locks.remove(part, descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether nobody else holds the file. Some shared file systems have no locks; then nobody is known to."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file still has that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove(part: Path, descriptor: int) -> None:
-    """Remove the file if it is still the one that is open."""
-    if _is_at(descriptor, part):
-        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

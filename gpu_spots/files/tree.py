@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gpu_spots import watchdog
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 
@@ -24,6 +25,7 @@ def absolute(path: str) -> str:
 
 def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
     """What stands at ``path``. Raises `InputError` where nothing does; it names the file that is missing where a link leads to one."""
+    watchdog.reading(f"{file.file.filename}: {path}")
     try:
         return file[path]
     except FAILURES as error:
