@@ -13,6 +13,10 @@ class ParameterError(GpuSpotsError):
         self.name = name
         self.problem = problem
 
+    def __reduce__(self) -> tuple[type["ParameterError"], tuple[str, str]]:
+        """Let process pools pass it on: by default an exception is made again from its text alone."""
+        return type(self), (self.name, self.problem)
+
 
 class InputError(GpuSpotsError):
     """The input file, its frames or its metadata cannot be used."""

@@ -44,8 +44,10 @@ SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
-OUTPUT = {"raw": 0.03, "filtered": 0.03, "synced": 0.03, "labels": 0.07}
-"""Bytes a pixel of what is written takes with gzip, roughly."""
+OUTPUT = {"raw": 0.067, "filtered": 0.007, "synced": 0.007, "labels": 0.009, "pixels": 0.04}
+"""Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate` with its defaults."""
+OUTPUT_MAPS = 8
+"""Bytes of the output per pixel of a frame for the statistics; from the same run."""
 
 
 class Place(StrEnum):
@@ -344,10 +346,10 @@ def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:
-    """About how large the output will be with gzip: of usual masks, a few times more or less of others."""
+    """Return about how large the output will be with gzip: of usual masks, a few times more or less of others."""
     n_frames, n_rows, n_columns = shape
-    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks}
-    return int(n_rows * n_columns * (20 + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
+    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks, "pixels": n_masks}
+    return int(n_rows * n_columns * (OUTPUT_MAPS + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
 
 
 def available_memory() -> int | None:

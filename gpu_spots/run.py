@@ -65,9 +65,12 @@ def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gz
         return _find(stack, SpotsWriter(file, str(output), stack.shape, filters, job.keep), job, compression, output)
 
 
-def plan_to_file(stack: Stack, output: Path, job: Job, *, force: bool = False) -> Plan:
-    """The plan of `find_to_file`, which is not carried out. Raises `GpuSpotsError` for what would be refused before anything is read."""
-    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
+def plan_to_file(stack: Stack, output: Path, job: Job) -> Plan:
+    """Return the plan of `find_to_file`, which is not carried out; an output that exists is no obstacle.
+
+    Raises `GpuSpotsError` for what else would be refused before anything is read.
+    """
+    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force=True)
     return pipeline.plan_run(stack, job.parameters, job.backend, job.limits_for(output))
 
 

@@ -393,6 +393,34 @@ def test_an_option_out_of_range_is_wrong_usage(run: Path, options: tuple[str, ..
     refuses(run, *options, status=2, words=words)
 
 
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("-o", output) for output in ("", ".", "..", "/")),
+        *((option, HUGE) for option in ("-n", "-A", "-c", "--threads", "--memory-limit", "--saturation", "--device", "--frames-per-angle")),
+        *((option, f"{HUGE[:5]}{'9' * 5000}") for option in ("-n", "-c", "--saturation", "--valid-range")),
+        *(("--reject", region) for region in ("disc:1e308,1,1", "disc:1,1,1e308", f"border:{HUGE}", f"rect:0,{HUGE},0,1")),
+        ("--valid-range", f"{HUGE},"),
+        ("--angle-step", "nan"),
+    ],
+    ids=lambda options: f"{options[0]} {options[1][:20]}",
+)
+def test_absurd_values_are_one_line(run: Path, options: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    before = listing(run.parent)
+    ended = command(run, "-a", 0, "--quiet", *options)
+    assert_refused(ended, ended.status or 1)
+    assert listing(run.parent) == before
+
+
+@pytest.mark.parametrize("options", [(option, HUGE) for option in ("--angles", "--pairs", "--spots", "--seed")] + [("--size", "9" * 5000)])
+def test_absurd_simulations_are_one_line(options: tuple[str, str], tmp_path: Path) -> None:
+    assert_refused(command("simulate", tmp_path / "x.h5", *options, name="gpu-spots"), 2, options[0])
+
+
 @pytest.mark.parametrize("options", [("-A", "2"), ("-n", "100", "-m", "kruskal")], ids=" ".join)
 def test_ranges_are_checked_whether_or_not_the_method_uses_the_option(run: Path, options: tuple[str, ...]) -> None:
     refuses(run, *options, status=2)

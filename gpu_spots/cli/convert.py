@@ -16,7 +16,7 @@ from gpu_spots.errors import InputError, ParameterError
 @click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: scan__mccd.h5]")
 @TABLE
 @image_options
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads that read and compress  [default: all cores]")
+@click.option("--threads", metavar="N", type=click.IntRange(1, 10_000), help="threads that read and compress  [default: all cores]")
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")

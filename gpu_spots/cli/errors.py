@@ -31,6 +31,10 @@ class Stopped(BaseException):
         super().__init__(SIGNALS[number])
         self.number = number
 
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
+        """Let it be pickled."""
+        return type(self), (self.number,)
+
 
 class _OneLine(click.Command):
     """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""

@@ -90,7 +90,13 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     help="check for minimum number of angle values present in lauecollect/angle; 0: no check",
 )  # fmt: skip
 @click.option(
-    "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
+    "-S",
+    "--sync",
+    "sync",
+    metavar="SYNC",
+    default=DEFAULTS.sync,
+    show_default=True,
+    help=f"synchronize masks (allowed values: {', '.join(SYNCS)})",
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
 @input_options
@@ -170,7 +176,7 @@ def _run(
             output = output or default_output(Path(sources[0]))
         else:
             output = output or image_list.default_output(request, "spots")
-            check_output(output, request.named, force)  # before images are looked at
+            check_output(output, request.named, force or dry_run)  # before images are looked at
             with observer(quiet) as watching:
                 stack = open_images(request, watching, chosen.workers)
             apply_inputs(stack, inputs)
@@ -181,8 +187,8 @@ def _run(
         with observer(quiet) as watching:
             job = Job(parameters, chosen, watching, Limits(memory_limit, batch, chosen.workers), scratch, keep)
             if dry_run:
-                plan = plan_to_file(stack, output, job, force=force)
-                for line in plan_in_words(plan, output, expected_size(stack, job)):
+                plan = plan_to_file(stack, output, job)
+                for line in plan_in_words(plan, output, expected_size(stack, job), must_force=output.exists() and not force):
                     show(line)
                 return
             summary = find_to_file(stack, output, job, compression=compression, force=force)

@@ -48,6 +48,9 @@ class ArrayStack:
         saturation: float | None = None,
     ) -> None:
         frames = np.asarray(frames)
+        if frames.dtype.kind in "iu" and frames.dtype.newbyteorder("=") not in FRAME_DTYPES:
+            types = ", ".join(map(str, FRAME_DTYPES))
+            raise InputError(f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it")
         _check_stack(frames.shape, frames.dtype, self.source)
         self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
         self.shape = self._frames.shape

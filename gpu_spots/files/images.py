@@ -21,6 +21,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.model import FRAME_DTYPES, Array
+from gpu_spots.packages import install_command
 
 Order = Literal["<", ">"]
 """Little-endian, big-endian."""
@@ -281,7 +282,7 @@ PACKBITS = 32773
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:
     """An image out of its file; ``content``: what was in the file, if that was compressed."""
     if find_spec("fabio") is None:
-        raise InputError(f"{path}: is no MarCCD image, and other formats need fabio; pip install 'gpu_spots[images]' brings it")
+        raise InputError(f"{path}: is no MarCCD image, and other formats need fabio; {install_command('images')} brings it")
     import fabio
     from fabio.fabioutils import BytesIO
 

@@ -23,11 +23,11 @@ OTHER = "name another output with -o"
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
+    if output.name in ("", ".."):
+        raise OutputError(f"{output}: is a folder, expected the name of a file; {OTHER}")
     for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
         if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
             raise OutputError(f"{path}: the {what} is the input file; name another with -o")
-    if output.name in ("", ".."):
-        raise OutputError(f"{str(output)!r}: is a directory, expected the name of a file")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
     _refuse_link(output)
