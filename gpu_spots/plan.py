@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpu_spots.backend import Backend
 from gpu_spots.background import PIECE
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.protocols import Shuffled, Stack
 
 BAND_PIXELS = 1 << 17
@@ -174,13 +174,13 @@ class _Planner:
         if free is not None and least <= self.memory:
             least = min(self._device_bytes(*sizes) for sizes in smallest)
             return f"need {in_words(least, ceil)} of the GPU's memory at least, of which {in_words(max(0, free), floor)} may be used"
-        limit = "is what --memory-limit lets them use" if self.limits.memory else "are free"
+        limit = f"is what {given('memory_limit')} lets them use" if self.limits.memory else "are free"
         return f"need {in_words(least, ceil)} of memory at least, {in_words(self.memory, floor)} {limit}{self._way_out()}"
 
     def _way_out(self) -> str:
         if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:
             return ""
-        return "; --scratch DIR (in Python: scratch) names a folder for a scratch file, with which less is needed"
+        return f"; {given('scratch')} names a folder for a scratch file, with which less is needed"
 
     def _places(self) -> list[Place]:
         """Where the frames could be, the best first."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError, ParameterError, given
 
 KINDS = {"rect": ("X0,X1,Y0,Y1", 4), "disc": ("X,Y,R", 3), "border": ("N", 1)}
 """What each kind is written as, and how many numbers that are."""
@@ -42,7 +42,9 @@ class Region:
             inside[...] = True
             inside[width : max(n_x - width, 0), width : max(n_y - width, 0)] = False
         if not inside.any():
-            raise InputError(f"--reject {self}: has no pixel in frames of {n_x} x {n_y} (X from 0 to {n_x - 1}, Y from 0 to {n_y - 1})")
+            raise InputError(
+                f"{given('reject')} {self}: has no pixel in frames of {n_x} x {n_y} (X from 0 to {n_x - 1}, Y from 0 to {n_y - 1})"
+            )
         return inside
 
 

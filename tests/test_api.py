@@ -90,7 +90,7 @@ def test_invalid_pixels_are_in_no_mask(frames: np.ndarray) -> None:
 def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "spots.h5"
     output.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already; force=True overwrites it"):
         find_spots(frames, ANY_ANGLES, output=output)
     assert output.read_text() == "precious"
     find_spots(frames, ANY_ANGLES, output=output, force=True).close()

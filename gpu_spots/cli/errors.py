@@ -17,9 +17,17 @@ import click
 
 from gpu_spots import watchdog
 from gpu_spots.cli.terminal import open_standard_streams, say
-from gpu_spots.errors import GpuSpotsError, ParameterError
+from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
+OPTIONS = {
+    "force": "--force",
+    "memory_limit": "--memory-limit",
+    "output": "-o",
+    "reject": "--reject",
+    "scratch": "--scratch",
+}
+"""Parameters that messages name, as options."""
 AGAIN = 0.01
 """Seconds until a request that was lost is made again."""
 
@@ -50,6 +58,7 @@ class _OneLine(click.Command):
         with ExitStack() as opened:
             if is_program:
                 opened.enter_context(watchdog.watched(name, say))
+            opened.enter_context(in_options(OPTIONS))
             requests = opened.enter_context(_stoppable(for_good=is_program))
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)

@@ -12,29 +12,28 @@ from types import FrameType
 import h5py
 
 from gpu_spots import watchdog
-from gpu_spots.errors import OutputError
+from gpu_spots.errors import OutputError, given
 from gpu_spots.files import locks
 
 SUFFIX = ".part"
 MARK = stat.S_ISVTX
 """Mode bit of unfinished files. It means nothing on files, so nobody else's file has it."""
-OTHER = "name another output with -o"
 
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
     if output.name in ("", ".."):
-        raise OutputError(f"{output}: is a folder, expected the name of a file; {OTHER}")
+        raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
     for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
         if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
-            raise OutputError(f"{path}: the {what} is the input file; name another with -o")
+            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
     _refuse_link(output)
     if output.exists() and not force:
-        raise OutputError(f"{output}: exists already; --force overwrites it")
+        raise OutputError(f"{output}: exists already; {given('force', True)} overwrites it")
     if not output.parent.is_dir():
-        raise OutputError(f"{output}: no folder {output.parent}; name another output with -o")
+        raise OutputError(f"{output}: no folder {output.parent}; {_other()}")
 
 
 @contextmanager
@@ -58,7 +57,7 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
             with uninterrupted(too_late=True):
                 _refuse_link(output)
                 if os.path.lexists(output) and not was_there:
-                    raise OutputError(f"{output}: cannot be written: another program has made it meanwhile; {OTHER}")
+                    raise OutputError(f"{output}: cannot be written: another program has made it meanwhile; {_other()}")
                 os.replace(part, output)
                 watchdog.complete()
                 _unmark(lock)
@@ -227,14 +226,18 @@ def _part(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
+def _other() -> str:
+    return f"name another output with {given('output')}"
+
+
 def _cannot_write(output: Path | str, error: OSError) -> OutputError:
-    return OutputError(f"{output}: cannot be written: {error.strerror or error}; {OTHER}")
+    return OutputError(f"{output}: cannot be written: {error.strerror or error}; {_other()}")
 
 
 def _refuse_link(output: Path) -> None:
     """Raise `OutputError` for a symbolic link: neither it nor the file behind it is replaced."""
     if output.is_symlink():
-        raise OutputError(f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with -o")
+        raise OutputError(f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with {given('output')}")
 
 
 def _locked_new_file(part: Path, output: Path) -> int:
@@ -259,17 +262,17 @@ def _clear(part: Path, output: Path) -> None:
     in_the_way = f"{output}: cannot be written: {part} is in the way"
     try:
         if not stat.S_ISREG(part.lstat().st_mode):
-            raise OutputError(f"{in_the_way} and is not a file; {OTHER}")
+            raise OutputError(f"{in_the_way} and is not a file; {_other()}")
         descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OutputError(f"{in_the_way}: {error.strerror}; {OTHER}") from error
+        raise OutputError(f"{in_the_way}: {error.strerror}; {_other()}") from error
     try:
         if not locks.lock(descriptor):
             raise OutputError(f"{output}: another run is writing it")
         if not os.fstat(descriptor).st_mode & MARK:
-            raise OutputError(f"{in_the_way} and was not left by this program; move it, or {OTHER}")
+            raise OutputError(f"{in_the_way} and was not left by this program; move it, or {_other()}")
         locks.remove(part, descriptor)
     finally:
         os.close(descriptor)
