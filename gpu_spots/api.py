@@ -150,6 +150,11 @@ def find_spots(
         apply_inputs(images, inputs)
         return find(images)
     if not isinstance(frames, str | Path):
+        if isinstance(frames, np.ma.MaskedArray):
+            raise InputError(
+                "frames: is a masked array, expected a plain one; give frames.data, with valid_pixels=~frames.mask.any(axis=0), "
+                "or for floats frames.filled(numpy.nan)"
+            )
         in_memory = ArrayStack(np.asarray(frames), columns)
         apply_inputs(in_memory, inputs)
         return find(in_memory)

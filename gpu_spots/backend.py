@@ -146,7 +146,7 @@ def select_backend(
 def choose_backend(
     name: str = "auto", threads: int | None = None, device: int | Sequence[int] | None = None, device_memory_limit: int | None = None
 ) -> tuple[Backend, str | None]:
-    """The backend of that name, and for ``auto`` one line that says why it is not a GPU; None: it is what was asked for.
+    """The backend of that name, and for ``auto`` a note if it is the CPU though the machine has an NVIDIA driver.
 
     Args:
         name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
@@ -170,14 +170,15 @@ def choose_backend(
                 raise ParameterError(parameter, "the CPU backend computes on no device")
     workers, note = threads or default_workers(), None
     if name != "cpu":
-        from gpu_spots.cuda.devices import open_backend
+        from gpu_spots.cuda.devices import driver_version, open_backend
 
         try:
             return open_backend(devices or (0,), device_memory_limit, workers), None
         except BackendError as error:
             if name == "gpu" or device is not None:
                 raise BackendError(f"backend {name}: {error}") from error
-            note = f"no GPU is used: {error}"
+            if driver_version() is not None:
+                note = "no GPU is used, gpu-spots devices says why"
     from cpu_fallback import CpuBackend
 
     return CpuBackend(workers), note

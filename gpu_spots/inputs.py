@@ -42,7 +42,7 @@ class InputOptions:
             raise ParameterError("mask_good", f"{self.mask_good!r} is not 0 or 1")
         if self.mask_good is not None and self.mask is None:
             raise ParameterError("mask_good", "says what marks a good pixel in a mask, and no mask is given")
-        if self.saturation is not None and not math.isfinite(self.saturation):
+        if self.saturation is not None and not is_finite(self.saturation):
             raise ParameterError("saturation", f"{self.saturation!r} is not a finite number")
         if self.table is not None and (self.angles_path or self.laser_path):
             name = "angles_path" if self.angles_path else "laser_path"
@@ -51,7 +51,7 @@ class InputOptions:
             low, high = self.valid_range or (None, None)
         except (TypeError, ValueError):
             raise ParameterError("valid_range", f"{self.valid_range!r} is not two numbers, either of which may be None") from None
-        if not all(bound is None or math.isfinite(bound) for bound in (low, high)):
+        if not all(bound is None or is_finite(bound) for bound in (low, high)):
             raise ParameterError("valid_range", f"{self.valid_range!r} is not finite; None stands for no bound")
         if low is not None and high is not None and low > high:
             raise ParameterError("valid_range", f"{low:g},{high:g} is empty, expected LOW,HIGH with LOW <= HIGH")
@@ -77,9 +77,17 @@ def parse_range(text: str) -> RangeOfValues:
 def number(text: str) -> int | float:
     """An integer where it is one, so that it is exact. Raises ValueError."""
     try:
-        return int(text)
+        value: int | float = int(text)
     except ValueError:
         value = float(text)
-        if not math.isfinite(value):
-            raise ValueError(text) from None
-        return int(value) if value.is_integer() else value
+    if not is_finite(value):
+        raise ValueError(text)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_finite(value: float) -> bool:
+    """Return whether a number is one that a float can hold: no NaN, no infinity, no integer of hundreds of digits."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

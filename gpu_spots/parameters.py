@@ -82,7 +82,11 @@ def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> N
 
 
 def _number(name: str, value: Any, expected: str, is_allowed: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(float(value)):
+    try:
+        allowed = not isinstance(value, bool) and isinstance(value, Real) and is_allowed(float(value))
+    except OverflowError:  # an integer of hundreds of digits
+        allowed = False
+    if not allowed:
         raise ParameterError(name, f"{value!r} is not {expected}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.protocols import Shuffled, Stack
 
 BAND_PIXELS = 1 << 17
@@ -45,8 +45,10 @@ SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
-OUTPUT = {"raw": 0.03, "filtered": 0.03, "synced": 0.03, "labels": 0.07}
-"""Bytes a pixel of what is written takes with gzip, roughly."""
+OUTPUT = {"raw": 0.067, "filtered": 0.007, "synced": 0.007, "labels": 0.009, "pixels": 0.04}
+"""Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate` with its defaults."""
+OUTPUT_MAPS = 8
+"""Bytes of the output per pixel of a frame for the statistics; from the same run."""
 
 
 class Place(StrEnum):
@@ -173,13 +175,13 @@ class _Planner:
         if free is not None and least <= self.memory:
             least = min(self._device_bytes(*sizes) for sizes in smallest)
             return f"need {in_words(least, ceil)} of the GPU's memory at least, of which {in_words(max(0, free), floor)} may be used"
-        limit = "is what --memory-limit lets them use" if self.limits.memory else "are free"
+        limit = f"is what {given('memory_limit')} lets them use" if self.limits.memory else "are free"
         return f"need {in_words(least, ceil)} of memory at least, {in_words(self.memory, floor)} {limit}{self._way_out()}"
 
     def _way_out(self) -> str:
         if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:
             return ""
-        return "; --scratch DIR (in Python: scratch) names a folder for a scratch file, with which less is needed"
+        return f"; {given('scratch')} names a folder for a scratch file, with which less is needed"
 
     def _places(self) -> list[Place]:
         """Where the frames could be, the best first."""
@@ -345,10 +347,10 @@ def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:
-    """About how large the output will be with gzip: of usual masks, a few times more or less of others."""
+    """Return about how large the output will be with gzip: of usual masks, a few times more or less of others."""
     n_frames, n_rows, n_columns = shape
-    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks}
-    return int(n_rows * n_columns * (20 + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
+    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks, "pixels": n_masks}
+    return int(n_rows * n_columns * (OUTPUT_MAPS + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
 
 
 def available_memory() -> int | None:

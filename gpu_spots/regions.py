@@ -1,15 +1,16 @@
 """Regions of a frame that are left out: rectangles, discs and a border, as LaueProc has them."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError, ParameterError, given
 
 KINDS = {"rect": ("X0,X1,Y0,Y1", 4), "disc": ("X,Y,R", 3), "border": ("N", 1)}
 """What each kind is written as, and how many numbers that are."""
+LARGEST = 1e9
+"""Numbers of pixels beyond it are mistakes; squares of those below are far from overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Region:
             inside[...] = True
             inside[width : max(n_x - width, 0), width : max(n_y - width, 0)] = False
         if not inside.any():
-            raise InputError(f"--reject {self}: has no pixel in frames of {n_x} x {n_y} (X from 0 to {n_x - 1}, Y from 0 to {n_y - 1})")
+            raise InputError(
+                f"{given('reject')} {self}: has no pixel in frames of {n_x} x {n_y} (X from 0 to {n_x - 1}, Y from 0 to {n_y - 1})"
+            )
         return inside
 
 
@@ -56,7 +59,7 @@ def region(text: str) -> Region:
         numbers = tuple(float(part) if kind == "disc" else int(part) for part in rest.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+    if len(numbers) != count or not all(-LARGEST <= number <= LARGEST for number in numbers):
         what = "numbers" if kind == "disc" else "a whole number" if count == 1 else "whole numbers"
         raise ParameterError("reject", f"{text!r} is not {kind}:{form} with {what} of pixels")
     problem = _problem(kind, numbers)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from gpu_spots import __version__, pipeline
+from gpu_spots import __version__, pipeline, watchdog
 from gpu_spots.backend import Backend
 from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
@@ -63,9 +63,12 @@ def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gz
         return _find(stack, SpotsWriter(file, str(output), stack.shape, filters, job.keep), job, compression, output)
 
 
-def plan_to_file(stack: Stack, output: Path, job: Job, *, force: bool = False) -> Plan:
-    """The plan of `find_to_file`, which is not carried out. Raises `GpuSpotsError` for what would be refused before anything is read."""
-    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
+def plan_to_file(stack: Stack, output: Path, job: Job) -> Plan:
+    """Return the plan of `find_to_file`, which is not carried out; an output that exists is no obstacle.
+
+    Raises `GpuSpotsError` for what else would be refused before anything is read.
+    """
+    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force=True)
     return pipeline.plan_run(stack, job.parameters, job.backend, job.limits_for(output))
 
 
@@ -90,11 +93,13 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
     for note in stack.notes:
         job.observer.warn(note)
     if isinstance(stack, FileStack):
+        watchdog.reading(f"{stack.file_name}: lauecollect")
         writer.copy_lauecollect(stack.file, job.observer.warn)
     if isinstance(stack, ImageStack):
         writer.write_images(stack.images)
     else:
         writer.write_lauecollect(stack.columns)
+    watchdog.reading(stack.source)
     folder = job.scratch_folder(output)
     summary = pipeline.find_spots(
         stack,

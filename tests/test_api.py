@@ -1,5 +1,7 @@
 """The Python interface: find_spots on arrays and files, Parameters, and what it loads."""
 
+import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 import gpu_spots
-from gpu_spots import GpuSpotsError, Parameters, find_spots, open_spots
-from gpu_spots.errors import InputError, OutputError, ParameterError
+from gpu_spots import GpuSpotsError, Parameters, errors, find_spots, open_spots
+from gpu_spots.cli.errors import Stopped
+from gpu_spots.errors import BackendError, InputError, OutOfDeviceMemory, OutputError, ParameterError
 from gpu_spots.model import MAX_FRAMES
 from helpers import assert_same, datasets
 from reference import reference_run
@@ -87,7 +90,7 @@ def test_invalid_pixels_are_in_no_mask(frames: np.ndarray) -> None:
 def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "spots.h5"
     output.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already; force=True overwrites it"):
         find_spots(frames, ANY_ANGLES, output=output)
     assert output.read_text() == "precious"
     find_spots(frames, ANY_ANGLES, output=output, force=True).close()
@@ -100,6 +103,10 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
     [
         ({"frames": np.zeros((3, 4))}, "expected three dimensions"),
         ({"frames": np.zeros((0, 4, 4))}, "expected at least one frame"),
+        ({"frames": np.zeros((3, 4, 4), int)}, r"int64, expected one of .*; frames.astype\(numpy.int32\) converts it"),
+        ({"frames": np.ma.masked_less(np.zeros((3, 4, 4)), 1)}, "masked array, expected a plain one; .*valid_pixels"),
+        ({"frames": np.zeros((5, 4, 4)), "saturation": 10**400}, "saturation: .*is not a finite number"),
+        ({"frames": np.zeros((5, 4, 4)), "valid_range": (0, 10**400)}, "valid_range: .*is not finite"),
         ({"frames": np.zeros((3, 4, 4), complex)}, "complex128, expected one of"),
         ({"frames": np.zeros((1, 4, 4))}, "leaves 1 for the background, expected at least 2"),
         ({"frames": np.zeros((MAX_FRAMES + 1, 1, 1), np.uint8)}, f"expected at most {MAX_FRAMES}"),
@@ -179,6 +186,31 @@ def test_parameters_take_numpys_numbers_and_lists() -> None:
 
 def test_n_of_zero_means_the_manuals_25() -> None:
     assert Parameters(n=0).percent_removed == 25
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(kind("x: is wrong") for kind in (GpuSpotsError, InputError, OutputError, BackendError, OutOfDeviceMemory)),
+        ParameterError("n", "3 is wrong"),
+        Stopped(signal.SIGINT),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_through_a_process_pool(error: BaseException) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+def test_every_error_is_tested_to_be_pickled() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert kinds == {GpuSpotsError, InputError, OutputError, BackendError, OutOfDeviceMemory, ParameterError}
+
+
+@pytest.mark.parametrize("name", ["cutoff", "alpha"])
+def test_numbers_that_no_float_can_hold_are_refused(name: str) -> None:
+    with pytest.raises(ParameterError, match=name):
+        Parameters(**{name: 10**400})
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

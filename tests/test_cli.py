@@ -32,7 +32,7 @@ MANUAL = [
     ("-d", "--dilations", "N_DILATIONS", "2"),
     ("-s", "--structure", "STRUCTURE", "2,2"),
     ("-a", "--angles", "ANGLES", "10"),
-    ("-S", "", "SYNC", "none"),
+    ("-S", "--sync", "SYNC", "none"),
     ("-C", "--compression", "COMPRESSION", "gzip"),
 ]
 

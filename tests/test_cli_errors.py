@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers import assert_refused, chunk_offset, command, listing, process, refuses, replaced, series, started, write_run
+from helpers import Ended, assert_refused, chunk_offset, command, listing, process, refuses, replaced, series, started, write_run
 
 ANGLES = np.repeat(np.arange(10.0), 2)
 STATES = np.tile([0, 1], 10)
@@ -393,6 +393,34 @@ def test_an_option_out_of_range_is_wrong_usage(run: Path, options: tuple[str, ..
     refuses(run, *options, status=2, words=words)
 
 
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(("-o", output) for output in ("", ".", "..", "/")),
+        *((option, HUGE) for option in ("-n", "-A", "-c", "--threads", "--memory-limit", "--saturation", "--device", "--frames-per-angle")),
+        *((option, f"{HUGE[:5]}{'9' * 5000}") for option in ("-n", "-c", "--saturation", "--valid-range")),
+        *(("--reject", region) for region in ("disc:1e308,1,1", "disc:1,1,1e308", f"border:{HUGE}", f"rect:0,{HUGE},0,1")),
+        ("--valid-range", f"{HUGE},"),
+        ("--angle-step", "nan"),
+    ],
+    ids=lambda options: f"{options[0]} {options[1][:20]}",
+)
+def test_absurd_values_are_one_line(run: Path, options: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    before = listing(run.parent)
+    ended = command(run, "-a", 0, "--quiet", *options)
+    assert_refused(ended, ended.status or 1)
+    assert listing(run.parent) == before
+
+
+@pytest.mark.parametrize("options", [(option, HUGE) for option in ("--angles", "--pairs", "--spots", "--seed")] + [("--size", "9" * 5000)])
+def test_absurd_simulations_are_one_line(options: tuple[str, str], tmp_path: Path) -> None:
+    assert_refused(command("simulate", tmp_path / "x.h5", *options, name="gpu-spots"), 2, options[0])
+
+
 @pytest.mark.parametrize("options", [("-A", "2"), ("-n", "100", "-m", "kruskal")], ids=" ".join)
 def test_ranges_are_checked_whether_or_not_the_method_uses_the_option(run: Path, options: tuple[str, ...]) -> None:
     refuses(run, *options, status=2)
@@ -454,18 +482,102 @@ def test_a_closed_stderr_changes_no_status(run: Path, options: tuple[object, ...
     assert set(listing(run.parent)) == {run.name} | ({"run__spots.h5"} if status == 0 else set())
 
 
-def test_a_stderr_that_takes_nothing_changes_no_status_of_an_error(run: Path) -> None:
+@pytest.mark.parametrize(("options", "status"), [((), 0), (("-m", "kruskal"), 0), (("-n", 100), 2)], ids=["done", "warned", "usage"])
+def test_a_stderr_that_takes_nothing_changes_no_status(tmp_path: Path, options: tuple[object, ...], status: int) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    run = write_run(tmp_path / "run__mccd.h5")
+    with open("/dev/full", "w") as full:
+        assert process(run, *options, stderr=full).status == status
+    assert set(listing(run.parent)) == {run.name} | ({"run__spots.h5"} if status == 0 else set())
+
+
+def test_a_simulation_with_a_full_stderr_is_done(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
-        assert process(run, "-n", 100, stderr=full).status == 2
-    assert set(listing(run.parent)) == {run.name}
+        assert process("simulate", tmp_path / "x.h5", "--size", 32, "--angles", 2, name="gpu-spots", stderr=full).status == 0
 
 
-def test_a_run_whose_messages_nobody_reads_any_more_ends(run: Path) -> None:
+def test_a_run_whose_messages_nobody_reads_any_more_goes_on(run: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with started(run, stderr=writing) as running:
         os.close(writing)
-        assert running.wait(timeout=60) == 1
-    assert set(listing(run.parent)) == {run.name}
+        assert running.wait(timeout=60) == 0
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+
+
+def test_a_closed_stderr_gives_its_number_to_no_file_of_the_run(run: Path) -> None:
+    noise = "import os; os.close(2); sys.stderr = None; import atexit; atexit.register(os.write, 2, b'from a C library')"
+    assert process(run, prelude=noise).status == 0
+    with h5py.File(run.parent / "run__spots.h5") as file:
+        assert len(file["frame2spotsBE"]) == 20
+
+
+# ------------------------------------------------------------------------------------------------------- text that is not harmless
+
+HOSTILE = "a\x1b[31m\x07\n\u202eb\x9b\rc"
+HARMLESS = "a\\x1b[31m\\x07\\n\\u202eb\\x9b\\rc"
+
+
+def assert_harmless(ended: Ended, stream: str = "stderr") -> None:
+    """Everything is printable, and the name is there in its escaped form."""
+    text = getattr(ended, stream)
+    assert HARMLESS in text, text
+    for line in (ended.stdout + ended.stderr).split("\n"):
+        assert line.isprintable(), line
+
+
+def test_names_of_files_cannot_control_the_terminal(tmp_path: Path) -> None:
+    run = write_run(tmp_path / f"{HOSTILE}__mccd.h5")
+    warned = command(run, "-n", 1)
+    assert warned.status == 0
+    assert "warning: " in warned.stderr
+    assert_harmless(warned)
+    refused = command(run, "--quiet")
+    assert_refused(refused, 1, "exists already")
+    assert_harmless(refused)
+    planned = command(run, "--dry-run", "--force")
+    assert planned.status == 0
+    assert_harmless(planned, "stdout")
+    for ended in (command(run, "--debug"), command(run, "-S", HOSTILE), command(run, "--debug", "-S", HOSTILE)):
+        assert ended.status in (1, 2)
+        assert_harmless(ended)
+
+
+def test_names_in_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
+    def rename(file: h5py.File) -> None:
+        file.move("frames", HOSTILE)
+        file["dangling"] = h5py.SoftLink(f"/{HOSTILE}/x")
+
+    run = write_run(tmp_path / "x__mccd.h5", rename)
+    assert_harmless(command(run, "--frames", HOSTILE))
+    linked = command(run, "--frames", "dangling", "-o", tmp_path / "y.h5", "--quiet")
+    assert_refused(linked, 1)
+    assert_harmless(linked)
+    assert_harmless(command("info", run, name="gpu-spots"), "stdout")
+    described = command("info", run, "--json", name="gpu-spots")
+    assert described.status == 0
+    assert all(line.isprintable() for line in described.stdout.split("\n"))
+
+
+def test_values_in_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_laser_on=[HOSTILE, "on"] * 10))
+    ended = command(run, "-S", "pairs", "--quiet")
+    assert_refused(ended, 1, "laser_on")
+    assert all(line.isprintable() for line in ended.lines)
+
+
+def test_names_that_are_no_text_are_shown(tmp_path: Path) -> None:
+    name = os.fsdecode(b"scan\xff.h5")
+    assert_refused(command(tmp_path / name, "--quiet"), 1, "scan\\udcff.h5")
+
+
+def test_names_are_shown_in_an_encoding_that_lacks_them(run: Path) -> None:
+    path = run.rename(run.parent / "Löß_結晶.h5")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = process(path, "--dry-run", env=environment)
+    assert ended.status == 0
+    assert r"L\xf6\xdf_\u7d50\u6676" in ended.stdout
+    assert r"L\xf6\xdf_\u7d50\u6676" in ended.stderr

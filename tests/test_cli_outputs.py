@@ -2,10 +2,13 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
+from gpu_spots.errors import OutputError
+from gpu_spots.files import locks
 from gpu_spots.files.output import complete_or_absent
 from helpers import FullDisk, assert_refused, command, listing, process, refuses, write_run
 
@@ -21,9 +24,32 @@ def test_an_output_that_exists_is_refused(run: Path) -> None:
     refuses(run, words=("run__spots.h5", "exists already", "--force"))
 
 
-def test_a_dangling_link_as_output_is_refused(run: Path) -> None:
-    (run.parent / "run__spots.h5").symlink_to("nowhere")
-    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
+@pytest.mark.parametrize("target", ["nowhere", "precious", "folder", "/dev/null"])
+def test_a_link_as_output_is_refused_and_left_alone(run: Path, target: str, force: tuple[str, ...]) -> None:
+    (run.parent / "precious").write_text("precious")
+    (run.parent / "folder").mkdir()
+    (run.parent / "run__spots.h5").symlink_to(target)
+    refuses(run, *force, words=("run__spots.h5", "is a"))
+    assert os.readlink(run.parent / "run__spots.h5") == target
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_appears_under_the_outputs_name_meanwhile_is_left_alone(run: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = run.parent / "run__spots.h5"
+    fsync = os.fsync
+
+    def appear(descriptor: int) -> None:
+        if kind == "file":
+            output.write_text("another's")
+        else:
+            output.symlink_to("precious")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", appear)
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "meanwhile" if kind == "file" else "symbolic link to precious", "-o")
+    assert set(listing(run.parent)) == {run.name, output.name}
+    assert os.readlink(output) == "precious" if kind == "link" else output.read_text() == "another's"
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
@@ -99,13 +125,44 @@ def test_what_is_in_the_way_is_left_alone(run: Path, kind: str) -> None:
     assert listing(run.parent) == before
 
 
-def test_a_left_over_that_has_other_names_is_not_written_into(run: Path) -> None:
-    other = run.parent / "other"
-    other.write_text("precious")
-    os.link(other, run.parent / "run__spots.h5.part")
+@pytest.mark.parametrize("content", [b"", b"precious", b"\x89HDF\r\n\x1a\n"], ids=["empty", "text", "HDF5"])
+def test_a_file_of_the_unfinished_name_that_is_not_ours_is_left_alone(run: Path, content: bytes) -> None:
+    part = run.parent / "run__spots.h5.part"
+    part.write_bytes(content)
+    refuses(run, "--force", words=("run__spots.h5.part is in the way", "was not left by this program", "-o"))
+    assert part.read_bytes() == content
+
+
+def test_a_left_over_is_removed(run: Path) -> None:
+    part = run.parent / "run__spots.h5.part"
+    part.write_bytes(b"half done")
+    part.chmod(0o1644)
     assert command(run, "--quiet").status == 0
-    assert other.read_text() == "precious"
-    assert set(listing(run.parent)) == {"other", run.name, "run__spots.h5"}
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+
+
+def test_unfinished_files_are_marked_and_finished_ones_are_not(tmp_path: Path) -> None:
+    with complete_or_absent(tmp_path / "x") as part:
+        assert part.stat().st_mode & stat.S_ISVTX
+    assert not (tmp_path / "x").stat().st_mode & stat.S_ISVTX
+
+
+def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = locks.lock, []
+
+    def removed_and_locked(descriptor: int) -> bool:
+        if not removed:
+            removed.append(descriptor)
+            (tmp_path / "x.part").unlink()
+        return lock(descriptor)
+
+    monkeypatch.setattr(locks, "lock", removed_and_locked)
+    with complete_or_absent(tmp_path / "x") as part:
+        part.write_text("all of it")
+        monkeypatch.undo()
+        with pytest.raises(OutputError, match="another run is writing it"), complete_or_absent(tmp_path / "x"):
+            pass
+    assert (tmp_path / "x").read_text() == "all of it"
 
 
 def test_another_run_to_the_same_output_is_refused(run: Path) -> None:

@@ -1,7 +1,9 @@
 """What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
 
-import importlib.metadata
+import importlib
 import importlib.util
+import re
+import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.reasons import reason
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
+from gpu_spots.packages import EXTRAS
 from helpers import assert_refused, command, write_run
 
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
@@ -31,7 +34,7 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     problem = devices.obstacle()
     assert problem is not None
-    assert problem.startswith("CuPy is not installed: pip install 'gpu_spots[gpu]'")
+    assert problem.startswith("CuPy is not installed: pip install cupy-cuda13x ")
 
 
 @pytest.mark.usefixtures("cupy_is_there")
@@ -58,7 +61,7 @@ def test_wheels_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @needs_cupy
 @pytest.mark.parametrize(
-    ("driver", "words"), [(12040, ["12.4", "update the driver", "gpu_spots[gpu12]"]), (11080, ["11.8", "update the driver"])]
+    ("driver", "words"), [(12040, ["12.4", "update the driver", "pip install cupy-cuda12x"]), (11080, ["11.8", "update the driver"])]
 )
 def test_with_an_old_driver(monkeypatch: pytest.MonkeyPatch, driver: int, words: list[str]) -> None:
     import cupy
@@ -172,13 +175,14 @@ def test_none_is_a_null_pointer() -> None:
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """No machine that runs these tests has one."""
     monkeypatch.setattr(devices, "obstacle", lambda: "it is somewhere else")
+    monkeypatch.setattr(devices, "driver_version", lambda: 13000)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_falls_back_and_says_so() -> None:
     backend, note = choose_backend("auto", threads=1)
     assert backend.name == "cpu"
-    assert note == "no GPU is used: it is somewhere else"
+    assert note == "no GPU is used, gpu-spots devices says why"
     assert choose_backend("cpu")[1] is None
 
 
@@ -205,7 +209,19 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
     assert_refused(command(run, "--device-memory-limit", "8"), 2, "--device-memory-limit", "'8'")
     ended = command(run)
     assert ended.status == 0
-    assert ended.lines[0].endswith("; no GPU is used: it is somewhere else")
+    assert ended.lines[0].endswith("; no GPU is used, gpu-spots devices says why")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_machine_without_a_driver_needs_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "driver_version", lambda: None)
+    assert choose_backend("auto", threads=1)[1] is None
+
+
+def test_advice_names_the_packages_of_the_extras() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for extra, packages in EXTRAS.items():
+        assert [re.split("[<>=]", requirement)[0] for requirement in project["optional-dependencies"][extra]] == list(packages)
 
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

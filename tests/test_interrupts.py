@@ -1,8 +1,13 @@
 """Ctrl-C, SIGTERM and SIGKILL while the program runs: what it says, how it ends, and what it leaves."""
 
+import contextlib
 import os
+import shlex
+import shutil
 import signal
+import struct
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -13,12 +18,18 @@ import h5py
 import numpy as np
 import pytest
 
+from gpu_spots import watchdog
 from gpu_spots.cli.errors import Stopped, _stoppable
+from gpu_spots.files import locks
 from gpu_spots.files.output import _Disk, complete_or_absent, uninterrupted
 from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
 
 SLOW = ("--threads", 1, "-d", 60)
 """Options with which each stage of the run below takes a tenth of a second or more."""
+UNWATCHED = "import contextlib, gpu_spots.watchdog as w; w.watched = lambda *_: contextlib.nullcontext()"
+"""Python by which the program has no watchdog."""
+HURRIED = "import gpu_spots.watchdog as w; w.GRACE, w.LAST_WORD, w.STALL = 0.5, 0.5, 0.3"
+"""Python by which its watchdog waits less."""
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +64,11 @@ def until(running: subprocess.Popen[str], line: str) -> list[str]:
     raise AssertionError(f"it never said {line!r}: {said}")
 
 
-def assert_ended(running: subprocess.Popen[str], said: list[str], message: str) -> None:
-    """Status 1, one line besides those of the stages, and nothing on stdout."""
+def assert_ended(running: subprocess.Popen[str], said: list[str], message: str, number: signal.Signals) -> None:
+    """Death by the signal, one line besides those of the stages, and nothing on stdout."""
     stdout, stderr = running.communicate(timeout=60)
     lines = "".join([*said, stderr]).splitlines()
-    assert (running.returncode, stdout) == (1, ""), lines
+    assert (running.returncode, stdout) == (-number, ""), lines
     assert lines[-1] == f"lu_hdf2spots: {message}; nothing was written"
     assert not [line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line], lines
 
@@ -76,7 +87,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(run: Path, stage: str, nu
     with started(run, *SLOW, "-S", "pairs") as running:
         said = until(running, stage)
         running.send_signal(number)
-        assert_ended(running, said, message)
+        assert_ended(running, said, message, number)
     assert listing(run.parent) == before
 
 
@@ -88,7 +99,7 @@ def test_an_interrupt_while_the_output_is_written_leaves_nothing(run: Path) -> N
         while running.poll() is None and part.stat().st_size < 10_000_000:
             time.sleep(0.002)
         running.send_signal(signal.SIGINT)
-        assert_ended(running, said, "interrupted")
+        assert_ended(running, said, "interrupted", signal.SIGINT)
     assert listing(run.parent) == before
 
 
@@ -97,7 +108,7 @@ def test_a_run_whose_terminal_is_closed_leaves_nothing(run: Path) -> None:
     with started(run, *SLOW) as running:
         said = until(running, "masks")
         running.send_signal(signal.SIGHUP)
-        assert_ended(running, said, "terminated, as its terminal was closed")
+        assert_ended(running, said, "terminated, as its terminal was closed", signal.SIGHUP)
     assert listing(run.parent) == before
 
 
@@ -108,7 +119,7 @@ def test_impatience_does_no_harm(run: Path) -> None:
         for _ in range(20):
             running.send_signal(signal.SIGINT)
             time.sleep(0.003)
-        assert_ended(running, said, "interrupted")
+        assert_ended(running, said, "interrupted", signal.SIGINT)
     assert listing(run.parent) == before
 
 
@@ -121,8 +132,19 @@ def test_what_the_process_was_told_to_ignore_is_ignored(run: Path) -> None:
     assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
 
 
-def test_a_killed_run_leaves_at_most_its_part_which_the_next_run_removes(run: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_run_that_is_killed_or_crashes_leaves_nothing(run: Path, number: signal.Signals) -> None:
     with started(run, *SLOW) as running:
+        until(running, "masks")
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=60)
+        assert running.returncode == -number
+    assert stderr == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_run_removes(run: Path) -> None:
+    with started(run, *SLOW, prelude=UNWATCHED) as running:
         until(running, "masks")
         running.kill()
         running.communicate(timeout=60)
@@ -142,7 +164,7 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
     output = run.parent / "run__spots.h5"
     output.write_bytes(b"precious")
     state = output.stat()
-    with started(run, *SLOW, "--force") as running:
+    with started(run, *SLOW, "--force", prelude=UNWATCHED) as running:
         until(running, "masks")
         running.send_signal(number)
         running.communicate(timeout=60)
@@ -155,6 +177,28 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
         assert len(file["frame2spotsBE"]) == 40
 
 
+def test_ctrl_c_ends_a_shell_loop_too(run: Path) -> None:
+    program = Path(sys.executable).with_name("lu_hdf2spots")
+    if not program.exists() or not shutil.which("bash"):
+        pytest.skip("needs bash, and the program installed")
+    loop = f"for i in 1 2 3; do {shlex.quote(str(program))} {shlex.quote(str(run))} --threads 1 -d 60; echo round $i $?; done; echo over"
+    # SIGINT may be ignored where the tests run in the background; bash cannot undo that
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        loop_running = subprocess.Popen(
+            ["bash", "-c", loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    with loop_running as running:
+        until(running, "masks")
+        os.killpg(running.pid, signal.SIGINT)
+        stdout, _ = running.communicate(timeout=60)
+    assert "over" not in stdout
+    assert "round" not in stdout
+    assert set(listing(run.parent)) == {run.name}
+
+
 def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "x__mccd.h5"
     with started("simulate", output, "--size", 512, "--angles", 20, name="gpu-spots") as running:
@@ -162,10 +206,91 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
             time.sleep(0.002)
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
-        assert (running.returncode, stdout) == (1, "")
+        assert (running.returncode, stdout) == (-signal.SIGINT, "")
     assert stderr.splitlines()[-1] == "gpu-spots: interrupted; nothing was written"
     assert "Traceback" not in stderr
     assert not listing(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------- libraries that hang
+
+IN_C = "collections.deque(itertools.repeat(0), 0)"
+"""A loop in C that never ends, never looks at signals and keeps Python's interpreter lock."""
+COPYING = f"import collections, itertools, gpu_spots.files.spots_file as s; s.SpotsWriter.copy_lauecollect = lambda *_: {IN_C}"
+READING = "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = lambda *_: time.sleep(1000)"
+
+
+def damaged_heap(path: Path) -> Path:
+    """A run whose text column has an entry of no length in its heap, which HDF5 2.0 follows for ever."""
+    write_run(path, replaced(lauecollect_comment=[f"comment {i}" for i in range(20)]))
+    content = bytearray(path.read_bytes())
+    place = content.find(b"GCOL")
+    assert place > 0
+    place += 16
+    while struct.unpack_from("<H", content, place)[0]:
+        place += 16 + (struct.unpack_from("<Q", content, place + 8)[0] + 7) // 8 * 8
+    struct.pack_into("<Q", content, place + 8, 0)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_call_that_never_returns_is_ended(run: Path, number: signal.Signals, word: str) -> None:
+    with started(run, "--quiet", prelude=f"{HURRIED}; {COPYING}") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: lauecollect\n"
+        assert "run__spots.h5.part" in listing(run.parent)
+        running.send_signal(number)
+        stdout, stderr = running.communicate(timeout=30)
+    assert (running.returncode, stdout) == (-signal.SIGKILL, "")
+    assert stderr == f"lu_hdf2spots: {word} while reading {run}: lauecollect; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_threads_that_never_return_are_given_up(run: Path) -> None:
+    with started(run, "--quiet", prelude=f"{HURRIED}; {READING}") as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: /frames\n"
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=30)
+    # Python still runs, so the program ends by the signal itself
+    assert running.returncode == -signal.SIGINT
+    assert stderr == f"lu_hdf2spots: interrupted while reading {run}: /frames; nothing was written\n"
+    assert set(listing(run.parent)) == {run.name}
+
+
+def test_a_damaged_heap_does_not_keep_the_program(tmp_path: Path) -> None:
+    path = damaged_heap(tmp_path / "x__mccd.h5")
+    with started(path, prelude=HURRIED) as running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=3)
+        running.terminate()
+        running.communicate(timeout=30)
+    assert set(listing(tmp_path)) == {path.name}
+
+
+def test_a_watchdog_that_is_killed_is_not_missed(run: Path) -> None:
+    report = "import os, gpu_spots.watchdog as w; fork = os.fork; os.fork = lambda: (n := fork()) and (print(n, flush=True) or n)"
+    with started(run, *SLOW, prelude=report) as running:
+        assert running.stdout is not None
+        os.kill(int(running.stdout.readline()), signal.SIGKILL)
+        running.communicate(timeout=60)
+        assert running.returncode == 0
+    assert set(listing(run.parent)) == {run.name, "run__spots.h5"}
+
+
+def test_the_watchdog_leaves_a_file_that_another_run_holds(tmp_path: Path) -> None:
+    part = tmp_path / "x.part"
+    part.write_text("another's")
+    state = part.stat()
+    with part.open("rb+") as held:
+        assert locks.lock(held.fileno())
+        watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino, part))
+        assert part.exists()
+    watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino + 1, part))
+    assert part.exists()
+    watchdog._remove(watchdog._Unfinished(state.st_dev, state.st_ino, part))
+    assert not part.exists()
 
 
 # ------------------------------------------------------------------------------------------------------- how that is brought about

@@ -211,8 +211,8 @@ def test_what_does_not_fit_says_what_is_needed() -> None:
         InputError, match=r"run.h5: /frames: 180 frames of 2048 x 2048 need \d+ MiB of memory at least, 10 MiB is what"
     ) as refused:
         planned(Stack(LARGE, None), memory=10 * 2**20)
-    assert "--scratch" not in str(refused.value)
-    with pytest.raises(InputError, match=r"need 1\.\d GiB of memory at least.*--scratch DIR"):
+    assert "scratch" not in str(refused.value)
+    with pytest.raises(InputError, match=r"need 1\.\d GiB of memory at least.*; scratch names a folder"):
         planned(Stack(LARGE, None), memory=2**30, spool=False)
 
 
@@ -330,7 +330,7 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         pass
     with (
-        pytest.raises(OutputError, match=r"a scratch file needs \d+\.\d\d GiB, .* are free; --scratch names another folder"),
+        pytest.raises(OutputError, match=r"a scratch file needs \d+\.\d\d GiB, .* are free; scratch names another folder"),
         scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
     ):
         pass
@@ -386,15 +386,32 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Path) -> None:
     assert said["output"].strip().startswith(f"{run.parent / 'run__spots.h5'}, about ")
     assert listing(run.parent) == before
     assert command(run, "-a", 0).status == 0
-    assert "exists already" in command(run, "-a", 0, "--dry-run").stderr
+    again = command(run, "-a", 0, "--dry-run")
+    assert again.status == 0
+    assert again.stdout.splitlines()[-1].endswith("exists already, --force is needed")
+    assert "--force" not in command(run, "-a", 0, "--dry-run", "--force").stdout
+
+
+@pytest.mark.parametrize("sync", ["none", "pairs"])
+def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> None:
+    run = tmp_path / "x__mccd.h5"
+    assert command("simulate", run, "--size", 256, "--angles", 6, name="gpu-spots").status == 0
+    options = (run, "-a", 0, "-S", sync, "--quiet")
+    said = command(*options, "--dry-run").stdout.splitlines()[-1]
+    number, unit = said.rsplit("about ", 1)[1].split()
+    assert command(*options).status == 0
+    size = (tmp_path / "x__spots.h5").stat().st_size
+    assert 0.6 < float(number) * {"KiB": 2**10, "MiB": 2**20}[unit] / size < 1.6
 
 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--memory-limit", "12", "is not a number above 0 with a unit: B, kB, MB, GB, KiB, MiB, GiB"),
-        ("--memory-limit", "0GB", "is not a number above 0"),
-        ("--memory-limit", "1TB", "is not a number above 0"),
+        ("--memory-limit", "12", "is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB"),
+        ("--memory-limit", "0GB", "is not a size"),
+        ("--memory-limit", "2Bi", "is not a size"),
+        ("--memory-limit", f"{'9' * 400}GB", "is not a size"),
+        ("--threads", "9" * 400, "--threads"),
         ("--batch", "0", "--batch"),
         ("--scratch", "nowhere", "nowhere"),
         ("--keep", "masks", "is not none, or some of raw,filtered,synced,labels,pixels"),
@@ -409,7 +426,23 @@ def test_values_out_of_range_are_wrong_usage(run: Path, option: str, value: str,
     assert len(ended.lines) == 1
 
 
-@pytest.mark.parametrize(("text", "n_bytes"), [("9MB", 9_000_000), ("1.5 GiB", 3 * 2**29), ("300kb", 300_000), (".5KiB", 512)])
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("9MB", 9_000_000),
+        ("1.5 GiB", 3 * 2**29),
+        ("300kb", 300_000),
+        (".5KiB", 512),
+        ("2G", 2 * 10**9),
+        ("2g", 2 * 10**9),
+        ("1T", 10**12),
+        ("64Mi", 2**26),
+        ("8 Ki", 2**13),
+        ("77k", 77_000),
+        ("5000000B", 5_000_000),
+        ("1TiB", 2**40),
+    ],
+)
 def test_sizes(run: Path, text: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(plan, "_memory", lambda limits: seen.append(limits.memory) or 2**40)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.regions import Region, in_any, region
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -53,6 +53,14 @@ def test_regions_are_what_they_say(one: Region, shape: tuple[int, int]) -> None:
 @given(one=regions())
 def test_regions_are_read_as_they_are_written(one: Region) -> None:
     assert region(str(one)) == one
+
+
+@pytest.mark.parametrize(
+    "text", ["disc:1e308,1,1", "disc:1,1,1e308", "disc:1,1,nan", f"border:{'9' * 400}", f"border:{'9' * 5000}", f"rect:0,{'9' * 30},0,5"]
+)
+def test_numbers_that_are_no_pixels_are_refused(text: str) -> None:
+    with pytest.raises(ParameterError, match="reject"):
+        region(text)
 
 
 @given(several=st.lists(regions(), max_size=4), shape=SIZES)

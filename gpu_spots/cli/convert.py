@@ -7,6 +7,7 @@ import click
 
 from gpu_spots.cli.image_options import image_options, image_request, option_of
 from gpu_spots.cli.input_options import TABLE
+from gpu_spots.cli.terminal import say
 from gpu_spots.errors import InputError, ParameterError
 
 
@@ -15,7 +16,7 @@ from gpu_spots.errors import InputError, ParameterError
 @click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: scan__mccd.h5]")
 @TABLE
 @image_options
-@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="threads that read and compress  [default: all cores]")
+@click.option("--threads", metavar="N", type=click.IntRange(1, 10_000), help="threads that read and compress  [default: all cores]")
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
@@ -61,10 +62,9 @@ def _run(images: dict[str, Any], output: Path | None, threads: int | None, force
         write_converted(stack, output, watching, workers, force=force)
     if not quiet:
         n_frames, n_rows, n_columns = stack.shape
-        click.echo(
+        say(
             f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, {stack.dtype}, {known}, "
-            f"{output.stat().st_size / 1e6:.1f} MB",
-            err=True,
+            f"{output.stat().st_size / 1e6:.1f} MB"
         )
 
 

@@ -38,7 +38,7 @@ def device_options(command: Command) -> Command:
             help="memory of the GPU, of each if there are several, that may be taken  [default: what is free]",
         ),
         click.option(
-            "--threads", metavar="N", type=click.IntRange(min=1), help="threads of the host, at least one a GPU  [default: all cores]"
+            "--threads", metavar="N", type=click.IntRange(1, 10_000), help="threads of the host, at least one a GPU  [default: all cores]"
         ),
     )  # fmt: skip
     for option in reversed(options):

@@ -3,6 +3,7 @@
 import click
 
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.terminal import show
 
 
 @click.command("devices", cls=OneLineCommand)
@@ -17,6 +18,6 @@ def devices(debug: bool) -> None:
 
     try:
         for device in found():
-            click.echo(f"{device.number}: {device.description}: {device.problem or 'can be used'}")
+            show(f"{device.number}: {device.description}: {device.problem or 'can be used'}")
     except BackendError as error:
-        click.echo(f"no GPU: {error}")
+        show(f"no GPU: {error}")

@@ -1,53 +1,77 @@
-"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else."""
+"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else; a signal ends the program by that signal."""
 
+import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from gpu_spots.errors import GpuSpotsError, ParameterError
+from gpu_spots import watchdog
+from gpu_spots.cli.terminal import open_standard_streams, say
+from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
+from gpu_spots.watchdog import SIGNALS
 
-SIGNALS = {
-    signal.SIGINT: "interrupted",
-    signal.SIGTERM: "terminated",
-    signal.SIGHUP: "terminated, as its terminal was closed",
+OPTIONS = {
+    "force": "--force",
+    "memory_limit": "--memory-limit",
+    "output": "-o",
+    "reject": "--reject",
+    "scratch": "--scratch",
 }
-"""Requests to end, and what to call it when they were heard."""
+"""Parameters that messages name, as options."""
 AGAIN = 0.01
 """Seconds until a request that was lost is made again."""
 
 
 class Stopped(BaseException):
-    """The process was asked to end; the text says how. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+    """The process was asked to end. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(SIGNALS[number])
+        self.number = number
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
+        """Let it be pickled."""
+        return type(self), (self.number,)
 
 
 class _OneLine(click.Command):
     """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
-        """Run; always ends in SystemExit."""
+        """Run; ends in SystemExit, or as a program that was asked to end, by that signal."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
         extra.pop("standalone_mode", None)
-        # with the process's own arguments this is the whole program, and nothing is left to stop when it has ended
-        with _stoppable(for_good=args is None) as requests:
+        is_program = args is None
+        if is_program:
+            open_standard_streams()
+        with ExitStack() as opened:
+            if is_program:
+                opened.enter_context(watchdog.watched(name, say))
+            opened.enter_context(in_options(OPTIONS))
+            requests = opened.enter_context(_stoppable(for_good=is_program))
             try:
                 status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
                 requests.over = True
+                # without standalone mode click returns the status of --help and --version
+                status = status if isinstance(status, int) else 0
             except BaseException as error:
                 requests.over = True
                 # a request may have come up as another error, out of an import for one
-                _end(requests.heard or error, name, debug="--debug" in arguments)
-        # without standalone mode click returns the status of --help and --version
-        sys.exit(status if isinstance(status, int) else 0)
+                status = _end(requests.heard or error, name, debug="--debug" in arguments)
+        if is_program and requests.heard and status:
+            _die_of(requests.heard.number)
+        sys.exit(status)
 
 
 class OneLineCommand(_OneLine):
@@ -58,19 +82,28 @@ class OneLineGroup(_OneLine, click.Group):
     """A group of commands."""
 
 
-def _end(error: BaseException, name: str, debug: bool) -> NoReturn:
-    """Say what happened in one line, and exit with its status."""
+def _end(error: BaseException, name: str, debug: bool) -> Any:
+    """Say what happened in one line; return the exit status."""
     if isinstance(error, SystemExit):
-        raise error
+        return error.code
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
-        sys.exit(2)
+        for line in error.format_message().splitlines():
+            say(line)
+        return 2
     if debug:
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(line)
     message, status = _explain(error)
-    with suppress(OSError):  # nobody may be there to read it
-        click.echo(f"{name}: {message}", err=True)
-    sys.exit(status)
+    say(f"{name}: {message}")
+    return status
+
+
+def _die_of(number: signal.Signals) -> None:
+    """End by the signal itself: a shell ends its loop only if it sees that Ctrl-C ended the program."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -101,6 +134,14 @@ class _Requests:
     """The last one that was raised."""
     over: bool = False
     """The work has ended, one way or the other: they are not heard any more."""
+    since: float | None = None
+    """When the first one was made; None: there was none."""
+    is_program: bool = False
+    """A watchdog removes what the program leaves, so it may end at once."""
+
+    def is_late(self) -> bool:
+        """Return whether the program should have ended by now."""
+        return self.is_program and self.since is not None and time.monotonic() - self.since > watchdog.GRACE - 0.1
 
 
 @contextmanager
@@ -109,7 +150,7 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
 
     ``for_good``: they are not heard any more when the block has ended, while Python waits for threads that still compute.
     """
-    requests = _Requests()
+    requests = _Requests(is_program=for_good)
     main_thread = threading.main_thread()
     if threading.current_thread() is not main_thread:  # its owner decides about signals
         yield requests
@@ -118,9 +159,13 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
 
     def stop(number: int, _: FrameType | None) -> None:
         nonlocal last
+        if requests.is_late():
+            # an earlier request did not end the program, as other threads hang: their work is given up
+            _die_of(signal.Signals(number))
         if not requests.over:
             last = signal.Signals(number)
-            requests.heard = Stopped(SIGNALS[last])
+            requests.since = requests.since or time.monotonic()
+            requests.heard = Stopped(last)
             raise requests.heard
 
     def ask_again() -> None:

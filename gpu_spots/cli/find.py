@@ -14,6 +14,7 @@ from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_image
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
+from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
@@ -89,7 +90,13 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     help="check for minimum number of angle values present in lauecollect/angle; 0: no check",
 )  # fmt: skip
 @click.option(
-    "-S", "sync", metavar="SYNC", default=DEFAULTS.sync, show_default=True, help=f"synchronize masks (allowed values: {', '.join(SYNCS)})"
+    "-S",
+    "--sync",
+    "sync",
+    metavar="SYNC",
+    default=DEFAULTS.sync,
+    show_default=True,
+    help=f"synchronize masks (allowed values: {', '.join(SYNCS)})",
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
 @input_options
@@ -169,20 +176,20 @@ def _run(
             output = output or default_output(Path(sources[0]))
         else:
             output = output or image_list.default_output(request, "spots")
-            check_output(output, request.named, force)  # before images are looked at
+            check_output(output, request.named, force or dry_run)  # before images are looked at
             with observer(quiet) as watching:
                 stack = open_images(request, watching, chosen.workers)
             apply_inputs(stack, inputs)
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
-            click.echo(
-                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}", err=True
-            )
+            say(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}")
         with observer(quiet) as watching:
             job = Job(parameters, chosen, watching, Limits(memory_limit, batch, chosen.workers), scratch, keep)
             if dry_run:
-                click.echo(plan_in_words(plan_to_file(stack, output, job, force=force), output, expected_size(stack, job)))
+                plan = plan_to_file(stack, output, job)
+                for line in plan_in_words(plan, output, expected_size(stack, job), must_force=output.exists() and not force):
+                    show(line)
                 return
             summary = find_to_file(stack, output, job, compression=compression, force=force)
     if quiet:
@@ -190,13 +197,13 @@ def _run(
     least, median, most = summary.spots_per_frame
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
-    click.echo(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)", err=True)
+    say(f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)")
     if summary.scales:
-        click.echo(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}", err=True)
+        say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.outcome:
-        click.echo(summary.outcome.summary, err=True)
-    click.echo(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}", err=True)
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
+        say(summary.outcome.summary)
+    say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 def _option_of(name: str) -> str:

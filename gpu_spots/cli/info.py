@@ -12,6 +12,7 @@ from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.cli.terminal import show
 from gpu_spots.errors import ParameterError
 
 Rows = Iterator[tuple[str, str]]
@@ -44,12 +45,13 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
     if is_run:
         found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        for line in json.dumps(found, indent=2).splitlines():
+            show(line)
         return
     rows = list(_rows(found) if is_run else _rows_of_spots(found))
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
-        click.echo(f"{label:<{width}}  {value}".rstrip())
+        show(f"{label:<{width}}  {value}".rstrip())
 
 
 def _described(sources: tuple[str, ...], images: dict[str, Any] | None, inputs: Any) -> dict[str, Any]:

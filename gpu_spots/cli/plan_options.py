@@ -14,19 +14,24 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+PREFIXES = " kMGTP"
+MAX_BYTES = 2**63 - 1
 PLAN_OPTIONS = ("memory_limit", "scratch", "batch", "keep", "dry_run")
 
 
 def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Bytes, of a number with its unit such as 1.5GB."""
+    """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi: powers of 1000, with an i of 1024."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *([A-Za-z]+)", value.strip())
-    unit = next((unit for unit in UNITS if found and found[2].lower() == unit.lower()), None)
-    if found is None or unit is None or float(found[1]) == 0:
-        raise click.BadParameter(f"{value!r} is not a number above 0 with a unit: {', '.join(UNITS)}")
-    return int(float(found[1]) * UNITS[unit])
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *(?:([kMGTP])(i?)B?|B)", value.strip(), re.ASCII | re.IGNORECASE)
+    n_bytes = 0.0
+    if found is not None:
+        power = PREFIXES.lower().index((found[2] or " ").lower())
+        n_bytes = float(found[1]) * (1024 if found[3] else 1000) ** power
+    if not 1 <= n_bytes <= MAX_BYTES:
+        shown = value if len(value) < 50 else f"{value[:50]}..."
+        raise click.BadParameter(f"{shown!r} is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB")
+    return int(n_bytes)
 
 
 def _keep(_: click.Context, __: click.Parameter, value: str) -> frozenset[str]:
@@ -58,8 +63,8 @@ def plan_options(command: Command) -> Command:
     return command
 
 
-def plan_in_words(plan: "Plan", output: Path, size: int) -> str:
-    """What --dry-run prints."""
+def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> list[str]:
+    """Return the lines that --dry-run prints."""
     from gpu_spots.plan import in_words
 
     places = {
@@ -77,9 +82,9 @@ def plan_in_words(plan: "Plan", output: Path, size: int) -> str:
         "memory": f"{in_words(plan.host_bytes)} at most, besides the program itself",
         "device memory": None if plan.device_bytes is None else f"{in_words(plan.device_bytes)} at most",
         "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
-        "output": f"{output}, about {in_words(size)}",
+        "output": f"{output}, about {in_words(size)}{'; exists already, --force is needed' * must_force}",
     }
-    return "\n".join(f"{name + ':':17}{text}" for name, text in lines.items() if text is not None)
+    return [f"{name + ':':17}{text}" for name, text in lines.items() if text is not None]
 
 
 def _times(n: int) -> str:

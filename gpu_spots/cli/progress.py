@@ -1,10 +1,11 @@
 """What the user sees of a run while it goes: a bar on a terminal, a line a stage elsewhere, nothing with --quiet. All on stderr."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO, cast
 
-import click
+from gpu_spots import watchdog
+from gpu_spots.cli.terminal import Stderr, one_line, say
 
 
 class Lines:
@@ -12,14 +13,16 @@ class Lines:
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say what begins."""
-        click.echo(f"{name}, {total} {unit}...", err=True)
+        watchdog.progress()
+        say(f"{name}, {total} {unit}...")
 
     def advance(self, steps: int) -> None:
-        """Logs need no more."""
+        """Count the progress for the watchdog; logs need no more."""
+        watchdog.progress()
 
     def warn(self, message: str) -> None:
         """Say it."""
-        click.echo(f"warning: {message}", err=True)
+        say(f"warning: {message}")
 
 
 class WarningsOnly(Lines):
@@ -27,6 +30,7 @@ class WarningsOnly(Lines):
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say nothing."""
+        watchdog.progress()
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def observer(quiet: bool) -> Iterator[Lines]:
     """The observer that suits where stderr goes."""
     if quiet:
         yield WarningsOnly()
-    elif sys.stderr is None or not sys.stderr.isatty():
+    elif not Stderr().isatty():
         yield Lines()
     else:
         with _bar() as bar:
@@ -55,17 +59,19 @@ def _bar() -> Iterator[Lines]:
             return Text(rate, style="progress.data.speed")
 
     name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
-    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(stderr=True))
+    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(file=cast(TextIO, Stderr())))
 
     class Bar(Lines):
         def stage(self, name: str, total: int, unit: str) -> None:
+            watchdog.progress()
             self.task = progress.add_task(name, total=total, unit=unit)
 
         def advance(self, steps: int) -> None:
+            watchdog.progress()
             progress.advance(self.task, steps)
 
         def warn(self, message: str) -> None:
-            progress.console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(f"warning: {one_line(message)}", markup=False, highlight=False, soft_wrap=True)
 
     with progress:
         yield Bar()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpu_spots.cli.terminal import show
+
 if TYPE_CHECKING:
     from gpu_spots.simulate.score import Score
 
@@ -29,7 +31,8 @@ def score(run: Path, spots: Path) -> None:
         result = compare(truth, found)
     except ValueError as error:
         raise InputError(f"{spots}: is not from {run}: {error}") from error
-    click.echo(table(result))
+    for line in table(result).splitlines():
+        show(line)
 
 
 def table(result: "Score") -> str:

@@ -1,15 +1,20 @@
 """``gpu-spots simulate``: write a run with known truth."""
 
-import sys
 from pathlib import Path
+from typing import TextIO, cast
 
 import click
+
+from gpu_spots.cli.terminal import Stderr, say
+
+MAX_FRAMES = 1_000_000
+"""Frames of a simulated run, at most."""
 
 
 def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
     """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
     parts = value.split(",")
-    sizes = [int(part) if part.strip().isdecimal() else 0 for part in parts]
+    sizes = [int(part) if part.strip().isdecimal() and len(part) < 9 else 0 for part in parts]
     if len(sizes) > 2 or not all(32 <= size <= 16384 for size in sizes):
         raise click.BadParameter(f"{value!r} is not ROWS or ROWS,COLUMNS with numbers from 32 to 16384.", ctx, param)
     return sizes[0], sizes[-1]
@@ -22,13 +27,21 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     "--size", callback=_frame_size, metavar="ROWS[,COLUMNS]", default="1024", show_default=True, help="Size of a frame, 32 to 16384 each."
 )
 @click.option(
-    "--angles", type=click.IntRange(1), default=None, show_default="10, or 60 for a dark run", help="Angles; each has spots of its own."
+    "--angles",
+    type=click.IntRange(1, MAX_FRAMES),
+    default=None,
+    show_default="10, or 60 for a dark run",
+    help="Angles; each has spots of its own.",
 )
-@click.option("--pairs", type=click.IntRange(1), default=None, show_default="3", help="Off/on pairs at each angle of a laser run.")
-@click.option("--frames-per-angle", type=click.IntRange(1), default=None, show_default="1", help="Frames at each angle of a dark run.")
+@click.option(
+    "--pairs", type=click.IntRange(1, MAX_FRAMES), default=None, show_default="3", help="Off/on pairs at each angle of a laser run."
+)
+@click.option(
+    "--frames-per-angle", type=click.IntRange(1, MAX_FRAMES), default=None, show_default="1", help="Frames at each angle of a dark run."
+)
 @click.option(
     "--spots",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1_000_000),
     default=None,
     show_default="200, fewer on frames below 347 pixels",
     help="Spots on each frame; a bit less than half are strong enough to be found.",
@@ -46,7 +59,9 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
 @click.option("--step", type=click.FloatRange(0.001, 360), default=1.0, show_default=True, help="Degrees from angle to angle.")
 @click.option("--order", type=click.Choice(["off-on", "on-off"]), default=None, show_default="off-on", help="Order of a laser run's pairs.")
 @click.option("--interlaced", is_flag=True, help="Visit the angles in two passes: every second one, then those between.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random numbers: equal seeds, equal runs.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all random numbers: equal seeds, equal runs."
+)
 @click.option("--compression", type=click.Choice(["gzip", "lzf", "none"]), default="gzip", show_default=True, help="Of the frames.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def simulate(
@@ -95,11 +110,14 @@ def simulate(
         interlaced=interlaced,
         seed=seed,
     )
-    with click.progressbar(length=design.n_frames, label="Simulating", file=sys.stderr) as bar:
+    if design.n_frames > MAX_FRAMES:
+        raise click.UsageError(
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; take fewer --angles", click.get_current_context()
+        )
+    with click.progressbar(length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())) as bar:
         write_run(output, simulate_run(design), compression=compression, force=force, progress=lambda: bar.update(1))
     kind = "laser" if laser else "dark"
-    click.echo(
+    say(
         f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {design.spots} spots a frame, "
-        f"{output.stat().st_size / 1e6:.1f} MB",
-        err=True,
+        f"{output.stat().st_size / 1e6:.1f} MB"
     )

@@ -92,7 +92,8 @@ def obstacle() -> str | None:
         return f"there is no NVIDIA driver ({DRIVER} cannot be loaded)"
     wheels = installed_wheels()
     if len(wheels) > 1:
-        return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {' '.join(wheels)}, then {EXTRA} or gpu12"
+        names = " ".join(wheels)
+        return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {names}, then {EXTRA}, or {EXTRA12}"
     try:
         import cupy
     except ImportError as error:

@@ -1,12 +1,14 @@
 """What CuPy and CUDA say, as one line that says what to do."""
 
-EXTRA, EXTRA12 = "pip install 'gpu_spots[gpu]'", "pip install 'gpu_spots[gpu12]'"
+from gpu_spots.packages import install_command
+
+EXTRA, EXTRA12 = install_command("gpu"), install_command("gpu12")
 NO_CUPY = f"CuPy is not installed: {EXTRA} for NVIDIA drivers from 580 on (CUDA 13), {EXTRA12} for older ones"
 KNOWN = (
-    (("libnvrtc", "nvrtc64", "failed to load nvrtc"), f"NVRTC, CUDA's compiler, is missing: {EXTRA} (or gpu12) brings it"),
+    (("libnvrtc", "nvrtc64", "failed to load nvrtc"), f"NVRTC, CUDA's compiler, is missing: {EXTRA} (CUDA 12: {EXTRA12}) brings it"),
     (
         ("cannot open source file", "could not open source file", "cuda_fp16.h"),
-        f"CUDA's headers are missing: {EXTRA} (or gpu12) brings them",
+        f"CUDA's headers are missing: {EXTRA} (CUDA 12: {EXTRA12}) brings them",
     ),
     (("cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE"), "the NVIDIA driver sees no device"),
     (("cudaErrorDevicesUnavailable",), "the device is taken by another process that does not share it"),

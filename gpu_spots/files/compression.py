@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gpu_spots.errors import ParameterError
+from gpu_spots.packages import install_command
 
 BUILT_IN = ("gzip", "lzf", "none")
 PLUGINS = {"bitshuffle": "Bitshuffle", "blosc": "Blosc", "blosc2": "Blosc2", "bzip2": "BZip2", "lz4": "LZ4", "zstd": "Zstd"}
@@ -18,7 +19,7 @@ def available() -> tuple[str, ...]:
 def filter_options(name: str) -> dict[str, Any]:
     """Keyword arguments for ``h5py.Group.create_dataset``. Raises `ParameterError` for a name that cannot be used here."""
     if name not in available():
-        hint = "; pip install 'gpu_spots[plugins]' brings it" if name in PLUGINS else ""
+        hint = f"; {install_command('plugins')} brings it" if name in PLUGINS else ""
         raise ParameterError("compression", f"{name!r} is not one of {', '.join(available())}{hint}")
     if name == "none":
         return {}

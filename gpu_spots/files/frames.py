@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from gpu_spots import watchdog
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.detector import DetectorFacts, detector_facts
@@ -48,6 +49,9 @@ class ArrayStack:
         saturation: float | None = None,
     ) -> None:
         frames = np.asarray(frames)
+        if frames.dtype.kind in "iu" and frames.dtype.newbyteorder("=") not in FRAME_DTYPES:
+            types = ", ".join(map(str, FRAME_DTYPES))
+            raise InputError(f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it")
         _check_type(frames.dtype, self.source)
         _check_shape(frames.shape, self.source)
         self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
@@ -286,6 +290,7 @@ def _frames_in_words(part: Part, dtype: np.dtype[Any]) -> str:
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
     require_regular_file(path, "an HDF5 file")
+    watchdog.reading(str(path))
     try:
         with path.open("rb"):
             pass

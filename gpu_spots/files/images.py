@@ -24,6 +24,7 @@ from gpu_spots.errors import InputError
 from gpu_spots.files import cbf, mar345, npy, tiff
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import FRAME_DTYPES, Array
+from gpu_spots.packages import install_command
 
 Order = Literal["<", ">"]
 """Little-endian, big-endian."""
@@ -157,9 +158,7 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
     if head.startswith(npy.SIGNATURE):
         return Image(npy.read_npy(content(), path), {}, "numpy")
     if find_spec("fabio") is None:
-        raise InputError(
-            f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; pip install 'gpu_spots[images]' brings it"
-        )
+        raise InputError(f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; {install_command('images')} brings it")
     if head.startswith(cbf.SIGNATURE) or (not compressed and path.suffix.lower() == ".cbf"):
         frame, text = cbf.read_cbf(content(), path)
         return Image(frame, _cbf_header(text), "cbf")

@@ -1,6 +1,5 @@
 """An output file that appears under its name only when it is complete, and whose failures are errors and not crashes."""
 
-import fcntl
 import os
 import signal
 import stat
@@ -12,24 +11,29 @@ from types import FrameType
 
 import h5py
 
-from gpu_spots.errors import OutputError
+from gpu_spots import watchdog
+from gpu_spots.errors import OutputError, given
+from gpu_spots.files import locks
 
 SUFFIX = ".part"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, and other requests to end."""
+MARK = stat.S_ISVTX
+"""Mode bit of unfinished files. It means nothing on files, so nobody else's file has it."""
 
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
+    if output.name in ("", ".."):
+        raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
     for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
         if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
-            raise OutputError(f"{path}: the {what} is the input file; name another with -o")
+            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
     if output.exists() and not output.is_file():
         raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
-    if os.path.lexists(output) and not force:
-        raise OutputError(f"{output}: exists already; --force overwrites it")
+    _refuse_link(output)
+    if output.exists() and not force:
+        raise OutputError(f"{output}: exists already; {given('force', True)} overwrites it")
     if not output.parent.is_dir():
-        raise OutputError(f"{output}: no folder {output.parent}")
+        raise OutputError(f"{output}: no folder {output.parent}; {_other()}")
 
 
 @contextmanager
@@ -40,23 +44,31 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
     """
     part = _part(output)
     lock: int | None = None
+    was_there = os.path.lexists(output)
     try:
         with uninterrupted():
             lock = _locked_new_file(part, output)
+            watchdog.unfinished(part, lock)
         yield part
         try:
             os.fsync(lock)
-            if not _is_at(lock, part):
+            if not locks.is_at(lock, part):
                 raise OutputError(f"{output}: cannot be written: {part} was replaced meanwhile")
             with uninterrupted(too_late=True):
+                _refuse_link(output)
+                if os.path.lexists(output) and not was_there:
+                    raise OutputError(f"{output}: cannot be written: another program has made it meanwhile; {_other()}")
                 os.replace(part, output)
+                watchdog.complete()
+                _unmark(lock)
                 _sync_folder(output.parent)
         except OSError as error:
-            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+            raise _cannot_write(output, error) from error
     except BaseException:
         if lock is not None:
             with uninterrupted():
-                _remove(part, lock)
+                locks.remove(part, lock)
+                watchdog.removed()
         raise
     finally:
         if lock is not None:
@@ -78,7 +90,7 @@ def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         arrived.append(number)
 
-    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    before = {number: handler for number in watchdog.SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
     try:
         for number in before:
             signal.signal(number, note)
@@ -103,7 +115,7 @@ class NewFile(h5py.File):  # type: ignore[misc]
         try:
             self._disk = _Disk(path)
         except OSError as error:
-            raise OutputError(f"{name}: cannot be written: {error.strerror}") from error
+            raise _cannot_write(name, error) from error
         # HDF5 calls Python to write: an exception out of a signal would be lost there
         with uninterrupted():
             super().__init__(self._disk, "w", libver=("earliest", "v110"))
@@ -111,7 +123,7 @@ class NewFile(h5py.File):  # type: ignore[misc]
     def check(self) -> None:
         """Raise `OutputError` if a write has failed."""
         if self._disk.failure is not None:
-            raise OutputError(f"{self._name}: cannot be written: {self._disk.failure.strerror}") from self._disk.failure
+            raise _cannot_write(self._name, self._disk.failure) from self._disk.failure
 
     def close(self) -> None:
         """Write what is left and close; whether that went well, `check` tells."""
@@ -141,7 +153,7 @@ class _Disk:
 
     def __init__(self, path: Path) -> None:
         self.failure: OSError | None = None
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         self._position = self._size = 0
         self._kept: list[tuple[int, bytes]] = []
 
@@ -214,63 +226,70 @@ def _part(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
+def _other() -> str:
+    return f"name another output with {given('output')}"
+
+
+def _cannot_write(output: Path | str, error: OSError) -> OutputError:
+    return OutputError(f"{output}: cannot be written: {error.strerror or error}; {_other()}")
+
+
+def _refuse_link(output: Path) -> None:
+    """Raise `OutputError` for a symbolic link: neither it nor the file behind it is replaced."""
+    if output.is_symlink():
+        raise OutputError(f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with {given('output')}")
+
+
 def _locked_new_file(part: Path, output: Path) -> int:
-    """A descriptor of a new file that this process alone holds; the lock of a killed process is gone with it."""
+    """Return a descriptor of a new file that this process alone holds; the lock of a killed process is gone with it."""
     while True:
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666 | MARK)
         except FileExistsError:
             _clear(part, output)
             continue
         except OSError as error:
-            raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
+            raise _cannot_write(output, error) from error
         # before it was locked, another run may have taken it for a left-over, and have removed it
-        if _lock(descriptor) and _is_at(descriptor, part):
+        if locks.lock(descriptor) and locks.is_at(descriptor, part):
+            _mark(descriptor)
             return descriptor
         os.close(descriptor)
 
 
 def _clear(part: Path, output: Path) -> None:
     """Remove what a killed run left. Raises `OutputError` where a run is at it, and for what no run leaves."""
+    in_the_way = f"{output}: cannot be written: {part} is in the way"
     try:
         if not stat.S_ISREG(part.lstat().st_mode):
-            raise OutputError(f"{output}: cannot be written: {part} is in the way and is not a file")
-        descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            raise OutputError(f"{in_the_way} and is not a file; {_other()}")
+        descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OutputError(f"{output}: cannot be written: {part} is in the way: {error.strerror}") from error
+        raise OutputError(f"{in_the_way}: {error.strerror}; {_other()}") from error
     try:
-        if not _lock(descriptor):
+        if not locks.lock(descriptor):
             raise OutputError(f"{output}: another run is writing it")
-        _remove(part, descriptor)
+        if not os.fstat(descriptor).st_mode & MARK:
+            raise OutputError(f"{in_the_way} and was not left by this program; move it, or {_other()}")
+        locks.remove(part, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether nobody else holds the file. Some shared file systems have no locks; then nobody is known to."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+def _mark(descriptor: int) -> None:
+    """Mark an unfinished file as ours, on systems where opening it has not done so."""
+    mode = os.fstat(descriptor).st_mode
+    if not mode & MARK:
+        with suppress(OSError):  # then a left-over is not recognised, and left alone
+            os.fchmod(descriptor, stat.S_IMODE(mode) | MARK)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file still has that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove(part: Path, descriptor: int) -> None:
-    """Remove the file if it is still the one that is open."""
-    if _is_at(descriptor, part):
-        part.unlink(missing_ok=True)
+def _unmark(descriptor: int) -> None:
+    """Give a finished file the permissions of any new file."""
+    with suppress(OSError):
+        os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~MARK)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.errors import InputError, OutputError
+from gpu_spots.errors import InputError, OutputError, given
 from gpu_spots.model import Array
 
 
@@ -63,7 +63,8 @@ def scratch_file(folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]
         free = disk.f_bavail * disk.f_frsize
         if n_bytes > free:
             raise OutputError(
-                f"{folder}: a scratch file needs {n_bytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free; --scratch names another folder"
+                f"{folder}: a scratch file needs {n_bytes / 2**30:.2f} GiB, "
+                f"{free / 2**30:.2f} GiB are free; {given('scratch')} names another folder"
             )
         # it loses its name at once: whatever ends this process ends the file
         file = tempfile.TemporaryFile(dir=folder, prefix="gpu_spots-")  # noqa: SIM115

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gpu_spots import watchdog
 from gpu_spots.errors import InputError
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.links import linked_file, require_followable
@@ -28,6 +29,7 @@ def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
     Raises `InputError` where nothing does; it names the file that is missing where a link leads to
     one, and what is there instead of a file.
     """
+    watchdog.reading(f"{file.file.filename}: {path}")
     try:
         require_followable(file, path)
         return file[path]

@@ -1,0 +1,19 @@
+"""Optional packages, and the command that installs them."""
+
+EXTRAS = {
+    "gpu": ("cupy-cuda13x", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"),
+    "gpu12": ("cupy-cuda12x", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12"),
+    "plugins": ("hdf5plugin",),
+    "images": ("fabio",),
+}
+"""Packages of each extra of pyproject.toml."""
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra's packages by their own names, wherever gpu_spots came from.
+
+    Examples:
+        >>> install_command("images")
+        'pip install fabio'
+    """
+    return f"pip install {' '.join(EXTRAS[extra])}"
