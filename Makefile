@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test check benchmark sanitize compute-sanitizer benchmark-gpu clean
+.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
+
+# Line and branch coverage of the whole suite: a table here, and pages in build/coverage/html.
+coverage: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=html
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .
