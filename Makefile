@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu clean
+.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu hooks clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -44,6 +44,10 @@ compute-sanitizer: $(VENV)/installed-test
 benchmark-gpu: $(VENV)/installed-test
 	$(BIN)/python benchmarks/gpu.py
 
+# Git hooks that run the checks before each commit (.pre-commit-config.yaml).
+hooks: $(VENV)/installed-dev
+	$(BIN)/pre-commit install
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'gpu_spots needs Python 3.11 or later; PYTHON=... names one')"
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +56,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test$(if $(GPU),$(comma)$(GPU))]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:
