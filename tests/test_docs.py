@@ -17,6 +17,7 @@ from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
 from gpu_spots.files.run_file import write_run
 from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
+from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,14 @@ def test_every_option_is_described(option: click.Option) -> None:
     assert not missing, f"docs/options.md: {option.opts[-1]}: {missing} not mentioned"
     if isinstance(option.default, str | int | float) and not option.is_flag:
         assert f"Default: `{option.default}`" in described
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("--method", METHOD_NAMES), ("-S", SYNCS), ("--normalise", NORMALISATIONS), ("--keep", STACK_NAMES)]
+)
+def test_every_allowed_value_is_described(option: str, values: tuple[str, ...]) -> None:
+    described = section("docs/options.md", f"`{option} ")
+    assert not [value for value in values if f"`{value}`" not in described]
 
 
 @pytest.mark.parametrize("command", ["convert", "info", "simulate", "score"])
