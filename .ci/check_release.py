@@ -2,7 +2,8 @@
 
     python .ci/check_release.py v0.1.0
 
-The tag, ``gpu_spots.__version__``, CITATION.cff and a section of CHANGELOG.md must have the same version.
+The tag, ``gpu_spots.__version__``, CITATION.cff, the recipe for conda-forge and a section of CHANGELOG.md must have
+the same version.
 """
 
 import re
@@ -15,6 +16,7 @@ def check_version(root: Path, version: str) -> None:
     for name, pattern in {
         "gpu_spots/__init__.py": r'^__version__ = "(.+)"$',
         "CITATION.cff": r"^version: (.+)$",
+        "recipe/recipe.yaml": r'^  version: "(.+)"$',
     }.items():
         found = re.search(pattern, (root / name).read_text(), re.MULTILINE)
         if found is None or found[1] != version:
