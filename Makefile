@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test check benchmark sanitize compute-sanitizer benchmark-gpu clean
+.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
+
+# Line and branch coverage of the whole suite: a table here, and pages in build/coverage/html.
+coverage: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=html
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -40,6 +44,20 @@ compute-sanitizer: $(VENV)/installed-test
 benchmark-gpu: $(VENV)/installed-test
 	$(BIN)/python benchmarks/gpu.py
 
+# Git hooks that run the checks before each commit (.pre-commit-config.yaml).
+hooks: $(VENV)/installed-dev
+	$(BIN)/pre-commit install
+
+# The newest versions that pyproject.toml allows, with their hashes, of what the Docker image is made of: for the
+# program, and to build it. --no-config and --default-index: from PyPI, whatever the settings of this machine.
+LOCK := $(BIN)/uv --no-config --quiet pip compile --upgrade --python-version 3.13 --python-platform linux \
+	--default-index https://pypi.org/simple --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+lock: $(VENV)/installed-dev
+	$(LOCK) --extra gpu --extra images --extra plugins --output-file docker/requirements.txt pyproject.toml
+	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) --output-file docker/build-requirements.txt -
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'gpu_spots needs Python 3.11 or later; PYTHON=... names one')"
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +66,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test$(if $(GPU),$(comma)$(GPU))]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:

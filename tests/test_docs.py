@@ -1,22 +1,25 @@
 """The documentation holds: its examples run, its commands are understood, it leaves nothing out, and its links lead somewhere."""
 
+import ast
 import re
 import shlex
 import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import h5py
 import pytest
 
-from gpu_spots import Parameters, find_spots
+from gpu_spots import Parameters, find_spots, open_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
 from gpu_spots.files.run_file import write_run
 from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
+from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
 
 ROOT = Path(__file__).parent.parent
@@ -103,11 +106,32 @@ def test_every_option_is_described(option: click.Option) -> None:
         assert f"Default: `{option.default}`" in described
 
 
+@pytest.mark.parametrize(
+    ("option", "values"), [("--method", METHOD_NAMES), ("-S", SYNCS), ("--normalise", NORMALISATIONS), ("--keep", STACK_NAMES)]
+)
+def test_every_allowed_value_is_described(option: str, values: tuple[str, ...]) -> None:
+    described = section("docs/options.md", f"`{option} ")
+    assert not [value for value in values if f"`{value}`" not in described]
+
+
 @pytest.mark.parametrize("command", ["convert", "info", "simulate", "score"])
 def test_every_option_of_the_other_commands_is_described(command: str) -> None:
     described = section("docs/options.md", f"`gpu-spots {command}`")
     options = [option for option in gpu_spots_command.commands[command].params if isinstance(option, click.Option)]
     assert not [option.opts[0] for option in options if f"`{option.opts[0]}" not in described]
+
+
+def test_every_field_of_parameters_is_described_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(-+\w+)` \| `(.+)` \|$", section("docs/python.md", "`Parameters(...)`"), re.MULTILINE)
+    options = {name: option.name for option in find.params for name in option.opts}
+    assert all(options[option] == field for field, option, _ in rows)
+    assert {field: ast.literal_eval(default) for field, _, default in rows} == asdict(Parameters())
+
+
+def test_every_column_of_the_table_is_described(runs: Path) -> None:
+    row = next(line for line in (ROOT / "docs/python.md").read_text().splitlines() if line.startswith("| `spots(frame=None)`"))
+    with open_spots(runs / "laser__spots.h5") as results:
+        assert re.findall(r"`(\w+)`", row) == list(results.spots())
 
 
 def test_every_dataset_is_described() -> None:

@@ -1,5 +1,6 @@
 """Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
 
+import re
 import resource
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_spots import Parameters, find_spots
+from gpu_spots.cli.info import LAYOUTS
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack, open_run
 from gpu_spots.inputs import InputOptions
@@ -73,6 +75,15 @@ def test_each_layout_gives_what_its_frames_give(layout: str, direct: dict[str, n
         assert (file["info"].attrs["layout"], file["info"].attrs["frames_path"]) == (kind, frames_path)
         assert np.round(file["lauecollect/angle"][:], 3).tolist() == ANGLES.tolist()
         assert file["lauecollect/angle"].attrs["origin"] == file["info"].attrs["angles_from"]
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_info_and_the_documentation_have_a_name_for_each_layout(layout: str, tmp_path: Path) -> None:
+    write, kind, _ = WRITERS[layout]
+    ended = command("info", write(tmp_path / "run_master.h5"), name="gpu-spots")
+    assert ended.status == 0, ended.stderr
+    assert re.search(rf"^layout +{re.escape(LAYOUTS[kind])}$", ended.stdout, re.MULTILINE)
+    assert f"`{kind}`" in (Path(__file__).parent.parent / "docs/file-format.md").read_text()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "int32", "float32", ">u2"])

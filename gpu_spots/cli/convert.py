@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.image_options import image_options, image_request, option_of
 from gpu_spots.cli.input_options import TABLE
 from gpu_spots.cli.terminal import say
@@ -12,7 +13,7 @@ from gpu_spots.errors import InputError, ParameterError
 
 
 @click.command()
-@click.argument("sources", metavar="scan.log | IMAGES...", nargs=-1)
+@click.argument("sources", metavar="scan.log | IMAGES...", nargs=-1, shell_complete=file_names)
 @click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: scan__mccd.h5]")
 @TABLE
 @image_options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gpu_spots import __version__
+from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
@@ -51,7 +52,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     options_metavar="[options]",
 )
-@click.argument("sources", metavar="file__mccd.h5 | IMAGES...", nargs=-1)
+@click.argument("sources", metavar="file__mccd.h5 | IMAGES...", nargs=-1, shell_complete=file_names)
 @click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: file__spots.h5]")
 @click.option(
     "-m",
@@ -59,6 +60,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     metavar="METHOD",
     default=DEFAULTS.method,
     show_default=True,
+    shell_complete=one_of(METHOD_NAMES),
     help=f"method used to estimate background level (allowed values: {', '.join(METHOD_NAMES)})",
 )
 @click.option(
@@ -83,6 +85,7 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )
 @click.option(
     "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
+    shell_complete=one_of(("2,1", "2,2")),
     help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see scipy.ndimage.generate_binary_structure",
 )  # fmt: skip
 @click.option(
@@ -96,13 +99,14 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     metavar="SYNC",
     default=DEFAULTS.sync,
     show_default=True,
+    shell_complete=one_of(SYNCS),
     help=f"synchronize masks (allowed values: {', '.join(SYNCS)})",
 )
 @click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
 @input_options
 @image_options
 @click.option(
-    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
+    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True, shell_complete=one_of(NORMALISATIONS),
     help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
 @device_options

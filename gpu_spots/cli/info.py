@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
@@ -19,7 +20,7 @@ Rows = Iterator[tuple[str, str]]
 
 
 @click.command("info", cls=OneLineCommand)
-@click.argument("sources", metavar="FILE | IMAGES...", nargs=-1)
+@click.argument("sources", metavar="FILE | IMAGES...", nargs=-1, shell_complete=file_names)
 @input_options
 @image_options
 @click.option("--json", "as_json", is_flag=True, help="everything as JSON, for programs")

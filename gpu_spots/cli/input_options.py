@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
+from gpu_spots.cli.completion import file_names
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 TABLE = click.option(
@@ -22,7 +24,8 @@ OPTIONS = (
     click.option("--laser-path", metavar="PATH", help="dataset of the laser states in the file, one a frame  [default: looked for]"),
     TABLE,
     click.option(
-        "--mask", metavar="FILE[:PATH]", help="image of good and bad pixels (HDF5, NPY, TIFF, EDF), besides the file's own"
+        "--mask", metavar="FILE[:PATH]", shell_complete=file_names,
+        help="image of good and bad pixels (HDF5, NPY, TIFF, EDF), besides the file's own",
     ),
     click.option(
         "--mask-good", type=click.Choice(["0", "1"]),
