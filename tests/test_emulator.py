@@ -52,7 +52,7 @@ def folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def kernel(folder: Path) -> Callable[[str], EmulatedKernel]:
-    return lambda name: EmulatedKernel(load(SOURCE, ("-DFACTOR=3",), folder), name)
+    return lambda name: EmulatedKernel(load(f"#define FACTOR 3\n{SOURCE}", folder), name)
 
 
 def test_barriers_shuffles_ballots_and_shared_memory(kernel: Callable[[str], EmulatedKernel]) -> None:

@@ -14,14 +14,15 @@ import pytest
 from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
 from gpu_spots.background import BackgroundMaps
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, macros, source_of
+from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from helpers import background_of, levels_of
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 AS_CUPY = ("-ftz=true",)
 """What CuPy adds to the options, behind ours."""
-Variant = tuple[str, tuple[str, ...]]
+Variant = tuple[str, tuple[tuple[str, int | str], ...]]
+"""A kernel file and its macros."""
 
 
 def _nvrtc() -> Any:
@@ -38,6 +39,10 @@ def _nvrtc() -> Any:
 
 NVRTC = _nvrtc()
 pytestmark = pytest.mark.skipif(isinstance(NVRTC, str), reason=str(NVRTC))
+
+
+def macros(defines: dict[str, int | str]) -> tuple[tuple[str, int | str], ...]:
+    return tuple(sorted(defines.items()))
 
 
 class Recorder:
@@ -105,9 +110,9 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
 def compiled(variant: Variant, target: str) -> str:
     """PTX for a virtual target (compute_90), nothing for a real one (sm_90); raises with the compiler's messages."""
     file, defines = variant
-    program = NVRTC.createProgram(source_of(file), f"{file}.cu", (), ())
+    program = NVRTC.createProgram(source_of(file, **dict(defines)), f"{file}.cu", (), ())
     try:
-        NVRTC.compileProgram(program, (f"-arch={target}", *OPTIONS, *defines, *AS_CUPY))
+        NVRTC.compileProgram(program, (f"-arch={target}", *OPTIONS, *AS_CUPY))
         return NVRTC.getPTX(program).decode() if target.startswith("compute") else ""
     except NVRTC.NVRTCError:
         raise AssertionError(f"{variant} for {target}:\n{NVRTC.getProgramLog(program)}") from None
@@ -122,7 +127,7 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 
     def one(job: tuple[Variant, str]) -> tuple[Variant, str, str]:
         variant, target = job
-        text = "\0".join([source_of(variant[0]), *OPTIONS, *variant[1], target, str(NVRTC.getVersion())])
+        text = "\0".join([source_of(variant[0], **dict(variant[1])), *OPTIONS, target, str(NVRTC.getVersion())])
         key = hashlib.sha256(text.encode()).hexdigest()
         return variant, key, "" if key in done else compiled(variant, target)
 
