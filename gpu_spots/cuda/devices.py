@@ -3,11 +3,13 @@
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpu_spots.cuda.cache import choose_kernel_cache
 from gpu_spots.cuda.reasons import EXTRA, EXTRA12, NO_CUPY, reason
 from gpu_spots.errors import BackendError
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from gpu_spots.cuda.several import SeveralGpus
 
 DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+OLDEST_CUPY = (14, 1)
+"""Older versions ignore that a sort could not allocate its workspace, and return garbage."""
+OLDEST_DEVICE = {12: (6, 1), 13: (7, 5)}
+"""Least compute capability by CUDA's major version: ``__dp4a`` needs 6.1, CUDA 13 compiles for 7.5
+and later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ def open_device(number: int, memory_limit: int | None, threads: int, beside: "De
     if number >= count:
         numbers = "device 0" if count == 1 else f"devices 0 to {count - 1}"
         raise BackendError(f"--device {number}: there is no such device; CUDA found {numbers}")
+    if problem := _too_old(number):
+        raise BackendError(f"GPU {number}: {problem}")
     try:
         device = Device(number, memory_limit, threads, beside)
     except (RuntimeError, ImportError) as error:
@@ -93,10 +103,16 @@ def obstacle() -> str | None:
     wheels = installed_wheels()
     if len(wheels) > 1:
         return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {' '.join(wheels)}, then {EXTRA} or gpu12"
+    choose_kernel_cache()
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:  # it makes its cache folder, and loads CUDA's libraries
         return f"CuPy cannot be imported: {reason(error)}"
+    if _numbers_of(cupy.__version__) < OLDEST_CUPY:
+        return (
+            f"CuPy {cupy.__version__} is installed, expected at least "
+            f"{'.'.join(map(str, OLDEST_CUPY))}: pip install --upgrade {' '.join(wheels) or 'cupy'}"
+        )
     needed = cupy.cuda.runtime.runtimeGetVersion()
     if version // 1000 < needed // 1000:
         other = f", or pip uninstall {' '.join(wheels)} and {EXTRA12}" if version >= 12000 else ""
@@ -105,6 +121,27 @@ def obstacle() -> str | None:
             f"update the driver{other}"
         )
     return None
+
+
+def _numbers_of(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version: 14 and 2 of 14.2.0rc1."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def _too_old(number: int) -> str | None:
+    """What is wrong with the compute capability of a device; None: it is supported."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    try:
+        properties, cuda = runtime.getDeviceProperties(number), runtime.runtimeGetVersion() // 1000
+    except runtime.CUDARuntimeError as error:
+        return reason(error)
+    found, least = (properties["major"], properties["minor"]), OLDEST_DEVICE.get(cuda, max(OLDEST_DEVICE.values()))
+    if found >= least:
+        return None
+    other = f"; compute capability 6.1 and later can be used with {EXTRA12}" if found >= (6, 1) else ""
+    return "compute capability {}.{}, expected at least {}.{} with CUDA {}{}".format(*found, *least, cuda, other)
 
 
 def driver_version() -> int | None:
