@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
+from emulator.emulated import EmulatedToolkit
 from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.cuda import components as cuda_components
@@ -246,3 +247,13 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     assert max(staged, default=0) < 2 * frames.nbytes
     with open_spots(tmp_path / "expected.h5") as expected, open_spots(tmp_path / "found.h5") as found:
         assert_same(datasets(found._file), datasets(expected._file))
+
+
+@pytest.mark.parametrize("sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len)
+def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
+    """Of one step of the block and of several; what follows the last one is not written."""
+    toolkit = EmulatedToolkit(kernel_folder)
+    begins = toolkit.to_device(np.full(len(sizes) + 2, -1, np.int64))
+    values = toolkit.to_device(np.array(sizes, np.int32))
+    toolkit.kernel("components", "scan")((1,), (256,), (values, np.int32(len(sizes)), begins))
+    assert toolkit.to_host(begins).tolist() == [0, *np.cumsum(np.array(sizes, np.int64)).tolist(), -1]

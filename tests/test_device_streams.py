@@ -117,7 +117,7 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         memory=real.memory,
         compiler=real.compiler,
     )
-    monkeypatch.setattr(device_module, "cupy", SimpleNamespace(cuda=cuda, __version__="14", ascontiguousarray=lambda array: array))
+    monkeypatch.setattr(device_module, "cupy", SimpleNamespace(cuda=cuda, __version__="14"))
     made = Device(0, 700, threads=1)
     assert made.description == "Fake (GPU 0), CUDA 13.2, CuPy 14"
     assert log == ["limit 700"]

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulator.arrays import ArrayModule
+from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.reasons import reason
@@ -371,3 +373,25 @@ def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyP
     assert 190 < np.median(frames) < 210
     assert all((frame >= 800).sum() >= 4 for frame in frames)
     assert not np.array_equal(frames[0], frames[4])
+
+
+@pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+def test_a_device_is_tried_with_the_kernels_that_are_used(kernel_folder: Path) -> None:
+    """And with the sort of CuPy's, on more than it takes in one step; a fault in either shows."""
+    toolkit: Any = EmulatedToolkit(kernel_folder)
+    sort, sizes = toolkit.xp.argsort, []
+
+    class Module(ArrayModule):
+        def argsort(self, array: Any, kind: str) -> Any:
+            sizes.append(len(array))
+            return sort(array, kind=kind)
+
+    toolkit.xp = Module()
+    devices._try(toolkit)
+    assert sizes == [256 * 512]
+
+    def edit(name: str, text: str) -> str:
+        return text.replace("before += total;", "")
+
+    with pytest.raises(BackendError, match="GPU 0: a test of its kernels gave wrong results"):
+        devices._try(EmulatedToolkit(kernel_folder, edit))  # type: ignore[arg-type]

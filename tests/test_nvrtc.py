@@ -102,6 +102,7 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
             prepared = backend.prepare(background_of(limits, dtype, levels_of(dtype, shape, rng)), Morphology(2, 20, 2), 3)
             masks = backend.find_masks(frames, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))
+        backend.without(masks, masks)
         # the one component that is found is the second mask's
         backend.measure(frames[:1], backend.components(masks[:2], 2), np.array([1]), prepared, None)
     return recorder
@@ -181,6 +182,4 @@ def test_cupy_has_what_numpy_stands_in_for() -> None:
     """The emulation lets the backend call these; CuPy must have them under the same names."""
     cupy = pytest.importorskip("cupy")
     assert sorted(name for name in FUNCTIONS if not hasattr(cupy, name)) == []
-    assert not [
-        name for name in ("view", "reshape", "astype", "ravel", "sum", "min", "max", "any", "all") if not hasattr(cupy.ndarray, name)
-    ]
+    assert not [name for name in ("view", "reshape") if not hasattr(cupy.ndarray, name)]

@@ -183,7 +183,7 @@ class GpuBackend:
     @_on_device
     def without(self, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
         """AND NOT."""
-        return without(masks, invalid)
+        return without(self.toolkit, masks, invalid)
 
     @_on_device
     def unpack(self, masks: PackedMasks) -> NDArray[np.uint8]:

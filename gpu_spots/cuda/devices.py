@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gpu_spots.cuda.cache import choose_kernel_cache
 from gpu_spots.cuda.reasons import EXTRA, EXTRA12, NO_CUPY, reason
 from gpu_spots.errors import BackendError
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from gpu_spots.cuda.several import SeveralGpus
 
 DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+TRIED = (256, 1024)
+"""Rows and columns of a mask that is labelled to try a device: its set pixels are more than a sort
+takes in one step.
+"""
 OLDEST_CUPY = (14, 1)
 """Older versions ignore that a sort could not allocate its workspace, and return garbage."""
 OLDEST_DEVICE = {12: (6, 1), 13: (7, 5)}
@@ -181,14 +187,20 @@ def _hidden() -> str:
 
 
 def _try(device: "Device") -> None:
-    """A small sum: it needs the compiler, the headers, a launch and a copy."""
+    """Label stripes, and compare: it needs the compiler, kernels, a sort, and copies both ways.
 
-    def add() -> int:
-        return int(device.to_host((device.xp.arange(4) + 1).sum()))
+    The sort is the only thing that CuPy computes for the operations. Here its kernels are loaded,
+    while there is memory for them.
+    """
+    from gpu_spots.cuda.components import components
+    from gpu_spots.cuda.masks import PackedMasks
 
+    n_rows, n_columns = TRIED
+    words = np.full((1, n_rows, n_columns // 32), 0x55555555, np.uint32)
     try:
-        result = device.call(add)
+        found = device.call(lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1).found)
     except RuntimeError as error:  # of CuPy's, where a library cannot be loaded
         raise BackendError(f"GPU {device.number}: {reason(error)}") from error
-    if result != 10:
-        raise BackendError(f"GPU {device.number}: a kernel that adds 1 to 4 gave {result} for 10: the device or its driver is broken")
+    expected = np.arange(0, n_columns, 2)[:, None] + n_columns * np.arange(n_rows)
+    if not np.array_equal(found.pixels, expected.reshape(-1)):
+        raise BackendError(f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken")

@@ -142,9 +142,12 @@ def union(toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame
     unite(blocks_for(n_words, THREADS), (THREADS,), args)
 
 
-def without(masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
-    """AND NOT."""
-    return PackedMasks(masks.words & ~invalid.words, masks.n_columns)
+def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
+    """Return the pixels of ``masks`` that are not in ``invalid``, mask by mask."""
+    left, n_words = toolkit.xp.empty(masks.words.shape, np.uint32), masks.words.size
+    subtract = toolkit.kernel("union", "subtract")
+    subtract(blocks_for(n_words, THREADS), (THREADS,), (masks.words, invalid.words, np.int64(n_words), left))
+    return PackedMasks(left, masks.n_columns)
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:

@@ -105,10 +105,6 @@ class LateCupy:
         """An operation on arrays begins, on the stream that was made first, which computes."""
         self.streams[0].synchronize()
 
-    def ascontiguousarray(self, array: DeviceArray) -> DeviceArray:
-        """A copy."""
-        return DeviceArray(array.here().copy())
-
     def RawModule(self, code: str, options: tuple[str, ...]) -> SimpleNamespace:
         """A kernel file, by g++."""
         library = load(code, self._folder)
