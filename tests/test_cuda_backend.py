@@ -18,6 +18,7 @@ from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError, OutOfDeviceMemory
+from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Place
@@ -257,3 +258,16 @@ def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
     values = toolkit.to_device(np.array(sizes, np.int32))
     toolkit.kernel("components", "scan")((1,), (256,), (values, np.int32(len(sizes)), begins))
     assert toolkit.to_host(begins).tolist() == [0, *np.cumsum(np.array(sizes, np.int64)).tolist(), -1]
+
+
+@pytest.mark.parametrize(("mib", "rows", "frames"), [(12, 20, 1), (24, 50, 4), (256, 262, 30)])
+def test_bands_and_batches_share_what_a_small_device_has(kernel_folder: Path, mib: int, rows: int, frames: int) -> None:
+    """What needs more of the device's memory is halved, however much of the host's it needs."""
+    backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
+    backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
+    stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
+    made = plan.make_plan(stack, plan.Work("n_removed", False, None), backend, plan.Limits())
+    assert made.device_bytes is not None
+    assert made.device_bytes <= mib << 20
+    assert made.band_rows >= rows
+    assert made.batch_frames >= frames

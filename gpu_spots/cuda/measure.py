@@ -67,12 +67,14 @@ def measure(
     if n_spots:
         scales = None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
         pixels, begin = on_device or (toolkit.to_device(components.pixels.astype(np.int32)), toolkit.to_device(components.begin))
+        # in one transfer
+        spots = toolkit.to_device(np.stack([frame, component]))
         kernel = toolkit.kernel("measure", "measure", FRAME=c_type(frames.dtype), SUM="f64" if is_float else "i64", FLOAT=int(is_float))
         kernel(
             blocks_for(32 * n_spots, THREADS),
             (THREADS,),
             (
-                *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), toolkit.to_device(frame), toolkit.to_device(component)),
+                *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), spots[0], spots[1]),
                 *(begin, pixels, _smallest_saturated(saturation, is_float)),
                 *(levels.high, levels.low, np.int32(levels.low_is_signed), levels.float, scales),
                 *(total, high, low, peak, overload),
