@@ -271,3 +271,23 @@ def test_bands_and_batches_share_what_a_small_device_has(kernel_folder: Path, mi
     assert made.device_bytes <= mib << 20
     assert made.band_rows >= rows
     assert made.batch_frames >= frames
+
+
+def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through slots as large as the plan says, all kinds of some frames in each."""
+    assert cuda_masks.FETCH_BYTES == plan.FETCH_BYTES
+    toolkit = EmulatedToolkit(kernel_folder)
+    words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
+    monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)
+    lent, lend_all = [], toolkit.lend_all
+
+    def noted(arrays: Any) -> Any:
+        lent.append([len(array) for array in arrays])
+        return lend_all(arrays)
+
+    monkeypatch.setattr(toolkit, "lend_all", noted)
+    masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
+    fetched = cuda_masks.fetch(toolkit, masks)
+    assert lent == [[3, 3], [3, 3], [1, 1]]
+    assert np.array_equal(np.stack([each.words for each in fetched]), words)
+    assert cuda_masks.fetch(toolkit, []) == []

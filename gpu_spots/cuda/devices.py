@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gpu_spots.cuda.cache import choose_kernel_cache
 from gpu_spots.cuda.reasons import EXTRA, EXTRA12, NO_CUPY, reason
 from gpu_spots.errors import BackendError
@@ -192,6 +190,8 @@ def _try(device: "Device") -> None:
     The sort is the only thing that CuPy computes for the operations. Here its kernels are loaded,
     while there is memory for them.
     """
+    import numpy as np
+
     from gpu_spots.cuda.components import components
     from gpu_spots.cuda.masks import PackedMasks
 

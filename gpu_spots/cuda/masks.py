@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
 from gpu_spots.model import Array, Background, FoundMasks, Morphology, Validity
-from gpu_spots.plan import FETCH_BYTES
 
 WORD = 32
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """As in masks.cu."""
 STEPS = 8
 """Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
+FETCH_BYTES = 1 << 23
+"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.plan`."""
 WIDEST = 2**62
 """No count of an integer frame is as large."""
 
