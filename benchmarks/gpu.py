@@ -5,8 +5,8 @@
 
 Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
 the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
-spots, made on the device; they stay there. CuPy's program and the CPU backend run on the same frames, the CPU on some of them, and the
-results of the kernels are compared with the CPU's.
+spots, made on the host; they stay on the device. CuPy's program and the CPU backend run on the
+same frames, the CPU on some of them, and the results of the kernels are compared with the CPU's.
 
 Then the computing of a whole run whose frames are on the device, as the pipeline asks for it, without reading and writing: background up to
 the maps on the host, masks, components, and sums on the host, by the host's clock, with several threads, bands and batches.
@@ -47,6 +47,8 @@ SHAPES = [(64, 8), (128, 8), (128, 32), (512, 32), (512, 128)]
 """Rows of a band and frames of a batch, of a run whose frames are on the device."""
 CPU_FRAMES = 60
 """Frames that the CPU backend is timed on, and compared on."""
+NOISE_SHIFTS = 64
+"""Places, in each direction, of a frame's window in a field of noise."""
 COMMAND = Path(sysconfig.get_path("scripts")) / "lu_hdf2spots"
 
 
@@ -91,16 +93,23 @@ def copy_bandwidth(clock: Clock, n_mib: int = 1024) -> float:
 
 
 def noise_with_spots(n_frames: int, size: int) -> Any:
-    """(n, size, size) uint16 on the device."""
-    cupy.random.seed(n_frames)
-    frames = cupy.empty((n_frames, size, size), cupy.uint16)
+    """(n, size, size) uint16 on the device.
+
+    Made on the host, as CuPy's random numbers need a library (cuRAND) that the extras do not bring:
+    windows of a few fields of noise, each frame with spots of its own.
+    """
+    rng = np.random.default_rng(n_frames)
+    fields = rng.poisson(200, (4, size + NOISE_SHIFTS, size + NOISE_SHIFTS)).astype(np.uint16)
+    frames, host = cupy.empty((n_frames, size, size), cupy.uint16), np.empty((size, size), np.uint16)
     n_spots = size * size // 20000
-    for frame in frames:
-        frame[...] = cupy.random.poisson(200, (size, size))
-        x, y = cupy.random.randint(4, size - 4, (2, n_spots))
+    for i, frame in enumerate(frames):
+        left, top = rng.integers(0, NOISE_SHIFTS, 2)
+        host[...] = fields[i % len(fields), left : left + size, top : top + size]
+        x, y = rng.integers(4, size - 4, (2, n_spots))
         for dx in range(-2, 3):
             for dy in range(-2, 3):
-                frame[x + dx, y + dy] = 900 - 100 * (dx * dx + dy * dy)
+                host[x + dx, y + dy] = 900 - 100 * (dx * dx + dy * dy)
+        frame.set(host)
     return frames
 
 

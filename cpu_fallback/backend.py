@@ -1,7 +1,7 @@
 """CpuBackend: the contract of ``gpu_spots.backend.Backend``, operation by operation."""
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +156,10 @@ class CpuBackend:
     def without(self, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
         """AND NOT."""
         return PackedMasks(masks.words & ~invalid.words, masks.n_columns)
+
+    def fetch(self, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
+        """Return them as they are."""
+        return list(masks)
 
     def unpack(self, masks: PackedMasks) -> NDArray[np.uint8]:
         """A byte a pixel."""

@@ -24,7 +24,7 @@ than 2^16 terms that are not negative, and each term and each addition is rounde
 def kruskal_moments(
     frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
 ) -> IntegerMoments | FloatMoments:
-    """Moments of a band; see ``gpu_spots.backend.Backend.kruskal_moments``."""
+    """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
     blocks = _Blocks.of(block_of_frame)
     limits = np.array(critical, np.float64)
     limits[:TESTED_FROM] = np.inf

@@ -20,7 +20,7 @@ class TrimmedStatistics:
         self._short_sort_is_fast = _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
 
     def moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
-        """Moments of a band; see ``gpu_spots.backend.Backend.trimmed_moments``."""
+        """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
         band = Band(frames, validity)
         buffer = np.empty((TILE, len(frames)), self._sorting_dtype(frames.dtype))
 

@@ -120,6 +120,9 @@ class Backend(Protocol):
     def without(self, masks: Any, invalid: Any) -> Any:
         """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
 
+    def fetch(self, masks: Sequence[Any]) -> list[Any]:
+        """Return masks of the same number and shape in the host's memory, for `unpack`."""
+
     def unpack(self, masks: Any) -> NDArray[Any]:
         """(k, n_X, n_Y) uint8, 0 or 1."""
 

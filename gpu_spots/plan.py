@@ -16,6 +16,7 @@ from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, given
 from gpu_spots.protocols import Shuffled, Stack
+from gpu_spots.workers import AHEAD
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
@@ -25,6 +26,12 @@ BAND_VALUES = 1 << 26
 """Values of a band, for all frames together."""
 BATCH_PIXELS = 1 << 25
 """Pixels of a batch in the second pass: enough that threads do not fight for the interpreter, few enough for memory."""
+RESIDENT_BATCH = 1 << 27
+"""Pixels of a batch where all frames are on a device: its kernels take less time than asking for them."""
+RESIDENT_BATCHES = 4
+"""Batches of a run on a device, at least: one is computed while another one's results are fetched."""
+FETCH_BYTES = 1 << 23
+"""Bytes of packed masks that come from a device at a time."""
 MAX_BATCH = 512
 """Frames of a batch, where they are tiny."""
 RESERVE = 400 * 2**20
@@ -100,6 +107,8 @@ class Plan:
     """Rows of a band in the first pass."""
     batch_frames: int
     """Frames of a batch in the second pass."""
+    piece_frames: int
+    """Frames of a batch that a thread encodes at a time, at most ``batch_frames``."""
     n_bands: int
     """Bands of the first pass."""
     n_batches: int
@@ -211,18 +220,37 @@ class _Planner:
         else:
             rows = max(1, min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)))
         rows = min(self.n_rows, -(-rows // step) * step)
-        frames = self.limits.batch or max(1, min(MAX_BATCH, BATCH_PIXELS // self.n_pixels, -(-self.n_frames // self.threads)))
-        frames = min(frames, self.n_frames)
+        frames = min(self.limits.batch or self._usual_batch(place), self.n_frames)
         while not self._fits(place, rows, frames):
             if rows <= step and (frames == 1 or self.limits.batch):
                 return None
             # the larger of both is halved
             smaller_rows = max(step, rows // 2 // step * step)
-            if rows > step and (self._first_pass(place, rows) >= self._second_pass(place, frames) or frames == 1 or self.limits.batch):
+            if rows > step and (self._is_band_larger(place, rows, frames) or frames == 1 or self.limits.batch):
                 rows = smaller_rows
             else:
                 frames = max(1, frames // 2)
         return rows, frames
+
+    def _usual_batch(self, place: Place) -> int:
+        """Frames of a batch where there is memory enough."""
+        if place == Place.DEVICE and not self.work.scales:
+            pixels, least = RESIDENT_BATCH, RESIDENT_BATCHES
+        else:
+            pixels, least = BATCH_PIXELS, self.threads
+        return max(1, min(MAX_BATCH, pixels // self.n_pixels, -(-self.n_frames // least)))
+
+    def _piece_frames(self, frames: int) -> int:
+        """Frames of a batch that are encoded at a time, so that all threads have some to encode."""
+        if self.on_host or self.limits.batch:
+            return frames
+        return max(1, min(frames, BATCH_PIXELS // self.n_pixels, -(-self.n_frames // self.threads)))
+
+    def _is_band_larger(self, place: Place, rows: int, frames: int) -> bool:
+        """Whether bands need more than batches, of the memory that is not enough."""
+        if self._host_bytes(place, rows, frames) <= self.memory:
+            return self._band_on_device(place, rows) >= self._batch_on_device(place, frames)
+        return self._first_pass(place, rows) >= self._second_pass(place, frames)
 
     def _fits(self, place: Place, rows: int, frames: int) -> bool:
         free = self.backend.free_bytes()
@@ -239,22 +267,46 @@ class _Planner:
         frame = self.n_pixels * self.stack.dtype.itemsize
         parts = {Place.DEVICE: self.stack.step * frame, Place.MEMORY: max(frame, PIECE_BYTES)}
         of_maps = max(OF_SLOT * rows * self.n_columns + (1 << 12), min(MAP_PIECE, 8 * self.n_pixels))
-        return (self.threads + 2) * max(of_maps, parts.get(place, max(frames * frame, PIECE_BYTES)))
+        # packed masks of some frames, raw and filtered; positions of all set pixels of a batch
+        of_masks = max(min(max(FETCH_BYTES, self.n_pixels // 4), frames * self.n_pixels // 4), 4 * frames * self.n_pixels // SET_PIXELS)
+        return (self.threads + 2) * max(of_maps, of_masks + (1 << 12), parts.get(place, max(frames * frame, PIECE_BYTES)))
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: each thread may have a band or a batch on it."""
-        dtype, itemsize = self.stack.dtype, self.stack.dtype.itemsize
-        copies = (place != Place.DEVICE) + self.work.scales
-        band, batch = rows * self.n_columns * self.n_frames, frames * self.n_pixels
-        # what a thread sent still shuffled, until it is in order: when frames are first read, or before a band or a batch is worked on
-        shuffled = itemsize * (arrives_shuffled(self.stack, self.backend, place) is not None)
-        reading = shuffled * self.stack.step * self.n_pixels
-        piece, whole = (0, 0) if place == Place.DEVICE else (shuffled * self._piece(rows), shuffled * batch)
-        band_bytes = self.backend.band_bytes(self.n_frames, rows * self.n_columns, dtype, self.work.method)
-        first = copies * band * itemsize + max(piece, band_bytes)
-        second = copies * batch * itemsize + max(whole, self.backend.batch_bytes(frames, self.n_pixels, dtype))
+        shuffled = self._shuffled(place) * self.stack.step * self.n_pixels
+        n_batches = -(-self.n_frames // frames)
+        passes = (
+            self.threads * shuffled,
+            self.threads * self._band_on_device(place, rows),
+            min(self.threads, n_batches) * self._batch_on_device(place, frames),
+        )
         stack = self.stack_bytes if place == Place.DEVICE else 0
-        return stack + 24 * self.n_pixels + self._synced() + self.threads * max(reading, first, second)
+        return stack + 24 * self.n_pixels + self._synced() + max(passes)
+
+    def _band_on_device(self, place: Place, rows: int) -> int:
+        """Of one thread in the first pass."""
+        n_pixels, itemsize = rows * self.n_columns, self.stack.dtype.itemsize
+        needed = self.backend.band_bytes(self.n_frames, n_pixels, self.stack.dtype, self.work.method)
+        piece = 0 if place == Place.DEVICE else self._shuffled(place) * self._piece(rows)
+        return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(piece, needed)
+
+    def _batch_on_device(self, place: Place, frames: int) -> int:
+        """Of one thread in the second pass."""
+        n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
+        needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
+        whole = 0 if place == Place.DEVICE else self._shuffled(place) * n_values
+        return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
+
+    def _copies_on_device(self, place: Place) -> int:
+        """Of the frames of a band or a batch, beside those that stay there."""
+        return (place != Place.DEVICE) + self.work.scales
+
+    def _shuffled(self, place: Place) -> int:
+        """Bytes of each value that is sent still shuffled, until it is in order; 0 where none is.
+
+        That is when frames are first read, or before a band or a batch is worked on.
+        """
+        return self.stack.dtype.itemsize * (arrives_shuffled(self.stack, self.backend, place) is not None)
 
     def _piece(self, rows: int) -> int:
         """Values of a band that are read in one call."""
@@ -297,10 +349,14 @@ class _Planner:
 
         def of_batch(n_frames: int) -> int:
             if not self.on_host:
-                return 4 * self.n_pixels
+                return 4 * self.n_pixels + n_frames * self.n_pixels // 2
             return copies * n_frames * self.n_pixels * dtype.itemsize + wide + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
 
         fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
+        if self._piece_frames(frames) < frames:
+            # batches whose masks are fetched wait until they are encoded: packed masks and components
+            waiting = min(self.n_frames, (self.threads + AHEAD) * (frames + self._piece_frames(frames)))
+            return fixed + 4 * self.threads * self.n_pixels + waiting * self.n_pixels // 2 + self._synced() + self._spots()
         return fixed + sum(of_batch(n) for n in self._at_once(self.n_frames, frames)) + self._synced() + self._spots()
 
     def _at_once(self, total: int, step: int) -> list[int]:
@@ -324,6 +380,7 @@ class _Planner:
             threads=self.threads,
             band_rows=rows,
             batch_frames=frames,
+            piece_frames=self._piece_frames(frames),
             n_bands=-(-self.n_rows // rows),
             n_batches=-(-self.n_frames // frames),
             host_bytes=self._host_bytes(place, rows, frames),

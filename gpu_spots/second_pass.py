@@ -1,6 +1,7 @@
 """Second pass: batch by batch of frames, masks are found and united, their components labelled and measured, and all of it written."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -18,11 +19,23 @@ from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
 from gpu_spots.workers import Span, Stopwatch, at_last, in_halves, in_order
 
 Result = TypeVar("Result")
+Sums = tuple[NDArray[np.float64], Measurements]
+"""Intensity, and what else was measured, of the spots of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Images of consecutive masks that are to be written, on the host."""
+
+    masks: dict[str, Any]
+    """Packed masks, by the kinds that the sink keeps."""
+    found: Components | None = None
+    """Components of the masks; None: labels are not written with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Images of consecutive masks, ready for the sink."""
+    """The same, ready for the sink."""
 
     masks: dict[str, list[Any]]
     labels: list[Any]
@@ -49,15 +62,14 @@ class SecondPass:
     def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
-        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
-            encoded = self._encode({"raw": masks.raw, "filtered": masks.filtered}, found)
-            return encoded, found, self._measure(on_device, found, np.arange(end - begin), begin, end)
+            images = self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found)
+            return images, self._measure(on_device, found, np.arange(end - begin), begin, end)
 
-        for begin, end, (encoded, found, (intensity, measured)) in self._walk("masks and spots", self.source.shape[0], "frames", one_batch):
-            self._write(begin, encoded, found)
+        for begin, end, (intensity, measured) in self._walk("masks and spots", self.source.shape[0], "frames", one_batch):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
         return self.table.table(), self.table.counts
 
@@ -66,9 +78,9 @@ class SecondPass:
         self.sink.expect_synced(groups.n_masks)
         found = self._label(self._synced_masks(groups))
 
-        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
             on_device = self.source.batch(begin, end)
-            return self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
+            return _Images({}), self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
 
         for begin, end, (intensity, measured) in self._walk("spots", self.source.shape[0], "frames", one_batch):
             self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
@@ -78,12 +90,11 @@ class SecondPass:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
         synced, invalid = self._empty_masks(groups), None
 
-        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+        def one_batch(begin: int, end: int) -> tuple[_Images, FoundMasks]:
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
-            return masks, self._encode({"raw": masks.raw, "filtered": masks.filtered})
+            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
-        for begin, end, (masks, encoded) in self._walk("masks", self.source.shape[0], "frames", one_batch):
-            self._write(begin, encoded)
+        for begin, end, masks in self._walk("masks", self.source.shape[0], "frames", one_batch):
             mask_of_frame = groups.mask_of_frame[begin:end]
             self._unite(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
@@ -105,66 +116,100 @@ class SecondPass:
     def _label(self, synced: Any) -> Components:
         """Components of all synced masks."""
 
-        def one_batch(begin: int, end: int) -> tuple[Any, ...]:
+        def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
             found = self.backend.components(synced[begin:end], self.connectivity)
-            return found, self._encode({"synced": synced[begin:end]}, found)
+            return self._fetch({"synced": synced[begin:end]}, found), found
 
-        parts = []
-        for begin, _, (found, encoded) in self._walk("labels", len(synced), "masks", one_batch):
-            self._write(begin, encoded, found)
-            parts.append(found)
-        return joined(parts)
+        return joined([found for *_, found in self._walk("labels", len(synced), "masks", one_batch)])
 
-    def _walk(self, stage: str, total: int, unit: str, one_batch: Callable[[int, int], Result]) -> Iterator[tuple[int, int, Result]]:
-        """Begin, end and result of each batch of ``total`` frames or masks, in order."""
+    def _walk(
+        self, stage: str, total: int, unit: str, one_batch: Callable[[int, int], tuple[_Images, Result]]
+    ) -> Iterator[tuple[int, int, Result]]:
+        """Compute batches of ``total`` frames or masks, and write their images.
+
+        Yields begin, end and the result of each batch, in order, when its images are written.
+        """
         self.observer.stage(stage, total, unit)
+        run = self.source.plan
+        batches = plan.spans(total, run.batch_frames)
+        if run.piece_frames >= run.batch_frames:
 
-        def some(span: Span) -> list[tuple[Span, Result]]:
+            def at_once(begin: int, end: int) -> tuple[_Images, Result, _Encoded]:
+                images, result = one_batch(begin, end)
+                return images, result, self._encode(images, 0, end - begin)
+
+            def some(span: Span) -> list[tuple[Span, tuple[_Images, Result, _Encoded]]]:
+                return in_halves(at_once, span, self.backend.release)
+
+            for done in in_order(some, batches, run.threads):
+                for (begin, end), (images, result, encoded) in done:
+                    self._write(begin, 0, encoded, images.found, is_last=True)
+                    yield begin, end, result
+                    self.observer.advance(end - begin)
+            return
+
+        def computed(span: Span) -> list[tuple[Span, tuple[_Images, Result]]]:
             return in_halves(one_batch, span, self.backend.release)
 
-        for results in in_order(some, plan.spans(total, self.source.plan.batch_frames), self.source.plan.threads):
-            for (begin, end), result in results:
-                yield begin, end, result
-                self.observer.advance(end - begin)
+        with closing(in_order(computed, batches, run.threads)) as parts:
+            # a device has large batches, which other threads encode in pieces
+            pieces = (
+                (begin, piece, images, result, piece[1] == end - begin)
+                for part in parts
+                for (begin, end), (images, result) in part
+                for piece in plan.spans(end - begin, run.piece_frames)
+            )
+
+            def encode(piece: tuple[int, Span, _Images, Result, bool]) -> tuple[int, Span, _Images, Result, bool, _Encoded]:
+                return *piece, self._encode(piece[2], *piece[1])
+
+            for begin, (first, last), images, result, is_last, of_piece in in_order(encode, pieces, run.threads):
+                self._write(begin, first, of_piece, images.found, is_last=is_last)
+                if is_last:
+                    yield begin, begin + last, result
+                self.observer.advance(last - first)
 
     def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
         return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
 
-    def _measure(
-        self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int
-    ) -> tuple[NDArray[np.float64], Measurements]:
+    def _measure(self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int) -> Sums:
         """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.level, of_row), measured
 
-    def _encode(self, masks: dict[str, Any], found: Components | None = None) -> _Encoded:
-        """Images of some masks, and of their labels, ready for the sink; those it does not keep are not made."""
-        keep = self.sink.keep
+    def _fetch(self, masks: dict[str, Any], found: Components | None = None) -> _Images:
+        """Bring the masks that the sink keeps to the host."""
+        kinds = [kind for kind in masks if kind in self.sink.keep]
+        return _Images(dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)), found)
+
+    def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
+        """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
 
         def unpacked(packed: Any, i: int) -> Array:
             return self.backend.unpack(packed[i : i + 1])[0]
 
+        found = images.found
         return _Encoded(
             masks={
-                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(len(packed))]
-                for kind, packed in masks.items()
-                if kind in keep
+                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(first, last)] for kind, packed in images.masks.items()
             },
-            labels=[self.sink.encode(partial(label_image, found, i, self.shape)) for i in range(len(found.counts))]
-            if found is not None and "labels" in keep
+            labels=[self.sink.encode(partial(label_image, found, i, self.shape)) for i in range(first, last)]
+            if found is not None and "labels" in self.sink.keep
             else [],
         )
 
-    def _write(self, begin: int, encoded: _Encoded, found: Components | None = None) -> None:
-        """Masks from ``begin`` on, and what was found in them."""
+    def _write(self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool) -> None:
+        """Write images of the batch from ``begin`` on, from its ``first``; with the last ones what was found in all of them."""
         with self.watch.stage("write"):
             for kind, images in encoded.masks.items():
-                self.sink.write_masks(kind, begin, images)
+                self.sink.write_masks(kind, begin + first, images)
             if found is not None:
                 if encoded.labels:
-                    self.sink.write_labels(begin, found.counts, encoded.labels)
-                if "pixels" in self.sink.keep:
-                    self.sink.write_pixels(found.pixels)
-                self.table.add_components(found)
+                    counts = found.counts[first : first + len(encoded.labels)]
+                    self.sink.write_labels(begin + first, counts, encoded.labels)
+                if is_last:
+                    if "pixels" in self.sink.keep:
+                        self.sink.write_pixels(found.pixels)
+                    self.table.add_components(found)

@@ -77,6 +77,11 @@ def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) ->
     return make_backend(request.param)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """More of what takes minutes."""
+    parser.addoption("--all-architectures", action="store_true", help="look at the kernels' resources on every architecture")
+
+
 def pytest_report_header() -> str:
     """Say whether kernels run under sanitizers."""
     return "emulated kernels: AddressSanitizer and UndefinedBehaviorSanitizer" if os.environ.get("GPU_SPOTS_SANITIZE") else ""

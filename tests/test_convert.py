@@ -13,6 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
+pytest.importorskip("fabio", reason="fabio is not installed: pip install 'gpu_spots[images]'")
+
 from fabio.cbfimage import CbfImage
 from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
+from emulator.emulated import EmulatedToolkit
 from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import Trimmed
@@ -18,6 +19,7 @@ from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError, OutOfDeviceMemory
+from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Place
@@ -247,3 +249,46 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     assert max(staged, default=0) < 2 * frames.nbytes
     with open_spots(tmp_path / "expected.h5") as expected, open_spots(tmp_path / "found.h5") as found:
         assert_same(datasets(found._file), datasets(expected._file))
+
+
+@pytest.mark.parametrize("sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len)
+def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
+    """Of one step of the block and of several; what follows the last one is not written."""
+    toolkit = EmulatedToolkit(kernel_folder)
+    begins = toolkit.to_device(np.full(len(sizes) + 2, -1, np.int64))
+    values = toolkit.to_device(np.array(sizes, np.int32))
+    toolkit.kernel("components", "scan")((1,), (256,), (values, np.int32(len(sizes)), begins))
+    assert toolkit.to_host(begins).tolist() == [0, *np.cumsum(np.array(sizes, np.int64)).tolist(), -1]
+
+
+@pytest.mark.parametrize(("mib", "rows", "frames"), [(12, 20, 1), (24, 50, 4), (256, 262, 30)])
+def test_bands_and_batches_share_what_a_small_device_has(kernel_folder: Path, mib: int, rows: int, frames: int) -> None:
+    """What needs more of the device's memory is halved, however much of the host's it needs."""
+    backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
+    backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
+    stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
+    made = plan.make_plan(stack, plan.Work("n_removed", False, None), backend, plan.Limits())
+    assert made.device_bytes is not None
+    assert made.device_bytes <= mib << 20
+    assert made.band_rows >= rows
+    assert made.batch_frames >= frames
+
+
+def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through slots as large as the plan says, all kinds of some frames in each."""
+    assert cuda_masks.FETCH_BYTES == plan.FETCH_BYTES
+    toolkit = EmulatedToolkit(kernel_folder)
+    words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
+    monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)
+    lent, lend_all = [], toolkit.lend_all
+
+    def noted(arrays: Any) -> Any:
+        lent.append([len(array) for array in arrays])
+        return lend_all(arrays)
+
+    monkeypatch.setattr(toolkit, "lend_all", noted)
+    masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
+    fetched = cuda_masks.fetch(toolkit, masks)
+    assert lent == [[3, 3], [3, 3], [1, 1]]
+    assert np.array_equal(np.stack([each.words for each in fetched]), words)
+    assert cuda_masks.fetch(toolkit, []) == []

@@ -81,11 +81,9 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
     names = iter(("compute", "copies", "compute of 1", "copies of 1"))
     current = threading.local()
 
-    @contextmanager
-    def fake_device(number: int) -> Iterator[None]:
-        before, current.number = getattr(current, "number", None), number
-        yield
-        current.number = before
+    def fake_device(number: int) -> SimpleNamespace:
+        # no `with`: it would touch the device that was current before
+        return SimpleNamespace(use=lambda: setattr(current, "number", number))
 
     def pinned(n_bytes: int) -> bytearray:
         assert current.number is not None
@@ -97,7 +95,7 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         CUDARuntimeError=real.runtime.CUDARuntimeError,
         getDeviceProperties=lambda number: {"name": b"Fake"},
         runtimeGetVersion=lambda: 13020,
-        memGetInfo=lambda: (1000, 2000),
+        memGetInfo=lambda: (1000 + device_module.RESERVE, 1 << 30),
     )
     pool = SimpleNamespace(malloc=None, get_limit=lambda: 700, used_bytes=lambda: 100, free_bytes=lambda: 50)
     pool.set_limit = lambda size: log.append(f"limit {size}")
@@ -113,12 +111,13 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         Stream=lambda non_blocking: FakeStream(log, next(names)),
         Event=lambda disable_timing: FakeEvent(log),
         using_allocator=using_allocator,
-        PinnedMemoryPool=lambda: SimpleNamespace(malloc=pinned, free_all_blocks=lambda: None),
+        PinnedMemory=pinned,
+        PinnedMemoryPointer=lambda memory, offset: memoryview(memory)[offset:],
         runtime=runtime,
         memory=real.memory,
         compiler=real.compiler,
     )
-    monkeypatch.setattr(device_module, "cupy", SimpleNamespace(cuda=cuda, __version__="14", ascontiguousarray=lambda array: array))
+    monkeypatch.setattr(device_module, "cupy", SimpleNamespace(cuda=cuda, __version__="14"))
     made = Device(0, 700, threads=1)
     assert made.description == "Fake (GPU 0), CUDA 13.2, CuPy 14"
     assert log == ["limit 700"]
@@ -171,7 +170,7 @@ def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.Monke
     with device._slot(100):
         pass
     with monkeypatch.context() as patched:
-        patched.setattr(device._slots._pool, "malloc", fails)
+        patched.setattr(device_module.cupy.cuda, "PinnedMemory", fails)
         with pytest.raises(BackendError, match="could not be pinned for the GPU"), device._slot(1000):
             pass
     with device._slot(50) as slot:
@@ -238,7 +237,67 @@ def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log:
 
 
 def test_memory_that_is_free(device: Device, log: list[str]) -> None:
-    """The device's 1000 and the pool's 50, within a limit of 700 of which 100 are used."""
+    """The device's 1000 beyond the reserve, and the pool's 50, within a limit of 700 of which 100 are used."""
     assert device.free_bytes() == 600
     device.release()
     assert log == ["host waits for compute", "pool emptied"]
+
+
+def test_a_device_that_is_full_leaves_no_bytes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pool has left stays usable where the device has less than the reserve."""
+    monkeypatch.setattr(device_module.cupy.cuda.runtime, "memGetInfo", lambda: (device_module.RESERVE - 1, 1 << 30))
+    assert device.free_bytes() == 50
+
+
+def test_arrays_of_the_host_go_through_slots(device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of CuPy's own pinned memory, which would never be given back; the caller may change the array at once."""
+    monkeypatch.setattr(Device, "xp", SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))))
+    array = np.arange(6, dtype=np.int32)[::2]
+    there = device.call(lambda: device.to_device(array))
+    assert there.values.tolist() == [0, 2, 4]
+    assert log == ["12 bytes pinned", "copies waits for compute 1", "copies copies in", "compute waits for copies 1"]
+    assert device.call(lambda: device.to_device(np.zeros((0, 4)))).shape == (0, 4)
+
+
+def test_other_devices_are_not_touched(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread goes to its device and stays there: CUDA makes a context on each that becomes current."""
+    made_current: list[int] = []
+    monkeypatch.setattr(device_module.cupy.cuda, "Device", lambda number: SimpleNamespace(use=lambda: made_current.append(number)))
+    other = Device(1, None, threads=1)
+    thread = threading.Thread(target=lambda: [other.free_bytes(), other.call(lambda: None)])
+    thread.start()
+    thread.join()
+    with other.staging(FakeArray([], np.zeros(5, np.uint8))):
+        pass
+    assert set(made_current) == {1}
+
+
+def test_a_context_that_cannot_be_made_is_said_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that fails in its making fails once more when it is thrown away; memGetInfo fails once."""
+
+    def fails() -> None:
+        raise device_module.cupy.cuda.runtime.CUDARuntimeError(2)
+
+    def never(non_blocking: bool) -> None:
+        pytest.fail("a stream was made on a device that has no context")
+
+    monkeypatch.setattr(device_module.cupy.cuda.runtime, "memGetInfo", fails)
+    monkeypatch.setattr(device_module.cupy.cuda, "Stream", never)
+    with pytest.raises(device_module.cupy.cuda.runtime.CUDARuntimeError):
+        Device(0, None, threads=1)
+
+
+def test_all_kernels_have_the_same_options(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy compiles an empty program for each set of them; macros are lines of the source."""
+    asked = []
+
+    def module(code: str, options: tuple[str, ...]) -> SimpleNamespace:
+        asked.append((code, options))
+        return SimpleNamespace(get_function=lambda name: None)
+
+    monkeypatch.setattr(device_module.cupy, "RawModule", module, raising=False)
+    for size in (1, 2):
+        device.kernel("unshuffle", "unshuffle", SIZE=size)
+        device.kernel("unshuffle", "unshuffle", SIZE=size)
+    assert [code.splitlines()[0] for code, _ in asked] == ["#define SIZE 1", "#define SIZE 2"]
+    assert {options for _, options in asked} == {device_module.OPTIONS}

@@ -1,8 +1,13 @@
 """What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
 
 import importlib
+import importlib.metadata
 import importlib.util
+import os
 import re
+import stat
+import subprocess
+import sys
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulator.arrays import ArrayModule
+from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.reasons import reason
@@ -75,6 +82,122 @@ def test_with_an_old_driver(monkeypatch: pytest.MonkeyPatch, driver: int, words:
 
 
 @needs_cupy
+@pytest.mark.parametrize(
+    ("version", "is_refused"), [("13.6.0", True), ("14.0.1", True), ("14.1.0", False), ("14.2.0rc1", False), ("15.0", False)]
+)
+def test_a_cupy_whose_sorts_hide_errors_is_refused(monkeypatch: pytest.MonkeyPatch, version: str, is_refused: bool) -> None:
+    import cupy
+
+    monkeypatch.setattr(devices, "driver_version", lambda: 13020)
+    monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda13x"])
+    monkeypatch.setattr(cupy, "__version__", version)
+    refused = f"CuPy {version} is installed, expected at least 14.1: pip install --upgrade cupy-cuda13x"
+    assert devices.obstacle() == (refused if is_refused else None)
+    if is_refused:
+        with pytest.raises(BackendError, match=refused):
+            devices.open_backend((0,), None, 1)
+        with pytest.raises(BackendError, match=refused):
+            devices.found()
+        assert choose_backend("auto", threads=1)[1] == f"no GPU is used: {refused}"
+
+
+@needs_cupy
+@pytest.mark.parametrize(
+    ("capability", "cuda", "words"),
+    [
+        ((7, 0), 13020, ["compute capability 7.0, expected at least 7.5 with CUDA 13", "gpu12"]),
+        ((5, 2), 13020, ["compute capability 5.2, expected at least 7.5 with CUDA 13"]),
+        ((6, 0), 12090, ["compute capability 6.0, expected at least 6.1 with CUDA 12"]),
+        ((7, 5), 13020, []),
+        ((6, 1), 12090, []),
+        ((12, 0), 13020, []),
+    ],
+)
+def test_a_device_without_the_instructions_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], cuda: int, words: list[str]
+) -> None:
+    import cupy
+
+    from gpu_spots.cuda import device as device_module
+
+    class Opened(Exception):
+        pass
+
+    def opened(*_: Any) -> None:
+        raise Opened
+
+    properties = {"name": b"Old", "totalGlobalMem": 1 << 34, "major": capability[0], "minor": capability[1]}
+    monkeypatch.setattr(devices, "obstacle", lambda: None)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 1)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda number: properties)
+    monkeypatch.setattr(cupy.cuda.runtime, "runtimeGetVersion", lambda: cuda)
+    monkeypatch.setattr(device_module, "Device", opened)
+    if not words:
+        with pytest.raises(Opened):
+            devices.open_device(0, None, 1)
+        return
+    (listed,) = devices.found()
+    assert listed.problem is not None
+    assert not [word for word in words if word not in listed.problem]
+    assert ("gpu12" in listed.problem) == ("gpu12" in words)
+
+
+SEES = """
+import importlib.util, sys
+from gpu_spots.cuda import devices
+devices.driver_version = lambda: 13020
+from gpu_spots.backend import choose_backend
+backend, note = choose_backend("auto", threads=1)
+import os
+print(backend.name, "|", note, "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+"""
+
+
+def seen(**environment: str) -> list[str]:
+    """Backend, note, cache folder, and whether CuPy was imported, of a process of its own."""
+    names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
+    ended = subprocess.run([sys.executable, "-c", SEES], capture_output=True, text=True, env=names | environment, check=True)
+    return ended.stdout.strip().split(" | ")
+
+
+@needs_cupy
+def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    """The kernels are kept in a private folder below the one for temporary files; a file in the place of HOME refuses root too."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.write_text("")
+    temporary.mkdir()
+    name, note, folder, was_imported = seen(HOME=str(home), TMPDIR=str(temporary))
+    assert (name, was_imported) == ("cpu", "True")
+    # it went on to look for devices
+    assert "CuPy cannot be imported" not in note
+    assert Path(folder).parent == temporary
+    assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+    assert seen(HOME=str(home), TMPDIR=str(temporary))[2] == folder
+    # somebody else may have put kernels into one that others can write
+    Path(folder).chmod(0o777)
+    other = seen(HOME=str(home), TMPDIR=str(temporary))[2]
+    assert other != folder
+    assert Path(other).parent == temporary
+
+
+@needs_cupy
+def test_a_home_that_can_be_written_keeps_the_kernels(tmp_path: Path) -> None:
+    assert seen(HOME=str(tmp_path))[2] == "None"
+    assert (tmp_path / ".cupy" / "kernel_cache").is_dir()
+
+
+@needs_cupy
+def test_a_cache_folder_of_the_users_that_cannot_be_made(tmp_path: Path) -> None:
+    """It is left as it is; auto falls back and says why."""
+    (tmp_path / "file").write_text("")
+    chosen = str(tmp_path / "file" / "cache")
+    name, note, folder, _ = seen(HOME=str(tmp_path), CUPY_CACHE_DIR=chosen)
+    assert (name, folder) == ("cpu", chosen)
+    assert note.startswith("no GPU is used: CuPy cannot be imported: ")
+    assert chosen in note
+
+
+@needs_cupy
 def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     import cupy
 
@@ -106,7 +229,9 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
         ('carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error', "CUDA's headers are missing"),
         ("cudaErrorNoDevice: no CUDA-capable device is detected", "the NVIDIA driver sees no device"),
         ("cudaErrorDevicesUnavailable: all CUDA-capable devices are busy or unavailable", "the device is taken"),
-        ("nvrtc: error: invalid value for --gpu-architecture (-arch)", "the device is too old"),
+        ("nvrtc: error: invalid value for --gpu-architecture (-arch)", "this CUDA cannot compile for the device"),
+        ("NVRTC_ERROR_OUT_OF_MEMORY (1)", "the host's memory is not enough to compile a kernel"),
+        ("[Errno 30] Read-only file system: '/home/me/.cupy'", "CuPy's kernel cache cannot be written; set CUPY_CACHE_DIR"),
         ("something new", "something new"),
     ],
 )
@@ -122,7 +247,7 @@ def fake_device() -> Any:
 
     device = object.__new__(Device)
     device.number = 3
-    device._current, device._compute = nullcontext, nullcontext()
+    device._make_current, device._compute = lambda: None, nullcontext()
     device._pool = SimpleNamespace(malloc=None)
     return device
 
@@ -139,8 +264,15 @@ def test_errors_of_the_device_are_ours() -> None:
         return function
 
     device = fake_device()
-    runtime = cupy.cuda.runtime.CUDARuntimeError
+    runtime, nvrtc = cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.nvrtc.NVRTCError
     for error, kind in (
+        (RuntimeError("radix_sort: failed on 1st step: cudaErrorMemoryAllocation: out of memory"), OutOfDeviceMemory),
+        (RuntimeError("std::bad_alloc: bad allocation"), OutOfDeviceMemory),
+        (RuntimeError("parallel_for: failed to synchronize: cudaErrorIllegalAddress"), BackendError),
+        # PROGRAM_CREATION_FAILURE has the number that means "out of memory" elsewhere; 1 is the host's memory
+        (nvrtc(2), BackendError),
+        (nvrtc(1), BackendError),
+        (OSError(28, "No space left on device"), BackendError),
         (cupy.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30, 0), OutOfDeviceMemory),
         (MemoryError("bad allocation"), OutOfDeviceMemory),
         (runtime(2), OutOfDeviceMemory),
@@ -155,6 +287,8 @@ def test_errors_of_the_device_are_ours() -> None:
         assert raised.value.__cause__ is None
     with pytest.raises(ValueError, match="mine"):
         device.call(lambda: int("mine"))
+    with pytest.raises(NotImplementedError):
+        device.call(fails(NotImplementedError()))
     with pytest.raises(np._core._exceptions._ArrayMemoryError):  # type: ignore[attr-defined]
         device.call(lambda: np.empty(1 << 62, np.uint8))
 
@@ -236,3 +370,44 @@ def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_devices_are_no_error() -> None:
     ended = command("devices", name="gpu-spots")
     assert (ended.status, ended.stdout, ended.stderr) == (0, "no GPU: it is somewhere else\n", "")
+
+
+@needs_cupy
+def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frames are made without CuPy's random numbers, which need cuRAND."""
+
+    class OnDevice(np.ndarray):
+        def set(self, host: np.ndarray) -> None:
+            self[...] = host
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    benchmark = importlib.import_module("gpu")
+    fake = SimpleNamespace(uint16=np.uint16, empty=lambda shape, dtype: np.empty(shape, dtype).view(OnDevice))
+    monkeypatch.setattr(benchmark, "cupy", fake)
+    frames = benchmark.noise_with_spots(5, 300)
+    assert frames.shape == (5, 300, 300)
+    assert 190 < np.median(frames) < 210
+    assert all((frame >= 800).sum() >= 4 for frame in frames)
+    assert not np.array_equal(frames[0], frames[4])
+
+
+@pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+def test_a_device_is_tried_with_the_kernels_that_are_used(kernel_folder: Path) -> None:
+    """And with the sort of CuPy's, on more than it takes in one step; a fault in either shows."""
+    toolkit: Any = EmulatedToolkit(kernel_folder)
+    sort, sizes = toolkit.xp.argsort, []
+
+    class Module(ArrayModule):
+        def argsort(self, array: Any, kind: str) -> Any:
+            sizes.append(len(array))
+            return sort(array, kind=kind)
+
+    toolkit.xp = Module()
+    devices._try(toolkit)
+    assert sizes == [256 * 512]
+
+    def edit(name: str, text: str) -> str:
+        return text.replace("before += total;", "")
+
+    with pytest.raises(BackendError, match="GPU 0: a test of its kernels gave wrong results"):
+        devices._try(EmulatedToolkit(kernel_folder, edit))  # type: ignore[arg-type]

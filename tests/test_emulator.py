@@ -52,7 +52,7 @@ def folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture
 def kernel(folder: Path) -> Callable[[str], EmulatedKernel]:
-    return lambda name: EmulatedKernel(load(SOURCE, ("-DFACTOR=3",), folder), name)
+    return lambda name: EmulatedKernel(load(f"#define FACTOR 3\n{SOURCE}", folder), name)
 
 
 def test_barriers_shuffles_ballots_and_shared_memory(kernel: Callable[[str], EmulatedKernel]) -> None:
@@ -131,18 +131,32 @@ def test_arguments_that_a_kernel_would_misread(kernel: Callable[[str], EmulatedK
         int,
         list,
         lambda array: np.add(array, 1),
-        lambda array: np.zeros(3) + array,
-        lambda array: array + np.zeros(3),
-        lambda array: array[np.zeros(3, int)],
-        lambda array: EmulatedToolkit(Path()).xp.add(array, 1),
-        lambda array: EmulatedToolkit(Path()).xp.sort(np.zeros(3)),
+        lambda array: EmulatedToolkit(Path()).xp.argsort(np.zeros(3)),
     ],
 )
 def test_nothing_crosses_between_host_and_device_unasked(use: Callable[[DeviceArray], object]) -> None:
-    with pytest.raises(
-        (TypeError, AttributeError), match=r"only to_host may|only to_device may|__array_ufunc__=None|does not know whether"
-    ):
+    with pytest.raises(TypeError, match=r"only to_host may|only to_device may|__array_ufunc__=None"):
         use(DeviceArray(np.zeros(3)))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda xp, array: xp.cumsum(array),
+        lambda xp, array: xp.take(array, array),
+        lambda xp, array: array.astype(np.int64),
+        lambda xp, array: array.sum(),
+        lambda xp, array: array + 1,
+        lambda xp, array: array >> array,
+        lambda xp, array: ~array,
+        lambda xp, array: array[array],
+        lambda xp, array: array.__setitem__(slice(None), 0),
+    ],
+)
+def test_nothing_is_computed_by_cupys_own_kernels(use: Callable[[Any, DeviceArray], object]) -> None:
+    """CUDA would load them when they are first launched, when the device may be full, and some ignore that."""
+    with pytest.raises((TypeError, AttributeError)):
+        use(EmulatedToolkit(Path()).xp, DeviceArray(np.arange(3)))
 
 
 def test_arrays_compute_as_numpys_do(folder: Path) -> None:
@@ -150,9 +164,5 @@ def test_arrays_compute_as_numpys_do(folder: Path) -> None:
     values = np.array([3, -1, 4, -1], np.int32)
     array = toolkit.to_device(values)
     values[:] = 0
-    assert toolkit.to_host(toolkit.xp.cumsum(array[1:], dtype=np.int64)).tolist() == [-1, 3, 2]
     assert toolkit.to_host(toolkit.xp.argsort(array, kind="stable")).tolist() == [1, 3, 0, 2]
-    array[array < 0] = 0
-    array |= 1
-    assert toolkit.to_host(array + array).tolist() == [6, 2, 10, 2]
-    assert toolkit.to_host(array.sum()) == 10
+    assert toolkit.to_host(array[1:].view(np.uint32).reshape(3, 1)).tolist() == [[2**32 - 1], [4], [2**32 - 1]]

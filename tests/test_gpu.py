@@ -142,7 +142,7 @@ def test_the_limit_holds(limited: Callable[[int], Any]) -> None:
     assert backend.hold((60, 1024, 1024), np.dtype("uint8")).shape == (60, 1024, 1024)
 
 
-@pytest.mark.parametrize("limit", [8 << 20, 24 << 20, 256 << 20])
+@pytest.mark.parametrize("limit", [9 << 20, 24 << 20, 256 << 20])
 def test_a_run_within_a_limit(limited: Callable[[int], Any], limit: int) -> None:
     frames, parameters = series(60, (400, 500)), Parameters(angles=0, erosions=0)
     assert_same(run(frames, parameters, limited(limit)), run(frames, parameters, CpuBackend(2)))

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fabio
-import fabio.marccdimage
 import numpy as np
 import pytest
+
+pytest.importorskip("fabio", reason="fabio is not installed: pip install 'gpu_spots[images]'")
+
+import fabio
+import fabio.marccdimage
 from fabio.cbfimage import CbfImage
 from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage

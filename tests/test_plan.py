@@ -69,6 +69,43 @@ def force(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     monkeypatch.setattr(pipeline, "make_plan", lambda *given: replace(make_plan(*given), **fields))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_batches_that_are_encoded_in_pieces_make_no_difference(
+    backend: Backend, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
+    stack = ArrayStack(frames, COLUMNS)
+    force(monkeypatch, batch_frames=30, piece_frames=30, threads=1)
+    expected = results(stack, MODES[mode], backend, tmp_path, Notes())
+    # pieces that do not divide batches, which do not divide the frames
+    force(monkeypatch, batch_frames=7, piece_frames=3, threads=3)
+    notes = Notes()
+    assert_same(results(stack, MODES[mode], backend, tmp_path, notes), expected)
+    assert notes.done == sum(total for _, total in notes.stages)
+
+
+def test_batches_in_pieces_are_halved_where_a_device_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
+    stack, expected = ArrayStack(frames, COLUMNS), {}
+    for frames_of_batch in (30, 4):
+        force(monkeypatch, batch_frames=16, piece_frames=3, threads=2)
+        found = results(stack, Parameters(angles=0, erosions=0), Device(frames=frames_of_batch), tmp_path, Notes())
+        assert_same(found, expected or found)
+        expected = found
+
+
+def test_a_device_that_has_all_frames_has_large_batches() -> None:
+    """Of at least 128 million pixels, encoded in pieces; the CPU's are as small as they were."""
+    whole = planned(Stack(LARGE, None), Device(2**36), memory=2**34)
+    assert (whole.place, whole.batch_frames, whole.piece_frames) == (Place.DEVICE, 32, 8)
+    # one is computed while another one's results are fetched
+    assert planned(Stack((30, 2048, 2048), None), Device(2**36), memory=2**34).batch_frames == 8
+    in_parts = planned(Stack(LARGE, 1, is_decoded=True), Device(2**30), memory=2**34)
+    assert (in_parts.place, in_parts.batch_frames) == (Place.FILE, in_parts.piece_frames)
+    on_cpu = planned(Stack(LARGE, None), memory=2**34)
+    assert (on_cpu.batch_frames, on_cpu.piece_frames) == (8, 8)
+
+
 @pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_place_of_frames_makes_no_difference(

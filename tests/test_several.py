@@ -159,16 +159,13 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(several: SeveralGpu
     "use",
     [
         lambda first, array: first.to_host(array),
-        lambda first, array: first.xp.cumsum(array),
-        lambda first, array: array + 1,
-        lambda first, array: array.astype(np.int64),
-        lambda first, array: array.__setitem__(slice(None), 0),
-        lambda first, array: first.xp.empty(3)[array],
+        lambda first, array: first.xp.argsort(array, kind="stable"),
+        lambda first, array: array.view(np.int32),
         lambda first, array: first.kernel("union", "unite")(
             (1,), (32,), (array, first.to_device(np.zeros(1, np.int32)), np.int32(1), np.int64(3), first.xp.zeros(3, np.uint32))
         ),
     ],
-    ids=["to_host", "function", "operator", "method", "assignment", "index", "kernel"],
+    ids=["to_host", "function", "method", "kernel"],
 )
 def test_a_device_refuses_the_others_arrays(several: SeveralGpus, use: Callable[[EmulatedToolkit, DeviceArray], object]) -> None:
     """In the emulation, so that whole runs show that none does it."""
@@ -200,7 +197,9 @@ def test_no_device_takes_more_memory_than_was_planned(
         memory.peak = memory.live
     with open_run(saved(tmp_path / "x.h5", frames)) as stack:
         made = pipeline.plan_run(stack, MODES[mode], backend, Limits())
-        assert (made.place, made.band_rows, made.batch_frames, made.threads) == (place, 40, 3, 3)
+        # where frames stay as they are, batches are large: of a quarter of the frames, encoded in pieces
+        batch = 8 if place == Place.DEVICE and mode != "level" else 3
+        assert (made.place, made.band_rows, made.batch_frames, made.piece_frames, made.threads) == (place, 40, batch, 3, 3)
         results(stack, MODES[mode], backend, tmp_path, Notes())
     for memory, live in zip(MEMORIES, before, strict=True):
         assert memory.peak - live > (frames.nbytes if place == Place.DEVICE else 0)

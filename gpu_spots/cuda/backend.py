@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -17,7 +17,7 @@ from gpu_spots.cuda import memory
 from gpu_spots.cuda.background import HeldBackground, fill
 from gpu_spots.cuda.components import components
 from gpu_spots.cuda.kruskal import kruskal_on_device
-from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, find_masks, rules, union, unpack, without
+from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, fetch, find_masks, rules, union, unpack, without
 from gpu_spots.cuda.measure import Levels, levels, measure
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device
 from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
@@ -178,12 +178,16 @@ class GpuBackend:
     @_on_device
     def without(self, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
         """AND NOT."""
-        return without(masks, invalid)
+        return without(self.toolkit, masks, invalid)
 
     @_on_device
+    def fetch(self, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
+        """Packed, all kinds of some frames in one transfer."""
+        return fetch(self.toolkit, masks)
+
     def unpack(self, masks: PackedMasks) -> NDArray[np.uint8]:
         """A byte a pixel."""
-        return unpack(self.toolkit, masks)
+        return unpack(masks if isinstance(masks.words, np.ndarray) else self.fetch([masks])[0])
 
     @_on_device
     def components(self, masks: PackedMasks, connectivity: int) -> Components:

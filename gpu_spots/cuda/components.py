@@ -44,28 +44,37 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     def launch(name: str, n_threads: int, *args: Any) -> None:
         toolkit.kernel("components", name)(blocks_for(n_threads, THREADS), (THREADS,), args)
 
+    def scanned(values: Any) -> Any:
+        """(n + 1,) int64: sums of the values before each, and of all.
+
+        Not CuPy's cumsum: it ignores that CUB may fail, and the kernels below would write anywhere.
+        """
+        begins = xp.empty(len(values) + 1, np.int64)
+        launch("scan", THREADS, values, np.int32(len(values)), begins)
+        return begins
+
     n_blocks = blocks_for(n_words, BLOCK_WORDS)[0]
     count_of_block = xp.empty(n_blocks, np.int32)
     launch("count_pixels", n_blocks * THREADS, words, np.int32(n_words), count_of_block)
-    end_of_block = xp.cumsum(count_of_block, dtype=np.int32)
-    n_pixels = int(toolkit.to_host(end_of_block[-1]))
+    begin_of_block = scanned(count_of_block)
+    n_pixels = int(toolkit.to_host(begin_of_block[-1:])[0])
     if not n_pixels:
         nothing = np.zeros(0, np.int64)
         return Labelled(Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64)), None)
 
     first_pixel, parent, position = xp.empty(n_words, np.int32), xp.empty(n_pixels, np.int32), xp.empty(n_pixels, np.uint32)
-    launch("list_pixels", n_blocks * THREADS, words, np.int32(n_words), count_of_block, end_of_block, first_pixel, parent, position)
+    launch("list_pixels", n_blocks * THREADS, words, np.int32(n_words), begin_of_block, first_pixel, parent, position)
     size = (np.int32(n_words), np.int32(row_words), np.int32(n_rows))
     launch("join_pixels", n_words, words, first_pixel, *size, np.int32(connectivity == 2), parent)
-    is_root = xp.empty(n_pixels, np.uint8)
-    launch("find_roots", n_pixels, np.int32(n_pixels), parent, is_root)
-    n_roots = xp.cumsum(is_root, dtype=np.int32)
-    n_components = int(toolkit.to_host(n_roots[-1]))
+    roots_of_block = xp.empty(blocks_for(n_pixels, THREADS)[0], np.int32)
+    launch("find_roots", n_pixels, np.int32(n_pixels), parent, roots_of_block)
+    begin_of_block = scanned(roots_of_block)
+    n_components = int(toolkit.to_host(begin_of_block[-1:])[0])
 
-    component, length = xp.empty(n_pixels, np.int32), xp.zeros(n_components, np.int32)
-    launch("number_components", n_pixels, np.int32(n_pixels), parent, n_roots, component, length)
-    begin = xp.zeros(n_components + 1, np.int64)
-    begin[1:] = xp.cumsum(length, dtype=np.int64)
+    component, size_of_component = xp.empty(n_pixels, np.int32), xp.zeros(n_components, np.int32)
+    launch("number_roots", n_pixels, np.int32(n_pixels), parent, begin_of_block, component)
+    launch("number_components", n_pixels, np.int32(n_pixels), parent, component, size_of_component)
+    begin = scanned(size_of_component)
     # stable: pixels stay in raster order inside of a component
     order = xp.argsort(component, kind="stable")
     pixels, box, mask = xp.empty(n_pixels, np.int32), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)

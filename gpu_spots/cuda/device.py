@@ -17,7 +17,7 @@ import cupy
 import numpy as np
 
 from gpu_spots.cuda.reasons import reason
-from gpu_spots.cuda.toolkit import OPTIONS, Kernel, Result, macros, source_of
+from gpu_spots.cuda.toolkit import OPTIONS, Kernel, Result, source_of
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.model import Array
 
@@ -25,10 +25,16 @@ ALIGNED = 256
 """Where arrays that share a slot begin: multiples of so many bytes."""
 SLOTS = 2
 """Slots of pinned memory beside one a thread: copies that are under way."""
+RESERVE = 256 << 20
+"""Bytes of the device that arrays leave free: CUDA loads a kernel when it is first launched, and
+needs memory for its code and its stack, which no pool of ours can give.
+"""
 NULL = np.uint64(0)
-DRIVER_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError, cupy.cuda.nvrtc.NVRTCError)
+DRIVER_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
 OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation, and CUDA_ERROR_OUT_OF_MEMORY."""
+SAYS_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "cudaErrorMemoryAllocation")
+"""Words of Thrust's errors, which arrive as plain RuntimeError or MemoryError."""
 
 
 class Device:
@@ -48,16 +54,22 @@ class Device:
         self._kernels: dict[tuple[Any, ...], Kernel] = {}
         # CuPy pins memory for all devices, whichever is current
         self._slots: _Slots = beside._slots if beside else _Slots(threads + SLOTS)
-        with self._current():
-            self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
-            if memory_limit is not None:
-                self._pool.set_limit(size=memory_limit)
+        self._make_current()
+        # a stream that cannot be made says so twice: the first use of a device must be another call
+        cupy.cuda.runtime.memGetInfo()
+        self._compute, self._copies = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+        if memory_limit is not None:
+            self._pool.set_limit(size=memory_limit)
         self.description = self.call(self._describe)
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """On this device, its compute stream and its memory. The array library's errors become ours."""
+        """On this device, its compute stream and its memory. The array library's errors become ours.
+
+        The thread stays on the device.
+        """
         try:
-            with self._current(), self._compute, cupy.cuda.using_allocator(self._pool.malloc):
+            self._make_current()
+            with self._compute, cupy.cuda.using_allocator(self._pool.malloc):
                 return function()
         except cupy.cuda.memory.OutOfMemoryError as error:
             failure: Exception = OutOfDeviceMemory(f"GPU {self.number}: out of memory: {_line(error)}")
@@ -69,8 +81,13 @@ class Device:
         except DRIVER_ERRORS as error:
             kind = OutOfDeviceMemory if getattr(error, "status", None) == OUT_OF_MEMORY else BackendError
             failure = kind(f"GPU {self.number}: {reason(error)}")
-        except (cupy.cuda.compiler.CompileException, ImportError) as error:
+        except (cupy.cuda.compiler.CompileException, ImportError, OSError) as error:
             failure = BackendError(f"GPU {self.number}: {reason(error)}")
+        except RuntimeError as error:
+            if isinstance(error, NotImplementedError | RecursionError):
+                raise
+            is_full = type(error) is RuntimeError and any(words in str(error) for words in SAYS_OUT_OF_MEMORY)
+            failure = (OutOfDeviceMemory if is_full else BackendError)(f"GPU {self.number}: {reason(error)}")
         # out here, as an error that is being handled keeps all that the function had on the device
         raise failure
 
@@ -81,7 +98,8 @@ class Device:
             if key not in self._kernels:
                 module = (file, *key[2:])
                 if module not in self._modules:
-                    self._modules[module] = cupy.RawModule(code=source_of(file), options=(*OPTIONS, *macros(defines)))
+                    # macros are in the source: for each set of options CuPy compiles an empty file first
+                    self._modules[module] = cupy.RawModule(code=source_of(file, **defines), options=OPTIONS)
                 self._kernels[key] = _with_null_pointers(self._modules[module].get_function(name))
             return self._kernels[key]
 
@@ -107,8 +125,12 @@ class Device:
             yield hosts
 
     def to_device(self, array: Array) -> Any:
-        """From pageable memory, which the driver copies before it returns."""
-        return cupy.asarray(np.ascontiguousarray(array))
+        """Through a slot of pinned memory: the caller may not have another one."""
+        there = self.xp.empty(array.shape, array.dtype)
+        if array.size:
+            with self.staging(there) as slot:
+                np.copyto(slot, array)
+        return there
 
     @contextmanager
     def staging(self, part: Any, also: Iterable[tuple["Device", Any]] = ()) -> Iterator[Array]:
@@ -120,10 +142,10 @@ class Device:
                 device.call(partial(device._send, host, there, slot))
 
     def free_bytes(self) -> int:
-        """What the device and the pool have left, within the limit."""
+        """What the device has left beyond `RESERVE`, and the pool, within the limit."""
 
         def free() -> int:
-            left = cupy.cuda.runtime.memGetInfo()[0] + self._pool.free_bytes()
+            left = max(0, cupy.cuda.runtime.memGetInfo()[0] - RESERVE) + self._pool.free_bytes()
             limit = self._pool.get_limit()
             return int(min(left, limit - self._pool.used_bytes()) if limit else left)
 
@@ -141,16 +163,22 @@ class Device:
             self.call(partial(self._slots.ready, slot, n_bytes))
             yield slot
 
-    def _current(self) -> Any:
-        """This device, to be the thread's current one. A new object each time: CuPy's keeps the one before in itself, any thread's."""
-        return cupy.cuda.Device(self.number)
+    def _make_current(self) -> None:
+        """Make this device the thread's current one, and leave it so.
+
+        A ``with`` statement would go back to the one before, device 0 in a new thread: CUDA would
+        make a context there, which takes hundreds of MB, or fails where device 0 is not to be used.
+        """
+        cupy.cuda.Device(self.number).use()
 
     def _receive(self, arrays: Sequence[Any], hosts: Sequence[Array]) -> None:
         under_way = []
         for array, host in zip(arrays, hosts, strict=True):
             if array.size:
-                under_way.append(array if array.flags.c_contiguous else cupy.ascontiguousarray(array))
-                under_way[-1].get(out=host, blocking=False)
+                # CuPy would compile a kernel that makes it contiguous
+                assert array.flags.c_contiguous
+                array.get(out=host, blocking=False)
+                under_way.append(array)
         if under_way:
             _recorded(self._compute).synchronize()
 
@@ -196,8 +224,6 @@ class _Slots:
     """A ring of slots: the one that was given back first is taken first, as its copy has most likely ended."""
 
     def __init__(self, number: int) -> None:
-        # of its own, as CuPy's would keep what a slot has outgrown
-        self._pool = cupy.cuda.PinnedMemoryPool()
         self._free: queue.Queue[_Slot] = queue.Queue()
         for _ in range(number):
             self._free.put(_Slot())
@@ -218,13 +244,13 @@ class _Slots:
             slot.busy.pop()
         if slot.n_bytes < n_bytes:
             slot.memory, slot.n_bytes = None, 0
-            self._pool.free_all_blocks()
             slot.memory = self._pinned(n_bytes)
             slot.n_bytes = n_bytes
 
     def _pinned(self, n_bytes: int) -> Any:
+        """Exactly so much: CuPy's pools round up to a power of two, and keep what was outgrown."""
         try:
-            return self._pool.malloc(n_bytes)
+            return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}") from None
 

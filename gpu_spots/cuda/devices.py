@@ -3,11 +3,13 @@
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpu_spots.cuda.cache import choose_kernel_cache
 from gpu_spots.cuda.reasons import EXTRA, EXTRA12, NO_CUPY, reason
 from gpu_spots.errors import BackendError
 
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     from gpu_spots.cuda.several import SeveralGpus
 
 DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+TRIED = (256, 1024)
+"""Rows and columns of a mask that is labelled to try a device: its set pixels are more than a sort
+takes in one step.
+"""
+OLDEST_CUPY = (14, 1)
+"""Older versions ignore that a sort could not allocate its workspace, and return garbage."""
+OLDEST_DEVICE = {12: (6, 1), 13: (7, 5)}
+"""Least compute capability by CUDA's major version: ``__dp4a`` needs 6.1, CUDA 13 compiles for 7.5
+and later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,8 @@ def open_device(number: int, memory_limit: int | None, threads: int, beside: "De
     if number >= count:
         numbers = "device 0" if count == 1 else f"devices 0 to {count - 1}"
         raise BackendError(f"--device {number}: there is no such device; CUDA found {numbers}")
+    if problem := _too_old(number):
+        raise BackendError(f"GPU {number}: {problem}")
     try:
         device = Device(number, memory_limit, threads, beside)
     except (RuntimeError, ImportError) as error:
@@ -94,10 +108,16 @@ def obstacle() -> str | None:
     if len(wheels) > 1:
         names = " ".join(wheels)
         return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {names}, then {EXTRA}, or {EXTRA12}"
+    choose_kernel_cache()
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:  # it makes its cache folder, and loads CUDA's libraries
         return f"CuPy cannot be imported: {reason(error)}"
+    if _numbers_of(cupy.__version__) < OLDEST_CUPY:
+        return (
+            f"CuPy {cupy.__version__} is installed, expected at least "
+            f"{'.'.join(map(str, OLDEST_CUPY))}: pip install --upgrade {' '.join(wheels) or 'cupy'}"
+        )
     needed = cupy.cuda.runtime.runtimeGetVersion()
     if version // 1000 < needed // 1000:
         other = f", or pip uninstall {' '.join(wheels)} and {EXTRA12}" if version >= 12000 else ""
@@ -106,6 +126,27 @@ def obstacle() -> str | None:
             f"update the driver{other}"
         )
     return None
+
+
+def _numbers_of(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version: 14 and 2 of 14.2.0rc1."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def _too_old(number: int) -> str | None:
+    """What is wrong with the compute capability of a device; None: it is supported."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    try:
+        properties, cuda = runtime.getDeviceProperties(number), runtime.runtimeGetVersion() // 1000
+    except runtime.CUDARuntimeError as error:
+        return reason(error)
+    found, least = (properties["major"], properties["minor"]), OLDEST_DEVICE.get(cuda, max(OLDEST_DEVICE.values()))
+    if found >= least:
+        return None
+    other = f"; compute capability 6.1 and later can be used with {EXTRA12}" if found >= (6, 1) else ""
+    return "compute capability {}.{}, expected at least {}.{} with CUDA {}{}".format(*found, *least, cuda, other)
 
 
 def driver_version() -> int | None:
@@ -145,14 +186,22 @@ def _hidden() -> str:
 
 
 def _try(device: "Device") -> None:
-    """A small sum: it needs the compiler, the headers, a launch and a copy."""
+    """Label stripes, and compare: it needs the compiler, kernels, a sort, and copies both ways.
 
-    def add() -> int:
-        return int(device.to_host((device.xp.arange(4) + 1).sum()))
+    The sort is the only thing that CuPy computes for the operations. Here its kernels are loaded,
+    while there is memory for them.
+    """
+    import numpy as np
 
+    from gpu_spots.cuda.components import components
+    from gpu_spots.cuda.masks import PackedMasks
+
+    n_rows, n_columns = TRIED
+    words = np.full((1, n_rows, n_columns // 32), 0x55555555, np.uint32)
     try:
-        result = device.call(add)
+        found = device.call(lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1).found)
     except RuntimeError as error:  # of CuPy's, where a library cannot be loaded
         raise BackendError(f"GPU {device.number}: {reason(error)}") from error
-    if result != 10:
-        raise BackendError(f"GPU {device.number}: a kernel that adds 1 to 4 gave {result} for 10: the device or its driver is broken")
+    expected = np.arange(0, n_columns, 2)[:, None] + n_columns * np.arange(n_rows)
+    if not np.array_equal(found.pixels, expected.reshape(-1)):
+        raise BackendError(f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken")

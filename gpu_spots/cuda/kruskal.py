@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from gpu_spots.cuda.moments import check_number
 from gpu_spots.cuda.ranked import Launch, RankedMoments
-from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.cuda.validity import valid_values
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
+from gpu_spots.cuda.validity import bits_of, valid_values
 from gpu_spots.model import Array, Validity
 
 TESTED_FROM = 3
 """Fewer blocks are never tested."""
+THREADS = 256
+"""As in gather.cu."""
 AT_ONCE = 1 << 18
 """Values that are fetched for the host to decide at a time."""
 
@@ -51,11 +53,22 @@ def kruskal_on_device(
     for begin in range(0, len(undecided), step):
         some = undecided[begin : begin + step]
         listed = toolkit.to_device(some.astype(np.int32))
-        columns = toolkit.to_host(xp.take(frames.reshape(n_frames, n_pixels), listed, axis=1))
+        columns = toolkit.to_host(_gathered(toolkit, frames, listed))
         usable = valid_values(columns, validity)
         numbers = [_blocks_to_drop(*each, block_of_frame, limits) for each in zip(columns.T, usable.T, strict=True)]
         compute(len(some), listed, toolkit.to_device(np.array(numbers, np.int32)))
     return replace(found, maps={**found.maps, "dropped": dropped})
+
+
+def _gathered(toolkit: Toolkit, frames: Any, listed: Any) -> Any:
+    """Return the values of the listed pixels, (n, n_listed) on the device, in the frames' dtype."""
+    columns = toolkit.xp.empty((len(frames), len(listed)), frames.dtype)
+    toolkit.kernel("gather", "gather", SIZE=frames.dtype.itemsize)(
+        (*blocks_for(len(listed), THREADS), len(frames)),
+        (THREADS,),
+        (bits_of(frames), np.int64(frame_stride(frames)), listed, np.int32(len(listed)), bits_of(columns)),
+    )
+    return columns
 
 
 def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """As in masks.cu."""
 STEPS = 8
 """Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
+FETCH_BYTES = 1 << 23
+"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.plan`."""
 WIDEST = 2**62
 """No count of an integer frame is as large."""
 
@@ -26,7 +28,7 @@ class PackedMasks:
     """A batch of masks."""
 
     words: Any
-    """(k, n_X, ceil(n_Y / 32)) uint32, on the device; bits beyond the last column are 0."""
+    """(k, n_X, ceil(n_Y / 32)) uint32, on the device, or on the host once fetched; bits beyond the last column are 0."""
     n_columns: int
     """n_Y."""
 
@@ -66,10 +68,24 @@ def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     return whole.view("<u4").astype(np.uint32, copy=False)
 
 
-def unpack(toolkit: Toolkit, masks: PackedMasks) -> NDArray[np.uint8]:
-    """A byte a pixel, unpacked on the host: an eighth of the bytes has to be copied, and the threads that ask wait anyway."""
-    with toolkit.lend(masks.words) as words:
-        return np.unpackbits(words.astype("<u4", copy=False).view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
+def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
+    """Return masks, the same number of each, packed on the host: an eighth of the bytes is copied."""
+    if not masks:
+        return []
+    on_host = [PackedMasks(np.empty(each.words.shape, np.uint32), each.n_columns) for each in masks]
+    step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
+    for begin in range(0, len(masks[0]), step):
+        some = slice(begin, begin + step)
+        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
+            for each, words in zip(on_host, lent, strict=True):
+                np.copyto(each.words[some], words)
+    return on_host
+
+
+def unpack(masks: PackedMasks) -> NDArray[np.uint8]:
+    """A byte a pixel, of masks on the host."""
+    words = masks.words.astype("<u4", copy=False)
+    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
 
 
 def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> Rules:
@@ -142,9 +158,12 @@ def union(toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame
     unite(blocks_for(n_words, THREADS), (THREADS,), args)
 
 
-def without(masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
-    """AND NOT."""
-    return PackedMasks(masks.words & ~invalid.words, masks.n_columns)
+def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
+    """Return the pixels of ``masks`` that are not in ``invalid``, mask by mask."""
+    left, n_words = toolkit.xp.empty(masks.words.shape, np.uint32), masks.words.size
+    subtract = toolkit.kernel("union", "subtract")
+    subtract(blocks_for(n_words, THREADS), (THREADS,), (masks.words, invalid.words, np.int64(n_words), left))
+    return PackedMasks(left, masks.n_columns)
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:

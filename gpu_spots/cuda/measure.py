@@ -24,6 +24,8 @@ class Levels:
     """(n_X, n_Y) int64: upper part of integers; None: 0 everywhere."""
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
+    low_is_signed: bool
+    """Whether ``low`` is an int32 level, whose upper part is its sign; then ``high`` is None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
@@ -32,13 +34,12 @@ def levels(toolkit: Toolkit, background: Background) -> Levels:
     """What of a background has to be subtracted: as it is held on the device, else copied there."""
     level = background.level
     if not isinstance(level, IntegerLevel):
-        return Levels(None, None, uploaded(toolkit, level, level.dtype))
+        return Levels(None, None, False, uploaded(toolkit, level, level.dtype))
     # sums are the level where all samples are of one size
     if background.held is not None and background.n_used is None:
-        total = background.held.total
-        return Levels(None if level.high is None else total.view(np.int32).astype(np.int64) >> 32, total, None)
+        return Levels(None, background.held.total, level.high is not None, None)
     high = None if level.high is None else uploaded(toolkit, level.high, level.high.dtype)
-    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), None)
+    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), False, None)
 
 
 def measure(
@@ -66,14 +67,17 @@ def measure(
     if n_spots:
         scales = None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
         pixels, begin = on_device or (toolkit.to_device(components.pixels.astype(np.int32)), toolkit.to_device(components.begin))
+        # in one transfer
+        spots = toolkit.to_device(np.stack([frame, component]))
         kernel = toolkit.kernel("measure", "measure", FRAME=c_type(frames.dtype), SUM="f64" if is_float else "i64", FLOAT=int(is_float))
         kernel(
             blocks_for(32 * n_spots, THREADS),
             (THREADS,),
             (
-                *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), toolkit.to_device(frame), toolkit.to_device(component)),
+                *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), spots[0], spots[1]),
                 *(begin, pixels, _smallest_saturated(saturation, is_float)),
-                *(levels.high, levels.low, levels.float, scales, total, high, low, peak, overload),
+                *(levels.high, levels.low, np.int32(levels.low_is_signed), levels.float, scales),
+                *(total, high, low, peak, overload),
             ),
         )
     total, high, low, peak, overload = fetched(toolkit, (total, high, low, peak, overload))

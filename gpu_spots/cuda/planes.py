@@ -66,19 +66,9 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
     """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
     low, high, checked = integer_bounds(dtype, validity)
-    threads, words = _shares(n_frames, REGISTERS // (8 * dtype.itemsize))
-    pixels_of_block = max(32, 128 // threads)
-    kernel = toolkit.kernel(
-        "trimmed",
-        "trimmed",
-        BITS=8 * dtype.itemsize,
-        BIAS=sign_bit(dtype),
-        WORDS=words,
-        SHARERS=threads,
-        PIXELS=pixels_of_block,
-        RESIDENT=_blocks(words, 8 * dtype.itemsize, threads * pixels_of_block),
-        CHECK=int(checked),
-    )
+    macros = variant(n_frames, dtype, checked)
+    threads, pixels_of_block = macros["SHARERS"], macros["PIXELS"]
+    kernel = toolkit.kernel("trimmed", "trimmed", **macros)
     found = PlaneMoments(
         kept=xp.empty(n_pixels, np.uint16),
         total=xp.empty(n_pixels, np.uint32),
@@ -110,6 +100,19 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
         ),
     )
     return found
+
+
+def variant(n_frames: int, dtype: np.dtype[Any], checked: bool) -> dict[str, int]:
+    """Return the macros of trimmed.cu for a number of frames; ``checked``: values may be invalid."""
+    bits = 8 * dtype.itemsize
+    threads, words = _shares(n_frames, REGISTERS // bits)
+    # 128 threads: beyond 1024 frames of 16 bits three such blocks fit, but only one of 256
+    pixels = max(16, 128 // threads)
+    resident = _blocks(words, bits, threads * pixels)
+    return {
+        **{"BITS": bits, "BIAS": sign_bit(dtype), "CHECK": int(checked)},
+        **{"WORDS": words, "SHARERS": threads, "PIXELS": pixels, "RESIDENT": resident},
+    }
 
 
 def _shares(n_frames: int, most_words: int) -> tuple[int, int]:

@@ -13,9 +13,14 @@ KNOWN = (
     (("cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE"), "the NVIDIA driver sees no device"),
     (("cudaErrorDevicesUnavailable",), "the device is taken by another process that does not share it"),
     (("cudaErrorInsufficientDriver",), "the NVIDIA driver is too old for this CuPy"),
-    (("gpu-architecture", "arch="), "the device is too old for this CUDA: version 13 asks for compute capability 7.5, version 12 for 5.0"),
     (
-        ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"),
+        ("No space left", "Read-only file system", "Permission denied", "quota exceeded", "kernel_cache"),
+        "CuPy's kernel cache cannot be written; set CUPY_CACHE_DIR to a folder with free space",
+    ),
+    (("NVRTC_ERROR_OUT_OF_MEMORY",), "the host's memory is not enough to compile a kernel"),
+    (("gpu-architecture", "arch="), "this CUDA cannot compile for the device"),
+    (
+        ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "out of memory", "bad_alloc", "bad allocation"),
         "out of memory: other processes use it, or the job is too large",
     ),
 )

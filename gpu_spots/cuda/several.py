@@ -185,6 +185,13 @@ class SeveralGpus:
         """Where ``masks`` are; ``invalid`` goes there first."""
         return _Masks(masks.device, self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)))
 
+    def fetch(self, masks: Sequence[_Masks]) -> list[_Masks]:
+        """From where each is; those of a batch are on one device."""
+        if len({each.device for each in masks}) > 1:
+            return [self.fetch([each])[0] for each in masks]
+        device = masks[0].device if masks else HOME
+        return [_Masks(device, packed) for packed in self.backends[device].fetch([each.packed for each in masks])]
+
     def unpack(self, masks: _Masks) -> NDArray[np.uint8]:
         """Where they are."""
         return self.backends[masks.device].unpack(masks.packed)

@@ -96,15 +96,11 @@ def uploaded(toolkit: Toolkit, values: Array, dtype: Any, put: Callable[[Array, 
     return held
 
 
-def source_of(file: str) -> str:
-    """A kernel file, behind what all of them share; lines keep their numbers in messages."""
+def source_of(file: str, **defines: int | str) -> str:
+    """Return a kernel file behind its macros and what all files share; lines keep their numbers."""
+    macros = "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
     common, own = ((KERNELS / name).read_text() for name in ("common.h", f"{file}.cu"))
-    return f'#line 1 "common.h"\n{common}\n#line 1 "{file}.cu"\n{own}'
-
-
-def macros(defines: dict[str, int | str]) -> tuple[str, ...]:
-    """Compiler options that define them."""
-    return tuple(f"-D{name}={value}" for name, value in sorted(defines.items()))
+    return f'{macros}#line 1 "common.h"\n{common}\n#line 1 "{file}.cu"\n{own}'
 
 
 C_TYPES = {

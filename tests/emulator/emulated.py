@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from emulator.arrays import CURRENT, MEMORIES, ArrayModule, DeviceArray
-from gpu_spots.cuda.toolkit import macros, source_of
+from gpu_spots.cuda.toolkit import source_of
 
 Result = TypeVar("Result")
 
@@ -125,7 +125,7 @@ class EmulatedToolkit:
         key = (file, name, *sorted(defines.items()))
         with self._lock:
             if key not in self._kernels:
-                self._kernels[key] = EmulatedKernel(load(self._edit(file, source_of(file)), macros(defines), self._folder), name)
+                self._kernels[key] = EmulatedKernel(load(self._edit(file, source_of(file, **defines)), self._folder), name)
             return self._kernels[key]
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -186,10 +186,10 @@ class EmulatedToolkit:
 
 
 @cache
-def load(source: str, options: tuple[str, ...], folder: Path) -> ctypes.CDLL:
+def load(source: str, folder: Path) -> ctypes.CDLL:
     """The library of a kernel file."""
     shim = SHIM.read_text()
-    key = hashlib.sha256("\0".join([source, shim, *options, *FLAGS, *OPTIMISE]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([source, shim, *FLAGS, *OPTIMISE]).encode()).hexdigest()[:24]
     library = folder / f"{key}.so"
     if not library.exists():
         assert COMPILER is not None
@@ -197,7 +197,7 @@ def load(source: str, options: tuple[str, ...], folder: Path) -> ctypes.CDLL:
         text = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
         text.write_text(f'#include "{SHIM}"\n{source}\n{exports}')
         part = text.with_suffix(".so")
-        run = subprocess.run([COMPILER, *FLAGS, *OPTIMISE, *options, str(text), "-o", str(part)], capture_output=True, text=True)
+        run = subprocess.run([COMPILER, *FLAGS, *OPTIMISE, str(text), "-o", str(part)], capture_output=True, text=True)
         text.unlink()
         if run.returncode:
             raise EmulationError(f"g++: {run.stderr}")

@@ -16,6 +16,7 @@ import numpy as np
 
 from emulator.arrays import DeviceArray
 from emulator.emulated import EmulatedKernel, load
+from gpu_spots.cuda.device import RESERVE
 
 LOCK = threading.RLock()
 
@@ -79,17 +80,18 @@ class LateCupy:
         self._folder = folder
         pool = SimpleNamespace(malloc=None, get_limit=lambda: 0, free_bytes=lambda: 0, free_all_blocks=lambda: None)
         self.cuda = SimpleNamespace(
-            Device=lambda number: nullcontext(),
+            Device=lambda number: SimpleNamespace(use=lambda: None),
             MemoryPool=lambda: pool,
             Stream=self._stream,
             Event=lambda disable_timing: LateEvent(),
             using_allocator=lambda allocator: nullcontext(),
-            PinnedMemoryPool=lambda: SimpleNamespace(malloc=lambda n_bytes: np.full(n_bytes, 0xA5, np.uint8), free_all_blocks=lambda: None),
+            PinnedMemory=lambda n_bytes: np.full(n_bytes, 0xA5, np.uint8),
+            PinnedMemoryPointer=lambda memory, offset: memory[offset:],
             runtime=SimpleNamespace(
                 CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
                 getDeviceProperties=lambda number: {"name": b"Late"},
                 runtimeGetVersion=lambda: 13000,
-                memGetInfo=lambda: (free, free),
+                memGetInfo=lambda: (free + RESERVE, free + RESERVE),
             ),
             memory=real.cuda.memory,
             compiler=real.cuda.compiler,
@@ -103,18 +105,9 @@ class LateCupy:
         """An operation on arrays begins, on the stream that was made first, which computes."""
         self.streams[0].synchronize()
 
-    def asarray(self, values: np.ndarray) -> DeviceArray:
-        """A copy."""
-        self.use()
-        return DeviceArray(np.array(values, order="C"))
-
-    def ascontiguousarray(self, array: DeviceArray) -> DeviceArray:
-        """A copy."""
-        return DeviceArray(array.here().copy())
-
     def RawModule(self, code: str, options: tuple[str, ...]) -> SimpleNamespace:
         """A kernel file, by g++."""
-        library = load(code, tuple(option for option in options if option.startswith("-D")), self._folder)
+        library = load(code, self._folder)
         return SimpleNamespace(get_function=lambda name: self._launcher(EmulatedKernel(library, name)))
 
     def _launcher(self, kernel: EmulatedKernel) -> Callable[..., None]:

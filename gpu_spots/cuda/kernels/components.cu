@@ -43,10 +43,34 @@ count_pixels(const u32* __restrict__ words, i32 n_words, i32* __restrict__ count
   if (threadIdx.x == 0) count_of_block[blockIdx.x] = total;
 }
 
-// The number of each word's first set pixel, and each set pixel's position and parent: the first of its run in the word.
-// end_of_block: running sums of count_of_block.
+// begins[i]: the sum of all values before the i-th, for i up to n. For one block, which goes through all of them.
 extern "C" __global__ void __launch_bounds__(THREADS)
-list_pixels(const u32* __restrict__ words, i32 n_words, const i32* __restrict__ count_of_block, const i32* __restrict__ end_of_block,
+scan(const i32* __restrict__ values, i32 n, i64* __restrict__ begins) {
+  __shared__ i32 of_warp[THREADS / 32];
+  i64 before = 0;
+  for (i32 first = threadIdx.x * WORDS, left = n; left > 0; first += BLOCK_WORDS, left -= BLOCK_WORDS) {
+    i32 mine[WORDS], sum = 0, total;
+#pragma unroll
+    for (i32 i = 0; i < WORDS; i++) {
+      mine[i] = first + i < n ? values[first + i] : 0;
+      sum += mine[i];
+    }
+    i64 begin = before + sum_before(sum, of_warp, total);
+#pragma unroll
+    for (i32 i = 0; i < WORDS; i++) {
+      if (first + i < n) begins[first + i] = begin;
+      begin += mine[i];
+    }
+    before += total;
+    __syncthreads();  // before of_warp is written again
+  }
+  if (threadIdx.x == 0) begins[n] = before;
+}
+
+// The number of each word's first set pixel, and each set pixel's position and parent: the first of its run in the word.
+// begin_of_block: from scan, of count_of_block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+list_pixels(const u32* __restrict__ words, i32 n_words, const i64* __restrict__ begin_of_block,
             i32* __restrict__ first_pixel, i32* __restrict__ parent, u32* __restrict__ position) {
   __shared__ i32 of_warp[THREADS / 32];
   const i32 first = (blockIdx.x * THREADS + threadIdx.x) * WORDS;
@@ -57,7 +81,7 @@ list_pixels(const u32* __restrict__ words, i32 n_words, const i32* __restrict__ 
     mine[i] = first + i < n_words ? words[first + i] : 0;
     count += __popc(mine[i]);
   }
-  i32 pixel = end_of_block[blockIdx.x] - count_of_block[blockIdx.x] + sum_before(count, of_warp, total);
+  i32 pixel = (i32)begin_of_block[blockIdx.x] + sum_before(count, of_warp, total);
 #pragma unroll
   for (i32 i = 0; i < WORDS; i++) {
     if (first + i >= n_words) continue;
@@ -124,23 +148,40 @@ join_pixels(const u32* __restrict__ words, const i32* __restrict__ first_pixel, 
   }
 }
 
-// Point every pixel at its root.
+// Point every pixel at its root, and count the roots of each block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-find_roots(i32 n_pixels, i32* parent, u8* __restrict__ is_root) {
+find_roots(i32 n_pixels, i32* parent, i32* __restrict__ roots_of_block) {
+  __shared__ i32 of_warp[THREADS / 32];
   const i32 i = blockIdx.x * THREADS + threadIdx.x;
-  if (i >= n_pixels) return;
-  const i32 root = root_of(parent, i);
-  is_root[i] = root == i;
-  parent[i] = root;
+  bool is_root = false;
+  i32 total;
+  if (i < n_pixels) {
+    const i32 root = root_of(parent, i);
+    is_root = root == i;
+    parent[i] = root;
+  }
+  sum_before(is_root, of_warp, total);
+  if (threadIdx.x == 0) roots_of_block[blockIdx.x] = total;
 }
 
-// Each pixel's component, and the pixels of each component. n_roots: running sums of is_root.
+// Number the roots. begin_of_block: from scan, of roots_of_block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-number_components(i32 n_pixels, const i32* __restrict__ parent, const i32* __restrict__ n_roots, i32* __restrict__ component, i32* size) {
+number_roots(i32 n_pixels, const i32* __restrict__ parent, const i64* __restrict__ begin_of_block, i32* __restrict__ component) {
+  __shared__ i32 of_warp[THREADS / 32];
+  const i32 i = blockIdx.x * THREADS + threadIdx.x;
+  const bool is_root = i < n_pixels && parent[i] == i;
+  i32 total;
+  const i32 before = sum_before(is_root, of_warp, total);
+  if (is_root) component[i] = (i32)begin_of_block[blockIdx.x] + before;
+}
+
+// Each pixel's component, from its root's, and the pixels of each component.
+extern "C" __global__ void __launch_bounds__(THREADS)
+number_components(i32 n_pixels, const i32* __restrict__ parent, i32* component, i32* size) {
   const i32 i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= n_pixels) return;
-  const i32 found = n_roots[parent[i]] - 1;
-  component[i] = found;
+  const i32 found = component[parent[i]];
+  if (parent[i] != i) component[i] = found;
   atomicAdd(&size[found], 1);
 }
 

@@ -36,12 +36,12 @@ template <class T> __device__ __forceinline__ T sum_of_warp(T value) {
 }
 
 // Pixels of a component ascend. Of equal values the first in raster order is the peak.
-// Integers: `total` and the two parts of the background are exact. Floats: differences from `level`, divided by the frame's factor,
+// Integers: `total` and the two parts of the background are exact. low_is_signed: level_low is of 32 bits with a sign, and level_high null. Floats: differences from `level`, divided by the frame's factor,
 // are added one after the other in the order of the pixels, as rounding depends on it.
 extern "C" __global__ void __launch_bounds__(THREADS)
 measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __restrict__ frame_of_spot,
         const i32* __restrict__ component_of_spot, const i64* __restrict__ begin, const i32* __restrict__ pixels, SUM saturation,
-        const i64* __restrict__ level_high, const u32* __restrict__ level_low, const f64* __restrict__ level,
+        const i64* __restrict__ level_high, const u32* __restrict__ level_low, i32 low_is_signed, const f64* __restrict__ level,
         const f64* __restrict__ one_over_factor, SUM* __restrict__ total, i64* __restrict__ background_high,
         i64* __restrict__ background_low, i64* __restrict__ peak, i64* __restrict__ overload) {
   const i32 spot = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
@@ -75,6 +75,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
     n_over += value >= saturation;
     sum += value;
     if (level_high) high += level_high[pixel];
+    if (low_is_signed) high += (i32)level_low[pixel] >> 31;
     low += level_low[pixel];
   }
   sum = sum_of_warp(sum);

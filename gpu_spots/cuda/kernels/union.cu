@@ -10,3 +10,10 @@ unite(const u32* __restrict__ masks, const i32* __restrict__ mask_of_frame, i32 
     if (word) onto[mask_of_frame[frame] * n_words + i] |= word;
   }
 }
+
+// The pixels of `words` that are not in `invalid`.
+extern "C" __global__ void __launch_bounds__(256)
+subtract(const u32* __restrict__ words, const u32* __restrict__ invalid, i64 n_words, u32* __restrict__ left) {
+  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n_words) left[i] = words[i] & ~invalid[i];
+}
