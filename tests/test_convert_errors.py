@@ -261,5 +261,5 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, mes
         assert running.stderr.readline() == "convert, 60 frames...\n"
         running.send_signal(number)
         stdout, stderr = running.communicate(timeout=60)
-    assert (running.returncode, stdout, stderr) == (1, "", f"gpu-spots: {message}; nothing was written\n")
+    assert (running.returncode, stdout, stderr) == (-number, "", f"gpu-spots: {message}; nothing was written\n")
     assert listing(tmp_path) == before
