@@ -4,7 +4,7 @@
 
 Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four fifths of its variance slow. The manual's
 defaults, with -S blocks, its way for laser runs. Truth is known: a spot counts as found if one of a found spot's pixels is within 2 pixels
-of its centre. Prints the table of docs/drift.md.
+of its centre. Prints the table of docs/results.md.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--drift", type=float, nargs="+", default=[0, 1, 3, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
-    print("| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false a frame |")
+    print("| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false per frame |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for drift in options.drift:

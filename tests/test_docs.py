@@ -9,9 +9,11 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import h5py
+import numpy as np
 import pytest
 
 from gpu_spots import Parameters, find_spots, open_spots
@@ -78,6 +80,59 @@ def test_examples_run(page: Path, runs: Path, tmp_path: Path, monkeypatch: pytes
     for line, code in blocks(page, "python"):
         # empty lines first, so that a traceback names the line of the page
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+LASER_RUNS = {
+    "delay without laser_on": lambda on: {"delay": np.where(on, "100ps", "-").astype(object)},
+    "delay NaN": lambda on: {"delay": np.where(on, 1e-10, np.nan)},
+    "words": lambda on: {"laser_on": np.where(on, "on", "off").astype(object)},
+    "two delays": lambda on: {
+        "laser_on": on.astype(int),
+        "delay": np.where(on, ["-", "1ns", "-", "1ms"] * (len(on) // 4), "-").astype(object),
+    },
+    "on before off": lambda on: {"laser_on": on.astype(int)},
+    "missing frame": lambda on: {"laser_on": on.astype(int)},
+}
+
+
+@pytest.mark.parametrize("kind", LASER_RUNS)
+def test_ratios_of_every_laser_run(
+    kind: str,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tutorial's ratio script gives the same ratios whatever tells the laser state."""
+    pages = [code for _, code in blocks(ROOT / "docs/tutorial.md", "python")]
+    script = next(code for code in pages if "ratio =" in code)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(runs / "laser__spots.h5", tmp_path)
+    expected: dict[str, Any] = {}
+    exec(script, expected)
+
+    with h5py.File(runs / "laser__mccd.h5") as file:
+        frames, angle = file["frames"][:], file["lauecollect/angle"][:]
+        on = file["lauecollect/laser_on"][:].astype(bool)
+    order = np.arange(len(on))
+    if kind == "on before off":
+        order = order.reshape(-1, 2)[:, ::-1].ravel()
+    if kind == "missing frame":
+        order = np.delete(order, 7)
+    columns = {"angle": angle[order], **LASER_RUNS[kind](on[order])}
+    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters(sync="blocks")
+    find_spots(frames[order], blocks_shared, columns=columns, output=output, force=True).close()
+    found: dict[str, Any] = {}
+    exec(script, found)
+
+    assert found["skipped"] == 0
+    assert np.isfinite(found["ratio"]).all()
+    assert np.isfinite(found["error"]).all() or kind == "two delays"
+    if kind == "missing frame":  # another background, so other masks
+        assert len(found["ratio"]) > len(expected["ratio"]) / 2
+    elif kind == "two delays":
+        assert len(found["ratio"]) == 2 * len(expected["ratio"])
+    else:
+        np.testing.assert_allclose(found["ratio"], expected["ratio"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "sh", "console"))], ids=lambda page: page.name)
