@@ -159,6 +159,12 @@ def test_every_attribute_and_link_is_described(runs: Path) -> None:
     assert not [path for path in LINKS if f"`{path}`" not in page]
 
 
+def test_every_path_that_contributors_are_told_exists() -> None:
+    paths = set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(paths) > 40
+    assert not [path for path in paths if not path.startswith("build/") and not (ROOT / path).exists()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Files exist, and so do the headings in them. Addresses on the web are not asked."""
