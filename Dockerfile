@@ -1,20 +1,23 @@
 # GPU image: gpu_spots and CuPy with the CUDA parts it needs at run time. The driver comes from the host.
 #   docker build -t gpu_spots .
 #   docker run --rm --gpus all -v "$PWD:/data" gpu_spots find scan__mccd.h5
-# The CPU backend needs no GPU and no --gpus. Files are written as user 1000; --user "$(id -u):$(id -g)" makes them yours.
+# The CPU backend needs no GPU and no --gpus. Files are written as user 1000;
+# --user "$(id -u):$(id -g)" makes them yours.
 #
-# Packages have fixed versions and are checked against their hashes; `make lock` renews them. For a base image that is
-# fixed too, give its digest, as `docker buildx imagetools inspect python:3.13-slim` prints it:
+# Packages have fixed versions and are checked against their hashes; `make lock` renews them.
+# To fix the base image too, give its digest, as `docker buildx imagetools inspect python:3.13-slim`
+# prints it:
 #   docker build --build-arg BASE=python:3.13-slim@sha256:... -t gpu_spots .
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
+ENV PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY docker docker
 RUN python -m venv /opt/gpu_spots \
- && /opt/gpu_spots/bin/pip install --no-cache-dir --require-hashes --no-deps -r docker/requirements.txt \
+ && /opt/gpu_spots/bin/pip install --require-hashes --no-deps -r docker/requirements.txt \
  && python -m venv /opt/build \
- && /opt/build/bin/pip install --no-cache-dir --require-hashes --no-deps -r docker/build-requirements.txt
+ && /opt/build/bin/pip install --require-hashes --no-deps -r docker/build-requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY gpu_spots gpu_spots
 COPY cpu_fallback cpu_fallback

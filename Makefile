@@ -48,15 +48,17 @@ benchmark-gpu: $(VENV)/installed-test
 hooks: $(VENV)/installed-dev
 	$(BIN)/pre-commit install
 
-# The newest versions that pyproject.toml allows, with their hashes, of what the Docker image is made of: for the
-# program, and to build it. --no-config and --default-index: from PyPI, whatever the settings of this machine.
-LOCK := $(BIN)/uv --no-config --quiet pip compile --upgrade --python-version 3.13 --python-platform linux \
-	--default-index https://pypi.org/simple --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
-BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+# The newest versions that pyproject.toml allows, with their hashes, of what the Docker image is made
+# of: for the program, and to build it. They come from PyPI, whatever the settings of this machine.
+LOCK := $(BIN)/uv --no-config --quiet pip compile --upgrade --default-index https://pypi.org/simple \
+	--python-version 3.13 --python-platform linux --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" --output-file
+BUILD_REQUIRES := import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+	print(*project["build-system"]["requires"], sep="\n")
 
 lock: $(VENV)/installed-dev
-	$(LOCK) --extra gpu --extra images --extra plugins --output-file docker/requirements.txt pyproject.toml
-	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) --output-file docker/build-requirements.txt -
+	$(LOCK) docker/requirements.txt --extra gpu --extra images --extra plugins pyproject.toml
+	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) docker/build-requirements.txt -
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'gpu_spots needs Python 3.11 or later; PYTHON=... names one')"

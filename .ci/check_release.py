@@ -2,8 +2,8 @@
 
     python .ci/check_release.py v0.1.0
 
-The tag, ``gpu_spots.__version__``, CITATION.cff, the recipe for conda-forge and a section of CHANGELOG.md must have
-the same version.
+The tag, ``gpu_spots.__version__``, CITATION.cff, the recipe for conda-forge and a section of
+CHANGELOG.md must have the same version.
 """
 
 import re
@@ -33,7 +33,7 @@ def changes(root: Path, version: str) -> str:
 
 
 def check(root: Path, tag: str) -> str:
-    """Return the section of the changelog for a tag. Raises SystemExit where something does not agree."""
+    """Return the section of the changelog for a tag. Raises SystemExit where versions differ."""
     version = tag.removeprefix("v")
     if tag == version:
         sys.exit(f"tag {tag}: found no v at the beginning, expected a tag such as v1.2.3")

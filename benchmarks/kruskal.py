@@ -83,7 +83,8 @@ def main() -> None:
     critical = np.array([np.inf] * 3 + [chi2.ppf(1 - ALPHA, b - 1) for b in range(3, options.blocks + 1)])
     for drift in options.drift:
         frames, block_of_frame = simulated(options.frames, options.blocks, options.rows, drift)
-        ours, moments = best(partial(backend.moments, frames, KruskalWallis(block_of_frame, critical), Validity()), options.repeats)
+        method = KruskalWallis(block_of_frame, critical)
+        ours, moments = best(partial(backend.moments, frames, method, Validity()), options.repeats)
         trimmed, _ = best(partial(backend.moments, frames, Trimmed(25), Validity()), options.repeats)
         few = frames[:, 0, : options.pixels].T.copy()
         loop, found = best(partial(loop_over, few, block_of_frame, options.blocks), 1)

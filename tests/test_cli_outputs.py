@@ -4,13 +4,14 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpu_spots.errors import OutputError
 from gpu_spots.files import locks
 from gpu_spots.files.output import complete_or_absent
-from helpers import FullDisk, assert_refused, command, listing, process, refuses, write_run
+from helpers import Ended, FullDisk, assert_refused, command, listing, process, refuses, write_run
 
 
 @pytest.fixture
@@ -232,15 +233,18 @@ def test_a_disk_that_is_full_later_than_said_leaves_nothing(run: Path, monkeypat
     refuses(run, words=("run__spots.h5", "cannot be written", os.strerror(errno.EDQUOT)))
 
 
-def limited(size: int) -> str:
-    """Python that lets the process write no file larger than that; the system then refuses more, as a full disk does."""
-    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+def limited(size: int, *arguments: object, **options: Any) -> Ended:
+    """Run a command whose files may have ``size`` bytes; the system refuses more, as a full disk does."""
+    prelude = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    # without coverage, which could not write its file either
+    unmeasured = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+    return process(*arguments, prelude=prelude, env=unmeasured, **options)
 
 
 @pytest.mark.parametrize("size", [1, 20_000, 280_000])
 def test_a_process_that_may_write_no_more_ends_well(run: Path, size: int) -> None:
     before = listing(run.parent)
-    ended = process(run, "--quiet", prelude=limited(size))
+    ended = limited(size, run, "--quiet")
     assert_refused(ended, 1, "lu_hdf2spots: ", "run__spots.h5", "cannot be written", os.strerror(errno.EFBIG))
     assert listing(run.parent) == before
 
@@ -249,13 +253,13 @@ def test_a_full_disk_keeps_the_old_output(run: Path) -> None:
     output = run.parent / "run__spots.h5"
     output.write_text("precious")
     before = listing(run.parent)
-    assert_refused(process(run, "--quiet", "--force", prelude=limited(20_000)), 1, "run__spots.h5", "cannot be written")
+    assert_refused(limited(20_000, run, "--quiet", "--force"), 1, "run__spots.h5", "cannot be written")
     assert listing(run.parent) == before
 
 
 def test_a_simulation_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     arguments = ("simulate", tmp_path / "x__mccd.h5", "--size", 64, "--angles", 3)
-    ended = process(*arguments, name="gpu-spots", prelude=limited(30_000))
+    ended = limited(30_000, *arguments, name="gpu-spots")
     assert (ended.status, ended.stdout) == (1, "")
     assert ended.lines[-1].startswith("gpu-spots: ")
     assert "x__mccd.h5: cannot be written" in ended.lines[-1]

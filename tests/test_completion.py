@@ -26,8 +26,8 @@ def test_a_script_is_printed_for_each_shell(shell: str, name: str) -> None:
 def offered(command: click.Command, *arguments: str) -> list[tuple[str, str]]:
     """Kind and value of everything that is offered for the last argument."""
     *before, incomplete = arguments
-    found = ShellComplete(command, {}, "gpu-spots", "_GPU_SPOTS_COMPLETE").get_completions(before, incomplete)
-    return [(item.type, item.value) for item in found]
+    shell = ShellComplete(command, {}, "gpu-spots", "_GPU_SPOTS_COMPLETE")
+    return [(item.type, item.value) for item in shell.get_completions(before, incomplete)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,15 @@ def test_names_and_values_are_offered(arguments: tuple[str, ...], expected: list
 
 @pytest.mark.parametrize(
     "arguments",
-    [("find", "r"), ("info", "r"), ("convert", "r"), ("find", "a.mccd", "r"), ("find", "--mask", "r"), ("find", "-o", "r"), ("score", "r")],
+    [
+        ("find", "r"),
+        ("info", "r"),
+        ("convert", "r"),
+        ("find", "a.mccd", "r"),
+        ("find", "--mask", "r"),
+        ("find", "-o", "r"),
+        ("score", "r"),
+    ],
     ids=" ".join,
 )
 def test_names_of_files_are_left_to_the_shell(arguments: tuple[str, ...]) -> None:

@@ -162,7 +162,13 @@ def test_every_option_is_described(option: click.Option) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "values"), [("--method", METHOD_NAMES), ("-S", SYNCS), ("--normalise", NORMALISATIONS), ("--keep", STACK_NAMES)]
+    ("option", "values"),
+    [
+        ("--method", METHOD_NAMES),
+        ("-S", SYNCS),
+        ("--normalise", NORMALISATIONS),
+        ("--keep", STACK_NAMES),
+    ],
 )
 def test_every_allowed_value_is_described(option: str, values: tuple[str, ...]) -> None:
     described = section("docs/options.md", f"`{option} ")
@@ -177,14 +183,16 @@ def test_every_option_of_the_other_commands_is_described(command: str) -> None:
 
 
 def test_every_field_of_parameters_is_described_with_its_default() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `(-+\w+)` \| `(.+)` \|$", section("docs/python.md", "`Parameters(...)`"), re.MULTILINE)
+    table = section("docs/python.md", "`Parameters(...)`")
+    rows = re.findall(r"^\| `(\w+)` \| `(-+\w+)` \| `(.+)` \|$", table, re.MULTILINE)
     options = {name: option.name for option in find.params for name in option.opts}
     assert all(options[option] == field for field, option, _ in rows)
     assert {field: ast.literal_eval(default) for field, _, default in rows} == asdict(Parameters())
 
 
 def test_every_column_of_the_table_is_described(runs: Path) -> None:
-    row = next(line for line in (ROOT / "docs/python.md").read_text().splitlines() if line.startswith("| `spots(frame=None)`"))
+    lines = (ROOT / "docs/python.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| `spots(frame=None)`"))
     with open_spots(runs / "laser__spots.h5") as results:
         assert re.findall(r"`(\w+)`", row) == list(results.spots())
 
@@ -212,6 +220,13 @@ def test_every_attribute_and_link_is_described(runs: Path) -> None:
     with h5py.File(runs / "laser__spots.h5") as file:
         assert not [name for name in file["info"].attrs if f"`{name}`" not in page]
     assert not [path for path in LINKS if f"`{path}`" not in page]
+
+
+def test_every_path_that_contributors_are_told_exists() -> None:
+    paths = set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(paths) > 40
+    made = {"build/coverage/html"}
+    assert not [path for path in paths - made if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -106,7 +106,7 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_every_background_method_can_be_chosen() -> None:
-    """parameters.py has the names once more: METHODS needs NumPy, which the command line does not wait for."""
+    """parameters.py has the names once more, since METHODS needs NumPy, which loads slowly."""
     assert tuple(METHODS) == METHOD_NAMES
 
 
