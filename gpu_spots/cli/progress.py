@@ -59,7 +59,13 @@ def _bar() -> Iterator[Lines]:
             return Text(rate, style="progress.data.speed")
 
     name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
-    progress = Progress(name, BarColumn(), MofNCompleteColumn(), Rate(), rest, console=Console(file=cast(TextIO, Stderr())))
+    progress = Progress(
+        *(name, BarColumn(), MofNCompleteColumn(), Rate(), rest),
+        console=Console(file=cast(TextIO, Stderr())),
+        # Stderr writes to sys.stderr, so rich must not replace that by what writes to the console
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
     class Bar(Lines):
         def stage(self, name: str, total: int, unit: str) -> None:
