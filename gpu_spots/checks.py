@@ -19,6 +19,8 @@ spot with a sigma of 6 pixels 0.6.
 """
 MIN_EVENNESS = 3.25
 """Smallest height of a spot, in steps from the 30th to the 70th percentile of ``avg`` around it."""
+MIN_SAMPLE = 3
+"""Two frames cannot tell a static spot from one that is on a single frame."""
 DIRECTIONS = np.array([(8, 0), (0, 8), (6, 6), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3)])
 """From a pixel to its surroundings, pixels; each stands for two opposite places."""
 REACH = 16
@@ -114,6 +116,8 @@ def persistent_spots(
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
     """
+    if n_used < MIN_SAMPLE:
+        return np.zeros((0, 2), np.int64)
     sample = np.sort(avg[:: 1 + avg.shape[0] // 256, :: 1 + avg.shape[1] // 256], axis=None)
     typical = sample[len(sample) // 2]
     # the smallest step of float32 averages; less than a count is no spot

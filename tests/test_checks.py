@@ -485,3 +485,9 @@ def test_masks_of_spots_are_not_absurd(backend: Backend, shape: tuple[int, int])
     results = run(frames, Parameters(angles=0), backend, notes=notes)
     assert results["masks_filtered"][3].any()
     assert not [line for line in notes.warnings if line.startswith("masks: ")]
+
+
+def test_two_frames_cannot_tell_a_static_spot() -> None:
+    frames = noisy(1000 + gaussian(SHAPE, 60, 80, 5000), SHAPE, 4)
+    assert not found(frames[:2])
+    assert_at(found(frames), [(60, 80)])
