@@ -15,6 +15,7 @@ import click
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from gpu_spots import Parameters, find_spots, open_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
@@ -133,6 +134,53 @@ def test_ratios_of_every_laser_run(
         assert len(found["ratio"]) == 2 * len(expected["ratio"])
     else:
         np.testing.assert_allclose(found["ratio"], expected["ratio"], rtol=1e-12)
+
+
+@pytest.fixture(scope="session")
+def sharp_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dark run with spots of a sigma of 0.5 pixels."""
+    path = tmp_path_factory.mktemp("sharp") / "sharp__mccd.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MEDIAN_AREA": 12, "AREA_SPREAD": 0.3, "SMALLEST_AREA": 2}.items():
+            patch.setattr(f"gpu_spots.simulate.run.{name}", value)
+        patch.setattr("gpu_spots.simulate.run.ELONGATION", (1.0, 1.5))
+        run = simulate_run(Design(laser=False, size=(512, 512), angles=30, repeats=1))
+    assert 0.4 < np.median(run.truth.spots.sigma) < 0.6
+    write_run(path, run)
+    return path
+
+
+SHARP_ROWS = re.findall(
+    r"^\| (defaults|`-[^`]*`) \| ([\d.]+) % \| ([\d.]+) \|$",
+    section("docs/options.md", "`--erosions"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("options", "recall", "false"), SHARP_ROWS)
+def test_options_for_sharp_spots(options: str, recall: str, false: str, sharp_run: Path) -> None:
+    """The table gives the numbers that the options yield."""
+    arguments = [] if options == "defaults" else shlex.split(options.strip("`"))
+    output = sharp_run.with_name("sharp__spots.h5")
+    runner = CliRunner()
+    arguments = [str(sharp_run), "-o", str(output), "--force", "--quiet", *arguments]
+    assert runner.invoke(find, arguments).exit_code == 0
+    score = runner.invoke(gpu_spots_command, ["score", str(sharp_run), str(output)]).output
+    found = re.search(r"above 10 sigma \(([\d.]+) %\)", score)
+    per_frame = re.search(r"at no true spot \(([\d.]+) per frame\)", score)
+    assert found
+    assert per_frame
+    assert found[1] == recall
+    assert float(per_frame[1]) == pytest.approx(float(false), abs=0.051)
+
+
+def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
+    commands = section("docs/options.md", "`--erosions")
+    assert len(SHARP_ROWS) == 5
+    recipe, recall, false = SHARP_ROWS[-1]
+    assert f"sharp_spots__mccd.h5 {recipe.strip('`')}" in commands
+    assert float(recall) > 95
+    assert float(false) < 5  # zingers
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "sh", "console"))], ids=lambda page: page.name)
