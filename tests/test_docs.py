@@ -188,6 +188,7 @@ def test_commands_are_understood(page: Path) -> None:
     """Every command of ours in a page has only options that exist, with values of their types."""
     programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
     for line, code in blocks(page, "sh", "console"):
+        code = code.replace("\\\n", " ")
         for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
             name, *arguments = shlex.split(command, comments=True)
             program = programs[name]
