@@ -2,8 +2,9 @@
 
     python benchmarks/chunks.py [--frames 8] [--size 2048] [--rounds 5] [--folder DIR]
 
-MB/s of decoded values from a warm cache; files are made in DIR, default the system's temporary folder. The ratio is the median of the
-rounds' ratios to h5py: on a shared machine it is worth more than the rates.
+MB/s of decoded values from a warm cache; files are made in DIR, default the system's temporary
+folder. The ratio is the median of the rounds' ratios to h5py: on a shared machine it is worth more
+than the rates.
 """
 
 import argparse
@@ -33,13 +34,18 @@ Way = Callable[[], object]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    print(", ".join(f"{name} {_version(name)}" for name in ("numpy", "h5py", "deflate", "isal")) + f", HDF5 {h5py.version.hdf5_version}")
+    print(
+        ", ".join(f"{name} {_version(name)}" for name in ("numpy", "h5py", "deflate", "isal"))
+        + f", HDF5 {h5py.version.hdf5_version}"
+    )
     shape = (options.frames, options.size, options.size)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         reading(Path(folder), shape, options.rounds)
@@ -54,17 +60,30 @@ def reading(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
         for rows in (None,) if not filters else (shape[1], STRIP):
             chunks = None if rows is None else (1, rows, shape[2])
             with h5py.File(folder / "run.h5", "w") as file:
-                stored = file.create_dataset("frames", data=frames, chunks=chunks, **filters).id.get_storage_size()
+                stored = file.create_dataset(
+                    "frames", data=frames, chunks=chunks, **filters
+                ).id.get_storage_size()
             with h5py.File(folder / "run.h5") as file, FrameReader(file["frames"]) as reader:
                 assert reader.way == "direct"
                 into = np.zeros_like(frames)
 
-                def by_h5py(dataset: h5py.Dataset = file["frames"], into: np.ndarray = into) -> None:
+                def by_h5py(
+                    dataset: h5py.Dataset = file["frames"], into: np.ndarray = into
+                ) -> None:
                     for i in range(len(into)):
                         dataset.read_direct(into[i], np.s_[i])
 
-                ways = {"h5py": by_h5py, "1 thread": direct(reader, into, 1), "2 threads": direct(reader, into, 2)}
-                report(f"{name}, chunks {chunks}, ratio {frames.nbytes / stored:.2f}", ways, frames.nbytes, rounds)
+                ways = {
+                    "h5py": by_h5py,
+                    "1 thread": direct(reader, into, 1),
+                    "2 threads": direct(reader, into, 2),
+                }
+                report(
+                    f"{name}, chunks {chunks}, ratio {frames.nbytes / stored:.2f}",
+                    ways,
+                    frames.nbytes,
+                    rounds,
+                )
                 assert np.array_equal(into, frames)
 
 
@@ -86,8 +105,17 @@ def writing(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
 
         def way(threads: int, images: np.ndarray = images, sizes: dict[str, int] = sizes) -> Way:
             def write() -> None:
-                with h5py.File(folder / "out.h5", "w", libver=("earliest", "v110")) as file, ThreadPoolExecutor(max(threads, 1)) as pool:
-                    dataset = file.create_dataset("images", images.shape, images.dtype, chunks=(1, STRIP, shape[2]), compression="gzip")
+                with (
+                    h5py.File(folder / "out.h5", "w", libver=("earliest", "v110")) as file,
+                    ThreadPoolExecutor(max(threads, 1)) as pool,
+                ):
+                    dataset = file.create_dataset(
+                        "images",
+                        images.shape,
+                        images.dtype,
+                        chunks=(1, STRIP, shape[2]),
+                        compression="gzip",
+                    )
                     if not threads:
                         dataset[...] = images
                     else:
@@ -98,9 +126,16 @@ def writing(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
 
             return write
 
-        report(name, {"h5py gzip 4": way(0), "1 thread": way(1), "2 threads": way(2)}, images.nbytes, rounds)
+        report(
+            name,
+            {"h5py gzip 4": way(0), "1 thread": way(1), "2 threads": way(2)},
+            images.nbytes,
+            rounds,
+        )
         per_image = {kind: size / shape[0] / 1000 for kind, size in sizes.items()}
-        print(f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, {sizes['direct'] / sizes['h5py']:.2f} times")
+        print(
+            f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, {sizes['direct'] / sizes['h5py']:.2f} times"
+        )
         with h5py.File(folder / "out.h5") as file:
             assert np.array_equal(file["images"][...], images)
 
@@ -110,8 +145,12 @@ def _images(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     labels = np.zeros(shape, np.uint16)
     X, Y = np.ogrid[-10:11, -10:11]
     for image in labels:
-        for label, (x, y) in enumerate(rng.integers(10, np.subtract(shape[1:], 10), (shape[1] * shape[2] // 20000, 2)), 1):
-            image[x - 10 : x + 11, y - 10 : y + 11][X**2 / rng.uniform(4, 40) + Y**2 / rng.uniform(4, 40) < 1] = label
+        for label, (x, y) in enumerate(
+            rng.integers(10, np.subtract(shape[1:], 10), (shape[1] * shape[2] // 20000, 2)), 1
+        ):
+            image[x - 10 : x + 11, y - 10 : y + 11][
+                X**2 / rng.uniform(4, 40) + Y**2 / rng.uniform(4, 40) < 1
+            ] = label
     filtered = (labels > 0).astype(np.uint8)
     raw = filtered | (rng.random(shape, np.float32) < 0.02).astype(np.uint8)
     return {"masks_raw": raw, "masks_filtered": filtered, "labels": labels}

@@ -2,10 +2,11 @@
 
     python benchmarks/cpu.py [--frames 60 180 720] [--size 1024] [--threads 1 2] [--repeats 3]
 
-The naive stages are what a scientist would write: sort, mean, std, percentile, max and argmax over the stack; then for each frame
-comparison, binary_erosion, binary_dilation, label, sum_labels, maximum_position, find_objects and the pixels of each spot. Ours are the
-operations of the contract, and the pipeline from frames in memory to the table of spots. Reading and writing are not part of it. The
-results are checked: both must find the same spots and, to rounding, the same intensities.
+The naive stages are what a scientist would write: sort, mean, std, percentile, max and argmax over
+the stack; then for each frame comparison, binary_erosion, binary_dilation, label, sum_labels,
+maximum_position, find_objects and the pixels of each spot. Ours are the operations of the contract,
+and the pipeline from frames in memory to the table of spots. Reading and writing are not part of
+it. The results are checked: both must find the same spots and, to rounding, the same intensities.
 """
 
 import argparse
@@ -87,7 +88,10 @@ def naive_background(frames: np.ndarray) -> tuple[np.ndarray, ...]:
 def naive_masks(frames: np.ndarray, avg: np.ndarray, std: np.ndarray) -> list[np.ndarray]:
     square, threshold = ndimage.generate_binary_structure(2, 2), avg + 3.0 * std
     raw = [(frame >= threshold) & (frame > avg) for frame in frames]
-    return [ndimage.binary_dilation(ndimage.binary_erosion(mask, square), square, iterations=2) for mask in raw]
+    return [
+        ndimage.binary_dilation(ndimage.binary_erosion(mask, square), square, iterations=2)
+        for mask in raw
+    ]
 
 
 def naive_spots(frames: np.ndarray, masks: list[np.ndarray], avg: np.ndarray) -> list[Any]:
@@ -117,24 +121,37 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     backend, step = CpuBackend(1), 8
     morphology = Morphology(PARAMETERS.erosions, PARAMETERS.dilations, PARAMETERS.connectivity)
     bands = range(0, frames.shape[1], 128)
-    moments, of_bands = timed(lambda: [backend.moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands], repeats)
+    moments, of_bands = timed(
+        lambda: [backend.moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands],
+        repeats,
+    )
     maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)
     for begin, of_band in zip(bands, of_bands, strict=True):
         maps.rows(begin, begin + 128).fill(of_band)
     prepared = backend.prepare(maps.finish(Validity()), morphology, None)
     batches = [frames[i : i + step] for i in range(0, len(frames), step)]
     find, found = timed(lambda: [backend.find_masks(batch, prepared) for batch in batches], repeats)
-    label, components = timed(lambda: [backend.components(masks.filtered, 2) for masks in found], repeats)
+    label, components = timed(
+        lambda: [backend.components(masks.filtered, 2) for masks in found], repeats
+    )
     everyone = [np.arange(len(batch)) for batch in batches]
     measure, _ = timed(
-        lambda: [backend.measure(*three, prepared, None) for three in zip(batches, components, everyone, strict=True)], repeats
+        lambda: [
+            backend.measure(*three, prepared, None)
+            for three in zip(batches, components, everyone, strict=True)
+        ],
+        repeats,
     )
 
-    print(f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values")
+    print(
+        f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values"
+    )
     print(f"{'':34}{'naive':>9}{'ours':>9}{'ratio':>8}")
 
     def row(name: str, naive: float, ours: float) -> None:
-        print(f"{name:34}{naive * 1e3 / million:9.2f}{ours * 1e3 / million:9.3f}{naive / ours:8.1f}")
+        print(
+            f"{name:34}{naive * 1e3 / million:9.2f}{ours * 1e3 / million:9.3f}{naive / ours:8.1f}"
+        )
 
     row("moments (1 thread)", t_background, moments)
     row("masks (1 thread)", t_masks, find)
@@ -143,7 +160,10 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     for n in threads:
         backend = CpuBackend(n)
         whole, summary = timed(
-            lambda backend=backend: pipeline.find_spots(ArrayStack(frames), PARAMETERS, backend, sink, Silent()), repeats
+            lambda backend=backend: pipeline.find_spots(
+                ArrayStack(frames), PARAMETERS, backend, sink, Silent()
+            ),
+            repeats,
         )
         row(f"frames to table ({n} thread{'s' * (n > 1)})", t_background + t_masks + t_spots, whole)
     check(sink.table, table)
@@ -153,9 +173,12 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
 def check(ours: SpotTable, naive: list[Any]) -> None:
     """Both found the same spots, and for equal pixels the same intensities.
 
-    The naive mean and standard deviation are rounded, so now and then a pixel that is just at the threshold falls on the other side.
+    The naive mean and standard deviation are rounded, so now and then a pixel that is just at the
+    threshold falls on the other side.
     """
-    frame, label, size, intensity = (np.array(column) for column in list(zip(*naive, strict=True))[:4])
+    frame, label, size, intensity = (
+        np.array(column) for column in list(zip(*naive, strict=True))[:4]
+    )
     assert np.array_equal(ours.frame, frame)
     assert np.array_equal(ours.label, label)
     alike = np.diff(ours.pixel_list_BE, axis=1)[:, 0] == size
@@ -172,11 +195,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}")
+    print(
+        f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+    )
     for n_frames in options.frames:
-        design = Design(laser=False, size=(options.size, options.size), angles=n_frames, repeats=1, seed=n_frames)
+        design = Design(
+            laser=False,
+            size=(options.size, options.size),
+            angles=n_frames,
+            repeats=1,
+            seed=n_frames,
+        )
         compare(np.stack(list(simulate_run(design).frames())), options.threads, options.repeats)
-    print(f"\npeak memory of all this, the naive stages included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    print(
+        f"\npeak memory of all this, the naive stages included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
                                 [--device 0] [--copy-mib 1024] [--folder DIR]
 
 The frames are those of a simulated dark run. Files are in the page cache. The host reads whole
-frames into memory that is used again, as pinned memory is, in the way of a run, which for bitshuffle
-is h5py with hdf5plugin. The second table is decompression alone. On a device, decoding is timed by
-events and copies by the host's clock. The decoded frames are compared with those of h5py. Without a
-device, the script says so and measures the host only.
+frames into memory that is used again, as pinned memory is, in the way of a run, which for
+bitshuffle is h5py with hdf5plugin. The second table is decompression alone. On a device, decoding
+is timed by events and copies by the host's clock. The decoded frames are compared with those of
+h5py. Without a device, the script says so and measures the host only.
 
 Prints the tables of docs/decisions/decode-on-the-device.md.
 """
@@ -54,7 +54,9 @@ CODECS: dict[str, Callable[[bytes, int], object]] = {
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
@@ -68,10 +70,16 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "hdf5plugin", "deflate", "isal"))
-    print(f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}")
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("numpy", "h5py", "hdf5plugin", "deflate", "isal")
+    )
+    print(
+        f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}"
+    )
     spots = min(200, options.size**2 // 600)  # as gpu-spots simulate
-    design = Design(laser=False, size=(options.size,) * 2, angles=options.frames, repeats=1, spots=spots)
+    design = Design(
+        laser=False, size=(options.size,) * 2, angles=options.frames, repeats=1, spots=spots
+    )
     frames = np.stack(list(simulate_run(design).frames()))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         files = {name: Path(folder) / f"{i}.h5" for i, name in enumerate(LAYOUTS)}
@@ -87,7 +95,9 @@ def main() -> None:
         )
         chunks = stored_chunks(files["bitshuffle + LZ4"])
         n_sequences, n_blocks = sequences(chunks[0], frames[0].nbytes)
-        print(f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} sequences of LZ4 a block")
+        print(
+            f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} sequences of LZ4 a block"
+        )
         on_device(chunks, frames, options.device, options.rounds, options.copy_mib)
 
 
@@ -101,7 +111,9 @@ def stored_chunks(path: Path) -> list[bytes]:
 def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], rounds: int) -> None:
     """Frames a second in memory, the processor's time for one, and the stored bytes alone."""
     columns = [f"frames/s, {n} thread{'s' * (n > 1)}" for n in threads]
-    print(f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, frames/s |")
+    print(
+        f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, frames/s |"
+    )
     print("|---" * (4 + len(threads)) + "|")
     into, planes = (
         np.zeros_like(frames),
@@ -110,23 +122,33 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
     for name, path in files.items():
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
             stored = file["frames"].id.get_storage_size() / len(frames)
-            plain = len(into) / statistics.median(in_turns({"copy": lambda path=path: read_all(path)}, rounds)["copy"])
-            ways: dict[str, Callable[[int], None]] = {name: lambda i, reader=reader: reader.read(i, i + 1, into[i : i + 1])}
+            plain = len(into) / statistics.median(
+                in_turns({"copy": lambda path=path: read_all(path)}, rounds)["copy"]
+            )
+            ways: dict[str, Callable[[int], None]] = {
+                name: lambda i, reader=reader: reader.read(i, i + 1, into[i : i + 1])
+            }
             if reader.shuffled_rows:
                 ways[f"{name}, left shuffled"] = lambda i, reader=reader: reader.read_shuffled(
                     i, i + 1, 0, frames.shape[1], planes[i : i + 1]
                 )
             for way, read in ways.items():
-                of_cpu = cpu_seconds(lambda read=read: [read(i) for i in range(len(into))], rounds) / len(into)
+                of_cpu = cpu_seconds(
+                    lambda read=read: [read(i) for i in range(len(into))], rounds
+                ) / len(into)
                 rates = [rate(read, len(into), n, rounds) for n in threads]
-                print(f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |")
+                print(
+                    f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |"
+                )
             assert np.array_equal(into, frames)
 
 
 def rate(read: Callable[[int], None], n_frames: int, threads: int, rounds: int) -> float:
     """Frames a second."""
     with ThreadPoolExecutor(threads) as pool:
-        return n_frames / statistics.median(in_turns({"read": lambda: list(pool.map(read, range(n_frames)))}, rounds)["read"])
+        return n_frames / statistics.median(
+            in_turns({"read": lambda: list(pool.map(read, range(n_frames)))}, rounds)["read"]
+        )
 
 
 def cpu_seconds(function: Callable[[], object], rounds: int) -> float:
@@ -149,10 +171,19 @@ def read_all(path: Path) -> None:
 
 def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
     """Decompressing alone, on one thread, by the processor's time."""
-    print(f"\n| codec, 1 thread | {' | '.join(f'{name}, CPU ms a frame' for name in chunks)} |\n" + "|---" * (1 + len(chunks)) + "|")
+    print(
+        f"\n| codec, 1 thread | {' | '.join(f'{name}, CPU ms a frame' for name in chunks)} |\n"
+        + "|---" * (1 + len(chunks))
+        + "|"
+    )
     for name, codec in CODECS.items():
-        taken = [cpu_seconds(lambda codec=codec, data=data: codec(data, n_bytes), rounds) for data in chunks.values()]
-        print(f"| {name} | {' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |")
+        taken = [
+            cpu_seconds(lambda codec=codec, data=data: codec(data, n_bytes), rounds)
+            for data in chunks.values()
+        ]
+        print(
+            f"| {name} | {' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |"
+        )
 
 
 def sequences(chunk: bytes, n_bytes: int) -> tuple[int, int]:
@@ -178,7 +209,9 @@ def sequences(chunk: bytes, n_bytes: int) -> tuple[int, int]:
     return count, n_blocks
 
 
-def on_device(chunks: list[bytes], frames: np.ndarray, number: int, rounds: int, copy_mib: int) -> None:
+def on_device(
+    chunks: list[bytes], frames: np.ndarray, number: int, rounds: int, copy_mib: int
+) -> None:
     """The kernel, and the copies that come before it."""
     try:
         backend: Any = select_backend("gpu", device=number)
@@ -189,7 +222,9 @@ def on_device(chunks: list[bytes], frames: np.ndarray, number: int, rounds: int,
 
     device, clock = backend.toolkit, Clock(backend.toolkit, rounds)
     octets, offsets = np.frombuffer(b"".join(chunks), np.uint8), np.cumsum([0, *map(len, chunks)])
-    stored, into = device.call(lambda: (device.to_device(octets), device.xp.empty(frames.shape, frames.dtype)))
+    stored, into = device.call(
+        lambda: (device.to_device(octets), device.xp.empty(frames.shape, frames.dtype))
+    )
     n_block_bytes = block_bytes(chunks[0])
 
     def decode() -> Any:
@@ -197,7 +232,9 @@ def on_device(chunks: list[bytes], frames: np.ndarray, number: int, rounds: int,
 
     problem = first_damage(device.call(lambda: device.to_host(decode())))
     assert problem is None, problem
-    assert np.array_equal(device.call(lambda: device.to_host(into)), frames), "the device decoded other values than h5py"
+    assert np.array_equal(device.call(lambda: device.to_host(into)), frames), (
+        "the device decoded other values than h5py"
+    )
 
     def arrived(*steps: Callable[[], object]) -> None:
         for step in steps:
@@ -210,15 +247,25 @@ def on_device(chunks: list[bytes], frames: np.ndarray, number: int, rounds: int,
 
     seconds = {
         "decoding": clock(decode),
-        "stored bytes: into pinned memory, and to the device": wall(lambda: arrived(lambda: send(octets, stored)), rounds),
-        "the same, and decoding": wall(lambda: arrived(lambda: send(octets, stored), lambda: device.call(decode)), rounds),
+        "stored bytes: into pinned memory, and to the device": wall(
+            lambda: arrived(lambda: send(octets, stored)), rounds
+        ),
+        "the same, and decoding": wall(
+            lambda: arrived(lambda: send(octets, stored), lambda: device.call(decode)), rounds
+        ),
     }
-    seconds["decoded frames: into pinned memory, and to the device"] = wall(lambda: arrived(lambda: send(frames, into)), rounds)
+    seconds["decoded frames: into pinned memory, and to the device"] = wall(
+        lambda: arrived(lambda: send(frames, into)), rounds
+    )
     bandwidth = copy_bandwidth(clock, copy_mib)
     print(f"\n{backend.device}; copy on the device: {bandwidth / 1e12:.2f} TB/s\n")
-    print("| bitshuffle + LZ4, on the device | ms a frame | frames/s | share of copy bandwidth |\n|---|---|---|---|")
+    print(
+        "| bitshuffle + LZ4, on the device | ms a frame | frames/s | share of copy bandwidth |\n|---|---|---|---|"
+    )
     for name, taken in seconds.items():
-        share = f"{(stored.nbytes + into.nbytes) / taken / bandwidth:.0%}" if name == "decoding" else ""
+        share = (
+            f"{(stored.nbytes + into.nbytes) / taken / bandwidth:.0%}" if name == "decoding" else ""
+        )
         print(f"| {name} | {taken / len(frames) * 1e3:.3f} | {len(frames) / taken:.0f} | {share} |")
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
 
-Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four fifths of its variance slow. The manual's
-defaults, with -S blocks, its way for laser runs. Truth is known: a spot counts as found if one of a found spot's pixels is within 2 pixels
-of its centre. Prints the table of docs/results.md.
+Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four
+fifths of its variance slow. The manual's defaults, with -S blocks, its way for laser runs. Truth is
+known: a spot counts as found if one of a found spot's pixels is within 2 pixels of its centre.
+Prints the table of docs/results.md.
 """
 
 import argparse
@@ -47,21 +48,30 @@ def main() -> None:
     parser.add_argument("--drift", type=float, nargs="+", default=[0, 1, 3, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
-    print("| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false per frame |")
+    print(
+        "| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false per frame |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for drift in options.drift:
-            designs = [Design(size=(options.size, options.size), drift=drift, seed=seed) for seed in options.seeds]
+            designs = [
+                Design(size=(options.size, options.size), drift=drift, seed=seed)
+                for seed in options.seeds
+            ]
             runs = [scores(design, Path(folder)) for design in designs]
             for method, normalise in runs[0]:
-                print(row(drift, method, normalise, [run[method, normalise] for run in runs]), flush=True)
+                print(
+                    row(drift, method, normalise, [run[method, normalise] for run in runs]),
+                    flush=True,
+                )
 
 
 def row(drift: float, method: str, normalise: str, of_runs: list[Score]) -> str:
     """One line of the table, over all runs."""
     bins = list(zip(*(one.bins for one in of_runs), strict=True))[1:]
     recalls = [
-        sum(part.found for part in parts) / max(1, sum(part.true for part in parts)) for parts in [*bins, [one.clear for one in of_runs]]
+        sum(part.found for part in parts) / max(1, sum(part.true for part in parts))
+        for parts in [*bins, [one.clear for one in of_runs]]
     ]
     n_found, n_false = sum(one.n_found for one in of_runs), sum(one.n_false for one in of_runs)
     n_frames = sum(one.n_frames for one in of_runs)

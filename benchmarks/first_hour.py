@@ -33,7 +33,9 @@ QUERY = (
 )
 CHUNK = 256 << 20
 """Bytes of a piece of device memory that is taken; smaller ones at the end."""
-WORTH_KEEPING = re.compile(r"^\d+ frames of|copy on the device|^Device: |^Not measured|the same to the bit$|sequences of LZ4")
+WORTH_KEEPING = re.compile(
+    r"^\d+ frames of|copy on the device|^Device: |^Not measured|the same to the bit$|sequences of LZ4"
+)
 """Lines of the logs that belong to their tables."""
 
 
@@ -42,12 +44,24 @@ def versions() -> None:
     processor = platform.processor() or platform.machine()
     if (cpu := Path("/proc/cpuinfo")).exists():
         processor = next(
-            (line.partition(": ")[2] for line in cpu.read_text().splitlines() if line.startswith("model name")),
+            (
+                line.partition(": ")[2]
+                for line in cpu.read_text().splitlines()
+                if line.startswith("model name")
+            ),
             processor,
         )
-    print(f"{processor}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}")
+    print(
+        f"{processor}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
+    )
     installed = {(found.metadata["Name"] or "").lower(): found.version for found in distributions()}
-    print(", ".join(f"{name} {version}" for name, version in sorted(installed.items()) if name.startswith(LIBRARIES)))
+    print(
+        ", ".join(
+            f"{name} {version}"
+            for name, version in sorted(installed.items())
+            if name.startswith(LIBRARIES)
+        )
+    )
     try:
         print(subprocess.run(QUERY, capture_output=True, text=True, check=True).stdout.strip())
     except (OSError, subprocess.CalledProcessError) as error:
@@ -59,11 +73,15 @@ def compare(first: str, second: str) -> None:
     with h5py.File(first) as a, h5py.File(second) as b:
         ours, theirs = _datasets(a), _datasets(b)
         if set(ours) != set(theirs):
-            sys.exit(f"{first}, {second}: datasets in one file only: {sorted(set(ours) ^ set(theirs))}")
+            sys.exit(
+                f"{first}, {second}: datasets in one file only: {sorted(set(ours) ^ set(theirs))}"
+            )
         for path in ours:
             mine, other = a[path], b[path]
             if (mine.shape, mine.dtype) != (other.shape, other.dtype):
-                sys.exit(f"{path}: {mine.dtype} {mine.shape} in {first}, {other.dtype} {other.shape} in {second}")
+                sys.exit(
+                    f"{path}: {mine.dtype} {mine.shape} in {first}, {other.dtype} {other.shape} in {second}"
+                )
             # frame by frame, as stacks of masks may be larger than the memory
             for i in np.ndindex(mine.shape[:1]):
                 if not _same(mine[i], other[i]):
@@ -73,7 +91,9 @@ def compare(first: str, second: str) -> None:
 
 def _datasets(file: h5py.File) -> list[str]:
     found: list[str] = []
-    file.visititems(lambda path, item: found.append(path) if isinstance(item, h5py.Dataset) else None)
+    file.visititems(
+        lambda path, item: found.append(path) if isinstance(item, h5py.Dataset) else None
+    )
     return found
 
 
@@ -107,8 +127,12 @@ def summary(folder: str) -> None:
     logs = Path(folder)
     print("# The first hour on a GPU\n")
     print(f"```\n{(logs / 'versions.txt').read_text().strip()}\n```\n")
-    print(f"| step | result | seconds |\n|---|---|---|\n{(logs / 'results.txt').read_text().strip()}")
-    for log in sorted(logs.glob("step-*.log"), key=lambda path: int(re.findall(r"\d+", path.name)[-1])):
+    print(
+        f"| step | result | seconds |\n|---|---|---|\n{(logs / 'results.txt').read_text().strip()}"
+    )
+    for log in sorted(
+        logs.glob("step-*.log"), key=lambda path: int(re.findall(r"\d+", path.name)[-1])
+    ):
         lines = log.read_text(errors="replace").splitlines()
         if not any(line.startswith("|---") for line in lines):
             continue
@@ -120,4 +144,6 @@ def summary(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    {"versions": versions, "compare": compare, "fill": fill, "summary": summary}[sys.argv[1]](*sys.argv[2:])
+    {"versions": versions, "compare": compare, "fill": fill, "summary": summary}[sys.argv[1]](
+        *sys.argv[2:]
+    )

@@ -1,15 +1,18 @@
 """The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
 
-    python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device 0] [--threads 1 2 4 8]
+    python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device
+    0] [--threads 1 2 4 8]
                              [--no-cpu] [--no-command] [--copy-mib 1024]
 
-Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what a stage must move at least (it reads
-the frames once, and writes its results), by its time, of the bandwidth of a copy on the same device. The frames are Poisson noise with
-spots, made on the host; they stay on the device. CuPy's program and the CPU backend run on the
-same frames, the CPU on some of them, and the results of the kernels are compared with the CPU's.
+Stages of the device are timed by events on its stream, warm, and the median counts. `share` is what
+a stage must move at least (it reads the frames once, and writes its results), by its time, of the
+bandwidth of a copy on the same device. The frames are Poisson noise with spots, made on the host;
+they stay on the device. CuPy's program and the CPU backend run on the same frames, the CPU on some
+of them, and the results of the kernels are compared with the CPU's.
 
-Then the computing of a whole run whose frames are on the device, as the pipeline asks for it, without reading and writing: background up to
-the maps on the host, masks, components, and sums on the host, by the host's clock, with several threads, bands and batches.
+Then the computing of a whole run whose frames are on the device, as the pipeline asks for it,
+without reading and writing: background up to the maps on the host, masks, components, and sums on
+the host, by the host's clock, with several threads, bands and batches.
 
 Prints the tables of docs/benchmarks.md.
 """
@@ -88,7 +91,9 @@ class Clock:
 def copy_bandwidth(clock: Clock, n_mib: int = 1024) -> float:
     """Bytes a second, read and written, of a copy of so many MiB on the device."""
     n_words = n_mib << 18
-    a, b = clock.device.call(lambda: (cupy.ones(n_words, cupy.uint32), cupy.empty(n_words, cupy.uint32)))
+    a, b = clock.device.call(
+        lambda: (cupy.ones(n_words, cupy.uint32), cupy.empty(n_words, cupy.uint32))
+    )
     return 2 * a.nbytes / clock(lambda: cupy.copyto(b, a))
 
 
@@ -100,7 +105,10 @@ def noise_with_spots(n_frames: int, size: int) -> Any:
     """
     rng = np.random.default_rng(n_frames)
     fields = rng.poisson(200, (4, size + NOISE_SHIFTS, size + NOISE_SHIFTS)).astype(np.uint16)
-    frames, host = cupy.empty((n_frames, size, size), cupy.uint16), np.empty((size, size), np.uint16)
+    frames, host = (
+        cupy.empty((n_frames, size, size), cupy.uint16),
+        np.empty((size, size), np.uint16),
+    )
     n_spots = size * size // 20000
     for i, frame in enumerate(frames):
         left, top = rng.integers(0, NOISE_SHIFTS, 2)
@@ -123,7 +131,9 @@ def cupy_background(frames: Any) -> tuple[Any, ...]:
         band = frames[:, begin : begin + rows]
         kept = cupy.sort(band, axis=0)[: len(band) - len(band) * PERCENT // 100]
         quartiles = cupy.percentile(kept, cupy.array([25, 75]), axis=0)
-        parts.append((kept.mean(0), kept.std(0), quartiles[1] - quartiles[0], band.max(0), band.argmax(0)))
+        parts.append(
+            (kept.mean(0), kept.std(0), quartiles[1] - quartiles[0], band.max(0), band.argmax(0))
+        )
     return tuple(cupy.concatenate(maps) for maps in zip(*parts, strict=True))
 
 
@@ -133,7 +143,9 @@ def cupy_masks(frames: Any, avg: Any, std: Any) -> Any:
     masks = cupy.empty(frames.shape, bool)
     for mask, frame in zip(masks, frames, strict=True):
         raw = (frame >= threshold) & (frame > avg)
-        mask[...] = ndimage.binary_dilation(ndimage.binary_erosion(raw, square), square, iterations=2, brute_force=True)
+        mask[...] = ndimage.binary_dilation(
+            ndimage.binary_erosion(raw, square), square, iterations=2, brute_force=True
+        )
     return masks
 
 
@@ -169,7 +181,18 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     found, everyone = backend.components(masks.filtered, 2), np.arange(n_frames)
 
     of_cupy = cupy_stages(clock, frames)
-    of_cpu = cpu_stages(device.call(lambda: frames[:CPU_FRAMES].get()), known, n_frames, backend, frames, prepared) if with_cpu else {}
+    of_cpu = (
+        cpu_stages(
+            device.call(lambda: frames[:CPU_FRAMES].get()),
+            known,
+            n_frames,
+            backend,
+            frames,
+            prepared,
+        )
+        if with_cpu
+        else {}
+    )
 
     def to_threshold() -> None:
         evaluated(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF, held)
@@ -183,7 +206,9 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
         backend.measure(frames, backend.components(part.filtered, 2), everyone, prepared, None)
 
     def union() -> None:
-        backend.union(backend.empty_masks((n_frames + 1) // 2, (size, size)), masks.filtered, everyone // 2)
+        backend.union(
+            backend.empty_masks((n_frames + 1) // 2, (size, size)), masks.filtered, everyone // 2
+        )
 
     def only_moments() -> None:
         moments_on_device(device, frames, PERCENT, Validity())
@@ -194,26 +219,59 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     of_masks = values + 2 * words + 2 * n_pixels
     rows = [
         Row("background: moments", clock(only_moments), values + 22 * n_pixels),
-        Row("moments to maps, on the device", clock(lambda: evaluated(device, moments, CUTOFF, held)), 40 * n_pixels),
-        Row("background: to the threshold", clock(to_threshold), values + 62 * n_pixels, *both("background")),
+        Row(
+            "moments to maps, on the device",
+            clock(lambda: evaluated(device, moments, CUTOFF, held)),
+            40 * n_pixels,
+        ),
+        Row(
+            "background: to the threshold",
+            clock(to_threshold),
+            values + 62 * n_pixels,
+            *both("background"),
+        ),
         Row("masks", clock(lambda: backend.find_masks(frames, prepared)), of_masks, *both("masks")),
         Row("union of pairs", clock(union), 2 * words),
-        Row("components, to the host", clock(lambda: backend.components(masks.filtered, 2)), words, *both("components")),
-        Row("sums and maxima, to the host", clock(lambda: backend.measure(frames, found, everyone, prepared, None)), None, *both("sums")),
+        Row(
+            "components, to the host",
+            clock(lambda: backend.components(masks.filtered, 2)),
+            words,
+            *both("components"),
+        ),
+        Row(
+            "sums and maxima, to the host",
+            clock(lambda: backend.measure(frames, found, everyone, prepared, None)),
+            None,
+            *both("sums"),
+        ),
         Row("moments to maps, to the host", wall(fill_maps, clock.repeats)),
-        Row("moments, to the host", clock(lambda: backend.moments(frames, Trimmed(PERCENT), Validity()))),
+        Row(
+            "moments, to the host",
+            clock(lambda: backend.moments(frames, Trimmed(PERCENT), Validity())),
+        ),
         Row("all of it, frames resident", clock(everything), 2 * values),
     ]
     host = np.empty((min(n_frames, 16), size, size), np.uint16)
-    seconds = wall(lambda: (backend.upload(host), device.call(lambda: cupy.cuda.get_current_stream().synchronize())), clock.repeats)
-    return [*rows, Row("upload, of the same number of frames", seconds * n_frames / len(host), values)]
+    seconds = wall(
+        lambda: (
+            backend.upload(host),
+            device.call(lambda: cupy.cuda.get_current_stream().synchronize()),
+        ),
+        clock.repeats,
+    )
+    return [
+        *rows,
+        Row("upload, of the same number of frames", seconds * n_frames / len(host), values),
+    ]
 
 
 def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int) -> Background:
     """The background of frames on the device, as the first pass makes it."""
 
     def band(span: tuple[int, int]) -> bool:
-        return backend.background(frames[:, slice(*span)], Trimmed(PERCENT), Validity(), maps.rows(*span))
+        return backend.background(
+            frames[:, slice(*span)], Trimmed(PERCENT), Validity(), maps.rows(*span)
+        )
 
     maps.gaps = any(list(in_order(band, spans(frames.shape[1], rows), threads)))
     return maps.finish(Validity())
@@ -230,7 +288,9 @@ def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> i
     return sum(in_order(batch, spans(len(frames), step), threads))
 
 
-def resident(backend: Any, frames: Any, rows: int, step: int, threads: int, repeats: int) -> tuple[float, float]:
+def resident(
+    backend: Any, frames: Any, rows: int, step: int, threads: int, repeats: int
+) -> tuple[float, float]:
     """Median seconds of the background, with what the second pass needs, and of masks and spots; after a run that does not count.
 
     The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
@@ -245,18 +305,25 @@ def resident(backend: Any, frames: Any, rows: int, step: int, threads: int, repe
         between = time.perf_counter()
         find(backend, frames, prepared, step, threads)
         taken.append((between - start, time.perf_counter() - between))
-    return statistics.median(first for first, _ in taken[1:]), statistics.median(second for _, second in taken[1:])
+    return statistics.median(first for first, _ in taken[1:]), statistics.median(
+        second for _, second in taken[1:]
+    )
 
 
 def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -> None:
     """Frames a second for numbers of threads, and sizes of bands and batches."""
-    print("\n| computing only, frames resident | background | masks and spots | all | frames a second |\n|---|---|---|---|---|")
+    print(
+        "\n| computing only, frames resident | background | masks and spots | all | frames a second |\n|---|---|---|---|---|"
+    )
     for n in threads:
         backend = select_backend("gpu", n, device)
         for rows, step in SHAPES:
             first, second = resident(backend, frames, rows, step, n, repeats)
             sizes = f"{n} thread{'s' * (n > 1)}, bands of {rows} rows, batches of {step} frames"
-            print(f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | {(first + second) * 1e3:.2f} ms | ", end="")
+            print(
+                f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | {(first + second) * 1e3:.2f} ms | ",
+                end="",
+            )
             print(f"{len(frames) / (first + second):.0f} |")
 
 
@@ -270,7 +337,9 @@ def wall(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(taken)
 
 
-def cpu_stages(frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_device: Any, prepared: Any) -> dict[str, float]:
+def cpu_stages(
+    frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_device: Any, prepared: Any
+) -> dict[str, float]:
     """Seconds of the CPU backend on all its threads' one, scaled to the number of frames; its masks and sums must be the device's."""
     cpu, scale = CpuBackend(1), n_frames / len(frames)
     here, everyone = cpu.prepare(known, MORPHOLOGY, None), np.arange(len(frames))
@@ -279,10 +348,15 @@ def cpu_stages(frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_d
     theirs = backend.components(backend.find_masks(on_device[: len(frames)], prepared).filtered, 2)
     assert np.array_equal(found.pixels, theirs.pixels)
     ours = cpu.measure(frames, found, everyone, here, None)
-    assert np.array_equal(ours.total, backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total)
+    assert np.array_equal(
+        ours.total,
+        backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total,
+    )
     rows = slice(0, 64)
     there = backend.moments(on_device[: len(frames), rows], Trimmed(PERCENT), Validity())
-    assert np.array_equal(there.scatter_low, cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low)
+    assert np.array_equal(
+        there.scatter_low, cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low
+    )
     of_rows = wall(lambda: cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
     return {
         "background": of_rows * frames.shape[1] / 64 * scale,
@@ -294,25 +368,39 @@ def cpu_stages(frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_d
 
 def print_table(rows: list[Row], bandwidth: float) -> None:
     """In Markdown."""
-    print("| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 thread |\n|---|---|---|---|---|---|")
+    print(
+        "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 thread |\n|---|---|---|---|---|---|"
+    )
     for row in rows:
-        moved, share = ("", "") if row.moved is None else (f"{row.moved / 1e9:.2f}", f"{row.moved / row.seconds / bandwidth:.0%}")
-        others = [f"{s * 1e3:.1f} ms ({s / row.seconds:.0f} x)" if s else "" for s in (row.cupy, row.cpu)]
-        print(f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | {' | '.join(others)} |")
+        moved, share = (
+            ("", "")
+            if row.moved is None
+            else (f"{row.moved / 1e9:.2f}", f"{row.moved / row.seconds / bandwidth:.0%}")
+        )
+        others = [
+            f"{s * 1e3:.1f} ms ({s / row.seconds:.0f} x)" if s else "" for s in (row.cupy, row.cpu)
+        ]
+        print(
+            f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | {' | '.join(others)} |"
+        )
 
 
 def whole_command(n_frames: int, size: int, device: int) -> None:
     """From file to file, uncompressed and as gzip, on the GPU and on the CPU, with the times of its stages."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "run__mccd.h5"
-        write_run(source, simulate_run(Design(laser=False, size=(size, size), angles=n_frames, repeats=1)))
+        write_run(
+            source, simulate_run(Design(laser=False, size=(size, size), angles=n_frames, repeats=1))
+        )
         for options in (["--backend", "gpu", "--device", str(device)], ["--backend", "cpu"]):
             arguments = [str(COMMAND), str(source), "-a", "0", "--force", *options]
             for _ in range(2):  # kernels are compiled by the first
                 start = time.perf_counter()
                 ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
                 seconds = time.perf_counter() - start
-            print(f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | {ended.stderr.splitlines()[-2]} |")
+            print(
+                f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | {ended.stderr.splitlines()[-2]} |"
+            )
 
 
 def main() -> None:
@@ -322,22 +410,36 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 3840])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", type=int, default=0)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8], help="of the host, which ask for bands and batches")
-    parser.add_argument("--no-cpu", action="store_true", help="leave out the CPU backend and the comparison with it")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        help="of the host, which ask for bands and batches",
+    )
+    parser.add_argument(
+        "--no-cpu", action="store_true", help="leave out the CPU backend and the comparison with it"
+    )
     parser.add_argument("--no-command", action="store_true", help="leave out the whole command")
-    parser.add_argument("--copy-mib", type=int, default=1024, help="of the copy whose bandwidth is measured")
+    parser.add_argument(
+        "--copy-mib", type=int, default=1024, help="of the copy whose bandwidth is measured"
+    )
     options = parser.parse_args()
     backend: Any = select_backend("gpu", device=options.device)
     clock = Clock(backend.toolkit, options.repeats)
     bandwidth = copy_bandwidth(clock, options.copy_mib)
-    print(f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s")
+    print(
+        f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s"
+    )
     for size in options.sizes:
         for n_frames in options.frames:
             needed = 3 * n_frames * size * size * 2
             backend.release()
             print(f"\n{n_frames} frames of {size} x {size}, uint16\n")
             if backend.free_bytes() < needed:
-                print(f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions.")
+                print(
+                    f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions."
+                )
                 continue
             frames = backend.toolkit.call(lambda n=n_frames, size=size: noise_with_spots(n, size))
             print_table(stages(backend, clock, frames, not options.no_cpu), bandwidth)

@@ -2,8 +2,9 @@
 
     python benchmarks/naive.py INPUT.h5 OUTPUT.h5 [FRAMES_PATH]
 
-The manual's defaults without the check of angles: n_removed 25 %, cutoff 3, one erosion, two dilations, structure 2,2, no sync. Plain h5py
-with gzip, one thread, NumPy's and SciPy's own functions. It needs four times the stack in memory.
+The manual's defaults without the check of angles: n_removed 25 %, cutoff 3, one erosion, two
+dilations, structure 2,2, no sync. Plain h5py with gzip, one thread, NumPy's and SciPy's own
+functions. It needs four times the stack in memory.
 """
 
 import sys
@@ -48,12 +49,37 @@ def main(source: str, target: str, path: str = "frames") -> None:
         for j, box in enumerate(ndimage.find_objects(numbered)):
             x, y = np.nonzero(numbered[box] == j + 1)
             pixels.append((x + box[0].start) * frame.shape[1] + y + box[1].start)
-            table.append((intensity[j], *peak[j], box[0].start, box[0].stop, box[1].start, box[1].stop, i, j + 1))
+            table.append(
+                (
+                    intensity[j],
+                    *peak[j],
+                    box[0].start,
+                    box[0].stop,
+                    box[1].start,
+                    box[1].stop,
+                    i,
+                    j + 1,
+                )
+            )
     with h5py.File(target, "w") as file:
         for name, value in maps.items():
-            file.create_dataset(f"stats/{name}", data=value.astype("f4") if value.dtype == "f8" else value, compression="gzip")
-        for name, stack in {"masks_raw": raw, "masks_filtered": filtered, "masks/labels": labels}.items():
-            dataset = file.create_dataset(name, frames.shape, stack[0].dtype, chunks=(1, *frames.shape[1:]), compression="gzip")
+            file.create_dataset(
+                f"stats/{name}",
+                data=value.astype("f4") if value.dtype == "f8" else value,
+                compression="gzip",
+            )
+        for name, stack in {
+            "masks_raw": raw,
+            "masks_filtered": filtered,
+            "masks/labels": labels,
+        }.items():
+            dataset = file.create_dataset(
+                name,
+                frames.shape,
+                stack[0].dtype,
+                chunks=(1, *frames.shape[1:]),
+                compression="gzip",
+            )
             for i, image in enumerate(stack):
                 dataset[i] = image
         file["masks/counts"] = counts

@@ -1,25 +1,33 @@
 """How many spots come back from a series of known truth that is made from a real Laue frame.
 
-    python benchmarks/semi_real.py [GE.jp2] [--frames 60] [--size 1000] [--set structure=2,1] [--picture OUT.png]
+    python benchmarks/semi_real.py [GE.jp2] [--frames 60] [--size 1000] [--set structure=2,1]
+    [--picture OUT.png]
 
-GE.jp2 (default ../shared/data/ge.jp2) is a white-beam Laue frame of germanium, 2018 x 2016 pixels, from
-https://github.com/BM32ESRF/laueimproc, MIT licence, Copyright (c) 2023 Robin RICHARD; a picture made from it needs that credit. It is not
-part of this project: where it is missing the script says so and does nothing. Needs imagecodecs, and matplotlib for the picture.
+GE.jp2 (default ../shared/data/ge.jp2) is a white-beam Laue frame of germanium, 2018 x 2016 pixels,
+from https://github.com/BM32ESRF/laueimproc, MIT licence, Copyright (c) 2023 Robin RICHARD; a
+picture made from it needs that credit. It is not part of this project: where it is missing the
+script says so and does nothing. Needs imagecodecs, and matplotlib for the picture.
 
 The frame is taken apart and put together again:
 
-- background: the median of every 4 x 4 pixels, a median filter of 13 x 13 of those, and linear interpolation between them;
-- spots: components of at least 4 pixels 10 sigma above the background, grown to where they end, each cut out as a small image;
-- noise: what is left, away from the spots. Its variance follows ``gain * (counts - zero)``, which is fitted, and neighbouring pixels are
-  correlated (0.39), as the light spreads in the screen: the autocorrelation is measured out to 3 pixels.
+- background: the median of every 4 x 4 pixels, a median filter of 13 x 13 of those, and linear
+  interpolation between them;
+- spots: components of at least 4 pixels 10 sigma above the background, grown to where they end,
+  each cut out as a small image;
+- noise: what is left, away from the spots. Its variance follows ``gain * (counts - zero)``, which
+  is fitted, and neighbouring pixels are correlated (0.39), as the light spreads in the screen: the
+  autocorrelation is measured out to 3 pixels.
 
-On each frame of the series every spot is at a new random place, with its intensity multiplied by a random factor (log-normal), on the same
-background; no two spots touch. Noise is drawn for the sum, with the variance of the fit and the correlation of the frame.
+On each frame of the series every spot is at a new random place, with its intensity multiplied by a
+random factor (log-normal), on the same background; no two spots touch. Noise is drawn for the sum,
+with the variance of the fit and the correlation of the frame.
 
-The score is that of ``gpu-spots score``. S/N is what it is there, that of the spot integrated on one frame: its intensity I over the noise
-of the A pixels that hold 86 % of it, as the 2-sigma ellipse of a Gaussian does. Here the correlation of the noise enters too:
-``I / sqrt(F * gain * (I + A * (B - zero)))``, with B the background and F the variance of the sum of those pixels over that of as many
-independent ones, 2.5 to 4.5. Beside it, as the frame's own spots were counted: the spots that have 4 pixels or more above 10 sigma.
+The score is that of ``gpu-spots score``. S/N is what it is there, that of the spot integrated on
+one frame: its intensity I over the noise of the A pixels that hold 86 % of it, as the 2-sigma
+ellipse of a Gaussian does. Here the correlation of the noise enters too: ``I / sqrt(F * gain * (I +
+A * (B - zero)))``, with B the background and F the variance of the sum of those pixels over that of
+as many independent ones, 2.5 to 4.5. Beside it, as the frame's own spots were counted: the spots
+that have 4 pixels or more above 10 sigma.
 """
 
 import argparse
@@ -49,19 +57,21 @@ Image = NDArray[np.float32]
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "ge.jp2"
 BORDER = 12
-"""Pixels at the edge of the frame where spots are neither taken from nor put, and noise is not measured."""
+"""Pixels at the edge of the frame where spots are neither taken from nor put, and noise is not
+measured.
+"""
 GAP = 4
 """Pixels between two spots, at least."""
 MEDIAN_SCALE, SCALE_SPREAD = 0.25, 1.5
-"""Of the log-normal factors: the median, and sigma of the natural logarithm. A real frame shows only spots that are clear; this adds
-weak ones."""
+"""Of the log-normal factors: the median, and sigma of the natural logarithm. A real frame shows
+only spots that are clear; this adds weak ones."""
 LAGS = 3
 """Pixels out to which the noise is correlated."""
 HELD = 1 - math.exp(-2)
 """Part of a Gaussian's intensity that is inside its 2-sigma ellipse."""
 SHOWN, FIRST, CROP = 12, (0.3, 0.6), 600
-"""The picture: the frame, where the part that is shown begins (of its rows and columns), and its size in pixels: chosen so that, with the
-default options, every outcome is in it."""
+"""The picture: the frame, where the part that is shown begins (of its rows and columns), and its
+size in pixels: chosen so that, with the default options, every outcome is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,11 @@ class Spot:
     @property
     def radius(self) -> float:
         """Of the circle around ``peak`` that holds ``image``, pixels."""
-        corners = [(x - self.peak[0], y - self.peak[1]) for x in (0, self.image.shape[0]) for y in (0, self.image.shape[1])]
+        corners = [
+            (x - self.peak[0], y - self.peak[1])
+            for x in (0, self.image.shape[0])
+            for y in (0, self.image.shape[1])
+        ]
         return max(math.hypot(*corner) for corner in corners)
 
 
@@ -110,19 +124,37 @@ class Parts:
 
 def main() -> int:
     """Make the series, find its spots, and print what came back."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("image", type=Path, nargs="?", default=DEFAULT, metavar="GE.jp2")
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--size", type=int, help="use only the middle SIZE x SIZE pixels; default: all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--white", action="store_true", help="draw noise without correlation, for comparison")
     parser.add_argument(
-        "--set", nargs="+", action="append", default=[], metavar="NAME=VALUE", help="search once more with, e.g., cutoff=4 structure=2,1"
+        "--size", type=int, help="use only the middle SIZE x SIZE pixels; default: all"
     )
-    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw a part of a frame, its background and its mask")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--white", action="store_true", help="draw noise without correlation, for comparison"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="search once more with, e.g., cutoff=4 structure=2,1",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="OUT.png",
+        help="draw a part of a frame, its background and its mask",
+    )
     arguments = parser.parse_args()
     try:
-        searches = {" ".join(changes) or "defaults": parameters(changes) for changes in [[], *arguments.set]}
+        searches = {
+            " ".join(changes) or "defaults": parameters(changes) for changes in [[], *arguments.set]
+        }
     except (GpuSpotsError, TypeError) as error:
         parser.error(f"--set: {error}")
     if not arguments.image.exists():
@@ -138,9 +170,13 @@ def main() -> int:
     begun = time.perf_counter()
     if arguments.white:
         parts = replace(
-            parts, correlation=np.pad(np.ones((1, 1), np.float32), LAGS), spots=[replace(spot, factor=1.0) for spot in parts.spots]
+            parts,
+            correlation=np.pad(np.ones((1, 1), np.float32), LAGS),
+            spots=[replace(spot, factor=1.0) for spot in parts.spots],
         )
-    frames, truth, in_sigmas = series(parts, arguments.frames, arguments.size, np.random.default_rng(arguments.seed))
+    frames, truth, in_sigmas = series(
+        parts, arguments.frames, arguments.size, np.random.default_rng(arguments.seed)
+    )
     describe(frames, parts, truth, time.perf_counter() - begun)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "semi_real__spots.h5"
@@ -164,10 +200,16 @@ def take_apart(frame: NDArray[np.uint16]) -> Parts:
     """Background, spots and noise of a real frame."""
     background = smooth(frame)
     left = frame - background
-    # the noise of the whole frame says where spots are, what is away from them says how noise depends on the counts
+    # the noise of the whole frame says where spots are, what is away from them says how noise
+    # depends on the counts
     sigma = 1.4826 * np.median(abs(left))
     quiet = ~ndimage.binary_dilation(left > 7 * sigma, iterations=BORDER)
-    quiet[:BORDER], quiet[-BORDER:], quiet[:, :BORDER], quiet[:, -BORDER:] = False, False, False, False
+    quiet[:BORDER], quiet[-BORDER:], quiet[:, :BORDER], quiet[:, -BORDER:] = (
+        False,
+        False,
+        False,
+        False,
+    )
     gain, zero = noise_line(background[quiet], left[quiet])
     in_sigmas = left / np.sqrt(gain * np.maximum(background - zero, 1))
     correlation = autocorrelation(in_sigmas.clip(-5, 5), quiet)
@@ -179,7 +221,9 @@ def smooth(frame: NDArray[np.uint16], bin_: int = 4, window: int = 13) -> Image:
     n_x, n_y = frame.shape
     padded = np.pad(frame, ((0, -n_x % bin_), (0, -n_y % bin_)), mode="edge")
     blocks = padded.reshape(padded.shape[0] // bin_, bin_, padded.shape[1] // bin_, bin_)
-    small = ndimage.median_filter(np.median(blocks, axis=(1, 3)).astype(np.float32), window, mode="nearest")
+    small = ndimage.median_filter(
+        np.median(blocks, axis=(1, 3)).astype(np.float32), window, mode="nearest"
+    )
     return ndimage.zoom(small, bin_, order=1, mode="nearest", grid_mode=True)[:n_x, :n_y]
 
 
@@ -226,15 +270,30 @@ def cut_out(left: Image, in_sigmas: Image, correlation: Image) -> list[Spot]:
     chosen[0] = False
     found = []
     for number, box in enumerate(ndimage.find_objects(regions), 1):
-        inside = all(side.start >= BORDER and side.stop <= n - BORDER for side, n in zip(box, left.shape, strict=True))
+        inside = all(
+            side.start >= BORDER and side.stop <= n - BORDER
+            for side, n in zip(box, left.shape, strict=True)
+        )
         if chosen[number] and inside:
             image = np.where(regions[box] == number, left[box], 0).astype(np.float32)
             ordered = np.sort(image, axis=None)[::-1]
             area = int(np.searchsorted(np.cumsum(ordered), HELD * image.sum())) + 1
             counted = (image >= ordered[area - 1]).astype(np.float32)
-            factor = float((counted * ndimage.convolve(counted, correlation, mode="constant")).sum() / counted.sum())
+            factor = float(
+                (counted * ndimage.convolve(counted, correlation, mode="constant")).sum()
+                / counted.sum()
+            )
             peak = np.unravel_index(image.argmax(), image.shape)
-            found.append(Spot(image, (int(peak[0]), int(peak[1])), float(image.sum()), area, factor, float(ordered[3])))
+            found.append(
+                Spot(
+                    image,
+                    (int(peak[0]), int(peak[1])),
+                    float(image.sum()),
+                    area,
+                    factor,
+                    float(ordered[3]),
+                )
+            )
     return found
 
 
@@ -257,18 +316,33 @@ def series(
         for spot, (x, y) in place(chosen, background.shape, rng):
             scale = MEDIAN_SCALE * math.exp(SCALE_SPREAD * rng.standard_normal())
             begin_x, begin_y = x - spot.peak[0], y - spot.peak[1]
-            picture[begin_x : begin_x + spot.image.shape[0], begin_y : begin_y + spot.image.shape[1]] += scale * spot.image
+            picture[
+                begin_x : begin_x + spot.image.shape[0], begin_y : begin_y + spot.image.shape[1]
+            ] += scale * spot.image
             intensity = scale * spot.intensity
             variance = float(parts.variance(background[x, y]))
             sigma = math.sqrt(spot.factor * (parts.gain * intensity + spot.area * variance))
-            rows.append((x, y, i, intensity, intensity / sigma, scale * spot.fourth / math.sqrt(variance)))
+            rows.append(
+                (x, y, i, intensity, intensity / sigma, scale * spot.fourth / math.sqrt(variance))
+            )
         noise = rng.standard_normal(background.shape, np.float32)
         noise = ndimage.convolve(noise, kernel, mode="wrap")
         frame[...] = np.clip(np.rint(picture + noise * np.sqrt(parts.variance(picture))), 0, 65535)
     x, y, number, intensity, snr, in_sigmas = np.array(rows).T
     nothing, each = np.zeros(len(rows)), np.arange(n_frames, dtype=np.int32)
-    spots = TrueSpots(np.stack([x, y], axis=1), number.astype(np.int32), number, intensity, nothing, np.zeros((len(rows), 2)), nothing, snr)
-    schedule = Schedule(each, each.astype(np.float64), np.zeros(n_frames, np.int32), np.ones(n_frames, np.int32))
+    spots = TrueSpots(
+        np.stack([x, y], axis=1),
+        number.astype(np.int32),
+        number,
+        intensity,
+        nothing,
+        np.zeros((len(rows), 2)),
+        nothing,
+        snr,
+    )
+    schedule = Schedule(
+        each, each.astype(np.float64), np.zeros(n_frames, np.int32), np.ones(n_frames, np.int32)
+    )
     return frames, Truth(background.shape, schedule, spots), in_sigmas
 
 
@@ -283,7 +357,9 @@ def noise_kernel(correlation: Image) -> Image:
     return np.asarray(kernel / np.sqrt((kernel**2).sum()), np.float32)
 
 
-def place(spots: list[Spot], shape: tuple[int, int], rng: np.random.Generator) -> list[tuple[Spot, tuple[int, int]]]:
+def place(
+    spots: list[Spot], shape: tuple[int, int], rng: np.random.Generator
+) -> list[tuple[Spot, tuple[int, int]]]:
     """Each spot with X and Y of a random place for its peak, such that their circles stay apart and inside. The largest come first."""
     spots = sorted(spots, key=lambda spot: -spot.radius)
     radius = np.array([spot.radius for spot in spots])
@@ -304,14 +380,27 @@ def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: fl
     n_frames, n_x, n_y = frames.shape
     level = np.float32(np.median(parts.background))
     near = ", ".join(f"{value:.2f}" for value in parts.correlation[LAGS, LAGS + 1 :])
-    areas = "/".join(f"{area:.0f}" for area in np.percentile([np.count_nonzero(spot.image) for spot in parts.spots], [10, 50, 90]))
+    areas = "/".join(
+        f"{area:.0f}"
+        for area in np.percentile(
+            [np.count_nonzero(spot.image) for spot in parts.spots], [10, 50, 90]
+        )
+    )
     clear = int((truth.spots.snr >= CLEAR).sum())
     noise = math.sqrt(parts.variance(level))
-    print(f"frames       {n_frames} of {n_x} x {n_y} uint16, {frames.nbytes / 1e6:.0f} MB, made in {seconds:.0f} s")
-    print(f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {noise:.1f} at {level:.0f}")
+    print(
+        f"frames       {n_frames} of {n_x} x {n_y} uint16, {frames.nbytes / 1e6:.0f} MB, made in {seconds:.0f} s"
+    )
+    print(
+        f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {noise:.1f} at {level:.0f}"
+    )
     print(f"correlation  {near} of pixels 1, 2, 3 apart")
-    print(f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, {clear} above {CLEAR:g} sigma")
-    print(f"versions     {', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}")
+    print(
+        f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, {clear} above {CLEAR:g} sigma"
+    )
+    print(
+        f"versions     {', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}"
+    )
 
 
 def installed(name: str) -> str:
@@ -323,7 +412,10 @@ def installed(name: str) -> str:
 
 
 def parameters(changes: list[str]) -> Parameters:
-    """``["cutoff=4", "structure=2,1"]`` and the defaults for all else. Raises GpuSpotsError or TypeError for what does not fit."""
+    """``["cutoff=4", "structure=2,1"]`` and the defaults for all else.
+
+    Raises GpuSpotsError or TypeError for what does not fit.
+    """
     values: dict[str, Any] = {"angles": 0}
     for name, _, value in (change.partition("=") for change in changes):
         try:
@@ -333,7 +425,13 @@ def parameters(changes: list[str]) -> Parameters:
     return Parameters(**values)
 
 
-def search(frames: NDArray[np.uint16], truth: Truth, in_sigmas: NDArray[np.float64], chosen: Parameters, output: Path) -> None:
+def search(
+    frames: NDArray[np.uint16],
+    truth: Truth,
+    in_sigmas: NDArray[np.float64],
+    chosen: Parameters,
+    output: Path,
+) -> None:
     """Find the spots and print the table; warnings become lines of it."""
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as noticed:
@@ -346,7 +444,9 @@ def search(frames: NDArray[np.uint16], truth: Truth, in_sigmas: NDArray[np.float
     print(table(score(truth, found)))
     by_pixels = score(replace(truth, spots=replace(truth.spots, snr=in_sigmas)), found).clear
     share = f"{by_pixels.found / by_pixels.true:.1%}" if by_pixels.true else "-"
-    print(f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}")
+    print(
+        f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}"
+    )
 
 
 def table(result: Score) -> str:
@@ -356,16 +456,27 @@ def table(result: Score) -> str:
         label = f"> {part.low:g}" if math.isinf(part.high) else f"{part.low:g} - {part.high:g}"
         share = f"{part.found / part.true:8.1%}" if part.true else f"{'-':>8}"
         lines.append(f"{label:>10} {part.true:>8} {part.found:>8} {share}")
-    lines.append(f"spots found {result.n_found}; at no true spot {result.n_false}, {result.n_false / result.n_frames:.2f} a frame")
+    lines.append(
+        f"spots found {result.n_found}; at no true spot {result.n_false}, {result.n_false / result.n_frames:.2f} a frame"
+    )
     return "\n".join(lines)
 
 
-def outcome(truth: Truth, results: SpotsFile, shown: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def outcome(
+    truth: Truth, results: SpotsFile, shown: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Of one frame: whether each of its true spots was found, and X and Y of the false ones, by the rule of the score."""
     labels = results.labels(shown)
     true = truth.spots.XY[truth.spots.block == shown].astype(np.int64)
     visible = truth.spots.snr[truth.spots.block == shown] >= FAINTEST
-    near = np.array([(dx, dy) for dx in range(-REACH, REACH + 1) for dy in range(-REACH, REACH + 1) if dx * dx + dy * dy <= REACH**2])
+    near = np.array(
+        [
+            (dx, dy)
+            for dx in range(-REACH, REACH + 1)
+            for dy in range(-REACH, REACH + 1)
+            if dx * dx + dy * dy <= REACH**2
+        ]
+    )
     near = near[np.argsort((near**2).sum(axis=1), kind="stable")]
     around = labels[true[:, None, 0] + near[:, 0], true[:, None, 1] + near[:, 1]]
     label = np.where(visible, around[np.arange(len(true)), (around > 0).argmax(axis=1)], 0)
@@ -381,15 +492,27 @@ def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Pat
     from matplotlib.colors import LogNorm
 
     shown = min(SHOWN, len(frames) - 1)
-    begins = [min(int(first * n), max(0, n - CROP)) for first, n in zip(FIRST, frames.shape[1:], strict=True)]
-    crop = tuple(slice(begin, min(begin + CROP, n)) for begin, n in zip(begins, frames.shape[1:], strict=True))
+    begins = [
+        min(int(first * n), max(0, n - CROP))
+        for first, n in zip(FIRST, frames.shape[1:], strict=True)
+    ]
+    crop = tuple(
+        slice(begin, min(begin + CROP, n))
+        for begin, n in zip(begins, frames.shape[1:], strict=True)
+    )
     found, false = outcome(truth, results, shown)
     true = truth.spots.XY[truth.spots.block == shown]
     snr = truth.spots.snr[truth.spots.block == shown]
     kinds = (
         ("found", true[found], "o", "#1b9ae0", "-"),
         (f"missed, S/N above {CLEAR:g}", true[~found & (snr >= CLEAR)], "o", "#e8590c", "-"),
-        (f"missed, S/N 3 to {CLEAR:g}", true[~found & (snr >= 3) & (snr < CLEAR)], "o", "#e8590c", ":"),
+        (
+            f"missed, S/N 3 to {CLEAR:g}",
+            true[~found & (snr >= 3) & (snr < CLEAR)],
+            "o",
+            "#e8590c",
+            ":",
+        ),
         ("false", false, "s", "#c2185b", "-"),
     )
 
@@ -400,12 +523,17 @@ def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Pat
     part, background, mask = frames[shown][crop], results.avg[crop], results.mask(shown)[crop]
     darkest, brightest = float(background.min()) - 25, float(background.max()) + 120
     norm = LogNorm(darkest, brightest, clip=True)
-    # a pixel of the picture is about a pixel of the frame: antialiasing would fade the smallest spots
+    # a pixel of the picture is about a pixel of the frame: antialiasing would fade the smallest
+    # spots
     greys = plt.get_cmap("gray", 100)  # which keeps the file small
     image = axes[0].imshow(part, norm=norm, cmap=greys, extent=extent, interpolation="nearest")
     axes[1].imshow(background, norm=norm, cmap=greys, extent=extent, interpolation="nearest")
     axes[2].imshow(mask, cmap="gray_r", extent=extent, interpolation="nearest")
-    titles = (f"a   frame {shown} and what became of its spots", "b   stats/avg", f"c   masks_filtered[{shown}]")
+    titles = (
+        f"a   frame {shown} and what became of its spots",
+        "b   stats/avg",
+        f"c   masks_filtered[{shown}]",
+    )
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, loc="left", fontsize=11)
         axis.set_xlabel("Y (column)")
@@ -417,14 +545,35 @@ def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Pat
     handles = []
     for name, places, marker, colour, line in kinds:
         x, y = places.T
-        inside = (x >= crop[0].start) & (x < crop[0].stop) & (y >= crop[1].start) & (y < crop[1].stop)
-        look = {"s": 130, "marker": marker, "facecolor": "none", "edgecolor": colour, "linewidth": 1.4, "linestyle": line}
+        inside = (
+            (x >= crop[0].start) & (x < crop[0].stop) & (y >= crop[1].start) & (y < crop[1].stop)
+        )
+        look = {
+            "s": 130,
+            "marker": marker,
+            "facecolor": "none",
+            "edgecolor": colour,
+            "linewidth": 1.4,
+            "linestyle": line,
+        }
         for axis in (axes[0], axes[2]):
-            handle = axis.scatter(y[inside], x[inside], label=f"{name} ({np.count_nonzero(inside)})", **look)
+            handle = axis.scatter(
+                y[inside], x[inside], label=f"{name} ({np.count_nonzero(inside)})", **look
+            )
         handles.append(handle)
-    figure.legend(handles=handles, handletextpad=0.3, loc="lower left", bbox_to_anchor=(0.04, 0), ncols=2, frameon=False, columnspacing=1.5)
+    figure.legend(
+        handles=handles,
+        handletextpad=0.3,
+        loc="lower left",
+        bbox_to_anchor=(0.04, 0),
+        ncols=2,
+        frameon=False,
+        columnspacing=1.5,
+    )
     middle = axes[1].get_position()
-    bar = figure.colorbar(image, cax=figure.add_axes((middle.x0, 0.105, middle.width, 0.03)), orientation="horizontal")
+    bar = figure.colorbar(
+        image, cax=figure.add_axes((middle.x0, 0.105, middle.width, 0.03)), orientation="horizontal"
+    )
     bar.set_label("counts in a and b, logarithmic scale", labelpad=2)
     bar.ax.minorticks_off()
     ticks = [tick for tick in range(1000, 2000, 50) if darkest < tick < brightest]

@@ -2,9 +2,10 @@
 
     python benchmarks/unshuffle.py [--size 2048] [--rounds 20] [--threads 1,2]
 
-Milliseconds a frame, the median of the rounds, every step on the same frame in turns; then frames a second of whole reads into memory
-that is used again, as pinned memory is, and the ratio, the median of the rounds' ratios. Frames are uint16, Poisson noise of 50 counts on
-a slope, in chunks of a frame, gzip 4.
+Milliseconds a frame, the median of the rounds, every step on the same frame in turns; then frames a
+second of whole reads into memory that is used again, as pinned memory is, and the ratio, the median
+of the rounds' ratios. Frames are uint16, Poisson noise of 50 counts on a slope, in chunks of a
+frame, gzip 4.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from gpu_spots.files.codecs import inflate, unshuffle
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", default="1,2")
@@ -34,12 +37,22 @@ def main() -> None:
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "h5py", "deflate"))
     print(f"{_processor()}; Python {platform.python_version()}, {libraries}")
     rng = np.random.default_rng(0)
-    frames = rng.poisson(50 + np.arange(options.size) / 40, (8, options.size, options.size)).astype(np.uint16)
+    frames = rng.poisson(50 + np.arange(options.size) / 40, (8, options.size, options.size)).astype(
+        np.uint16
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.h5"
         with h5py.File(path, "w") as file:
-            dataset = file.create_dataset("frames", data=frames, chunks=(1, *frames.shape[1:]), compression="gzip", shuffle=True)
-            print(f"frames of {options.size} x {options.size} uint16, compressed to 1/{frames.nbytes / dataset.id.get_storage_size():.2f}")
+            dataset = file.create_dataset(
+                "frames",
+                data=frames,
+                chunks=(1, *frames.shape[1:]),
+                compression="gzip",
+                shuffle=True,
+            )
+            print(
+                f"frames of {options.size} x {options.size} uint16, compressed to 1/{frames.nbytes / dataset.id.get_storage_size():.2f}"
+            )
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
             stored = file["frames"].id.read_direct_chunk((0, 0, 0))[1]
             steps(stored, np.zeros_like(frames[0]), options.rounds)
@@ -70,18 +83,29 @@ def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) ->
 
         ways = {
             "in order": lambda: run(lambda i: reader.read(i, i + 1, into[i : i + 1])),
-            "shuffled": lambda: run(lambda i: reader.read_shuffled(i, i + 1, 0, n_rows, planes[i : i + 1])),
+            "shuffled": lambda: run(
+                lambda i: reader.read_shuffled(i, i + 1, 0, n_rows, planes[i : i + 1])
+            ),
         }
         taken = in_turns(ways, rounds)
     assert np.array_equal(into, frames)
-    ratio = statistics.median(a / b for a, b in zip(taken["in order"], taken["shuffled"], strict=True))
-    rates = ", ".join(f"{name} {n_frames / statistics.median(seconds):.1f}" for name, seconds in taken.items())
-    print(f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as fast")
+    ratio = statistics.median(
+        a / b for a, b in zip(taken["in order"], taken["shuffled"], strict=True)
+    )
+    rates = ", ".join(
+        f"{name} {n_frames / statistics.median(seconds):.1f}" for name, seconds in taken.items()
+    )
+    print(
+        f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as fast"
+    )
 
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 if __name__ == "__main__":

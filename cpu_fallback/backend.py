@@ -38,7 +38,9 @@ class _Prepared:
     """What the second pass needs of the background, in the form that compares fastest."""
 
     below: Array
-    """(n_X, n_Y): a value stands out if it is greater than this; the frames' own type where it can be, as mixed types compare slowly."""
+    """(n_X, n_Y): a value stands out if it is greater than this; the frames' own type where it can
+    be, as mixed types compare slowly.
+    """
     valid: NDArray[np.uint64] | None
     """(n_X, words) packed: pixels that are not masked; None: all."""
     value_range: Validity | None
@@ -91,7 +93,9 @@ class CpuBackend:
         """By a table where values have 16 bits: `cpu_fallback.scale`."""
         return scaled(frames, factors, validity)
 
-    def moments(self, frames: Array, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(
+        self, frames: Array, method: Method, validity: Validity
+    ) -> IntegerMoments | FloatMoments:
         """Sort tile by tile (`cpu_fallback.trimmed`), or rank and drop blocks (`cpu_fallback.kruskal`)."""
         match method:
             case Trimmed(percent):
@@ -102,11 +106,15 @@ class CpuBackend:
     def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: Method) -> None:
         """Return None: the background is where this backend computes."""
 
-    def background(self, frames: Array, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+    def background(
+        self, frames: Array, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         """Fill the rows from the moments."""
         return into.fill(self.moments(frames, method, validity))
 
-    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
+    def prepare(
+        self, background: Background, morphology: Morphology, saturation: float | None
+    ) -> _Prepared:
         """Turn the threshold into a map of the frames' own type."""
         valid = background.validity.pixels
         return _Prepared(
@@ -126,14 +134,22 @@ class CpuBackend:
         above = np.empty((n_x, n_columns), bool)
         for i, frame in enumerate(frames):
             np.greater(frame, prepared.below, out=above)
-            usable = None if prepared.value_range is None else valid_values(frame, prepared.value_range)
+            usable = (
+                None if prepared.value_range is None else valid_values(frame, prepared.value_range)
+            )
             if invalid is not None and usable is not None:
                 above &= usable
                 invalid[i] = bits.pack(~usable)
             raw[i] = bits.pack(above)
         morphology = prepared.morphology
-        filtered = _repeated(lambda words: bits.erode(words, morphology.connectivity), raw, morphology.erosions)
-        filtered = _repeated(lambda words: bits.dilate(words, morphology.connectivity, n_columns), filtered, morphology.dilations)
+        filtered = _repeated(
+            lambda words: bits.erode(words, morphology.connectivity), raw, morphology.erosions
+        )
+        filtered = _repeated(
+            lambda words: bits.dilate(words, morphology.connectivity, n_columns),
+            filtered,
+            morphology.dilations,
+        )
         if prepared.valid is not None:
             filtered = filtered & prepared.valid
         if invalid is not None:
@@ -146,9 +162,13 @@ class CpuBackend:
 
     def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
         """Words of zeros."""
-        return PackedMasks(np.zeros((n_masks, shape[0], bits.words_for(shape[1])), np.uint64), shape[1])
+        return PackedMasks(
+            np.zeros((n_masks, shape[0], bits.words_for(shape[1])), np.uint64), shape[1]
+        )
 
-    def union(self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
+    def union(
+        self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
+    ) -> None:
         """OR frame by frame, as frames of one mask may follow each other."""
         for words, mask in zip(masks.words, mask_of_frame, strict=True):
             onto.words[mask] |= words
@@ -178,10 +198,14 @@ class CpuBackend:
         factors: NDArray[np.integer] | None,
     ) -> Measurements:
         """By reduceat: `cpu_fallback.measure`."""
-        return measure(frames, components, mask_of_frame, prepared.level, factors, prepared.saturation)
+        return measure(
+            frames, components, mask_of_frame, prepared.level, factors, prepared.saturation
+        )
 
 
-def _repeated(step: Callable[[bits.Words], bits.Words], words: bits.Words, times: int) -> bits.Words:
+def _repeated(
+    step: Callable[[bits.Words], bits.Words], words: bits.Words, times: int
+) -> bits.Words:
     """The step so many times; what it no longer changes, it never will."""
     for _ in range(times):
         before, words = words, step(words)

@@ -1,6 +1,7 @@
 """Masks packed 64 pixels a word: thresholding, erosion, dilation and union by shifts and ANDs.
 
-Bit ``j`` of word ``w`` of a row is the column ``64 * w + j``. Bits beyond the last column are always 0.
+Bit ``j`` of word ``w`` of a row is the column ``64 * w + j``. Bits beyond the last column are
+always 0.
 """
 
 from dataclasses import dataclass
@@ -44,13 +45,17 @@ def pack(mask: NDArray[np.bool_]) -> Words:
     n_bytes = words_for(n_columns) * 8
     packed = np.packbits(mask, axis=-1, bitorder="little")
     if packed.shape[-1] < n_bytes:
-        packed = np.concatenate([packed, np.zeros((*mask.shape[:-1], n_bytes - packed.shape[-1]), np.uint8)], axis=-1)
+        packed = np.concatenate(
+            [packed, np.zeros((*mask.shape[:-1], n_bytes - packed.shape[-1]), np.uint8)], axis=-1
+        )
     return packed.view("<u8").astype(np.uint64, copy=False)
 
 
 def unpack(words: Words, n_columns: int) -> NDArray[np.uint8]:
     """(..., words) uint64 to (..., n_Y) uint8, 0 or 1."""
-    return np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), axis=-1, bitorder="little", count=n_columns)
+    return np.unpackbits(
+        words.astype("<u8", copy=False).view(np.uint8), axis=-1, bitorder="little", count=n_columns
+    )
 
 
 def erode(words: Words, connectivity: int) -> Words:
@@ -84,7 +89,8 @@ def dilate(words: Words, connectivity: int, n_columns: int) -> Words:
 def _neighbours(words: Words) -> tuple[Words, Words]:
     """For each pixel the one before it, and the one after it, in its row.
 
-    Bits go from word to word as if all rows were one, which is twice as fast; what came from another row is then taken away.
+    Bits go from word to word as if all rows were one, which is twice as fast; what came from
+    another row is then taken away.
     """
     flat, before, after = words.reshape(-1), words << ONE, words >> ONE
     before.reshape(-1)[1:] |= flat[:-1] >> LAST

@@ -1,11 +1,13 @@
 """The blocks that are left of many pixels while the Kruskal-Wallis test drops one after the other.
 
-Arrays are (n, p): a column is a pixel, and the values of a block lie below each other. With ``s`` the centred ranks (`cpu_fallback.ranks`),
-``D`` their sum over a block of ``k`` values, and sums over blocks and over values, the statistic with its correction for ties is
+Arrays are (n, p): a column is a pixel, and the values of a block lie below each other. With ``s``
+the centred ranks (`cpu_fallback.ranks`), ``D`` their sum over a block of ``k`` values, and sums
+over blocks and over values, the statistic with its correction for ties is
 
     H = (n - 1) * sum(D^2 / k) / sum(s^2)
 
-and ``D / k`` orders blocks as their mean ranks do. A block that leaves takes its comparisons out of ``s``: nothing is sorted again.
+and ``D / k`` orders blocks as their mean ranks do. A block that leaves takes its comparisons out of
+``s``: nothing is sorted again.
 """
 
 from itertools import pairwise
@@ -27,7 +29,10 @@ class EqualBlocks:
         self.size, self.n_blocks_at_first = n // n_blocks, n_blocks
         # wide enough for a sum times the number of blocks
         block = np.arange(n_blocks, dtype=np.int32 if n * n * n_blocks < 2**31 else np.int64)
-        self.block_at, self.slot_of = np.repeat(block[:, None], p, axis=1), np.repeat(block[:, None], p, axis=1)
+        self.block_at, self.slot_of = (
+            np.repeat(block[:, None], p, axis=1),
+            np.repeat(block[:, None], p, axis=1),
+        )
 
     @property
     def n(self) -> NDArray[np.int64]:
@@ -73,7 +78,11 @@ class EqualBlocks:
         for values in (self.codes, self.ranks):
             values.reshape(-1)[at] = values[stay:]
         self.block_at[slot, pixels], self.slot_of[last, pixels] = last, slot
-        self.codes, self.ranks, self.block_at = self.codes[:stay], self.ranks[:stay], self.block_at[:-1]
+        self.codes, self.ranks, self.block_at = (
+            self.codes[:stay],
+            self.ranks[:stay],
+            self.block_at[:-1],
+        )
         forget(self.ranks, self.codes, gone)
         return block
 
@@ -95,7 +104,9 @@ class UnequalBlocks:
     def sums(self) -> Array:
         """(b, p) integers: D of each block, 0 of those that have left."""
         sums = np.empty(self.sizes.shape, np.int32)
-        for block, (begin, end) in enumerate(pairwise(self.begin)):  # several times faster than reduceat
+        for block, (begin, end) in enumerate(
+            pairwise(self.begin)
+        ):  # several times faster than reduceat
             self.ranks[begin:end].sum(axis=0, dtype=np.int32, out=sums[block])
         return sums
 
@@ -105,12 +116,21 @@ class UnequalBlocks:
 
     def select(self, pixels: NDArray[np.int64]) -> None:
         """Go on with some of the pixels."""
-        self.ranks, self.codes, self.mask = columns(self.ranks, pixels), columns(self.codes, pixels), columns(self.mask, pixels)
-        self.n, self.n_blocks, self.sizes = self.n[pixels], self.n_blocks[pixels], columns(self.sizes, pixels)
+        self.ranks, self.codes, self.mask = (
+            columns(self.ranks, pixels),
+            columns(self.codes, pixels),
+            columns(self.mask, pixels),
+        )
+        self.n, self.n_blocks, self.sizes = (
+            self.n[pixels],
+            self.n_blocks[pixels],
+            columns(self.sizes, pixels),
+        )
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
         """Drop the block of largest mean rank from every pixel, of equals the first in the run; (p,): which."""
-        # different quotients of integers below 2^30 and 2^16 are different float64 numbers; the largest is above 0, so that block is there
+        # different quotients of integers below 2^30 and 2^16 are different float64 numbers; the
+        # largest is above 0, so that block is there
         means = sums / self.sizes
         numbers = np.arange(len(means), dtype=np.int32)[:, None]
         block = np.where(means == means.max(axis=0), numbers, np.int32(len(means))).min(axis=0)

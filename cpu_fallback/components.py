@@ -30,7 +30,12 @@ def components(masks: PackedMasks, connectivity: int) -> Components:
     pixels = set_pixels(masks.words, masks.n_columns)
     if not len(pixels):
         nothing = np.zeros(0, np.int64)
-        return Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64))
+        return Components(
+            nothing,
+            np.zeros(1, np.int64),
+            np.zeros((0, 4), np.int32),
+            np.zeros(n_masks + 1, np.int64),
+        )
     runs = _runs(pixels, masks.n_columns)
     component = _join(runs, n_rows, masks.n_columns, connectivity)
 
@@ -73,12 +78,15 @@ def _runs(pixels: NDArray[np.int64], n_columns: int) -> _Runs:
 
 def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArray[np.int64]:
     """The component of each run, numbered from 0 in raster order of their first pixels."""
-    # a run touches those of the row above whose columns overlap its own, widened by one where corners count
+    # a run touches those of the row above whose columns overlap its own, widened by one where
+    # corners count
     reach = 1 if connectivity == 2 else 0
     above = (runs.row - 1) * n_columns
     flat_begin, flat_end = runs.row * n_columns + runs.begin, runs.row * n_columns + runs.end
     lower = np.searchsorted(flat_end, above + np.maximum(runs.begin - reach, 0), side="left")
-    upper = np.searchsorted(flat_begin, above + np.minimum(runs.end + reach, n_columns - 1), side="right")
+    upper = np.searchsorted(
+        flat_begin, above + np.minimum(runs.end + reach, n_columns - 1), side="right"
+    )
     touching = upper - lower
     touching[runs.row % n_rows == 0] = 0  # the row above is another mask's
     run = np.repeat(np.arange(len(runs)), touching)
@@ -90,8 +98,9 @@ def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArra
 def _smallest_connected(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) int64: for each of ``n`` things the smallest that it is connected with, where ``a[i]`` and ``b[i]`` touch, for every i.
 
-    Each round hangs the larger one of two touching groups below the smaller, a few rounds in all. SciPy's connected_components takes as
-    long, and a fifth of a second to import: docs/decisions/components-by-numpy.md.
+    Each round hangs the larger one of two touching groups below the smaller, a few rounds in all.
+    SciPy's connected_components takes as long, and a fifth of a second to import:
+    docs/decisions/components-by-numpy.md.
     """
     smallest = np.arange(n)
     while len(a):

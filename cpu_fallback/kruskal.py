@@ -17,12 +17,16 @@ TILE_VALUES = 1 << 19
 TESTED_FROM = 3
 """Fewer blocks are never tested."""
 CERTAIN = 2.0**-36
-"""Where both sides of the test differ by more than this, relatively, float64 decides as exact numbers would: the left side is a sum of less
-than 2^16 terms that are not negative, and each term and each addition is rounded by at most 2^-53."""
+"""Where both sides of the test differ by more than this, relatively, float64 decides as exact
+numbers would: the left side is a sum of less than 2^16 terms that are not negative, and each term
+and each addition is rounded by at most 2^-53."""
 
 
 def kruskal_moments(
-    frames: Array, block_of_frame: NDArray[np.integer], critical: NDArray[np.float64], validity: Validity
+    frames: Array,
+    block_of_frame: NDArray[np.integer],
+    critical: NDArray[np.float64],
+    validity: Validity,
 ) -> IntegerMoments | FloatMoments:
     """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
     blocks = _Blocks.of(block_of_frame)
@@ -41,7 +45,10 @@ def kruskal_moments(
         n_dropped[tile.where] = np.count_nonzero(dropped, axis=1)
         _store(band, tile, rows, dropped, blocks)
     moments = band.moments()
-    return replace(moments, dropped=np.where(moments.kept > 0, n_dropped.reshape(moments.kept.shape), np.int32(0)))
+    return replace(
+        moments,
+        dropped=np.where(moments.kept > 0, n_dropped.reshape(moments.kept.shape), np.int32(0)),
+    )
 
 
 def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -51,7 +58,10 @@ def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Which frames belong together. Ranks are held block by block: their place says which block and frame they are of."""
+    """Which frames belong together.
+
+    Ranks are held block by block: their place says which block and frame they are of.
+    """
 
     of_frame: NDArray[np.int64]
     """(n,) block of each frame."""
@@ -69,15 +79,23 @@ class _Blocks:
         return cls(of_frame, order, order.argsort(), np.append(0, np.bincount(of_frame).cumsum()))
 
 
-def _dropped_blocks(ranks: Array, usable: NDArray[np.bool_] | None, blocks: _Blocks, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(p, b) bool: the blocks that the test rejects. ``ranks`` (n, p) by place, overwritten; ``usable`` (n, p) by frame."""
+def _dropped_blocks(
+    ranks: Array, usable: NDArray[np.bool_] | None, blocks: _Blocks, limits: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(p, b) bool: the blocks that the test rejects.
+
+    ``ranks`` (n, p) by place, overwritten; ``usable`` (n, p) by frame.
+    """
     sizes = np.diff(blocks.begin)
     if usable is not None:
         n_usable = np.count_nonzero(usable, axis=0)
         full, rest = np.flatnonzero(n_usable == len(usable)), np.flatnonzero(n_usable < len(usable))
         dropped: NDArray[np.bool_] = np.empty((len(n_usable), len(sizes)), np.bool_)
         dropped[full] = _dropped_blocks(columns(ranks, full), None, blocks, limits)
-        dropped[rest] = _rounds(UnequalBlocks(columns(ranks, rest), columns(usable, rest)[blocks.order], blocks.begin), limits)
+        dropped[rest] = _rounds(
+            UnequalBlocks(columns(ranks, rest), columns(usable, rest)[blocks.order], blocks.begin),
+            limits,
+        )
         return dropped
     if (sizes == sizes[0]).all():
         return _rounds(EqualBlocks(ranks, len(sizes)), limits)
@@ -100,7 +118,9 @@ def _rounds(left: EqualBlocks | UnequalBlocks, limits: NDArray[np.float64]) -> N
         sums = left.sums()
 
 
-def _rejected(left: EqualBlocks | UnequalBlocks, sums: Array, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _rejected(
+    left: EqualBlocks | UnequalBlocks, sums: Array, limits: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """(p,) bool: H exceeds the limit, exactly: ``(n - 1) * sum(D^2 / k) > limit * sum(s^2)``."""
     limit = limits[left.n_blocks]
     statistic = (left.n - 1) * left.between(sums)
@@ -109,21 +129,34 @@ def _rejected(left: EqualBlocks | UnequalBlocks, sums: Array, limits: NDArray[np
     if rejected.all():
         return rejected
     # it is below n^3 / 3
-    squares = np.einsum("ij,ij->j", left.ranks, left.ranks, dtype=np.int32 if len(left.ranks) <= 1290 else np.int64)
+    squares = np.einsum(
+        "ij,ij->j", left.ranks, left.ranks, dtype=np.int32 if len(left.ranks) <= 1290 else np.int64
+    )
     with np.errstate(invalid="ignore"):  # no limit, times 0 where all values are equal
         bound = limit * squares
     rejected = statistic > bound
-    # equal values, as dead and masked pixels have, leave 0 on both sides: no rejection, and no doubt
+    # equal values, as dead and masked pixels have, leave 0 on both sides: no rejection, and no
+    # doubt
     doubtful = (np.abs(statistic - bound) <= CERTAIN * bound) & np.isfinite(bound) & (squares > 0)
     for pixel in np.flatnonzero(doubtful):
-        n, own_limit, sizes = (np.broadcast_to(x, (*x.shape[:-1], len(bound)))[..., pixel] for x in (left.n, limit, left.sizes))
-        between = sum(Fraction(d * d, int(k)) for d, k in zip(sums[:, pixel].tolist(), sizes, strict=True))
+        n, own_limit, sizes = (
+            np.broadcast_to(x, (*x.shape[:-1], len(bound)))[..., pixel]
+            for x in (left.n, limit, left.sizes)
+        )
+        between = sum(
+            Fraction(d * d, int(k)) for d, k in zip(sums[:, pixel].tolist(), sizes, strict=True)
+        )
         rejected[pixel] = (int(n) - 1) * between > Fraction(float(own_limit)) * int(squares[pixel])
     return rejected
 
 
-def _store(band: Band, tile: Tile, rows: Array, dropped: NDArray[np.bool_], blocks: _Blocks) -> None:
-    """Store the statistics of the frames left. ``rows`` (p, n) values by frame, ``dropped`` (p, b)."""
+def _store(
+    band: Band, tile: Tile, rows: Array, dropped: NDArray[np.bool_], blocks: _Blocks
+) -> None:
+    """Store the statistics of the frames left.
+
+    ``rows`` (p, n) values by frame, ``dropped`` (p, b).
+    """
     where = np.arange(tile.where.start, tile.where.stop)
     whole = ~dropped.any(axis=1)
     if tile.usable is not None:

@@ -27,7 +27,11 @@ def measure(
     length = np.diff(begin, append=len(pixels))
     values = frames.reshape(-1)[pixels + frame * n_pixels]
     peak = pixels[_first_maximum(values, begin, length)]
-    overload = None if saturation is None else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
+    overload = (
+        None
+        if saturation is None
+        else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
+    )
     if isinstance(level, IntegerLevel):
         return Measurements(
             total=np.add.reduceat(values.astype(np.int64), begin),
@@ -47,7 +51,9 @@ def measure(
     return Measurements(total, None, None, peak, overload)
 
 
-def _repeated(components: Components, mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[np.int64], ...]:
+def _repeated(
+    components: Components, mask_of_frame: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], ...]:
     """The components' pixels once for every frame: flat index in the frame, begin of each component, and the frame of each pixel."""
     first, last = components.first[mask_of_frame], components.first[mask_of_frame + 1]
     pixel_first, pixel_last = components.begin[first], components.begin[last]
@@ -56,19 +62,27 @@ def _repeated(components: Components, mask_of_frame: NDArray[np.integer]) -> tup
     if np.array_equal(mask_of_frame, np.arange(len(components.first) - 1)):
         return components.pixels, components.begin[:-1], frame
     shift = np.cumsum(length) - length - pixel_first
-    pixels = np.concatenate([components.pixels[a:b] for a, b in zip(pixel_first, pixel_last, strict=True)])
-    begin = np.concatenate([components.begin[a:b] + s for a, b, s in zip(first, last, shift, strict=True)])
+    pixels = np.concatenate(
+        [components.pixels[a:b] for a, b in zip(pixel_first, pixel_last, strict=True)]
+    )
+    begin = np.concatenate(
+        [components.begin[a:b] + s for a, b, s in zip(first, last, shift, strict=True)]
+    )
     return pixels, begin, frame
 
 
-def _first_maximum(values: Array, begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_maximum(
+    values: Array, begin: NDArray[np.int64], length: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Index of the largest value of each component, the first of equals."""
     largest = np.maximum.reduceat(values, begin)
     hits = np.flatnonzero(values == np.repeat(largest, length))
     return hits[np.searchsorted(hits, begin)]
 
 
-def _sum_of(level: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sum_of(
+    level: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Exact sums of a background map over components."""
     if level is None:
         return np.zeros(len(begin), np.int64)

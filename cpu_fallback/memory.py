@@ -16,7 +16,10 @@ OF_MOMENTS = 68
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
     """Of the moments of a band: one tile at a time, its values as they are, sorted, and some of them as float64."""
     if method.n_blocks:
-        tile, of_value = min(n_pixels, max(1, TILE_VALUES // n_frames)), 12 + 3 * max(4, dtype.itemsize)
+        tile, of_value = (
+            min(n_pixels, max(1, TILE_VALUES // n_frames)),
+            12 + 3 * max(4, dtype.itemsize),
+        )
     else:
         tile, of_value = min(n_pixels, TILE), 3 * max(4, dtype.itemsize)
     return OF_MOMENTS * n_pixels + of_value * tile * n_frames + 16 * IN_CACHE

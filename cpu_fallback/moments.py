@@ -1,7 +1,8 @@
 """From values to moments: tiles of pixels out of a band of frames, and the statistics of sorted samples.
 
-A tile is copied into a buffer with a padded row before it is transposed: transposing the stack itself, whose frames are megabytes apart,
-is ten times slower. Sums are exact: every partial sum is an integer below 2^53 held in float64, where SIMD is fastest.
+A tile is copied into a buffer with a padded row before it is transposed: transposing the stack
+itself, whose frames are megabytes apart, is ten times slower. Sums are exact: every partial sum is
+an integer below 2^53 held in float64, where SIMD is fastest.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Val
 PADDING = 32
 """Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
 AT_ONCE = 64
-"""Frames that are transposed at a time: a third faster than all, as what they are written to stays in the cache."""
+"""Frames that are transposed at a time: a third faster than all, as what they are written to stays
+in the cache.
+"""
 IN_CACHE = 1 << 17
 """Values that are summed as float64 at a time: 1 MB."""
 
@@ -63,10 +66,15 @@ class Band:
         self.max = np.empty(n_pixels, dtype)
         self.arg = np.empty(n_pixels, np.int32)
         if self.is_float:
-            self.average, self.deviation, self.iqr = (np.empty(n_pixels, np.float64) for _ in range(3))
+            self.average, self.deviation, self.iqr = (
+                np.empty(n_pixels, np.float64) for _ in range(3)
+            )
         else:
             self.total, self.iqr4 = np.empty(n_pixels, np.int64), np.empty(n_pixels, np.int64)
-            self.scatter_low, self.scatter_high = np.empty(n_pixels, np.uint64), np.zeros(n_pixels, np.uint64)
+            self.scatter_low, self.scatter_high = (
+                np.empty(n_pixels, np.uint64),
+                np.zeros(n_pixels, np.uint64),
+            )
 
     def load(self, tile: Tile, rows: Array) -> None:
         """Transpose a tile into ``rows`` (p, n), where invalid values are as large as the type allows, and store maxima."""
@@ -81,7 +89,9 @@ class Band:
             self.arg[tile.where] = ((values == largest) & usable).argmax(axis=0)
             counts = usable.sum(axis=0)
             partial = (counts > 0) & (counts < len(values))
-            self.gaps |= bool(partial.any() if self.pixels is None else (partial & self.pixels[tile.where]).any())
+            self.gaps |= bool(
+                partial.any() if self.pixels is None else (partial & self.pixels[tile.where]).any()
+            )
         self.max[tile.where] = largest
 
     def sample(self, where: Any, kept: Array) -> None:
@@ -93,10 +103,18 @@ class Band:
         if self.is_float:
             self.average[where], self.deviation[where], self.iqr[where] = _float_statistics(kept)
         else:
-            self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(kept, self.is_wide)
+            self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(
+                kept, self.is_wide
+            )
             self.iqr4[where] = _quartiles(kept)
 
-    def sample_counted(self, where: NDArray[np.int64], rows: Array, counts: NDArray[np.int64], size: Callable[[int], int]) -> None:
+    def sample_counted(
+        self,
+        where: NDArray[np.int64],
+        rows: Array,
+        counts: NDArray[np.int64],
+        size: Callable[[int], int],
+    ) -> None:
         """The same where a row begins with ``counts`` values that are valid: of ``v``, the ``size(v)`` smallest are the sample."""
         for count in np.unique(counts):
             alike = counts == count
@@ -106,7 +124,9 @@ class Band:
         """What has been found; pixels that are invalid on every frame are masked."""
         if self.pixels is not None:
             self._clear(~self.pixels)
-        fields: dict[str, Any] = {name: getattr(self, name).reshape(self.shape) for name in self._fields()}
+        fields: dict[str, Any] = {
+            name: getattr(self, name).reshape(self.shape) for name in self._fields()
+        }
         if self.is_float:
             self.max += 0  # no negative zero
             return FloatMoments(**fields, gaps=self.gaps)
@@ -119,7 +139,11 @@ class Band:
             getattr(self, name)[where] = 0
 
     def _fields(self) -> list[str]:
-        own = ["average", "deviation", "iqr"] if self.is_float else ["total", "scatter_low", "scatter_high", "iqr4"]
+        own = (
+            ["average", "deviation", "iqr"]
+            if self.is_float
+            else ["total", "scatter_low", "scatter_high", "iqr4"]
+        )
         return ["kept", *own, "max", "arg"]
 
 
@@ -134,7 +158,8 @@ def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
     """S, and the two words of m*Q - S*S, of ascending integer rows (pixels, m); ``is_wide``: of 32 bits."""
     if not is_wide:
         return *_narrow_sums(kept), 0
-    # m*Q - S*S does not change when a pixel's smallest value is subtracted, and what is left is often small
+    # m*Q - S*S does not change when a pixel's smallest value is subtracted, and what is left is
+    # often small
     m, lowest = kept.shape[1], kept[:, 0].astype(np.int64)
     shifted = kept - lowest[:, None]
     span = int(shifted[:, -1].max())
@@ -172,7 +197,11 @@ def _wide_sums(values: NDArray[np.int64]) -> tuple[Array, Array, Array]:
     sum_a, sum_b = a.sum(axis=1).astype(np.int64), b.sum(axis=1).astype(np.int64)
     dot = [np.einsum("ij,ij->i", x, y).astype(np.int64) for x, y in ((a, a), (a, b), (b, b))]
     # each of the three is below 2^62 in size for m < 2^16
-    top, middle, bottom = m * dot[0] - sum_a * sum_a, m * dot[1] - sum_a * sum_b, m * dot[2] - sum_b * sum_b
+    top, middle, bottom = (
+        m * dot[0] - sum_a * sum_a,
+        m * dot[1] - sum_a * sum_b,
+        m * dot[2] - sum_b * sum_b,
+    )
     low = top.astype(np.uint64) << np.uint64(32)
     high = (top >> 32) + (middle >> 47)
     for part in (middle.astype(np.uint64) << np.uint64(17), bottom.astype(np.uint64)):
@@ -196,7 +225,8 @@ def _quartiles(kept: Array) -> Array:
 def _float_statistics(kept: Array) -> tuple[Array, Array, Array]:
     """Average, sum of squared deviations and interquartile range of ascending rows (pixels, m), in a fixed order of operations.
 
-    Values may be as large as the type allows: what overflows becomes infinite or NaN, and such a pixel stands out on no frame.
+    Values may be as large as the type allows: what overflows becomes infinite or NaN, and such a
+    pixel stands out on no frame.
     """
     columns = np.ascontiguousarray(kept.T, dtype=np.float64)
     m = len(columns)

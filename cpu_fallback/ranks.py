@@ -1,6 +1,7 @@
 """Ranks of many pixels at once, as integers, and what is left of them when values leave.
 
-A centred rank is twice the rank less n + 1: the number of values that are smaller less the number that are larger, ties included.
+A centred rank is twice the rank less n + 1: the number of values that are smaller less the number
+that are larger, ties included.
 """
 
 from itertools import pairwise
@@ -12,16 +13,22 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array
 
 TABLE_FROM = 20
-"""From so many values on it is faster to look up how many of them are smaller than a value than to compare it with each."""
+"""From so many values on it is faster to look up how many of them are smaller than a value than to
+compare it with each.
+"""
 
 
-def centred_ranks(rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, place: NDArray[np.int64]) -> Array:
+def centred_ranks(
+    rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, place: NDArray[np.int64]
+) -> Array:
     """Centred rank of each value among the usable ones of its pixel: (n, p), int16 up to 2^15 values, else int32; 0 for unusable values.
 
-    ``rows`` (p, n) hold the values, all within ``dtype``; ``usable`` (n, p), None: all are. Column ``i`` of rows becomes row ``place[i]``.
+    ``rows`` (p, n) hold the values, all within ``dtype``; ``usable`` (n, p), None: all are. Column
+    ``i`` of rows becomes row ``place[i]``.
 
-    Values are sorted together with their place, and then by it, once with ascending places among equals and once with descending ones:
-    the sum of both positions is the same for all equals. Four sorts are faster than one and a walk along its ties.
+    Values are sorted together with their place, and then by it, once with ascending places among
+    equals and once with descending ones: the sum of both positions is the same for all equals. Four
+    sorts are faster than one and a walk along its ties.
     """
     n = rows.shape[1]
     bits = max(1, (n - 1).bit_length())
@@ -30,7 +37,11 @@ def centred_ranks(rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] |
     keys |= (n - 1 - place).astype(keys.dtype)
     twice += _positions(keys, bits)[:, ::-1]
     # wraps where negative, as the signed view expects
-    twice -= np.uint32(n - 1) if usable is None else usable.sum(axis=0, dtype=np.uint32)[:, None] - np.uint32(1)
+    twice -= (
+        np.uint32(n - 1)
+        if usable is None
+        else usable.sum(axis=0, dtype=np.uint32)[:, None] - np.uint32(1)
+    )
     ranks = np.empty((n, len(rows)), np.int16 if n <= 2**15 else np.int32)
     np.copyto(ranks, twice.view(np.int32).T, casting="unsafe")
     if usable is not None:
@@ -38,7 +49,9 @@ def centred_ranks(rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] |
     return ranks
 
 
-def _ordered_keys(rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, bits: int) -> Array:
+def _ordered_keys(
+    rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, bits: int
+) -> Array:
     """Unsigned integers in the order of the values, unusable ones above all others; the last ``bits`` are free."""
     if dtype == np.float64:
         rows, dtype = _dense(rows), np.dtype(np.uint16)
@@ -83,14 +96,18 @@ def _positions(keys: Array, bits: int) -> NDArray[np.uint32]:
 def order_codes(ranks: Array) -> Array:
     """Short integers in the order of the ranks (n, p) of usable values: uint8 up to 256 values, else uint16."""
     n = len(ranks)
-    # ranks that differ do so by two at least; the unsigned view wraps back where the sum is positive
+    # ranks that differ do so by two at least; the unsigned view wraps back where the sum is
+    # positive
     return ((ranks.view(f"u{ranks.itemsize}") + n) >> 1).astype(np.uint8 if n <= 256 else np.uint16)
 
 
-def forget(ranks: Array, codes: Array, gone: Array, counts: NDArray[np.bool_] | None = None) -> None:
+def forget(
+    ranks: Array, codes: Array, gone: Array, counts: NDArray[np.bool_] | None = None
+) -> None:
     """Take the comparisons with values that leave out of the ranks of all others, in place.
 
-    ``ranks`` and ``codes`` (n, p) of the others; ``gone`` (k, p) codes of those that leave; ``counts`` (k, p): which of these are usable.
+    ``ranks`` and ``codes`` (n, p) of the others; ``gone`` (k, p) codes of those that leave;
+    ``counts`` (k, p): which of these are usable.
     """
     if len(gone) < TABLE_FROM:
         ranks -= _compared_one_by_one(codes, gone, counts)
@@ -98,7 +115,9 @@ def forget(ranks: Array, codes: Array, gone: Array, counts: NDArray[np.bool_] | 
         ranks -= _looked_up(codes, gone, counts, ranks.dtype)
 
 
-def _compared_one_by_one(codes: Array, gone: Array, counts: NDArray[np.bool_] | None) -> NDArray[np.int8]:
+def _compared_one_by_one(
+    codes: Array, gone: Array, counts: NDArray[np.bool_] | None
+) -> NDArray[np.int8]:
     """(n, p) int8: how many of the values ``gone`` are below a value less how many are above it."""
     above = below = gone
     if counts is not None:
@@ -113,7 +132,9 @@ def _compared_one_by_one(codes: Array, gone: Array, counts: NDArray[np.bool_] | 
     return balance
 
 
-def _looked_up(codes: Array, gone: Array, counts: NDArray[np.bool_] | None, dtype: np.dtype[Any]) -> Array:
+def _looked_up(
+    codes: Array, gone: Array, counts: NDArray[np.bool_] | None, dtype: np.dtype[Any]
+) -> Array:
     """The same (n, p), from a table of every code of a pixel."""
     pixels = np.arange(codes.shape[1])
     beyond = max(int(codes.max()), int(gone.max())) + 1

@@ -23,7 +23,12 @@ def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> A
         for out, frame, factor in zip(result, frames, factors, strict=True):
             # a value is looked up by its bits, so that negative ones follow the others
             table = np.roll(_product(every, factor, frames.dtype, marks), every[0])
-            np.take(table, frame.view(f"u{frame.itemsize}") if frame.dtype.kind == "i" else frame, out=out, mode="clip")
+            np.take(
+                table,
+                frame.view(f"u{frame.itemsize}") if frame.dtype.kind == "i" else frame,
+                out=out,
+                mode="clip",
+            )
     else:
         result = np.empty_like(frames)
         for out, frame, factor in zip(result, frames, factors, strict=True):

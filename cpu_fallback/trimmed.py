@@ -10,7 +10,9 @@ from cpu_fallback.moments import Band, tiles
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 TILE = 4096
-"""Pixels of a tile: large enough that threads do not fight for the interpreter, small enough for the cache."""
+"""Pixels of a tile: large enough that threads do not fight for the interpreter, small enough for
+the cache.
+"""
 
 
 class TrimmedStatistics:
@@ -19,7 +21,9 @@ class TrimmedStatistics:
     def __init__(self) -> None:
         self._short_sort_is_fast = _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
 
-    def moments(self, frames: Array, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(
+        self, frames: Array, percent: int, validity: Validity
+    ) -> IntegerMoments | FloatMoments:
         """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
         band = Band(frames, validity)
         buffer = np.empty((TILE, len(frames)), self._sorting_dtype(frames.dtype))
@@ -34,7 +38,12 @@ class TrimmedStatistics:
             if tile.usable is None:
                 band.sample(tile.where, rows[:, : size(len(frames))])
             else:
-                band.sample_counted(np.arange(tile.where.start, tile.where.stop), rows, tile.usable.sum(axis=0), size)
+                band.sample_counted(
+                    np.arange(tile.where.start, tile.where.stop),
+                    rows,
+                    tile.usable.sum(axis=0),
+                    size,
+                )
         return band.moments()
 
     def _sorting_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -1,7 +1,8 @@
 """gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does.
 
-`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for. `ImageRequest` says which images make a
-run, and `convert` writes them as one file. Importing this package loads nothing heavy.
+`find_spots` processes a run, `open_spots` opens the results, `Parameters` says what to look for.
+`ImageRequest` says which images make a run, and `convert` writes them as one file. Importing this
+package loads nothing heavy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["GpuSpotsError", "ImageRequest", "Parameters", "SpotsFile", "__version__", "convert", "find_spots", "open_spots"]
+__all__ = [
+    "GpuSpotsError",
+    "ImageRequest",
+    "Parameters",
+    "SpotsFile",
+    "__version__",
+    "convert",
+    "find_spots",
+    "open_spots",
+]
 
 
 def __getattr__(name: str) -> Any:

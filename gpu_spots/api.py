@@ -71,29 +71,43 @@ def find_spots(
     """Find the spots of a run and return the results.
 
     Args:
-        frames: the HDF5 file of a run; or its images, by an `ImageRequest`; or its frames: (n_frames, n_X, n_Y), counts, of uint8, uint16,
-            uint32, int16, int32, float32 or float64.
-        parameters: what to look for; None: the manual's defaults, which ask for 10 different angles (``Parameters(angles=0)`` does not).
+        frames: the HDF5 file of a run; or its images, by an `ImageRequest`; or its frames:
+            (n_frames, n_X, n_Y), counts, of uint8, uint16, uint32, int16, int32, float32 or
+            float64.
+        parameters: what to look for; None: the manual's defaults, which ask for 10 different angles
+            (``Parameters(angles=0)`` does not).
         output: the spots file to write; None: the results stay in memory.
-        frames_path: the dataset of the frames in the file, or several that follow each other; None: where the file's layout has them.
-        angles_path: the dataset of the angles in the file, degrees, one a frame; None: where the layout has them.
-        laser_path: the dataset of the laser states in the file, 0 or 1, one a frame; None: where the layout has them.
-        table: a text file with the columns ``angle``, ``laser_on``, ...; they take the place of the file's.
-        columns: for frames in memory, their metadata: ``angle`` (degrees), ``laser_on`` (0 or 1), ...; one value a frame.
-        valid_pixels: (n_X, n_Y) bool; False pixels are in no mask and in no spot. None: all are valid.
+        frames_path: the dataset of the frames in the file, or several that follow each other; None:
+            where the file's layout has them.
+        angles_path: the dataset of the angles in the file, degrees, one a frame; None: where the
+            layout has them.
+        laser_path: the dataset of the laser states in the file, 0 or 1, one a frame; None: where
+            the layout has them.
+        table: a text file with the columns ``angle``, ``laser_on``, ...; they take the place of the
+            file's.
+        columns: for frames in memory, their metadata: ``angle`` (degrees), ``laser_on`` (0 or 1),
+            ...; one value a frame.
+        valid_pixels: (n_X, n_Y) bool; False pixels are in no mask and in no spot. None: all are
+            valid.
         mask: a file with such an image, as ``--mask``: FILE or FILE:PATH.
-        mask_good: what marks a good pixel in it: 0, or 1 for anything else; None: as the format of the mask has it, if that is certain.
+        mask_good: what marks a good pixel in it: 0, or 1 for anything else; None: as the format of
+            the mask has it, if that is certain.
         file_mask: whether the pixel mask in the file of the frames counts.
-        reject: regions that are left out, as ``--reject`` has them: ``"rect:X0,X1,Y0,Y1"``, ``"disc:X,Y,R"``, ``"border:N"``.
-        valid_range: smallest and largest value that counts, either may be None; None: as the file has it.
-        saturation: the smallest saturated value, counts; None: as the file has it, else the largest that frames of integers can hold.
-        compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is installed.
+        reject: regions that are left out, as ``--reject`` has them: ``"rect:X0,X1,Y0,Y1"``,
+            ``"disc:X,Y,R"``, ``"border:N"``.
+        valid_range: smallest and largest value that counts, either may be None; None: as the file
+            has it.
+        saturation: the smallest saturated value, counts; None: as the file has it, else the largest
+            that frames of integers can hold.
+        compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is
+            installed.
         backend: auto, gpu or cpu.
         threads: how many threads of the host are used, at least one a GPU; None: all cores.
         device: number of the GPU, or of several that share the work; None: the first.
         device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
         memory_limit: bytes that frames and results may take; None: what is free.
-        scratch: folder of a scratch file, for runs that do not fit in memory; None: that of ``output``.
+        scratch: folder of a scratch file, for runs that do not fit in memory; None: that of
+            ``output``.
         batch: frames whose masks are made at once; None: what suits.
         keep: which stacks the results have: some of raw, filtered, synced, labels, pixels.
         force: overwrite ``output``.
@@ -102,7 +116,8 @@ def find_spots(
         The results; close them when done, or use them in a ``with`` statement.
 
     Raises:
-        GpuSpotsError: one line that names the file, dataset or parameter, what was found and what was expected.
+        GpuSpotsError: one line that names the file, dataset or parameter, what was found and what
+            was expected.
     """
     parameters = Parameters() if parameters is None else parameters
     if not isinstance(parameters, Parameters):
@@ -134,7 +149,9 @@ def find_spots(
         if valid_pixels is not None:
             pixels = np.asarray(valid_pixels, bool)
             if pixels.shape != stack.shape[1:]:
-                raise InputError(f"valid_pixels has shape {pixels.shape}, expected that of a frame, {stack.shape[1:]}")
+                raise InputError(
+                    f"valid_pixels has shape {pixels.shape}, expected that of a frame, {stack.shape[1:]}"
+                )
             stack.validity = stack.validity.less(pixels)
             stack.record = {**stack.record, "masked_pixels": stack.validity.n_masked}
         if output is None:
@@ -159,12 +176,20 @@ def find_spots(
         apply_inputs(in_memory, inputs)
         return find(in_memory)
     if columns is not None:
-        raise InputError("columns: only for frames in memory; a file has its own in the group lauecollect")
+        raise InputError(
+            "columns: only for frames in memory; a file has its own in the group lauecollect"
+        )
     with open_run(frames, inputs) as stack:
         return find(stack)
 
 
-def convert(images: ImageRequest, output: str | Path | None = None, *, threads: int | None = None, force: bool = False) -> Path:
+def convert(
+    images: ImageRequest,
+    output: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    force: bool = False,
+) -> Path:
     """Write a run of images as one HDF5 file, as ``gpu-spots convert`` does.
 
     Args:
@@ -177,7 +202,8 @@ def convert(images: ImageRequest, output: str | Path | None = None, *, threads: 
         The file's name.
 
     Raises:
-        GpuSpotsError: one line that names the file or parameter, what was found and what was expected.
+        GpuSpotsError: one line that names the file or parameter, what was found and what was
+            expected.
     """
     path = default_output(images, "mccd") if output is None else Path(output)
     workers = threads or default_workers()

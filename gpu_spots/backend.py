@@ -1,9 +1,10 @@
 """Backend: the contract that every computing backend keeps, and the choice of one.
 
-A backend finds exact integers (for float frames: float64 in a fixed order of operations), and what is made of them takes correctly rounded
-operations in one order: so all backends return equal bits. Its operations are pure, but for those that say what they fill, may be called
-from several threads at once, and may be given any band of rows or batch of frames.
-Frames, masks and prepared objects live wherever the backend wants them; everything else is NumPy.
+A backend finds exact integers (for float frames: float64 in a fixed order of operations), and what
+is made of them takes correctly rounded operations in one order: so all backends return equal bits.
+Its operations are pure, but for those that say what they fill, may be called from several threads
+at once, and may be given any band of rows or batch of frames. Frames, masks and prepared objects
+live wherever the backend wants them; everything else is NumPy.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -55,27 +56,34 @@ class Backend(Protocol):
     def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
         """Room for frames where the backend computes: what `upload` returns, and sliced as NumPy's arrays are, by frames and by rows.
 
-        ``shared``: other threads than this one work on its parts, which they `upload`: where each of them computes may be elsewhere.
-        Raises `OutOfDeviceMemory`.
+        ``shared``: other threads than this one work on its parts, which they `upload`: where each
+        of them computes may be elsewhere. Raises `OutOfDeviceMemory`.
         """
 
     def staging(self, held: Any, begin: int, end: int) -> AbstractContextManager[Array]:
         """A host array, contiguous, to be filled with the frames from ``begin`` to ``end`` of ``held``.
 
-        When the block ends they are on their way there: what any thread asks for afterwards sees them.
+        When the block ends they are on their way there: what any thread asks for afterwards sees
+        them.
         """
 
     @property
-    def staging_shuffled(self) -> Callable[[Any, int, int, int], AbstractContextManager[Array]] | None:
+    def staging_shuffled(
+        self,
+    ) -> Callable[[Any, int, int, int], AbstractContextManager[Array]] | None:
         """``staging_shuffled(held, begin, end, rows)``: `staging` for frames that are still shuffled; None: frames come in order only.
 
-        The array is (end - begin, stretches, bytes of a value, rows, n_Y) uint8, each stretch of ``rows`` rows as
-        `gpu_spots.protocols.Shuffled` has it; ``rows`` divides the rows of ``held``. It needs as much memory, where the backend computes,
-        as these frames take, until the block has ended.
+        The array is (end - begin, stretches, bytes of a value, rows, n_Y) uint8, each stretch of
+        ``rows`` rows as `gpu_spots.protocols.Shuffled` has it; ``rows`` divides the rows of
+        ``held``. It needs as much memory, where the backend computes, as these frames take, until
+        the block has ended.
         """
 
     def upload(self, frames: Any) -> Any:
-        """Put frames where the backend computes, unless they are there. (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame."""
+        """Put frames where the backend computes, unless they are there.
+
+        (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame.
+        """
 
     def release(self) -> None:
         """Give back memory that is kept for later, after `OutOfDeviceMemory`: which every operation may raise."""
@@ -83,30 +91,42 @@ class Backend(Protocol):
     def scaled(self, frames: Any, factors: NDArray[Any], validity: Validity) -> Any:
         """Frames times ``factors`` (one a frame, int64, in 2^-16), in their own type: for integers ``(I * factor + 2^15) >> 16``.
 
-        Results are limited to the type. Invalid values become NaN, or the type's maximum, as ``validity.of_scaled`` says.
+        Results are limited to the type. Invalid values become NaN, or the type's maximum, as
+        ``validity.of_scaled`` says.
         """
 
-    def moments(self, frames: Any, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(
+        self, frames: Any, method: Method, validity: Validity
+    ) -> IntegerMoments | FloatMoments:
         """Return the moments of each pixel's background sample, on the host.
 
-        A pixel with fewer than two values left is masked (``kept`` 0). `KruskalWallis` decides exactly; a block without a valid value
-        in a pixel takes no part there.
+        A pixel with fewer than two values left is masked (``kept`` 0). `KruskalWallis` decides
+        exactly; a block without a valid value in a pixel takes no part there.
         """
 
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> Any:
+    def hold_background(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
+    ) -> Any:
         """Return room for what `prepare` will need of a background; None where `prepare` takes all of it from the host.
 
         ``shape`` and ``dtype`` are those of the stack. `background` fills it.
         """
 
-    def background(self, frames: Any, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+    def background(
+        self, frames: Any, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         """Fill the rows of a band with its background; return whether there are gaps.
 
         ``into.fill`` does it from `moments`. A backend that does it otherwise gives the same bits.
         """
 
-    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> Any:
-        """Put what the second pass needs where it computes. ``saturation``: the smallest saturated value, of frames as read."""
+    def prepare(
+        self, background: Background, morphology: Morphology, saturation: float | None
+    ) -> Any:
+        """Put what the second pass needs where it computes.
+
+        ``saturation``: the smallest saturated value, of frames as read.
+        """
 
     def find_masks(self, frames: Any, prepared: Any) -> FoundMasks:
         """Raw and filtered masks of each frame."""
@@ -115,7 +135,10 @@ class Backend(Protocol):
         """``n_masks`` masks with no pixel set."""
 
     def union(self, onto: Any, masks: Any, mask_of_frame: NDArray[Any]) -> None:
-        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``. It changes its argument: one thread at a time."""
+        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``.
+
+        It changes its argument: one thread at a time.
+        """
 
     def without(self, masks: Any, invalid: Any) -> Any:
         """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
@@ -130,31 +153,43 @@ class Backend(Protocol):
         """Connected components of each mask, numbered as ``scipy.ndimage.label`` does."""
 
     def measure(
-        self, frames: Any, components: Components, mask_of_frame: NDArray[Any], prepared: Any, factors: NDArray[Any] | None
+        self,
+        frames: Any,
+        components: Components,
+        mask_of_frame: NDArray[Any],
+        prepared: Any,
+        factors: NDArray[Any] | None,
     ) -> Measurements:
         """Sums over the components of mask ``mask_of_frame[i]`` on frame ``i``, for every frame, in the frame's own counts.
 
-        ``factors`` are those that the background's frames were scaled by, None for 1: float frames divide the background by them (the
-        sums of integer frames are of the background as it is).
+        ``factors`` are those that the background's frames were scaled by, None for 1: float frames
+        divide the background by them (the sums of integer frames are of the background as it is).
         """
 
 
 def select_backend(
-    name: str = "auto", threads: int | None = None, device: int | Sequence[int] | None = None, device_memory_limit: int | None = None
+    name: str = "auto",
+    threads: int | None = None,
+    device: int | Sequence[int] | None = None,
+    device_memory_limit: int | None = None,
 ) -> Backend:
     """The backend of that name; see `choose_backend`."""
     return choose_backend(name, threads, device, device_memory_limit)[0]
 
 
 def choose_backend(
-    name: str = "auto", threads: int | None = None, device: int | Sequence[int] | None = None, device_memory_limit: int | None = None
+    name: str = "auto",
+    threads: int | None = None,
+    device: int | Sequence[int] | None = None,
+    device_memory_limit: int | None = None,
 ) -> tuple[Backend, str | None]:
     """The backend of that name, and for ``auto`` a note if it is the CPU though the machine has an NVIDIA driver.
 
     Args:
         name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
         threads: of the host, at least one a GPU; None: all cores this process may use.
-        device: number of the GPU, or of several; None: the first. Who names one does not want the CPU instead, so ``auto`` is then ``gpu``.
+        device: number of the GPU, or of several; None: the first. Who names one does not want the
+            CPU instead, so ``auto`` is then ``gpu``.
         device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
 
     Raises:

@@ -10,9 +10,13 @@ from gpu_spots.model import Array, Background
 MIN_NOISE = 2.0
 """Smallest height of a spot, in standard deviations over the frames of the pixels around it."""
 MIN_SHARE, MIN_FRAMES, MAX_SHARE = 0.15, 3.5, 0.9
-"""Smallest share of the sample's frames with the spot, and smallest number of them, which is at most `MAX_SHARE` of the sample."""
+"""Smallest share of the sample's frames with the spot, and smallest number of them, which is at
+most `MAX_SHARE` of the sample.
+"""
 MIN_FALL = 0.45
-"""Smallest ratio of the heights above places 8 and 16 pixels away; a smooth hill has 0.25, a round spot with a sigma of 6 pixels 0.6."""
+"""Smallest ratio of the heights above places 8 and 16 pixels away; a smooth hill has 0.25, a round
+spot with a sigma of 6 pixels 0.6.
+"""
 MIN_EVENNESS = 3.25
 """Smallest height of a spot, in steps from the 30th to the 70th percentile of ``avg`` around it."""
 DIRECTIONS = np.array([(8, 0), (0, 8), (6, 6), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3)])
@@ -61,7 +65,9 @@ def is_sparse(background: Background) -> bool:
     if background.max.dtype.kind == "f":
         return False
     valid = background.validity.pixels
-    sampled = background.avg[::8, ::8] if valid is None else background.avg[::8, ::8][valid[::8, ::8]]
+    sampled = (
+        background.avg[::8, ::8] if valid is None else background.avg[::8, ::8][valid[::8, ::8]]
+    )
     return bool(2 * np.count_nonzero(sampled > 0.5) < sampled.size)
 
 
@@ -89,17 +95,21 @@ def cover_warning(covered: Indices, n_pixels: int, *, sparse: bool) -> str | Non
     )
 
 
-def persistent_spots(avg: Floats, std: Floats, highest: Array, n_used: int, valid: Bools | None = None) -> Indices:
+def persistent_spots(
+    avg: Floats, std: Floats, highest: Array, n_used: int, valid: Bools | None = None
+) -> Indices:
     """Find spots in ``avg``: compact, higher than their surroundings, and on many frames.
 
-    Hot pixels, lines, rings, edges, and spots that touch invalid pixels or the edge of the frame do not count.
+    Hot pixels, lines, rings, edges, and spots that touch invalid pixels or the edge of the frame do
+    not count.
 
     Args:
         avg: (n_X, n_Y) float32, counts: average of the background sample.
         std: (n_X, n_Y) float32, counts: its standard deviation.
         highest: (n_X, n_Y), the frames' type, counts: maximum over all frames.
         n_used: number of frames in the sample.
-        valid: (n_X, n_Y) bool, False for invalid pixels; None: all are valid. NaN and infinity are invalid.
+        valid: (n_X, n_Y) bool, False for invalid pixels; None: all are valid. NaN and infinity are
+            invalid.
 
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
@@ -114,20 +124,32 @@ def persistent_spots(avg: Floats, std: Floats, highest: Array, n_used: int, vali
         inside = (x >= 0) & (x < avg.shape[0]) & (y >= 0) & (y < avg.shape[1])
         place = x.clip(0, avg.shape[0] - 1), y.clip(0, avg.shape[1] - 1)
         value, deviation = avg[place], std[place]
-        good = inside & np.isfinite(value) & np.isfinite(deviation) & ((deviation > 0) | (value >= typical))
+        good = (
+            inside
+            & np.isfinite(value)
+            & np.isfinite(deviation)
+            & ((deviation > 0) | (value >= typical))
+        )
         if valid is not None:
             good &= valid[place]
-        return np.where(good, value, np.float32(np.nan)), np.where(good, deviation**2, np.float32(np.nan))
+        return np.where(good, value, np.float32(np.nan)), np.where(
+            good, deviation**2, np.float32(np.nan)
+        )
 
     def height(x: Indices, y: Indices, times: int = 1) -> Floats:
         """Median of nine pixels less the highest mean of two opposite places around: exact on slopes and ridges."""
-        ends = [at(x[..., None] + s * DIRECTIONS[:, 0], y[..., None] + s * DIRECTIONS[:, 1])[0] for s in (times, -times)]
+        ends = [
+            at(x[..., None] + s * DIRECTIONS[:, 0], y[..., None] + s * DIRECTIONS[:, 1])[0]
+            for s in (times, -times)
+        ]
         level = np.fmax.reduce((ends[0] + ends[1]) / 2, axis=-1)
         square = np.arange(9)
         nine, _ = at(x[..., None] + square // 3 - 1, y[..., None] + square % 3 - 1)
         return _median_of_nine(nine) - np.where(np.isnan(level), typical, level)
 
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # float frames can hold any value
+    with np.errstate(
+        over="ignore", invalid="ignore", divide="ignore"
+    ):  # float frames can hold any value
         x, y = _candidates(avg, std, typical, floor)
         near = np.arange((2 * NEAR + 1) ** 2)
         x, y = x[:, None] + near // (2 * NEAR + 1) - NEAR, y[:, None] + near % (2 * NEAR + 1) - NEAR
@@ -144,10 +166,14 @@ def persistent_spots(avg: Floats, std: Floats, highest: Array, n_used: int, vali
         noise = _quantiles(variance[:, annulus], 0.5)
         middle = np.s_[:, REACH - 1 : REACH + 2, REACH - 1 : REACH + 2]
         own = _median_of_nine(variance[middle].reshape(-1, 9))
-        # on a share f of the sample, avg rises by f * height and the variance by f * (1 - f) * height^2
+        # on a share f of the sample, avg rises by f * height and the variance by f * (1 - f) *
+        # height^2
         share = peak**2 / (peak**2 + np.maximum(own - noise, 0))
-        spot = (peak > np.maximum(floor, MIN_NOISE * np.sqrt(noise))) & (share > min(max(MIN_SHARE, MIN_FRAMES / n_used), MAX_SHARE))
-        # a smooth hill rises as much farther out, and what is on a ring or in a corner has uneven surroundings
+        spot = (peak > np.maximum(floor, MIN_NOISE * np.sqrt(noise))) & (
+            share > min(max(MIN_SHARE, MIN_FRAMES / n_used), MAX_SHARE)
+        )
+        # a smooth hill rises as much farther out, and what is on a ring or in a corner has uneven
+        # surroundings
         spot &= (peak > MIN_FALL * height(x, y, 2)) & (peak > MIN_EVENNESS * (high - low))
         half = _median_of_nine(patches[middle].reshape(-1, 9)) - peak / 2
         spot[spot] = _is_compact(patches[spot], half[spot])
@@ -172,7 +198,9 @@ def _candidates(avg: Floats, std: Floats, typical: float, floor: float) -> tuple
     above = _cells(small - level, CELL)
     best = np.nan_to_num(above, nan=-np.inf).argmax(axis=1)
     above = above[np.arange(len(above)), best]
-    noise = _quantiles(_cells(_padded(std[: 2 * n_x : 4, : 2 * n_y : 4], CELL // 2), CELL // 2), 0.5)
+    noise = _quantiles(
+        _cells(_padded(std[: 2 * n_x : 4, : 2 * n_y : 4], CELL // 2), CELL // 2), 0.5
+    )
     found = np.flatnonzero(above > np.maximum(floor, MIN_NOISE * noise) / 2)
     found = found[np.argsort(-above[found], kind="stable")[:MAX_CANDIDATES]]
     cell_x, cell_y = np.divmod(found, n_y // CELL)

@@ -24,9 +24,10 @@ DEFAULTS = Parameters()
 def describe(stack: Run) -> Description:
     """Everything that is known of a run before its frames are read.
 
-    Keys: ``file``, ``layout``, ``frames`` (see `storage_of`), ``masked_pixels``, ``mask`` (what masks them), ``valid_range``,
-    ``saturation``, ``angles``, ``laser``, ``blocks``, ``pairs``, ``find`` (which values -m and -S may have, else why not), ``options``
-    (those that find needs), ``problems`` (for which find would refuse the run) and ``notes``. What is not there is None.
+    Keys: ``file``, ``layout``, ``frames`` (see `storage_of`), ``masked_pixels``, ``mask`` (what
+    masks them), ``valid_range``, ``saturation``, ``angles``, ``laser``, ``blocks``, ``pairs``,
+    ``find`` (which values -m and -S may have, else why not), ``options`` (those that find needs),
+    ``problems`` (for which find would refuse the run) and ``notes``. What is not there is None.
     """
     angles, laser = _angles(stack), _laser(stack)
     blocks, pairs = _blocks(stack), _pairs(stack)
@@ -40,7 +41,9 @@ def describe(stack: Run) -> Description:
         "masked_pixels": stack.validity.n_masked,
         "mask": {name: record[name] for name in MASKS if name in record} or None,
         "valid_range": {name: record[name] for name in RANGE if name in record} or None,
-        "saturation": None if stack.saturation is None else {"value": stack.saturation, "from": record.get("saturation_from", "")},
+        "saturation": None
+        if stack.saturation is None
+        else {"value": stack.saturation, "from": record.get("saturation_from", "")},
         "angles": angles,
         "laser": laser,
         "blocks": blocks,
@@ -52,7 +55,15 @@ def describe(stack: Run) -> Description:
     }
 
 
-MASKS = ("file_mask", "file_mask_pixels", "mask", "mask_good", "mask_pixels", "reject", "reject_pixels")
+MASKS = (
+    "file_mask",
+    "file_mask_pixels",
+    "mask",
+    "mask_good",
+    "mask_pixels",
+    "reject",
+    "reject_pixels",
+)
 RANGE = ("valid_low", "valid_low_from", "valid_high", "valid_high_from")
 
 
@@ -76,10 +87,18 @@ def _laser(stack: Run) -> Description:
     except InputError as error:
         return {"missing": _without_source(error, stack)}
     if states is None:
-        why = stack.columns.missing.get("laser_on") if isinstance(stack.columns, LocatedColumns) else None
+        why = (
+            stack.columns.missing.get("laser_on")
+            if isinstance(stack.columns, LocatedColumns)
+            else None
+        )
         return {"missing": why or "no column laser_on, delay or file tells the state"}
     name = next(name for name in ("laser_on", "delay", "file") if name in stack.columns)
-    return {"from": _origin(stack.columns, name), "off": int((~states).sum()), "on": int(states.sum())}
+    return {
+        "from": _origin(stack.columns, name),
+        "off": int((~states).sum()),
+        "on": int(states.sum()),
+    }
 
 
 def _blocks(stack: Run) -> Description | None:
@@ -104,11 +123,18 @@ def _possible(stack: Run) -> Mapping[str, str | None]:
     n_frames, columns = stack.shape[0], stack.columns
     checks: dict[str, Callable[[], object]] = {
         **{
-            f"-m {name}": lambda method=method: method.check(DEFAULTS, columns, n_frames, stack.source)  # type: ignore[misc]
+            f"-m {name}": lambda method=method: method.check(
+                DEFAULTS, columns, n_frames, stack.source
+            )  # type: ignore[misc]
             for name, method in METHODS.items()
         },
-        **{f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source) for sync in SYNCS},  # type: ignore[misc]
-        f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(columns, n_frames, DEFAULTS.angles, stack.source),
+        **{
+            f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source)
+            for sync in SYNCS
+        },  # type: ignore[misc]
+        f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(
+            columns, n_frames, DEFAULTS.angles, stack.source
+        ),
     }
     return {name: _why_not(check, stack) for name, check in checks.items()}
 
@@ -121,7 +147,9 @@ def _why_not(check: Callable[[], object], stack: Run) -> str | None:
     return None
 
 
-def _options(angles: Description, laser: Description, possible: Mapping[str, str | None]) -> list[str]:
+def _options(
+    angles: Description, laser: Description, possible: Mapping[str, str | None]
+) -> list[str]:
     """The options of find that suit the run."""
     options = []
     if possible["-S blocks"] is None and laser.get("on") and laser.get("off"):

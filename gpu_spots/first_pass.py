@@ -13,12 +13,18 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
     """Learn the background band by band; ``cutoff`` goes into the threshold."""
     _, n_rows, n_columns = source.shape
     backend = source.backend
-    held = at_last(lambda: backend.hold_background(source.shape, source.dtype, method), backend.release)
-    maps = BackgroundMaps((n_rows, n_columns), source.dtype, cutoff, varies=method.varies, held=held)
+    held = at_last(
+        lambda: backend.hold_background(source.shape, source.dtype, method), backend.release
+    )
+    maps = BackgroundMaps(
+        (n_rows, n_columns), source.dtype, cutoff, varies=method.varies, held=held
+    )
     validity = source.scaled_validity
 
     def learn_rows(begin: int, end: int) -> None:
-        if backend.background(source.band(begin, end), method, validity.rows(begin, end), maps.rows(begin, end)):
+        if backend.background(
+            source.band(begin, end), method, validity.rows(begin, end), maps.rows(begin, end)
+        ):
             maps.gaps = True
 
     def learn_band(band: Span) -> int:
@@ -26,6 +32,8 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
         return band[1] - band[0]
 
     observer.stage("background", n_rows, "rows")
-    for n_done in in_order(learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads):
+    for n_done in in_order(
+        learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
+    ):
         observer.advance(n_done)
     return maps.finish(validity)

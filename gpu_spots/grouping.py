@@ -20,7 +20,11 @@ class LocatedColumns(dict[str, Array]):
     """Columns that know where they come from, for messages."""
 
     def __init__(
-        self, columns: Columns, origin: Mapping[str, str], missing: Mapping[str, str], given_by: Mapping[str, str] | None = None
+        self,
+        columns: Columns,
+        origin: Mapping[str, str],
+        missing: Mapping[str, str],
+        given_by: Mapping[str, str] | None = None,
     ) -> None:
         """``origin``: column to where it is in the file, or elsewhere; ``missing``: to why it was not found; ``given_by``: to options."""
         super().__init__(columns)
@@ -42,7 +46,9 @@ class Groups:
     """Frames that share a mask."""
 
     mask_of_frame: NDArray[np.int64]
-    """(n_frames,) int64: index of each frame's mask; masks are numbered in the order of their first frame."""
+    """(n_frames,) int64: index of each frame's mask; masks are numbered in the order of their first
+    frame.
+    """
     n_masks: int
     """How many masks there are."""
     n_unpaired: int
@@ -57,19 +63,24 @@ def frames_alone(n_frames: int) -> Groups:
 def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64]:
     """(n_frames,) int64: the angle of each frame in 0.001 degrees; equal keys are one angle.
 
-    Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame; ``source`` names the file in it.
+    Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame;
+    ``source`` names the file in it.
     """
     if "angle" not in columns:
         why = _why_missing(columns, "angle") or "no lauecollect/angle (one value a frame, degrees)"
         raise InputError(f"{source}: {why}{_way_out(columns, 'angle')}")
     column = _one_a_frame(columns, "angle", n_frames, source)
     if column.dtype.kind not in "iufSUO":
-        raise InputError(f"{source}: {_where(columns, 'angle')} is {column.dtype}, expected degrees")
+        raise InputError(
+            f"{source}: {_where(columns, 'angle')} is {column.dtype}, expected degrees"
+        )
     angles = np.array([_number(value) for value in column.tolist()], np.float64)
     bad = np.flatnonzero(~np.isfinite(angles) | (np.abs(angles) > LARGEST_ANGLE))
     if len(bad):
         value = _texts(column[bad[:1]])[0]
-        raise InputError(f"{source}: {_where(columns, 'angle')} is {value!r} at frame {bad[0]}, expected degrees")
+        raise InputError(
+            f"{source}: {_where(columns, 'angle')} is {value!r} at frame {bad[0]}, expected degrees"
+        )
     return np.rint(angles * 1000).astype(np.int64)
 
 
@@ -79,7 +90,10 @@ def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.boo
     None where the metadata does not tell. Raises `InputError` for values that are neither.
     """
     if "laser_on" in columns:
-        return _states_from_flags(_one_a_frame(columns, "laser_on", n_frames, source), f"{source}: {_where(columns, 'laser_on')}")
+        return _states_from_flags(
+            _one_a_frame(columns, "laser_on", n_frames, source),
+            f"{source}: {_where(columns, 'laser_on')}",
+        )
     if "delay" in columns:
         return _states_from_delays(_one_a_frame(columns, "delay", n_frames, source))
     if "file" in columns:
@@ -102,8 +116,8 @@ def blocks(keys: NDArray[np.int64]) -> Groups:
 def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
     """Neighbours in a block that differ in laser state share a mask.
 
-    A frame joins the frame just before it in its block if that one is unpaired and of the opposite state; otherwise it opens a new mask:
-    off, off, on, on gives {0}, {1, 2}, {3}.
+    A frame joins the frame just before it in its block if that one is unpaired and of the opposite
+    state; otherwise it opens a new mask: off, off, on, on gives {0}, {1, 2}, {3}.
     """
     mask_of_frame = np.empty(len(keys), np.int64)
     members: list[int] = []
@@ -111,7 +125,11 @@ def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
     for frame, key in enumerate(keys.tolist()):
         previous = last_in_block.get(key)
         last_in_block[key] = frame
-        if previous is not None and members[mask_of_frame[previous]] == 1 and states[previous] != states[frame]:
+        if (
+            previous is not None
+            and members[mask_of_frame[previous]] == 1
+            and states[previous] != states[frame]
+        ):
             mask_of_frame[frame] = mask_of_frame[previous]
             members[mask_of_frame[previous]] = 2
         else:
@@ -124,13 +142,17 @@ def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Arr
     column = np.asarray(columns[name])
     if column.shape != (n_frames,):
         where = _where(columns, name)
-        raise InputError(f"{source}: {where} has shape {column.shape}, expected one value for each of the {n_frames} frames")
+        raise InputError(
+            f"{source}: {where} has shape {column.shape}, expected one value for each of the {n_frames} frames"
+        )
     return column
 
 
 def _where(columns: Columns, name: str) -> str:
     """Where a column comes from, as messages call it."""
-    return (columns.origin if isinstance(columns, LocatedColumns) else {}).get(name, f"lauecollect/{name}")
+    return (columns.origin if isinstance(columns, LocatedColumns) else {}).get(
+        name, f"lauecollect/{name}"
+    )
 
 
 def _why_missing(columns: Columns, name: str) -> str | None:
@@ -146,11 +168,23 @@ def _number(value: Any) -> float:
 
 
 def _texts(column: Array) -> list[str]:
-    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column.tolist()]
+    return [
+        value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        for value in column.tolist()
+    ]
 
 
 def _states_from_flags(column: Array, where: str) -> NDArray[np.bool_]:
-    known = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "off": False, "on": True}
+    known = {
+        "0": False,
+        "1": True,
+        "0.0": False,
+        "1.0": True,
+        "false": False,
+        "true": True,
+        "off": False,
+        "on": True,
+    }
     texts = [text.strip().lower() for text in _texts(column)]
     for frame, text in enumerate(texts):
         if text not in known:
@@ -159,7 +193,9 @@ def _states_from_flags(column: Array, where: str) -> NDArray[np.bool_]:
 
 
 def _states_from_delays(column: Array) -> NDArray[np.bool_]:
-    return np.array([text.strip().lower() not in ("-", "off", "", "nan") for text in _texts(column)], bool)
+    return np.array(
+        [text.strip().lower() not in ("-", "off", "", "nan") for text in _texts(column)], bool
+    )
 
 
 def _states_from_names(column: Array) -> NDArray[np.bool_] | None:
@@ -179,7 +215,9 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
     try:
         n_angles = len(np.unique(angle_keys(columns, n_frames, source)))
     except InputError as error:
-        raise InputError(f"{error}; -a/--angles asks for at least {at_least} different angles; {way_out}") from None
+        raise InputError(
+            f"{error}; -a/--angles asks for at least {at_least} different angles; {way_out}"
+        ) from None
     if n_angles < at_least:
         raise InputError(
             f"{source}: {_where(columns, 'angle')} has {n_angles} different angle{'s' * (n_angles != 1)}, "
@@ -188,7 +226,10 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
 
 
 def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
-    """The groups that ``sync`` (none, pairs, blocks) asks for. Raises `InputError` where the run is not a laser run."""
+    """The groups that ``sync`` (none, pairs, blocks) asks for.
+
+    Raises `InputError` where the run is not a laser run.
+    """
     if sync == "none":
         return frames_alone(n_frames)
     states = _states_of_laser_run(columns, n_frames, source, f"-S {sync}")
@@ -199,13 +240,16 @@ def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
 def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
     """The blocks whose frames the Kruskal-Wallis test compares.
 
-    Raises `InputError` for a run that is not a laser run, has fewer than two blocks, or a block of a single frame, which it names.
+    Raises `InputError` for a run that is not a laser run, has fewer than two blocks, or a block of
+    a single frame, which it names.
     """
     _states_of_laser_run(columns, n_frames, source, "-m kruskal")
     keys = angle_keys(columns, n_frames, source)
     found = blocks(keys)
     if found.n_masks < 2:
-        raise InputError(f"{source}: all {n_frames} frames are at one angle, -m kruskal compares at least 2")
+        raise InputError(
+            f"{source}: all {n_frames} frames are at one angle, -m kruskal compares at least 2"
+        )
     sizes = np.bincount(found.mask_of_frame)
     if sizes.min() < 2:
         frame = int(np.flatnonzero(sizes[found.mask_of_frame] < 2)[0])
@@ -215,16 +259,23 @@ def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
     return found
 
 
-def _states_of_laser_run(columns: Columns, n_frames: int, source: str, who: str) -> NDArray[np.bool_]:
+def _states_of_laser_run(
+    columns: Columns, n_frames: int, source: str, who: str
+) -> NDArray[np.bool_]:
     states = laser_states(columns, n_frames, source)
     if states is None or not is_laser_run(states):
-        raise InputError(f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states, columns)}")
+        raise InputError(
+            f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states, columns)}"
+        )
     return states
 
 
 def _what_is_known(states: Any, columns: Columns) -> str:
     if states is None:
-        why = _why_missing(columns, "laser_on") or "lauecollect has no laser_on, delay or file column that tells the state"
+        why = (
+            _why_missing(columns, "laser_on")
+            or "lauecollect has no laser_on, delay or file column that tells the state"
+        )
         return f"{why}{_way_out(columns, 'laser_on')}"
     return f"all {len(states)} frames are laser {'on' if states.all() else 'off'}"
 

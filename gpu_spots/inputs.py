@@ -17,17 +17,24 @@ class InputOptions:
     """Every option about the input, validated when it is made. Raises `ParameterError`."""
 
     frames_path: tuple[str, ...] = ()
-    """Datasets of the frames, one after the other, or a group that has them; empty: they are looked for."""
+    """Datasets of the frames, one after the other, or a group that has them; empty: they are looked
+    for.
+    """
     angles_path: str | None = None
     """Dataset of the angles, degrees; None: they are looked for."""
     laser_path: str | None = None
     """Dataset of the laser states; None: they are looked for."""
     table: Path | None = None
-    """A table with columns such as angle and laser_on, in the place of the file's; None: no table."""
+    """A table with columns such as angle and laser_on, in the place of the file's; None: no table.
+    """
     mask: str | None = None
-    """An image that says which pixels are good: FILE, or FILE:PATH for a dataset in an HDF5 file; None: none."""
+    """An image that says which pixels are good: FILE, or FILE:PATH for a dataset in an HDF5 file;
+    None: none.
+    """
     mask_good: int | None = None
-    """What marks a good pixel there: 0, or 1 for anything else; None: as the format of the mask has it, if that is certain."""
+    """What marks a good pixel there: 0, or 1 for anything else; None: as the format of the mask has
+    it, if that is certain.
+    """
     file_mask: bool = True
     """Whether the pixel mask in the file of the frames counts."""
     reject: tuple[Region, ...] = ()
@@ -41,25 +48,39 @@ class InputOptions:
         if self.mask_good not in (None, 0, 1):
             raise ParameterError("mask_good", f"{self.mask_good!r} is not 0 or 1")
         if self.mask_good is not None and self.mask is None:
-            raise ParameterError("mask_good", "says what marks a good pixel in a mask, and no mask is given")
+            raise ParameterError(
+                "mask_good", "says what marks a good pixel in a mask, and no mask is given"
+            )
         if self.saturation is not None and not is_finite(self.saturation):
             raise ParameterError("saturation", f"{self.saturation!r} is not a finite number")
         if self.table is not None and (self.angles_path or self.laser_path):
             name = "angles_path" if self.angles_path else "laser_path"
-            raise ParameterError(name, "names a dataset of the file, and a table is given as well; choose one")
+            raise ParameterError(
+                name, "names a dataset of the file, and a table is given as well; choose one"
+            )
         try:
             low, high = self.valid_range or (None, None)
         except (TypeError, ValueError):
-            raise ParameterError("valid_range", f"{self.valid_range!r} is not two numbers, either of which may be None") from None
+            raise ParameterError(
+                "valid_range",
+                f"{self.valid_range!r} is not two numbers, either of which may be None",
+            ) from None
         if not all(bound is None or is_finite(bound) for bound in (low, high)):
-            raise ParameterError("valid_range", f"{self.valid_range!r} is not finite; None stands for no bound")
+            raise ParameterError(
+                "valid_range", f"{self.valid_range!r} is not finite; None stands for no bound"
+            )
         if low is not None and high is not None and low > high:
-            raise ParameterError("valid_range", f"{low:g},{high:g} is empty, expected LOW,HIGH with LOW <= HIGH")
+            raise ParameterError(
+                "valid_range", f"{low:g},{high:g} is empty, expected LOW,HIGH with LOW <= HIGH"
+            )
 
 
 def parse_regions(values: Any) -> tuple[Region, ...]:
     """Regions from their texts, or from one text. Raises `ParameterError`."""
-    return tuple(value if isinstance(value, Region) else region(value) for value in ([values] if isinstance(values, str) else values))
+    return tuple(
+        value if isinstance(value, Region) else region(value)
+        for value in ([values] if isinstance(values, str) else values)
+    )
 
 
 def parse_range(text: str) -> RangeOfValues:
@@ -70,7 +91,9 @@ def parse_range(text: str) -> RangeOfValues:
     try:
         low, high = (number(part) if part.strip() else None for part in parts)
     except ValueError:
-        raise ParameterError("valid_range", f"{text!r} is not LOW,HIGH, where either may be left out, and not none") from None
+        raise ParameterError(
+            "valid_range", f"{text!r} is not LOW,HIGH, where either may be left out, and not none"
+        ) from None
     return low, high
 
 

@@ -1,8 +1,9 @@
 """Drift of the beam: the level of each frame, the factor that brings it to the run's, and a warning where it hurts.
 
-A frame's level is the interquartile mean of a fixed sample of its pixels: spots, shadows and dead corners are outside of the quartiles, and
-unlike a median it moves smoothly where a pixel holds a few counts only. A factor is a whole number of 1/65536, so that scaled frames are
-exact and equal on every backend.
+A frame's level is the interquartile mean of a fixed sample of its pixels: spots, shadows and dead
+corners are outside of the quartiles, and unlike a median it moves smoothly where a pixel holds a
+few counts only. A factor is a whole number of 1/65536, so that scaled frames are exact and equal on
+every backend.
 """
 
 from dataclasses import replace
@@ -15,13 +16,19 @@ from gpu_spots.errors import InputError
 from gpu_spots.model import FACTOR_BITS, Array, Validity
 
 LARGEST = 16
-"""A frame whose level is further from the run's than this ratio cannot be brought to it in a useful way."""
+"""A frame whose level is further from the run's than this ratio cannot be brought to it in a useful
+way.
+"""
 SAMPLE_PIXELS = 1 << 15
-"""Pixels that a level is taken from, where there are as many: it is then known to about 1/100 of a pixel's noise."""
+"""Pixels that a level is taken from, where there are as many: it is then known to about 1/100 of a
+pixel's noise.
+"""
 PAIRS = 5
 """Neighbouring frames that the pixel noise is taken from."""
 LARGE_SCATTER = 0.2
-"""Relative scatter of the levels that is worth a warning, even where it is smaller than the noise of a pixel."""
+"""Relative scatter of the levels that is worth a warning, even where it is smaller than the noise
+of a pixel.
+"""
 SIGNIFICANT = 4.0
 """Such a scatter is that many times the scatter expected from counting statistics."""
 
@@ -35,13 +42,26 @@ class LevelSampler:
         self.rows = slice(0, n_rows, max(1, n_rows * n_columns // SAMPLE_PIXELS))
         """The rows of a frame that are looked at."""
         self.levels = np.empty(n_frames)
-        """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no valid value."""
+        """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no
+        valid value.
+        """
         self._shares = np.zeros(n_frames)
-        """(n_frames,) float64: share of the sampled valid pixels above 0. It is a level on photon counters, where most pixels are 0."""
-        self._validity = replace(validity, pixels=None if validity.pixels is None else validity.pixels[self.rows])
+        """(n_frames,) float64: share of the sampled valid pixels above 0. It is a level on photon
+        counters, where most pixels are 0.
+        """
+        self._validity = replace(
+            validity, pixels=None if validity.pixels is None else validity.pixels[self.rows]
+        )
         pixels = self._validity.pixels
-        self._n_pixels = max(1, len(range(*self.rows.indices(n_rows))) * n_columns if pixels is None else np.count_nonzero(pixels))
-        self._first_of_pairs = sorted({int(i) for i in np.linspace(0, n_frames - 2, PAIRS)}) if n_frames > 1 else []
+        self._n_pixels = max(
+            1,
+            len(range(*self.rows.indices(n_rows))) * n_columns
+            if pixels is None
+            else np.count_nonzero(pixels),
+        )
+        self._first_of_pairs = (
+            sorted({int(i) for i in np.linspace(0, n_frames - 2, PAIRS)}) if n_frames > 1 else []
+        )
         self._kept: dict[int, Array] = {}
 
     def see(self, frame: int, rows: Array) -> None:
@@ -56,8 +76,8 @@ class LevelSampler:
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
 
-        The levels scatter by more than the noise of a pixel, or by `LARGE_SCATTER`; on a photon counter, the numbers of pixels with counts
-        do.
+        The levels scatter by more than the noise of a pixel, or by `LARGE_SCATTER`; on a photon
+        counter, the numbers of pixels with counts do.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             scatter, run = float(np.std(self.levels)), float(np.median(self.levels))
@@ -99,16 +119,22 @@ class LevelSampler:
             before, after = self._kept[i], self._kept[i + 1]
             usable = _usable(before, self._validity) & _usable(after, self._validity)
             if usable.any():
-                change = after[usable].astype(np.float64) - before[usable] - (self.levels[i + 1] - self.levels[i])
+                change = (
+                    after[usable].astype(np.float64)
+                    - before[usable]
+                    - (self.levels[i + 1] - self.levels[i])
+                )
                 sizes.append(np.median(np.abs(change)))
-        # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard deviation
+        # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard
+        # deviation
         return float(np.median(sizes)) / 0.9539 if sizes else np.inf
 
 
 def rows_of_shuffled(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
     """Some rows of a whole frame that is still shuffled; only they are put in order.
 
-    ``stretches`` (stretches, bytes of a value, rows of a stretch, n_Y) uint8, as `gpu_spots.protocols.Shuffled` has them.
+    ``stretches`` (stretches, bytes of a value, rows of a stretch, n_Y) uint8, as
+    `gpu_spots.protocols.Shuffled` has them.
     """
     n_rows = stretches.shape[2]
     stretch, row = np.divmod(np.arange(len(stretches) * n_rows)[rows], n_rows)
@@ -139,7 +165,8 @@ def frame_level(rows: Array, validity: Validity) -> float:
 def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     """(n_frames,) int64, in 1/65536: what brings each frame to the median of the levels.
 
-    Raises `InputError` where the run's level is not above 0, and for a frame whose level is not above 0 or more than `LARGEST` times off.
+    Raises `InputError` where the run's level is not above 0, and for a frame whose level is not
+    above 0 or more than `LARGEST` times off.
     """
     known = levels[np.isfinite(levels)]
     run = float(np.median(known)) if len(known) else np.nan

@@ -1,7 +1,8 @@
 """The data that flows between the rooms. Arrays are NumPy's unless a field says otherwise.
 
-Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y is dimension 2 (column). ``n_X`` and ``n_Y`` are the
-numbers of rows and columns. A flat pixel index is ``X * n_Y + Y``. In a band, ``n_X`` is the number of rows of that band.
+Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y is dimension 2
+(column). ``n_X`` and ``n_Y`` are the numbers of rows and columns. A flat pixel index is ``X * n_Y +
+Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FRAME_DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"))
+FRAME_DTYPES = tuple(
+    np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
+)
 """What a frame may be made of."""
 
 MAX_FRAMES = 65535
@@ -46,7 +49,9 @@ class Validity:
 
     def less(self, valid_pixels: NDArray[np.bool_]) -> "Validity":
         """The same, but only for the pixels that are valid in this image too."""
-        return replace(self, pixels=valid_pixels if self.pixels is None else self.pixels & valid_pixels)
+        return replace(
+            self, pixels=valid_pixels if self.pixels is None else self.pixels & valid_pixels
+        )
 
     def marks(self, dtype: np.dtype[Any]) -> bool:
         """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
@@ -54,12 +59,17 @@ class Validity:
 
     def of_scaled(self, dtype: np.dtype[Any]) -> "Validity":
         """Which values of scaled frames are valid."""
-        return Validity(self.pixels, None, int(np.iinfo(dtype).max) - 1 if self.marks(dtype) else None)
+        return Validity(
+            self.pixels, None, int(np.iinfo(dtype).max) - 1 if self.marks(dtype) else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerMoments:
-    """Exact integer statistics of each pixel's background sample, integer frames. All 0 where ``kept`` is 0."""
+    """Exact integer statistics of each pixel's background sample, integer frames.
+
+    All 0 where ``kept`` is 0.
+    """
 
     kept: NDArray[np.int32]
     """(n_X, n_Y) int32: m, the number of values in the sample; 0: the pixel is masked."""
@@ -70,13 +80,16 @@ class IntegerMoments:
     scatter_high: NDArray[np.uint64] | None
     """(n_X, n_Y) uint64, 2^64 counts^2: its upper word; None: 0 everywhere."""
     iqr4: NDArray[np.int64]
-    """(n_X, n_Y) int64, counts: four times the interquartile range (quartiles of m values are multiples of 1/4)."""
+    """(n_X, n_Y) int64, counts: four times the interquartile range (quartiles of m values are
+    multiples of 1/4).
+    """
     max: Array
     """(n_X, n_Y), the frames' dtype, counts: maximum over all valid values."""
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
+    """
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
@@ -98,7 +111,8 @@ class FloatMoments:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
+    """
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
@@ -130,19 +144,28 @@ class Background:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     threshold: Array
-    """(n_X, n_Y) int32, int64 (32-bit frames) or float64 (float frames), counts: a valid value is in the raw mask if it is >= this."""
+    """(n_X, n_Y) int32, int64 (32-bit frames) or float64 (float frames), counts: a valid value is
+    in the raw mask if it is >= this.
+    """
     n_used: NDArray[np.int32] | None
-    """(n_X, n_Y) int32: values in the sample; None where it is the same for every pixel that is not masked."""
+    """(n_X, n_Y) int32: values in the sample; None where it is the same for every pixel that is not
+    masked.
+    """
     dropped: NDArray[np.int32] | None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others."""
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
+    """
     level: "IntegerLevel | NDArray[np.float64]"
-    """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for float frames."""
+    """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for
+    float frames.
+    """
     validity: Validity
     """Which values count in masks and spots: masked pixels are invalid here."""
     held: Any = None
-    """What the backend holds of these very maps where it computes (`Backend.hold_background`); None: nothing."""
+    """What the backend holds of these very maps where it computes (`Backend.hold_background`);
+    None: nothing.
+    """
 
     def maps(self) -> Iterator[tuple[str, Array]]:
         """Name and values of each map that is kept with the results."""
@@ -172,7 +195,9 @@ class FoundMasks:
     filtered: Any
     """Those after erosions, dilations and validity, one mask a frame."""
     invalid: Any
-    """Pixels whose value on the frame is invalid, one mask a frame; None: only ``Validity.pixels`` excludes any."""
+    """Pixels whose value on the frame is invalid, one mask a frame; None: only ``Validity.pixels``
+    excludes any.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +205,16 @@ class Components:
     """The connected components of a batch of masks, sparse: only the pixels that are set."""
 
     pixels: NDArray[np.int64]
-    """(p,) int64: flat pixel index in the frame; by mask, then label, ascending inside a component."""
+    """(p,) int64: flat pixel index in the frame; by mask, then label, ascending inside a component.
+    """
     begin: NDArray[np.int64]
     """(c + 1,) int64: component ``i`` has the pixels ``begin[i]`` to ``begin[i + 1]``."""
     box: NDArray[np.int32]
     """(c, 4) int32: X begin, X end, Y begin, Y end; ends exclusive."""
     first: NDArray[np.int64]
-    """(k + 1,) int64: mask ``j`` has the components ``first[j]`` to ``first[j + 1]``, labelled 1, 2, ... in raster order."""
+    """(k + 1,) int64: mask ``j`` has the components ``first[j]`` to ``first[j + 1]``, labelled 1,
+    2, ... in raster order.
+    """
 
     @property
     def counts(self) -> NDArray[np.int32]:
@@ -196,10 +224,15 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Sums over components on frames: one row a component and frame, by frame, then label. For float frames ``background_*`` are None."""
+    """Sums over components on frames: one row a component and frame, by frame, then label.
+
+    For float frames ``background_*`` are None.
+    """
 
     total: Array
-    """(s,) int64: sum of the values; float frames: float64, sum of value - background, in ascending pixel order."""
+    """(s,) int64: sum of the values; float frames: float64, sum of value - background, in ascending
+    pixel order.
+    """
     background_high: NDArray[np.int64] | None
     """(s,) int64: sum of ``IntegerLevel.high``."""
     background_low: NDArray[np.int64] | None
@@ -229,7 +262,9 @@ class SpotTable:
     pixel_list_BE: NDArray[np.int64]
     """(n, 2) int64: begin and end in the list of pixels."""
     overload: NDArray[np.int32] | None
-    """(n,) int32: saturated pixels of the spot; None where it is not known which values are saturated."""
+    """(n,) int32: saturated pixels of the spot; None where it is not known which values are
+    saturated.
+    """
     frame2mask: NDArray[np.int32]
     """(n_frames,) int32: index of each frame's mask."""
     frame2spotsBE: NDArray[np.int64]

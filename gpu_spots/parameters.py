@@ -12,19 +12,25 @@ METHOD_NAMES = ("n_removed", "kruskal")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
-"""What can be left out of the results: masks of each kind, label images, and the list of the spots' pixels."""
+"""What can be left out of the results: masks of each kind, label images, and the list of the spots'
+pixels.
+"""
 DEFAULT_PERCENT = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What to look for; names and defaults are the manual's. Ranges are checked whether or not the method uses the value.
+    """What to look for; names and defaults are the manual's.
+
+    Ranges are checked whether or not the method uses the value.
 
     Raises `ParameterError`, which names the field, the value found and the range.
     """
 
     method: str = "n_removed"
-    """How a pixel's background sample is chosen from the run's frames: n_removed or kruskal (manual: -m)."""
+    """How a pixel's background sample is chosen from the run's frames: n_removed or kruskal
+    (manual: -m).
+    """
     n: int = DEFAULT_PERCENT
     """Percent of the largest values that n_removed drops, 0 to 99; 0 means 25 (manual: -n)."""
     alpha: float = 0.05
@@ -38,17 +44,27 @@ class Parameters:
     structure: tuple[int, int] = (2, 2)
     """Rank and connectivity of the structuring element, (2, 1) or (2, 2) (manual: -s)."""
     angles: int = 10
-    """At least this many different angles must be in lauecollect/angle; 0 switches the check off (manual: -a)."""
+    """At least this many different angles must be in lauecollect/angle; 0 switches the check off
+    (manual: -a).
+    """
     sync: str = "none"
-    """Union of masks over off/on pairs or whole angle blocks: none, pairs or blocks (manual: -S)."""
+    """Union of masks over off/on pairs or whole angle blocks: none, pairs or blocks (manual: -S).
+    """
     normalise: str = "none"
-    """Bring each frame to the run's level before the background is learnt and masks are made: none or level (ours)."""
+    """Bring each frame to the run's level before the background is learnt and masks are made: none
+    or level (ours).
+    """
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHOD_NAMES)
         _integer("n", self.n, "an integer from 0 to 99", upper=99)
         _number("alpha", self.alpha, "a number between 0 and 1", lambda alpha: 0 < alpha < 1)
-        _number("cutoff", self.cutoff, "a finite number >= 0", lambda cutoff: math.isfinite(cutoff) and cutoff >= 0)
+        _number(
+            "cutoff",
+            self.cutoff,
+            "a finite number >= 0",
+            lambda cutoff: math.isfinite(cutoff) and cutoff >= 0,
+        )
         _integer("erosions", self.erosions, "an integer >= 0")
         _integer("dilations", self.dilations, "an integer >= 0")
         _structure(self.structure)
@@ -56,7 +72,14 @@ class Parameters:
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
         # NumPy's numbers and lists are welcome, and kept as Python's own
-        for name, kind in {"n": int, "alpha": float, "cutoff": float, "erosions": int, "dilations": int, "angles": int}.items():
+        for name, kind in {
+            "n": int,
+            "alpha": float,
+            "cutoff": float,
+            "erosions": int,
+            "dilations": int,
+            "angles": int,
+        }.items():
             object.__setattr__(self, name, kind(getattr(self, name)))
         object.__setattr__(self, "structure", tuple(int(part) for part in self.structure))
 
@@ -83,7 +106,9 @@ def _integer(name: str, value: Any, expected: str, upper: float = math.inf) -> N
 
 def _number(name: str, value: Any, expected: str, is_allowed: Callable[[float], bool]) -> None:
     try:
-        allowed = not isinstance(value, bool) and isinstance(value, Real) and is_allowed(float(value))
+        allowed = (
+            not isinstance(value, bool) and isinstance(value, Real) and is_allowed(float(value))
+        )
     except OverflowError:  # an integer of hundreds of digits
         allowed = False
     if not allowed:
@@ -94,4 +119,7 @@ def _structure(value: Any) -> None:
     parts = tuple(value) if isinstance(value, tuple | list) else value
     if parts not in ((2, 1), (2, 2)):
         text = ",".join(map(str, parts)) if isinstance(parts, tuple) else repr(value)
-        raise ParameterError("structure", f"{text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)")
+        raise ParameterError(
+            "structure",
+            f"{text} is not 2,1 or 2,2 (rank and connectivity of the structuring element)",
+        )

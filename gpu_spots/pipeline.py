@@ -1,7 +1,8 @@
 """find_spots: the order of events, and nothing else.
 
-First pass, by bands of rows: every frame of a pixel -> its background. Second pass, by batches of frames: masks -> (union ->) components
--> sums -> table. The backend computes; the sink takes what is finished; neither is known here by more than its contract.
+First pass, by bands of rows: every frame of a pixel -> its background. Second pass, by batches of
+frames: masks -> (union ->) components -> sums -> table. The backend computes; the sink takes what
+is finished; neither is known here by more than its contract.
 """
 
 from contextlib import ExitStack
@@ -49,13 +50,20 @@ class Summary:
 
 
 def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
-    """Which frames share a mask. Raises `InputError` for a run without the angles or the laser states that the parameters ask for."""
+    """Which frames share a mask.
+
+    Raises `InputError` for a run without the angles or the laser states that the parameters ask
+    for.
+    """
     grouping.check_angles(stack.columns, stack.shape[0], parameters.angles, stack.source)
     return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
 
 
 def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Limits) -> Plan:
-    """How `find_spots` will do a run. Raises `InputError` where it cannot be done within the limits, or does not fit the parameters."""
+    """How `find_spots` will do a run.
+
+    Raises `InputError` where it cannot be done within the limits, or does not fit the parameters.
+    """
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
     method = method_of(stack, parameters)
@@ -64,7 +72,9 @@ def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Lim
 
 def method_of(stack: Stack, parameters: Parameters) -> Method:
     """Return the background method for a run. Raises `InputError` where it does not fit the run."""
-    return METHODS[parameters.method].for_run(parameters, stack.columns, stack.shape[0], stack.source)
+    return METHODS[parameters.method].for_run(
+        parameters, stack.columns, stack.shape[0], stack.source
+    )
 
 
 def find_spots(
@@ -78,7 +88,8 @@ def find_spots(
 ) -> Summary:
     """Run both passes over a stack; results go to the sink.
 
-    Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states, too few frames, no room in memory.
+    Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states,
+    too few frames, no room in memory.
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
@@ -86,7 +97,9 @@ def find_spots(
     for warning in method.warnings(n_frames, stack.source):
         observer.warn(warning)
     if groups.n_unpaired:
-        observer.warn(f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own")
+        observer.warn(
+            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own"
+        )
 
     watch, limits = Stopwatch(), limits or Limits()
     with ExitStack() as opened:
@@ -98,7 +111,9 @@ def find_spots(
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
-                observer.warn(f"{error}: the frames do not stay there, as others took what was free")
+                observer.warn(
+                    f"{error}: the frames do not stay there, as others took what was free"
+                )
             # nothing that was read is held any more
             backend.release()
             return None
@@ -120,13 +135,19 @@ def find_spots(
                 observer.warn(outcome.warning)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
-            for name, encoded in in_order(lambda item: (item[0], sink.encode(lambda: item[1])), background.maps(), source.plan.threads):
+            for name, encoded in in_order(
+                lambda item: (item[0], sink.encode(lambda: item[1])),
+                background.maps(),
+                source.plan.threads,
+            ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
             sparse, n_good = checks.is_sparse(background), n_pixels - background.validity.n_masked
             del background  # most of it is not needed any more
-            table, counts = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+            table, counts = (
+                walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+            )
     if message := checks.cover_warning(walk.table.covered, n_good, sparse=sparse):
         observer.warn(message)
     with watch.stage("write"):
@@ -150,7 +171,9 @@ def _summary(
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         method=method,
         outcome=outcome,
-        scales=None if factors is None else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
+        scales=None
+        if factors is None
+        else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
         plan=plan,
         seconds=watch.seconds,
         n_bytes=int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize,

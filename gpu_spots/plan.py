@@ -1,7 +1,8 @@
 """The plan of a run, made before it begins: where its frames are kept, how many rows and frames are worked on at once, and what that needs.
 
-Everything here is whole numbers of bytes. What operations need is the backend's to know; what goes around them is known here. Where the
-number of set pixels matters, one in `SET_PIXELS` is expected to be set, more than in usual masks.
+Everything here is whole numbers of bytes. What operations need is the backend's to know; what goes
+around them is known here. Where the number of set pixels matters, one in `SET_PIXELS` is expected
+to be set, more than in usual masks.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,17 +20,26 @@ from gpu_spots.protocols import Shuffled, Stack
 from gpu_spots.workers import AHEAD
 
 BAND_PIXELS = 1 << 17
-"""Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the progress bar answer at once."""
+"""Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the
+progress bar answer at once.
+"""
 RESIDENT_PIXELS = 1 << 18
-"""The same where all frames are on a device, which is quicker, and of which a band takes no memory for frames."""
+"""The same where all frames are on a device, which is quicker, and of which a band takes no memory
+for frames.
+"""
 BAND_VALUES = 1 << 26
 """Values of a band, for all frames together."""
 BATCH_PIXELS = 1 << 25
-"""Pixels of a batch in the second pass: enough that threads do not fight for the interpreter, few enough for memory."""
+"""Pixels of a batch in the second pass: enough that threads do not fight for the interpreter, few
+enough for memory.
+"""
 RESIDENT_BATCH = 1 << 27
-"""Pixels of a batch where all frames are on a device: its kernels take less time than asking for them."""
+"""Pixels of a batch where all frames are on a device: its kernels take less time than asking for
+them.
+"""
 RESIDENT_BATCHES = 4
-"""Batches of a run on a device, at least: one is computed while another one's results are fetched."""
+"""Batches of a run on a device, at least: one is computed while another one's results are fetched.
+"""
 FETCH_BYTES = 1 << 23
 """Bytes of packed masks that come from a device at a time."""
 MAX_BATCH = 512
@@ -53,7 +63,9 @@ SCALING = 1 << 21
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
 OUTPUT = {"raw": 0.067, "filtered": 0.007, "synced": 0.007, "labels": 0.009, "pixels": 0.04}
-"""Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate` with its defaults."""
+"""Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate`
+with its defaults.
+"""
 OUTPUT_MAPS = 8
 """Bytes of the output per pixel of a frame for the statistics; from the same run."""
 
@@ -147,7 +159,10 @@ def arrives_shuffled(stack: Stack, backend: Backend, place: Place) -> Shuffled |
 
 
 def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
-    """The plan that keeps frames as near as they fit. Raises `InputError` where not even one row or frame at a time fits."""
+    """The plan that keeps frames as near as they fit.
+
+    Raises `InputError` where not even one row or frame at a time fits.
+    """
     return _Planner(stack, work, backend, limits).plan()
 
 
@@ -174,17 +189,24 @@ class _Planner:
             found = self._sizes(place)
             if found is not None:
                 return self._plan(place, *found)
-        raise InputError(f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} {self._shortage()}")
+        raise InputError(
+            f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} {self._shortage()}"
+        )
 
     def _shortage(self) -> str:
         """What does not fit, wherever the frames are, and though rows and frames come one at a time."""
         frames = min(self.limits.batch or 1, self.n_frames)
-        smallest = [(place, self._row_step() if place == Place.FILE else 1, frames) for place in self._places()]
+        smallest = [
+            (place, self._row_step() if place == Place.FILE else 1, frames)
+            for place in self._places()
+        ]
         free, least = self.backend.free_bytes(), min(self._host_bytes(*sizes) for sizes in smallest)
         if free is not None and least <= self.memory:
             least = min(self._device_bytes(*sizes) for sizes in smallest)
             return f"need {in_words(least, ceil)} of the GPU's memory at least, of which {in_words(max(0, free), floor)} may be used"
-        limit = f"is what {given('memory_limit')} lets them use" if self.limits.memory else "are free"
+        limit = (
+            f"is what {given('memory_limit')} lets them use" if self.limits.memory else "are free"
+        )
         return f"need {in_words(least, ceil)} of memory at least, {in_words(self.memory, floor)} {limit}{self._way_out()}"
 
     def _way_out(self) -> str:
@@ -198,7 +220,8 @@ class _Planner:
             return [Place.MEMORY]
         places = [Place.DEVICE] if self.limits.may_stay and not self.on_host else []
         if self._is_cheap_in_parts():
-            # uncompressed frames are read as quickly as they are copied: memory would only be filled
+            # uncompressed frames are read as quickly as they are copied: memory would only be
+            # filled
             places += [Place.FILE] if self.stack.is_decoded else [Place.MEMORY, Place.FILE]
         else:
             places += [Place.MEMORY, Place.SCRATCH] if self.limits.may_spool else [Place.MEMORY]
@@ -218,7 +241,10 @@ class _Planner:
         if place == Place.DEVICE and not self.work.scales:
             rows = max(1, RESIDENT_PIXELS // self.n_columns)
         else:
-            rows = max(1, min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)))
+            rows = max(
+                1,
+                min(BAND_PIXELS // self.n_columns, BAND_VALUES // (self.n_frames * self.n_columns)),
+            )
         rows = min(self.n_rows, -(-rows // step) * step)
         frames = min(self.limits.batch or self._usual_batch(place), self.n_frames)
         while not self._fits(place, rows, frames):
@@ -226,7 +252,9 @@ class _Planner:
                 return None
             # the larger of both is halved
             smaller_rows = max(step, rows // 2 // step * step)
-            if rows > step and (self._is_band_larger(place, rows, frames) or frames == 1 or self.limits.batch):
+            if rows > step and (
+                self._is_band_larger(place, rows, frames) or frames == 1 or self.limits.batch
+            ):
                 rows = smaller_rows
             else:
                 frames = max(1, frames // 2)
@@ -254,22 +282,36 @@ class _Planner:
 
     def _fits(self, place: Place, rows: int, frames: int) -> bool:
         free = self.backend.free_bytes()
-        return self._host_bytes(place, rows, frames) <= self.memory and (free is None or self._device_bytes(place, rows, frames) <= free)
+        return self._host_bytes(place, rows, frames) <= self.memory and (
+            free is None or self._device_bytes(place, rows, frames) <= free
+        )
 
     def _host_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the host's memory: the largest of what the stages need, one after the other."""
         stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
-        stages = self._reading(place), self._first_pass(place, rows), self._storing(), self._second_pass(place, frames)
+        stages = (
+            self._reading(place),
+            self._first_pass(place, rows),
+            self._storing(),
+            self._second_pass(place, frames),
+        )
         return stack + max(stages) + (0 if self.on_host else self._slots(place, rows, frames))
 
     def _slots(self, place: Place, rows: int, frames: int) -> int:
         """Pinned memory through which frames go to a device, and maps come back: a slot a thread, and two that are on their way."""
         frame = self.n_pixels * self.stack.dtype.itemsize
         parts = {Place.DEVICE: self.stack.step * frame, Place.MEMORY: max(frame, PIECE_BYTES)}
-        of_maps = max(OF_SLOT * rows * self.n_columns + (1 << 12), min(MAP_PIECE, 8 * self.n_pixels))
+        of_maps = max(
+            OF_SLOT * rows * self.n_columns + (1 << 12), min(MAP_PIECE, 8 * self.n_pixels)
+        )
         # packed masks of some frames, raw and filtered; positions of all set pixels of a batch
-        of_masks = max(min(max(FETCH_BYTES, self.n_pixels // 4), frames * self.n_pixels // 4), 4 * frames * self.n_pixels // SET_PIXELS)
-        return (self.threads + 2) * max(of_maps, of_masks + (1 << 12), parts.get(place, max(frames * frame, PIECE_BYTES)))
+        of_masks = max(
+            min(max(FETCH_BYTES, self.n_pixels // 4), frames * self.n_pixels // 4),
+            4 * frames * self.n_pixels // SET_PIXELS,
+        )
+        return (self.threads + 2) * max(
+            of_maps, of_masks + (1 << 12), parts.get(place, max(frames * frame, PIECE_BYTES))
+        )
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: each thread may have a band or a batch on it."""
@@ -286,9 +328,13 @@ class _Planner:
     def _band_on_device(self, place: Place, rows: int) -> int:
         """Of one thread in the first pass."""
         n_pixels, itemsize = rows * self.n_columns, self.stack.dtype.itemsize
-        needed = self.backend.band_bytes(self.n_frames, n_pixels, self.stack.dtype, self.work.method)
+        needed = self.backend.band_bytes(
+            self.n_frames, n_pixels, self.stack.dtype, self.work.method
+        )
         piece = 0 if place == Place.DEVICE else self._shuffled(place) * self._piece(rows)
-        return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(piece, needed)
+        return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(
+            piece, needed
+        )
 
     def _batch_on_device(self, place: Place, frames: int) -> int:
         """Of one thread in the second pass."""
@@ -306,11 +352,17 @@ class _Planner:
 
         That is when frames are first read, or before a band or a batch is worked on.
         """
-        return self.stack.dtype.itemsize * (arrives_shuffled(self.stack, self.backend, place) is not None)
+        return self.stack.dtype.itemsize * (
+            arrives_shuffled(self.stack, self.backend, place) is not None
+        )
 
     def _piece(self, rows: int) -> int:
         """Values of a band that are read in one call."""
-        return rows * self.n_columns * min(self.n_frames, frames_of_piece(rows * self.n_columns, self.stack.dtype.itemsize))
+        return (
+            rows
+            * self.n_columns
+            * min(self.n_frames, frames_of_piece(rows * self.n_columns, self.stack.dtype.itemsize))
+        )
 
     def _reading(self, place: Place) -> int:
         """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""
@@ -321,7 +373,9 @@ class _Planner:
         """The background while it is made."""
         itemsize, varies = self.stack.dtype.itemsize, 4 * self.work.method.varies
         narrow = self.stack.dtype.kind == "u" and itemsize <= 2
-        of_pixel = 12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8) + varies
+        of_pixel = (
+            12 + itemsize + 4 + (4 if itemsize <= 2 else 8) + 4 + (4 if narrow else 8) + varies
+        )
         return of_pixel * self.n_pixels + SAMPLES * itemsize
 
     def _first_pass(self, place: Place, rows: int) -> int:
@@ -331,11 +385,21 @@ class _Planner:
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
                 # where blocks are compared, the host decides what float64 can't, in any pixel
-                return OF_MOMENTS * (n_pixels if self.work.method.n_blocks else min(n_pixels, max(PIECE, self.n_columns)))
+                return OF_MOMENTS * (
+                    n_pixels
+                    if self.work.method.n_blocks
+                    else min(n_pixels, max(PIECE, self.n_columns))
+                )
             needed = self.backend.band_bytes(self.n_frames, n_pixels, dtype, self.work.method)
-            return copies * n_pixels * self.n_frames * dtype.itemsize + needed + SCALING * self.work.scales
+            return (
+                copies * n_pixels * self.n_frames * dtype.itemsize
+                + needed
+                + SCALING * self.work.scales
+            )
 
-        return self._maps() + sum(of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows))
+        return self._maps() + sum(
+            of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows)
+        )
 
     def _storing(self) -> int:
         """The finished background, what it is checked with, and maps that are compressed."""
@@ -350,14 +414,32 @@ class _Planner:
         def of_batch(n_frames: int) -> int:
             if not self.on_host:
                 return 4 * self.n_pixels + n_frames * self.n_pixels // 2
-            return copies * n_frames * self.n_pixels * dtype.itemsize + wide + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+            return (
+                copies * n_frames * self.n_pixels * dtype.itemsize
+                + wide
+                + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+            )
 
         fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
         if self._piece_frames(frames) < frames:
-            # batches whose masks are fetched wait until they are encoded: packed masks and components
-            waiting = min(self.n_frames, (self.threads + AHEAD) * (frames + self._piece_frames(frames)))
-            return fixed + 4 * self.threads * self.n_pixels + waiting * self.n_pixels // 2 + self._synced() + self._spots()
-        return fixed + sum(of_batch(n) for n in self._at_once(self.n_frames, frames)) + self._synced() + self._spots()
+            # batches whose masks are fetched wait until they are encoded: packed masks and
+            # components
+            waiting = min(
+                self.n_frames, (self.threads + AHEAD) * (frames + self._piece_frames(frames))
+            )
+            return (
+                fixed
+                + 4 * self.threads * self.n_pixels
+                + waiting * self.n_pixels // 2
+                + self._synced()
+                + self._spots()
+            )
+        return (
+            fixed
+            + sum(of_batch(n) for n in self._at_once(self.n_frames, frames))
+            + self._synced()
+            + self._spots()
+        )
 
     def _at_once(self, total: int, step: int) -> list[int]:
         """Sizes of the stretches that threads work on at the same time."""
@@ -373,7 +455,8 @@ class _Planner:
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
         walks = 1 if self.work.n_masks is None else 2
-        # levels are looked at in a few rows, which cost a reading of their own where they have to be decoded
+        # levels are looked at in a few rows, which cost a reading of their own where they have to
+        # be decoded
         decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
         return Plan(
             place=place,
@@ -400,26 +483,44 @@ def _memory(limits: Limits) -> int:
 
 def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
     """A size, for people."""
-    return f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB" if n_bytes >= 2**30 else f"{rounded(n_bytes / 2**20)} MiB"
+    return (
+        f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
+        if n_bytes >= 2**30
+        else f"{rounded(n_bytes / 2**20)} MiB"
+    )
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:
     """Return about how large the output will be with gzip: of usual masks, a few times more or less of others."""
     n_frames, n_rows, n_columns = shape
-    images = {"raw": n_frames, "filtered": n_frames, "synced": n_masks if n_masks < n_frames else 0, "labels": n_masks, "pixels": n_masks}
-    return int(n_rows * n_columns * (OUTPUT_MAPS + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep)))
+    images = {
+        "raw": n_frames,
+        "filtered": n_frames,
+        "synced": n_masks if n_masks < n_frames else 0,
+        "labels": n_masks,
+        "pixels": n_masks,
+    }
+    return int(
+        n_rows
+        * n_columns
+        * (OUTPUT_MAPS + sum(OUTPUT[kind] * n for kind, n in images.items() if kind in keep))
+    )
 
 
 def available_memory() -> int | None:
     """Bytes that can be allocated without swapping, in this process's control group too; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        available = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration, ValueError):
         return None
     group = Path("/sys/fs/cgroup")
     try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = (
+            (group / name).read_text().strip() for name in ("memory.max", "memory.current")
+        )
     except OSError:
         return available
     return available if limit == "max" else min(available, max(0, int(limit) - int(used)))

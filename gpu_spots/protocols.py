@@ -16,10 +16,13 @@ class Shuffled:
     """Frames as they are stored where HDF5's shuffle filter is the last one left to undo."""
 
     rows: int
-    """Each stretch of so many rows of a frame is shuffled by itself; frames consist of whole stretches."""
+    """Each stretch of so many rows of a frame is shuffled by itself; frames consist of whole
+    stretches.
+    """
     read: Callable[[int, int, int, int, Array], None]
-    """As `Stack.read_rows`, of whole stretches, which stay shuffled: into (end - begin, stretches, bytes of a value, rows, n_Y) uint8,
-    where the first bytes of all values of a stretch come first, as in memory, then all second ones, and so on.
+    """As `Stack.read_rows`, of whole stretches, which stay shuffled: into (end - begin, stretches,
+    bytes of a value, rows, n_Y) uint8, where the first bytes of all values of a stretch come first,
+    as in memory, then all second ones, and so on.
     """
 
 
@@ -41,9 +44,13 @@ class Stack(Protocol):
     step: int
     """How many frames it is best to read at once."""
     rows_apart: int | None
-    """Stretches of so many rows can be read without reading others; None: some rows of a frame cost as much as all of them."""
+    """Stretches of so many rows can be read without reading others; None: some rows of a frame cost
+    as much as all of them.
+    """
     is_decoded: bool
-    """Frames lie in the file as they are in memory: to read them again costs no more than to copy them."""
+    """Frames lie in the file as they are in memory: to read them again costs no more than to copy
+    them.
+    """
 
     @property
     def shuffled(self) -> Shuffled | None:
@@ -69,7 +76,10 @@ class Spool(Protocol):
     """Where decoded frames are put that do not fit in memory."""
 
     def write(self, begin: int, frames: Array) -> None:
-        """Put frames (k, n_X, n_Y), contiguous, at their place; several threads may. Raises `OutputError`."""
+        """Put frames (k, n_X, n_Y), contiguous, at their place; several threads may.
+
+        Raises `OutputError`.
+        """
 
     def read(self, begin: int, end: int, into: Array) -> None:
         """As a `Stack` does it."""
@@ -79,12 +89,18 @@ class Spool(Protocol):
 
 
 class Sink(Protocol):
-    """Where results go. One thread writes, in the order of these methods, masks and frames ascending; any thread may encode."""
+    """Where results go.
+
+    One thread writes, in the order of these methods, masks and frames ascending; any thread may
+    encode.
+    """
 
     keep: frozenset[str]
     """Which stacks it takes: raw, filtered, synced, labels, pixels; others are not even made."""
 
-    def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
+    def write_levels(
+        self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
+    ) -> None:
         """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
 
     def encode(self, image: Callable[[], Array]) -> Any:

@@ -20,14 +20,19 @@ class Region:
     kind: str
     """rect, disc or border."""
     numbers: tuple[float, ...]
-    """rect: X begin, X end, Y begin, Y end, ends exclusive; disc: X and Y of the centre, radius; border: width. Pixels."""
+    """rect: X begin, X end, Y begin, Y end, ends exclusive; disc: X and Y of the centre, radius;
+    border: width. Pixels.
+    """
 
     def __str__(self) -> str:
         """As it is written."""
         return f"{self.kind}:{','.join(f'{number:.15g}' for number in self.numbers)}"
 
     def pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """(n_X, n_Y) bool: True in the region. Raises `InputError` where it has no pixel in frames of that shape."""
+        """(n_X, n_Y) bool: True in the region.
+
+        Raises `InputError` where it has no pixel in frames of that shape.
+        """
         n_x, n_y = shape
         inside = np.zeros(shape, bool)
         if self.kind == "rect":
@@ -36,7 +41,9 @@ class Region:
         elif self.kind == "disc":
             x, y, radius = self.numbers
             # a whole number is the middle of a pixel
-            inside |= (np.arange(n_x)[:, None] - x) ** 2 + (np.arange(n_y)[None, :] - y) ** 2 <= radius**2
+            inside |= (np.arange(n_x)[:, None] - x) ** 2 + (
+                np.arange(n_y)[None, :] - y
+            ) ** 2 <= radius**2
         else:
             width = int(self.numbers[0])
             inside[...] = True
@@ -49,7 +56,10 @@ class Region:
 
 
 def region(text: str) -> Region:
-    """A region from its text: ``rect:X0,X1,Y0,Y1``, ``disc:X,Y,R`` or ``border:N``. Raises `ParameterError`."""
+    """A region from its text: ``rect:X0,X1,Y0,Y1``, ``disc:X,Y,R`` or ``border:N``.
+
+    Raises `ParameterError`.
+    """
     kind, _, rest = str(text).partition(":")
     if kind not in KINDS:
         forms = ", ".join(f"{name}:{form}" for name, (form, _) in KINDS.items())
@@ -74,14 +84,21 @@ def _problem(kind: str, numbers: tuple[float, ...]) -> str | None:
         x0, x1, y0, y1 = numbers
         if min(numbers) < 0:
             return "expected pixels from 0"
-        return None if x0 < x1 and y0 < y1 else "is empty, expected X0 < X1 and Y0 < Y1 (ends are exclusive)"
+        return (
+            None
+            if x0 < x1 and y0 < y1
+            else "is empty, expected X0 < X1 and Y0 < Y1 (ends are exclusive)"
+        )
     if kind == "disc":
         return None if numbers[2] >= 0 else "expected a radius of at least 0"
     return None if numbers[0] >= 1 else "expected a width of at least 1"
 
 
 def in_any(regions: tuple[Region, ...], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(n_X, n_Y) bool: True in at least one region. Raises `InputError` for a region without a pixel in the frame."""
+    """(n_X, n_Y) bool: True in at least one region.
+
+    Raises `InputError` for a region without a pixel in the frame.
+    """
     inside = np.zeros(shape, bool)
     for one in regions:
         inside |= one.pixels(shape)

@@ -52,15 +52,28 @@ class Job:
 
 def default_output(source: Path) -> Path:
     """Beside the input: ``NAME__spots.h5`` for ``NAME__mccd.h5`` and for any other ``NAME.h5``."""
-    return source.with_name(source.name.removesuffix(source.suffix).removesuffix("__mccd") + "__spots.h5")
+    return source.with_name(
+        source.name.removesuffix(source.suffix).removesuffix("__mccd") + "__spots.h5"
+    )
 
 
-def find_to_file(stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False) -> Summary:
-    """Find the spots of a run and write them to ``output``. Raises `GpuSpotsError`; then nothing new is left on disk."""
+def find_to_file(
+    stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False
+) -> Summary:
+    """Find the spots of a run and write them to ``output``.
+
+    Raises `GpuSpotsError`; then nothing new is left on disk.
+    """
     filters = filter_options(compression)
     check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
-        return _find(stack, SpotsWriter(file, str(output), stack.shape, filters, job.keep), job, compression, output)
+        return _find(
+            stack,
+            SpotsWriter(file, str(output), stack.shape, filters, job.keep),
+            job,
+            compression,
+            output,
+        )
 
 
 def plan_to_file(stack: Stack, output: Path, job: Job) -> Plan:
@@ -81,14 +94,22 @@ def find_in_memory(stack: Stack, job: Job) -> SpotsFile:
     """Find the spots of a run and keep the results in memory, compressed by a fast filter: masks shrink fiftyfold."""
     file = memory_file()
     try:
-        _find(stack, SpotsWriter(file, "memory", stack.shape, filter_options("lzf"), job.keep), job, "lzf", None)
+        _find(
+            stack,
+            SpotsWriter(file, "memory", stack.shape, filter_options("lzf"), job.keep),
+            job,
+            "lzf",
+            None,
+        )
         return SpotsFile(file)
     except BaseException:
         file.close()
         raise
 
 
-def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output: Path | None) -> Summary:
+def _find(
+    stack: Stack, writer: SpotsWriter, job: Job, compression: str, output: Path | None
+) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
     for note in stack.notes:
         job.observer.warn(note)
@@ -117,7 +138,9 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
             "compression": compression,
             "keep": ",".join(name for name in STACK_NAMES if name in job.keep),
             **summary.method.record(summary.n_frames),
-            "input_file": "" if isinstance(stack, ArrayStack) else str(Path(stack.file_name).absolute()),
+            "input_file": ""
+            if isinstance(stack, ArrayStack)
+            else str(Path(stack.file_name).absolute()),
             "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
@@ -131,7 +154,10 @@ def _find(stack: Stack, writer: SpotsWriter, job: Job, compression: str, output:
             "duration": time.perf_counter() - clock,
             "duration_units": "s",
             "command_line": shlex.join(sys.argv),
-            **{f"seconds_{name.replace(' ', '_')}": seconds for name, seconds in summary.seconds.items()},
+            **{
+                f"seconds_{name.replace(' ', '_')}": seconds
+                for name, seconds in summary.seconds.items()
+            },
         }
     )
     return summary

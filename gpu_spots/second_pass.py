@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from gpu_spots import plan
 from gpu_spots.grouping import Groups
-from gpu_spots.model import Array, Background, Components, FoundMasks, Measurements, Morphology, SpotTable
+from gpu_spots.model import (
+    Array,
+    Background,
+    Components,
+    FoundMasks,
+    Measurements,
+    Morphology,
+    SpotTable,
+)
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.source import Source
@@ -42,10 +50,19 @@ class _Encoded:
 
 
 class SecondPass:
-    """Masks, components and sums, batch by batch. Workers compute and encode; this thread alone writes, in order."""
+    """Masks, components and sums, batch by batch.
+
+    Workers compute and encode; this thread alone writes, in order.
+    """
 
     def __init__(
-        self, source: Source, background: Background, parameters: Parameters, sink: Sink, observer: Observer, watch: Stopwatch
+        self,
+        source: Source,
+        background: Background,
+        parameters: Parameters,
+        sink: Sink,
+        observer: Observer,
+        watch: Stopwatch,
     ) -> None:
         self.source = source
         self.shape = source.shape[1:]
@@ -53,7 +70,10 @@ class SecondPass:
         self.level = background.level
         self.backend = source.backend
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
-        self.prepared = at_last(lambda: self.backend.prepare(background, morphology, source.saturation), self.backend.release)
+        self.prepared = at_last(
+            lambda: self.backend.prepare(background, morphology, source.saturation),
+            self.backend.release,
+        )
         self.sink = sink
         self.observer = observer
         self.watch = watch
@@ -69,7 +89,9 @@ class SecondPass:
             images = self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found)
             return images, self._measure(on_device, found, np.arange(end - begin), begin, end)
 
-        for begin, end, (intensity, measured) in self._walk("masks and spots", self.source.shape[0], "frames", one_batch):
+        for begin, end, (intensity, measured) in self._walk(
+            "masks and spots", self.source.shape[0], "frames", one_batch
+        ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
         return self.table.table(), self.table.counts
 
@@ -80,9 +102,13 @@ class SecondPass:
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
             on_device = self.source.batch(begin, end)
-            return _Images({}), self._measure(on_device, found, groups.mask_of_frame[begin:end], begin, end)
+            return _Images({}), self._measure(
+                on_device, found, groups.mask_of_frame[begin:end], begin, end
+            )
 
-        for begin, end, (intensity, measured) in self._walk("spots", self.source.shape[0], "frames", one_batch):
+        for begin, end, (intensity, measured) in self._walk(
+            "spots", self.source.shape[0], "frames", one_batch
+        ):
             self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
         return self.table.table(), self.table.counts
 
@@ -100,10 +126,16 @@ class SecondPass:
             if masks.invalid is not None:
                 invalid = self._empty_masks(groups) if invalid is None else invalid
                 self._unite(invalid, masks.invalid, mask_of_frame)
-        return synced if invalid is None else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
+        return (
+            synced
+            if invalid is None
+            else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
+        )
 
     def _empty_masks(self, groups: Groups) -> Any:
-        return at_last(lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release)
+        return at_last(
+            lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release
+        )
 
     def _unite(self, onto: Any, masks: Any, mask_of_frame: NDArray[np.int64]) -> None:
         """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""
@@ -120,10 +152,16 @@ class SecondPass:
             found = self.backend.components(synced[begin:end], self.connectivity)
             return self._fetch({"synced": synced[begin:end]}, found), found
 
-        return joined([found for *_, found in self._walk("labels", len(synced), "masks", one_batch)])
+        return joined(
+            [found for *_, found in self._walk("labels", len(synced), "masks", one_batch)]
+        )
 
     def _walk(
-        self, stage: str, total: int, unit: str, one_batch: Callable[[int, int], tuple[_Images, Result]]
+        self,
+        stage: str,
+        total: int,
+        unit: str,
+        one_batch: Callable[[int, int], tuple[_Images, Result]],
     ) -> Iterator[tuple[int, int, Result]]:
         """Compute batches of ``total`` frames or masks, and write their images.
 
@@ -160,10 +198,14 @@ class SecondPass:
                 for piece in plan.spans(end - begin, run.piece_frames)
             )
 
-            def encode(piece: tuple[int, Span, _Images, Result, bool]) -> tuple[int, Span, _Images, Result, bool, _Encoded]:
+            def encode(
+                piece: tuple[int, Span, _Images, Result, bool],
+            ) -> tuple[int, Span, _Images, Result, bool, _Encoded]:
                 return *piece, self._encode(piece[2], *piece[1])
 
-            for begin, (first, last), images, result, is_last, of_piece in in_order(encode, pieces, run.threads):
+            for begin, (first, last), images, result, is_last, of_piece in in_order(
+                encode, pieces, run.threads
+            ):
                 self._write(begin, first, of_piece, images.found, is_last=is_last)
                 if is_last:
                     yield begin, begin + last, result
@@ -172,7 +214,14 @@ class SecondPass:
     def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
         return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
 
-    def _measure(self, on_device: Any, found: Components, mask_of_frame: NDArray[np.int64], begin: int, end: int) -> Sums:
+    def _measure(
+        self,
+        on_device: Any,
+        found: Components,
+        mask_of_frame: NDArray[np.int64],
+        begin: int,
+        end: int,
+    ) -> Sums:
         """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
@@ -182,7 +231,10 @@ class SecondPass:
     def _fetch(self, masks: dict[str, Any], found: Components | None = None) -> _Images:
         """Bring the masks that the sink keeps to the host."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return _Images(dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)), found)
+        return _Images(
+            dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
+            found,
+        )
 
     def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
@@ -193,14 +245,20 @@ class SecondPass:
         found = images.found
         return _Encoded(
             masks={
-                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(first, last)] for kind, packed in images.masks.items()
+                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(first, last)]
+                for kind, packed in images.masks.items()
             },
-            labels=[self.sink.encode(partial(label_image, found, i, self.shape)) for i in range(first, last)]
+            labels=[
+                self.sink.encode(partial(label_image, found, i, self.shape))
+                for i in range(first, last)
+            ]
             if found is not None and "labels" in self.sink.keep
             else [],
         )
 
-    def _write(self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool) -> None:
+    def _write(
+        self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool
+    ) -> None:
         """Write images of the batch from ``begin`` on, from its ``first``; with the last ones what was found in all of them."""
         with self.watch.stage("write"):
             for kind, images in encoded.masks.items():

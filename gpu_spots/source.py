@@ -1,6 +1,7 @@
 """The frames of a run as the two passes ask for them: bands of rows of all frames, then batches of whole frames.
 
-They are in memory or on the device as a whole, or are read in parts, from the file or from a scratch file: the plan says which.
+They are in memory or on the device as a whole, or are read in parts, from the file or from a
+scratch file: the plan says which.
 """
 
 import threading
@@ -35,7 +36,9 @@ class Source:
         """The smallest saturated value, in the frames' own counts; None: unknown."""
         self.sampler = LevelSampler(stack.shape, stack.validity)
         self.factors: NDArray[np.int64] | None = None
-        """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others; None: they are not scaled."""
+        """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
+        None: they are not scaled.
+        """
         self.whole: Any = stack.resident()
         """All frames, in memory or on the device; None where they are read in parts."""
         self.reader: Stack | Spool = stack
@@ -54,7 +57,9 @@ class Source:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
         held = self._room((n_frames, end - begin, n_columns))
-        for piece in spans(n_frames, frames_of_piece((end - begin) * n_columns, self.dtype.itemsize)):
+        for piece in spans(
+            n_frames, frames_of_piece((end - begin) * n_columns, self.dtype.itemsize)
+        ):
             self.bring(held, piece[0], piece, (begin, end))
         return self._scaled(held, slice(None))
 
@@ -80,7 +85,9 @@ class Source:
             shuffled.read(begin, end, first, last, into)
             if look:
                 for frame, stretches in enumerate(into, begin):
-                    self.sampler.see(frame, rows_of_shuffled(stretches, self.sampler.rows, self.dtype))
+                    self.sampler.see(
+                        frame, rows_of_shuffled(stretches, self.sampler.rows, self.dtype)
+                    )
 
     def see(self, begin: int, frames: Any) -> None:
         """Look at the level of each of some frames."""
@@ -100,14 +107,21 @@ class Source:
         return self._scaled(frames, slice(begin, end))
 
     def _scaled(self, frames: Any, which: slice) -> Any:
-        return frames if self.factors is None else self.backend.scaled(frames, self.factors[which], self.validity)
+        return (
+            frames
+            if self.factors is None
+            else self.backend.scaled(frames, self.factors[which], self.validity)
+        )
 
 
 @contextmanager
-def open_source(stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpool | None, observer: Observer) -> Iterator[Source]:
+def open_source(
+    stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpool | None, observer: Observer
+) -> Iterator[Source]:
     """Bring the frames to the place that the plan names, and look at the level of each on the way.
 
-    Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be written.
+    Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
+    written.
     """
     source = Source(stack, backend, plan)
     stack.check_whole()
@@ -130,7 +144,11 @@ def open_source(stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpoo
 def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
     """All frames, to the device or into memory."""
     on_device = source.plan.place == Place.DEVICE
-    whole: Any = source.backend.hold(stack.shape, stack.dtype, shared=True) if on_device else np.empty(stack.shape, stack.dtype)
+    whole: Any = (
+        source.backend.hold(stack.shape, stack.dtype, shared=True)
+        if on_device
+        else np.empty(stack.shape, stack.dtype)
+    )
 
     def read(begin: int, end: int) -> None:
         if on_device:
@@ -180,7 +198,9 @@ def _some_rows(stack: Stack, source: Source, frame: int) -> Any:
     return found
 
 
-def _walk(stage: str, source: Source, step: int, observer: Observer, work: Callable[[int, int], None]) -> None:
+def _walk(
+    stage: str, source: Source, step: int, observer: Observer, work: Callable[[int, int], None]
+) -> None:
     """Do something with all frames, some at a time, in threads."""
 
     def one(span: tuple[int, int]) -> int:

@@ -7,25 +7,39 @@ from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measur
 
 
 def intensities(
-    measured: Measurements, level: IntegerLevel | NDArray[np.float64], factors: NDArray[np.int64] | None = None
+    measured: Measurements,
+    level: IntegerLevel | NDArray[np.float64],
+    factors: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """(s,) float64, counts: sum of I - background, for integer frames exact up to one division: ``(scale * sum(I) - sum(B)) / scale``.
 
-    ``factors``: (s,) int64, the factor of each row's frame, where frames were scaled: the background is then that of scaled counts, and
-    ``(factor * scale * sum(I) - 2^16 * sum(B)) / (factor * scale)`` brings it to the frame's own.
+    ``factors``: (s,) int64, the factor of each row's frame, where frames were scaled: the
+    background is then that of scaled counts, and ``(factor * scale * sum(I) - 2^16 * sum(B)) /
+    (factor * scale)`` brings it to the frame's own.
     """
     if not isinstance(level, IntegerLevel):
         return np.asarray(measured.total, np.float64)
     total, high, low = measured.total, measured.background_high, measured.background_low
     assert high is not None
     assert low is not None
-    if factors is None and _largest(total) * level.scale + (_largest(high) << 32) + _largest(low) < 2**63:
+    if (
+        factors is None
+        and _largest(total) * level.scale + (_largest(high) << 32) + _largest(low) < 2**63
+    ):
         return (total * level.scale - (high << 32) - low).astype(np.float64) / level.scale
     # beyond 64 bits Python's integers go on, and float() rounds them once, to nearest even
     one = 1 if factors is None else 2**FACTOR_BITS
-    rows = zip(total.tolist(), high.tolist(), low.tolist(), [1] * len(total) if factors is None else factors.tolist(), strict=True)
+    rows = zip(
+        total.tolist(),
+        high.tolist(),
+        low.tolist(),
+        [1] * len(total) if factors is None else factors.tolist(),
+        strict=True,
+    )
     exact = [(f * level.scale * i - one * ((h << 32) + b), f * level.scale) for i, h, b, f in rows]
-    return np.array([float(numerator) / float(denominator) for numerator, denominator in exact], np.float64)
+    return np.array(
+        [float(numerator) / float(denominator) for numerator, denominator in exact], np.float64
+    )
 
 
 def _largest(values: NDArray[np.int64]) -> int:
@@ -42,7 +56,11 @@ class SpotTableBuilder:
         self._boxes: list[NDArray[np.int32]] = []
         self._counts: list[NDArray[np.int32]] = []
         self._covered: list[NDArray[np.int64]] = []
-        self._rows: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]] = []
+        self._rows: list[
+            tuple[
+                NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None
+            ]
+        ] = []
 
     def add_components(self, found: Components) -> None:
         """The components of the next masks, whose pixels follow those of the masks before."""
@@ -52,7 +70,12 @@ class SpotTableBuilder:
         self._covered.append(np.diff(found.begin[found.first]))
         self._n_pixels += len(found.pixels)
 
-    def add_measurements(self, intensity: NDArray[np.float64], measured: Measurements, mask_of_frame: NDArray[np.int64]) -> None:
+    def add_measurements(
+        self,
+        intensity: NDArray[np.float64],
+        measured: Measurements,
+        mask_of_frame: NDArray[np.int64],
+    ) -> None:
         """The spots of the next frames, by frame, then label."""
         self._rows.append((intensity, measured.peak, mask_of_frame, measured.overload))
 

@@ -1,7 +1,8 @@
 """Watchdog: a small process beside the program, which ends it where a library hangs and then removes the unfinished output.
 
-HDF5 can loop for ever in a damaged file. Some of its calls keep Python's interpreter lock meanwhile, so no Python code of the program runs
-any more: neither a signal handler nor another thread. See docs/decisions/watchdog.md.
+HDF5 can loop for ever in a damaged file. Some of its calls keep Python's interpreter lock
+meanwhile, so no Python code of the program runs any more: neither a signal handler nor another
+thread. See docs/decisions/watchdog.md.
 """
 
 import os
@@ -26,7 +27,9 @@ SIGNALS = {
 GRACE = 3.0
 """Seconds from a request to end until the watchdog ends the program."""
 LAST_WORD = 1.0
-"""Seconds from the second request, by the watchdog, until SIGKILL; and for a killed process to release its locks."""
+"""Seconds from the second request, by the watchdog, until SIGKILL; and for a killed process to
+release its locks.
+"""
 STALL = 20.0
 """Seconds without progress until a line says what is being read."""
 
@@ -61,7 +64,8 @@ def watched(name: str, say: Callable[[str], None]) -> Iterator[None]:
     os.close(signals)
     for descriptor in (_reports, wakeup):
         os.set_blocking(descriptor, False)
-    # Python writes the number of each signal there in its handler in C, which needs no interpreter lock
+    # Python writes the number of each signal there in its handler in C, which needs no interpreter
+    # lock
     before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     try:
         yield
@@ -119,7 +123,9 @@ class _Unfinished:
 class _Watchdog:
     """The other process: it waits for reports, for signals, and for the program's end."""
 
-    def __init__(self, name: str, say: Callable[[str], None], program: int, reports: int, signals: int) -> None:
+    def __init__(
+        self, name: str, say: Callable[[str], None], program: int, reports: int, signals: int
+    ) -> None:
         self._name, self._say, self._program = name, say, program
         self._inputs = {reports: self._read_reports, signals: self._read_signals}
         self._reports = reports
@@ -140,10 +146,16 @@ class _Watchdog:
         self._expect_progress()
         while self._reports in self._inputs:
             timeout = min(self._deadlines.values(), default=inf) - time.monotonic()
-            ready, _, _ = select.select(list(self._inputs), (), (), None if timeout == inf else max(0, timeout))
+            ready, _, _ = select.select(
+                list(self._inputs), (), (), None if timeout == inf else max(0, timeout)
+            )
             for descriptor in ready:
                 self._inputs[descriptor](descriptor)
-            for action in [action for action, deadline in self._deadlines.items() if deadline <= time.monotonic()]:
+            for action in [
+                action
+                for action, deadline in self._deadlines.items()
+                if deadline <= time.monotonic()
+            ]:
                 del self._deadlines[action]
                 action()
         self._clean_up()
@@ -206,14 +218,18 @@ class _Watchdog:
         if self._has_ended:
             return
         what = f" while reading {self._subject}" if self._subject else ""
-        end = f"crashed or was killed{what}" if self._stop is None else f"{SIGNALS[self._stop]}{what}"
+        end = (
+            f"crashed or was killed{what}" if self._stop is None else f"{SIGNALS[self._stop]}{what}"
+        )
         self._say(f"{self._name}: {end}{'' if self._is_complete else '; nothing was written'}")
 
 
 def _remove(unfinished: _Unfinished) -> None:
     """Remove a temporary file whose process has ended, unless another run has taken its place."""
     try:
-        descriptor = os.open(unfinished.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(
+            unfinished.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
     except OSError:
         return
     try:

@@ -16,7 +16,9 @@ Span = tuple[int, int]
 """Begin and end."""
 
 PAUSES = (0.02, 0.1, 0.5, 1.0, 0.0)
-"""Seconds to wait for other threads where a device has no memory for a single frame or row, before it is tried once more."""
+"""Seconds to wait for other threads where a device has no memory for a single frame or row, before
+it is tried once more.
+"""
 AHEAD = 2
 """Results that may wait to be taken, besides those that threads are at."""
 
@@ -27,7 +29,9 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
     """Results of ``function`` in the order of ``items``, computed by threads a little ahead of who takes them.
 
     The first error, or the taker's leaving, stops what has not begun.
@@ -45,10 +49,13 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def in_halves(function: Callable[[int, int], Result], span: Span, release: Callable[[], None]) -> list[tuple[Span, Result]]:
+def in_halves(
+    function: Callable[[int, int], Result], span: Span, release: Callable[[], None]
+) -> list[tuple[Span, Result]]:
     """Each stretch of ``span`` and what ``function`` made of it: all at once, or in halves where a device has no memory for that.
 
-    Raises `OutOfDeviceMemory` where it is too small for one frame or row, also after other threads had time to give back what they hold.
+    Raises `OutOfDeviceMemory` where it is too small for one frame or row, also after other threads
+    had time to give back what they hold.
     """
     begin, end = span
     for pause in PAUSES if end - begin == 1 else (0.0,):
@@ -61,7 +68,10 @@ def in_halves(function: Callable[[int, int], Result], span: Span, release: Calla
         release()
         time.sleep(pause)
     middle = (begin + end) // 2
-    return [*in_halves(function, (begin, middle), release), *in_halves(function, (middle, end), release)]
+    return [
+        *in_halves(function, (begin, middle), release),
+        *in_halves(function, (middle, end), release),
+    ]
 
 
 def at_last(function: Callable[[], Result], release: Callable[[], None]) -> Result:

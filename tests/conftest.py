@@ -50,7 +50,9 @@ class MakeBackend:
 
             if not COMPILER:
                 return "g++ is not installed"
-            first, second = (GpuBackend(EmulatedToolkit(self._folder, number=number), 2) for number in (0, 1))
+            first, second = (
+                GpuBackend(EmulatedToolkit(self._folder, number=number), 2) for number in (0, 1)
+            )
             return first if name == "emulated" else SeveralGpus([first, second], 2)
         try:
             return select_backend(name, threads=2)
@@ -79,9 +81,17 @@ def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) ->
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """More of what takes minutes."""
-    parser.addoption("--all-architectures", action="store_true", help="look at the kernels' resources on every architecture")
+    parser.addoption(
+        "--all-architectures",
+        action="store_true",
+        help="look at the kernels' resources on every architecture",
+    )
 
 
 def pytest_report_header() -> str:
     """Say whether kernels run under sanitizers."""
-    return "emulated kernels: AddressSanitizer and UndefinedBehaviorSanitizer" if os.environ.get("GPU_SPOTS_SANITIZE") else ""
+    return (
+        "emulated kernels: AddressSanitizer and UndefinedBehaviorSanitizer"
+        if os.environ.get("GPU_SPOTS_SANITIZE")
+        else ""
+    )

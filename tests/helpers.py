@@ -48,7 +48,11 @@ class Notes:
 def datasets(file: h5py.Group) -> dict[str, np.ndarray]:
     """Every dataset of a file by its path; soft links are not followed."""
     found: dict[str, np.ndarray] = {}
-    file.visititems(lambda path, item: found.update({path: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    file.visititems(
+        lambda path, item: (
+            found.update({path: item[()]}) if isinstance(item, h5py.Dataset) else None
+        )
+    )
     return found
 
 
@@ -64,7 +68,13 @@ def run(
     """All datasets of a run in memory, as they stand in the file."""
     with memory_file() as file:
         stack = ArrayStack(frames, columns, validity, saturation)
-        find_spots(stack, parameters, backend, SpotsWriter(file, "memory", stack.shape, {}), notes or Notes())
+        find_spots(
+            stack,
+            parameters,
+            backend,
+            SpotsWriter(file, "memory", stack.shape, {}),
+            notes or Notes(),
+        )
         return datasets(file)
 
 
@@ -72,10 +82,16 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     """Every expected dataset is there with the same type, shape and bits."""
     for path, value in expected.items():
         assert path in found, f"{path} is missing"
-        assert found[path].dtype == value.dtype, f"{path}: {found[path].dtype}, expected {value.dtype}"
-        assert found[path].shape == value.shape, f"{path}: {found[path].shape}, expected {value.shape}"
+        assert found[path].dtype == value.dtype, (
+            f"{path}: {found[path].dtype}, expected {value.dtype}"
+        )
+        assert found[path].shape == value.shape, (
+            f"{path}: {found[path].shape}, expected {value.shape}"
+        )
         equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
-        assert equal, f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+        assert equal, (
+            f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+        )
 
 
 def fetched(backend: Any, array: Any) -> np.ndarray:
@@ -88,7 +104,9 @@ def fetched(backend: Any, array: Any) -> np.ndarray:
     return backend.toolkit.call(lambda: backend.toolkit.to_host(array))
 
 
-def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1) -> np.ndarray:
+def series(
+    n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "uint16", seed: int = 1
+) -> np.ndarray:
     """Frames with a spot of 4 x 4 pixels each, which is elsewhere on the next frame."""
     frames = np.random.default_rng(seed).poisson(50, (n_frames, *shape)).astype(dtype)
     for i, frame in enumerate(frames):
@@ -97,7 +115,9 @@ def series(n_frames: int = 20, shape: tuple[int, int] = (24, 40), dtype: str = "
     return frames
 
 
-def write_run(path: Path, edit: Callable[[h5py.File], object] | None = None, frames: np.ndarray | None = None) -> Path:
+def write_run(
+    path: Path, edit: Callable[[h5py.File], object] | None = None, frames: np.ndarray | None = None
+) -> Path:
     """A laser run of 20 frames at 10 angles, off and on at each, in LaueUtil's layout, after ``edit``."""
     with h5py.File(path, "w") as file:
         file["frames"] = series() if frames is None else frames
@@ -110,7 +130,10 @@ def write_run(path: Path, edit: Callable[[h5py.File], object] | None = None, fra
 
 
 def replaced(**values: Any) -> Callable[[h5py.File], None]:
-    """An edit that replaces datasets: ``lauecollect_angle`` is lauecollect/angle. None only removes; what can be called is called."""
+    """An edit that replaces datasets: ``lauecollect_angle`` is lauecollect/angle.
+
+    None only removes; what can be called is called.
+    """
 
     def edit(file: h5py.File) -> None:
         for name, value in values.items():
@@ -144,16 +167,21 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
-            getattr(cli, name.replace("-", "_")).main([str(argument) for argument in arguments], prog_name=name)
+            getattr(cli, name.replace("-", "_")).main(
+                [str(argument) for argument in arguments], prog_name=name
+            )
         except SystemExit as end:
             return Ended(end.code, stdout.getvalue(), stderr.getvalue())
     raise AssertionError("a command always ends in SystemExit")
 
 
 @contextlib.contextmanager
-def started(*arguments: object, name: str = "lu_hdf2spots", prelude: str = "pass", **options: Any) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: object, name: str = "lu_hdf2spots", prelude: str = "pass", **options: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Start a command as a process, after a line of Python; it is killed if it still runs at the end."""
-    # a test suite that runs in the background of a shell hands on that SIGINT is ignored, as a user's terminal does not
+    # a test suite that runs in the background of a shell hands on that SIGINT is ignored, as a
+    # user's terminal does not
     program = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -163,7 +191,9 @@ sys.argv[0] = {name!r}
 cli.{name.replace("-", "_")}(prog_name={name!r})
 """
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], text=True, **{**streams, **options}) as running:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)], text=True, **{**streams, **options}
+    ) as running:
         try:
             yield running
         finally:
@@ -182,7 +212,13 @@ def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
     found = {}
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
-        content = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        content = (
+            os.fsencode(os.readlink(path))
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else b""
+        )
         found[str(path.relative_to(folder))] = state.st_mode, content
     return found
 
@@ -228,7 +264,11 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 
 
 def background_of(
-    threshold: np.ndarray, dtype: np.dtype, level: object = None, validity: Validity | None = None, gaps: bool = False
+    threshold: np.ndarray,
+    dtype: np.dtype,
+    level: object = None,
+    validity: Validity | None = None,
+    gaps: bool = False,
 ) -> Background:
     """A background of which only the threshold, the level and the validity matter."""
     zeros = np.zeros(threshold.shape)
@@ -247,11 +287,15 @@ def background_of(
     )
 
 
-def levels_of(dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator) -> IntegerLevel | np.ndarray:
+def levels_of(
+    dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator
+) -> IntegerLevel | np.ndarray:
     """Any background to subtract from frames of that type."""
     if dtype.kind == "f":
         return rng.random(shape)
-    return IntegerLevel(7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32))
+    return IntegerLevel(
+        7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32)
+    )
 
 
 def refuses(path: Path, *options: object, status: int = 1, words: tuple[str, ...] = ()) -> str:

@@ -32,7 +32,9 @@ def group(parent: h5py.Group, path: str, nx_class: str, **attributes: Any) -> h5
 
 def stored(parent: h5py.Group, name: str, frames: np.ndarray, **options: Any) -> h5py.Dataset:
     """Frames as detectors store them: one a chunk, compressed."""
-    return parent.create_dataset(name, data=frames, **{"chunks": (1, *frames.shape[1:]), "compression": "gzip", **options})
+    return parent.create_dataset(
+        name, data=frames, **{"chunks": (1, *frames.shape[1:]), "compression": "gzip", **options}
+    )
 
 
 def write_nxdata(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None) -> Path:
@@ -53,11 +55,20 @@ def write_nxdata(path: Path, frames: np.ndarray | None = None, edit: Edit | None
     return path
 
 
-def write_nexus(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None, detector: dict[str, Any] | None = None) -> Path:
+def write_nexus(
+    path: Path,
+    frames: np.ndarray | None = None,
+    edit: Edit | None = None,
+    detector: dict[str, Any] | None = None,
+) -> Path:
     """What most beamlines write: /entry/data/data, /entry/instrument/detector, /entry/sample/rotation_angle; no ``default``."""
     with h5py.File(path, "w") as file:
         entry = group(file, "entry", "NXentry")
-        stored(group(entry, "data", "NXdata", signal="data"), "data", frames_of() if frames is None else frames)
+        stored(
+            group(entry, "data", "NXdata", signal="data"),
+            "data",
+            frames_of() if frames is None else frames,
+        )
         sample = group(entry, "sample", "NXsample")
         sample["rotation_angle"], sample["laser_on"] = ANGLES, STATES.astype(bool)
         facts = group(group(entry, "instrument", "NXinstrument"), "detector", "NXdetector")
@@ -88,7 +99,11 @@ def write_virtual(path: Path, frames: np.ndarray | None = None, edit: Edit | Non
 
 
 def write_dectris(
-    path: Path, frames: np.ndarray | None = None, edit: Edit | None = None, detector: dict[str, Any] | None = None, per_file: int = 7
+    path: Path,
+    frames: np.ndarray | None = None,
+    edit: Edit | None = None,
+    detector: dict[str, Any] | None = None,
+    per_file: int = 7,
 ) -> Path:
     """A DECTRIS master: external links to data files in order, a goniometer, and a detector."""
     frames = frames_of() if frames is None else frames
@@ -99,7 +114,11 @@ def write_dectris(
         for number, begin in enumerate(range(0, len(frames), per_file), 1):
             part = path.with_name(f"{stem}_data_{number:06}.h5")
             with h5py.File(part, "w") as file:
-                stored(group(group(file, "entry", "NXentry"), "data", "NXdata"), "data", frames[begin : begin + per_file])
+                stored(
+                    group(group(file, "entry", "NXentry"), "data", "NXdata"),
+                    "data",
+                    frames[begin : begin + per_file],
+                )
             data[f"data_{number:06}"] = h5py.ExternalLink(part.name, "/entry/data/data")
         goniometer = group(group(entry, "sample", "NXsample"), "goniometer", "NXtransformations")
         goniometer["omega"], goniometer["omega_end"] = ANGLES, ANGLES + 0.1
@@ -108,7 +127,9 @@ def write_dectris(
         facts = group(group(entry, "instrument", "NXinstrument"), "detector", "NXdetector")
         special = group(facts, "detectorSpecific", "NXcollection")
         special["nimages"] = N_FRAMES
-        group(special, "detectorModule_000", "NXcollection")["pixel_mask"] = np.ones((3, 3), np.uint32)
+        group(special, "detectorModule_000", "NXcollection")["pixel_mask"] = np.ones(
+            (3, 3), np.uint32
+        )
         for name, value in {"description": "Dectris EIGER2 Si 4M", **(detector or {})}.items():
             facts[name] = value
         if edit:
@@ -116,13 +137,20 @@ def write_dectris(
     return path
 
 
-def write_cxi(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None, mask: np.ndarray | None = None) -> Path:
+def write_cxi(
+    path: Path,
+    frames: np.ndarray | None = None,
+    edit: Edit | None = None,
+    mask: np.ndarray | None = None,
+) -> Path:
     """CXI: frames with the detector, data_1 is a link to it, the mask beside them."""
     with h5py.File(path, "w") as file:
         file["cxi_version"] = 160
         detector = file.create_group("entry_1/instrument_1/detector_1")
         stored(detector, "data", frames_of() if frames is None else frames)
-        file.create_group("entry_1/data_1")["data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
+        file.create_group("entry_1/data_1")["data"] = h5py.SoftLink(
+            "/entry_1/instrument_1/detector_1/data"
+        )
         if mask is not None:
             detector["mask"] = mask
         file["entry_1/sample_1/goniometer_1/omega"] = ANGLES
@@ -132,7 +160,12 @@ def write_cxi(path: Path, frames: np.ndarray | None = None, edit: Edit | None = 
     return path
 
 
-def write_bliss(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None, scans: tuple[str, ...] = ("1.1",)) -> Path:
+def write_bliss(
+    path: Path,
+    frames: np.ndarray | None = None,
+    edit: Edit | None = None,
+    scans: tuple[str, ...] = ("1.1",),
+) -> Path:
     """ESRF BLISS: one group a scan; the detector's images are in a Lima file of their own."""
     frames = frames_of() if frames is None else frames
     with h5py.File(path, "w") as file:

@@ -1,8 +1,8 @@
 """A naive reference of the behaviour contract: background, masks, spots and output datasets.
 
-It is written from the contract alone and shares no code with the program. Everything that decides a result is a plain loop over
-Python integers, fractions or IEEE double precision numbers, so that it can be checked by reading. It is the truth the tests hold
-every backend against, with equality.
+It is written from the contract alone and shares no code with the program. Everything that decides a
+result is a plain loop over Python integers, fractions or IEEE double precision numbers, so that it
+can be checked by reading. It is the truth the tests hold every backend against, with equality.
 """
 
 import functools
@@ -36,7 +36,7 @@ def _fail(message: str) -> NoReturn:
     raise ValueError(message)
 
 
-# ---------------------------------------------------------------------------------------------------------------- grouping frames
+# ---------------------------------------------------------------------------------- grouping frames
 
 
 def angle_key(angle: float) -> int:
@@ -63,7 +63,9 @@ def make_pairs(angles: Sequence[float], laser: Sequence[bool]) -> list[list[int]
     """List the masks of `sync="pairs"`: couples of opposite neighbours inside a block, and lone frames."""
     masks: list[list[int]] = []
     for block in make_blocks(angles):
-        open_mask: list[int] | None = None  # the mask of the frame just before in this block, when that frame has no partner
+        open_mask: list[int] | None = (
+            None  # the mask of the frame just before in this block, when that frame has no partner
+        )
         for frame in block:
             if open_mask is not None and bool(laser[open_mask[0]]) != bool(laser[frame]):
                 open_mask.append(frame)
@@ -74,7 +76,7 @@ def make_pairs(angles: Sequence[float], laser: Sequence[bool]) -> list[list[int]
     return sorted(masks, key=lambda mask: mask[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- Kruskal-Wallis test
+# ------------------------------------------------------------------------------ Kruskal-Wallis test
 
 
 def twice_ranks(values: Sequence[float]) -> dict[float, int]:
@@ -86,7 +88,9 @@ def twice_ranks(values: Sequence[float]) -> dict[float, int]:
         end = begin
         while end < len(ordered) and ordered[end] == ordered[begin]:
             end += 1
-        result[ordered[begin]] = (begin + 1) + end  # the ranks begin+1 .. end have the average (begin + 1 + end) / 2
+        result[ordered[begin]] = (
+            begin + 1
+        ) + end  # the ranks begin+1 .. end have the average (begin + 1 + end) / 2
         begin = end
     return result
 
@@ -96,7 +100,10 @@ def kruskal_h(groups: Sequence[Sequence[float]]) -> Fraction:
     values = [value for group in groups for value in group]
     n = len(values)
     ranks = twice_ranks(values)
-    squares = sum((Fraction(sum(ranks[value] for value in group) ** 2, 4 * len(group)) for group in groups), Fraction(0))
+    squares = sum(
+        (Fraction(sum(ranks[value] for value in group) ** 2, 4 * len(group)) for group in groups),
+        Fraction(0),
+    )
     h = Fraction(12, n * (n + 1)) * squares - 3 * (n + 1)
     ties = sum(t**3 - t for t in Counter(values).values())
     return h / (1 - Fraction(ties, n**3 - n))
@@ -109,7 +116,10 @@ def critical_value(alpha: float, n_groups: int) -> float:
 
 
 def kruskal_keep(groups: Sequence[Sequence[float]], alpha: float) -> list[int]:
-    """Drop groups until the test passes; return the positions of those left. Groups may not be empty."""
+    """Drop groups until the test passes; return the positions of those left.
+
+    Groups may not be empty.
+    """
     left = list(range(len(groups)))
     while len(left) > 2:
         current = [groups[position] for position in left]
@@ -120,12 +130,16 @@ def kruskal_keep(groups: Sequence[Sequence[float]], alpha: float) -> list[int]:
         if critical == math.inf or not kruskal_h(current) > Fraction(critical):
             break
         ranks = twice_ranks(values)
-        means = [Fraction(sum(ranks[value] for value in group), 2 * len(group)) for group in current]
-        del left[means.index(max(means))]  # index() finds the first of equals: the block that comes first in the run
+        means = [
+            Fraction(sum(ranks[value] for value in group), 2 * len(group)) for group in current
+        ]
+        del left[
+            means.index(max(means))
+        ]  # index() finds the first of equals: the block that comes first in the run
     return left
 
 
-# ------------------------------------------------------------------------------------------------------------ statistics of a pixel
+# ---------------------------------------------------------------------------- statistics of a pixel
 
 
 def integer_background(kept: list[int], cutoff: float, type_min: int, type_max: int) -> Background:
@@ -149,7 +163,10 @@ def four_quantile(kept: list[int], quarter: int) -> int:
 
 
 def float_background(kept: list[float], cutoff: float) -> Background:
-    """Compute the background of one pixel of float frames; `kept` ascends. Python's floats are IEEE doubles without fused operations."""
+    """Compute the background of one pixel of float frames; `kept` ascends.
+
+    Python's floats are IEEE doubles without fused operations.
+    """
     m = len(kept)
     total = kept[0]
     for value in kept[1:]:
@@ -170,10 +187,12 @@ def float_background(kept: list[float], cutoff: float) -> Background:
     return Background(m, total, avg, std, iqr, threshold)
 
 
-# ------------------------------------------------------------------------------------------------------------------ masks and spots
+# ---------------------------------------------------------------------------------- masks and spots
 
 
-def filter_mask(raw: NDArray[np.bool_], erosions: int, dilations: int, connectivity: int) -> NDArray[np.bool_]:
+def filter_mask(
+    raw: NDArray[np.bool_], erosions: int, dilations: int, connectivity: int
+) -> NDArray[np.bool_]:
     """Erode, then dilate; outside of the frame is False, and 0 means none."""
     structure = ndimage.generate_binary_structure(2, connectivity)
     mask = raw
@@ -209,12 +228,16 @@ def find_components(mask: NDArray[np.bool_], connectivity: int) -> list[list[int
     return components
 
 
-def scale_frames(frames: NDArray[Any], valid: NDArray[np.bool_], factors: Sequence[int]) -> NDArray[Any]:
+def scale_frames(
+    frames: NDArray[Any], valid: NDArray[np.bool_], factors: Sequence[int]
+) -> NDArray[Any]:
     """Multiply each frame by its factor / 65536, rounding halves up, within the frames' type; invalid values stay as they are."""
     result = frames.copy()
     integer = frames.dtype.kind in "iu"
     limits: Any = np.iinfo(frames.dtype) if integer else np.finfo(frames.dtype)
-    lowest, highest = (int(limits.min), int(limits.max)) if integer else (float(limits.min), float(limits.max))
+    lowest, highest = (
+        (int(limits.min), int(limits.max)) if integer else (float(limits.min), float(limits.max))
+    )
     for frame, factor in enumerate(factors):
         for x, y in np.argwhere(valid[frame]):
             value = frames[frame, x, y].item()
@@ -223,7 +246,13 @@ def scale_frames(frames: NDArray[Any], valid: NDArray[np.bool_], factors: Sequen
     return result
 
 
-def spot_intensity(values: list[Any], backgrounds: list[Background], integer: bool, fixed_m: int | None, factor: int | None) -> float:
+def spot_intensity(
+    values: list[Any],
+    backgrounds: list[Background],
+    integer: bool,
+    fixed_m: int | None,
+    factor: int | None,
+) -> float:
     """Integrate one spot; `values` and `backgrounds` are those of its pixels, in ascending order of the pixels.
 
     With a factor the background is that of frames times factor / 65536, and is divided by it.
@@ -238,13 +267,19 @@ def spot_intensity(values: list[Any], backgrounds: list[Background], integer: bo
     if fixed_m is not None:
         scale, level = fixed_m, sum(totals)
     else:
-        scale, level = 2**32, sum(total * 2**32 // background.m for total, background in zip(totals, backgrounds, strict=True))
+        scale, level = (
+            2**32,
+            sum(
+                total * 2**32 // background.m
+                for total, background in zip(totals, backgrounds, strict=True)
+            ),
+        )
     if factor is None:
         return float(scale * sum(values) - level) / float(scale)
     return float(factor * scale * sum(values) - 2**16 * level) / float(factor * scale)
 
 
-# -------------------------------------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------ the run
 
 
 def check_options(
@@ -280,7 +315,9 @@ def check_options(
 
 
 def check_laser_dataset(
-    angles: Sequence[float] | NDArray[Any] | None, laser: Sequence[bool] | NDArray[Any] | None, n_frames: int
+    angles: Sequence[float] | NDArray[Any] | None,
+    laser: Sequence[bool] | NDArray[Any] | None,
+    n_frames: int,
 ) -> tuple[list[float], list[bool]]:
     """Raise ValueError unless there are an angle and a laser state for every frame, and both states occur."""
     if laser is None or len({bool(state) for state in laser}) != 2:
@@ -288,11 +325,18 @@ def check_laser_dataset(
     if angles is None:
         _fail("angles are needed")
     if len(laser) != n_frames or len(angles) != n_frames:
-        _fail(f"{n_frames} angles and laser states are needed; found {len(angles)} and {len(laser)}")
+        _fail(
+            f"{n_frames} angles and laser states are needed; found {len(angles)} and {len(laser)}"
+        )
     return [float(angle) for angle in angles], [bool(state) for state in laser]
 
 
-def find_valid(frames: NDArray[Any], valid_pixels: NDArray[np.bool_] | None, low: float | None, high: float | None) -> NDArray[np.bool_]:
+def find_valid(
+    frames: NDArray[Any],
+    valid_pixels: NDArray[np.bool_] | None,
+    low: float | None,
+    high: float | None,
+) -> NDArray[np.bool_]:
     """Mark the valid values of the whole stack, pixels that are excluded for all frames included."""
     integer = frames.dtype.kind in "iu"
     exact = frames.astype(np.int64 if integer else np.float64)
@@ -306,11 +350,13 @@ def find_valid(frames: NDArray[Any], valid_pixels: NDArray[np.bool_] | None, low
     return valid
 
 
-def pixel_sample(values: list[Any], valid: list[bool], n: int, blocks: list[list[int]] | None, alpha: float) -> list[Any]:
+def pixel_sample(
+    values: list[Any], valid: list[bool], n: int, blocks: list[list[int]] | None, alpha: float
+) -> list[Any]:
     """List the background sample of one pixel in ascending order; empty for a masked pixel.
 
-    With blocks the frames are chosen by the Kruskal-Wallis test, and `n` plays no part. A block without a valid value in this
-    pixel does not take part.
+    With blocks the frames are chosen by the Kruskal-Wallis test, and `n` plays no part. A block
+    without a valid value in this pixel does not take part.
     """
     if blocks is None:
         ordered = sorted(value for value, good in zip(values, valid, strict=True) if good)
@@ -318,7 +364,9 @@ def pixel_sample(values: list[Any], valid: list[bool], n: int, blocks: list[list
     else:
         groups = [[values[frame] for frame in block if valid[frame]] for block in blocks]
         groups = [group for group in groups if group]
-        kept = sorted(value for position in kruskal_keep(groups, alpha) for value in groups[position])
+        kept = sorted(
+            value for position in kruskal_keep(groups, alpha) for value in groups[position]
+        )
     return kept if len(kept) >= 2 else []
 
 
@@ -343,19 +391,22 @@ def reference_run(
 ) -> dict[str, NDArray[Any]]:
     """Compute every dataset that an output file must hold, keyed by its path.
 
-    `factors` are whole numbers of 1/65536, one per frame: background and masks are then those of the frames times their factors, and
-    spots are measured in the frames' own counts.
+    `factors` are whole numbers of 1/65536, one per frame: background and masks are then those of
+    the frames times their factors, and spots are measured in the frames' own counts.
 
-    `angles` are degrees and `laser` says whether it was on, both per frame. Values outside of `low` to `high` (inclusive), all
-    values of pixels that `valid_pixels` leaves out, NaN and infinity are invalid. Values from `saturation` on are saturated; by default
-    the largest of the frames' type is, and no float.
+    `angles` are degrees and `laser` says whether it was on, both per frame. Values outside of `low`
+    to `high` (inclusive), all values of pixels that `valid_pixels` leaves out, NaN and infinity are
+    invalid. Values from `saturation` on are saturated; by default the largest of the frames' type
+    is, and no float.
     """
     frames = np.asarray(frames)
     check_options(frames, method, n, alpha, cutoff, erosions, dilations, structure, sync)
     percent = int(n) or DEFAULT_N
     n_frames, n_x, n_y = frames.shape
     if method == "n_removed" and n_frames - n_frames * percent // 100 < 2:
-        _fail(f"at least 2 frames must be left in the background sample; {n_frames} frames with n = {percent} leave fewer")
+        _fail(
+            f"at least 2 frames must be left in the background sample; {n_frames} frames with n = {percent} leave fewer"
+        )
     angle_list: list[float] = []
     laser_list: list[bool] = []
     if method == "kruskal" or sync != "none":
@@ -378,14 +429,20 @@ def reference_run(
         counts = valid.sum(axis=0)
         varies = method == "kruskal" or bool(np.any((counts > 0) & (counts < n_frames)))
         own, frames = frames, frames if factors is None else scale_frames(frames, valid, factors)
-        result, backgrounds = _all_stats(frames, valid, percent, blocks if method == "kruskal" else None, alpha, cutoff)
+        result, backgrounds = _all_stats(
+            frames, valid, percent, blocks if method == "kruskal" else None, alpha, cutoff
+        )
         if varies:
             used = [0 if background is None else background.m for background in backgrounds]
             result["stats/n_used"] = np.array(used, dtype=np.int32).reshape(n_x, n_y)
-        masks = _all_masks(frames, valid, backgrounds, erosions, dilations, structure[1], groups, sync != "none")
+        masks = _all_masks(
+            frames, valid, backgrounds, erosions, dilations, structure[1], groups, sync != "none"
+        )
         result |= masks
         labelled = masks["masks_synced" if sync != "none" else "masks_filtered"].astype(bool)
-        result |= _all_spots(own, labelled, groups, backgrounds, varies, structure[1], factors or [])
+        result |= _all_spots(
+            own, labelled, groups, backgrounds, varies, structure[1], factors or []
+        )
         if own.dtype.kind != "f" and saturation is None:
             saturation = int(np.iinfo(own.dtype).max)
         if saturation is not None:
@@ -393,17 +450,28 @@ def reference_run(
     return result
 
 
-def _all_overloads(frames: NDArray[Any], result: dict[str, NDArray[Any]], saturation: float) -> dict[str, NDArray[Any]]:
+def _all_overloads(
+    frames: NDArray[Any], result: dict[str, NDArray[Any]], saturation: float
+) -> dict[str, NDArray[Any]]:
     """How many pixels of each spot are saturated."""
     overload = []
-    for frame, (begin, end) in zip(result["spots/frame"], result["spots/pixel_list_BE"], strict=True):
-        values = [frames[frame].ravel()[pixel].item() for pixel in result["spots/pixel_list"][begin:end]]
+    for frame, (begin, end) in zip(
+        result["spots/frame"], result["spots/pixel_list_BE"], strict=True
+    ):
+        values = [
+            frames[frame].ravel()[pixel].item() for pixel in result["spots/pixel_list"][begin:end]
+        ]
         overload.append(sum(value >= saturation for value in values))
     return {"spots/overload": np.array(overload, dtype=np.int32)}
 
 
 def _all_stats(
-    frames: NDArray[Any], valid: NDArray[np.bool_], percent: int, blocks: list[list[int]] | None, alpha: float, cutoff: float
+    frames: NDArray[Any],
+    valid: NDArray[np.bool_],
+    percent: int,
+    blocks: list[list[int]] | None,
+    alpha: float,
+    cutoff: float,
 ) -> tuple[dict[str, NDArray[Any]], list[Background | None]]:
     """Compute the stats maps and the background of every pixel in raster order, None for masked pixels."""
     _, n_x, n_y = frames.shape
@@ -414,19 +482,27 @@ def _all_stats(
     maximum = np.zeros((n_x, n_y), dtype=dtype)
     arg = np.zeros((n_x, n_y), dtype=np.int32)
     if integer:
-        threshold = np.full((n_x, n_y), type_max + 1, dtype=np.int64 if dtype.itemsize == 4 else np.int32)
+        threshold = np.full(
+            (n_x, n_y), type_max + 1, dtype=np.int64 if dtype.itemsize == 4 else np.int32
+        )
     else:
         threshold = np.full((n_x, n_y), np.nan, dtype=np.float64)
     backgrounds: list[Background | None] = []
     for x in range(n_x):
         for y in range(n_y):
-            values = frames[:, x, y].tolist()  # Python ints, or Python floats (float32 to float64 is exact)
+            values = frames[
+                :, x, y
+            ].tolist()  # Python ints, or Python floats (float32 to float64 is exact)
             good = valid[:, x, y].tolist()
             kept = pixel_sample(values, good, percent, blocks, alpha)
             if not kept:
                 backgrounds.append(None)
                 continue
-            background = integer_background(kept, cutoff, type_min, type_max) if integer else float_background(kept, cutoff)
+            background = (
+                integer_background(kept, cutoff, type_min, type_max)
+                if integer
+                else float_background(kept, cutoff)
+            )
             backgrounds.append(background)
             avg[x, y], std[x, y], iqr[x, y] = background.avg, background.std, background.iqr
             threshold[x, y] = background.threshold
@@ -467,8 +543,15 @@ def _all_masks(
                 usable[:, x, y] = False
                 continue
             values, good = frames[:, x, y].tolist(), valid[:, x, y].tolist()
-            raw[:, x, y] = [good[frame] and values[frame] >= background.threshold for frame in range(n_frames)]
-    filtered = np.array([filter_mask(raw[frame], erosions, dilations, connectivity) & usable[frame] for frame in range(n_frames)])
+            raw[:, x, y] = [
+                good[frame] and values[frame] >= background.threshold for frame in range(n_frames)
+            ]
+    filtered = np.array(
+        [
+            filter_mask(raw[frame], erosions, dilations, connectivity) & usable[frame]
+            for frame in range(n_frames)
+        ]
+    )
     result = {"masks_raw": raw.astype(np.uint8), "masks_filtered": filtered.astype(np.uint8)}
     if synced:
         merged = [filtered[group].any(axis=0) & usable[group].all(axis=0) for group in groups]
@@ -489,7 +572,9 @@ def _all_spots(
     n_frames, n_x, n_y = frames.shape
     components = [find_components(mask, connectivity) for mask in labelled]
     counts = [len(of_mask) for of_mask in components]
-    labels = np.zeros((len(groups), n_x * n_y), dtype=np.uint32 if max(counts) > 65535 else np.uint16)
+    labels = np.zeros(
+        (len(groups), n_x * n_y), dtype=np.uint32 if max(counts) > 65535 else np.uint16
+    )
     pixel_list: list[int] = []
     begin_end: list[list[tuple[int, int]]] = []
     for mask, of_mask in enumerate(components):
@@ -500,9 +585,15 @@ def _all_spots(
             pixel_list += pixels
     integer = frames.dtype.kind in "iu"
     # without n_used all pixels that are not masked have the same m
-    fixed_m = None if varies else next((background.m for background in backgrounds if background is not None), None)
+    fixed_m = (
+        None
+        if varies
+        else next((background.m for background in backgrounds if background is not None), None)
+    )
     mask_of = {frame: mask for mask, group in enumerate(groups) for frame in group}
-    spots: dict[str, list[Any]] = {name: [] for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE")}
+    spots: dict[str, list[Any]] = {
+        name: [] for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE")
+    }
     frame_begin_end: list[tuple[int, int]] = []
     for frame in range(n_frames):
         image = frames[frame].ravel().tolist()
@@ -510,10 +601,16 @@ def _all_spots(
         begin = len(spots["I"])
         for label, pixels in enumerate(components[mask], start=1):
             values = [image[pixel] for pixel in pixels]
-            here = [background for background in (backgrounds[pixel] for pixel in pixels) if background is not None]
+            here = [
+                background
+                for background in (backgrounds[pixel] for pixel in pixels)
+                if background is not None
+            ]
             peak = pixels[values.index(max(values))]
             rows, columns = [pixel // n_y for pixel in pixels], [pixel % n_y for pixel in pixels]
-            spots["I"].append(spot_intensity(values, here, integer, fixed_m, factors[frame] if factors else None))
+            spots["I"].append(
+                spot_intensity(values, here, integer, fixed_m, factors[frame] if factors else None)
+            )
             spots["XY"].append(divmod(peak, n_y))
             spots["box"].append((min(rows), max(rows) + 1, min(columns), max(columns) + 1))
             spots["frame"].append(frame)

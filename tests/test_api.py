@@ -14,7 +14,13 @@ import pytest
 import gpu_spots
 from gpu_spots import GpuSpotsError, Parameters, errors, find_spots, open_spots
 from gpu_spots.cli.errors import Stopped
-from gpu_spots.errors import BackendError, InputError, OutOfDeviceMemory, OutputError, ParameterError
+from gpu_spots.errors import (
+    BackendError,
+    InputError,
+    OutOfDeviceMemory,
+    OutputError,
+    ParameterError,
+)
 from gpu_spots.model import MAX_FRAMES
 from helpers import assert_same, datasets
 from reference import reference_run
@@ -58,11 +64,17 @@ def test_two_results_can_be_open_at_once(frames: np.ndarray) -> None:
 
 def test_file_memory_and_output_agree(frames: np.ndarray, tmp_path: Path) -> None:
     source, output = tmp_path / "run.h5", tmp_path / "run__spots.h5"
-    columns = {"angle": np.repeat(np.arange(10.0), 2), "laser_on": np.arange(20) % 2, "comment": np.array(["a", "ü"] * 10)}
+    columns = {
+        "angle": np.repeat(np.arange(10.0), 2),
+        "laser_on": np.arange(20) % 2,
+        "comment": np.array(["a", "ü"] * 10),
+    }
     with h5py.File(source, "w") as file:
         file["frames"] = frames
         for name, values in columns.items():
-            file[f"lauecollect/{name}"] = values.astype(h5py.string_dtype()) if values.dtype.kind == "U" else values
+            file[f"lauecollect/{name}"] = (
+                values.astype(h5py.string_dtype()) if values.dtype.kind == "U" else values
+            )
     parameters = Parameters(sync="pairs")
     find_spots(source, parameters, output=output).close()
     with (
@@ -82,7 +94,9 @@ def test_invalid_pixels_are_in_no_mask(frames: np.ndarray) -> None:
     valid = np.ones((40, 50), bool)
     valid[10:30] = False
     with find_spots(frames, ANY_ANGLES, valid_pixels=valid) as found:
-        assert not any(found.mask(i, kind)[~valid].any() for i in range(20) for kind in ("raw", "filtered"))
+        assert not any(
+            found.mask(i, kind)[~valid].any() for i in range(20) for kind in ("raw", "filtered")
+        )
         assert not found.avg[~valid].any()
         assert (found.threshold[~valid] == 65536).all()
 
@@ -103,17 +117,35 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
     [
         ({"frames": np.zeros((3, 4))}, "expected three dimensions"),
         ({"frames": np.zeros((0, 4, 4))}, "expected at least one frame"),
-        ({"frames": np.zeros((3, 4, 4), int)}, r"int64, expected one of .*; frames.astype\(numpy.int32\) converts it"),
-        ({"frames": np.ma.masked_less(np.zeros((3, 4, 4)), 1)}, "masked array, expected a plain one; .*valid_pixels"),
-        ({"frames": np.zeros((5, 4, 4)), "saturation": 10**400}, "saturation: .*is not a finite number"),
-        ({"frames": np.zeros((5, 4, 4)), "valid_range": (0, 10**400)}, "valid_range: .*is not finite"),
+        (
+            {"frames": np.zeros((3, 4, 4), int)},
+            r"int64, expected one of .*; frames.astype\(numpy.int32\) converts it",
+        ),
+        (
+            {"frames": np.ma.masked_less(np.zeros((3, 4, 4)), 1)},
+            "masked array, expected a plain one; .*valid_pixels",
+        ),
+        (
+            {"frames": np.zeros((5, 4, 4)), "saturation": 10**400},
+            "saturation: .*is not a finite number",
+        ),
+        (
+            {"frames": np.zeros((5, 4, 4)), "valid_range": (0, 10**400)},
+            "valid_range: .*is not finite",
+        ),
         ({"frames": np.zeros((3, 4, 4), complex)}, "complex128, expected one of"),
         ({"frames": np.zeros((1, 4, 4))}, "leaves 1 for the background, expected at least 2"),
         ({"frames": np.zeros((MAX_FRAMES + 1, 1, 1), np.uint8)}, f"expected at most {MAX_FRAMES}"),
-        ({"frames": np.zeros((5, 4, 4)), "valid_pixels": np.ones((4, 5))}, r"\(4, 5\), expected that of a frame, \(4, 4\)"),
+        (
+            {"frames": np.zeros((5, 4, 4)), "valid_pixels": np.ones((4, 5))},
+            r"\(4, 5\), expected that of a frame, \(4, 4\)",
+        ),
         ({"frames": "nowhere.h5"}, "nowhere.h5: cannot be opened"),
         ({"frames": "nowhere.h5", "columns": {}}, "only for frames in memory"),
-        ({"frames": np.zeros((5, 4, 4)), "parameters": Parameters()}, r"no lauecollect/angle .* angles=0"),
+        (
+            {"frames": np.zeros((5, 4, 4)), "parameters": Parameters()},
+            r"no lauecollect/angle .* angles=0",
+        ),
         ({"frames": np.zeros((5, 4, 4)), "parameters": {"n": 3}}, "is not Parameters"),
         ({"frames": np.zeros((5, 4, 4)), "threads": 0}, "threads: 0 is not an integer >= 1"),
         ({"frames": np.zeros((5, 4, 4)), "threads": 1.5}, "threads: 1.5 is not an integer >= 1"),
@@ -191,7 +223,10 @@ def test_n_of_zero_means_the_manuals_25() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        *(kind("x: is wrong") for kind in (GpuSpotsError, InputError, OutputError, BackendError, OutOfDeviceMemory)),
+        *(
+            kind("x: is wrong")
+            for kind in (GpuSpotsError, InputError, OutputError, BackendError, OutOfDeviceMemory)
+        ),
         ParameterError("n", "3 is wrong"),
         Stopped(signal.SIGINT),
     ],
@@ -203,8 +238,19 @@ def test_errors_come_through_a_process_pool(error: BaseException) -> None:
 
 
 def test_every_error_is_tested_to_be_pickled() -> None:
-    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
-    assert kinds == {GpuSpotsError, InputError, OutputError, BackendError, OutOfDeviceMemory, ParameterError}
+    kinds = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    }
+    assert kinds == {
+        GpuSpotsError,
+        InputError,
+        OutputError,
+        BackendError,
+        OutOfDeviceMemory,
+        ParameterError,
+    }
 
 
 @pytest.mark.parametrize("name", ["cutoff", "alpha"])

@@ -15,26 +15,37 @@ from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, run
 from reference import reference_run
 
+NO_MORPHOLOGY = Morphology(0, 0, 1)
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
 
 
-def masks_of(backend: Backend, images: np.ndarray, morphology: Morphology = Morphology(0, 0, 1)) -> object:  # noqa: B008
+def masks_of(
+    backend: Backend, images: np.ndarray, morphology: Morphology = NO_MORPHOLOGY
+) -> object:
     """Images of 0 and 1 as the backend's masks, cleaned."""
-    prepared = backend.prepare(background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), morphology, None)
+    prepared = backend.prepare(
+        background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), morphology, None
+    )
     return backend.find_masks(backend.upload(images.astype(np.uint8)), prepared).filtered
 
 
-images = st.sampled_from(SHAPES).flatmap(lambda shape: hnp.arrays(np.uint8, (2, *shape), elements=st.integers(0, 1)))
+images = st.sampled_from(SHAPES).flatmap(
+    lambda shape: hnp.arrays(np.uint8, (2, *shape), elements=st.integers(0, 1))
+)
 
 
 @settings(deadline=None)
 @given(images, st.integers(0, 3), st.integers(0, 3), st.sampled_from([1, 2]))
-def test_morphology_equals_scipy(backend: Backend, stack: np.ndarray, erosions: int, dilations: int, connectivity: int) -> None:
+def test_morphology_equals_scipy(
+    backend: Backend, stack: np.ndarray, erosions: int, dilations: int, connectivity: int
+) -> None:
     structure = ndimage.generate_binary_structure(2, connectivity)
     found = backend.unpack(masks_of(backend, stack, Morphology(erosions, dilations, connectivity)))
     for image, mask in zip(stack.astype(bool), found, strict=True):
         expected = ndimage.binary_erosion(image, structure, erosions) if erosions else image
-        expected = ndimage.binary_dilation(expected, structure, dilations) if dilations else expected
+        expected = (
+            ndimage.binary_dilation(expected, structure, dilations) if dilations else expected
+        )
         assert np.array_equal(mask, expected)
 
 
@@ -50,12 +61,19 @@ def test_components_equal_scipy(backend: Backend, stack: np.ndarray, connectivit
             component = found.first[i] + j
             pixels = found.pixels[found.begin[component] : found.begin[component + 1]]
             assert np.array_equal(pixels, np.flatnonzero(labels == j + 1))
-            assert found.box[component].tolist() == [box[0].start, box[0].stop, box[1].start, box[1].stop]
+            assert found.box[component].tolist() == [
+                box[0].start,
+                box[0].stop,
+                box[1].start,
+                box[1].stop,
+            ]
 
 
 @pytest.mark.parametrize("density", [0.02, 0.4, 0.6, 0.95])
 @pytest.mark.parametrize("connectivity", [1, 2])
-def test_components_of_large_tangled_masks_equal_scipy(backend: Backend, density: float, connectivity: int) -> None:
+def test_components_of_large_tangled_masks_equal_scipy(
+    backend: Backend, density: float, connectivity: int
+) -> None:
     stack = np.random.default_rng(3).random((3, 150, 333)) < density
     found = backend.components(masks_of(backend, stack), connectivity)
     structure = ndimage.generate_binary_structure(2, connectivity)
@@ -76,20 +94,40 @@ def test_no_pixel_no_component(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_a_value_is_in_the_raw_mask_if_it_is_at_least_the_threshold(backend: Backend, dtype: np.dtype) -> None:
+def test_a_value_is_in_the_raw_mask_if_it_is_at_least_the_threshold(
+    backend: Backend, dtype: np.dtype
+) -> None:
     if dtype.kind == "f":
         limits = np.finfo(dtype)
         values = np.array([limits.min, -1.5, -0.0, limits.tiny, 0.1, 1.5, limits.max])
-        thresholds = [-np.inf, limits.min, -1.5, 0.0, 0.1, np.nextafter(0.1, 1), 1.5, np.nan, np.inf]
+        thresholds = [
+            -np.inf,
+            limits.min,
+            -1.5,
+            0.0,
+            0.1,
+            np.nextafter(0.1, 1),
+            1.5,
+            np.nan,
+            np.inf,
+        ]
     else:
         limits = np.iinfo(dtype)
         values = np.array([limits.min, limits.min + 1, 7, limits.max - 1, limits.max])
         thresholds = [limits.min, limits.min + 1, 7, 8, limits.max, limits.max + 1]
     frame = values.astype(dtype)
-    threshold_type = np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize == 4 else np.int32
+    threshold_type = (
+        np.float64 if dtype.kind == "f" else np.int64 if dtype.itemsize == 4 else np.int32
+    )
     for threshold in thresholds:
-        prepared = backend.prepare(background_of(np.full((1, len(frame)), threshold, threshold_type), dtype), Morphology(0, 0, 2), None)
-        found = backend.unpack(backend.find_masks(backend.upload(frame[None, None]), prepared).raw)[0, 0]
+        prepared = backend.prepare(
+            background_of(np.full((1, len(frame)), threshold, threshold_type), dtype),
+            Morphology(0, 0, 2),
+            None,
+        )
+        found = backend.unpack(backend.find_masks(backend.upload(frame[None, None]), prepared).raw)[
+            0, 0
+        ]
         assert found.tolist() == [int(float(value) >= threshold) for value in frame], threshold
 
 
@@ -106,16 +144,28 @@ def test_union_and_without(backend: Backend) -> None:
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 @pytest.mark.parametrize("mask_of_frame", [[0, 1, 2], [2, 0, 2], [1, 1, 1]])
-def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dtype, mask_of_frame: list[int]) -> None:
+def test_sums_and_first_maximum_of_each_component(
+    backend: Backend, dtype: np.dtype, mask_of_frame: list[int]
+) -> None:
     rng = np.random.default_rng(4)
     stack = rng.random((3, 9, 70)) < 0.3
     # few different values, so that maxima tie
     frames = (rng.integers(0, 4, (3, 9, 70)) * (60 if dtype.itemsize == 1 else 10000)).astype(dtype)
     map_of_level = rng.random((9, 70)) if dtype.kind == "f" else rng.integers(0, 2**32, (9, 70))
-    level = map_of_level if dtype.kind == "f" else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
-    prepared = backend.prepare(background_of(np.zeros((9, 70)), dtype, level), Morphology(0, 0, 2), 30000 if dtype.itemsize > 1 else 180)
+    level = (
+        map_of_level
+        if dtype.kind == "f"
+        else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
+    )
+    prepared = backend.prepare(
+        background_of(np.zeros((9, 70)), dtype, level),
+        Morphology(0, 0, 2),
+        30000 if dtype.itemsize > 1 else 180,
+    )
     found = backend.components(masks_of(backend, stack), 2)
-    measured = backend.measure(backend.upload(frames), found, np.array(mask_of_frame), prepared, None)
+    measured = backend.measure(
+        backend.upload(frames), found, np.array(mask_of_frame), prepared, None
+    )
     row = 0
     for frame, mask in zip(frames, mask_of_frame, strict=True):
         for component in range(found.first[mask], found.first[mask + 1]):
@@ -127,11 +177,17 @@ def test_sums_and_first_maximum_of_each_component(backend: Backend, dtype: np.dt
                     total += float(value) - float(below)
             else:
                 total = sum(values.tolist())
-                assert measured.background_high[row] == sum((map_of_level.reshape(-1)[pixels] - 2**31).tolist())
-                assert measured.background_low[row] == sum(map_of_level.reshape(-1)[pixels].tolist())
+                assert measured.background_high[row] == sum(
+                    (map_of_level.reshape(-1)[pixels] - 2**31).tolist()
+                )
+                assert measured.background_low[row] == sum(
+                    map_of_level.reshape(-1)[pixels].tolist()
+                )
             assert measured.total[row] == total
             assert measured.peak[row] == pixels[np.argmax(values)]
-            assert measured.overload[row] == sum(value >= (30000 if dtype.itemsize > 1 else 180) for value in values.tolist())
+            assert measured.overload[row] == sum(
+                value >= (30000 if dtype.itemsize > 1 else 180) for value in values.tolist()
+            )
             row += 1
     assert row == len(measured.total)
 
@@ -150,7 +206,9 @@ def test_any_small_stack_equals_the_reference(
         n = 1
     if dtype.kind == "f":
         elements: st.SearchStrategy = st.one_of(
-            st.sampled_from([0.0, 1.0, 0.1, -3.5, float(np.finfo(dtype).max), float(np.finfo(dtype).min)]),
+            st.sampled_from(
+                [0.0, 1.0, 0.1, -3.5, float(np.finfo(dtype).max), float(np.finfo(dtype).min)]
+            ),
             st.floats(-100, 100, width=dtype.itemsize * 8),
             st.just(float("nan")),
         )
@@ -180,7 +238,9 @@ def test_a_spot_at_any_border_or_corner(backend: Backend, place: tuple[int, int]
 
 
 @pytest.mark.parametrize(("structure", "n_spots"), [((2, 1), 2), ((2, 2), 1)])
-def test_diagonal_contact_joins_spots_only_where_corners_count(backend: Backend, structure: tuple[int, int], n_spots: int) -> None:
+def test_diagonal_contact_joins_spots_only_where_corners_count(
+    backend: Backend, structure: tuple[int, int], n_spots: int
+) -> None:
     frames = np.full((8, 10, 10), 50, np.uint16)
     frames[::2] += 1
     frames[3, 2:4, 2:4] = 900
@@ -191,14 +251,21 @@ def test_diagonal_contact_joins_spots_only_where_corners_count(backend: Backend,
 
 
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
-def test_results_do_not_depend_on_threads_bands_or_batches(sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_threads_bands_or_batches(
+    sync: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(2)
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
     columns = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
     parameters = Parameters(angles=3, sync=sync, erosions=0)
     expected = run(frames, parameters, select_backend("cpu", 1), columns)
-    for threads, band, batch in [(1, 1, 1), (3, 60, 33 * 50), (2, 700, 7 * 33 * 50), (5, 10**6, 10**9)]:
+    for threads, band, batch in [
+        (1, 1, 1),
+        (3, 60, 33 * 50),
+        (2, 700, 7 * 33 * 50),
+        (5, 10**6, 10**9),
+    ]:
         monkeypatch.setattr(plan, "BAND_PIXELS", band)
         monkeypatch.setattr(plan, "BATCH_PIXELS", batch)
         assert_same(run(frames, parameters, select_backend("cpu", threads), columns), expected)

@@ -21,10 +21,21 @@ def test_two_words_are_rounded_once(numbers: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [2**64 + 2**11, 2**64 + 2**11 + 1, 2**64 + 3 * 2**11, 2**65 + 2**12, 2**90 + 2**37, 2**90 + 2**37 + 1, 2**64 - 1]
+    "number",
+    [
+        2**64 + 2**11,
+        2**64 + 2**11 + 1,
+        2**64 + 3 * 2**11,
+        2**65 + 2**12,
+        2**90 + 2**37,
+        2**90 + 2**37 + 1,
+        2**64 - 1,
+    ],
 )
 def test_halves_are_rounded_to_even(number: int) -> None:
-    found = _rounded_once(np.array([number >> 64], np.uint64), np.array([number & (2**64 - 1)], np.uint64))
+    found = _rounded_once(
+        np.array([number >> 64], np.uint64), np.array([number & (2**64 - 1)], np.uint64)
+    )
     assert found[0] == float(number)
 
 
@@ -52,9 +63,13 @@ def maps_of(values: list[int], dtype: str, cutoff: float) -> tuple[BackgroundMap
     st.data(),
     st.one_of(st.just(0.0), st.floats(0, 50), st.just(1e308)),
 )
-def test_threshold_is_the_smallest_value_that_stands_out(dtype: str, data: st.DataObject, cutoff: float) -> None:
+def test_threshold_is_the_smallest_value_that_stands_out(
+    dtype: str, data: st.DataObject, cutoff: float
+) -> None:
     limits = np.iinfo(dtype)
-    values = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), min_size=2, max_size=12))
+    values = data.draw(
+        st.lists(st.integers(int(limits.min), int(limits.max)), min_size=2, max_size=12)
+    )
     maps, total, scatter = maps_of(values, dtype, cutoff)
     found = int(maps.finish(Validity()).threshold[0, 0])
     m = len(values)

@@ -26,23 +26,43 @@ def stats(frames: np.ndarray, percent: int = 25) -> tuple[np.ndarray, np.ndarray
     """Average, standard deviation and maximum as the contract has them, float32 and the frames' type."""
     kept = np.sort(frames, axis=0)[: len(frames) - len(frames) * percent // 100]
     with np.errstate(all="ignore"):
-        return kept.mean(0, dtype=np.float64).astype(np.float32), kept.std(0, dtype=np.float64).astype(np.float32), frames.max(0)
+        return (
+            kept.mean(0, dtype=np.float64).astype(np.float32),
+            kept.std(0, dtype=np.float64).astype(np.float32),
+            frames.max(0),
+        )
 
 
 def found(frames: np.ndarray, valid: np.ndarray | None = None) -> list[list[int]]:
     """X and Y of the spots noticed in a stack; NumPy may not warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return persistent_spots(*stats(frames), len(frames) - len(frames) * 25 // 100, valid).tolist()
+        return persistent_spots(
+            *stats(frames), len(frames) - len(frames) * 25 // 100, valid
+        ).tolist()
 
 
-def noisy(background: np.ndarray | float, shape: tuple[int, int] = (200, 240), n_frames: int = 20, seed: int = 0) -> np.ndarray:
+def noisy(
+    background: np.ndarray | float,
+    shape: tuple[int, int] = (200, 240),
+    n_frames: int = 20,
+    seed: int = 0,
+) -> np.ndarray:
     """Frames of a background, counts, with noise of `NOISE` counts, uint16."""
     rng = np.random.default_rng(seed)
-    return np.clip(np.rint(background + rng.normal(0, NOISE, (n_frames, *shape))), 0, 65535).astype(np.uint16)
+    return np.clip(np.rint(background + rng.normal(0, NOISE, (n_frames, *shape))), 0, 65535).astype(
+        np.uint16
+    )
 
 
-def gaussian(shape: tuple[int, int], x: float, y: float, height: float, sigma: tuple[float, float] = (3, 3), turn: float = 0) -> np.ndarray:
+def gaussian(
+    shape: tuple[int, int],
+    x: float,
+    y: float,
+    height: float,
+    sigma: tuple[float, float] = (3, 3),
+    turn: float = 0,
+) -> np.ndarray:
     """An elliptical spot, counts."""
     dx, dy = np.arange(shape[0])[:, None] - x, np.arange(shape[1]) - y
     along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
@@ -60,7 +80,13 @@ def assert_at(spots: list[list[int]], true: Sequence[tuple[float, float]]) -> No
 def simulated(size: int, seed: int = 0, **options: Any) -> tuple[SimulatedRun, np.ndarray]:
     """A dark run of 20 angles, and its frames."""
     simulation = simulate_run(
-        Design(laser=False, size=(size, size), spots=min(200, size * size // 1000), seed=seed, **{"angles": 20} | options)
+        Design(
+            laser=False,
+            size=(size, size),
+            spots=min(200, size * size // 1000),
+            seed=seed,
+            **{"angles": 20} | options,
+        )
     )
     return simulation, np.stack(list(simulation.frames()))
 
@@ -95,7 +121,9 @@ def test_the_remedy_is_the_option_of_the_method() -> None:
     frames = noisy(1000 + gaussian((100, 150), 30, 40, 400), (100, 150))
     avg, std, highest = stats(frames)
     nothing = np.zeros((100, 150))
-    maps = Background(avg, std, std, highest, nothing, nothing, None, None, False, nothing, Validity())
+    maps = Background(
+        avg, std, std, highest, nothing, nothing, None, None, False, nothing, Validity()
+    )
     assert "increase -n " in next(background_warnings(maps, 20, 15))
     assert "increase -A " in next(background_warnings(replace(maps, dropped=nothing), 20, 20))
 
@@ -106,7 +134,9 @@ def test_several_spots_are_counted(backend: Backend) -> None:
     notes = Notes()
     run(frames, Parameters(angles=0), backend, notes=notes)
     (line,) = warned(notes)
-    assert line.startswith("stats/avg: 2 spots in the background, found at X 30 Y 40, X 60 Y 110, expected none: ")
+    assert line.startswith(
+        "stats/avg: 2 spots in the background, found at X 30 Y 40, X 60 Y 110, expected none: "
+    )
 
 
 def test_no_warning_without_spots(backend: Backend) -> None:
@@ -120,7 +150,9 @@ def test_no_warning_without_spots(backend: Backend) -> None:
 def test_spots_of_usual_sizes(sigma: tuple[float, float], height: float) -> None:
     shape = (200, 240)
     true = [(40.3, 50.6), (100, 31), (150.5, 200.2), (99.7, 120.1)]
-    frames = noisy(1000 + sum(gaussian(shape, x, y, height * NOISE, sigma, turn=x) for x, y in true), shape)
+    frames = noisy(
+        1000 + sum(gaussian(shape, x, y, height * NOISE, sigma, turn=x) for x, y in true), shape
+    )
     assert_at(found(frames), true)
 
 
@@ -129,38 +161,62 @@ def test_spots_on_a_slope(slope: float) -> None:
     shape = (200, 240)
     true = [(40, 50), (100, 31), (150, 200)]
     background = 500 + slope * (np.arange(200)[:, None] + 0.5 * np.arange(240))
-    assert_at(found(noisy(background + sum(gaussian(shape, x, y, 10 * NOISE) for x, y in true), shape)), true)
+    assert_at(
+        found(noisy(background + sum(gaussian(shape, x, y, 10 * NOISE) for x, y in true), shape)),
+        true,
+    )
 
 
 @pytest.mark.parametrize(("size", "seed"), [(400, 4), (512, 5)])
 def test_spots_that_stay_in_a_simulated_run(size: int, seed: int) -> None:
     simulation, frames = simulated(size, seed)
     # in the open, away from the steep middle
-    true = [(size * a, size * b) for a, b in ((0.2, 0.35), (0.3, 0.8), (0.77, 0.25), (0.1, 0.5), (0.5, 0.92))]
+    true = [
+        (size * a, size * b)
+        for a, b in ((0.2, 0.35), (0.3, 0.8), (0.77, 0.25), (0.1, 0.5), (0.5, 0.92))
+    ]
     sigmas = (2, 2.5, 3, 3.5, 4)
-    extra = sum(gaussian((size, size), x, y, 10 * 9.4, (s, s)) for (x, y), s in zip(true, sigmas, strict=True))
+    extra = sum(
+        gaussian((size, size), x, y, 10 * 9.4, (s, s))
+        for (x, y), s in zip(true, sigmas, strict=True)
+    )
     rng = np.random.default_rng(2)
-    frames = (frames + rng.poisson(extra, frames.shape) * simulation.detector.inside).astype(np.uint16)
+    frames = (frames + rng.poisson(extra, frames.shape) * simulation.detector.inside).astype(
+        np.uint16
+    )
     assert_at(found(frames), true)
 
 
 @pytest.mark.parametrize(("height", "share"), [(3, 0.3), (5, 0.65), (10, 0.75), (100, 0.8)])
 @pytest.mark.parametrize("n_frames", [5, 20])
-def test_most_static_spots_of_a_simulated_run_are_reported(height: float, share: float, n_frames: int) -> None:
+def test_most_static_spots_of_a_simulated_run_are_reported(
+    height: float, share: float, n_frames: int
+) -> None:
     """Spots of real sizes, every 40 pixels, with peaks of ``height`` times the noise: at least ``share`` of them are reported."""
-    design = Design(laser=False, size=(512, 512), angles=n_frames, repeats=1, spots=100, hot_pixels=40, seed=3)
+    design = Design(
+        laser=False, size=(512, 512), angles=n_frames, repeats=1, spots=100, hot_pixels=40, seed=3
+    )
     simulation = simulate_run(design)
     rng = np.random.default_rng(9)
     true, extra = [], np.zeros((512, 512))
     for x, y in np.argwhere(np.ones((11, 11))) * 40 + 56 + rng.uniform(-5, 5, (121, 2)):
         if not 120 < np.hypot(x - 256, y - 256) < 235:
             continue  # the beamstop, and the edge of the detector
-        area, ratio = np.clip(120 * np.exp(0.85 * rng.standard_normal()), 20, 450), rng.uniform(1.2, 2.8)
+        area, ratio = (
+            np.clip(120 * np.exp(0.85 * rng.standard_normal()), 20, 450),
+            rng.uniform(1.2, 2.8),
+        )
         minor = np.sqrt(area / (4 * np.pi) / ratio)
-        extra += gaussian((512, 512), x, y, height * 9.4, (minor * ratio, minor), rng.uniform(0, np.pi))
+        extra += gaussian(
+            (512, 512), x, y, height * 9.4, (minor * ratio, minor), rng.uniform(0, np.pi)
+        )
         true.append((x, y))
     spots = np.array(
-        found(np.stack([frame + np.rint(rng.poisson(extra / 0.07) * 0.07) for frame in simulation.frames()]).astype(np.uint16))
+        found(
+            np.stack(
+                [frame + np.rint(rng.poisson(extra / 0.07) * 0.07) for frame in simulation.frames()]
+            ).astype(np.uint16)
+        )
     )
     distance = np.hypot(*(spots[:, None] - np.array(true)).T)
     assert len(true) > 60
@@ -174,7 +230,9 @@ def test_no_false_alarm_in_runs_of_few_frames(n_frames: int, drift: float) -> No
     assert not found(simulated(256, 1, drift=drift, angles=n_frames, repeats=1, hot_pixels=40)[1])
 
 
-@pytest.mark.parametrize(("size", "seed"), [(64, 0), (128, 1), (256, 2), (256, 3), (400, 4), (512, 5)])
+@pytest.mark.parametrize(
+    ("size", "seed"), [(64, 0), (128, 1), (256, 2), (256, 3), (400, 4), (512, 5)]
+)
 def test_moving_spots_of_a_simulated_run_are_none(size: int, seed: int) -> None:
     assert not found(simulated(size, seed)[1])
 
@@ -192,7 +250,8 @@ def test_on_how_many_frames_a_spot_stays(share: float, expected: int) -> None:
 
 
 def test_places_where_a_few_frames_have_strong_spots_are_none() -> None:
-    # 12 of 40 frames, 10 of which are removed: the average rises by 2/30 of the height, the standard deviation by more
+    # 12 of 40 frames, 10 of which are removed: the average rises by 2/30 of the height, the
+    # standard deviation by more
     frames = noisy(1000, (100, 100), 40)
     frames[::4] += gaussian((100, 100), 50, 50, 5000).astype(np.uint16)
     frames[1:20:10] += gaussian((100, 100), 50, 50, 5000).astype(np.uint16)
@@ -217,7 +276,9 @@ def gaps(shape: tuple[int, int] = (200, 240)) -> np.ndarray:
     return image
 
 
-def ring(shape: tuple[int, int], x: float, y: float, radius: float, width: float, height: float) -> np.ndarray:
+def ring(
+    shape: tuple[int, int], x: float, y: float, radius: float, width: float, height: float
+) -> np.ndarray:
     """A ring, counts: a powder line, or what is left around a beamstop."""
     r = np.hypot(np.arange(shape[0])[:, None] - x, np.arange(shape[1]) - y)
     return height * np.exp(-(((r - radius) / width) ** 2) / 2)
@@ -242,12 +303,16 @@ SMOOTH: dict[str, Callable[[], np.ndarray]] = {
     "uniform": lambda: np.full(SHAPE, 1000.0),
     "zero": lambda: np.zeros(SHAPE) - 100,
     "gradient": lambda: 100 + 20.0 * np.arange(200)[:, None] + 3.0 * np.arange(240),
-    "steep gradient": lambda: np.minimum(200.0 * np.arange(200)[:, None] + 50.0 * np.arange(240), 60000),
+    "steep gradient": lambda: np.minimum(
+        200.0 * np.arange(200)[:, None] + 50.0 * np.arange(240), 60000
+    ),
     "hill": lambda: 300 + gaussian(SHAPE, 90, 130, 2000, (40, 55)),
     "steep hill": lambda: 300 + gaussian(SHAPE, 90, 130, 20000, (40, 55)),
     "bright lines": lambda: lines(3000),
     "dark lines": lambda: lines(20),
-    "modules of different brightness": lambda: 500 + 400.0 * (np.arange(200)[:, None] // 50 % 2) + 300.0 * (np.arange(240) // 80 % 2),
+    "modules of different brightness": lambda: (
+        500 + 400.0 * (np.arange(200)[:, None] // 50 % 2) + 300.0 * (np.arange(240) // 80 % 2)
+    ),
     "gaps": lambda: 2000 * gaps() - 100,
     "small ring": lambda: 1000 + ring(SHAPE, 100, 120, 8, 2, 600),
     "smaller ring": lambda: 1000 + ring(SHAPE, 100, 120, 5.5, 1.5, 600),
@@ -256,9 +321,13 @@ SMOOTH: dict[str, Callable[[], np.ndarray]] = {
     "beamstop": lambda: beamstop(60),
     "corner of a beamstop": corner,
     "small beamstop": lambda: beamstop(20),
-    "round detector": lambda: np.where(np.hypot(np.arange(200)[:, None] - 100, np.arange(240) - 120) < 97, 1000.0, -100.0),
+    "round detector": lambda: np.where(
+        np.hypot(np.arange(200)[:, None] - 100, np.arange(240) - 120) < 97, 1000.0, -100.0
+    ),
     "hot pixels": lambda: 1000 + 20000.0 * (np.random.default_rng(3).random(SHAPE) < 0.005),
-    "pairs of hot pixels": lambda: 1000 + 2000.0 * (np.arange(200)[:, None] % 50 // 2 == 10) * (np.arange(240) % 37 // 2 == 9),
+    "pairs of hot pixels": lambda: (
+        1000 + 2000.0 * (np.arange(200)[:, None] % 50 // 2 == 10) * (np.arange(240) % 37 // 2 == 9)
+    ),
     "uneven pixels": lambda: 1000 + np.random.default_rng(4).normal(0, 2 * NOISE, SHAPE),
 }
 
@@ -273,15 +342,27 @@ def test_what_is_no_spot(name: str) -> None:
         assert not found(np.rint(np.maximum(np.stack([SMOOTH[name]()] * 4), 0)).astype(np.int32))
 
 
-@pytest.mark.parametrize("name", ["gradient", "hill", "bright lines", "dark lines", "gaps", "hot pixels"])
+@pytest.mark.parametrize(
+    "name", ["gradient", "hill", "bright lines", "dark lines", "gaps", "hot pixels"]
+)
 def test_a_spot_among_what_is_none(name: str) -> None:
     frames = noisy(SMOOTH[name]() + gaussian(SHAPE, 35, 210, 30 * NOISE, (2.5, 2.5)) * gaps())
     assert_at(found(frames), [(35, 210)])
     assert_at(found(frames.astype(np.float64) / 1e4), [(35, 210)])
-    assert_at(found(np.rint(frames.astype(np.float64) * 1e5 - 1e9).clip(-(2**31), 2**31 - 1).astype(np.int32)), [(35, 210)])
+    assert_at(
+        found(
+            np.rint(frames.astype(np.float64) * 1e5 - 1e9)
+            .clip(-(2**31), 2**31 - 1)
+            .astype(np.int32)
+        ),
+        [(35, 210)],
+    )
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (3, 3), (5, 7), (2, 40), (3, 33), (31, 33), (64, 16)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (1, 50), (50, 1), (2, 2), (3, 3), (5, 7), (2, 40), (3, 33), (31, 33), (64, 16)],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32])
 def test_small_frames(shape: tuple[int, int], dtype: type) -> None:
     rng = np.random.default_rng(5)
@@ -289,10 +370,16 @@ def test_small_frames(shape: tuple[int, int], dtype: type) -> None:
     assert not found(np.full((12, *shape), 7, dtype))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int32, np.float32, np.float64]
+)
 def test_every_type_of_frames(dtype: type) -> None:
     shape = (60, 70)
-    frames = np.random.default_rng(6).normal(40 + gaussian(shape, 30, 41, 80), 3, (20, *shape)).astype(dtype)
+    frames = (
+        np.random.default_rng(6)
+        .normal(40 + gaussian(shape, 30, 41, 80), 3, (20, *shape))
+        .astype(dtype)
+    )
     assert_at(found(frames), [(30, 41)])
 
 
@@ -383,7 +470,9 @@ def test_one_absurd_mask_is_enough(backend: Backend) -> None:
     notes = Notes()
     run(frames, Parameters(angles=0), backend, notes=notes)
     (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
-    assert line.startswith("masks: 1 of 20 cover more than 10% of the frame, at most 100% (mask 7), ")
+    assert line.startswith(
+        "masks: 1 of 20 cover more than 10% of the frame, at most 100% (mask 7), "
+    )
     assert "look for drift" in line
     assert "below one count" not in line
 

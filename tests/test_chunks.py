@@ -80,8 +80,17 @@ DIRECT: dict[str, dict[str, Any]] = {
     "part of the width": {"chunks": (3, 10, 8), "compression": "gzip", "shuffle": True},
     "HDF5's guess": {"chunks": True, "compression": "gzip", "shuffle": True},
     "shuffle": {"chunks": (1, 21, 34), "shuffle": True},
-    "shuffle and gzip": {"chunks": (1, 21, 34), "shuffle": True, "compression": "gzip", "compression_opts": 9},
-    "gzip that does not compress": {"chunks": (1, 21, 34), "compression": "gzip", "compression_opts": 0},
+    "shuffle and gzip": {
+        "chunks": (1, 21, 34),
+        "shuffle": True,
+        "compression": "gzip",
+        "compression_opts": 9,
+    },
+    "gzip that does not compress": {
+        "chunks": (1, 21, 34),
+        "compression": "gzip",
+        "compression_opts": 0,
+    },
     "extendable": {"chunks": (1, 21, 34), "maxshape": (None, 21, 34), "compression": "gzip"},
 }
 
@@ -92,8 +101,16 @@ def test_direct_layouts(layout: str, library: str, tmp_path: Path) -> None:
     check_same(tmp_path / "run.h5", "direct")
 
 
-@pytest.mark.parametrize("dtype", [*FRAME_DTYPES, *(dtype.newbyteorder(">") for dtype in FRAME_DTYPES)], ids=lambda dtype: dtype.str)
-@pytest.mark.parametrize("options", [{}, {"chunks": (2, 8, 34)}, {"chunks": (1, 8, 34), "compression": "gzip", "shuffle": True}], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [*FRAME_DTYPES, *(dtype.newbyteorder(">") for dtype in FRAME_DTYPES)],
+    ids=lambda dtype: dtype.str,
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"chunks": (2, 8, 34)}, {"chunks": (1, 8, 34), "compression": "gzip", "shuffle": True}],
+    ids=str,
+)
 def test_types_and_byte_orders(dtype: np.dtype, options: dict[str, Any], tmp_path: Path) -> None:
     make(tmp_path / "run.h5", frames_of(dtype), **options)
     check_same(tmp_path / "run.h5", "direct")
@@ -109,7 +126,9 @@ def test_types_and_byte_orders(dtype: np.dtype, options: dict[str, Any], tmp_pat
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_filters_of_hdf5(options: dict[str, Any], why: str, tmp_path: Path) -> None:
-    make(tmp_path / "run.h5", frames_of() % 1000, chunks=(1, 8, 34), **options)  # scaleoffset saves nothing where all bits are used
+    make(
+        tmp_path / "run.h5", frames_of() % 1000, chunks=(1, 8, 34), **options
+    )  # scaleoffset saves nothing where all bits are used
     check_same(tmp_path / "run.h5", "h5py", why)
 
 
@@ -118,7 +137,9 @@ def test_other_filters_of_hdf5(options: dict[str, Any], why: str, tmp_path: Path
 def test_filters_of_hdf5plugin(name: str, tmp_path: Path) -> None:
     import hdf5plugin
 
-    make(tmp_path / "run.h5", frames_of(), chunks=(1, 8, 34), compression=getattr(hdf5plugin, name)())
+    make(
+        tmp_path / "run.h5", frames_of(), chunks=(1, 8, 34), compression=getattr(hdf5plugin, name)()
+    )
     with h5py.File(tmp_path / "run.h5") as file, FrameReader(file["frames"]) as reader:
         why = str(reader.why_not_direct)
     assert why.startswith("filters ")
@@ -131,7 +152,9 @@ def test_compact(tmp_path: Path) -> None:
     created.set_layout(h5py.h5d.COMPACT)
     with h5py.File(tmp_path / "run.h5", "w") as file:
         space = h5py.h5s.create_simple(frames.shape)
-        h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT16, space, created).write(h5py.h5s.ALL, h5py.h5s.ALL, frames)
+        h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT16, space, created).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, frames
+        )
     check_same(tmp_path / "run.h5", "h5py", "compact dataset")
 
 
@@ -155,7 +178,10 @@ def test_user_block(options: dict[str, Any], tmp_path: Path) -> None:
 
 def test_file_in_memory(tmp_path: Path) -> None:
     make(tmp_path / "run.h5", frames_of(), compression="gzip")
-    with h5py.File(tmp_path / "run.h5", driver="core") as file, FrameReader(file["frames"]) as reader:
+    with (
+        h5py.File(tmp_path / "run.h5", driver="core") as file,
+        FrameReader(file["frames"]) as reader,
+    ):
         assert reader.why_not_direct == "file driver core"
         np.testing.assert_array_equal(read_all(reader, frames_of()), frames_of())
 
@@ -193,7 +219,9 @@ def test_virtual(tmp_path: Path) -> None:
     check_same(tmp_path / "run.h5", "h5py", "virtual dataset")
     with h5py.File(tmp_path / "run.h5") as file, FrameReader(file["frames"]) as reader:
         os.utime(tmp_path / "frame3.h5", (1, 1))
-        with pytest.raises(InputError, match=r"run\.h5: /frames: the file was changed while it was being read"):
+        with pytest.raises(
+            InputError, match=r"run\.h5: /frames: the file was changed while it was being read"
+        ):
             reader.check_unchanged()
 
 
@@ -202,14 +230,20 @@ def test_virtual_with_a_file_missing(tmp_path: Path) -> None:
     (tmp_path / "frame3.h5").unlink()
     with (
         h5py.File(tmp_path / "run.h5") as file,
-        pytest.raises(InputError, match=r"frame 3 cannot be read: its source file frame3\.h5 \(dataset image\) is missing"),
+        pytest.raises(
+            InputError,
+            match=r"frame 3 cannot be read: its source file frame3\.h5 \(dataset image\) is missing",
+        ),
     ):
         FrameReader(file["frames"])
 
 
 def test_virtual_with_a_frame_missing(tmp_path: Path) -> None:
     virtual(tmp_path / "run.h5", range(4))
-    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match="frame 4 cannot be read: no source is mapped to it"):
+    with (
+        h5py.File(tmp_path / "run.h5") as file,
+        pytest.raises(InputError, match="frame 4 cannot be read: no source is mapped to it"),
+    ):
         FrameReader(file["frames"])
 
 
@@ -218,14 +252,21 @@ def test_external(tmp_path: Path) -> None:
     make(tmp_path / "run.h5", frames_of(), external=[(str(raw), 0, frames_of().nbytes)])
     check_same(tmp_path / "run.h5", "h5py", "external files")
     os.truncate(raw, 1000)
-    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match=r"frames\.raw has 1000 bytes, expected 7140"):
+    with (
+        h5py.File(tmp_path / "run.h5") as file,
+        pytest.raises(InputError, match=r"frames\.raw has 1000 bytes, expected 7140"),
+    ):
         FrameReader(file["frames"])
 
 
 def hdf5_library() -> ctypes.CDLL | None:
     """The library that h5py has loaded, for what h5py does not offer."""
     try:
-        paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libhdf5" in line and "_hl" not in line}
+        paths = {
+            line.split()[-1]
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if "libhdf5" in line and "_hl" not in line
+        }
     except OSError:
         return None
     return ctypes.CDLL(paths.pop()) if len(paths) == 1 else None
@@ -244,28 +285,42 @@ def test_edges_that_hdf5_left_unfiltered(shuffle: bool, tmp_path: Path) -> None:
     assert hdf5.H5Pset_chunk_opts(ctypes.c_int64(created.id), ctypes.c_uint(2)) == 0
     with h5py.File(tmp_path / "run.h5", "w", libver="latest") as file:
         space = h5py.h5s.create_simple(SHAPE)
-        h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT16, space, created).write(h5py.h5s.ALL, h5py.h5s.ALL, frames_of())
+        h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_UINT16, space, created).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, frames_of()
+        )
     check_same(tmp_path / "run.h5", "direct")
 
 
 @pytest.mark.parametrize("skipped", range(4))
 def test_filter_mask_is_honoured_bit_by_bit(skipped: int, library: str, tmp_path: Path) -> None:
     frame = frames_of()[0]
-    stored = frame.tobytes() if skipped & 1 else frame.reshape(-1).view(np.uint8).reshape(-1, 2).T.tobytes()
+    stored = (
+        frame.tobytes()
+        if skipped & 1
+        else frame.reshape(-1).view(np.uint8).reshape(-1, 2).T.tobytes()
+    )
     stored = stored if skipped & 2 else zlib.compress(stored)
     with h5py.File(tmp_path / "run.h5", "w") as file:
-        dataset = file.create_dataset("frames", SHAPE, np.uint16, chunks=(1, 21, 34), shuffle=True, compression="gzip")
+        dataset = file.create_dataset(
+            "frames", SHAPE, np.uint16, chunks=(1, 21, 34), shuffle=True, compression="gzip"
+        )
         dataset[...] = frames_of()
         dataset.id.write_direct_chunk((0, 0, 0), stored, filter_mask=skipped)
     check_same(tmp_path / "run.h5", "direct")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_any_shape_and_chunk(tmp_path: Path, data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 20), st.integers(1, 20)))
     chunks = data.draw(st.none() | st.tuples(*(st.integers(1, length) for length in shape)))
-    options = {"chunks": chunks, "shuffle": data.draw(st.booleans()), "compression": data.draw(st.sampled_from([None, "gzip"]))}
+    options = {
+        "chunks": chunks,
+        "shuffle": data.draw(st.booleans()),
+        "compression": data.draw(st.sampled_from([None, "gzip"])),
+    }
     dtype = data.draw(st.sampled_from(FRAME_DTYPES)).newbyteorder(data.draw(st.sampled_from("<>")))
     begin = data.draw(st.integers(0, shape[0] - 1))
     end = data.draw(st.integers(begin, shape[0]))
@@ -278,12 +333,18 @@ def test_any_shape_and_chunk(tmp_path: Path, data: st.DataObject) -> None:
         np.testing.assert_array_equal(into, frames[begin:end])
 
 
-@pytest.mark.parametrize("options", [{}, {"chunks": (2, 8, 34), "compression": "gzip"}, {"compression": "lzf"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunks": (2, 8, 34), "compression": "gzip"}, {"compression": "lzf"}], ids=str
+)
 def test_threads_read_at_once(options: dict[str, Any], tmp_path: Path) -> None:
     frames = frames_of(shape=(40, 21, 34))
     make(tmp_path / "run.h5", frames, **options)
     into = np.zeros_like(frames)
-    with h5py.File(tmp_path / "run.h5") as file, FrameReader(file["frames"]) as reader, ThreadPoolExecutor(4) as pool:
+    with (
+        h5py.File(tmp_path / "run.h5") as file,
+        FrameReader(file["frames"]) as reader,
+        ThreadPoolExecutor(4) as pool,
+    ):
         list(pool.map(lambda i: reader.read(i, i + 1, into[i : i + 1]), range(40)))
     np.testing.assert_array_equal(into, frames)
 
@@ -331,7 +392,9 @@ def problem(reader: FrameReader, frame: int, into: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_any_corrupt_byte_of_any_chunk_is_named(shuffle: bool, library: str, open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
+def test_any_corrupt_byte_of_any_chunk_is_named(
+    shuffle: bool, library: str, open_run: Callable[..., FrameReader], tmp_path: Path
+) -> None:
     frames = frames_of(shape=(3, 6, 5))
     make(tmp_path / "good.h5", frames, chunks=(1, 3, 5), compression="gzip", shuffle=shuffle)
     into = np.empty_like(frames[:1])
@@ -344,7 +407,9 @@ def test_any_corrupt_byte_of_any_chunk_is_named(shuffle: bool, library: str, ope
             with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
                 message = problem(reader, frame, into)
                 if message:
-                    assert message.startswith(f"{path}: /frames: frame {frame} cannot be read: chunk at X {x}, Y 0: ")
+                    assert message.startswith(
+                        f"{path}: /frames: frame {frame} cannot be read: chunk at X {x}, Y 0: "
+                    )
                     found += 1
                 else:
                     np.testing.assert_array_equal(into[0], frames[frame])
@@ -367,9 +432,13 @@ def test_any_corrupt_byte_of_any_chunk_is_named(shuffle: bool, library: str, ope
         (b"nothing of the sort", "damaged compressed data: "),
     ],
 )
-def test_chunks_of_the_wrong_length(stored: bytes, why: str, library: str, open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
+def test_chunks_of_the_wrong_length(
+    stored: bytes, why: str, library: str, open_run: Callable[..., FrameReader], tmp_path: Path
+) -> None:
     with h5py.File(tmp_path / "run.h5", "w") as file:
-        dataset = file.create_dataset("frames", SHAPE, np.uint16, chunks=(1, 21, 34), compression="gzip")
+        dataset = file.create_dataset(
+            "frames", SHAPE, np.uint16, chunks=(1, 21, 34), compression="gzip"
+        )
         dataset[...] = 1
         dataset.id.write_direct_chunk((2, 0, 0), stored or b"\0")
     if not stored:
@@ -399,9 +468,13 @@ def test_a_size_beyond_the_end_of_the_file_asks_for_no_memory(
     reader = open_run(path)
     asked: list[int] = []
     pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda file, n, begin: asked.append(n) or pread(file, n, begin))
+    monkeypatch.setattr(
+        os, "pread", lambda file, n, begin: asked.append(n) or pread(file, n, begin)
+    )
     into = np.empty((1, *SHAPE[1:]), np.uint16)
-    with pytest.raises(InputError, match=r"frame 2 cannot be read: chunk at X 0, Y 0: the file ends before it"):
+    with pytest.raises(
+        InputError, match=r"frame 2 cannot be read: chunk at X 0, Y 0: the file ends before it"
+    ):
         reader.read(2, 3, into)
     reader.read(1, 2, into)
     assert max(asked) < len(content)
@@ -410,7 +483,11 @@ def test_a_size_beyond_the_end_of_the_file_asks_for_no_memory(
 @pytest.mark.parametrize(
     ("shape", "chunks", "words"),
     [
-        ((10**6, 10**3, 10**3), (1, 1, 1), r"has 1000000000000 chunks .*, of which 0 are written; expected at most 16777216"),
+        (
+            (10**6, 10**3, 10**3),
+            (1, 1, 1),
+            r"has 1000000000000 chunks .*, of which 0 are written; expected at most 16777216",
+        ),
         ((20, 2**40, 2), (1, 2**10, 2), r"has 21474836480 chunks"),
     ],
 )
@@ -419,17 +496,27 @@ def test_a_list_of_chunks_that_fits_no_memory(
 ) -> None:
     with h5py.File(tmp_path / "run.h5", "w") as file:
         file.create_dataset("frames", shape, np.uint16, chunks=chunks)
-    with h5py.File(tmp_path / "run.h5") as file, pytest.raises(InputError, match=rf"run\.h5: /frames {words}"):
+    with (
+        h5py.File(tmp_path / "run.h5") as file,
+        pytest.raises(InputError, match=rf"run\.h5: /frames {words}"),
+    ):
         FrameReader(file["frames"])
 
 
-def test_plain_chunk_of_the_wrong_size(open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
+def test_plain_chunk_of_the_wrong_size(
+    open_run: Callable[..., FrameReader], tmp_path: Path
+) -> None:
     with h5py.File(tmp_path / "run.h5", "w") as file:
-        dataset = file.create_dataset("frames", SHAPE, np.uint16, chunks=(2, 21, 34), compression="gzip")
+        dataset = file.create_dataset(
+            "frames", SHAPE, np.uint16, chunks=(2, 21, 34), compression="gzip"
+        )
         dataset[...] = 1
         dataset.id.write_direct_chunk((2, 0, 0), b"\0" * 999, filter_mask=1)
     reader = open_run(tmp_path / "run.h5")
-    with pytest.raises(InputError, match="frames 2 to 3 cannot be read: chunk at X 0, Y 0: 999 bytes, expected 2856"):
+    with pytest.raises(
+        InputError,
+        match="frames 2 to 3 cannot be read: chunk at X 0, Y 0: 999 bytes, expected 2856",
+    ):
         reader.read(2, 4, np.empty((2, 21, 34), np.uint16))
     with pytest.raises(InputError, match="frame 3 cannot be read"):
         reader.read(3, 5, np.empty((2, 21, 34), np.uint16))
@@ -450,7 +537,10 @@ def test_damage_that_hdf5_finds(open_run: Callable[..., FrameReader], tmp_path: 
     ids=["gzip", "plain", "lzf"],
 )
 def test_chunk_that_was_never_written(
-    chunks: tuple[int, ...], options: dict[str, Any], open_run: Callable[..., FrameReader], tmp_path: Path
+    chunks: tuple[int, ...],
+    options: dict[str, Any],
+    open_run: Callable[..., FrameReader],
+    tmp_path: Path,
 ) -> None:
     with h5py.File(tmp_path / "run.h5", "w") as file:
         dataset = file.create_dataset("frames", SHAPE, np.uint16, chunks=chunks, **options)
@@ -461,14 +551,21 @@ def test_chunk_that_was_never_written(
     reader.read(0, 2, into[:2])
     reader.read(4, 5, into[4:])
     for begin, end, frame in (2, 3, 2), (3, 4, 3), (0, 5, 2):
-        with pytest.raises(InputError, match=f"frame {frame} cannot be read: its chunk at X 16, Y 0 was never written"):
+        with pytest.raises(
+            InputError,
+            match=f"frame {frame} cannot be read: its chunk at X 16, Y 0 was never written",
+        ):
             reader.read(begin, end, into[begin:end])
-    with pytest.raises(InputError, match="frame 2 cannot be read: its chunk at X 16, Y 0 was never written"):
+    with pytest.raises(
+        InputError, match="frame 2 cannot be read: its chunk at X 16, Y 0 was never written"
+    ):
         reader.check_written()
 
 
 @pytest.mark.parametrize("chunks", [None, (1, 21, 34)])
-def test_nothing_was_ever_written(chunks: tuple[int, ...] | None, open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
+def test_nothing_was_ever_written(
+    chunks: tuple[int, ...] | None, open_run: Callable[..., FrameReader], tmp_path: Path
+) -> None:
     with h5py.File(tmp_path / "run.h5", "w") as file:
         file.create_dataset("frames", SHAPE, np.uint16, chunks=chunks)
     reader = open_run(tmp_path / "run.h5")
@@ -478,20 +575,33 @@ def test_nothing_was_ever_written(chunks: tuple[int, ...] | None, open_run: Call
         reader.read(3, 4, np.empty((1, 21, 34), np.uint16))
 
 
-@pytest.mark.parametrize("options", [{}, {"chunks": (1, 21, 34)}, {"chunks": (1, 21, 34), "compression": "gzip"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"chunks": (1, 21, 34)}, {"chunks": (1, 21, 34), "compression": "gzip"}],
+    ids=str,
+)
 def test_truncated_file(options: dict[str, Any], tmp_path: Path) -> None:
     make(tmp_path / "run.h5", frames_of(), **options)
     into = np.empty_like(frames_of())
     with h5py.File(tmp_path / "run.h5") as file:
         begin = file["frames"].id.get_offset()
-        last = max(chunk.byte_offset for chunk in chunks_of(tmp_path / "run.h5")) if options else begin + 4 * 1428
+        last = (
+            max(chunk.byte_offset for chunk in chunks_of(tmp_path / "run.h5"))
+            if options
+            else begin + 4 * 1428
+        )
         with FrameReader(file["frames"]) as before:
             os.truncate(tmp_path / "run.h5", last + 5)
             with FrameReader(file["frames"]) as after:
                 after.read(0, 4, into[:4])
-                with pytest.raises(InputError, match=r"run\.h5: /frames: frame 4 cannot be read: .*the file ends before it"):
+                with pytest.raises(
+                    InputError,
+                    match=r"run\.h5: /frames: frame 4 cannot be read: .*the file ends before it",
+                ):
                     after.read(0, 5, into)
-            with pytest.raises(InputError, match=r"run\.h5: /frames: the file was changed while it was being read"):
+            with pytest.raises(
+                InputError, match=r"run\.h5: /frames: the file was changed while it was being read"
+            ):
                 before.read(0, 5, into)
 
 
@@ -500,11 +610,15 @@ def test_file_changed_while_reading(open_run: Callable[..., FrameReader], tmp_pa
     reader = open_run(tmp_path / "run.h5")
     reader.check_unchanged()
     os.utime(tmp_path / "run.h5", (1, 1))
-    with pytest.raises(InputError, match=r"run\.h5: /frames: the file was changed while it was being read"):
+    with pytest.raises(
+        InputError, match=r"run\.h5: /frames: the file was changed while it was being read"
+    ):
         reader.check_unchanged()
 
 
-def test_file_replaced_while_reading_is_not_missed(open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
+def test_file_replaced_while_reading_is_not_missed(
+    open_run: Callable[..., FrameReader], tmp_path: Path
+) -> None:
     make(tmp_path / "run.h5", frames_of(), chunks=(1, 21, 34), compression="gzip")
     reader = open_run(tmp_path / "run.h5")
     make(tmp_path / "other.h5", frames_of(seed=1)[:2])

@@ -18,7 +18,18 @@ import pytest
 from gpu_spots import __version__
 from gpu_spots.cli.find import find
 from gpu_spots.parameters import Parameters
-from helpers import Ended, assert_refused, command, datasets, listing, process, replaced, series, started, write_run
+from helpers import (
+    Ended,
+    assert_refused,
+    command,
+    datasets,
+    listing,
+    process,
+    replaced,
+    series,
+    started,
+    write_run,
+)
 
 MANUAL = [
     # short, long, name of the value, default; as in the manual's help
@@ -73,7 +84,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return output
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ help
+# --------------------------------------------------------------------------------------------- help
 
 
 def help_of(*arguments: object, name: str = "lu_hdf2spots") -> tuple[str, str]:
@@ -85,11 +96,17 @@ def help_of(*arguments: object, name: str = "lu_hdf2spots") -> tuple[str, str]:
     return manual, ours
 
 
-@pytest.mark.parametrize(("short", "long", "value", "default"), MANUAL, ids=[option[0] for option in MANUAL])
-def test_help_lists_every_option_of_the_manual_with_its_default(short: str, long: str, value: str, default: str | None) -> None:
+@pytest.mark.parametrize(
+    ("short", "long", "value", "default"), MANUAL, ids=[option[0] for option in MANUAL]
+)
+def test_help_lists_every_option_of_the_manual_with_its_default(
+    short: str, long: str, value: str, default: str | None
+) -> None:
     manual, ours = help_of()
     names = f"{short}, {long}" if long else short
-    (line,) = re.findall(rf"^  {names} {value}\b.*$" if value else rf"^  {names} .*$", manual, re.MULTILINE)
+    (line,) = re.findall(
+        rf"^  {names} {value}\b.*$" if value else rf"^  {names} .*$", manual, re.MULTILINE
+    )
     assert default is None or f"[default: {default}]" in line
     assert not re.search(rf"^  {short}\b", ours, re.MULTILINE)
 
@@ -97,9 +114,19 @@ def test_help_lists_every_option_of_the_manual_with_its_default(short: str, long
 def test_help_has_no_option_twice_and_ours_come_last() -> None:
     manual, ours = help_of()
     names = r"^  (-\w, --[\w-]+|--?[\w-]+)"
-    assert sorted(re.findall(names, manual, re.MULTILINE)) == sorted(f"{short}, {long}" if long else short for short, long, *_ in MANUAL)
+    assert sorted(re.findall(names, manual, re.MULTILINE)) == sorted(
+        f"{short}, {long}" if long else short for short, long, *_ in MANUAL
+    )
     listed = re.findall(names, ours, re.MULTILINE)
-    assert {"--frames", "--backend", "--threads", "--force", "--quiet", "--debug", "--version"} <= set(listed)
+    assert {
+        "--frames",
+        "--backend",
+        "--threads",
+        "--force",
+        "--quiet",
+        "--debug",
+        "--version",
+    } <= set(listed)
     assert len(listed) == len(set(listed))
 
 
@@ -110,7 +137,9 @@ def test_help_names_the_allowed_values() -> None:
 
 
 def test_find_and_lu_hdf2spots_are_one_command(run: Path) -> None:
-    assert help_of() == tuple(text.replace("gpu-spots find", "lu_hdf2spots") for text in help_of("find", name="gpu-spots"))
+    assert help_of() == tuple(
+        text.replace("gpu-spots find", "lu_hdf2spots") for text in help_of("find", name="gpu-spots")
+    )
     one, other = run.parent / "one.h5", run.parent / "other.h5"
     assert command(run, "-o", one, "-S", "pairs", "--quiet").status == 0
     assert command("find", run, "-o", other, "-S", "pairs", "--quiet", name="gpu-spots").status == 0
@@ -119,7 +148,10 @@ def test_find_and_lu_hdf2spots_are_one_command(run: Path) -> None:
 
 def test_defaults_of_the_command_are_those_of_the_parameters() -> None:
     context = find.make_context("lu_hdf2spots", ["x.h5"])
-    assert Parameters(**{name: context.params[name] for name in Parameters.__dataclass_fields__}) == Parameters()
+    assert (
+        Parameters(**{name: context.params[name] for name in Parameters.__dataclass_fields__})
+        == Parameters()
+    )
 
 
 def test_the_group_lists_its_commands() -> None:
@@ -131,7 +163,9 @@ def test_the_group_lists_its_commands() -> None:
 
 @pytest.mark.parametrize("arguments", [("--version",), ("find", "--version")], ids=" ".join)
 def test_version(arguments: tuple[str, ...]) -> None:
-    assert command(*arguments, name="gpu-spots") == Ended(0, f"gpu-spots, version {__version__}\n", "")
+    assert command(*arguments, name="gpu-spots") == Ended(
+        0, f"gpu-spots, version {__version__}\n", ""
+    )
 
 
 def test_the_module_is_the_program(run: Path) -> None:
@@ -139,12 +173,14 @@ def test_the_module_is_the_program(run: Path) -> None:
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "")
     assert (run.parent / "run__spots.h5").exists()
-    asked = subprocess.run([*arguments[:3], "--nonsense"], capture_output=True, text=True, timeout=60)
+    asked = subprocess.run(
+        [*arguments[:3], "--nonsense"], capture_output=True, text=True, timeout=60
+    )
     assert (asked.returncode, asked.stdout) == (2, "")
     assert asked.stderr.startswith("gpu-spots: ")
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize(
@@ -164,7 +200,9 @@ def test_the_module_is_the_program(run: Path) -> None:
         ("run.hdf5", "run__spots.h5"),
     ],
 )
-def test_the_output_is_named_after_the_input_and_beside_it(tmp_path: Path, name: str, output: str) -> None:
+def test_the_output_is_named_after_the_input_and_beside_it(
+    tmp_path: Path, name: str, output: str
+) -> None:
     path = write_run(tmp_path / name)
     ended = command(path)
     assert ended.status == 0
@@ -183,7 +221,9 @@ def test_names_that_are_no_text_are_names(tmp_path: Path) -> None:
     assert process(path, "--force").status == 0
 
 
-def test_relative_names_are_relative_to_where_one_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_names_are_relative_to_where_one_is(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(run.parent)
     (run.parent / "results").mkdir()
     assert command(run.name, "-o", "results/x.h5", "--quiet").status == 0
@@ -191,7 +231,7 @@ def test_relative_names_are_relative_to_where_one_is(run: Path, monkeypatch: pyt
     assert {"results/x.h5", "run__spots.h5"} < set(listing(run.parent))
 
 
-# --------------------------------------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------------------- messages
 
 
 def test_progress_and_summary_go_to_stderr(run: Path) -> None:
@@ -200,7 +240,11 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     first, *stages, spots, times, output = ended.lines
     assert first.startswith(f"{run}: /frames: 20 frames of 24 x 40, uint16; computing on ")
     assert "2 threads" in first
-    assert stages == ["levels, 20 frames...", "background, 24 rows...", "masks and spots, 20 frames..."]
+    assert stages == [
+        "levels, 20 frames...",
+        "background, 24 rows...",
+        "masks and spots, 20 frames...",
+    ]
     with h5py.File(run.parent / "run__spots.h5") as file:
         n_spots, per_frame = len(file["spots/I"]), np.diff(file["frame2spotsBE"], axis=1)
     assert n_spots > 0
@@ -208,7 +252,9 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     spread = f"min {least}, median {median:g}, max {most}"
     assert spots == f"{n_spots} spots on 20 frames (per frame: {spread})"
     assert re.fullmatch(r"\d+\.\d s \(\d+ MB/s\): (\w[\w ]* \d+\.\d s(, )?)+", times)
-    assert {name for name in ("read", "background", "masks and spots", "write") if f"{name} " in times} == {
+    assert {
+        name for name in ("read", "background", "masks and spots", "write") if f"{name} " in times
+    } == {
         "read",
         "background",
         "masks and spots",
@@ -222,7 +268,13 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
 def test_stages_of_a_run_whose_masks_are_synchronized(run: Path, sync: str) -> None:
     stages = [line for line in command(run, "-S", sync).lines if line.endswith("...")]
     n_masks = 10
-    totals = ["levels, 20 frames", "background, 24 rows", "masks, 20 frames", f"labels, {n_masks} masks", "spots, 20 frames"]
+    totals = [
+        "levels, 20 frames",
+        "background, 24 rows",
+        "masks, 20 frames",
+        f"labels, {n_masks} masks",
+        "spots, 20 frames",
+    ]
     assert stages == [f"{stage}..." for stage in totals]
 
 
@@ -243,7 +295,9 @@ def test_warnings_are_one_line_each_also_with_quiet(tmp_path: Path) -> None:
 def on_terminal(*arguments: object, term: str = "xterm-256color") -> str:
     """What a process shows on a terminal; it ends with status 0."""
     keyboard, screen = pty.openpty()
-    with started(*arguments, stdout=screen, stderr=screen, env={**os.environ, "TERM": term, "COLUMNS": "100"}) as running:
+    with started(
+        *arguments, stdout=screen, stderr=screen, env={**os.environ, "TERM": term, "COLUMNS": "100"}
+    ) as running:
         os.close(screen)
         seen = b""
         with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
@@ -257,7 +311,11 @@ def on_terminal(*arguments: object, term: str = "xterm-256color") -> str:
 def test_a_terminal_gets_a_bar(run: Path) -> None:
     shown = on_terminal(run)
     assert "━" in shown
-    for stage, unit in (("levels", "frames"), ("background", "rows"), ("masks and spots", "frames")):
+    for stage, unit in (
+        ("levels", "frames"),
+        ("background", "rows"),
+        ("masks and spots", "frames"),
+    ):
         assert re.search(rf"{stage} .*(20/20|24/24).* {unit}/s.*0:00:0", shown), stage
     assert "..." not in shown
     assert "20 spots on 20 frames" in shown
@@ -267,7 +325,7 @@ def test_a_quiet_run_shows_nothing_on_a_terminal(run: Path) -> None:
     assert on_terminal(run, "--quiet") == ""
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 
 def test_force_replaces_the_output(run: Path) -> None:
@@ -300,16 +358,48 @@ def test_threads_change_no_result(tmp_path: Path) -> None:
             frame[x : x + 4, y : y + 5] += 300
     path = write_run(tmp_path / "x__mccd.h5", frames=frames)
     for threads in (1, 3):
-        ended = command(path, "--threads", threads, "-S", "blocks", "-o", tmp_path / f"{threads}.h5", "--quiet")
+        ended = command(
+            path, "--threads", threads, "-S", "blocks", "-o", tmp_path / f"{threads}.h5", "--quiet"
+        )
         assert ended.status == 0
     assert len(results(tmp_path / "1.h5")["spots/I"]) > 500
     assert_equal_results(tmp_path / "1.h5", tmp_path / "3.h5")
 
 
-@pytest.mark.parametrize("options", [(), ("-S", "pairs"), ("-m", "kruskal", "-S", "blocks")], ids=["dark", "pairs", "kruskal"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("-S", "pairs"), ("-m", "kruskal", "-S", "blocks")],
+    ids=["dark", "pairs", "kruskal"],
+)
 def test_options_that_say_the_same_give_the_same(run: Path, options: tuple[str, ...]) -> None:
-    assert command(run, *options, "-o", run.parent / "short.h5", "-n", 20, "-c", 2.5, "-e", 0, "-d", 1, "-s", "2,1", "--quiet").status == 0
-    long = ("--n=20", "--cutoff=2.5", "--erosions=0", "--dilations=1", "--structure=2,1", f"--output={run.parent / 'long.h5'}")
+    assert (
+        command(
+            run,
+            *options,
+            "-o",
+            run.parent / "short.h5",
+            "-n",
+            20,
+            "-c",
+            2.5,
+            "-e",
+            0,
+            "-d",
+            1,
+            "-s",
+            "2,1",
+            "--quiet",
+        ).status
+        == 0
+    )
+    long = (
+        "--n=20",
+        "--cutoff=2.5",
+        "--erosions=0",
+        "--dilations=1",
+        "--structure=2,1",
+        f"--output={run.parent / 'long.h5'}",
+    )
     assert command(*options, *long, "--quiet", run).status == 0
     assert_equal_results(run.parent / "short.h5", run.parent / "long.h5")
 
@@ -321,7 +411,9 @@ def test_any_number_of_steps_ends(run: Path, option: str) -> None:
     assert not masks.any() if option == "-e" else masks.reshape(20, -1).all(axis=1).any()
 
 
-@pytest.mark.parametrize("name", ["gzip", "lzf", "none", "bitshuffle", "blosc", "blosc2", "bzip2", "lz4", "zstd"])
+@pytest.mark.parametrize(
+    "name", ["gzip", "lzf", "none", "bitshuffle", "blosc", "blosc2", "bzip2", "lz4", "zstd"]
+)
 def test_compression_changes_no_value(run: Path, name: str) -> None:
     if name not in ("gzip", "lzf", "none") and not find_spec("hdf5plugin"):
         pytest.skip("hdf5plugin is not installed")
@@ -333,11 +425,13 @@ def test_compression_changes_no_value(run: Path, name: str) -> None:
         filters = [created.get_filter(i)[3].decode() for i in range(created.get_nfilters())]
         assert file["info"].attrs["compression"] == name
     assert len(filters) == (name != "none")
-    assert not filters or {"gzip": "deflate", "lzf": "lzf"}.get(name, name[:4]) in filters[0].lower()
+    assert (
+        not filters or {"gzip": "deflate", "lzf": "lzf"}.get(name, name[:4]) in filters[0].lower()
+    )
     assert_equal_results(output, run.parent / "plain.h5")
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- inputs
+# ------------------------------------------------------------------------------------------- inputs
 
 
 def stored(frames: np.ndarray, **options: object) -> Callable[[h5py.File], object]:
@@ -354,14 +448,18 @@ LAYOUTS = {
     "lzf": stored(series(), chunks=(2, 24, 40), compression="lzf"),
     "checksums": stored(series(), chunks=(2, 24, 40), fletcher32=True, compression="gzip"),
     "big-endian": stored(series().astype(">u2")),
-    "big-endian gzip": stored(series().astype(">u2"), chunks=(1, 24, 40), compression="gzip", shuffle=True),
+    "big-endian gzip": stored(
+        series().astype(">u2"), chunks=(1, 24, 40), compression="gzip", shuffle=True
+    ),
     "resizable": stored(series(), maxshape=(None, 24, 40)),
     "soft link": replaced(frames=h5py.SoftLink("/elsewhere"), elsewhere=series()),
 }
 
 
 @pytest.mark.parametrize("edit", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_layout_of_frames_gives_the_same(sound: Callable[..., Path], tmp_path: Path, edit: Callable[[h5py.File], object]) -> None:
+def test_every_layout_of_frames_gives_the_same(
+    sound: Callable[..., Path], tmp_path: Path, edit: Callable[[h5py.File], object]
+) -> None:
     path = write_run(tmp_path / "x__mccd.h5", edit)
     assert command(path, "-S", "pairs", "--quiet").status == 0
     assert_equal_results(tmp_path / "x__spots.h5", sound("-S", "pairs"))
@@ -373,18 +471,27 @@ def test_frames_in_a_file_that_is_linked(sound: Callable[..., Path], tmp_path: P
     data = tmp_path / "elsewhere" / "data.h5"
     with h5py.File(data, "w") as file:
         file["images"] = series()
-    path = write_run(tmp_path / "x__mccd.h5", replaced(frames=h5py.ExternalLink("elsewhere/data.h5", "/images")))
+    path = write_run(
+        tmp_path / "x__mccd.h5", replaced(frames=h5py.ExternalLink("elsewhere/data.h5", "/images"))
+    )
     assert command(path, "-S", "pairs", "--quiet").status == 0
     assert_equal_results(tmp_path / "x__spots.h5", sound("-S", "pairs"))
     with h5py.File(tmp_path / "x__spots.h5") as file:
-        assert (file["info"].attrs["input_file"], file["info"].attrs["frames_path"]) == (str(path), "/frames")
+        assert (file["info"].attrs["input_file"], file["info"].attrs["frames_path"]) == (
+            str(path),
+            "/frames",
+        )
     before = listing(tmp_path)
     for output in (path, data):
-        assert_refused(command(path, "-o", output, "--force", "--quiet"), 1, str(output), "is the input file")
+        assert_refused(
+            command(path, "-o", output, "--force", "--quiet"), 1, str(output), "is the input file"
+        )
     assert listing(tmp_path) == before
 
 
-def test_metadata_in_a_file_that_is_linked_is_copied(sound: Callable[..., Path], tmp_path: Path) -> None:
+def test_metadata_in_a_file_that_is_linked_is_copied(
+    sound: Callable[..., Path], tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     with h5py.File(tmp_path / "log.h5", "w") as file:
         file["angles"] = np.arange(20) // 2 * 1.5
@@ -397,24 +504,40 @@ def test_metadata_in_a_file_that_is_linked_is_copied(sound: Callable[..., Path],
         ),
     )
     # in another folder a copy of the links would lead nowhere
-    assert command(path, "-S", "pairs", "-o", tmp_path / "elsewhere" / "x.h5", "--quiet").status == 0
+    assert (
+        command(path, "-S", "pairs", "-o", tmp_path / "elsewhere" / "x.h5", "--quiet").status == 0
+    )
     assert_equal_results(tmp_path / "elsewhere" / "x.h5", sound("-S", "pairs"))
 
 
-def test_frames_of_several_files_joined_to_one_stack(sound: Callable[..., Path], tmp_path: Path) -> None:
+def test_frames_of_several_files_joined_to_one_stack(
+    sound: Callable[..., Path], tmp_path: Path
+) -> None:
     stack = h5py.VirtualLayout((20, 24, 40), np.uint16)
     for i in range(2):
         with h5py.File(tmp_path / f"data_{i}.h5", "w") as file:
             file["images"] = series()[10 * i : 10 * i + 10]
-        stack[10 * i : 10 * i + 10] = h5py.VirtualSource(tmp_path / f"data_{i}.h5", "images", (10, 24, 40))
-    path = write_run(tmp_path / "x__mccd.h5", replaced(frames=lambda file: file.create_virtual_dataset("frames", stack)))
+        stack[10 * i : 10 * i + 10] = h5py.VirtualSource(
+            tmp_path / f"data_{i}.h5", "images", (10, 24, 40)
+        )
+    path = write_run(
+        tmp_path / "x__mccd.h5",
+        replaced(frames=lambda file: file.create_virtual_dataset("frames", stack)),
+    )
     assert command(path, "--quiet").status == 0
     assert_equal_results(tmp_path / "x__spots.h5", sound())
     data = (tmp_path / "data_1.h5").read_bytes()
-    assert_refused(command(path, "-o", tmp_path / "data_1.h5", "--force", "--quiet"), 1, "data_1.h5", "is the input file")
+    assert_refused(
+        command(path, "-o", tmp_path / "data_1.h5", "--force", "--quiet"),
+        1,
+        "data_1.h5",
+        "is the input file",
+    )
     assert (tmp_path / "data_1.h5").read_bytes() == data
     (tmp_path / "data_1.h5").unlink()
-    assert_refused(command(path, "--quiet", "--force"), 1, "x__mccd.h5", "frame 10", "data_1.h5", "is missing")
+    assert_refused(
+        command(path, "--quiet", "--force"), 1, "x__mccd.h5", "frame 10", "data_1.h5", "is missing"
+    )
 
 
 @pytest.mark.parametrize("libver", ["earliest", "v108", "v110", "latest"])
@@ -432,7 +555,9 @@ def test_files_of_old_and_new_hdf5(sound: Callable[..., Path], tmp_path: Path, l
 
 
 @pytest.mark.parametrize("place", ["images", "entry/deep/er/images"])
-def test_the_only_stack_is_found_wherever_it_is(sound: Callable[..., Path], tmp_path: Path, place: str) -> None:
+def test_the_only_stack_is_found_wherever_it_is(
+    sound: Callable[..., Path], tmp_path: Path, place: str
+) -> None:
     def move(file: h5py.File) -> None:
         file.move("frames", place)
         file["one_image"] = np.zeros((24, 40))
@@ -461,7 +586,10 @@ def test_frames_names_the_stack_to_take(sound: Callable[..., Path], tmp_path: Pa
 
 
 def test_the_default_place_is_taken_before_others(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "x__mccd.h5", lambda file: file.create_dataset("other", data=np.zeros((20, 4, 5), "u2")))
+    path = write_run(
+        tmp_path / "x__mccd.h5",
+        lambda file: file.create_dataset("other", data=np.zeros((20, 4, 5), "u2")),
+    )
     assert command(path, "--quiet").status == 0
 
 
@@ -475,8 +603,12 @@ STRINGS = {
 
 
 @pytest.mark.parametrize("names", STRINGS.values(), ids=STRINGS)
-def test_text_of_every_kind_is_read(sound: Callable[..., Path], tmp_path: Path, names: object) -> None:
-    path = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_laser_on=None, lauecollect_file=names))
+def test_text_of_every_kind_is_read(
+    sound: Callable[..., Path], tmp_path: Path, names: object
+) -> None:
+    path = write_run(
+        tmp_path / "x__mccd.h5", replaced(lauecollect_laser_on=None, lauecollect_file=names)
+    )
     assert command(path, "-S", "pairs", "--quiet").status == 0
     found, expected = results(tmp_path / "x__spots.h5"), results(sound("-S", "pairs"))
     assert np.array_equal(found["masks_synced"], expected["masks_synced"])
@@ -485,7 +617,12 @@ def test_text_of_every_kind_is_read(sound: Callable[..., Path], tmp_path: Path, 
 
 @pytest.mark.parametrize(
     "angles",
-    [np.arange(20) // 2 * 1.5, np.arange(20) // 2 * np.float32(1.5), np.arange(20) // 2, [f"{i // 2 * 1.5:.3f}" for i in range(20)]],
+    [
+        np.arange(20) // 2 * 1.5,
+        np.arange(20) // 2 * np.float32(1.5),
+        np.arange(20) // 2,
+        [f"{i // 2 * 1.5:.3f}" for i in range(20)],
+    ],
     ids=["float64", "float32", "int64", "text"],
 )
 def test_angles_of_every_type_are_read(tmp_path: Path, angles: object) -> None:

@@ -8,7 +8,19 @@ import h5py
 import numpy as np
 import pytest
 
-from helpers import Ended, assert_refused, chunk_offset, command, listing, process, refuses, replaced, series, started, write_run
+from helpers import (
+    Ended,
+    assert_refused,
+    chunk_offset,
+    command,
+    listing,
+    process,
+    refuses,
+    replaced,
+    series,
+    started,
+    write_run,
+)
 
 ANGLES = np.repeat(np.arange(10.0), 2)
 STATES = np.tile([0, 1], 10)
@@ -20,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run__mccd.h5")
 
 
-# ------------------------------------------------------------------------------------------------------------------- what is no file
+# ---------------------------------------------------------------------------------- what is no file
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -39,7 +51,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
-def test_a_folder_without_a_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_a_name_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(command(name, "--quiet"), 1, "is a folder")
     assert not listing(tmp_path)
@@ -62,7 +76,9 @@ def test_an_unreadable_file_is_refused(run: Path) -> None:
     ],
     ids=["empty", "text", "zeros", "signature"],
 )
-def test_what_is_not_hdf5_is_refused(content: bytes, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_is_not_hdf5_is_refused(
+    content: bytes, words: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "x__mccd.h5").write_bytes(content)
     refuses(tmp_path / "x__mccd.h5", words=("x__mccd.h5", *words))
 
@@ -82,7 +98,11 @@ def test_a_truncated_file_is_refused(run: Path, share: float) -> None:
 
 
 def compressed(chunks: tuple[int, int, int], **options: object) -> Callable[[h5py.File], object]:
-    return replaced(frames=lambda file: file.create_dataset("frames", data=series(), chunks=chunks, compression="gzip", **options))
+    return replaced(
+        frames=lambda file: file.create_dataset(
+            "frames", data=series(), chunks=chunks, compression="gzip", **options
+        )
+    )
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -107,7 +127,9 @@ def test_a_corrupt_chunk_of_several_frames_names_them(tmp_path: Path) -> None:
 
 def test_a_corrupt_chunk_of_another_filter_is_refused(tmp_path: Path) -> None:
     def lzf(file: h5py.File) -> None:
-        file.create_dataset("frames", data=series(), chunks=(1, 24, 40), compression="lzf", fletcher32=True)
+        file.create_dataset(
+            "frames", data=series(), chunks=(1, 24, 40), compression="lzf", fletcher32=True
+        )
 
     path = write_run(tmp_path / "x__mccd.h5", replaced(frames=lzf))
     begin, size = chunk_offset(path, 5)
@@ -122,7 +144,10 @@ def test_a_frame_that_was_never_written_is_refused(tmp_path: Path) -> None:
         frames = file.create_dataset("frames", (20, 24, 40), np.uint16, chunks=(1, 24, 40))
         frames[:17] = series()[:17]
 
-    refuses(write_run(tmp_path / "x__mccd.h5", replaced(frames=with_hole)), words=("frame 17", "never written"))
+    refuses(
+        write_run(tmp_path / "x__mccd.h5", replaced(frames=with_hole)),
+        words=("frame 17", "never written"),
+    )
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -142,7 +167,7 @@ def test_a_file_with_wrong_bytes_anywhere_gives_results_or_one_line(run: Path, s
         assert listing(run.parent) == before
 
 
-# ---------------------------------------------------------------------------------------------------------------- frames of no use
+# --------------------------------------------------------------------------------- frames of no use
 
 
 def shaped(*shape: int, dtype: object = np.uint16) -> Callable[[h5py.File], object]:
@@ -161,30 +186,59 @@ FRAMES = {
     "2-D": (shaped(24, 40), ("/frames has shape (24, 40)", "expected three dimensions")),
     "4-D": (shaped(20, 4, 5, 1), ("/frames has shape (20, 4, 5, 1)", "expected three dimensions")),
     "0-D": (replaced(frames=np.uint16(3)), ("/frames has shape ()", "expected three dimensions")),
-    "null": (replaced(frames=h5py.Empty("u2")), ("/frames has shape None", "expected three dimensions")),
+    "null": (
+        replaced(frames=h5py.Empty("u2")),
+        ("/frames has shape None", "expected three dimensions"),
+    ),
     "no frame": (shaped(0, 24, 40), ("(0, 24, 40)", "expected at least one frame")),
     "no row": (shaped(20, 0, 40), ("(20, 0, 40)", "expected at least one frame, row and column")),
-    "complex": (shaped(20, 4, 5, dtype="c8"), ("/frames is complex64", "expected one of uint8, uint16")),
+    "complex": (
+        shaped(20, 4, 5, dtype="c8"),
+        ("/frames is complex64", "expected one of uint8, uint16"),
+    ),
     "bool": (shaped(20, 4, 5, dtype=bool), ("/frames is", "bool", "expected one of uint8, uint16")),
     "uint64": (shaped(20, 4, 5, dtype="u8"), ("/frames is uint64", "expected one of")),
     "int64": (shaped(20, 4, 5, dtype=">i8"), ("/frames is", "i8", "expected one of")),
     "int8": (shaped(20, 4, 5, dtype="i1"), ("/frames is int8", "expected one of")),
     "float16": (shaped(20, 4, 5, dtype="f2"), ("/frames is float16", "expected one of")),
     "text": (replaced(frames="abc"), ("/frames is text", "expected one of")),
-    "compound": (shaped(20, 4, 5, dtype=[("a", "u2"), ("b", "f4")]), ("/frames is", "'a'", "expected one of")),
-    "enumeration": (created((20, 4, 5), h5py.enum_dtype({"DARK": 0}, "u2")), ("/frames is an enumeration of uint16", "expected one of")),
-    "vlen": (created((20, 4, 5), h5py.vlen_dtype(np.uint16)), ("/frames is of variable length", "expected one of")),
-    "group": (replaced(frames=lambda file: file.create_group("frames")), ("frames is a group", "expected the dataset")),
+    "compound": (
+        shaped(20, 4, 5, dtype=[("a", "u2"), ("b", "f4")]),
+        ("/frames is", "'a'", "expected one of"),
+    ),
+    "enumeration": (
+        created((20, 4, 5), h5py.enum_dtype({"DARK": 0}, "u2")),
+        ("/frames is an enumeration of uint16", "expected one of"),
+    ),
+    "vlen": (
+        created((20, 4, 5), h5py.vlen_dtype(np.uint16)),
+        ("/frames is of variable length", "expected one of"),
+    ),
+    "group": (
+        replaced(frames=lambda file: file.create_group("frames")),
+        ("frames is a group", "expected the dataset"),
+    ),
     "type": (linked("frames", np.dtype("u2")), ("frames is a type", "expected the dataset")),
-    "soft link": (linked("frames", h5py.SoftLink("/nowhere")), ("'frames'", "a link to /nowhere, which leads nowhere")),
-    "loop": (linked("frames", h5py.SoftLink("/frames")), ("'frames'", "a link to /frames, which leads nowhere")),
-    "external link": (linked("frames", h5py.ExternalLink("gone.h5", "/x")), ("'frames'", "/x in the file gone.h5, which is missing")),
+    "soft link": (
+        linked("frames", h5py.SoftLink("/nowhere")),
+        ("'frames'", "a link to /nowhere, which leads nowhere"),
+    ),
+    "loop": (
+        linked("frames", h5py.SoftLink("/frames")),
+        ("'frames'", "a link to /frames, which leads nowhere"),
+    ),
+    "external link": (
+        linked("frames", h5py.ExternalLink("gone.h5", "/x")),
+        ("'frames'", "/x in the file gone.h5, which is missing"),
+    ),
     "none": (replaced(frames=None), ("no /frames", "no 3-D numeric dataset", "--frames")),
 }
 
 
 @pytest.mark.parametrize(("edit", "words"), FRAMES.values(), ids=FRAMES)
-def test_frames_of_no_use_are_refused(tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]) -> None:
+def test_frames_of_no_use_are_refused(
+    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]
+) -> None:
     refuses(write_run(tmp_path / "x__mccd.h5", edit), "-a", 0, words=("x__mccd.h5", *words))
 
 
@@ -194,7 +248,15 @@ def test_several_candidates_are_listed(tmp_path: Path) -> None:
         file["other/float"] = np.zeros((3, 4, 5), "f4")
 
     path = write_run(tmp_path / "x__mccd.h5", rename)
-    refuses(path, words=("several datasets", "/entry/images (20, 24, 40) uint16", "/other/float (3, 4, 5) float32", "--frames PATH"))
+    refuses(
+        path,
+        words=(
+            "several datasets",
+            "/entry/images (20, 24, 40) uint16",
+            "/other/float (3, 4, 5) float32",
+            "--frames PATH",
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +277,12 @@ def test_a_frame_that_cannot_be_scaled_is_refused(tmp_path: Path) -> None:
     frames = series()
     frames[6] = 0
     path = write_run(tmp_path / "x__mccd.h5", frames=frames)
-    refuses(path, "--normalise", "level", words=("--normalise level", "frame 6 has a level of 0 counts", "expected"))
+    refuses(
+        path,
+        "--normalise",
+        "level",
+        words=("--normalise level", "frame 6 has a level of 0 counts", "expected"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,8 +293,12 @@ def test_a_frame_that_cannot_be_scaled_is_refused(tmp_path: Path) -> None:
         (50, ("-n", 99), ("50 frames less -n/--n 99 %", "leaves 1", "expected at least 2")),
     ],
 )
-def test_too_few_frames_are_refused(tmp_path: Path, n_frames: int, options: tuple[object, ...], words: tuple[str, ...]) -> None:
-    refuses(write_run(tmp_path / "x__mccd.h5", frames=series(n_frames)), "-a", 0, *options, words=words)
+def test_too_few_frames_are_refused(
+    tmp_path: Path, n_frames: int, options: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    refuses(
+        write_run(tmp_path / "x__mccd.h5", frames=series(n_frames)), "-a", 0, *options, words=words
+    )
 
 
 def test_two_frames_are_enough_where_both_are_kept(tmp_path: Path) -> None:
@@ -235,7 +306,7 @@ def test_two_frames_are_enough_where_both_are_kept(tmp_path: Path) -> None:
     assert command(path, "-a", 0, "-n", 49, "--quiet").status == 0
 
 
-# -------------------------------------------------------------------------------------------------------------------------- metadata
+# ----------------------------------------------------------------------------------------- metadata
 
 
 def column(name: str, values: object) -> Callable[[h5py.File], object]:
@@ -252,24 +323,59 @@ WAY_OUT = ("-a/--angles", "at least 10", "-a 0")
 ANGLE_COLUMNS = {
     "no group": (replaced(lauecollect=None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
     "no column": (column("angle", None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
-    "too few": (column("angle", np.round(ANGLES / 3)), ("lauecollect/angle has 4 different angles", *WAY_OUT)),
+    "too few": (
+        column("angle", np.round(ANGLES / 3)),
+        ("lauecollect/angle has 4 different angles", *WAY_OUT),
+    ),
     "one": (column("angle", 0 * ANGLES), ("lauecollect/angle has 1 different angle,", *WAY_OUT)),
-    "equal when rounded": (column("angle", 5 + ANGLES / 1e5), ("lauecollect/angle has 1 different angle,", *WAY_OUT)),
-    "short": (column("angle", ANGLES[1:]), ("lauecollect/angle has shape (19,)", "each of the 20 frames", *WAY_OUT)),
-    "2-D": (column("angle", ANGLES[:, None]), ("lauecollect/angle has shape (20, 1)", "each of the 20 frames", *WAY_OUT)),
-    "scalar": (column("angle", 3.5), ("lauecollect/angle has shape ()", "each of the 20 frames", *WAY_OUT)),
+    "equal when rounded": (
+        column("angle", 5 + ANGLES / 1e5),
+        ("lauecollect/angle has 1 different angle,", *WAY_OUT),
+    ),
+    "short": (
+        column("angle", ANGLES[1:]),
+        ("lauecollect/angle has shape (19,)", "each of the 20 frames", *WAY_OUT),
+    ),
+    "2-D": (
+        column("angle", ANGLES[:, None]),
+        ("lauecollect/angle has shape (20, 1)", "each of the 20 frames", *WAY_OUT),
+    ),
+    "scalar": (
+        column("angle", 3.5),
+        ("lauecollect/angle has shape ()", "each of the 20 frames", *WAY_OUT),
+    ),
     "null": (column("angle", h5py.Empty("f8")), ("lauecollect/angle has shape ()", *WAY_OUT)),
-    "text": (column("angle", [f"{a} deg" for a in ANGLES]), ("lauecollect/angle is '0.0 deg' at frame 0", "expected degrees", *WAY_OUT)),
-    "NaN": (column("angle", with_value(ANGLES, 7, np.nan)), ("lauecollect/angle is 'nan' at frame 7", "expected degrees", *WAY_OUT)),
-    "infinity": (column("angle", with_value(ANGLES, 9, -np.inf)), ("lauecollect/angle is '-inf' at frame 9", *WAY_OUT)),
-    "huge": (column("angle", with_value(ANGLES, 3, 1e300)), ("lauecollect/angle is '1e+300' at frame 3", *WAY_OUT)),
-    "complex": (column("angle", ANGLES * 1j), ("lauecollect/angle is complex128", "expected degrees", *WAY_OUT)),
-    "compound": (column("angle", ANGLES.astype([("deg", "f8")])), ("lauecollect/angle is", "expected degrees", *WAY_OUT)),
+    "text": (
+        column("angle", [f"{a} deg" for a in ANGLES]),
+        ("lauecollect/angle is '0.0 deg' at frame 0", "expected degrees", *WAY_OUT),
+    ),
+    "NaN": (
+        column("angle", with_value(ANGLES, 7, np.nan)),
+        ("lauecollect/angle is 'nan' at frame 7", "expected degrees", *WAY_OUT),
+    ),
+    "infinity": (
+        column("angle", with_value(ANGLES, 9, -np.inf)),
+        ("lauecollect/angle is '-inf' at frame 9", *WAY_OUT),
+    ),
+    "huge": (
+        column("angle", with_value(ANGLES, 3, 1e300)),
+        ("lauecollect/angle is '1e+300' at frame 3", *WAY_OUT),
+    ),
+    "complex": (
+        column("angle", ANGLES * 1j),
+        ("lauecollect/angle is complex128", "expected degrees", *WAY_OUT),
+    ),
+    "compound": (
+        column("angle", ANGLES.astype([("deg", "f8")])),
+        ("lauecollect/angle is", "expected degrees", *WAY_OUT),
+    ),
 }
 
 
 @pytest.mark.parametrize(("edit", "words"), ANGLE_COLUMNS.values(), ids=ANGLE_COLUMNS)
-def test_angles_that_fail_the_check_are_refused(tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]) -> None:
+def test_angles_that_fail_the_check_are_refused(
+    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...]
+) -> None:
     path = write_run(tmp_path / "x__mccd.h5", edit)
     refuses(path, words=("x__mccd.h5", *words))
     # and the way out is one
@@ -278,21 +384,36 @@ def test_angles_that_fail_the_check_are_refused(tmp_path: Path, edit: Callable[[
 
 BROKEN = {
     "dataset": (replaced(lauecollect=ANGLES), ("lauecollect is a dataset", "expected a group")),
-    "soft link": (linked("lauecollect", h5py.SoftLink("/gone")), ("lauecollect", "a link to /gone, which leads nowhere")),
-    "external link": (linked("lauecollect", h5py.ExternalLink("gone.h5", "/x")), ("lauecollect", "/x in the file gone.h5")),
+    "soft link": (
+        linked("lauecollect", h5py.SoftLink("/gone")),
+        ("lauecollect", "a link to /gone, which leads nowhere"),
+    ),
+    "external link": (
+        linked("lauecollect", h5py.ExternalLink("gone.h5", "/x")),
+        ("lauecollect", "/x in the file gone.h5"),
+    ),
     "column is a group": (
         column("angle", lambda file: file.create_group("lauecollect/angle")),
         ("lauecollect/angle is a group", "expected a column"),
     ),
-    "column is a soft link": (column("angle", h5py.SoftLink("/gone")), ("lauecollect/angle", "/gone, which leads nowhere")),
-    "column is an external link": (column("laser_on", h5py.ExternalLink("gone.h5", "/x")), ("lauecollect/laser_on", "gone.h5")),
+    "column is a soft link": (
+        column("angle", h5py.SoftLink("/gone")),
+        ("lauecollect/angle", "/gone, which leads nowhere"),
+    ),
+    "column is an external link": (
+        column("laser_on", h5py.ExternalLink("gone.h5", "/x")),
+        ("lauecollect/laser_on", "gone.h5"),
+    ),
 }
 
 
 @pytest.mark.parametrize(("edit", "words"), BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("options", [(), ("-a", 0)], ids=["checked", "unchecked"])
 def test_broken_metadata_is_refused(
-    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...], options: tuple[object, ...]
+    tmp_path: Path,
+    edit: Callable[[h5py.File], object],
+    words: tuple[str, ...],
+    options: tuple[object, ...],
 ) -> None:
     refuses(write_run(tmp_path / "x__mccd.h5", edit), *options, words=("x__mccd.h5", *words))
 
@@ -308,15 +429,42 @@ LASER_COLUMNS = {
     "all on": (column("laser_on", STATES * 0 + 1), (NO_LASER, "all 20 frames are laser on")),
     "no column": (column("laser_on", None), (NO_LASER, "no laser_on, delay or file column")),
     "no group": (replaced(lauecollect=None), (NO_LASER, "no laser_on, delay or file column")),
-    "delays all off": (only("delay", ["-", "off", "", "nan"] * 5), (NO_LASER, "all 20 frames are laser off")),
-    "names without": (only("file", ["on/carbon_1.mccd"] * 20), (NO_LASER, "no laser_on, delay or file column")),
-    "number": (column("laser_on", STATES * 2), ("lauecollect/laser_on is '2' at frame 1", "expected 0, 1, off or on")),
-    "fraction": (column("laser_on", STATES / 2), ("lauecollect/laser_on is '0.5' at frame 1", "expected 0, 1, off or on")),
-    "NaN": (column("laser_on", with_value(STATES / 1, 4, np.nan)), ("lauecollect/laser_on is 'nan' at frame 4",)),
-    "word": (column("laser_on", ["off", "maybe"] * 10), ("lauecollect/laser_on is 'maybe' at frame 1", "expected 0, 1, off or on")),
-    "short": (column("laser_on", STATES[:5]), ("lauecollect/laser_on has shape (5,)", "each of the 20 frames")),
-    "short delays": (only("delay", ["-", "1ns"]), ("lauecollect/delay has shape (2,)", "each of the 20 frames")),
-    "short names": (only("file", ["a_on.mccd"]), ("lauecollect/file has shape (1,)", "each of the 20 frames")),
+    "delays all off": (
+        only("delay", ["-", "off", "", "nan"] * 5),
+        (NO_LASER, "all 20 frames are laser off"),
+    ),
+    "names without": (
+        only("file", ["on/carbon_1.mccd"] * 20),
+        (NO_LASER, "no laser_on, delay or file column"),
+    ),
+    "number": (
+        column("laser_on", STATES * 2),
+        ("lauecollect/laser_on is '2' at frame 1", "expected 0, 1, off or on"),
+    ),
+    "fraction": (
+        column("laser_on", STATES / 2),
+        ("lauecollect/laser_on is '0.5' at frame 1", "expected 0, 1, off or on"),
+    ),
+    "NaN": (
+        column("laser_on", with_value(STATES / 1, 4, np.nan)),
+        ("lauecollect/laser_on is 'nan' at frame 4",),
+    ),
+    "word": (
+        column("laser_on", ["off", "maybe"] * 10),
+        ("lauecollect/laser_on is 'maybe' at frame 1", "expected 0, 1, off or on"),
+    ),
+    "short": (
+        column("laser_on", STATES[:5]),
+        ("lauecollect/laser_on has shape (5,)", "each of the 20 frames"),
+    ),
+    "short delays": (
+        only("delay", ["-", "1ns"]),
+        ("lauecollect/delay has shape (2,)", "each of the 20 frames"),
+    ),
+    "short names": (
+        only("file", ["a_on.mccd"]),
+        ("lauecollect/file has shape (1,)", "each of the 20 frames"),
+    ),
     "no angle": (column("angle", None), ("no lauecollect/angle",)),
     "short angle": (column("angle", ANGLES[:7]), ("lauecollect/angle has shape (7,)",)),
 }
@@ -325,9 +473,14 @@ LASER_COLUMNS = {
 @pytest.mark.parametrize(("edit", "words"), LASER_COLUMNS.values(), ids=LASER_COLUMNS)
 @pytest.mark.parametrize("options", [("-S", "pairs"), ("-m", "kruskal")], ids=" ".join)
 def test_a_run_that_is_no_laser_run_is_refused_where_one_is_needed(
-    tmp_path: Path, edit: Callable[[h5py.File], object], words: tuple[str, ...], options: tuple[str, str]
+    tmp_path: Path,
+    edit: Callable[[h5py.File], object],
+    words: tuple[str, ...],
+    options: tuple[str, str],
 ) -> None:
-    line = refuses(write_run(tmp_path / "x__mccd.h5", edit), "-a", 0, *options, words=("x__mccd.h5", *words))
+    line = refuses(
+        write_run(tmp_path / "x__mccd.h5", edit), "-a", 0, *options, words=("x__mccd.h5", *words)
+    )
     assert NO_LASER not in words or " ".join(options) in line
 
 
@@ -339,11 +492,20 @@ def test_a_run_that_is_no_laser_run_is_refused_where_one_is_needed(
     ],
     ids=["one block", "block of one frame"],
 )
-def test_blocks_that_cannot_be_compared_are_refused(tmp_path: Path, angles: np.ndarray, words: tuple[str, ...]) -> None:
-    refuses(write_run(tmp_path / "x__mccd.h5", column("angle", angles)), "-a", 0, "-m", "kruskal", words=("-m kruskal", *words))
+def test_blocks_that_cannot_be_compared_are_refused(
+    tmp_path: Path, angles: np.ndarray, words: tuple[str, ...]
+) -> None:
+    refuses(
+        write_run(tmp_path / "x__mccd.h5", column("angle", angles)),
+        "-a",
+        0,
+        "-m",
+        "kruskal",
+        words=("-m kruskal", *words),
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 OPTIONS = [
     (("-n", "-1"), ("-n", "--n", "-1", "an integer from 0 to 99")),
@@ -388,8 +550,12 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "words"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS])
-def test_an_option_out_of_range_is_wrong_usage(run: Path, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"), OPTIONS, ids=[" ".join(options) for options, _ in OPTIONS]
+)
+def test_an_option_out_of_range_is_wrong_usage(
+    run: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     refuses(run, *options, status=2, words=words)
 
 
@@ -400,15 +566,40 @@ HUGE = "9" * 400
     "options",
     [
         *(("-o", output) for output in ("", ".", "..", "/")),
-        *((option, HUGE) for option in ("-n", "-A", "-c", "--threads", "--memory-limit", "--saturation", "--device", "--frames-per-angle")),
-        *((option, f"{HUGE[:5]}{'9' * 5000}") for option in ("-n", "-c", "--saturation", "--valid-range")),
-        *(("--reject", region) for region in ("disc:1e308,1,1", "disc:1,1,1e308", f"border:{HUGE}", f"rect:0,{HUGE},0,1")),
+        *(
+            (option, HUGE)
+            for option in (
+                "-n",
+                "-A",
+                "-c",
+                "--threads",
+                "--memory-limit",
+                "--saturation",
+                "--device",
+                "--frames-per-angle",
+            )
+        ),
+        *(
+            (option, f"{HUGE[:5]}{'9' * 5000}")
+            for option in ("-n", "-c", "--saturation", "--valid-range")
+        ),
+        *(
+            ("--reject", region)
+            for region in (
+                "disc:1e308,1,1",
+                "disc:1,1,1e308",
+                f"border:{HUGE}",
+                f"rect:0,{HUGE},0,1",
+            )
+        ),
         ("--valid-range", f"{HUGE},"),
         ("--angle-step", "nan"),
     ],
     ids=lambda options: f"{options[0]} {options[1][:20]}",
 )
-def test_absurd_values_are_one_line(run: Path, options: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absurd_values_are_one_line(
+    run: Path, options: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(run.parent)
     before = listing(run.parent)
     ended = command(run, "-a", 0, "--quiet", *options)
@@ -416,13 +607,21 @@ def test_absurd_values_are_one_line(run: Path, options: tuple[str, str], monkeyp
     assert listing(run.parent) == before
 
 
-@pytest.mark.parametrize("options", [(option, HUGE) for option in ("--angles", "--pairs", "--spots", "--seed")] + [("--size", "9" * 5000)])
+@pytest.mark.parametrize(
+    "options",
+    [(option, HUGE) for option in ("--angles", "--pairs", "--spots", "--seed")]
+    + [("--size", "9" * 5000)],
+)
 def test_absurd_simulations_are_one_line(options: tuple[str, str], tmp_path: Path) -> None:
-    assert_refused(command("simulate", tmp_path / "x.h5", *options, name="gpu-spots"), 2, options[0])
+    assert_refused(
+        command("simulate", tmp_path / "x.h5", *options, name="gpu-spots"), 2, options[0]
+    )
 
 
 @pytest.mark.parametrize("options", [("-A", "2"), ("-n", "100", "-m", "kruskal")], ids=" ".join)
-def test_ranges_are_checked_whether_or_not_the_method_uses_the_option(run: Path, options: tuple[str, ...]) -> None:
+def test_ranges_are_checked_whether_or_not_the_method_uses_the_option(
+    run: Path, options: tuple[str, ...]
+) -> None:
     refuses(run, *options, status=2)
 
 
@@ -433,7 +632,9 @@ def test_an_option_without_its_value_is_wrong_usage(run: Path, option: str) -> N
 
 
 def test_no_file_is_wrong_usage() -> None:
-    assert_refused(command("--quiet"), 2, "Missing argument", "file__mccd.h5", "lu_hdf2spots --help")
+    assert_refused(
+        command("--quiet"), 2, "Missing argument", "file__mccd.h5", "lu_hdf2spots --help"
+    )
 
 
 def test_wrong_usage_is_found_before_the_file_is_looked_at(tmp_path: Path) -> None:
@@ -441,7 +642,9 @@ def test_wrong_usage_is_found_before_the_file_is_looked_at(tmp_path: Path) -> No
 
 
 def test_the_subcommand_names_itself(run: Path) -> None:
-    assert_refused(command("find", run, "-n", 200, name="gpu-spots"), 2, "200", "gpu-spots find --help")
+    assert_refused(
+        command("find", run, "-n", 200, name="gpu-spots"), 2, "200", "gpu-spots find --help"
+    )
 
 
 @pytest.mark.parametrize("name", ["lu_hdf2spots", "gpu-spots"])
@@ -456,10 +659,12 @@ def test_a_traceback_is_for_those_who_ask(run: Path) -> None:
     assert ended.lines[-1].startswith("lu_hdf2spots: ")
 
 
-# -------------------------------------------------------------------------------------------------------------------------- the rest
+# ----------------------------------------------------------------------------------------- the rest
 
 
-def test_not_enough_memory_is_said_before_anything_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_enough_memory_is_said_before_anything_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gpu_spots.plan.available_memory", lambda: 2**20)
     refuses(run, words=(run.name, "MiB of memory at least", "are free"))
 
@@ -475,15 +680,27 @@ def test_what_nobody_thought_of_is_one_line_too(run: Path, monkeypatch: pytest.M
     assert "--debug" in ended.stderr
 
 
-@pytest.mark.parametrize(("options", "status"), [((), 0), (("-a", 99), 1), (("-n", 100), 2)], ids=["done", "error", "usage"])
-def test_a_closed_stderr_changes_no_status(run: Path, options: tuple[object, ...], status: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [((), 0), (("-a", 99), 1), (("-n", 100), 2)],
+    ids=["done", "error", "usage"],
+)
+def test_a_closed_stderr_changes_no_status(
+    run: Path, options: tuple[object, ...], status: int
+) -> None:
     ended = process(run, *options, prelude="import os; os.close(2); sys.stderr = None")
     assert (ended.status, ended.stdout) == (status, "")
     assert set(listing(run.parent)) == {run.name} | ({"run__spots.h5"} if status == 0 else set())
 
 
-@pytest.mark.parametrize(("options", "status"), [((), 0), (("-m", "kruskal"), 0), (("-n", 100), 2)], ids=["done", "warned", "usage"])
-def test_a_stderr_that_takes_nothing_changes_no_status(tmp_path: Path, options: tuple[object, ...], status: int) -> None:
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [((), 0), (("-m", "kruskal"), 0), (("-n", 100), 2)],
+    ids=["done", "warned", "usage"],
+)
+def test_a_stderr_that_takes_nothing_changes_no_status(
+    tmp_path: Path, options: tuple[object, ...], status: int
+) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     run = write_run(tmp_path / "run__mccd.h5")
@@ -496,7 +713,19 @@ def test_a_simulation_with_a_full_stderr_is_done(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with open("/dev/full", "w") as full:
-        assert process("simulate", tmp_path / "x.h5", "--size", 32, "--angles", 2, name="gpu-spots", stderr=full).status == 0
+        assert (
+            process(
+                "simulate",
+                tmp_path / "x.h5",
+                "--size",
+                32,
+                "--angles",
+                2,
+                name="gpu-spots",
+                stderr=full,
+            ).status
+            == 0
+        )
 
 
 def test_a_run_whose_messages_nobody_reads_any_more_goes_on(run: Path) -> None:
@@ -515,7 +744,7 @@ def test_a_closed_stderr_gives_its_number_to_no_file_of_the_run(run: Path) -> No
         assert len(file["frame2spotsBE"]) == 20
 
 
-# ------------------------------------------------------------------------------------------------------- text that is not harmless
+# ------------------------------------------------------------------------ text that is not harmless
 
 HOSTILE = "a\x1b[31m\x07\n\u202eb\x9b\rc"
 HARMLESS = "a\\x1b[31m\\x07\\n\\u202eb\\x9b\\rc"
@@ -541,7 +770,11 @@ def test_names_of_files_cannot_control_the_terminal(tmp_path: Path) -> None:
     planned = command(run, "--dry-run", "--force")
     assert planned.status == 0
     assert_harmless(planned, "stdout")
-    for ended in (command(run, "--debug"), command(run, "-S", HOSTILE), command(run, "--debug", "-S", HOSTILE)):
+    for ended in (
+        command(run, "--debug"),
+        command(run, "-S", HOSTILE),
+        command(run, "--debug", "-S", HOSTILE),
+    ):
         assert ended.status in (1, 2)
         assert_harmless(ended)
 

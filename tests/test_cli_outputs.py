@@ -27,7 +27,9 @@ def test_an_output_that_exists_is_refused(run: Path) -> None:
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
 @pytest.mark.parametrize("target", ["nowhere", "precious", "folder", "/dev/null"])
-def test_a_link_as_output_is_refused_and_left_alone(run: Path, target: str, force: tuple[str, ...]) -> None:
+def test_a_link_as_output_is_refused_and_left_alone(
+    run: Path, target: str, force: tuple[str, ...]
+) -> None:
     (run.parent / "precious").write_text("precious")
     (run.parent / "folder").mkdir()
     (run.parent / "run__spots.h5").symlink_to(target)
@@ -36,7 +38,9 @@ def test_a_link_as_output_is_refused_and_left_alone(run: Path, target: str, forc
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_appears_under_the_outputs_name_meanwhile_is_left_alone(run: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_appears_under_the_outputs_name_meanwhile_is_left_alone(
+    run: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = run.parent / "run__spots.h5"
     fsync = os.fsync
 
@@ -48,14 +52,26 @@ def test_what_appears_under_the_outputs_name_meanwhile_is_left_alone(run: Path, 
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", appear)
-    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "meanwhile" if kind == "file" else "symbolic link to precious", "-o")
+    assert_refused(
+        command(run, "--quiet"),
+        1,
+        "run__spots.h5",
+        "meanwhile" if kind == "file" else "symbolic link to precious",
+        "-o",
+    )
     assert set(listing(run.parent)) == {run.name, output.name}
-    assert os.readlink(output) == "precious" if kind == "link" else output.read_text() == "another's"
+    assert (
+        os.readlink(output) == "precious" if kind == "link" else output.read_text() == "another's"
+    )
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
-@pytest.mark.parametrize("way", ["same", "relative", "round about", "soft link", "hard link", "input is the link"])
-def test_the_input_is_never_the_output(run: Path, way: str, force: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "way", ["same", "relative", "round about", "soft link", "hard link", "input is the link"]
+)
+def test_the_input_is_never_the_output(
+    run: Path, way: str, force: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(run.parent)
     link = run.parent / "link.h5"
     source, output = run, run
@@ -78,7 +94,9 @@ def test_the_input_is_not_taken_for_a_left_over_of_the_output(run: Path) -> None
 
 
 def test_a_missing_folder_is_refused(run: Path) -> None:
-    refuses(run, "-o", run.parent / "no" / "folder" / "x.h5", words=("x.h5", "no folder", "no/folder"))
+    refuses(
+        run, "-o", run.parent / "no" / "folder" / "x.h5", words=("x.h5", "no folder", "no/folder")
+    )
 
 
 def test_a_file_in_place_of_a_folder_is_refused(run: Path) -> None:
@@ -86,14 +104,22 @@ def test_a_file_in_place_of_a_folder_is_refused(run: Path) -> None:
 
 
 def test_a_folder_as_output_is_refused(run: Path) -> None:
-    refuses(run, "-o", run.parent, "--force", words=(str(run.parent), "is a folder", "expected the name of a file"))
+    refuses(
+        run,
+        "-o",
+        run.parent,
+        "--force",
+        words=(str(run.parent), "is a folder", "expected the name of a file"),
+    )
 
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
 def test_a_device_as_output_is_refused(run: Path, device: str) -> None:
     if not Path(device).exists():
         pytest.skip(f"no {device} here")
-    refuses(run, "-o", device, "--force", words=(device, "is a device", "expected the name of a file"))
+    refuses(
+        run, "-o", device, "--force", words=(device, "is a device", "expected the name of a file")
+    )
 
 
 def test_a_name_that_is_too_long_is_refused(run: Path) -> None:
@@ -108,7 +134,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused(run: Path) -> None:
         folder = Path("/sys/kernel")  # where root cannot create files either
     else:
         pytest.skip("root may write everywhere here")
-    refuses(run, "-o", folder / "x.h5", words=(str(folder / "x.h5"), "cannot be written", "Permission denied"))
+    refuses(
+        run,
+        "-o",
+        folder / "x.h5",
+        words=(str(folder / "x.h5"), "cannot be written", "Permission denied"),
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "soft link"])
@@ -126,11 +157,19 @@ def test_what_is_in_the_way_is_left_alone(run: Path, kind: str) -> None:
     assert listing(run.parent) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"precious", b"\x89HDF\r\n\x1a\n"], ids=["empty", "text", "HDF5"])
-def test_a_file_of_the_unfinished_name_that_is_not_ours_is_left_alone(run: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"precious", b"\x89HDF\r\n\x1a\n"], ids=["empty", "text", "HDF5"]
+)
+def test_a_file_of_the_unfinished_name_that_is_not_ours_is_left_alone(
+    run: Path, content: bytes
+) -> None:
     part = run.parent / "run__spots.h5.part"
     part.write_bytes(content)
-    refuses(run, "--force", words=("run__spots.h5.part is in the way", "was not left by this program", "-o"))
+    refuses(
+        run,
+        "--force",
+        words=("run__spots.h5.part is in the way", "was not left by this program", "-o"),
+    )
     assert part.read_bytes() == content
 
 
@@ -148,7 +187,9 @@ def test_unfinished_files_are_marked_and_finished_ones_are_not(tmp_path: Path) -
     assert not (tmp_path / "x").stat().st_mode & stat.S_ISVTX
 
 
-def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock, removed = locks.lock, []
 
     def removed_and_locked(descriptor: int) -> bool:
@@ -161,7 +202,10 @@ def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(t
     with complete_or_absent(tmp_path / "x") as part:
         part.write_text("all of it")
         monkeypatch.undo()
-        with pytest.raises(OutputError, match="another run is writing it"), complete_or_absent(tmp_path / "x"):
+        with (
+            pytest.raises(OutputError, match="another run is writing it"),
+            complete_or_absent(tmp_path / "x"),
+        ):
             pass
     assert (tmp_path / "x").read_text() == "all of it"
 
@@ -178,7 +222,9 @@ def test_another_run_to_the_same_output_is_refused(run: Path) -> None:
     assert output.read_text() == "done"
 
 
-def test_an_output_that_is_taken_away_while_it_is_written_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_is_taken_away_while_it_is_written_is_an_error(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = run.parent / "run__spots.h5"
     fsync = os.fsync
 
@@ -188,7 +234,9 @@ def test_an_output_that_is_taken_away_while_it_is_written_is_an_error(run: Path,
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", replace_and_sync)
-    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part was replaced meanwhile")
+    assert_refused(
+        command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part was replaced meanwhile"
+    )
     assert not output.exists()
     assert (run.parent / "run__spots.h5.part").read_text() == "another's"
 
@@ -201,7 +249,7 @@ def test_file_systems_without_locks_do(run: Path, monkeypatch: pytest.MonkeyPatc
     assert command(run, "--quiet").status == 0
 
 
-# ----------------------------------------------------------------------------------------------------------------------- full disks
+# --------------------------------------------------------------------------------------- full disks
 
 
 @pytest.fixture(scope="module")
@@ -218,14 +266,27 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 @pytest.mark.parametrize("share", [0, 0.003, 0.03, 0.2, 0.5, 0.8, 0.97, 0.999])
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_a_full_disk_leaves_nothing(
-    run: Path, compression: str, share: float, sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    compression: str,
+    share: float,
+    sizes: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     disk = FullDisk(monkeypatch, int(share * sizes[compression]))
-    refuses(run, "-C", compression, "-S", "pairs", words=("run__spots.h5", "cannot be written", "No space left on device"))
+    refuses(
+        run,
+        "-C",
+        compression,
+        "-S",
+        "pairs",
+        words=("run__spots.h5", "cannot be written", "No space left on device"),
+    )
     assert disk.refused
 
 
-def test_a_disk_that_is_full_later_than_said_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_later_than_said_leaves_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fsync(_: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
@@ -245,7 +306,9 @@ def limited(size: int, *arguments: object, **options: Any) -> Ended:
 def test_a_process_that_may_write_no_more_ends_well(run: Path, size: int) -> None:
     before = listing(run.parent)
     ended = limited(size, run, "--quiet")
-    assert_refused(ended, 1, "lu_hdf2spots: ", "run__spots.h5", "cannot be written", os.strerror(errno.EFBIG))
+    assert_refused(
+        ended, 1, "lu_hdf2spots: ", "run__spots.h5", "cannot be written", os.strerror(errno.EFBIG)
+    )
     assert listing(run.parent) == before
 
 
@@ -253,7 +316,9 @@ def test_a_full_disk_keeps_the_old_output(run: Path) -> None:
     output = run.parent / "run__spots.h5"
     output.write_text("precious")
     before = listing(run.parent)
-    assert_refused(limited(20_000, run, "--quiet", "--force"), 1, "run__spots.h5", "cannot be written")
+    assert_refused(
+        limited(20_000, run, "--quiet", "--force"), 1, "run__spots.h5", "cannot be written"
+    )
     assert listing(run.parent) == before
 
 

@@ -51,7 +51,10 @@ def assert_same_spots(found: Path, expected: Path, *, but: tuple[str, ...] = ())
     """Every dataset and every attribute is the same, but for those of ``info``."""
     with h5py.File(found) as one, h5py.File(expected) as two:
         first, second = (
-            {k: v for k, v in datasets(file).items() if not k.startswith(but)} if but else datasets(file) for file in (one, two)
+            {k: v for k, v in datasets(file).items() if not k.startswith(but)}
+            if but
+            else datasets(file)
+            for file in (one, two)
         )
         assert set(first) == set(second)
         for path, values in first.items():
@@ -62,16 +65,22 @@ def assert_same_spots(found: Path, expected: Path, *, but: tuple[str, ...] = ())
             assert dict(one["lauecollect"].attrs) == dict(two["lauecollect"].attrs)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ the same results
+# --------------------------------------------------------------------------------- the same results
 
 
-@pytest.mark.parametrize("options", [(), ("-S", "pairs"), ("-S", "blocks", "-m", "kruskal")], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [(), ("-S", "pairs"), ("-S", "blocks", "-m", "kruskal")], ids=" ".join
+)
 @pytest.mark.parametrize("generation", ["old", "new"])
-def test_every_way_gives_the_same_bits(generation: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_way_gives_the_same_bits(
+    generation: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
     scan = write_scan(tmp_path / "scan", series(), ANGLES, LASER, generation)
     ended = convert("-o", tmp_path / "scan__mccd.h5", "-p", f"{scan.folder}/", scan.log)
     assert (ended.status, ended.stdout) == (0, "")
-    assert ended.lines[-1].startswith(f"{tmp_path / 'scan__mccd.h5'}: 20 frames of 24 x 40, uint16, 10 angles, 10 off/on pairs, ")
+    assert ended.lines[-1].startswith(
+        f"{tmp_path / 'scan__mccd.h5'}: 20 frames of 24 x 40, uint16, 10 angles, 10 off/on pairs, "
+    )
     two, one, direct = tmp_path / "two.h5", tmp_path / "one.h5", tmp_path / "direct.h5"
     assert find(tmp_path / "scan__mccd.h5", "-o", two, *options).status == 0
     assert find("--log", scan.log, "-p", scan.folder, "-o", one, *options).status == 0
@@ -91,10 +100,14 @@ def test_every_way_gives_the_same_bits(generation: str, options: tuple[str, ...]
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=["gz", "bz2"])
-def test_compressed_images_of_a_log(pack: Callable[[bytes], bytes], scan: Scan, tmp_path: Path) -> None:
+def test_compressed_images_of_a_log(
+    pack: Callable[[bytes], bytes], scan: Scan, tmp_path: Path
+) -> None:
     assert convert(scan.log, "-o", tmp_path / "plain.h5").status == 0
     for path in scan.paths:
-        path.with_name(f"{path.name}.{'gz' if pack is gzip.compress else 'bz2'}").write_bytes(pack(path.read_bytes()))
+        path.with_name(f"{path.name}.{'gz' if pack is gzip.compress else 'bz2'}").write_bytes(
+            pack(path.read_bytes())
+        )
         path.unlink()
     assert convert(scan.log, "-o", tmp_path / "packed.h5").status == 0
     with h5py.File(tmp_path / "plain.h5") as plain, h5py.File(tmp_path / "packed.h5") as packed:
@@ -107,7 +120,9 @@ def test_compressed_images_of_a_log(pack: Callable[[bytes], bytes], scan: Scan, 
 @pytest.mark.parametrize(("kind", "ending", "dtype"), [
     (EdfImage, "edf", "u2"), (EdfImage, "edf", "f4"), (TifImage, "tif", "u2"), (TifImage, "tif", "i4"), (CbfImage, "cbf", "i4"),
 ])  # fmt: skip
-def test_other_formats_give_the_same_bits(kind: type, ending: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_formats_give_the_same_bits(
+    kind: type, ending: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = series(dtype=dtype)
     for frame, angle, on in zip(frames, ANGLES, LASER, strict=True):
         kind(data=frame).write(str(tmp_path / f"run_{angle:.3f}_{'on' if on else 'off'}.{ending}"))
@@ -152,7 +167,9 @@ def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_other_options_do_the_same_both_ways(options: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_options_do_the_same_both_ways(
+    options: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(scan.log.parent)
     np.save("mask.npy", np.random.default_rng(4).random((24, 40)) < 0.9)
     assert convert(scan.log).status == 0
@@ -161,14 +178,31 @@ def test_other_options_do_the_same_both_ways(options: tuple[str, ...], scan: Sca
     assert find("scan.log", "-o", "without.h5").status == 0
     assert_same_spots(Path("one.h5"), Path("two.h5"))
     with h5py.File("one.h5") as one, h5py.File("without.h5") as without:
-        assert not all(np.array_equal(values, without[path]) for path, values in datasets(one).items() if path in without)
+        assert not all(
+            np.array_equal(values, without[path])
+            for path, values in datasets(one).items()
+            if path in without
+        )
 
 
 def test_angles_and_states_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, frame in enumerate(series()):
         (tmp_path / f"run_{i}.mccd").write_bytes(marccd(frame))
     monkeypatch.chdir(tmp_path)
-    assert find("run_*.mccd", "--angle-start", -5, "--angle-step", 0.5, "--laser", "off,on", "-S", "pairs").status == 0
+    assert (
+        find(
+            "run_*.mccd",
+            "--angle-start",
+            -5,
+            "--angle-step",
+            0.5,
+            "--laser",
+            "off,on",
+            "-S",
+            "pairs",
+        ).status
+        == 0
+    )
     with h5py.File("run__spots.h5") as file:
         np.testing.assert_array_equal(file["lauecollect/angle"], np.arange(20) // 2 * 0.5 - 5)
         np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
@@ -178,7 +212,10 @@ def test_angles_and_states_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i, frame in enumerate(series()):
         (tmp_path / f"run_{i}.mccd").write_bytes(marccd(frame))
-    rows = [f"run_{i}.mccd,{angle},{'on' if on else 'off'}" for i, (angle, on) in enumerate(zip(ANGLES, LASER, strict=True))]
+    rows = [
+        f"run_{i}.mccd,{angle},{'on' if on else 'off'}"
+        for i, (angle, on) in enumerate(zip(ANGLES, LASER, strict=True))
+    ]
     (tmp_path / "t.csv").write_text("\n".join(["file,angle,laser_on", *reversed(rows)]) + "\n")
     monkeypatch.chdir(tmp_path)
     assert find("run_*.mccd", "--table", "t.csv", "-S", "pairs").status == 0
@@ -210,7 +247,9 @@ def test_rows_of_the_stack(scan: Scan) -> None:
     stack.read_rows(3, 10, 20, 24, into)
     np.testing.assert_array_equal(into, series()[3:10, 20:24])
     scan.paths[5].write_bytes(marccd(series(1, (24, 41))[0]))
-    with pytest.raises(GpuSpotsError, match=f"{scan.names[5]}: is 24 x 41 pixels of uint16, expected 24 x 40"):
+    with pytest.raises(
+        GpuSpotsError, match=f"{scan.names[5]}: is 24 x 41 pixels of uint16, expected 24 x 40"
+    ):
         stack.read_rows(3, 10, 20, 24, into)
     scan.paths[5].write_bytes(gzip.compress(marccd(series()[5])))
     stack.read_rows(3, 10, 20, 24, into)
@@ -222,11 +261,17 @@ def test_rows_of_the_stack(scan: Scan) -> None:
 
 def test_from_python(scan: Scan, tmp_path: Path) -> None:
     assert find(scan.log, "-S", "pairs", "-o", tmp_path / "one.h5").status == 0
-    request, parameters = ImageRequest(log=str(scan.log), folder=str(scan.folder)), Parameters(sync="pairs")
+    request, parameters = (
+        ImageRequest(log=str(scan.log), folder=str(scan.folder)),
+        Parameters(sync="pairs"),
+    )
     find_spots(request, parameters, output=tmp_path / "two.h5").close()
     assert_same_spots(tmp_path / "two.h5", tmp_path / "one.h5")
     assert gpu_spots.convert(request) == scan.log.with_name("scan__mccd.h5")
-    with find_spots(scan.log.with_name("scan__mccd.h5"), parameters) as two, find_spots(request, parameters) as one:
+    with (
+        find_spots(scan.log.with_name("scan__mccd.h5"), parameters) as two,
+        find_spots(request, parameters) as one,
+    ):
         for name, values in two.spots().items():
             np.testing.assert_array_equal(one.spots()[name], values)
         np.testing.assert_array_equal(one.columns["angle"], ANGLES)
@@ -246,7 +291,9 @@ def test_from_python(scan: Scan, tmp_path: Path) -> None:
 def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) -> None:
     ways = [str(scan.folder / "*.mccd"), (str(scan.folder / "*.mccd"),), sorted(scan.paths)]
     for i, sources in enumerate(ways):
-        gpu_spots.convert(ImageRequest(sources, laser="off,on", angle_step=1), tmp_path / f"{i}.h5", threads=1)
+        gpu_spots.convert(
+            ImageRequest(sources, laser="off,on", angle_step=1), tmp_path / f"{i}.h5", threads=1
+        )
         with h5py.File(tmp_path / f"{i}.h5") as file:
             np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
     for name, value in (("columns", {"angle": ANGLES}), ("table", "t.csv")):
@@ -254,20 +301,36 @@ def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) 
             find_spots(ImageRequest(scan.paths), **{name: value})
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- what is in it
+# ------------------------------------------------------------------------------------ what is in it
 
 
 def test_what_is_in_the_file(tmp_path: Path) -> None:
     frames = series(4, (300, 50))
     scan = write_scan(tmp_path, frames, [0, 0, 1, 1], [0, 1, 0, 1])
     for i, path in enumerate(scan.paths):
-        path.write_bytes(marccd(frames[i], at1680=1000 + i, at1128=60000, at1708=1000 * i, at1668=0 if i == 2 else 500_000))
+        path.write_bytes(
+            marccd(
+                frames[i],
+                at1680=1000 + i,
+                at1128=60000,
+                at1708=1000 * i,
+                at1668=0 if i == 2 else 500_000,
+            )
+        )
     assert convert(scan.log).status == 0
     with h5py.File(tmp_path / "scan__mccd.h5") as file:
         stack = file["frames"]
         np.testing.assert_array_equal(stack, frames)
-        assert (stack.dtype, stack.chunks, stack.compression, stack.shuffle) == ("uint16", (1, 128, 50), "gzip", True)
-        assert {name: stack.attrs[name] for name in stack.attrs if name != "description"} == {"units": "counts", "saturation": 60000}
+        assert (stack.dtype, stack.chunks, stack.compression, stack.shuffle) == (
+            "uint16",
+            (1, 128, 50),
+            "gzip",
+            True,
+        )
+        assert {name: stack.attrs[name] for name in stack.attrs if name != "description"} == {
+            "units": "counts",
+            "saturation": 60000,
+        }
         headers = file["headers"]
         np.testing.assert_array_equal(headers["exposure_time"], [1, 1.001, 1.002, 1.003])
         np.testing.assert_array_equal(headers["start_phi"], [0, 1, 2, 3])
@@ -278,7 +341,9 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
             assert len(item) == 4
             assert item.attrs.get("units") == HEADER_FIELDS.get(name, (None, ""))[0]
             assert item.attrs["description"]
-        assert file["lauecollect"].attrs["comments"] == "Data collection log file\ndescription: a test"
+        assert (
+            file["lauecollect"].attrs["comments"] == "Data collection log file\ndescription: a test"
+        )
         assert file["lauecollect/file"].asstr()[...].tolist() == scan.names
         assert file["lauecollect/angle"].attrs["units"] == "deg"
         assert file["lauecollect/delay_2"].attrs["heading"] == "delay[s]"
@@ -290,7 +355,11 @@ def test_viewers_find_the_frames(scan: Scan) -> None:
     with h5py.File(scan.log.with_name("scan__mccd.h5")) as file:
         entry = file[file.attrs["default"]]
         data = entry[entry.attrs["default"]]
-        assert [item.attrs["NX_class"] for item in (file, entry, data)] == ["NXroot", "NXentry", "NXdata"]
+        assert [item.attrs["NX_class"] for item in (file, entry, data)] == [
+            "NXroot",
+            "NXentry",
+            "NXdata",
+        ]
         signal = data[data.attrs["signal"]]
         assert signal == file["frames"]
         for axis, length in zip(data.attrs["axes"], signal.shape, strict=True):
@@ -302,9 +371,20 @@ def test_viewers_find_the_frames(scan: Scan) -> None:
 @pytest.mark.skipif(not shutil.which("h5dump"), reason="h5dump is not installed")
 def test_h5dump_reads_the_frames(scan: Scan, tmp_path: Path) -> None:
     assert convert(scan.log, "-o", tmp_path / "out.h5").status == 0
-    dump = ["h5dump", "-d", "/frames", "-b", "LE", "-o", str(tmp_path / "frames.bin"), str(tmp_path / "out.h5")]
+    dump = [
+        "h5dump",
+        "-d",
+        "/frames",
+        "-b",
+        "LE",
+        "-o",
+        str(tmp_path / "frames.bin"),
+        str(tmp_path / "out.h5"),
+    ]
     subprocess.run(dump, check=True, capture_output=True)
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "frames.bin", "<u2").reshape(series().shape), series())
+    np.testing.assert_array_equal(
+        np.fromfile(tmp_path / "frames.bin", "<u2").reshape(series().shape), series()
+    )
 
 
 @pytest.mark.parametrize("name", ["müll_1.mccd", "x\udcff_1.mccd"])
@@ -313,9 +393,13 @@ def test_names_in_any_encoding(name: str, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(marccd(series()[0]))
     except (OSError, UnicodeEncodeError):
         pytest.skip("this file system has no such names")
-    assert process("convert", tmp_path / name, "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    assert (
+        process("convert", tmp_path / name, "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    )
     with h5py.File(tmp_path / "out.h5") as file:
-        assert file["lauecollect/file"].asstr()[0] == name.encode(errors="backslashreplace").decode()
+        assert (
+            file["lauecollect/file"].asstr()[0] == name.encode(errors="backslashreplace").decode()
+        )
 
 
 def test_comments_longer_than_an_attribute_are_cut(tmp_path: Path) -> None:
@@ -331,7 +415,10 @@ def test_metadata_of_no_use_is_warned_of(tmp_path: Path) -> None:
     scan.log.write_text(scan.log.read_text().replace("\t2.000\t", "\t-\t"))
     ended = convert(scan.log)
     assert ended.status == 0
-    assert ended.lines[0] == f"warning: {scan.log}: lauecollect/angle is 'nan' at frame 2, expected degrees"
+    assert (
+        ended.lines[0]
+        == f"warning: {scan.log}: lauecollect/angle is 'nan' at frame 2, expected degrees"
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,6 +430,8 @@ def test_metadata_of_no_use_is_warned_of(tmp_path: Path) -> None:
         ([0, 0, 0, 0], [0, 1, 1, 0], "1 angle, 2 off/on pairs"),
     ],
 )
-def test_the_summary_says_what_the_metadata_tells(angles: list, laser: list, words: str, tmp_path: Path) -> None:
+def test_the_summary_says_what_the_metadata_tells(
+    angles: list, laser: list, words: str, tmp_path: Path
+) -> None:
     scan = write_scan(tmp_path, series(4), angles, laser)
     assert f"4 frames of 24 x 40, uint16, {words}, " in convert(scan.log).lines[-1]

@@ -32,34 +32,51 @@ def find(*arguments: object) -> Any:
     return command("find", *arguments, "--quiet", name="gpu-spots")
 
 
-# -------------------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "1 of 20 images are missing"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "is cut off: 5000 bytes, expected 6016"),
+    "cut off": (
+        lambda path: path.write_bytes(path.read_bytes()[:5000]),
+        "is cut off: 5000 bytes, expected 6016",
+    ),
     "text": (lambda path: path.write_bytes(b"hello" * 2000), "says fabio"),
-    "other size": (lambda path: path.write_bytes(marccd(series(1, (24, 41))[0])), "is 24 x 41 pixels of uint16, expected 24 x 40"),
-    "other type": (lambda path: path.write_bytes(marccd(series(1)[0].astype("u4"))), "is 24 x 40 pixels of uint32, expected 24 x 40"),
+    "other size": (
+        lambda path: path.write_bytes(marccd(series(1, (24, 41))[0])),
+        "is 24 x 41 pixels of uint16, expected 24 x 40",
+    ),
+    "other type": (
+        lambda path: path.write_bytes(marccd(series(1)[0].astype("u4"))),
+        "is 24 x 40 pixels of uint32, expected 24 x 40",
+    ),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
 }
 
 
 @pytest.mark.parametrize("frame", [0, 7, 19])
 @pytest.mark.parametrize(("spoil", "words"), BAD.values(), ids=BAD)
-def test_a_bad_frame_is_named_or_left_out(spoil: Callable[[Path], object], words: str, frame: int, scan: Scan) -> None:
+def test_a_bad_frame_is_named_or_left_out(
+    spoil: Callable[[Path], object], words: str, frame: int, scan: Scan
+) -> None:
     bad = scan.paths[frame]
     spoil(bad)
     before = listing(scan.log.parent)
     for run in (convert, find):
         ended = run(scan.log, "--quiet") if run is convert else run(scan.log)
-        named = scan.names[1] if frame == 0 and words.startswith("is 24") else bad.name  # the first says what is expected
+        named = (
+            scan.names[1] if frame == 0 and words.startswith("is 24") else bad.name
+        )  # the first says what is expected
         words_here = "expected 24 x 4" if frame == 0 and words.startswith("is 24") else words
         assert_refused(ended, 1, named, words_here)
         assert listing(scan.log.parent) == before
     kept = np.delete(np.arange(20), frame)
     for run, output in ((convert, "scan__mccd.h5"), (find, "scan__spots.h5")):
-        ended = run(scan.log, "--skip-bad", "--quiet") if run is convert else run(scan.log, "--skip-bad")
+        ended = (
+            run(scan.log, "--skip-bad", "--quiet")
+            if run is convert
+            else run(scan.log, "--skip-bad")
+        )
         assert ended.status == 0, ended
         assert ended.lines[0] == f"warning: {scan.log}: 1 of 20 frames are left out:"
         assert ended.lines[1].startswith(f"warning:   {bad.name}: ")
@@ -84,7 +101,10 @@ def test_the_size_of_most_images_is_the_right_one(tmp_path: Path) -> None:
         path.write_bytes(marccd(series(1, (12, 20))[0]))
     ended = convert(scan.log, "--skip-bad")
     assert "2 of 6 frames are left out" in ended.stderr
-    assert "is 12 x 20 pixels of uint16, expected 24 x 40 pixels of uint16 as most images are" in ended.stderr
+    assert (
+        "is 12 x 20 pixels of uint16, expected 24 x 40 pixels of uint16 as most images are"
+        in ended.stderr
+    )
     with h5py.File(tmp_path / "scan__mccd.h5") as file:
         np.testing.assert_array_equal(file["frames"], series(6)[2:])
 
@@ -100,7 +120,9 @@ def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
     assert convert(scan.log, "--skip-bad", "--quiet").lines[-1] == ended.lines[-1]
 
 
-def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_changes_meanwhile_is_an_error(
+    scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gpu_spots.files import image_stack
 
     def and_change(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,7 +144,7 @@ def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: py
         os.utime(scan.paths[4], ns=(0, 2))
 
 
-# -------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("name", ["convert", "find"])
@@ -130,7 +152,11 @@ def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: py
     ("arguments", "status", "words"),
     [
         ((), 2, ("see gpu-spots", "--help")),
-        (("scan.log", "scan.log"), 2, ("scan.log is a log, which names its images: expected it alone, or images",)),
+        (
+            ("scan.log", "scan.log"),
+            2,
+            ("scan.log is a log, which names its images: expected it alone, or images",),
+        ),
         (("xray_images/*.mccd", "scan.log"), 2, ("scan.log is a log",)),
         (("scan.log", "-o", "scan.log"), 1, ("scan.log: the output is the input file",)),
         (("none.log",), 1, ("none.log: cannot be opened: No such file",)),
@@ -138,29 +164,74 @@ def test_an_image_that_changes_meanwhile_is_an_error(scan: Scan, monkeypatch: py
         (("--log", "xray_images/*.mccd"), 1, ("xray_images/*.mccd: cannot be opened",)),
         (("none.mccd", "nor.mccd"), 1, ("none.mccd: No such file", "(and 1 more)")),
         (("none*.mccd",), 1, ("none*.mccd: no file has such a name",)),
-        (("xray_images/*.mccd", "--table", "none.csv"), 1, ("none.csv: cannot be opened: No such file",)),
-        (("xray_images/*.mccd", "--name-pattern", "{angle}.mccd"), 1, ("its name is not like --name-pattern '{angle}.mccd'",)),
+        (
+            ("xray_images/*.mccd", "--table", "none.csv"),
+            1,
+            ("none.csv: cannot be opened: No such file",),
+        ),
+        (
+            ("xray_images/*.mccd", "--name-pattern", "{angle}.mccd"),
+            1,
+            ("its name is not like --name-pattern '{angle}.mccd'",),
+        ),
         (("xray_images/*.mccd", "--name-pattern", "x.mccd"), 2, ("--name-pattern", "has no field")),
-        (("xray_images/*.mccd", "--laser", "of,on"), 2, ("--laser", "'of,on' is not a list of on and off")),
+        (
+            ("xray_images/*.mccd", "--laser", "of,on"),
+            2,
+            ("--laser", "'of,on' is not a list of on and off"),
+        ),
         (("xray_images/*.mccd", "--angle-start", "1"), 2, ("--angle-start", "needs --angle-step")),
-        (("xray_images/*.mccd", "--angle-step", "x"), 2, ("--angle-step", "'x' is not a valid float")),
-        (("xray_images/*.mccd", "--angle-step", "nan"), 2, ("--angle-step", "nan is not a finite number")),
-        (("xray_images/*.mccd", "--frames-per-angle", "0"), 2, ("--frames-per-angle", "0 is not in the range")),
+        (
+            ("xray_images/*.mccd", "--angle-step", "x"),
+            2,
+            ("--angle-step", "'x' is not a valid float"),
+        ),
+        (
+            ("xray_images/*.mccd", "--angle-step", "nan"),
+            2,
+            ("--angle-step", "nan is not a finite number"),
+        ),
+        (
+            ("xray_images/*.mccd", "--frames-per-angle", "0"),
+            2,
+            ("--frames-per-angle", "0 is not in the range"),
+        ),
         (("xray_images/*.mccd", "-p", "xray_images"), 2, ("-p/--path", "neither is given")),
         (("xray_images/*.mccd", "--log", "scan.log"), 2, ("--log", "is given as well")),
         (("--table", "scan.log", "--log", "scan.log"), 2, ("--table", "a log is given as well")),
-        (("scan.log", "--angle-step", "1"), 1, ("scan.log: --angle-step gives angle, which is known already",)),
-        (("scan.log", "--laser", "off"), 1, ("scan.log: --laser gives laser_on, which is known already",)),
-        (("xray_images/*.mccd", "-o", "xray_images"), 1, ("xray_images: is a folder, expected the name of a file",)),
+        (
+            ("scan.log", "--angle-step", "1"),
+            1,
+            ("scan.log: --angle-step gives angle, which is known already",),
+        ),
+        (
+            ("scan.log", "--laser", "off"),
+            1,
+            ("scan.log: --laser gives laser_on, which is known already",),
+        ),
+        (
+            ("xray_images/*.mccd", "-o", "xray_images"),
+            1,
+            ("xray_images: is a folder, expected the name of a file",),
+        ),
         (("scan.log", "-o", "scan.log", "--force"), 1, ("scan.log: the output is the input file",)),
-        (("scan.log", "-o", "xray_images/scan_3.000_on_1.mccd", "--force"), 1, ("scan_3.000_on_1.mccd: the output is the input file",)),
+        (
+            ("scan.log", "-o", "xray_images/scan_3.000_on_1.mccd", "--force"),
+            1,
+            ("scan_3.000_on_1.mccd: the output is the input file",),
+        ),
         (("scan.log", "-o", "no/folder/x.h5"), 1, ("x.h5: no folder no/folder",)),
         (("xray_images/*.mccd", "--threads", "0"), 2, ("--threads",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_errors_are_one_line(
-    name: str, arguments: tuple[str, ...], status: int, words: tuple[str, ...], scan: Scan, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    arguments: tuple[str, ...],
+    status: int,
+    words: tuple[str, ...],
+    scan: Scan,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(scan.log.parent)
     before = listing(scan.log.parent)
@@ -171,7 +242,9 @@ def test_errors_are_one_line(
 def test_an_output_that_exists_stays(scan: Scan) -> None:
     output = scan.log.with_name("scan__mccd.h5")
     output.write_text("precious")
-    assert_refused(convert(scan.log, "--quiet"), 1, "scan__mccd.h5: exists already; --force overwrites it")
+    assert_refused(
+        convert(scan.log, "--quiet"), 1, "scan__mccd.h5: exists already; --force overwrites it"
+    )
     assert output.read_text() == "precious"
     scan.paths[3].write_bytes(b"")
     assert_refused(convert(scan.log, "--quiet", "--force"), 1, scan.names[3])
@@ -184,19 +257,32 @@ def test_an_output_that_exists_stays(scan: Scan) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run__mccd.h5", "other.h5"), ("other.h5 is one argument too many", "expected one HDF5 file, or images")),
-        (("run__mccd.h5", "--laser", "off"), ("--laser", "is for images, and run__mccd.h5 is an HDF5 file")),
+        (
+            ("run__mccd.h5", "other.h5"),
+            ("other.h5 is one argument too many", "expected one HDF5 file, or images"),
+        ),
+        (
+            ("run__mccd.h5", "--laser", "off"),
+            ("--laser", "is for images, and run__mccd.h5 is an HDF5 file"),
+        ),
         (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "is for images")),
         (("run", "--log", "x.log"), ("--log", "is for images, and run is an HDF5 file")),
     ],
 )
 def test_images_and_hdf5_do_not_go_together(
-    arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copy(write_run(tmp_path / "run__mccd.h5"), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert_refused(find(*arguments), 2, *words)
-    assert_refused(convert("run__mccd.h5", "--quiet"), 1, "run__mccd.h5: is an HDF5 file, expected an image; gpu-spots find reads HDF5")
+    assert_refused(
+        convert("run__mccd.h5", "--quiet"),
+        1,
+        "run__mccd.h5: is an HDF5 file, expected an image; gpu-spots find reads HDF5",
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +298,11 @@ def test_images_and_hdf5_do_not_go_together(
     ],
 )
 def test_one_source_is_taken_for_what_it_is(
-    arguments: tuple[str, ...], status: int, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    status: int,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_run(tmp_path / "run__mccd.h5").rename(tmp_path / "run")
     (tmp_path / "a.mccd").write_bytes(marccd(series(1)[0]))
@@ -230,8 +320,19 @@ def test_one_source_is_taken_for_what_it_is(
 
 def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> None:
     images = scan.folder / "*.mccd"
-    assert_refused(find(images), 1, "no lauecollect/angle", "--table, --name-pattern or --angle-step gives them", "-a/--angles asks for")
-    assert_refused(find(images, "-a", 0, "-S", "pairs"), 1, "no lauecollect/angle", "--table, --name-pattern or --angle-step gives them")
+    assert_refused(
+        find(images),
+        1,
+        "no lauecollect/angle",
+        "--table, --name-pattern or --angle-step gives them",
+        "-a/--angles asks for",
+    )
+    assert_refused(
+        find(images, "-a", 0, "-S", "pairs"),
+        1,
+        "no lauecollect/angle",
+        "--table, --name-pattern or --angle-step gives them",
+    )
     for i, path in enumerate(scan.paths):
         path.rename(path.with_name(f"{i}.mccd"))
     assert_refused(
@@ -241,25 +342,40 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])
-def test_a_full_disk_leaves_nothing(scan: Scan, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(
+    scan: Scan, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert convert(scan.log, "--quiet").status == 0
     size = scan.log.with_name("scan__mccd.h5").stat().st_size
     scan.log.with_name("scan__mccd.h5").unlink()
     before = listing(scan.log.parent)
     disk = FullDisk(monkeypatch, int(share * size))
-    assert_refused(convert(scan.log, "--quiet"), 1, "scan__mccd.h5: cannot be written: No space left on device")
+    assert_refused(
+        convert(scan.log, "--quiet"), 1, "scan__mccd.h5: cannot be written: No space left on device"
+    )
     assert disk.refused
     assert listing(scan.log.parent) == before
 
 
-@pytest.mark.parametrize(("number", "message"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "message"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
 def test_an_interrupt_leaves_nothing(tmp_path: Path, number: signal.Signals, message: str) -> None:
-    scan = write_scan(tmp_path, np.random.default_rng(0).integers(0, 60000, (60, 512, 512)).astype("u2"), list(range(60)), [0] * 60)
+    scan = write_scan(
+        tmp_path,
+        np.random.default_rng(0).integers(0, 60000, (60, 512, 512)).astype("u2"),
+        list(range(60)),
+        [0] * 60,
+    )
     before = listing(tmp_path)
     with started("convert", scan.log, "--threads", 1, name="gpu-spots") as running:
         assert running.stderr is not None
         assert running.stderr.readline() == "convert, 60 frames...\n"
         running.send_signal(number)
         stdout, stderr = running.communicate(timeout=60)
-    assert (running.returncode, stdout, stderr) == (-number, "", f"gpu-spots: {message}; nothing was written\n")
+    assert (running.returncode, stdout, stderr) == (
+        -number,
+        "",
+        f"gpu-spots: {message}; nothing was written\n",
+    )
     assert listing(tmp_path) == before

@@ -36,7 +36,13 @@ def device_frames(backend: Any, held: Any) -> np.ndarray:
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_uploads_of_any_view(device_backend: Backend, dtype: np.dtype) -> None:
     wide = np.random.default_rng(0).integers(0, 90, (7, 20, 30)).astype(dtype)
-    for view in (wide, wide[:, 3:11], wide[1:2], wide[::2, ::3, 1::2], wide.astype(dtype.newbyteorder(">"))):
+    for view in (
+        wide,
+        wide[:, 3:11],
+        wide[1:2],
+        wide[::2, ::3, 1::2],
+        wide.astype(dtype.newbyteorder(">")),
+    ):
         held = device_backend.upload(view)
         assert held.dtype == dtype
         assert np.array_equal(device_frames(device_backend, held), view)
@@ -44,7 +50,9 @@ def test_uploads_of_any_view(device_backend: Backend, dtype: np.dtype) -> None:
         assert device_backend.upload(held[:, 1:2]).shape == view[:, 1:2].shape
 
 
-def test_large_uploads_go_in_pieces(device_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_uploads_go_in_pieces(
+    device_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gpu_spots.cuda.backend.UPLOAD_BYTES", 2 * 20 * 30 * 2)
     frames = np.arange(7 * 20 * 30, dtype=np.uint16).reshape(7, 20, 30)
     assert np.array_equal(device_frames(device_backend, device_backend.upload(frames)), frames)
@@ -67,7 +75,9 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
         thread.join()
     assert np.array_equal(device_frames(device_backend, held), frames)
     found = device_backend.moments(held[:, 2:5], Trimmed(25), Validity())
-    assert np.array_equal(found.total, CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity()).total)
+    assert np.array_equal(
+        found.total, CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity()).total
+    )
 
 
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:
@@ -83,18 +93,27 @@ def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> Non
     assert device_frames(device_backend, device_backend.upload(np.ones((2, 3, 4), np.uint8))).all()
 
 
-@pytest.mark.parametrize(("erosions", "dilations"), [(9, 0), (0, 9), (8, 8), (3, 40), (17, 20), (200, 300), (10**9, 10**9), (0, 10**9)])
+@pytest.mark.parametrize(
+    ("erosions", "dilations"),
+    [(9, 0), (0, 9), (8, 8), (3, 40), (17, 20), (200, 300), (10**9, 10**9), (0, 10**9)],
+)
 @pytest.mark.parametrize("connectivity", [1, 2])
-def test_many_steps_equal_scipy(device_backend: Backend, erosions: int, dilations: int, connectivity: int) -> None:
+def test_many_steps_equal_scipy(
+    device_backend: Backend, erosions: int, dilations: int, connectivity: int
+) -> None:
     """More than one launch. So many steps are as good as all that SciPy can take."""
     rng = np.random.default_rng(5)
     images = np.ones((2, 75, 130), np.uint8)
     images[0, 30, 60] = images[0, 70, 3] = 0
     images[1] = rng.random((75, 130)) < 0.001 if not erosions else images[1]
     prepared = device_backend.prepare(
-        background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), Morphology(erosions, dilations, connectivity), None
+        background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")),
+        Morphology(erosions, dilations, connectivity),
+        None,
     )
-    found = device_backend.unpack(device_backend.find_masks(device_backend.upload(images), prepared).filtered)
+    found = device_backend.unpack(
+        device_backend.find_masks(device_backend.upload(images), prepared).filtered
+    )
     structure = ndimage.generate_binary_structure(2, connectivity)
     for image, mask in zip(images.astype(bool), found, strict=True):
         expected = image
@@ -105,10 +124,14 @@ def test_many_steps_equal_scipy(device_backend: Backend, erosions: int, dilation
         assert np.array_equal(mask, expected)
 
 
-def test_more_masks_than_can_be_numbered_at_once(device_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_masks_than_can_be_numbered_at_once(
+    device_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     masks = device_backend.empty_masks(5, (30, 50))
     images = (np.random.default_rng(1).random((5, 30, 50)) < 0.2).astype(np.uint8)
-    prepared = device_backend.prepare(background_of(np.ones((30, 50), np.int32), np.dtype("uint8")), Morphology(0, 0, 1), None)
+    prepared = device_backend.prepare(
+        background_of(np.ones((30, 50), np.int32), np.dtype("uint8")), Morphology(0, 0, 1), None
+    )
     masks = device_backend.find_masks(device_backend.upload(images), prepared).raw
     whole = device_backend.components(masks, 2)
     monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * cuda_masks.words_for(50))
@@ -119,7 +142,9 @@ def test_more_masks_than_can_be_numbered_at_once(device_backend: Backend, monkey
 
 
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
-def test_results_do_not_depend_on_bands_or_batches(device_backend: Backend, sync: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_bands_or_batches(
+    device_backend: Backend, sync: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(2)
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
@@ -137,13 +162,21 @@ def emulated(make_backend: Callable[[str], Backend]) -> Backend:
     return make_backend("emulated")
 
 
-@pytest.mark.parametrize("dtype", [np.dtype("uint8"), np.dtype("uint32"), np.dtype("float64")], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [np.dtype("uint8"), np.dtype("uint32"), np.dtype("float64")], ids=str
+)
 def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np.dtype) -> None:
     """With one pixel in 20 set, as the bound assumes, it is at most a fifth too high."""
     rng, shape = np.random.default_rng(3), (200, 300)
     frames = (rng.random((4, *shape)) < 1 / cuda_set_pixels()).astype(dtype)
     limits = np.ones(shape, np.float64 if dtype.kind == "f" else np.int64)
-    background = background_of(limits, dtype, levels_of(dtype, shape, rng), Validity(np.ones(shape, bool), 0, 50), gaps=True)
+    background = background_of(
+        limits,
+        dtype,
+        levels_of(dtype, shape, rng),
+        Validity(np.ones(shape, bool), 0, 50),
+        gaps=True,
+    )
     prepared = emulated.prepare(background, Morphology(0, 0, 2), 3)
     held = emulated.upload(frames)
     MEMORY.peak = before = MEMORY.live
@@ -162,8 +195,13 @@ def cuda_set_pixels() -> int:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.2, 3])
-def test_a_run_within_any_memory(emulated: Backend, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan stays within what is free; where it was wrong, the work is halved. The results are the same."""
+def test_a_run_within_any_memory(
+    emulated: Backend, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan stays within what is free; where it was wrong, the work is halved.
+
+    The results are the same.
+    """
     frames = series(24, (64, 90))
     parameters = Parameters(angles=3, sync="blocks", erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
@@ -171,7 +209,9 @@ def test_a_run_within_any_memory(emulated: Backend, share: float, monkeypatch: p
     assert_same(run(frames, parameters, emulated, COLUMNS), expected)
 
 
-def test_memory_that_is_less_than_was_thought(emulated: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_less_than_was_thought(
+    emulated: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = series(24, (64, 90))
     parameters = Parameters(angles=3, erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
@@ -190,7 +230,9 @@ def test_memory_that_is_less_than_was_thought(emulated: Backend, monkeypatch: py
     assert released
 
 
-def test_a_file_through_the_device_and_in_parts(emulated: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_through_the_device_and_in_parts(
+    emulated: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.spots_file import open_spots
     from gpu_spots.run import Job, find_to_file
@@ -198,7 +240,9 @@ def test_a_file_through_the_device_and_in_parts(emulated: Backend, tmp_path: Pat
 
     source = write_run(tmp_path / "run__mccd.h5", frames=series(20, (64, 90)))
     results = []
-    for i, (backend, room) in enumerate(((CpuBackend(2), 0), (emulated, 100 << 20), (emulated, 4 << 20))):
+    for i, (backend, room) in enumerate(
+        ((CpuBackend(2), 0), (emulated, 100 << 20), (emulated, 4 << 20))
+    ):
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
             find_to_file(stack, tmp_path / f"{i}.h5", Job(Parameters(), backend, Notes()))
@@ -210,7 +254,10 @@ def test_a_file_through_the_device_and_in_parts(emulated: Backend, tmp_path: Pat
 
 def test_a_device_that_is_too_small(emulated: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MEMORY, "limit", MEMORY.live + (2 << 20))
-    with pytest.raises(InputError, match=r"24 frames of 64 x 90 need \d+ MiB of the GPU's memory at least, of which 2 MiB may be used$"):
+    with pytest.raises(
+        InputError,
+        match=r"24 frames of 64 x 90 need \d+ MiB of the GPU's memory at least, of which 2 MiB may be used$",
+    ):
         run(series(24, (64, 90)), Parameters(angles=0), emulated)
 
 
@@ -247,22 +294,33 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     assert "do not stay there" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large
     assert max(staged, default=0) < 2 * frames.nbytes
-    with open_spots(tmp_path / "expected.h5") as expected, open_spots(tmp_path / "found.h5") as found:
+    with (
+        open_spots(tmp_path / "expected.h5") as expected,
+        open_spots(tmp_path / "found.h5") as found,
+    ):
         assert_same(datasets(found._file), datasets(expected._file))
 
 
-@pytest.mark.parametrize("sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len)
+@pytest.mark.parametrize(
+    "sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len
+)
 def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
     """Of one step of the block and of several; what follows the last one is not written."""
     toolkit = EmulatedToolkit(kernel_folder)
     begins = toolkit.to_device(np.full(len(sizes) + 2, -1, np.int64))
     values = toolkit.to_device(np.array(sizes, np.int32))
     toolkit.kernel("components", "scan")((1,), (256,), (values, np.int32(len(sizes)), begins))
-    assert toolkit.to_host(begins).tolist() == [0, *np.cumsum(np.array(sizes, np.int64)).tolist(), -1]
+    assert toolkit.to_host(begins).tolist() == [
+        0,
+        *np.cumsum(np.array(sizes, np.int64)).tolist(),
+        -1,
+    ]
 
 
 @pytest.mark.parametrize(("mib", "rows", "frames"), [(12, 20, 1), (24, 50, 4), (256, 262, 30)])
-def test_bands_and_batches_share_what_a_small_device_has(kernel_folder: Path, mib: int, rows: int, frames: int) -> None:
+def test_bands_and_batches_share_what_a_small_device_has(
+    kernel_folder: Path, mib: int, rows: int, frames: int
+) -> None:
     """What needs more of the device's memory is halved, however much of the host's it needs."""
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]

@@ -40,7 +40,13 @@ def method_of(n_frames: int, n_blocks: int, percent: int = 25) -> Method:
 
 
 def learnt(
-    backend: Backend, frames: np.ndarray, validity: Validity, cutoff: float = 3.0, percent: int = 25, n_blocks: int = 0, band: int = 3
+    backend: Backend,
+    frames: np.ndarray,
+    validity: Validity,
+    cutoff: float = 3.0,
+    percent: int = 25,
+    n_blocks: int = 0,
+    band: int = 3,
 ) -> Background:
     """The background of a stack by ``band`` rows at a time, as the first pass makes it."""
     shape, method = frames.shape[1:], method_of(len(frames), n_blocks, percent)
@@ -49,7 +55,9 @@ def learnt(
     whole = backend.upload(frames)
     for begin in range(0, shape[0], band):
         end = min(begin + band, shape[0])
-        maps.gaps |= backend.background(whole[:, begin:end], method, validity.rows(begin, end), maps.rows(begin, end))
+        maps.gaps |= backend.background(
+            whole[:, begin:end], method, validity.rows(begin, end), maps.rows(begin, end)
+        )
     return maps.finish(validity)
 
 
@@ -91,14 +99,18 @@ def test_maps_equal_the_hosts(device_backend: Backend, dtype: np.dtype, cutoff: 
 
 @pytest.mark.parametrize("n_blocks", [0, 5])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_every_type_and_method_equals_the_cpu(device_backend: Backend, dtype: np.dtype, n_blocks: int) -> None:
+def test_every_type_and_method_equals_the_cpu(
+    device_backend: Backend, dtype: np.dtype, n_blocks: int
+) -> None:
     """Bands of one row and of more, one frame of one pixel, values as large as can be."""
     for kind in KINDS:
         for n_frames, shape in ((30, (5, 19)), (10, (1, 1)), (10, (3, 1))):
             frames = frames_of(dtype, (n_frames, *shape), kind)
             for validity in validities(frames):
                 found = learnt(device_backend, frames, validity, n_blocks=n_blocks, band=2)
-                assert_equal(found, learnt(CpuBackend(1), frames, validity, n_blocks=n_blocks, band=2))
+                assert_equal(
+                    found, learnt(CpuBackend(1), frames, validity, n_blocks=n_blocks, band=2)
+                )
 
 
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
@@ -111,15 +123,24 @@ def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
         assert (found.validity.pixels is not None) == (n_frames == 1)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.sampled_from(SHORT).flatmap(small_stacks),
     st.integers(0, 99),
-    st.sampled_from([Validity(), Validity(low=1), Validity(high=2), Validity(np.arange(5)[None] > 1, 1, 200)]),
+    st.sampled_from(
+        [Validity(), Validity(low=1), Validity(high=2), Validity(np.arange(5)[None] > 1, 1, 200)]
+    ),
     st.sampled_from([0.0, 1.0, 3.0]) | st.floats(0, 1e300),
 )
-def test_any_small_stack(device_backend: Backend, frames: np.ndarray, percent: int, validity: Validity, cutoff: float) -> None:
-    assert_equal(learnt(device_backend, frames, validity, cutoff, percent), learnt(CpuBackend(1), frames, validity, cutoff, percent))
+def test_any_small_stack(
+    device_backend: Backend, frames: np.ndarray, percent: int, validity: Validity, cutoff: float
+) -> None:
+    assert_equal(
+        learnt(device_backend, frames, validity, cutoff, percent),
+        learnt(CpuBackend(1), frames, validity, cutoff, percent),
+    )
 
 
 def test_the_smallest_results(device_backend: Backend) -> None:
@@ -141,10 +162,14 @@ def any_moments(toolkit: EmulatedToolkit, dtype: np.dtype) -> PlaneMoments:
     total[0], total[1] = kept[0] * high, kept[1] * low
     # m^2 times the variance, which is largest where half of the values are at either end
     scatter = [int(rng.random() * (m * (high - low) // 2) ** 2) for m in kept.tolist()]
-    # averages that are whole, or are so with their deviation or a hundred of it: a last digit that is rounded otherwise moves the threshold
+    # averages that are whole, or are so with their deviation or a hundred of it: a last digit that
+    # is rounded otherwise moves the threshold
     whole, root = rng.integers(low, high, len(kept)), rng.integers(0, kept + 1)
     total[::3], scatter[::3] = (whole * kept)[::3], (root**2)[::3].tolist()
-    total[1::3], scatter[1::3] = (whole * kept - root)[1::3].clip(kept[1::3] * low), (root**2)[1::3].tolist()
+    total[1::3], scatter[1::3] = (
+        (whole * kept - root)[1::3].clip(kept[1::3] * low),
+        (root**2)[1::3].tolist(),
+    )
     total[2::6], scatter[2::6] = (-100 * root % np.maximum(kept, 1))[2::6], (root**2)[2::6].tolist()
     return PlaneMoments(
         kept=toolkit.to_device(kept.astype(np.uint16)),
@@ -166,7 +191,9 @@ def map_that_differs(toolkit: EmulatedToolkit, dtype: np.dtype, cutoff: float) -
     expected = maps.finish(Validity())
     for name in ("avg", "std", "iqr", "threshold"):
         ours, theirs = toolkit.to_host(getattr(found, name)), getattr(expected, name)[0]
-        if ours.dtype != theirs.dtype or not np.array_equal(ours.view(np.uint32), theirs.view(np.uint32)):
+        if ours.dtype != theirs.dtype or not np.array_equal(
+            ours.view(np.uint32), theirs.view(np.uint32)
+        ):
             return name
     return None
 
@@ -185,14 +212,21 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
         frames = frames_of(dtype, (33, 7, 61), kind)
         for validity in validities(frames):
             background = learnt(device_backend, frames, validity)
-            held, sent = (device_backend.prepare(each, Morphology(1, 2, 2), 3) for each in (background, replace(background, held=None)))
+            held, sent = (
+                device_backend.prepare(each, Morphology(1, 2, 2), 3)
+                for each in (background, replace(background, held=None))
+            )
             assert held.rules.limits is background.held.below
             assert (held.levels.low is background.held.total) == (not background.gaps)
             assert held.rules.value_range == sent.rules.value_range
             for name in ("limits", "valid"):
-                assert_same_there(device_backend, getattr(held.rules, name), getattr(sent.rules, name))
+                assert_same_there(
+                    device_backend, getattr(held.rules, name), getattr(sent.rules, name)
+                )
             for name in ("high", "low", "float"):
-                assert_same_there(device_backend, getattr(held.levels, name), getattr(sent.levels, name))
+                assert_same_there(
+                    device_backend, getattr(held.levels, name), getattr(sent.levels, name)
+                )
 
 
 def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:
@@ -222,13 +256,17 @@ def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backen
 
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_maps_that_are_uploaded_in_pieces(device_backend: Any, dtype: np.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maps_that_are_uploaded_in_pieces(
+    device_backend: Any, dtype: np.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Thresholds of which some let every value pass, too."""
     rng, shape = np.random.default_rng(1), (23, 40)
     monkeypatch.setattr("gpu_spots.cuda.toolkit.MAP_BYTES", 1000)
     is_float, lowest = dtype.kind == "f", -5 if dtype.kind == "f" else int(np.iinfo(dtype).min)
     for least in (lowest, lowest + 1):
-        threshold = (rng.integers(least, 90, shape) if least else rng.integers(0, 90, shape)).astype(np.float64 if is_float else np.int64)
+        threshold = (
+            rng.integers(least, 90, shape) if least else rng.integers(0, 90, shape)
+        ).astype(np.float64 if is_float else np.int64)
         threshold[4, 5] = least
         background = background_of(threshold, dtype, levels_of(dtype, shape, rng))
         prepared = device_backend.prepare(background, Morphology(0, 0, 1), None)
@@ -256,12 +294,17 @@ class Counting(EmulatedToolkit):
     def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         waits = self.waits
         with super().lend_all(arrays) as lent:
-            self.waits, self.most_bytes = waits + 1, max(self.most_bytes, sum(array.nbytes for array in arrays))
+            self.waits, self.most_bytes = (
+                waits + 1,
+                max(self.most_bytes, sum(array.nbytes for array in arrays)),
+            )
             yield lent
 
 
 @needs_compiler
-@pytest.mark.parametrize(("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)])
+@pytest.mark.parametrize(
+    ("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)]
+)
 def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) -> None:
     """avg, std, iqr, threshold, level, kept, max and arg of short frames; the moments of others."""
     toolkit = Counting(kernel_folder)
@@ -277,7 +320,9 @@ def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) ->
 @needs_compiler
 @pytest.mark.parametrize("n_blocks", [0, 4])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_a_band_takes_no_more_of_the_host_than_the_plan_says(kernel_folder: Path, dtype: np.dtype, n_blocks: int) -> None:
+def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
+    kernel_folder: Path, dtype: np.dtype, n_blocks: int
+) -> None:
     """In pinned memory, and beside it where moments become maps there: most where every sum of squares needs two words."""
     toolkit, n_pixels = Counting(kernel_folder), 40 * 50
     frames = frames_of(dtype, (12, 40, 50), "full range")
@@ -285,7 +330,9 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(kernel_folder: Path
     assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
     for shape in ((40, 50), (200, 201)):
         maps = BackgroundMaps(shape, dtype, 3.0, varies=n_blocks > 0)
-        moments = CpuBackend(1).moments(frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity())
+        moments = CpuBackend(1).moments(
+            frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity()
+        )
         tracemalloc.start()
         maps.rows(0, shape[0]).fill(moments)
         needed = tracemalloc.get_traced_memory()[1]
@@ -307,7 +354,10 @@ FAULTS = {
     "a division by zero": ("kept[pixel] ? kept[pixel] : 1", "kept[pixel]"),
     "signs": ("is_signed ? (f64)(i32)sum", "!is_signed ? (f64)(i32)sum"),
     "a root in float32": ("sqrt((f64)scatter[pixel])", "(f64)sqrtf((f32)scatter[pixel])"),
-    "a root of a quotient": ("sqrt((f64)scatter[pixel]) / m", "sqrt((f64)scatter[pixel] / (m * m))"),
+    "a root of a quotient": (
+        "sqrt((f64)scatter[pixel]) / m",
+        "sqrt((f64)scatter[pixel] / (m * m))",
+    ),
     "a quotient by a reciprocal": ("(f64)sum) / m", "(f64)sum) * (1 / m)"),
     "rounding of the threshold": ("ceil(average", "rint(average"),
     "above its average": ("floor(average) + 1", "floor(average)"),
@@ -335,14 +385,21 @@ def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> Non
         return text.replace(right, wrong)
 
     toolkit = EmulatedToolkit(kernel_folder, edit)
-    differs = any(map_that_differs(toolkit, dtype, cutoff) for dtype in SHORT for cutoff in (0.0, 1.0, 100.0, 1e308))
+    differs = any(
+        map_that_differs(toolkit, dtype, cutoff)
+        for dtype in SHORT
+        for cutoff in (0.0, 1.0, 100.0, 1e308)
+    )
     assert (differs or is_held_otherwise(GpuBackend(toolkit, 1))) == (fault is not None)
 
 
 def is_held_otherwise(backend: Any) -> bool:
     """Whether what is held of a background is not what would be uploaded of it."""
     background = learnt(backend, frames_of(np.dtype("uint16"), (34, 7, 61), "noise"), Validity())
-    held, sent = (backend.prepare(each, Morphology(1, 2, 2), 3) for each in (background, replace(background, held=None)))
+    held, sent = (
+        backend.prepare(each, Morphology(1, 2, 2), 3)
+        for each in (background, replace(background, held=None))
+    )
     try:
         assert_same_there(backend, held.rules.limits, sent.rules.limits)
         assert_same_there(backend, held.levels.low, sent.levels.low)

@@ -34,7 +34,11 @@ def frames_of(kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         values = rng.poisson(50, shape)
     elif kind == "random":  # LZ4 has literals only
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.frombuffer(rng.bytes(n_bytes), f"u{np.dtype(dtype).itemsize}").reshape(shape).view(dtype)
+        return (
+            np.frombuffer(rng.bytes(n_bytes), f"u{np.dtype(dtype).itemsize}")
+            .reshape(shape)
+            .view(dtype)
+        )
     elif kind == "zeros":
         values = np.zeros(shape)
     elif kind == "sparse":
@@ -48,9 +52,14 @@ def stored_as(folder: Path, frames: np.ndarray, block_values: int = 0) -> list[b
     """Each frame as hdf5plugin stores it, with ``block_values`` values per block (0: default)."""
     with h5py.File(folder / "x.h5", "w") as file:
         chunks = (1, *frames.shape[1:])
-        dataset = file.create_dataset("x", data=frames, chunks=chunks, compression=hdf5plugin.Bitshuffle(nelems=block_values))
+        dataset = file.create_dataset(
+            "x", data=frames, chunks=chunks, compression=hdf5plugin.Bitshuffle(nelems=block_values)
+        )
         assert np.array_equal(dataset[...].view(np.uint8), frames.view(np.uint8))
-        return [dataset.id.read_direct_chunk((i, *[0] * (frames.ndim - 1)))[1] for i in range(len(frames))]
+        return [
+            dataset.id.read_direct_chunk((i, *[0] * (frames.ndim - 1)))[1]
+            for i in range(len(frames))
+        ]
 
 
 def decoded(
@@ -68,9 +77,13 @@ def decoded(
     stored = np.frombuffer(b"".join(chunks), np.uint8)
 
     def decode() -> tuple[np.ndarray, np.ndarray]:
-        room = toolkit.to_device(np.full(len(chunks) * (n_values + gap) * np.dtype(dtype).itemsize, 0x5A, np.uint8))
+        room = toolkit.to_device(
+            np.full(len(chunks) * (n_values + gap) * np.dtype(dtype).itemsize, 0x5A, np.uint8)
+        )
         room = room.view(np.dtype(dtype)).reshape(len(chunks), n_values + gap)
-        damage = decode_chunks(toolkit, toolkit.to_device(stored), offsets, n_block_bytes, room[:, :n_values])
+        damage = decode_chunks(
+            toolkit, toolkit.to_device(stored), offsets, n_block_bytes, room[:, :n_values]
+        )
         return toolkit.to_host(room), toolkit.to_host(damage)
 
     values, damage = toolkit.call(decode)
@@ -80,13 +93,17 @@ def decoded(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
-def test_frames_decoded_as_by_hdf5plugin(device_backend: Any, dtype: str, kind: str, tmp_path: Path) -> None:
+def test_frames_decoded_as_by_hdf5plugin(
+    device_backend: Any, dtype: str, kind: str, tmp_path: Path
+) -> None:
     """Several blocks, a shorter last one, values after it, and results at unaligned addresses."""
     for shape in ((97, 131), (64, 128)):
         frames = frames_of(kind, (2, *shape), dtype)
         chunks = stored_as(tmp_path, frames)
         for gap in (0, 3):
-            values, damage = decoded(device_backend, chunks, shape, dtype, block_bytes(chunks[0]), gap)
+            values, damage = decoded(
+                device_backend, chunks, shape, dtype, block_bytes(chunks[0]), gap
+            )
             assert first_damage(damage) is None
             assert np.array_equal(values.view(np.uint8), frames.view(np.uint8))
 
@@ -95,13 +112,17 @@ def test_frames_decoded_as_by_hdf5plugin(device_backend: Any, dtype: str, kind: 
 def test_sizes_decoded_as_by_hdf5plugin(device_backend: Any, n_values: int, tmp_path: Path) -> None:
     frames = frames_of("noise", (3, 1, n_values), "uint16")
     chunks = stored_as(tmp_path, frames)
-    values, damage = decoded(device_backend, chunks, (1, n_values), "uint16", block_bytes(chunks[0]))
+    values, damage = decoded(
+        device_backend, chunks, (1, n_values), "uint16", block_bytes(chunks[0])
+    )
     assert not damage.any()
     assert np.array_equal(values, frames)
 
 
 @pytest.mark.parametrize("block_values", [8, 64, 1000, 24576])
-def test_blocks_decoded_of_other_sizes(device_backend: Any, block_values: int, tmp_path: Path) -> None:
+def test_blocks_decoded_of_other_sizes(
+    device_backend: Any, block_values: int, tmp_path: Path
+) -> None:
     frames = frames_of("sparse", (2, 90, 303), "uint16")
     chunks = stored_as(tmp_path, frames, block_values)
     assert block_bytes(chunks[0]) == 2 * block_values
@@ -117,7 +138,9 @@ def damaged(rng: np.random.Generator, chunk: bytes) -> bytes:
         for _ in range(rng.integers(1, 4)):
             # half of them where headers, lengths and first tokens are
             at = int(rng.integers(0, len(data) if rng.random() < 0.5 else min(20, len(data))))
-            data[at] = rng.integers(0, 256) if rng.random() < 0.5 else data[at] ^ 1 << int(rng.integers(8))
+            data[at] = (
+                rng.integers(0, 256) if rng.random() < 0.5 else data[at] ^ 1 << int(rng.integers(8))
+            )
     if bytes(data) == chunk or rng.random() < 0.3:
         del data[int(rng.integers(0, len(data))) :]
     return bytes(data)
@@ -190,7 +213,9 @@ def test_made_up_chunks_decoded(device_backend: Any, case: str) -> None:
 
 def test_requests_that_do_not_fit(device_backend: Any) -> None:
     toolkit = device_backend.toolkit
-    stored, into = (toolkit.call(lambda n=n: toolkit.to_device(np.zeros(n, np.uint8))) for n in (20, 16))
+    stored, into = (
+        toolkit.call(lambda n=n: toolkit.to_device(np.zeros(n, np.uint8))) for n in (20, 16)
+    )
     for offsets, block in (
         ([0, 20, 20], 8),
         ([0, 21], 8),
@@ -200,7 +225,11 @@ def test_requests_that_do_not_fit(device_backend: Any) -> None:
         ([0, 20], MAX_BLOCK + 8),
     ):
         with pytest.raises(ValueError, match=r"offsets|blocks of"):
-            toolkit.call(lambda offsets=offsets, block=block: decode_chunks(toolkit, stored, np.array(offsets), block, into.reshape(1, 16)))
+            toolkit.call(
+                lambda offsets=offsets, block=block: decode_chunks(
+                    toolkit, stored, np.array(offsets), block, into.reshape(1, 16)
+                )
+            )
     with pytest.raises(ValueError, match="chunk of 3 bytes"):
         block_bytes(b"abc")
     assert can_decode(8192, 2)
@@ -244,7 +273,9 @@ def test_faults_show(fault: str, kernel_folder: Path, tmp_path: Path) -> None:
     for kind in ("noise", "ramp", "zeros"):
         frames = frames_of(kind, (2, 61, 77), "uint16")
         chunks = stored_as(tmp_path, frames)
-        values, damage = decoded(backend, chunks, frames.shape[1:], "uint16", block_bytes(chunks[0]), gap=1)
+        values, damage = decoded(
+            backend, chunks, frames.shape[1:], "uint16", block_bytes(chunks[0]), gap=1
+        )
         if damage.any() or not np.array_equal(values, frames):
             return
     pytest.fail("the fault does not show")

@@ -24,9 +24,13 @@ def mask_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     frames = rng.integers(0, 100, (2, *shape)).astype(dtype)
     frames[1][rng.random(shape) < 0.9995] = 2
     threshold = rng.integers(20, 60, shape).astype(np.float64 if dtype[0] == "f" else np.int32)
-    background = background_of(threshold, frames.dtype, validity=Validity(rng.random(shape) < 0.7, 2, 97), gaps=True)
+    background = background_of(
+        threshold, frames.dtype, validity=Validity(rng.random(shape) < 0.7, 2, 97), gaps=True
+    )
     for morphology in (Morphology(1, 2, 2), Morphology(2, 3, 1), Morphology(0, 20, 1)):
-        found = backend.find_masks(backend.upload(frames), backend.prepare(background, morphology, None))
+        found = backend.find_masks(
+            backend.upload(frames), backend.prepare(background, morphology, None)
+        )
         yield from map(backend.unpack, (found.raw, found.filtered, found.invalid))
         # which also sees bits beyond the last column
         yield backend.components(found.filtered, 2).pixels
@@ -38,25 +42,44 @@ def mask_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
 def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     """Components of tangled masks, and sums of values that tie."""
     rng, shape = np.random.default_rng(2), (24, 450)
-    images, frames = (rng.random((3, *shape)) < 0.1).astype(np.uint8), rng.integers(0, 4, (3, *shape)).astype(dtype)
-    background = background_of(np.full(shape, 0.5 if dtype[0] == "f" else 1), frames.dtype, levels_of(frames.dtype, shape, rng))
+    images, frames = (
+        (rng.random((3, *shape)) < 0.1).astype(np.uint8),
+        rng.integers(0, 4, (3, *shape)).astype(dtype),
+    )
+    background = background_of(
+        np.full(shape, 0.5 if dtype[0] == "f" else 1),
+        frames.dtype,
+        levels_of(frames.dtype, shape, rng),
+    )
     prepared = backend.prepare(background, Morphology(0, 0, 1), 3)
-    as_masks = backend.prepare(background_of(np.ones(shape, np.int32), np.dtype("uint8")), Morphology(0, 1, 1), None)
+    as_masks = backend.prepare(
+        background_of(np.ones(shape, np.int32), np.dtype("uint8")), Morphology(0, 1, 1), None
+    )
     masks = backend.find_masks(backend.upload(images), as_masks).filtered
     for connectivity in (1, 2):
         found = backend.components(masks, connectivity)
         yield from (found.pixels, found.begin, found.box, found.first)
-        measured = backend.measure(backend.upload(frames), found, np.array([0, 2, 2]), prepared, np.array([65536, 65000, 70000]))
+        measured = backend.measure(
+            backend.upload(frames),
+            found,
+            np.array([0, 2, 2]),
+            prepared,
+            np.array([65536, 65000, 70000]),
+        )
         yield from (measured.total, measured.peak, measured.overload)
         if measured.background_high is not None:
             yield from (measured.background_high, measured.background_low)
 
 
-def first_difference(folder: Path, edit: Callable[[str, str], str] | None, scenario: Scenario, dtype: str) -> str | None:
+def first_difference(
+    folder: Path, edit: Callable[[str, str], str] | None, scenario: Scenario, dtype: str
+) -> str | None:
     """What the emulated backend does otherwise than the CPU; None: nothing."""
     emulated = GpuBackend(EmulatedToolkit(folder, edit), 1)
     try:
-        for i, (found, expected) in enumerate(zip(scenario(emulated, dtype), scenario(CpuBackend(1), dtype), strict=True)):
+        for i, (found, expected) in enumerate(
+            zip(scenario(emulated, dtype), scenario(CpuBackend(1), dtype), strict=True)
+        ):
             if found.dtype != expected.dtype or not np.array_equal(found, expected):
                 return f"result {i} differs"
     # numbers may come out so wrong that host code stumbles over them
@@ -78,7 +101,9 @@ class Fault:
         """The file with the fault in it."""
         if name != self.file:
             return text
-        assert text.count(self.right) == 1, f"{text.count(self.right)} places for the fault in {name}.cu"
+        assert text.count(self.right) == 1, (
+            f"{text.count(self.right)} places for the fault in {name}.cu"
+        )
         return text.replace(self.right, self.wrong)
 
 
@@ -116,7 +141,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @pytest.mark.parametrize("scenario", [mask_arrays, spot_arrays])
-def test_without_a_fault_there_is_no_difference(kernel_folder: Path, scenario: Scenario, dtype: str) -> None:
+def test_without_a_fault_there_is_no_difference(
+    kernel_folder: Path, scenario: Scenario, dtype: str
+) -> None:
     assert first_difference(kernel_folder, None, scenario, dtype) is None
 
 
@@ -124,4 +151,7 @@ def test_without_a_fault_there_is_no_difference(kernel_folder: Path, scenario: S
 def test_a_planted_fault_is_found(kernel_folder: Path, fault: str) -> None:
     planted = FAULTS[fault]
     scenarios = (mask_arrays, spot_arrays) if planted.file in ("masks", "union") else (spot_arrays,)
-    assert any(first_difference(kernel_folder, planted.edit, scenario, planted.dtype) for scenario in scenarios)
+    assert any(
+        first_difference(kernel_folder, planted.edit, scenario, planted.dtype)
+        for scenario in scenarios
+    )

@@ -36,7 +36,9 @@ def toolkit(kernel_folder: Path) -> EmulatedToolkit:
     return EmulatedToolkit(kernel_folder)
 
 
-def trimmed_moments(toolkit: EmulatedToolkit, frames: Any, percent: int, validity: Validity) -> IntegerMoments | FloatMoments:
+def trimmed_moments(
+    toolkit: EmulatedToolkit, frames: Any, percent: int, validity: Validity
+) -> IntegerMoments | FloatMoments:
     """What the device finds, on the host."""
     return moments_on_device(toolkit, frames, percent, validity).to_host(toolkit, frames.shape[1:])
 
@@ -44,22 +46,35 @@ def trimmed_moments(toolkit: EmulatedToolkit, frames: Any, percent: int, validit
 def test_frames_of_four_gigabytes_are_sorted() -> None:
     """Their addresses are beyond what the other kernel computes in 32 bits."""
     for n_columns, possible in ((2**31 - 1, True), (2**31, False)):
-        stack = np.lib.stride_tricks.as_strided(np.zeros(9, np.uint16), (3, 2, 2), (2 * n_columns, 4, 2))
+        stack = np.lib.stride_tricks.as_strided(
+            np.zeros(9, np.uint16), (3, 2, 2), (2 * n_columns, 4, 2)
+        )
         assert is_possible(stack) == possible
 
 
 def frames_of(dtype: np.dtype, shape: tuple[int, ...], kind: str, seed: int = 1) -> np.ndarray:
-    """Frames of one kind. In the noise of pixel 0 one value is above all others, in that of pixel 1 the maximum comes twice."""
+    """Frames of one kind.
+
+    In the noise of pixel 0 one value is above all others, in that of pixel 1 the maximum comes
+    twice.
+    """
     rng = np.random.default_rng([seed, *shape])
     limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     if kind == "full range":
         if dtype.kind == "f":
-            return rng.choice([limits.min, limits.max, -0.0, 0.0, limits.tiny, limits.smallest_subnormal, 1.5], shape).astype(dtype)
+            return rng.choice(
+                [limits.min, limits.max, -0.0, 0.0, limits.tiny, limits.smallest_subnormal, 1.5],
+                shape,
+            ).astype(dtype)
         return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
     if kind == "few values":
         return rng.integers(0, 3, shape).astype(dtype)
     if kind == "at the top":  # for floats: zeros of both signs
-        return (rng.choice([0.0, -0.0, -1.0], shape) if dtype.kind == "f" else limits.max - rng.integers(0, 3, shape)).astype(dtype)
+        return (
+            rng.choice([0.0, -0.0, -1.0], shape)
+            if dtype.kind == "f"
+            else limits.max - rng.integers(0, 3, shape)
+        ).astype(dtype)
     if kind in ("smallest", "saturated"):
         return np.full(shape, limits.min if kind == "smallest" else limits.max, dtype)
     frames = rng.normal(60, 9, shape)
@@ -71,7 +86,9 @@ def frames_of(dtype: np.dtype, shape: tuple[int, ...], kind: str, seed: int = 1)
     return (frames / 7 if dtype.kind == "f" else np.rint(frames)).astype(dtype)
 
 
-def assert_equal(found: IntegerMoments | FloatMoments, expected: IntegerMoments | FloatMoments) -> None:
+def assert_equal(
+    found: IntegerMoments | FloatMoments, expected: IntegerMoments | FloatMoments
+) -> None:
     """Every field, with its type; NaN is NaN."""
     assert type(found) is type(expected)
     for field in fields(expected):
@@ -84,7 +101,9 @@ def assert_equal(found: IntegerMoments | FloatMoments, expected: IntegerMoments 
             assert ours == theirs, field.name
 
 
-def assert_equals_naive(found: IntegerMoments | FloatMoments, frames: np.ndarray, percent: int, validity: Validity) -> None:
+def assert_equals_naive(
+    found: IntegerMoments | FloatMoments, frames: np.ndarray, percent: int, validity: Validity
+) -> None:
     """Each pixel by plain loops over Python's numbers."""
     valid = find_valid(frames, validity.pixels, validity.low, validity.high)
     for pixel in np.ndindex(frames.shape[1:]):
@@ -94,7 +113,9 @@ def assert_equals_naive(found: IntegerMoments | FloatMoments, frames: np.ndarray
         assert found.kept[pixel] == m, pixel
         if not m:
             assert all(
-                getattr(found, field.name)[pixel] == 0 for field in fields(found) if isinstance(getattr(found, field.name), np.ndarray)
+                getattr(found, field.name)[pixel] == 0
+                for field in fields(found)
+                if isinstance(getattr(found, field.name), np.ndarray)
             )
             continue
         largest = max(value for value, usable in zip(values, good, strict=True) if usable)
@@ -105,7 +126,10 @@ def assert_equals_naive(found: IntegerMoments | FloatMoments, frames: np.ndarray
         if isinstance(found, IntegerMoments):
             high = 0 if found.scatter_high is None else int(found.scatter_high[pixel])
             assert found.total[pixel] == sum(kept)
-            assert high << 64 | int(found.scatter_low[pixel]) == m * sum(value * value for value in kept) - sum(kept) ** 2
+            assert (
+                high << 64 | int(found.scatter_low[pixel])
+                == m * sum(value * value for value in kept) - sum(kept) ** 2
+            )
             assert found.iqr4[pixel] == four_quantile(kept, 3) - four_quantile(kept, 1)
         else:
             average, deviation = 0.0, 0.0
@@ -116,7 +140,9 @@ def assert_equals_naive(found: IntegerMoments | FloatMoments, frames: np.ndarray
                 deviation += (value - average) * (value - average)
             assert (found.average[pixel], found.deviation[pixel]) == (average, deviation)
     partly = valid.any(axis=0) & ~valid.all(axis=0)
-    assert found.gaps == bool(partly.any() if validity.pixels is None else (partly & validity.pixels).any())
+    assert found.gaps == bool(
+        partly.any() if validity.pixels is None else (partly & validity.pixels).any()
+    )
 
 
 def validities(frames: np.ndarray) -> list[Validity]:
@@ -150,12 +176,16 @@ def test_bit_planes_equal_the_cpu(toolkit: EmulatedToolkit, dtype: str, n_frames
             for percent in (25, 0, 99):
                 found = moments_on_device(toolkit, band_of(toolkit, frames), percent, validity)
                 assert isinstance(found, PlaneMoments)
-                assert_equal(found.to_host(toolkit, (3, 47)), CPU.moments(frames, Trimmed(percent), validity))
+                assert_equal(
+                    found.to_host(toolkit, (3, 47)), CPU.moments(frames, Trimmed(percent), validity)
+                )
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 31, 33, 180])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_sorted_values_equal_the_cpu(toolkit: EmulatedToolkit, dtype: np.dtype, n_frames: int) -> None:
+def test_sorted_values_equal_the_cpu(
+    toolkit: EmulatedToolkit, dtype: np.dtype, n_frames: int
+) -> None:
     for kind in KINDS:
         frames = frames_of(dtype, (n_frames, 2, 17), kind)
         if dtype.kind == "f" and kind == "noise":
@@ -164,13 +194,17 @@ def test_sorted_values_equal_the_cpu(toolkit: EmulatedToolkit, dtype: np.dtype, 
             frames[:, 1, 2] = np.inf
         for validity in validities(frames):
             for percent in (25, 0, 99):
-                found = ranked_moments(toolkit, band_of(toolkit, frames), percent, validity).to_host(toolkit, (2, 17))
+                found = ranked_moments(
+                    toolkit, band_of(toolkit, frames), percent, validity
+                ).to_host(toolkit, (2, 17))
                 assert_equal(found, CPU.moments(frames, Trimmed(percent), validity))
 
 
 @pytest.mark.parametrize("n_frames", [2, 5, 32, 40])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
-def test_moments_equal_plain_loops(toolkit: EmulatedToolkit, dtype: np.dtype, n_frames: int) -> None:
+def test_moments_equal_plain_loops(
+    toolkit: EmulatedToolkit, dtype: np.dtype, n_frames: int
+) -> None:
     for kind in KINDS:
         if dtype.kind == "f" and kind in ("full range", "smallest", "saturated"):
             continue  # sums overflow: compared with the CPU above
@@ -186,20 +220,35 @@ def test_any_part_may_be_dropped(toolkit: EmulatedToolkit, percent: int) -> None
     for dtype, n_frames in (("uint16", 100), ("int32", 41)):
         frames = frames_of(np.dtype(dtype), (n_frames, 1, 9), "noise")
         assert_equal(
-            trimmed_moments(toolkit, toolkit.to_device(frames), percent, Validity()), CPU.moments(frames, Trimmed(percent), Validity())
+            trimmed_moments(toolkit, toolkit.to_device(frames), percent, Validity()),
+            CPU.moments(frames, Trimmed(percent), Validity()),
         )
 
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(-5, 10**12), (0.5, 2.5), (1.0, 1.0), (3, 2), (10**12, None), (None, -(10**12)), (-math.inf, 2), (math.inf, None), (None, math.inf)],
+    [
+        (-5, 10**12),
+        (0.5, 2.5),
+        (1.0, 1.0),
+        (3, 2),
+        (10**12, None),
+        (None, -(10**12)),
+        (-math.inf, 2),
+        (math.inf, None),
+        (None, math.inf),
+    ],
 )
-def test_bounds_may_be_any_numbers(toolkit: EmulatedToolkit, dtype: np.dtype, low: float | None, high: float | None) -> None:
+def test_bounds_may_be_any_numbers(
+    toolkit: EmulatedToolkit, dtype: np.dtype, low: float | None, high: float | None
+) -> None:
     frames = frames_of(dtype, (20, 2, 5), "few values")
     validity = Validity(None, low, high)
     for compute in (trimmed_moments, lambda *args: ranked_moments(*args).to_host(toolkit, (2, 5))):
-        assert_equals_naive(compute(toolkit, toolkit.to_device(frames), 25, validity), frames, 25, validity)
+        assert_equals_naive(
+            compute(toolkit, toolkit.to_device(frames), 25, validity), frames, 25, validity
+        )
 
 
 @pytest.mark.parametrize("n_frames", [2048, 2049, 4096, 4097, 20000, 65535])
@@ -225,7 +274,10 @@ def test_the_largest_sums(toolkit: EmulatedToolkit, dtype: str) -> None:
     values = frames.reshape(-1).tolist()
     scatter = len(values) * sum(value * value for value in values) - sum(values) ** 2
     high = 0 if found.scatter_high is None else int(found.scatter_high.item())
-    assert (found.total.item(), high << 64 | int(found.scatter_low.item())) == (sum(values), scatter)
+    assert (found.total.item(), high << 64 | int(found.scatter_low.item())) == (
+        sum(values),
+        scatter,
+    )
     assert (found.iqr4.item(), found.arg.item()) == (4 * (int(limits.max) - int(limits.min)), 0)
 
 
@@ -242,15 +294,21 @@ def test_any_size_of_band(toolkit: EmulatedToolkit, shape: tuple[int, int]) -> N
         assert_equal(found, CPU.moments(frames, Trimmed(10), Validity()))
 
 
-@pytest.mark.parametrize(("shared", "blocks"), [(1 << 14, 1024), (600, 1024), (100, 1024), (100, 2)])
-def test_any_share_of_memory(toolkit: EmulatedToolkit, monkeypatch: pytest.MonkeyPatch, shared: int, blocks: int) -> None:
+@pytest.mark.parametrize(
+    ("shared", "blocks"), [(1 << 14, 1024), (600, 1024), (100, 1024), (100, 2)]
+)
+def test_any_share_of_memory(
+    toolkit: EmulatedToolkit, monkeypatch: pytest.MonkeyPatch, shared: int, blocks: int
+) -> None:
     """Eight, one or no pixels of a block in shared memory; fewer blocks than pixels."""
     monkeypatch.setattr(ranked, "SHARED", shared)
     monkeypatch.setattr(ranked, "MOST_BLOCKS", blocks)
     for dtype in FRAME_DTYPES:
         frames = frames_of(dtype, (30, 2, 9), "noise")
         for validity in validities(frames):
-            found = ranked_moments(toolkit, band_of(toolkit, frames), 30, validity).to_host(toolkit, (2, 9))
+            found = ranked_moments(toolkit, band_of(toolkit, frames), 30, validity).to_host(
+                toolkit, (2, 9)
+            )
             assert_equal(found, CPU.moments(frames, Trimmed(30), validity))
 
 
@@ -280,7 +338,9 @@ def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(toolkit.xp), "__getattr__", counting)
             maps = BackgroundMaps(shape, np.dtype(dtype), 3.0, varies=False)
-            GpuBackend(toolkit, 1).background(frames, Trimmed(25), Validity(np.ones(shape, bool)), maps.rows(0, shape[0]))
+            GpuBackend(toolkit, 1).background(
+                frames, Trimmed(25), Validity(np.ones(shape, bool)), maps.rows(0, shape[0])
+            )
         allocated += shape[0] * shape[1]
         bound = moments_bytes(n_frames, shape[0] * shape[1], np.dtype(dtype))
         assert allocated <= bound <= 1.2 * allocated + 4 * n_frames + 4096
@@ -289,15 +349,33 @@ def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
 def small_stacks(dtype: np.dtype) -> st.SearchStrategy[np.ndarray]:
     if dtype.kind == "f":
         limits = np.finfo(dtype)
-        special = [0.0, -0.0, 1.0, 0.1, float(limits.max), float(limits.min), float(limits.smallest_subnormal), math.inf, math.nan]
-        elements: st.SearchStrategy[Any] = st.sampled_from(special) | st.floats(-100, 100, width=8 * dtype.itemsize)
+        special = [
+            0.0,
+            -0.0,
+            1.0,
+            0.1,
+            float(limits.max),
+            float(limits.min),
+            float(limits.smallest_subnormal),
+            math.inf,
+            math.nan,
+        ]
+        elements: st.SearchStrategy[Any] = st.sampled_from(special) | st.floats(
+            -100, 100, width=8 * dtype.itemsize
+        )
     else:
         limits = np.iinfo(dtype)
-        elements = st.integers(0, 3) | st.sampled_from([int(limits.min), int(limits.max)]) | st.integers(int(limits.min), int(limits.max))
+        elements = (
+            st.integers(0, 3)
+            | st.sampled_from([int(limits.min), int(limits.max)])
+            | st.integers(int(limits.min), int(limits.max))
+        )
     return st.integers(1, 40).flatmap(lambda n: hnp.arrays(dtype, (n, 1, 5), elements=elements))
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.sampled_from(FRAME_DTYPES).flatmap(small_stacks),
     st.integers(0, 99),
@@ -306,22 +384,35 @@ def small_stacks(dtype: np.dtype) -> st.SearchStrategy[np.ndarray]:
     st.booleans(),
 )
 def test_any_small_stack(
-    toolkit: EmulatedToolkit, frames: np.ndarray, percent: int, low: int | None, high: int | None, by_rank: bool
+    toolkit: EmulatedToolkit,
+    frames: np.ndarray,
+    percent: int,
+    low: int | None,
+    high: int | None,
+    by_rank: bool,
 ) -> None:
     validity = Validity(None, low, high)
-    found = (ranked_moments if by_rank else moments_on_device)(toolkit, toolkit.to_device(frames), percent, validity)
+    found = (ranked_moments if by_rank else moments_on_device)(
+        toolkit, toolkit.to_device(frames), percent, validity
+    )
     assert_equal(found.to_host(toolkit, (1, 5)), CPU.moments(frames, Trimmed(percent), validity))
 
 
 FAULTS = [
-    # what is right, what is wrong, and a stack that shows it: type, frames, kind, smallest and largest valid value
+    # what is right, what is wrong, and a stack that shows it: type, frames, kind, smallest and
+    # largest valid value
     ("trimmed", "sharing.turn ^= 1;", "", ("uint16", 300, "noise", None, None)),
     ("trimmed", "= mine;\n  __syncthreads();", "= mine;", ("uint16", 300, "noise", None, None)),
     ("trimmed", "? 0x33333333u :", "? 0x33333331u :", ("uint16", 45, "noise", None, None)),
     ("trimmed", "32 * w + i < mine;", "32 * w + i <= mine;", ("uint16", 45, "noise", None, None)),
     ("trimmed", "left >= zeros", "left > zeros", ("uint16", 45, "noise", None, None)),
     ("trimmed", "place < below", "place <= below", ("uint16", 33, "few values", None, None)),
-    ("trimmed", "(u64)equal * (cut * cut)", "(u64)(equal * (cut * cut))", ("uint16", 64, "saturated", None, None)),
+    (
+        "trimmed",
+        "(u64)equal * (cut * cut)",
+        "(u64)(equal * (cut * cut))",
+        ("uint16", 64, "saturated", None, None),
+    ),
     (
         "trimmed",
         "((u64)(u32)sum_of_pixel(sharing, (int)hl) << 9)",
@@ -335,8 +426,18 @@ FAULTS = [
         ("uint16", 45, "few values", None, None),
     ),
     ("trimmed", "(u32)m * BIAS", "(u32)n * BIAS", ("int16", 45, "noise", None, None)),
-    ("trimmed", "(i32)(key - low) | (i32)(high - key)", "(i32)(key - low) | (i32)(high - 1 - key)", ("uint16", 45, "few values", 1, 2)),
-    ("trimmed", "if (first == NEVER && ~absent)", "if (~absent)", ("uint16", 45, "few values", 0, 0)),
+    (
+        "trimmed",
+        "(i32)(key - low) | (i32)(high - key)",
+        "(i32)(key - low) | (i32)(high - 1 - key)",
+        ("uint16", 45, "few values", 1, 2),
+    ),
+    (
+        "trimmed",
+        "if (first == NEVER && ~absent)",
+        "if (~absent)",
+        ("uint16", 45, "few values", 0, 0),
+    ),
     ("ranked", "if (bits == SIGN) return SIGN;", "", ("float32", 31, "at the top", None, None)),
     ("ranked", "widened(value) <= high", "true", ("float32", 31, "few values", None, 1.0)),
     ("ranked", "f < frames.size;", "f < frames.n;", ("float32", 31, "noise", None, None)),
@@ -349,17 +450,27 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(
-    ("file", "right", "wrong", "stack"), FAULTS, ids=lambda value: value.strip()[:30] if isinstance(value, str) else ""
+    ("file", "right", "wrong", "stack"),
+    FAULTS,
+    ids=lambda value: value.strip()[:30] if isinstance(value, str) else "",
 )
 def test_planted_faults_are_found(
-    kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, right: str, wrong: str, stack: tuple[Any, ...]
+    kernel_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    right: str,
+    wrong: str,
+    stack: tuple[Any, ...],
 ) -> None:
     """Each of these changes gives another result, or a launch that the emulation refuses."""
     compute = moments_on_device if file == "trimmed" else ranked_moments
     dtype, n_frames, kind, low, high = stack
     if n_frames == 300:  # several warps a pixel
         monkeypatch.setattr(ranked, "SHARED", 0)
-    frames, validity = frames_of(np.dtype(dtype), (n_frames, 1, 40), kind), Validity(None, low, high)
+    frames, validity = (
+        frames_of(np.dtype(dtype), (n_frames, 1, 40), kind),
+        Validity(None, low, high),
+    )
 
     def edit(name: str, text: str) -> str:
         assert name == file
@@ -368,7 +479,9 @@ def test_planted_faults_are_found(
 
     def same(toolkit: EmulatedToolkit) -> bool:
         try:
-            found = compute(toolkit, toolkit.to_device(frames), 25, validity).to_host(toolkit, (1, 40))
+            found = compute(toolkit, toolkit.to_device(frames), 25, validity).to_host(
+                toolkit, (1, 40)
+            )
         except EmulationError as error:
             if str(error).startswith("g++"):
                 raise

@@ -31,7 +31,14 @@ def test_scaled_frames_equal_the_cpus(toolkit: EmulatedToolkit, dtype: np.dtype,
     if dtype.kind == "f":
         frames[:, 1, 5:8] = [np.nan, np.inf, -np.inf]
     pixels = np.random.default_rng(3).random((3, 101)) < 0.5
-    for validity in (Validity(), Validity(pixels), Validity(low=2), Validity(None, -3.5, 70), Validity(high=-1), Validity(low=10**12)):
+    for validity in (
+        Validity(),
+        Validity(pixels),
+        Validity(low=2),
+        Validity(None, -3.5, 70),
+        Validity(high=-1),
+        Validity(low=10**12),
+    ):
         expected = CpuBackend(1).scaled(frames, FACTORS, validity)
         for on_device in (band_of(toolkit, frames), toolkit.to_device(frames)):
             found = toolkit.to_host(scaled(toolkit, on_device, FACTORS, validity))
@@ -49,9 +56,15 @@ def shuffled(values: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 31), (7, 37), (16, 32)])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "int32", "float64", "uint64"])
-def test_unshuffled_chunks_are_what_they_were(toolkit: EmulatedToolkit, dtype: str, shape: tuple[int, int]) -> None:
-    bits = np.random.default_rng(1).integers(0, 256, (4, *shape, np.dtype(dtype).itemsize), dtype=np.uint8)
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int16", "uint16", "float32", "int32", "float64", "uint64"]
+)
+def test_unshuffled_chunks_are_what_they_were(
+    toolkit: EmulatedToolkit, dtype: str, shape: tuple[int, int]
+) -> None:
+    bits = np.random.default_rng(1).integers(
+        0, 256, (4, *shape, np.dtype(dtype).itemsize), dtype=np.uint8
+    )
     frames = bits.view(dtype)[..., 0]
     chunks = np.stack([np.frombuffer(shuffled(frame), np.uint8) for frame in frames])
     stack: Any = toolkit.to_device(np.zeros((5, shape[0] + 2, shape[1]), dtype))
@@ -70,4 +83,8 @@ def test_more_chunks_than_a_launch_takes(toolkit: EmulatedToolkit) -> None:
 
 def test_chunks_of_another_size_are_refused(toolkit: EmulatedToolkit) -> None:
     with pytest.raises(ValueError, match=r"chunks of shape \(2, 24\), expected \(2, 30\)"):
-        unshuffle(toolkit, toolkit.to_device(np.zeros((2, 24), np.uint8)), toolkit.xp.empty((2, 3, 5), np.uint16))
+        unshuffle(
+            toolkit,
+            toolkit.to_device(np.zeros((2, 24), np.uint8)),
+            toolkit.xp.empty((2, 3, 5), np.uint16),
+        )

@@ -1,7 +1,7 @@
 """How often a run asks the device for something: kernels, copies, and waits for results.
 
-Python takes some ten microseconds for each, whatever the size of the frames. So the numbers are those
-of 180 frames of 2048 x 2048: the frames here are smaller, and bands and batches with them.
+Python takes some ten microseconds for each, whatever the size of the frames. So the numbers are
+those of 180 frames of 2048 x 2048: the frames here are smaller, and bands and batches with them.
 """
 
 import threading
@@ -76,7 +76,9 @@ class Counting(EmulatedToolkit):
         return super().to_device(array)
 
 
-def counts_of(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Parameters) -> Counter[str]:
+def counts_of(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Parameters
+) -> Counter[str]:
     """Of a run whose frames stay on the device."""
     for name in ("BATCH_PIXELS", "RESIDENT_BATCH"):
         monkeypatch.setattr(plan, name, getattr(plan, name) // SCALE**2, raising=False)
@@ -98,7 +100,8 @@ def counts_of(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, par
 
 
 MOST = {
-    # 308, 803 and 468, with pairs 221, 896 and 525, before batches were large and masks came together
+    # 308, 803 and 468, with pairs 221, 896 and 525, before batches were large and masks came
+    # together
     "none": {"launches": 110, "transfers": 228, "waits": 46},
     "pairs": {"launches": 83, "transfers": 231, "waits": 40},
 }
@@ -106,6 +109,8 @@ MOST = {
 
 
 @pytest.mark.parametrize("sync", MOST)
-def test_a_run_asks_the_device_seldom(sync: str, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_asks_the_device_seldom(
+    sync: str, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters(sync=sync))
     assert not {what: found[what] for what, most in MOST[sync].items() if found[what] > most}

@@ -58,7 +58,13 @@ def source_of(tmp_path: Path, layout: str) -> Path:
     with h5py.File(source, "r+") as file:
         path = next(path for path, values in datasets(file).items() if values.shape == SHAPE)
         del file[path]
-        file.create_dataset(path, data=frames, chunks=(1, *SHAPE[1:]), compression="gzip", shuffle=layout == "shuffled")
+        file.create_dataset(
+            path,
+            data=frames,
+            chunks=(1, *SHAPE[1:]),
+            compression="gzip",
+            shuffle=layout == "shuffled",
+        )
     return source
 
 
@@ -67,7 +73,9 @@ def found(
 ) -> tuple[Place, dict[str, np.ndarray]]:
     """Where the frames were, and all that was found."""
     with open_run(source) as stack:
-        summary = find_to_file(stack, output, Job(parameters, backend, Notes(), Limits(may_stay=may_stay)))
+        summary = find_to_file(
+            stack, output, Job(parameters, backend, Notes(), Limits(may_stay=may_stay))
+        )
     with open_spots(output) as spots:
         return summary.plan.place, datasets(spots._file)
 
@@ -83,10 +91,14 @@ def found(
         ("gzip", Place.MEMORY),
     ],
 )
-def test_runs_on_late_streams(make: Callable[[int], GpuBackend], mode: str, layout: str, place: Place, tmp_path: Path) -> None:
+def test_runs_on_late_streams(
+    make: Callable[[int], GpuBackend], mode: str, layout: str, place: Place, tmp_path: Path
+) -> None:
     source = source_of(tmp_path, layout)
     _, expected = found(source, tmp_path / "cpu.h5", MODES[mode], CpuBackend(2))
-    where, results = found(source, tmp_path / "late.h5", MODES[mode], make(3), may_stay=place == Place.DEVICE)
+    where, results = found(
+        source, tmp_path / "late.h5", MODES[mode], make(3), may_stay=place == Place.DEVICE
+    )
     assert where == place
     assert_same(results, expected)
 
@@ -119,9 +131,16 @@ def received_too_early(self: Device, arrays: Any, hosts: Any) -> None:
             array.get(out=host, blocking=False)
 
 
-@pytest.mark.parametrize(("method", "faulty"), [("_send", sent_too_freely), ("_send", used_too_early), ("_receive", received_too_early)])
+@pytest.mark.parametrize(
+    ("method", "faulty"),
+    [("_send", sent_too_freely), ("_send", used_too_early), ("_receive", received_too_early)],
+)
 def test_planted_faults_show(
-    make: Callable[[int], GpuBackend], method: str, faulty: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], GpuBackend],
+    method: str,
+    faulty: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, backend = source_of(tmp_path, "gzip"), make(1)
     _, expected = found(source, tmp_path / "right.h5", Parameters(), backend)

@@ -55,7 +55,13 @@ class FakeArray:
 
     def __init__(self, log: list[str], values: np.ndarray) -> None:
         self.log, self.values = log, values
-        self.shape, self.dtype, self.size, self.nbytes, self.flags = values.shape, values.dtype, values.size, values.nbytes, values.flags
+        self.shape, self.dtype, self.size, self.nbytes, self.flags = (
+            values.shape,
+            values.dtype,
+            values.size,
+            values.nbytes,
+            values.flags,
+        )
 
     def reshape(self, *shape: int) -> "FakeArray":
         return FakeArray(self.log, self.values.reshape(shape))
@@ -97,7 +103,9 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
         runtimeGetVersion=lambda: 13020,
         memGetInfo=lambda: (1000 + device_module.RESERVE, 1 << 30),
     )
-    pool = SimpleNamespace(malloc=None, get_limit=lambda: 700, used_bytes=lambda: 100, free_bytes=lambda: 50)
+    pool = SimpleNamespace(
+        malloc=None, get_limit=lambda: 700, used_bytes=lambda: 100, free_bytes=lambda: 50
+    )
     pool.set_limit = lambda size: log.append(f"limit {size}")
     pool.free_all_blocks = lambda: log.append("pool emptied")
 
@@ -125,18 +133,34 @@ def device(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Device:
     return made
 
 
-def test_a_copy_waits_for_earlier_kernels_and_later_kernels_for_the_copy(device: Device, log: list[str]) -> None:
+def test_a_copy_waits_for_earlier_kernels_and_later_kernels_for_the_copy(
+    device: Device, log: list[str]
+) -> None:
     part = FakeArray(log, np.zeros((2, 3), np.uint16))
     with device.staging(part) as slot:
         slot[...] = 7
         assert log == ["12 bytes pinned"]
     assert (part.values == 7).all()
-    assert log[1:] == ["copies waits for compute 1", "copies copies in", "compute waits for copies 1"]
+    assert log[1:] == [
+        "copies waits for compute 1",
+        "copies copies in",
+        "compute waits for copies 1",
+    ]
 
 
-def test_shuffled_frames_are_put_in_order_after_their_copy(device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Device, "xp", SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))))
-    monkeypatch.setattr(shuffle_module, "unshuffle", lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"))
+def test_shuffled_frames_are_put_in_order_after_their_copy(
+    device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Device,
+        "xp",
+        SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))),
+    )
+    monkeypatch.setattr(
+        shuffle_module,
+        "unshuffle",
+        lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"),
+    )
     with GpuBackend(device, 1).staging_shuffled(np.zeros((5, 6, 7), np.uint16), 1, 4, 3) as slot:
         slot[...] = 7
     assert log == [
@@ -156,7 +180,9 @@ def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: lis
     waits = [line for line in log if line.startswith("host waits")]
     assert waits == ["host waits for copies 1"]
     # it was too small
-    assert [line for line in log if line.endswith("pinned")] == [f"{n} bytes pinned" for n in (4, 5, 6, 7)]
+    assert [line for line in log if line.endswith("pinned")] == [
+        f"{n} bytes pinned" for n in (4, 5, 6, 7)
+    ]
 
 
 def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,14 +197,20 @@ def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.Monke
         pass
     with monkeypatch.context() as patched:
         patched.setattr(device_module.cupy.cuda, "PinnedMemory", fails)
-        with pytest.raises(BackendError, match="could not be pinned for the GPU"), device._slot(1000):
+        with (
+            pytest.raises(BackendError, match="could not be pinned for the GPU"),
+            device._slot(1000),
+        ):
             pass
     with device._slot(50) as slot:
         assert len(slot.view((50,), np.uint8)) == 50
     event = FakeEvent([])
     monkeypatch.setattr(event, "synchronize", lambda: fails(0))
     slot.busy.append(event)
-    with pytest.raises(BackendError, match="GPU 0: "), device.staging(FakeArray([], np.zeros(5, np.uint8))):
+    with (
+        pytest.raises(BackendError, match="GPU 0: "),
+        device.staging(FakeArray([], np.zeros(5, np.uint8))),
+    ):
         pass
     assert len(slots) == 2
 
@@ -194,7 +226,11 @@ def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> N
     assert log == [
         "5 bytes pinned",
         *("copies waits for compute 1", "copies copies in", "compute waits for copies 1"),
-        *("copies of 1 waits for compute of 1 1", "copies of 1 copies in", "compute of 1 waits for copies of 1 1"),
+        *(
+            "copies of 1 waits for compute of 1 1",
+            "copies of 1 copies in",
+            "compute of 1 waits for copies of 1 1",
+        ),
     ]
     # the other device takes its slots from the same ring: two that are new, and then this one
     log.clear()
@@ -202,7 +238,12 @@ def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> N
         with other.staging(parts[1]):
             pass
     assert [line for line in log if line.startswith(("host", "5"))] == [
-        *("5 bytes pinned", "5 bytes pinned", "host waits for copies of 1 1", "host waits for copies 1"),
+        *(
+            "5 bytes pinned",
+            "5 bytes pinned",
+            "host waits for copies of 1 1",
+            "host waits for copies 1",
+        ),
     ]
 
 
@@ -222,18 +263,30 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
 
 def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log: list[str]) -> None:
     """Each begins at a multiple of 256 bytes, none is another's, and one that is empty is not copied."""
-    values = [np.arange(5, dtype=np.int32), np.full((70, 2), 7, np.uint16), np.zeros((0, 3)), np.array([1.5])]
+    values = [
+        np.arange(5, dtype=np.int32),
+        np.full((70, 2), 7, np.uint16),
+        np.zeros((0, 3)),
+        np.array([1.5]),
+    ]
 
     def lent() -> None:
         with device.lend_all([FakeArray(log, each) for each in values]) as hosts:
             for host, each in zip(hosts, values, strict=True):
                 assert host.dtype == each.dtype
                 assert np.array_equal(host, each)
-            assert [host.ctypes.data - hosts[0].ctypes.data for host in (hosts[1], hosts[3])] == [256, 256 + 512]
+            assert [host.ctypes.data - hosts[0].ctypes.data for host in (hosts[1], hosts[3])] == [
+                256,
+                256 + 512,
+            ]
 
     device.call(lent)
     # 280 bytes are two times 256
-    assert log == [f"{4 * 256} bytes pinned", *["compute copies out"] * 3, "host waits for compute 1"]
+    assert log == [
+        f"{4 * 256} bytes pinned",
+        *["compute copies out"] * 3,
+        "host waits for compute 1",
+    ]
 
 
 def test_memory_that_is_free(device: Device, log: list[str]) -> None:
@@ -243,26 +296,45 @@ def test_memory_that_is_free(device: Device, log: list[str]) -> None:
     assert log == ["host waits for compute", "pool emptied"]
 
 
-def test_a_device_that_is_full_leaves_no_bytes(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_is_full_leaves_no_bytes(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the pool has left stays usable where the device has less than the reserve."""
-    monkeypatch.setattr(device_module.cupy.cuda.runtime, "memGetInfo", lambda: (device_module.RESERVE - 1, 1 << 30))
+    monkeypatch.setattr(
+        device_module.cupy.cuda.runtime, "memGetInfo", lambda: (device_module.RESERVE - 1, 1 << 30)
+    )
     assert device.free_bytes() == 50
 
 
-def test_arrays_of_the_host_go_through_slots(device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_of_the_host_go_through_slots(
+    device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None of CuPy's own pinned memory, which would never be given back; the caller may change the array at once."""
-    monkeypatch.setattr(Device, "xp", SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))))
+    monkeypatch.setattr(
+        Device,
+        "xp",
+        SimpleNamespace(empty=lambda shape, dtype: FakeArray(log, np.empty(shape, dtype))),
+    )
     array = np.arange(6, dtype=np.int32)[::2]
     there = device.call(lambda: device.to_device(array))
     assert there.values.tolist() == [0, 2, 4]
-    assert log == ["12 bytes pinned", "copies waits for compute 1", "copies copies in", "compute waits for copies 1"]
+    assert log == [
+        "12 bytes pinned",
+        "copies waits for compute 1",
+        "copies copies in",
+        "compute waits for copies 1",
+    ]
     assert device.call(lambda: device.to_device(np.zeros((0, 4)))).shape == (0, 4)
 
 
 def test_other_devices_are_not_touched(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread goes to its device and stays there: CUDA makes a context on each that becomes current."""
     made_current: list[int] = []
-    monkeypatch.setattr(device_module.cupy.cuda, "Device", lambda number: SimpleNamespace(use=lambda: made_current.append(number)))
+    monkeypatch.setattr(
+        device_module.cupy.cuda,
+        "Device",
+        lambda number: SimpleNamespace(use=lambda: made_current.append(number)),
+    )
     other = Device(1, None, threads=1)
     thread = threading.Thread(target=lambda: [other.free_bytes(), other.call(lambda: None)])
     thread.start()
@@ -272,7 +344,9 @@ def test_other_devices_are_not_touched(device: Device, monkeypatch: pytest.Monke
     assert set(made_current) == {1}
 
 
-def test_a_context_that_cannot_be_made_is_said_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_cannot_be_made_is_said_once(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stream that fails in its making fails once more when it is thrown away; memGetInfo fails once."""
 
     def fails() -> None:

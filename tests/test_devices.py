@@ -27,7 +27,9 @@ from gpu_spots.packages import EXTRAS
 from helpers import assert_refused, command, write_run
 
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
-needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+needs_cupy = pytest.mark.skipif(
+    not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'"
+)
 
 
 @pytest.fixture
@@ -47,7 +49,10 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cupy_is_there")
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", "libcuda_which_is_not_there.so.1")
-    assert devices.obstacle() == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+    assert (
+        devices.obstacle()
+        == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+    )
 
 
 @pytest.mark.usefixtures("cupy_is_there")
@@ -62,13 +67,21 @@ def test_with_two_cupys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wheels_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["numpy", "cupy-cuda12x", "cupy_xarray", "cupy"]
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [SimpleNamespace(metadata={"Name": name}) for name in names])
+    monkeypatch.setattr(
+        importlib.metadata,
+        "distributions",
+        lambda: [SimpleNamespace(metadata={"Name": name}) for name in names],
+    )
     assert devices.installed_wheels() == ["cupy", "cupy-cuda12x"]
 
 
 @needs_cupy
 @pytest.mark.parametrize(
-    ("driver", "words"), [(12040, ["12.4", "update the driver", "pip install cupy-cuda12x"]), (11080, ["11.8", "update the driver"])]
+    ("driver", "words"),
+    [
+        (12040, ["12.4", "update the driver", "pip install cupy-cuda12x"]),
+        (11080, ["11.8", "update the driver"]),
+    ],
 )
 def test_with_an_old_driver(monkeypatch: pytest.MonkeyPatch, driver: int, words: list[str]) -> None:
     import cupy
@@ -83,15 +96,20 @@ def test_with_an_old_driver(monkeypatch: pytest.MonkeyPatch, driver: int, words:
 
 @needs_cupy
 @pytest.mark.parametrize(
-    ("version", "is_refused"), [("13.6.0", True), ("14.0.1", True), ("14.1.0", False), ("14.2.0rc1", False), ("15.0", False)]
+    ("version", "is_refused"),
+    [("13.6.0", True), ("14.0.1", True), ("14.1.0", False), ("14.2.0rc1", False), ("15.0", False)],
 )
-def test_a_cupy_whose_sorts_hide_errors_is_refused(monkeypatch: pytest.MonkeyPatch, version: str, is_refused: bool) -> None:
+def test_a_cupy_whose_sorts_hide_errors_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: str, is_refused: bool
+) -> None:
     import cupy
 
     monkeypatch.setattr(devices, "driver_version", lambda: 13020)
     monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda13x"])
     monkeypatch.setattr(cupy, "__version__", version)
-    refused = f"CuPy {version} is installed, expected at least 14.1: pip install --upgrade cupy-cuda13x"
+    refused = (
+        f"CuPy {version} is installed, expected at least 14.1: pip install --upgrade cupy-cuda13x"
+    )
     assert devices.obstacle() == (refused if is_refused else None)
     if is_refused:
         with pytest.raises(BackendError, match=refused):
@@ -126,7 +144,12 @@ def test_a_device_without_the_instructions_is_refused(
     def opened(*_: Any) -> None:
         raise Opened
 
-    properties = {"name": b"Old", "totalGlobalMem": 1 << 34, "major": capability[0], "minor": capability[1]}
+    properties = {
+        "name": b"Old",
+        "totalGlobalMem": 1 << 34,
+        "major": capability[0],
+        "minor": capability[1],
+    }
     monkeypatch.setattr(devices, "obstacle", lambda: None)
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 1)
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceProperties", lambda number: properties)
@@ -156,7 +179,13 @@ print(backend.name, "|", note, "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy
 def seen(**environment: str) -> list[str]:
     """Backend, note, cache folder, and whether CuPy was imported, of a process of its own."""
     names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
-    ended = subprocess.run([sys.executable, "-c", SEES], capture_output=True, text=True, env=names | environment, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SEES],
+        capture_output=True,
+        text=True,
+        env=names | environment,
+        check=True,
+    )
     return ended.stdout.strip().split(" | ")
 
 
@@ -204,7 +233,9 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "driver_version", lambda: 13020)
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(BackendError, match="the NVIDIA driver sees no device; CUDA_VISIBLE_DEVICES is ''"):
+    with pytest.raises(
+        BackendError, match="the NVIDIA driver sees no device; CUDA_VISIBLE_DEVICES is ''"
+    ):
         devices.open_backend((0,), None, 1)
 
 
@@ -215,7 +246,9 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
 
     monkeypatch.setattr(devices, "obstacle", lambda: None)
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: count)
-    with pytest.raises(BackendError, match=f"--device 5: there is no such device; CUDA found {words}"):
+    with pytest.raises(
+        BackendError, match=f"--device 5: there is no such device; CUDA found {words}"
+    ):
         devices.open_device(5, None, 1)
 
 
@@ -226,12 +259,27 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
             'Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file: libnvrtc.so.13',
             "NVRTC, CUDA's compiler, is missing",
         ),
-        ('carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error', "CUDA's headers are missing"),
-        ("cudaErrorNoDevice: no CUDA-capable device is detected", "the NVIDIA driver sees no device"),
-        ("cudaErrorDevicesUnavailable: all CUDA-capable devices are busy or unavailable", "the device is taken"),
-        ("nvrtc: error: invalid value for --gpu-architecture (-arch)", "this CUDA cannot compile for the device"),
+        (
+            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error',
+            "CUDA's headers are missing",
+        ),
+        (
+            "cudaErrorNoDevice: no CUDA-capable device is detected",
+            "the NVIDIA driver sees no device",
+        ),
+        (
+            "cudaErrorDevicesUnavailable: all CUDA-capable devices are busy or unavailable",
+            "the device is taken",
+        ),
+        (
+            "nvrtc: error: invalid value for --gpu-architecture (-arch)",
+            "this CUDA cannot compile for the device",
+        ),
         ("NVRTC_ERROR_OUT_OF_MEMORY (1)", "the host's memory is not enough to compile a kernel"),
-        ("[Errno 30] Read-only file system: '/home/me/.cupy'", "CuPy's kernel cache cannot be written; set CUPY_CACHE_DIR"),
+        (
+            "[Errno 30] Read-only file system: '/home/me/.cupy'",
+            "CuPy's kernel cache cannot be written; set CUPY_CACHE_DIR",
+        ),
         ("something new", "something new"),
     ],
 )
@@ -266,10 +314,19 @@ def test_errors_of_the_device_are_ours() -> None:
     device = fake_device()
     runtime, nvrtc = cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.nvrtc.NVRTCError
     for error, kind in (
-        (RuntimeError("radix_sort: failed on 1st step: cudaErrorMemoryAllocation: out of memory"), OutOfDeviceMemory),
+        (
+            RuntimeError(
+                "radix_sort: failed on 1st step: cudaErrorMemoryAllocation: out of memory"
+            ),
+            OutOfDeviceMemory,
+        ),
         (RuntimeError("std::bad_alloc: bad allocation"), OutOfDeviceMemory),
-        (RuntimeError("parallel_for: failed to synchronize: cudaErrorIllegalAddress"), BackendError),
-        # PROGRAM_CREATION_FAILURE has the number that means "out of memory" elsewhere; 1 is the host's memory
+        (
+            RuntimeError("parallel_for: failed to synchronize: cudaErrorIllegalAddress"),
+            BackendError,
+        ),
+        # PROGRAM_CREATION_FAILURE has the number that means "out of memory" elsewhere; 1 is the
+        # host's memory
         (nvrtc(2), BackendError),
         (nvrtc(1), BackendError),
         (OSError(28, "No space left on device"), BackendError),
@@ -277,7 +334,10 @@ def test_errors_of_the_device_are_ours() -> None:
         (MemoryError("bad allocation"), OutOfDeviceMemory),
         (runtime(2), OutOfDeviceMemory),
         (runtime(719), BackendError),
-        (cupy.cuda.compiler.CompileException("masks.cu(3): error", "", "masks.cu", ()), BackendError),
+        (
+            cupy.cuda.compiler.CompileException("masks.cu(3): error", "", "masks.cu", ()),
+            BackendError,
+        ),
     ):
         with pytest.raises(BackendError, match="GPU 3: ") as raised:
             device.call(fails(error))
@@ -339,7 +399,12 @@ def test_numbers_of_the_device_are_checked(name: str) -> None:
 def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run__mccd.h5")
     assert_refused(command(run, "--backend", "gpu"), 1, "backend gpu: it is somewhere else")
-    assert_refused(command(run, "--backend", "cpu", "--device", 1), 2, "--device", "the CPU backend computes on no device")
+    assert_refused(
+        command(run, "--backend", "cpu", "--device", 1),
+        2,
+        "--device",
+        "the CPU backend computes on no device",
+    )
     assert_refused(command(run, "--device-memory-limit", "8"), 2, "--device-memory-limit", "'8'")
     ended = command(run)
     assert ended.status == 0
@@ -355,15 +420,24 @@ def test_a_machine_without_a_driver_needs_no_note(monkeypatch: pytest.MonkeyPatc
 def test_advice_names_the_packages_of_the_extras() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     for extra, packages in EXTRAS.items():
-        assert [re.split("[<>=]", requirement)[0] for requirement in project["optional-dependencies"][extra]] == list(packages)
+        assert [
+            re.split("[<>=]", requirement)[0]
+            for requirement in project["optional-dependencies"][extra]
+        ] == list(packages)
 
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [devices.Found(0, "NVIDIA H200, 141 GiB", None), devices.Found(1, "Tesla K80, 11 GiB", "GPU 1: it is too old")]
+    found = [
+        devices.Found(0, "NVIDIA H200, 141 GiB", None),
+        devices.Found(1, "Tesla K80, 11 GiB", "GPU 1: it is too old"),
+    ]
     monkeypatch.setattr(devices, "found", lambda: found)
     ended = command("devices", name="gpu-spots")
     assert (ended.status, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines() == ["0: NVIDIA H200, 141 GiB: can be used", "1: Tesla K80, 11 GiB: GPU 1: it is too old"]
+    assert ended.stdout.splitlines() == [
+        "0: NVIDIA H200, 141 GiB: can be used",
+        "1: Tesla K80, 11 GiB: GPU 1: it is too old",
+    ]
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -382,7 +456,9 @@ def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyP
 
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     benchmark = importlib.import_module("gpu")
-    fake = SimpleNamespace(uint16=np.uint16, empty=lambda shape, dtype: np.empty(shape, dtype).view(OnDevice))
+    fake = SimpleNamespace(
+        uint16=np.uint16, empty=lambda shape, dtype: np.empty(shape, dtype).view(OnDevice)
+    )
     monkeypatch.setattr(benchmark, "cupy", fake)
     frames = benchmark.noise_with_spots(5, 300)
     assert frames.shape == (5, 300, 300)

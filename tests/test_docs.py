@@ -27,7 +27,10 @@ from gpu_spots.simulate.run import Design, simulate_run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^(?P<note>(?:<!--[^\n]*-->\n)?)```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(?P<note>(?:<!--[^\n]*-->\n)?)```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 NOT_RUN = "<!-- not run"
 """Stands on the line before an example that is not to be run, and says why."""
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|(?:src|href)=\"(?P<quoted>[^\"]+)\"")
@@ -55,7 +58,10 @@ def prose(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """The names by which a page's headings can be linked to, as GitHub makes them."""
     headings = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
-    plain = [unicodedata.normalize("NFC", re.sub(r"[`*]", "", heading)).strip().lower() for heading in headings]
+    plain = [
+        unicodedata.normalize("NFC", re.sub(r"[`*]", "", heading)).strip().lower()
+        for heading in headings
+    ]
     return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 
 
@@ -65,13 +71,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for name, laser, angles, repeats in (("laser", True, 10, 3), ("dark", False, 30, 1)):
         run = folder / f"{name}__mccd.h5"
-        write_run(run, simulate_run(Design(laser=laser, size=(256, 288), angles=angles, repeats=repeats, spots=50)))
-        find_spots(run, Parameters(sync="blocks" if laser else "none"), output=folder / f"{name}__spots.h5").close()
+        write_run(
+            run,
+            simulate_run(
+                Design(laser=laser, size=(256, 288), angles=angles, repeats=repeats, spots=50)
+            ),
+        )
+        find_spots(
+            run, Parameters(sync="blocks" if laser else "none"), output=folder / f"{name}__spots.h5"
+        ).close()
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda page: page.name)
-def test_examples_run(page: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda page: page.name
+)
+def test_examples_run(
+    page: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The blocks of a page run one after the other, in one namespace, beside the simulated runs."""
     for file in runs.iterdir():
         shutil.copy(file, tmp_path)
@@ -183,7 +200,11 @@ def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
     assert float(false) < 5  # zingers
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "sh", "console"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(blocks(page, "sh", "console"))],
+    ids=lambda page: page.name,
+)
 def test_commands_are_understood(page: Path) -> None:
     """Every command of ours in a page has only options that exist, with values of their types."""
     programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
@@ -193,14 +214,22 @@ def test_commands_are_understood(page: Path) -> None:
             name, *arguments = shlex.split(command, comments=True)
             program = programs[name]
             if isinstance(program, click.Group):
-                name, program, arguments = arguments[0], program.commands[arguments[0]], arguments[1:]
+                name, program, arguments = (
+                    arguments[0],
+                    program.commands[arguments[0]],
+                    arguments[1:],
+                )
             try:
                 program.make_context(name, arguments)
             except click.ClickException as error:
                 pytest.fail(f"{page.name}:{line}: {command}: {error.format_message()}")
 
 
-@pytest.mark.parametrize("option", [option for option in find.params if isinstance(option, click.Option)], ids=lambda option: option.name)
+@pytest.mark.parametrize(
+    "option",
+    [option for option in find.params if isinstance(option, click.Option)],
+    ids=lambda option: option.name,
+)
 def test_every_option_is_described(option: click.Option) -> None:
     described = section("docs/options.md", f"`{option.opts[-1]}")
     assert described, f"docs/options.md: no section for {option.opts[-1]}"
@@ -227,7 +256,11 @@ def test_every_allowed_value_is_described(option: str, values: tuple[str, ...]) 
 @pytest.mark.parametrize("command", ["convert", "info", "simulate", "score"])
 def test_every_option_of_the_other_commands_is_described(command: str) -> None:
     described = section("docs/options.md", f"`gpu-spots {command}`")
-    options = [option for option in gpu_spots_command.commands[command].params if isinstance(option, click.Option)]
+    options = [
+        option
+        for option in gpu_spots_command.commands[command].params
+        if isinstance(option, click.Option)
+    ]
     assert not [option.opts[0] for option in options if f"`{option.opts[0]}" not in described]
 
 
@@ -248,15 +281,25 @@ def test_every_column_of_the_table_is_described(runs: Path) -> None:
 
 def test_every_dataset_is_described() -> None:
     """One row each, which begins with the path and has the unit that the file has."""
-    rows = dict(re.findall(r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE))
+    rows = dict(
+        re.findall(
+            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
+        )
+    )
     assert set(DESCRIPTIONS) - set(rows) == set()
     for path, (_, units) in DESCRIPTIONS.items():
-        assert rows[path].split("|")[3].strip() == (units or ""), f"docs/file-format.md: unit of {path}"
+        assert rows[path].split("|")[3].strip() == (units or ""), (
+            f"docs/file-format.md: unit of {path}"
+        )
 
 
 def test_every_type_and_shape_is_right(runs: Path) -> None:
     """As the page gives them for 16-bit frames: the first type named, and as many dimensions."""
-    rows = dict(re.findall(r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE))
+    rows = dict(
+        re.findall(
+            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
+        )
+    )
     with h5py.File(runs / "laser__spots.h5") as file:
         for path in set(DESCRIPTIONS) & set(rows) & {name for name in DESCRIPTIONS if name in file}:
             _, kind, shape, *_ = rows[path].split("|")

@@ -55,7 +55,9 @@ def kernel(folder: Path) -> Callable[[str], EmulatedKernel]:
     return lambda name: EmulatedKernel(load(f"#define FACTOR 3\n{SOURCE}", folder), name)
 
 
-def test_barriers_shuffles_ballots_and_shared_memory(kernel: Callable[[str], EmulatedKernel]) -> None:
+def test_barriers_shuffles_ballots_and_shared_memory(
+    kernel: Callable[[str], EmulatedKernel],
+) -> None:
     values = np.random.default_rng(1).integers(0, 999, 1000).astype(np.uint16)
     result = DeviceArray(np.zeros(1000, np.int64))
     kernel("mix")((4,), (256,), (DeviceArray(values), np.int32(1000), result), shared_mem=1024)
@@ -76,7 +78,9 @@ def test_barriers_shuffles_ballots_and_shared_memory(kernel: Callable[[str], Emu
         ("not_named", "whose mask leaves it out"),
     ],
 )
-def test_what_diverges_is_reported(kernel: Callable[[str], EmulatedKernel], name: str, said: str) -> None:
+def test_what_diverges_is_reported(
+    kernel: Callable[[str], EmulatedKernel], name: str, said: str
+) -> None:
     with pytest.raises(EmulationError, match=said):
         kernel(name)((2,), (64,), (np.int32(10),))
     # and the next launch is none the worse
@@ -101,7 +105,9 @@ def test_a_missing_barrier_shows(kernel: Callable[[str], EmulatedKernel]) -> Non
         ((1,), (64,), 50000, "shared memory"),
     ],
 )
-def test_launches_that_a_device_refuses(kernel: Callable[[str], EmulatedKernel], grid: Any, block: Any, shared: int, said: str) -> None:
+def test_launches_that_a_device_refuses(
+    kernel: Callable[[str], EmulatedKernel], grid: Any, block: Any, shared: int, said: str
+) -> None:
     with pytest.raises(EmulationError, match=said):
         kernel("ends_early")(grid, block, (np.int32(0),), shared_mem=shared)
 
@@ -113,12 +119,18 @@ def test_launches_that_a_device_refuses(kernel: Callable[[str], EmulatedKernel],
         (DeviceArray(np.zeros(9, np.uint16)), np.int64(9), DeviceArray(np.zeros(9, np.int64))),
         (DeviceArray(np.zeros(9, np.int16)), np.int32(9), DeviceArray(np.zeros(9, np.int64))),
         (np.zeros(9, np.uint16), np.int32(9), DeviceArray(np.zeros(9, np.int64))),
-        (DeviceArray(np.zeros(18, np.uint16)[::2]), np.int32(9), DeviceArray(np.zeros(9, np.int64))),
+        (
+            DeviceArray(np.zeros(18, np.uint16)[::2]),
+            np.int32(9),
+            DeviceArray(np.zeros(9, np.int64)),
+        ),
         (DeviceArray(np.zeros(9, np.uint16)), np.int32(9)),
     ],
     ids=["python number", "wide scalar", "array type", "host array", "strides", "too few"],
 )
-def test_arguments_that_a_kernel_would_misread(kernel: Callable[[str], EmulatedKernel], args: tuple[Any, ...]) -> None:
+def test_arguments_that_a_kernel_would_misread(
+    kernel: Callable[[str], EmulatedKernel], args: tuple[Any, ...]
+) -> None:
     with pytest.raises(EmulationError, match=r"argument"):
         kernel("mix")((1,), (32,), args, shared_mem=128)
 
@@ -134,8 +146,12 @@ def test_arguments_that_a_kernel_would_misread(kernel: Callable[[str], EmulatedK
         lambda array: EmulatedToolkit(Path()).xp.argsort(np.zeros(3)),
     ],
 )
-def test_nothing_crosses_between_host_and_device_unasked(use: Callable[[DeviceArray], object]) -> None:
-    with pytest.raises(TypeError, match=r"only to_host may|only to_device may|__array_ufunc__=None"):
+def test_nothing_crosses_between_host_and_device_unasked(
+    use: Callable[[DeviceArray], object],
+) -> None:
+    with pytest.raises(
+        TypeError, match=r"only to_host may|only to_device may|__array_ufunc__=None"
+    ):
         use(DeviceArray(np.zeros(3)))
 
 
@@ -153,7 +169,9 @@ def test_nothing_crosses_between_host_and_device_unasked(use: Callable[[DeviceAr
         lambda xp, array: array.__setitem__(slice(None), 0),
     ],
 )
-def test_nothing_is_computed_by_cupys_own_kernels(use: Callable[[Any, DeviceArray], object]) -> None:
+def test_nothing_is_computed_by_cupys_own_kernels(
+    use: Callable[[Any, DeviceArray], object],
+) -> None:
     """CUDA would load them when they are first launched, when the device may be full, and some ignore that."""
     with pytest.raises((TypeError, AttributeError)):
         use(EmulatedToolkit(Path()).xp, DeviceArray(np.arange(3)))
@@ -165,4 +183,8 @@ def test_arrays_compute_as_numpys_do(folder: Path) -> None:
     array = toolkit.to_device(values)
     values[:] = 0
     assert toolkit.to_host(toolkit.xp.argsort(array, kind="stable")).tolist() == [1, 3, 0, 2]
-    assert toolkit.to_host(array[1:].view(np.uint32).reshape(3, 1)).tolist() == [[2**32 - 1], [4], [2**32 - 1]]
+    assert toolkit.to_host(array[1:].view(np.uint32).reshape(3, 1)).tolist() == [
+        [2**32 - 1],
+        [4],
+        [2**32 - 1],
+    ]

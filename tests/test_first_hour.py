@@ -25,7 +25,9 @@ STEPS = tuple(range(1, 11))
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
 
 
-def first_hour(tmp_path: Path, kernels: Path, *steps: int, **variables: str) -> subprocess.CompletedProcess[str]:
+def first_hour(
+    tmp_path: Path, kernels: Path, *steps: int, **variables: str
+) -> subprocess.CompletedProcess[str]:
     variables = {
         **environment(tmp_path, kernels),
         **TINY,

@@ -1,6 +1,7 @@
 """What only a CUDA device can show: runs beyond 2^31 pixels, its memory and its limit.
 
-`pytest -m gpu` runs these and the whole contract on it; `-m "gpu and not large"` leaves out what needs 15 GiB of memory.
+`pytest -m gpu` runs these and the whole contract on it; `-m "gpu and not large"` leaves out what
+needs 15 GiB of memory.
 """
 
 from collections.abc import Callable
@@ -57,11 +58,15 @@ def two() -> Backend:
 
 @pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
 @pytest.mark.parametrize("mode", MODES)
-def test_runs_on_two_devices(two: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_two_devices(
+    two: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = series(30, (400, 500))
     expected = results(ArrayStack(frames, COLUMNS), MODES[mode], CpuBackend(2), tmp_path, Notes())
     force(monkeypatch, place=place, band_rows=20, batch_frames=2)
-    with open_run(saved(tmp_path / "x.h5", frames, chunks=(1, 400, 500), compression="gzip")) as stack:
+    with open_run(
+        saved(tmp_path / "x.h5", frames, chunks=(1, 400, 500), compression="gzip")
+    ) as stack:
         assert_same(results(stack, MODES[mode], two, tmp_path, Notes()), expected)
 
 
@@ -85,7 +90,9 @@ def huge(gpu: Any) -> tuple[np.ndarray, Any]:
     shape = (1000, 2048, 2048)
     n_bytes = 2 * int(np.prod(shape, dtype=np.int64))
     if gpu.free_bytes() < 1.5 * n_bytes:
-        pytest.skip(f"{gpu.free_bytes() / GIB:.0f} GiB of device memory are free, {1.5 * n_bytes / GIB:.0f} GiB are needed")
+        pytest.skip(
+            f"{gpu.free_bytes() / GIB:.0f} GiB of device memory are free, {1.5 * n_bytes / GIB:.0f} GiB are needed"
+        )
     rng = np.random.default_rng(1)
     pattern = rng.poisson(300, (2048 + 64, 2048 + 64)).astype(np.uint16)
     pattern[rng.random(pattern.shape) < 1e-3] = 9000
@@ -148,7 +155,9 @@ def test_a_run_within_a_limit(limited: Callable[[int], Any], limit: int) -> None
     assert_same(run(frames, parameters, limited(limit)), run(frames, parameters, CpuBackend(2)))
 
 
-def test_memory_that_is_less_than_was_thought(limited: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_less_than_was_thought(
+    limited: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames, parameters = series(60, (400, 500)), Parameters(angles=0, erosions=0)
     backend = limited(24 << 20)
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
@@ -161,7 +170,9 @@ def test_a_batch_takes_no_more_memory_than_was_said(gpu: Any) -> None:
 
     rng, shape = np.random.default_rng(3), (800, 1000)
     frames = (rng.random((4, *shape)) < 1 / 20).astype(np.uint16)
-    prepared = gpu.prepare(background_of(np.ones(shape, np.int32), frames.dtype), Morphology(0, 0, 2), 3)
+    prepared = gpu.prepare(
+        background_of(np.ones(shape, np.int32), frames.dtype), Morphology(0, 0, 2), 3
+    )
     held, peak = gpu.upload(frames), 0
     pool = gpu.toolkit._pool
     before = pool.used_bytes()

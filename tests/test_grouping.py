@@ -19,7 +19,9 @@ def pairs_of(angles: list[float], states: list[bool]) -> list[list[int]]:
     keys = grouping.angle_keys({"angle": np.array(angles)}, len(angles), "run")
     found = grouping.pairs(keys, np.array(states))
     assert found.n_masks == found.mask_of_frame.max() + 1
-    members = [np.flatnonzero(found.mask_of_frame == mask).tolist() for mask in range(found.n_masks)]
+    members = [
+        np.flatnonzero(found.mask_of_frame == mask).tolist() for mask in range(found.n_masks)
+    ]
     assert found.n_unpaired == sum(len(frames) == 1 for frames in members)
     return members
 
@@ -49,7 +51,11 @@ def test_masks_are_numbered_by_their_first_frame() -> None:
 
 
 def test_an_interlaced_run_has_the_pairs_of_each_pass() -> None:
-    passes = [0.0, 2.0, 4.0], [1.0, 3.0], [2.0, 0.0]  # the last one comes back to angles of the first
+    passes = (
+        [0.0, 2.0, 4.0],
+        [1.0, 3.0],
+        [2.0, 0.0],
+    )  # the last one comes back to angles of the first
     angles = [angle for one in passes for angle in one for _ in range(2)]
     assert pairs_of(angles, [OFF, ON] * 7) == [[frame, frame + 1] for frame in range(0, 14, 2)]
     found = grouping.blocks(grouping.angle_keys({"angle": np.array(angles)}, 14, "run"))
@@ -69,7 +75,11 @@ def test_pairs_hold_their_definition(frames: list[tuple[int, bool]]) -> None:
     mask_of = {frame: tuple(mask) for mask in masks for frame in mask}
     for frame, (angle, state) in enumerate(zip(angles, states, strict=True)):
         before = [other for other in range(frame) if angles[other] == angle]
-        joins = bool(before) and states[before[-1]] != state and mask_of[before[-1]] in {(before[-1],), (before[-1], frame)}
+        joins = (
+            bool(before)
+            and states[before[-1]] != state
+            and mask_of[before[-1]] in {(before[-1],), (before[-1], frame)}
+        )
         assert (mask_of[frame][0] != frame) == joins
 
 
@@ -82,7 +92,13 @@ def test_a_block_is_all_frames_of_an_angle_also_where_it_comes_back() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
-    [(10.0004, 10.0, True), (10.0006, 10.0, False), (-0.0004, 0.0, True), (359.9999, 360.0, True), (0.0, 360.0, False)],
+    [
+        (10.0004, 10.0, True),
+        (10.0006, 10.0, False),
+        (-0.0004, 0.0, True),
+        (359.9999, 360.0, True),
+        (0.0, 360.0, False),
+    ],
 )
 def test_angles_are_equal_to_a_thousandth_of_a_degree(one: float, other: float, same: bool) -> None:
     keys = grouping.angle_keys({"angle": np.array([one, other])}, 2, "run")
@@ -105,19 +121,42 @@ def test_angles_may_be_text(values: list) -> None:
         ({"delay": np.array(["-", "100ps", "1us"])}, [OFF, ON, ON]),
         ({"delay": np.array([b"off", b"0", b" "], object)}, [OFF, ON, OFF]),
         ({"delay": np.array([np.nan, 1e-10, 0.0])}, [OFF, ON, ON]),
-        ({"file": np.array(["e074a_off1_011.mccd", "e074a_on1_012.mccd", "e074a_on2_013.mccd"])}, [OFF, ON, ON]),
-        ({"file": np.array([b"/data/on/s_45.000_off_1.mccd", b"C:\\on\\s_1_ON.mccd", b"on_off_on.mccd"], object)}, [OFF, ON, ON]),
+        (
+            {"file": np.array(["e074a_off1_011.mccd", "e074a_on1_012.mccd", "e074a_on2_013.mccd"])},
+            [OFF, ON, ON],
+        ),
+        (
+            {
+                "file": np.array(
+                    [b"/data/on/s_45.000_off_1.mccd", b"C:\\on\\s_1_ON.mccd", b"on_off_on.mccd"],
+                    object,
+                )
+            },
+            [OFF, ON, ON],
+        ),
         ({"laser_on": np.array([1, 0, 0]), "delay": np.array(["-", "1", "1"])}, [ON, OFF, OFF]),
-        ({"delay": np.array(["1", "-", "-"]), "file": np.array(["off", "on", "on"])}, [ON, OFF, OFF]),
+        (
+            {"delay": np.array(["1", "-", "-"]), "file": np.array(["off", "on", "on"])},
+            [ON, OFF, OFF],
+        ),
     ],
 )
-def test_laser_states_are_read_from_the_first_column_that_tells(columns: dict, expected: list[bool]) -> None:
+def test_laser_states_are_read_from_the_first_column_that_tells(
+    columns: dict, expected: list[bool]
+) -> None:
     states = grouping.laser_states(columns, 3, "run")
     assert states is not None
     assert states.tolist() == expected
 
 
-@pytest.mark.parametrize("columns", [{}, {"file": np.array(["a_1.mccd", "a_2.mccd"])}, {"file": np.array(["balcony.mccd", "a_on.mccd"])}])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"file": np.array(["a_1.mccd", "a_2.mccd"])},
+        {"file": np.array(["balcony.mccd", "a_on.mccd"])},
+    ],
+)
 def test_where_nothing_tells_the_state_is_unknown(columns: dict) -> None:
     assert grouping.laser_states(columns, 2, "run") is None
 
@@ -125,8 +164,14 @@ def test_where_nothing_tells_the_state_is_unknown(columns: dict) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"angle": np.array([1.0])}, r"run: lauecollect/angle has shape \(1,\), expected one value for each of the 2 frames"),
-        ({"angle": np.array([1.0, np.nan])}, "run: lauecollect/angle is 'nan' at frame 1, expected degrees"),
+        (
+            {"angle": np.array([1.0])},
+            r"run: lauecollect/angle has shape \(1,\), expected one value for each of the 2 frames",
+        ),
+        (
+            {"angle": np.array([1.0, np.nan])},
+            "run: lauecollect/angle is 'nan' at frame 1, expected degrees",
+        ),
         ({"angle": np.array(["1.0", "north"])}, "run: lauecollect/angle"),
         ({}, "run: no lauecollect/angle"),
     ],
@@ -137,7 +182,9 @@ def test_angles_that_are_none_are_named(columns: dict, message: str) -> None:
 
 
 def test_a_laser_state_that_is_none_is_named() -> None:
-    with pytest.raises(InputError, match="run: lauecollect/laser_on is '2' at frame 1, expected 0, 1, off or on"):
+    with pytest.raises(
+        InputError, match="run: lauecollect/laser_on is '2' at frame 1, expected 0, 1, off or on"
+    ):
         grouping.laser_states({"laser_on": np.array([0, 2])}, 2, "run")
 
 
@@ -147,7 +194,10 @@ def test_enough_angles_pass(n_angles: int, at_least: int) -> None:
 
 
 def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
-    with pytest.raises(InputError, match=r"has 3 different angles, -a/--angles asks for at least 10; -a 0 .* switches this check off"):
+    with pytest.raises(
+        InputError,
+        match=r"has 3 different angles, -a/--angles asks for at least 10; -a 0 .* switches this check off",
+    ):
         grouping.check_angles({"angle": np.arange(6) % 3}, 6, 10, "run")
 
 
@@ -155,28 +205,46 @@ def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
 @pytest.mark.parametrize(
     ("columns", "known"),
     [
-        ({"angle": np.arange(8.0)}, "lauecollect has no laser_on, delay or file column that tells the state"),
+        (
+            {"angle": np.arange(8.0)},
+            "lauecollect has no laser_on, delay or file column that tells the state",
+        ),
         ({"angle": np.arange(8.0), "laser_on": np.zeros(8, int)}, "all 8 frames are laser off"),
         ({"angle": np.arange(8.0), "delay": np.arange(8.0)}, "all 8 frames are laser on"),
     ],
 )
-def test_a_dark_run_has_nothing_to_synchronise(backend: Backend, sync: str, columns: dict, known: str) -> None:
-    with pytest.raises(InputError, match=f"-S {sync} needs a laser run, with frames of both laser states; {known}"):
+def test_a_dark_run_has_nothing_to_synchronise(
+    backend: Backend, sync: str, columns: dict, known: str
+) -> None:
+    with pytest.raises(
+        InputError, match=f"-S {sync} needs a laser run, with frames of both laser states; {known}"
+    ):
         run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, sync=sync), backend, columns)
 
 
 def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -> None:
     notes = Notes()
     columns = {"angle": np.repeat([1.0, 2.0], 4), "laser_on": np.array([0, 0, 1, 1, 0, 1, 0, 1])}
-    found = run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, sync="pairs"), backend, columns, notes=notes)
+    found = run(
+        np.zeros((8, 4, 4), np.uint16),
+        Parameters(angles=0, sync="pairs"),
+        backend,
+        columns,
+        notes=notes,
+    )
     assert found["masks_synced"].shape == (5, 4, 4)
-    assert notes.warnings == ["2 of 8 frames have no off/on partner at their angle and keep a mask of their own"]
+    assert notes.warnings == [
+        "2 of 8 frames have no off/on partner at their angle and keep a mask of their own"
+    ]
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"angle": np.ones(8), "laser_on": np.arange(8) % 2}, "all 8 frames are at one angle, -m kruskal compares at least 2"),
+        (
+            {"angle": np.ones(8), "laser_on": np.arange(8) % 2},
+            "all 8 frames are at one angle, -m kruskal compares at least 2",
+        ),
         (
             {"angle": np.array([1.0] * 7 + [9.5]), "laser_on": np.arange(8) % 2},
             "only frame 7 is at 9.5 degrees, -m kruskal needs at least 2",
@@ -184,9 +252,13 @@ def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -
         ({"angle": np.arange(8) // 2}, "-m kruskal needs a laser run"),
     ],
 )
-def test_kruskal_needs_blocks_that_can_be_compared(backend: Backend, columns: dict, message: str) -> None:
+def test_kruskal_needs_blocks_that_can_be_compared(
+    backend: Backend, columns: dict, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, method="kruskal"), backend, columns)
+        run(
+            np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, method="kruskal"), backend, columns
+        )
 
 
 def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Backend) -> None:
@@ -201,6 +273,11 @@ def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Bac
 
 @pytest.mark.parametrize("angle", [1.1e12, -1.1e12, 1e30, np.inf, np.nan])
 def test_an_angle_that_is_no_angle_is_refused(angle: float) -> None:
-    with pytest.raises(InputError, match=r"run: lauecollect/angle is .* at frame 1, expected degrees"):
+    with pytest.raises(
+        InputError, match=r"run: lauecollect/angle is .* at frame 1, expected degrees"
+    ):
         grouping.angle_keys({"angle": np.array([1.0, angle])}, 2, "run")
-    assert grouping.angle_keys({"angle": np.array([1e12, -1e12])}, 2, "run").tolist() == [10**15, -(10**15)]
+    assert grouping.angle_keys({"angle": np.array([1e12, -1e12])}, 2, "run").tolist() == [
+        10**15,
+        -(10**15),
+    ]

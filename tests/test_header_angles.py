@@ -67,9 +67,14 @@ def test_the_angle_that_varies_is_used_and_named(kind: str, tmp_path: Path) -> N
     images = write(tmp_path)
     stdout, _ = gpu_spots("info", images)
     assert f"10 different, -10 to 12.5 degrees (image headers, field {field})" in stdout
-    assert json.loads(gpu_spots("info", images, "--json")[0])["angles"]["from"] == f"image headers, field {field}"
+    assert (
+        json.loads(gpu_spots("info", images, "--json")[0])["angles"]["from"]
+        == f"image headers, field {field}"
+    )
     words = f"the angles are those of the image headers, field {field}: 10 different, -10 to 12.5 degrees"
-    _, stderr = gpu_spots("find", images, "--quiet", "-o", tmp_path / "s.h5")  # ANGLES are 10 by default
+    _, stderr = gpu_spots(
+        "find", images, "--quiet", "-o", tmp_path / "s.h5"
+    )  # ANGLES are 10 by default
     assert words in stderr
     assert "as well" not in stderr
     with h5py.File(tmp_path / "s.h5") as file:
@@ -85,7 +90,10 @@ def test_the_angle_that_varies_is_used_and_named(kind: str, tmp_path: Path) -> N
 def test_if_several_vary_the_others_are_named(tmp_path: Path) -> None:
     images = write_marccd(tmp_path, at1696=MILLI, at1708=MILLI * 2)
     _, stderr = gpu_spots("find", images, "--quiet", "-o", tmp_path / "s.h5")
-    assert "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; --table, " in stderr
+    assert (
+        "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; --table, "
+        in stderr
+    )
 
 
 @pytest.mark.parametrize("given", ["table", "step", "names", "log"])

@@ -49,10 +49,14 @@ def mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
         if i % 4 == 0:
             changed = changed[:end]
         elif i % 4 == 1:  # headers stand at the beginning
-            for place in rng.integers(0, len(data) if i % 8 == 1 else min(len(data), 600), 3).tolist():
+            for place in rng.integers(
+                0, len(data) if i % 8 == 1 else min(len(data), 600), 3
+            ).tolist():
                 changed[place] = int(rng.choice([0, 255, 128, int(rng.integers(256))]))
         elif i % 4 == 2:
-            changed[begin:begin] = changed[begin : begin + min(end - begin, 100)] * int(rng.integers(1, 4))
+            changed[begin:begin] = changed[begin : begin + min(end - begin, 100)] * int(
+                rng.integers(1, 4)
+            )
         else:
             del changed[begin : begin + min(end - begin + 1, 64)]
         yield bytes(changed)
@@ -78,7 +82,11 @@ def tiff(
     """A TIFF file of several strips, as Pillow writes it."""
     image = pytest.importorskip("PIL.Image")
     file = io.BytesIO()
-    options = {"compression": compression, "tiffinfo": {317: predictor, 278: rows_per_strip}} if compression else {}
+    options = (
+        {"compression": compression, "tiffinfo": {317: predictor, 278: rows_per_strip}}
+        if compression
+        else {}
+    )
     image.fromarray(frame).save(file, "TIFF", **options)
     return file.getvalue()
 
@@ -106,7 +114,9 @@ def npy(folder: Path) -> bytes:
 
 def mar345(folder: Path) -> bytes:
     side = 40
-    header = struct.pack("<16i", 1234, side, 0, 1, 1, side * side, 150, 150, *[0] * 8).ljust(4096, b"\0")
+    header = struct.pack("<16i", 1234, side, 0, 1, 1, side * side, 150, 150, *[0] * 8).ljust(
+        4096, b"\0"
+    )
     text = b"mar research\nPROGRAM mar345\nEND OF HEADER\n"
     header = header[:128] + text + header[128 + len(text) :]
     return header + compPCK(np.random.default_rng(0).poisson(300, (side, side)).astype("i4"))
@@ -135,7 +145,11 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "PNM": ("a.pnm", by_fabio(PnmImage)),
     "NumPy": ("a.npy", npy),
 }
-CHECKED = [name for name in FILES if "gzip" in name or "bzip2" in name or "Deflate" in name or name in ("CBF", "EDF, zlib")]
+CHECKED = [
+    name
+    for name in FILES
+    if "gzip" in name or "bzip2" in name or "Deflate" in name or name in ("CBF", "EDF, zlib")
+]
 """Files that have a checksum of their pixels."""
 
 
@@ -153,7 +167,11 @@ def read(path: Path, content: bytes) -> Image | str:
 
 
 def is_same(found: Image | str, expected: Image) -> bool:
-    return isinstance(found, Image) and found.frame.dtype == expected.frame.dtype and np.array_equal(found.frame, expected.frame)
+    return (
+        isinstance(found, Image)
+        and found.frame.dtype == expected.frame.dtype
+        and np.array_equal(found.frame, expected.frame)
+    )
 
 
 @pytest.mark.parametrize(("name", "make"), FILES.values(), ids=FILES)
@@ -171,7 +189,9 @@ def test_a_cut_file_is_refused_or_gives_the_same_image(
 
 
 @pytest.mark.parametrize("kind", CHECKED)
-def test_changed_bits_under_a_checksum_are_refused_or_give_the_same_image(kind: str, tmp_path: Path) -> None:
+def test_changed_bits_under_a_checksum_are_refused_or_give_the_same_image(
+    kind: str, tmp_path: Path
+) -> None:
     name, make = FILES[kind]
     content = make(tmp_path)
     whole = read(tmp_path / name, content)
@@ -194,7 +214,9 @@ def test_changed_bits_under_a_checksum_are_refused_or_give_the_same_image(kind: 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("name", "make"), FILES.values(), ids=FILES)
-def test_any_damage_gives_an_image_or_one_line(name: str, make: Callable[[Path], bytes], seed: int, tmp_path: Path) -> None:
+def test_any_damage_gives_an_image_or_one_line(
+    name: str, make: Callable[[Path], bytes], seed: int, tmp_path: Path
+) -> None:
     for content in mutations(make(tmp_path), seed, 8):
         read(tmp_path / name, content)
 
@@ -205,7 +227,9 @@ def test_any_damage_gives_an_image_or_one_line(name: str, make: Callable[[Path],
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate"])
 @pytest.mark.parametrize("predictor", [1, 2])
-def test_compressed_tiff_of_every_type(compression: str | None, dtype: str, predictor: int, tmp_path: Path) -> None:
+def test_compressed_tiff_of_every_type(
+    compression: str | None, dtype: str, predictor: int, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(1)
     frames = [
         rng.integers(0, 250, (300, 77)),
@@ -213,7 +237,9 @@ def test_compressed_tiff_of_every_type(compression: str | None, dtype: str, pred
         np.arange(300 * 77).reshape(300, 77) // 9 % 251,
     ]
     for frame in (frame.astype(dtype) for frame in frames):
-        found = read(tmp_path / "a.tif", tiff(frame, compression, 1 if dtype == "f4" else predictor, 50))
+        found = read(
+            tmp_path / "a.tif", tiff(frame, compression, 1 if dtype == "f4" else predictor, 50)
+        )
         assert isinstance(found, Image)
         assert found.frame.dtype == frame.dtype
         np.testing.assert_array_equal(found.frame, frame)
@@ -229,16 +255,22 @@ def by_hand(
     """A TIFF file: ``data`` at byte 16, and then one directory. ``tags``: type and values."""
     pointer, number, size = ("Q", "Q", 8) if big else ("I", "H", 4)
     at = 16 + len(data)
-    head = (b"II" if order == "<" else b"MM") + (struct.pack(f"{order}HHHQ", 43, 8, 0, at) if big else struct.pack(f"{order}HI", 42, at))
+    head = (b"II" if order == "<" else b"MM") + (
+        struct.pack(f"{order}HHHQ", 43, 8, 0, at) if big else struct.pack(f"{order}HI", 42, at)
+    )
     begin_of_values = at + struct.calcsize(f"={number}{pointer}") + len(tags) * (4 + 2 * size)
     entries, values_after = b"", b""
     for tag, (kind, values) in sorted(tags.items()):
-        packed = struct.pack(f"{order}{len(values)}{ {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}[kind] }", *values)
+        packed = struct.pack(
+            f"{order}{len(values)}{ {1: 'B', 3: 'H', 4: 'I', 16: 'Q'}[kind] }", *values
+        )
         if len(packed) > size:
             place = begin_of_values + len(values_after)
             values_after += packed
             packed = struct.pack(order + pointer, place)
-        entries += struct.pack(f"{order}HH{pointer}", tag, kind, len(values)) + packed.ljust(size, b"\0")
+        entries += struct.pack(f"{order}HH{pointer}", tag, kind, len(values)) + packed.ljust(
+            size, b"\0"
+        )
     return (
         head.ljust(16, b"\0")
         + data
@@ -249,7 +281,9 @@ def by_hand(
     )
 
 
-def tags_of(n_rows: int, n_columns: int, n_bytes: int, bits: int = 16, **others: tuple[int, list[int]]) -> dict[int, tuple[int, list[int]]]:
+def tags_of(
+    n_rows: int, n_columns: int, n_bytes: int, bits: int = 16, **others: tuple[int, list[int]]
+) -> dict[int, tuple[int, list[int]]]:
     tags = {256: (4, [n_columns]), 257: (4, [n_rows]), 258: (3, [bits]), 259: (3, [1]), 262: (3, [1]), 273: (4, [16]),
             278: (4, [n_rows]), 279: (4, [n_bytes])}  # fmt: skip
     return tags | {int(name.removeprefix("t")): value for name, value in others.items()}
@@ -269,7 +303,13 @@ def test_tiff_tiles_and_floating_point_predictor(tmp_path: Path) -> None:
     padded[:20, :40] = frame
     parts, offsets = [], []
     for row, column in ((0, 0), (0, 16), (0, 32), (16, 0), (16, 16), (16, 32)):
-        planes = padded[row : row + 16, column : column + 16].astype(">f4")[..., None].view(np.uint8).transpose(0, 2, 1).reshape(16, -1)
+        planes = (
+            padded[row : row + 16, column : column + 16]
+            .astype(">f4")[..., None]
+            .view(np.uint8)
+            .transpose(0, 2, 1)
+            .reshape(16, -1)
+        )
         offsets.append(16 + sum(map(len, parts)))
         parts.append(zlib.compress(np.diff(planes, axis=1, prepend=np.uint8(0)).tobytes()))
     others = {"t259": (3, [8]), "t317": (3, [3]), "t322": (3, [16]), "t323": (3, [16]), "t324": (4, offsets),
@@ -338,7 +378,11 @@ def cbf_of(line: str) -> bytes:
              "X-Binary-Size: 6", "X-Binary-Size-Fastest-Dimension: 3", "X-Binary-Size-Second-Dimension: 2"]  # fmt: skip
     key = line.split(":")[0].split("=")[0]
     lines = [line if old.split(":")[0].split("=")[0] == key else old for old in lines]
-    return ("###CBF: VERSION 1.5\r\n" + "\r\n".join(lines)).encode() + b"\r\n\r\n\x0c\x1a\x04\xd5" + bytes(6)
+    return (
+        ("###CBF: VERSION 1.5\r\n" + "\r\n".join(lines)).encode()
+        + b"\r\n\r\n\x0c\x1a\x04\xd5"
+        + bytes(6)
+    )
 
 
 def cbf_data(data: bytes) -> bytes:
@@ -348,13 +392,16 @@ def cbf_data(data: bytes) -> bytes:
 
 
 def edf_of(dimension: str, more: str = "") -> bytes:
-    return f"{{\nDim_1 = {dimension} ;\nDim_2 = 5 ;\nDataType = UnsignedShort ;\nByteOrder = LowByteFirst ;\n{more}}}\n".encode() + bytes(
-        50
+    return (
+        f"{{\nDim_1 = {dimension} ;\nDim_2 = 5 ;\nDataType = UnsignedShort ;\nByteOrder = LowByteFirst ;\n{more}}}\n".encode()
+        + bytes(50)
     )
 
 
 @pytest.mark.parametrize(("make", "words"), ABSURD.values(), ids=ABSURD)
-def test_absurd_headers_are_refused_quickly_and_without_memory(make: Callable[[], bytes], words: str, tmp_path: Path) -> None:
+def test_absurd_headers_are_refused_quickly_and_without_memory(
+    make: Callable[[], bytes], words: str, tmp_path: Path
+) -> None:
     content = make()
     tracemalloc.start()
     begin = time.perf_counter()
@@ -375,7 +422,9 @@ def test_the_absurd_files_are_whole_without_what_is_absurd(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress], ids=["gz", "bz2"])
-def test_a_decompression_bomb_ends_at_the_size_of_the_image(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_a_decompression_bomb_ends_at_the_size_of_the_image(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
     content = pack(marccd(FRAME) + bytes(2**25))
     tracemalloc.start()
     found = read(tmp_path / "a.mccd", content)
@@ -436,7 +485,9 @@ def test_absurd_logs_are_refused_quickly(content: bytes, words: str, tmp_path: P
 
 def test_a_table_with_a_long_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"angle,x\n1,{'a' * 200_000}\n")
-    with pytest.raises(InputError, match=r"a\.csv: line 2 has 200002 characters, expected at most 100000"):
+    with pytest.raises(
+        InputError, match=r"a\.csv: line 2 has 200002 characters, expected at most 100000"
+    ):
         read_table(tmp_path / "a.csv")
     for heading in ("[" * 5000, "a" * 300, "a\x07"):
         (tmp_path / "a.csv").write_text(f"angle,{heading}\n1,2\n")
@@ -453,14 +504,18 @@ def test_numbers_of_many_digits_are_no_angles(digits: int, tmp_path: Path) -> No
         read_table(tmp_path / "a.csv"),
         {name: c.values for name, c in read_log(tmp_path / "a.log").columns.items()},
     ):
-        with pytest.raises(InputError, match=r"x: lauecollect/angle is .* at frame 0, expected degrees"):
+        with pytest.raises(
+            InputError, match=r"x: lauecollect/angle is .* at frame 0, expected degrees"
+        ):
             angle_keys(columns, 1, "x")
 
 
 def test_numbers_of_many_digits_in_names(tmp_path: Path) -> None:
     path = tmp_path / f"a_{'9' * 200}.mccd"
     path.write_bytes(marccd(FRAME))
-    with pytest.raises(InputError, match=r"{angle_number} is 9+ in a name, expected a number of at most 18 digits"):
+    with pytest.raises(
+        InputError, match=r"{angle_number} is 9+ in a name, expected a number of at most 18 digits"
+    ):
         list_images(ImageRequest((str(path),), name_pattern="a_{angle_number}.mccd", angle_step=1))
     found = list_images(ImageRequest((str(path),), name_pattern="a_{angle}.mccd"))
     with pytest.raises(InputError, match="expected degrees"):
@@ -485,7 +540,12 @@ def test_patterns_match_as_the_regular_expressions_do(parts: list[str], name: st
         return
     fields = {"angle": r"[+-]?\d+(?:\.\d+)?", "laser": r"(?i:on|off|[01])", "repeat": r"\d+"}
     expression = "".join(
-        f"(?P<{part[1:-1]}>{fields.get(part[1:-1], '.+?')})" if "{" in part else ".*" if part == "*" else re.escape(part) for part in parts
+        f"(?P<{part[1:-1]}>{fields.get(part[1:-1], '.+?')})"
+        if "{" in part
+        else ".*"
+        if part == "*"
+        else re.escape(part)
+        for part in parts
     )
     expected = re.fullmatch(expression, name)
     assert compile_pattern("".join(parts)).match(name) == (expected and expected.groupdict())
@@ -493,7 +553,9 @@ def test_patterns_match_as_the_regular_expressions_do(parts: list[str], name: st
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_logs_and_tables_give_a_result_or_one_line(seed: int, tmp_path: Path) -> None:
-    table = b"file,angle [deg],laser_on,x\n" + b"".join(b'a_%d.mccd,%d.5,on,"q %d"\n' % (i, i, i) for i in range(9))
+    table = b"file,angle [deg],laser_on,x\n" + b"".join(
+        b'a_%d.mccd,%d.5,on,"q %d"\n' % (i, i, i) for i in range(9)
+    )
     for i in range(9):
         (tmp_path / f"a_{i}.mccd").touch()
     for content, name in ((log_of(), "log"), (table, "table")):
@@ -522,7 +584,9 @@ def test_a_mask_in_a_damaged_npy_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "folder"])
-def test_what_is_no_regular_file_is_refused_before_it_is_opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # the names of sockets must be short
     path = Path("special")
     if kind == "named pipe":

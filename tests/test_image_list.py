@@ -29,7 +29,7 @@ def listed(*sources: str, **options: Any) -> ImageList:
     return list_images(ImageRequest(sources=sources, **options))
 
 
-# ---------------------------------------------------------------------------------------------------------------------- names and patterns
+# ------------------------------------------------------------------------------- names and patterns
 
 
 def test_images_keep_their_order(tmp_path: Path) -> None:
@@ -40,7 +40,12 @@ def test_images_keep_their_order(tmp_path: Path) -> None:
 
 def test_a_pattern_sorts_by_numbers(tmp_path: Path) -> None:
     images(tmp_path, "x_10.mccd", "x_9.mccd", "x_2_11.mccd", "x_2_1.mccd", "y.txt")
-    assert values(listed(str(tmp_path / "*.mccd")), "file") == ["x_2_1.mccd", "x_2_11.mccd", "x_9.mccd", "x_10.mccd"]
+    assert values(listed(str(tmp_path / "*.mccd")), "file") == [
+        "x_2_1.mccd",
+        "x_2_11.mccd",
+        "x_9.mccd",
+        "x_10.mccd",
+    ]
 
 
 def test_a_name_with_magic_in_it_is_a_name(tmp_path: Path) -> None:
@@ -54,16 +59,27 @@ def test_a_name_with_magic_in_it_is_a_name(tmp_path: Path) -> None:
         (
             "{base}_{angle}_{laser}_{repeat}.mccd",
             ["hs_2_-12.500_off_01.mccd", "hs_2_-12.500_ON_01.mccd", "hs_2_3_0_2.mccd"],
-            {"base": ["hs_2"] * 3, "angle": [-12.5, -12.5, 3], "laser_on": [0, 1, 0], "repeat": [1, 1, 2]},
+            {
+                "base": ["hs_2"] * 3,
+                "angle": [-12.5, -12.5, 3],
+                "laser_on": [0, 1, 0],
+                "repeat": [1, 1, 2],
+            },
         ),
         ("*_{angle}.*", ["q_5_1.25.mccd", "q_x_7.mccd"], {"angle": [1.25, 7]}),
         ("{angle}.mccd", ["+1.5.mccd", "2.mccd.gz"], {"angle": [1.5, 2]}),
-        ("{angle}_{delay}.mccd", ["1_off.mccd", "1_100ps.mccd"], {"angle": [1, 1], "delay": ["off", "100ps"]}),
+        (
+            "{angle}_{delay}.mccd",
+            ["1_off.mccd", "1_100ps.mccd"],
+            {"angle": [1, 1], "delay": ["off", "100ps"]},
+        ),
         ("run{number}({angle})+.mccd", ["run7(3)+.mccd"], {"number": [7], "angle": [3]}),
         ("{angle}.mccd.gz", ["1.mccd.gz"], {"angle": [1]}),
     ],
 )
-def test_names_tell(pattern: str, names: list[str], expected: dict[str, list], tmp_path: Path) -> None:
+def test_names_tell(
+    pattern: str, names: list[str], expected: dict[str, list], tmp_path: Path
+) -> None:
     found = listed(*images(tmp_path, *names), name_pattern=pattern)
     assert {name: values(found, name) for name in found.columns} == {"file": names, **expected}
     if "angle" in expected:
@@ -71,9 +87,16 @@ def test_names_tell(pattern: str, names: list[str], expected: dict[str, list], t
 
 
 def test_repeats_put_pairs_together(tmp_path: Path) -> None:
-    names = [f"x_{angle}_{state}_{repeat}.mccd" for angle in (0, 10, 5) for state in ("off", "on") for repeat in (1, 2, 10)]
+    names = [
+        f"x_{angle}_{state}_{repeat}.mccd"
+        for angle in (0, 10, 5)
+        for state in ("off", "on")
+        for repeat in (1, 2, 10)
+    ]
     found = listed(*images(tmp_path, *names), name_pattern="x_{angle}_{laser}_{repeat}.mccd")
-    assert values(found, "angle") == [0] * 6 + [10] * 6 + [5] * 6  # in the order of their first images
+    assert (
+        values(found, "angle") == [0] * 6 + [10] * 6 + [5] * 6
+    )  # in the order of their first images
     assert values(found, "laser_on") == [0, 1] * 9
     assert values(found, "repeat") == [1, 1, 2, 2, 10, 10] * 3
     assert [path.name for path in found.paths] == values(found, "file")
@@ -81,8 +104,18 @@ def test_repeats_put_pairs_together(tmp_path: Path) -> None:
 
 
 def test_numbers_of_angles(tmp_path: Path) -> None:
-    names = [f"e074a_{state}{repeat}_{number:03d}.mccd" for number in (11, 12, 14) for state in ("off", "on") for repeat in (1, 2)]
-    found = listed(*images(tmp_path, *names), name_pattern="{base}_{laser}{repeat}_{angle_number}.mccd", angle_start=-90, angle_step=0.1)
+    names = [
+        f"e074a_{state}{repeat}_{number:03d}.mccd"
+        for number in (11, 12, 14)
+        for state in ("off", "on")
+        for repeat in (1, 2)
+    ]
+    found = listed(
+        *images(tmp_path, *names),
+        name_pattern="{base}_{laser}{repeat}_{angle_number}.mccd",
+        angle_start=-90,
+        angle_step=0.1,
+    )
     assert values(found, "angle") == [-90] * 4 + [-89.9] * 4 + [-89.7] * 4
     assert values(found, "laser_on") == [0, 1] * 6
 
@@ -105,13 +138,20 @@ def test_patterns_of_no_use_are_refused(pattern: str, words: str, tmp_path: Path
     assert refused.value.name == "name_pattern"
 
 
-@pytest.mark.parametrize("name", ["x_1.mccd", "x_1_off", "x_one_off.mccd", "x_1_maybe.mccd", "x_1_off.mccd.zip"])
+@pytest.mark.parametrize(
+    "name", ["x_1.mccd", "x_1_off", "x_one_off.mccd", "x_1_maybe.mccd", "x_1_off.mccd.zip"]
+)
 def test_a_name_that_is_not_like_the_pattern_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=re.escape(f"{name}: its name is not like --name-pattern 'x_{{angle}}_{{laser}}.mccd'")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            f"{name}: its name is not like --name-pattern 'x_{{angle}}_{{laser}}.mccd'"
+        ),
+    ):
         listed(*images(tmp_path, "x_2_on.mccd", name), name_pattern="x_{angle}_{laser}.mccd")
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- given
+# -------------------------------------------------------------------------------------------- given
 
 
 @pytest.mark.parametrize(
@@ -120,12 +160,18 @@ def test_a_name_that_is_not_like_the_pattern_is_refused(name: str, tmp_path: Pat
         ({"angle_start": -1, "angle_step": 0.1}, [-1, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4], None),
         ({"angle_step": -2}, [0, -2, -4, -6, -8, -10, -12], None),
         ({"angle_step": 1, "laser": ("off", "on")}, [0, 0, 1, 1, 2, 2, 3], [0, 1, 0, 1, 0, 1, 0]),
-        ({"angle_step": 1, "laser": ("on", "off", "on"), "frames_per_angle": 6}, [0, 0, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 1, 1]),
+        (
+            {"angle_step": 1, "laser": ("on", "off", "on"), "frames_per_angle": 6},
+            [0, 0, 0, 0, 0, 0, 1],
+            [1, 0, 1, 1, 0, 1, 1],
+        ),
         ({"angle_step": 1, "frames_per_angle": 4}, [0, 0, 0, 0, 1, 1, 1], None),
         ({"laser": ("off",)}, None, [0] * 7),
     ],
 )
-def test_angles_and_states_as_given(options: dict[str, Any], angles: list | None, states: list | None, tmp_path: Path) -> None:
+def test_angles_and_states_as_given(
+    options: dict[str, Any], angles: list | None, states: list | None, tmp_path: Path
+) -> None:
     found = listed(*images(tmp_path, *(f"{i}.tif" for i in range(7))), **options)
     assert (values(found, "angle") if "angle" in found.columns else None) == angles
     assert (values(found, "laser_on") if "laser_on" in found.columns else None) == states
@@ -139,13 +185,23 @@ def test_angles_and_states_as_given(options: dict[str, Any], angles: list | None
         ({"angle_start": 5.0}, "angle_start", "needs --angle-step"),
         ({"frames_per_angle": 5}, "frames_per_angle", "needs --angle-step"),
         ({"angle_step": float("nan")}, "angle_step", "nan is not a finite number of degrees"),
-        ({"angle_step": 1.0, "angle_start": float("inf")}, "angle_start", "inf is not a finite number of degrees"),
+        (
+            {"angle_step": 1.0, "angle_start": float("inf")},
+            "angle_start",
+            "inf is not a finite number of degrees",
+        ),
         ({"folder": Path()}, "folder", "neither is given"),
         ({"log": Path("a.log")}, "log", "names the images of the run, and x.mccd is given as well"),
-        ({"angle_step": 1.0, "frames_per_angle": 2, "name_pattern": "{angle_number}"}, "frames_per_angle", "tell the number"),
+        (
+            {"angle_step": 1.0, "frames_per_angle": 2, "name_pattern": "{angle_number}"},
+            "frames_per_angle",
+            "tell the number",
+        ),
     ],
 )
-def test_options_that_do_not_go_together(options: dict[str, Any], name: str, words: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_options_that_do_not_go_together(
+    options: dict[str, Any], name: str, words: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     images(tmp_path, "x.mccd", "1")
     with pytest.raises(ParameterError, match=re.escape(words)) as refused:
@@ -163,15 +219,21 @@ def test_nothing_is_refused() -> None:
         list_images(ImageRequest())
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- tables
+# ------------------------------------------------------------------------------------------- tables
 
 
 def test_a_table_by_names(tmp_path: Path) -> None:
     paths = images(tmp_path, "b.tif.gz", "a.tif", "c.tif")
-    (tmp_path / "t.csv").write_text("file,angle,laser_on,note\nc.tif,3,off,x\n/data/a.tif,1,on,y\nD:\\data\\b.tif,2,off,z\n")
+    (tmp_path / "t.csv").write_text(
+        "file,angle,laser_on,note\nc.tif,3,off,x\n/data/a.tif,1,on,y\nD:\\data\\b.tif,2,off,z\n"
+    )
     found = listed(*paths, table=tmp_path / "t.csv")
     assert values(found, "file") == ["b.tif.gz", "a.tif", "c.tif"]
-    assert (values(found, "angle"), values(found, "laser_on"), values(found, "note")) == ([2, 1, 3], [0, 1, 0], ["z", "y", "x"])
+    assert (values(found, "angle"), values(found, "laser_on"), values(found, "note")) == (
+        [2, 1, 3],
+        [0, 1, 0],
+        ["z", "y", "x"],
+    )
     assert found.columns["laser_on"].values.dtype == np.uint8
 
 
@@ -186,7 +248,9 @@ def test_a_table_names_the_images(tmp_path: Path) -> None:
     images(tmp_path, "images/b.tif", "images/a.tif")
     (tmp_path / "t.csv").write_text("file,angle\na.tif,1\nb.tif,2\n")
     found = listed(table=tmp_path / "t.csv", folder=tmp_path / "images")
-    assert [str(path) for path in found.paths] == [str(tmp_path / "images" / name) for name in ("a.tif", "b.tif")]
+    assert [str(path) for path in found.paths] == [
+        str(tmp_path / "images" / name) for name in ("a.tif", "b.tif")
+    ]
     assert found.inputs == [tmp_path / "t.csv"]
 
 
@@ -194,13 +258,18 @@ def test_rows_of_other_images_are_warned_of(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,angle\na.tif,1\nb.tif,2\nc.tif,3\n")
     found = listed(*images(tmp_path, "c.tif"), table=tmp_path / "t.csv")
     assert values(found, "angle") == [3]
-    assert found.warnings == [f"{tmp_path / 't.csv'}: 2 of 3 rows are of no image that is given, and are not used"]
+    assert found.warnings == [
+        f"{tmp_path / 't.csv'}: 2 of 3 rows are of no image that is given, and are not used"
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("angle\n1\n", "t.csv: has 1 rows and no column 'file', expected one row for each of the 2 images"),
+        (
+            "angle\n1\n",
+            "t.csv: has 1 rows and no column 'file', expected one row for each of the 2 images",
+        ),
         ("file,angle\na.tif,1\n", "t.csv: has no row for b.tif"),
         ("file,angle\na.tif,1\nx/a.tif,2\nb.tif,3\n", "t.csv: a.tif is there twice"),
         ("nothing", "has no rows"),
@@ -229,13 +298,15 @@ def test_a_table_that_names_no_images_alone_is_refused(tmp_path: Path) -> None:
     [({"name_pattern": "{angle}.tif"}, "--name-pattern gives angle"), ({"angle_step": 1.0}, "--angle-step gives angle"),
      ({"laser": ("off",)}, "--laser gives laser_on")],
 )  # fmt: skip
-def test_what_is_known_twice_is_refused(options: dict[str, Any], whose: str, tmp_path: Path) -> None:
+def test_what_is_known_twice_is_refused(
+    options: dict[str, Any], whose: str, tmp_path: Path
+) -> None:
     (tmp_path / "t.csv").write_text("angle,laser_on\n1,0\n")
     with pytest.raises(InputError, match=f"{whose}.*, which is known already; choose one"):
         listed(*images(tmp_path, "1.tif"), table=tmp_path / "t.csv", **options)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------- logs
+# --------------------------------------------------------------------------------------------- logs
 
 
 @pytest.mark.parametrize("generation", ["old", "new"])
@@ -247,19 +318,28 @@ def test_images_of_a_log(generation: str, place: str, tmp_path: Path) -> None:
         for path in scan.paths:
             path.rename(tmp_path / path.name)
         folder = tmp_path
-    found = list_images(ImageRequest(log=scan.log, folder=scan.folder if place == "given" else None))
+    found = list_images(
+        ImageRequest(log=scan.log, folder=scan.folder if place == "given" else None)
+    )
     assert found.paths == [folder / name for name in scan.names]
-    assert (values(found, "angle"), values(found, "laser_on")) == (scan.angles.tolist(), scan.laser_on.tolist())
+    assert (values(found, "angle"), values(found, "laser_on")) == (
+        scan.angles.tolist(),
+        scan.laser_on.tolist(),
+    )
     assert found.inputs == [scan.log]
 
 
-@pytest.mark.parametrize("where", ["/net/data/2021/", "xray_images/", "D:\\data\\", "../elsewhere/"])
+@pytest.mark.parametrize(
+    "where", ["/net/data/2021/", "xray_images/", "D:\\data\\", "../elsewhere/"]
+)
 def test_a_log_from_another_computer(where: str, tmp_path: Path) -> None:
     images(tmp_path, "xray_images/a.mccd", "xray_images/b.mccd.bz2")
     (tmp_path / "s.log").write_text(f"#file\tangle\n{where}a.mccd\t1\n{where}b.mccd\t2\n")
     found = list_images(ImageRequest(log=tmp_path / "s.log"))
     assert [path.name for path in found.paths] == ["a.mccd", "b.mccd.bz2"]
-    assert all(path.parent.resolve() == (tmp_path / "xray_images").resolve() for path in found.paths)
+    assert all(
+        path.parent.resolve() == (tmp_path / "xray_images").resolve() for path in found.paths
+    )
     assert values(found, "file") == [f"{where}a.mccd", f"{where}b.mccd"]
 
 
@@ -275,7 +355,9 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     )
     found = list_images(ImageRequest(log=scan.log, folder=scan.folder, skip_bad=True))
     assert values(found, "angle") == [0, 1, 7, 8, 9]
-    assert [(s.file, s.reason) for s in found.skipped] == [(name, "is missing") for name in scan.names[2:7]]
+    assert [(s.file, s.reason) for s in found.skipped] == [
+        (name, "is missing") for name in scan.names[2:7]
+    ]
 
 
 def test_angles_as_given_count_the_missing_too(tmp_path: Path) -> None:
@@ -288,10 +370,15 @@ def test_angles_as_given_count_the_missing_too(tmp_path: Path) -> None:
 def test_bad_lines_are_refused_or_skipped(tmp_path: Path) -> None:
     images(tmp_path, "a.mccd", "b.mccd")
     (tmp_path / "s.log").write_text("#file\tangle\tx\na.mccd\t1\t2\nb.mcc\n")
-    with pytest.raises(InputError, match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; --skip-bad leaves it out"):
+    with pytest.raises(
+        InputError,
+        match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; --skip-bad leaves it out",
+    ):
         list_images(ImageRequest(log=tmp_path / "s.log"))
     found = list_images(ImageRequest(log=tmp_path / "s.log", skip_bad=True))
-    assert [(s.file, s.reason) for s in found.skipped] == [("b.mcc", "line 3: it has 1 values, expected 3 as in the header")]
+    assert [(s.file, s.reason) for s in found.skipped] == [
+        ("b.mcc", "line 3: it has 1 values, expected 3 as in the header")
+    ]
 
 
 def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
@@ -302,7 +389,7 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
     assert "a.mccd stand on several lines; the last line of each counts" in found.warnings[0]
 
 
-# -------------------------------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -316,7 +403,9 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
         ([""], ": is a folder"),
     ],
 )
-def test_sources_of_no_use_are_refused(sources: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_of_no_use_are_refused(
+    sources: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images(tmp_path, "a.mccd", "folder/b.mccd")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=re.escape(words)):
@@ -329,7 +418,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         list_images(ImageRequest(log=tmp_path / "s.log", folder=tmp_path / "nowhere"))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ default output
+# ----------------------------------------------------------------------------------- default output
 
 
 @pytest.mark.parametrize(
@@ -361,22 +450,41 @@ def test_default_outputs(request_options: dict[str, Any], expected: str | None) 
     ("names", "words"),
     [
         (("a.log", "b.mccd"), "give its log: FOLDER/a.log"),
-        (("a.log", "b.log", "b_1.5.cbf", "c.cbf", "d.tif"), "give its images as a pattern: 'FOLDER/*.cbf'"),
-        (("a_1.500.mccd.gz", "a_2.500.mccd.gz", "notes.txt"), "give its images as a pattern: 'FOLDER/*.mccd.gz'"),
+        (
+            ("a.log", "b.log", "b_1.5.cbf", "c.cbf", "d.tif"),
+            "give its images as a pattern: 'FOLDER/*.cbf'",
+        ),
+        (
+            ("a_1.500.mccd.gz", "a_2.500.mccd.gz", "notes.txt"),
+            "give its images as a pattern: 'FOLDER/*.mccd.gz'",
+        ),
         (("run.h5", "notes.txt"), "give a file in it, such as FOLDER/run.h5"),
-        (("notes.txt",), "expected images in it, found 1 files of other kinds; give images as a pattern: 'FOLDER/*.mccd'"),
+        (
+            ("notes.txt",),
+            "expected images in it, found 1 files of other kinds; give images as a pattern: 'FOLDER/*.mccd'",
+        ),
     ],
 )
-def test_a_folder_is_refused_with_what_to_give_instead(names: tuple[str, ...], words: str, tmp_path: Path) -> None:
+def test_a_folder_is_refused_with_what_to_give_instead(
+    names: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
     images(tmp_path, *names)
     for name in ("find", "info", "convert"):
         ended = command(name, tmp_path, name="gpu-spots")
-        assert_refused(ended, 1, f"{tmp_path}: is a folder; {words.replace('FOLDER', str(tmp_path))}")
+        assert_refused(
+            ended, 1, f"{tmp_path}: is a folder; {words.replace('FOLDER', str(tmp_path))}"
+        )
 
 
 def test_images_without_an_ending_are_known_by_their_content(tmp_path: Path) -> None:
-    content = {"xray_0001": marccd(np.ones((4, 5), np.uint16)), "x.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99)}
-    for name, words in {"xray_0001": "layout  images", "x.jp2": "x.jp2: is a JPEG 2000 image, which is not read; write it as TIFF"}.items():
+    content = {
+        "xray_0001": marccd(np.ones((4, 5), np.uint16)),
+        "x.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99),
+    }
+    for name, words in {
+        "xray_0001": "layout  images",
+        "x.jp2": "x.jp2: is a JPEG 2000 image, which is not read; write it as TIFF",
+    }.items():
         (tmp_path / name).write_bytes(content[name])
         ended = command("info", tmp_path / name, name="gpu-spots")
         assert words in re.sub(" +", "  ", ended.stdout) + ended.stderr, ended

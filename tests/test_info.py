@@ -11,7 +11,16 @@ import pytest
 
 from helpers import Ended, assert_refused, command, listing, process, write_run
 from image_runs import write_scan
-from layouts_data import ANGLES, SHAPE, STATES, WRITERS, frames_of, write_anything, write_dectris, write_nexus
+from layouts_data import (
+    ANGLES,
+    SHAPE,
+    STATES,
+    WRITERS,
+    frames_of,
+    write_anything,
+    write_dectris,
+    write_nexus,
+)
 
 
 def info(path: Path, *options: object) -> Ended:
@@ -27,7 +36,10 @@ def as_json(path: Path, *options: object) -> dict[str, Any]:
 def lines(ended: Ended) -> dict[str, str]:
     """Label to text."""
     assert (ended.status, ended.stderr) == (0, "")
-    return {label.strip(): text.strip() for label, _, text in (row.partition("  ") for row in ended.stdout.splitlines())}
+    return {
+        label.strip(): text.strip()
+        for label, _, text in (row.partition("  ") for row in ended.stdout.splitlines())
+    }
 
 
 def test_everything_of_a_laser_run(tmp_path: Path) -> None:
@@ -57,12 +69,20 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
 def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     mask = np.zeros(SHAPE, "u4")
     mask[:2] = 1
-    path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": mask, "saturation_value": 9000})
+    path = write_dectris(
+        tmp_path / "run_master.h5", detector={"pixel_mask": mask, "saturation_value": 9000}
+    )
     found = lines(info(path, "--reject", "border:1", "--valid-range", "3,"))
     assert found["layout"] == "DECTRIS master file"
-    assert found["frames"] == "/entry/data/data_000001 ... /entry/data/data_000003  (3 datasets, 4 files)"
+    assert (
+        found["frames"]
+        == "/entry/data/data_000001 ... /entry/data/data_000003  (3 datasets, 4 files)"
+    )
     assert found["stored"] == "chunks 1x24x40, filters gzip 4"
-    assert found["mask"] == "162 pixels of 960 masked (16.88%): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+    assert (
+        found["mask"]
+        == "162 pixels of 960 masked (16.88%): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+    )
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
     assert found["laser"].startswith("unknown: no laser states found")
@@ -71,7 +91,9 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
 
 
 def test_few_and_no_angles_change_the_command(tmp_path: Path) -> None:
-    few = write_anything(tmp_path / "few.h5", edit=lambda file: file["run/of/today/angle"].write_direct(ANGLES // 6))
+    few = write_anything(
+        tmp_path / "few.h5", edit=lambda file: file["run/of/today/angle"].write_direct(ANGLES // 6)
+    )
     assert as_json(few)["command"].endswith(" -S blocks -a 3")
 
     def edit(file: h5py.File) -> None:
@@ -113,7 +135,9 @@ def test_what_find_cannot_do_it_says_too(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run__mccd.h5", edit)
     ended = info(path)
     assert ended.stdout.count("problem") == 2
-    assert "1 frame less -n/--n 25 % leaves 1 for the background, expected at least 2" in ended.stdout
+    assert (
+        "1 frame less -n/--n 25 % leaves 1 for the background, expected at least 2" in ended.stdout
+    )
     assert "never written" in ended.stdout
     assert "command" not in ended.stdout
     assert len(as_json(path)["problems"]) == 2
@@ -132,7 +156,14 @@ def test_a_wrong_state_is_named(tmp_path: Path) -> None:
 def test_frames_that_hdf5_must_read_are_named(tmp_path: Path) -> None:
     def edit(file: h5py.File) -> None:
         del file["frames"]
-        file.create_dataset("frames", data=frames_of(), chunks=(2, 24, 40), compression="lzf", shuffle=True, fletcher32=True)
+        file.create_dataset(
+            "frames",
+            data=frames_of(),
+            chunks=(2, 24, 40),
+            compression="lzf",
+            shuffle=True,
+            fletcher32=True,
+        )
 
     found = lines(info(write_run(tmp_path / "run__mccd.h5", edit)))
     assert found["stored"] == "chunks 2x24x40, filters shuffle, lzf, fletcher32"
@@ -174,8 +205,19 @@ def test_images_are_described_too(tmp_path: Path) -> None:
     assert (found["pairs"], found["laser"][:13]) == ("10", "10 off, 10 on")
     program, *command_line = shlex.split(found["command"])
     assert program == "gpu-spots"
-    assert command_line == ["find", str(scan.log), "--reject", "border:2", "-p", str(scan.folder), "-S", "blocks"]
-    assert command(*command_line, "--quiet", "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    assert command_line == [
+        "find",
+        str(scan.log),
+        "--reject",
+        "border:2",
+        "-p",
+        str(scan.folder),
+        "-S",
+        "blocks",
+    ]
+    assert (
+        command(*command_line, "--quiet", "-o", tmp_path / "out.h5", name="gpu-spots").status == 0
+    )
     given = lines(info(scan.folder / "*.mccd", "--angle-step", 2, "--laser", "off,on"))
     assert given["angles"] == "10 different, 0 to 18 degrees"
     assert "--laser off,on" in given["command"]
@@ -192,14 +234,21 @@ def test_a_spots_file(tmp_path: Path) -> None:
     found = lines(info(spots))
     assert found["layout"] == "spots file, the output of find"
     assert found["spots"] == f"{counts.sum()} spots on 20 frames"
-    assert found["per frame"] == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
+    assert (
+        found["per frame"]
+        == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
+    )
     assert found["method"] == "n_removed"
     assert found["options"].startswith("sync blocks, n 25,")
     assert found["computed"].startswith(f"{info_attributes['start_time']}, ")
     assert found["input"] == f"{path}  /frames"
     assert "dataset    /masks_synced  (10, 24, 40) uint8" in info(spots).stdout
     in_json = as_json(spots)
-    assert in_json["spots_per_frame"] == {"min": counts.min(), "median": np.median(counts), "max": counts.max()}
+    assert in_json["spots_per_frame"] == {
+        "min": counts.min(),
+        "median": np.median(counts),
+        "max": counts.max(),
+    }
     assert in_json["datasets"]["/spots/I"] == f"({counts.sum()},) float64"
     assert in_json["input_file"] == str(path)
 
@@ -207,7 +256,11 @@ def test_a_spots_file(tmp_path: Path) -> None:
 def test_a_damaged_spots_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a__spots.h5", "w") as file:
         file["frame2spotsBE"] = np.zeros((3, 3))
-    assert_refused(info(tmp_path / "a__spots.h5"), 1, "frame2spotsBE is float64 (3, 3), expected integers (n_frames, 2)")
+    assert_refused(
+        info(tmp_path / "a__spots.h5"),
+        1,
+        "frame2spotsBE is float64 (3, 3), expected integers (n_frames, 2)",
+    )
 
 
 def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
@@ -217,14 +270,20 @@ def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
     found = lines(info(tmp_path / "a__spots.h5"))
     assert (found["spots"], found["per frame"]) == ("4 spots on 2 frames", "min 1, median 2, max 3")
     assert (found["method"], found["options"], found["input"]) == ("unknown",) * 3
-    assert_refused(command("find", tmp_path / "a__spots.h5", name="gpu-spots"), 1, "a__spots.h5: is a spots file, the results; give")
+    assert_refused(
+        command("find", tmp_path / "a__spots.h5", name="gpu-spots"),
+        1,
+        "a__spots.h5: is a spots file, the results; give",
+    )
 
 
 def test_a_spots_file_is_no_run(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run__mccd.h5")
     assert command("find", path, "--quiet", name="gpu-spots").status == 0
     ended = command("find", tmp_path / "run__spots.h5", "--quiet", name="gpu-spots")
-    assert_refused(ended, 1, f"run__spots.h5: is a spots file, the results of {path}; give the run itself")
+    assert_refused(
+        ended, 1, f"run__spots.h5: is a spots file, the results of {path}; give the run itself"
+    )
     named = command("info", tmp_path / "run__spots.h5", "--frames", "masks_raw", name="gpu-spots")
     assert lines(named)["frames"] == "/masks_raw"
 
@@ -242,13 +301,24 @@ def test_an_eiger_data_file_without_its_master(by: str, tmp_path: Path) -> None:
         with h5py.File(path, "a") as file:
             file["entry/data/data"].attrs["image_nr_low"] = 1
     found = lines(info(path))
-    assert found["valid values"] == "up to 65534 (65535 marks pixels without a value in EIGER data files)"
+    assert (
+        found["valid values"]
+        == "up to 65534 (65535 marks pixels without a value in EIGER data files)"
+    )
     assert found["saturation"] == "65534 and more (the largest valid value)"
-    expected = f"give {tmp_path / 'run_master.h5'} instead" if by == "name" else "give the master file instead"
+    expected = (
+        f"give {tmp_path / 'run_master.h5'} instead"
+        if by == "name"
+        else "give the master file instead"
+    )
     assert f"{path}: is an EIGER data file without its master file" in found["note"]
     assert expected in found["note"]
     given = lines(info(path, "--valid-range", "none", "--saturation", 60000))
-    assert (given["valid values"], given["saturation"], given.get("note")) == ("all", "60000 and more (--saturation)", None)
+    assert (given["valid values"], given["saturation"], given.get("note")) == (
+        "all",
+        "60000 and more (--saturation)",
+        None,
+    )
     ended = command("find", path, "-a", 0, name="gpu-spots")
     assert ended.status == 0
     assert "is an EIGER data file without its master file" in ended.stderr

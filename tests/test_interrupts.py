@@ -26,7 +26,9 @@ from helpers import Ended, command, datasets, listing, replaced, series, started
 
 SLOW = ("--threads", 1, "-d", 60)
 """Options with which each stage of the run below takes a tenth of a second or more."""
-UNWATCHED = "import contextlib, gpu_spots.watchdog as w; w.watched = lambda *_: contextlib.nullcontext()"
+UNWATCHED = (
+    "import contextlib, gpu_spots.watchdog as w; w.watched = lambda *_: contextlib.nullcontext()"
+)
 """Python by which the program has no watchdog."""
 HURRIED = "import gpu_spots.watchdog as w; w.GRACE, w.LAST_WORD, w.STALL = 0.5, 0.5, 0.3"
 """Python by which its watchdog waits less."""
@@ -38,7 +40,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def compress(file: h5py.File) -> None:
         frames = np.tile(series(40, (256, 256)), (1, 2, 2))
-        file.create_dataset("frames", data=frames, chunks=(1, 512, 512), compression="gzip", compression_opts=1)
+        file.create_dataset(
+            "frames", data=frames, chunks=(1, 512, 512), compression="gzip", compression_opts=1
+        )
         for name, values in (("angle", np.arange(40) // 2), ("laser_on", np.arange(40) % 2)):
             del file[f"lauecollect/{name}"]
             file[f"lauecollect/{name}"] = values
@@ -64,13 +68,17 @@ def until(running: subprocess.Popen[str], line: str) -> list[str]:
     raise AssertionError(f"it never said {line!r}: {said}")
 
 
-def assert_ended(running: subprocess.Popen[str], said: list[str], message: str, number: signal.Signals) -> None:
+def assert_ended(
+    running: subprocess.Popen[str], said: list[str], message: str, number: signal.Signals
+) -> None:
     """Death by the signal, one line besides those of the stages, and nothing on stdout."""
     stdout, stderr = running.communicate(timeout=60)
     lines = "".join([*said, stderr]).splitlines()
     assert (running.returncode, stdout) == (-number, ""), lines
     assert lines[-1] == f"lu_hdf2spots: {message}; nothing was written"
-    assert not [line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line], lines
+    assert not [
+        line for line in lines[:-1] if not line.endswith("...") and "computing on" not in line
+    ], lines
 
 
 @pytest.mark.parametrize(
@@ -82,7 +90,9 @@ def assert_ended(running: subprocess.Popen[str], said: list[str], message: str, 
         ("masks", signal.SIGTERM, "terminated"),
     ],
 )
-def test_an_interrupted_run_says_so_and_leaves_nothing(run: Path, stage: str, number: signal.Signals, message: str) -> None:
+def test_an_interrupted_run_says_so_and_leaves_nothing(
+    run: Path, stage: str, number: signal.Signals, message: str
+) -> None:
     before = listing(run.parent)
     with started(run, *SLOW, "-S", "pairs") as running:
         said = until(running, stage)
@@ -124,7 +134,9 @@ def test_impatience_does_no_harm(run: Path) -> None:
 
 
 def test_what_the_process_was_told_to_ignore_is_ignored(run: Path) -> None:
-    with started(run, "--threads", 1, prelude="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as running:  # as nohup does
+    with started(
+        run, "--threads", 1, prelude="signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    ) as running:  # as nohup does
         until(running, "background")
         running.send_signal(signal.SIGHUP)
         running.communicate(timeout=60)
@@ -139,11 +151,16 @@ def test_a_run_that_is_killed_or_crashes_leaves_nothing(run: Path, number: signa
         running.send_signal(number)
         _, stderr = running.communicate(timeout=60)
         assert running.returncode == -number
-    assert stderr == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was written\n"
+    assert (
+        stderr
+        == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was written\n"
+    )
     assert set(listing(run.parent)) == {run.name}
 
 
-def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_run_removes(run: Path) -> None:
+def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_run_removes(
+    run: Path,
+) -> None:
     with started(run, *SLOW, prelude=UNWATCHED) as running:
         until(running, "masks")
         running.kill()
@@ -160,7 +177,9 @@ def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_r
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: signal.Signals) -> None:
+def test_the_old_output_stays_until_the_new_one_is_complete(
+    run: Path, number: signal.Signals
+) -> None:
     output = run.parent / "run__spots.h5"
     output.write_bytes(b"precious")
     state = output.stat()
@@ -170,7 +189,9 @@ def test_the_old_output_stays_until_the_new_one_is_complete(run: Path, number: s
         running.communicate(timeout=60)
     assert output.read_bytes() == b"precious"
     assert (output.stat().st_ino, output.stat().st_mtime_ns) == (state.st_ino, state.st_mtime_ns)
-    assert set(listing(run.parent)) - {run.name, output.name} == ({"run__spots.h5.part"} if number == signal.SIGKILL else set())
+    assert set(listing(run.parent)) - {run.name, output.name} == (
+        {"run__spots.h5.part"} if number == signal.SIGKILL else set()
+    )
     assert command(run, "--quiet", "--force").status == 0
     assert set(listing(run.parent)) == {run.name, output.name}
     with h5py.File(output) as file:
@@ -186,7 +207,11 @@ def test_ctrl_c_ends_a_shell_loop_too(run: Path) -> None:
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         loop_running = subprocess.Popen(
-            ["bash", "-c", loop], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            ["bash", "-c", loop],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
     finally:
         signal.signal(signal.SIGINT, ignored)
@@ -212,7 +237,7 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     assert not listing(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------- libraries that hang
+# ------------------------------------------------------------------------------ libraries that hang
 
 IN_C = "collections.deque(itertools.repeat(0), 0)"
 """A loop in C that never ends, never looks at signals and keeps Python's interpreter lock."""
@@ -234,11 +259,16 @@ def damaged_heap(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
 def test_a_call_that_never_returns_is_ended(run: Path, number: signal.Signals, word: str) -> None:
     with started(run, "--quiet", prelude=f"{HURRIED}; {COPYING}") as running:
         assert running.stderr is not None
-        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: lauecollect\n"
+        assert (
+            running.stderr.readline()
+            == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: lauecollect\n"
+        )
         assert "run__spots.h5.part" in listing(run.parent)
         running.send_signal(number)
         stdout, stderr = running.communicate(timeout=30)
@@ -250,12 +280,17 @@ def test_a_call_that_never_returns_is_ended(run: Path, number: signal.Signals, w
 def test_threads_that_never_return_are_given_up(run: Path) -> None:
     with started(run, "--quiet", prelude=f"{HURRIED}; {READING}") as running:
         assert running.stderr is not None
-        assert running.stderr.readline() == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: /frames\n"
+        assert (
+            running.stderr.readline()
+            == f"lu_hdf2spots: no progress for 0.3 s, reading {run}: /frames\n"
+        )
         running.send_signal(signal.SIGINT)
         _, stderr = running.communicate(timeout=30)
     # Python still runs, so the program ends by the signal itself
     assert running.returncode == -signal.SIGINT
-    assert stderr == f"lu_hdf2spots: interrupted while reading {run}: /frames; nothing was written\n"
+    assert (
+        stderr == f"lu_hdf2spots: interrupted while reading {run}: /frames; nothing was written\n"
+    )
     assert set(listing(run.parent)) == {run.name}
 
 
@@ -293,7 +328,7 @@ def test_the_watchdog_leaves_a_file_that_another_run_holds(tmp_path: Path) -> No
     assert not part.exists()
 
 
-# ------------------------------------------------------------------------------------------------------- how that is brought about
+# ------------------------------------------------------------------------ how that is brought about
 
 
 @pytest.fixture
@@ -332,7 +367,9 @@ def test_signals_that_come_too_late_are_not_heard() -> None:
 
 @pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("place", [0, 0.1, 0.5, 0.9, 1])
-def test_an_interrupt_in_the_midst_of_hdf5s_work_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float) -> None:
+def test_an_interrupt_in_the_midst_of_hdf5s_work_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float
+) -> None:
     run = write_run(tmp_path / "run__mccd.h5")
     write, calls, moment = os.pwrite, 0, -1
 
@@ -348,12 +385,16 @@ def test_an_interrupt_in_the_midst_of_hdf5s_work_waits_for_its_end(tmp_path: Pat
     (tmp_path / "run__spots.h5").unlink()
     calls, moment = 0, 1 + round(place * (calls - 1))
     before = listing(tmp_path)
-    assert command(run, "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+    assert command(run, "--quiet") == Ended(
+        1, "", "lu_hdf2spots: interrupted; nothing was written\n"
+    )
     assert listing(tmp_path) == before
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_while_the_file_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_the_file_is_made_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_run(tmp_path / "run__mccd.h5")
     tell = _Disk.tell
 
@@ -363,7 +404,9 @@ def test_an_interrupt_while_the_file_is_made_is_not_lost(tmp_path: Path, monkeyp
         return tell(disk)
 
     monkeypatch.setattr(_Disk, "tell", interrupted_tell)
-    assert command(run, "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+    assert command(run, "--quiet") == Ended(
+        1, "", "lu_hdf2spots: interrupted; nothing was written\n"
+    )
     assert set(listing(tmp_path)) == {run.name}
 
 
@@ -415,7 +458,9 @@ def test_an_interrupt_that_python_drops_is_made_again() -> None:
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_that_comes_up_as_another_error_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_that_comes_up_as_another_error_is_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         try:
             signal.raise_signal(signal.SIGINT)
@@ -423,11 +468,15 @@ def test_an_interrupt_that_comes_up_as_another_error_is_still_one(tmp_path: Path
             raise SystemError("initialization raised an unreported exception") from error
 
     monkeypatch.setattr("gpu_spots.run.find_to_file", fail)
-    assert command(write_run(tmp_path / "x.h5"), "--quiet") == Ended(1, "", "lu_hdf2spots: interrupted; nothing was written\n")
+    assert command(write_run(tmp_path / "x.h5"), "--quiet") == Ended(
+        1, "", "lu_hdf2spots: interrupted; nothing was written\n"
+    )
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_during_the_rename_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_during_the_rename_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace = os.replace
 
     def interrupted_replace(*names: object) -> None:
@@ -441,7 +490,9 @@ def test_an_interrupt_during_the_rename_comes_too_late(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_before_the_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_before_the_rename_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt), complete_or_absent(tmp_path / "x") as part:
         part.write_text("all of it")

@@ -28,16 +28,25 @@ def values(log: Log, name: str) -> list:
 
 
 def test_an_old_log(tmp_path: Path) -> None:
-    lines = [log_line("old", f"f{i}.mccd", angle, on, 1) for i, (angle, on) in enumerate([(0, 0), (0, 1), (10, 0), (10, 1), (5, 0)])]
+    lines = [
+        log_line("old", f"f{i}.mccd", angle, on, 1)
+        for i, (angle, on) in enumerate([(0, 0), (0, 1), (10, 0), (10, 1), (5, 0)])
+    ]
     log = read(tmp_path, log_text("old", lines))
     assert values(log, "file") == [f"f{i}.mccd" for i in range(5)]
     assert (values(log, "angle"), log.columns["angle"].units) == ([0, 0, 10, 10, 5], "deg")
     assert log.columns["angle"].values.dtype == np.float64
-    assert (values(log, "laser_on"), log.columns["laser_on"].values.dtype) == ([0, 1, 0, 1, 0], np.uint8)
+    assert (values(log, "laser_on"), log.columns["laser_on"].values.dtype) == (
+        [0, 1, 0, 1, 0],
+        np.uint8,
+    )
     assert values(log, "delay") == ["-", "100ps", "-", "100ps", "-"]
     assert (values(log, "delay_2"), log.columns["delay_2"].units) == ([1e-10] * 5, "s")
     assert log.columns["x-ray"].units == "Vs"
-    assert (log.columns["sdev(act.delay)"].units, values(log, "sdev(act.delay)")) == ("s", ["-"] * 5)
+    assert (log.columns["sdev(act.delay)"].units, values(log, "sdev(act.delay)")) == (
+        "s",
+        ["-"] * 5,
+    )
     assert np.isnan(log.columns["nom.delay"].values).tolist() == [True, False, True, False, True]
     # a pulse energy, which is there where the laser is off too
     assert values(log, "laser") == [1e-8, 3e-5, 1e-8, 3e-5, 1e-8]
@@ -51,9 +60,14 @@ def test_an_old_log(tmp_path: Path) -> None:
 
 
 def test_a_new_log(tmp_path: Path) -> None:
-    log = read(tmp_path, log_text("new", [log_line("new", f"f{on}.mccd", 1.5, on, 1) for on in (0, 1)]))
+    log = read(
+        tmp_path, log_text("new", [log_line("new", f"f{on}.mccd", 1.5, on, 1) for on in (0, 1)])
+    )
     assert (values(log, "laser_on"), log.columns["laser_on"].values.dtype) == ([0, 1], np.uint8)
-    assert (log.columns["laser_on"].attributes, "Laser_on" in log.columns) == ({"heading": "Laser_on"}, False)
+    assert (log.columns["laser_on"].attributes, "Laser_on" in log.columns) == (
+        {"heading": "Laser_on"},
+        False,
+    )
     assert (values(log, "Repeat"), log.columns["Repeat"].values.dtype) == ([1, 1], np.int64)
     assert np.isnan(values(log, "delay")[0])
     assert values(log, "delay")[1] == 1e-9
@@ -67,14 +81,23 @@ def test_the_order_of_columns_does_not_matter(header: tuple[str, ...], tmp_path:
     generation = "old" if header is OLD_HEADER else "new"
     row = log_line(generation, "f.mccd", 2.5, 1, 3).split("\t")
     straight = read(tmp_path, log_text(generation, ["\t".join(row)]))
-    back = read(tmp_path, "#" + "\t".join(reversed(header)) + "\n" + "\t".join(reversed(row)) + "\n")
+    back = read(
+        tmp_path, "#" + "\t".join(reversed(header)) + "\n" + "\t".join(reversed(row)) + "\n"
+    )
     for name in set(straight.columns) - {"delay", "delay_2"}:
         assert repr(values(back, name)) == repr(values(straight, name)), name
 
 
 def test_repeated_columns_are_numbered(tmp_path: Path) -> None:
     log = read(tmp_path, table("#file|x|x[s]|x|x_2|x", "a|1|2|3|4|5"))
-    assert {name: values(log, name)[0] for name in log.columns} == {"file": "a", "x": 1, "x_2": 2, "x_3": 3, "x_2_2": 4, "x_4": 5}
+    assert {name: values(log, name)[0] for name in log.columns} == {
+        "file": "a",
+        "x": 1,
+        "x_2": 2,
+        "x_3": 3,
+        "x_2_2": 4,
+        "x_4": 5,
+    }
 
 
 def test_the_state_of_the_laser_is_never_its_energy(tmp_path: Path) -> None:
@@ -85,7 +108,9 @@ def test_the_state_of_the_laser_is_never_its_energy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [("0", "1"), ("off", "on"), ("OFF", "On"), ("False", "True")])
 def test_states_in_words(words: tuple[str, str], tmp_path: Path) -> None:
-    assert values(read(tmp_path, table("#file|Laser_On", f"a|{words[0]}", f"b|{words[1]}")), "laser_on") == [0, 1]
+    assert values(
+        read(tmp_path, table("#file|Laser_On", f"a|{words[0]}", f"b|{words[1]}")), "laser_on"
+    ) == [0, 1]
 
 
 def test_a_state_that_is_none_stays_as_it_is(tmp_path: Path) -> None:
@@ -108,7 +133,9 @@ def test_a_state_that_is_none_stays_as_it_is(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_numbers_are_numbers_and_the_rest_is_text(texts: tuple[str, str], expected: np.ndarray, tmp_path: Path) -> None:
+def test_numbers_are_numbers_and_the_rest_is_text(
+    texts: tuple[str, str], expected: np.ndarray, tmp_path: Path
+) -> None:
     found = read(tmp_path, table("#file|x", f"a|{texts[0]}", f"b|{texts[1]}")).columns["x"].values
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
@@ -123,7 +150,11 @@ def test_names_of_files_stay_text(tmp_path: Path) -> None:
 def test_every_end_of_line(ending: str, tmp_path: Path) -> None:
     text = table("# hello", "#file|angle[deg]|comment", "a|1|x", "b|2|").replace("\n", ending)
     log = read(tmp_path, text)
-    assert (values(log, "file"), values(log, "angle"), values(log, "comment")) == (["a", "b"], [1, 2], ["x", ""])
+    assert (values(log, "file"), values(log, "angle"), values(log, "comment")) == (
+        ["a", "b"],
+        [1, 2],
+        ["x", ""],
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
@@ -133,13 +164,31 @@ def test_degree_signs(encoding: str, tmp_path: Path) -> None:
 
 
 def test_names_that_hdf5_does_not_take(tmp_path: Path) -> None:
-    assert list(read(tmp_path, table("#file|I0/I1|.||x", "a|1|2|3|4")).columns) == ["file", "I0_I1", "unnamed", "unnamed_2", "x"]
+    assert list(read(tmp_path, table("#file|I0/I1|.||x", "a|1|2|3|4")).columns) == [
+        "file",
+        "I0_I1",
+        "unnamed",
+        "unnamed_2",
+        "x",
+    ]
 
 
 def test_comments_headers_again_and_deleted_lines_anywhere(tmp_path: Path) -> None:
     log = read(
         tmp_path,
-        table("# one", "#file|angle", "a|1", "#b|2", "", "# beam lost", "c|3", "#file|angle", "d|4", "#angle|file|new", "5|e|x"),
+        table(
+            "# one",
+            "#file|angle",
+            "a|1",
+            "#b|2",
+            "",
+            "# beam lost",
+            "c|3",
+            "#file|angle",
+            "d|4",
+            "#angle|file|new",
+            "5|e|x",
+        ),
     )
     assert (values(log, "file"), values(log, "angle")) == (["a", "c", "d", "e"], [1, 3, 4, 5])
     assert values(log, "new") == ["", "", "", "x"]
@@ -152,7 +201,11 @@ def test_a_header_without_its_mark(tmp_path: Path) -> None:
 
 def test_the_last_line_of_a_repeated_image_counts(tmp_path: Path) -> None:
     log = read(tmp_path, table("#file|angle", "a|1", "b|2", "a|3", "c|4"))
-    assert (values(log, "file"), values(log, "angle"), log.repeated) == (["b", "a", "c"], [2, 3, 4], ["a"])
+    assert (values(log, "file"), values(log, "angle"), log.repeated) == (
+        ["b", "a", "c"],
+        [2, 3, 4],
+        ["a"],
+    )
 
 
 def test_comments_may_be_missing_and_may_hold_tabs(tmp_path: Path) -> None:
@@ -162,7 +215,9 @@ def test_comments_may_be_missing_and_may_hold_tabs(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_cut_off_are_bad(tmp_path: Path) -> None:
-    log = read(tmp_path, table("#date time|file|angle|x", "t|a|1|2", "t|b", "t", "t|-|1|2", "t|c|1|2|3"))
+    log = read(
+        tmp_path, table("#date time|file|angle|x", "t|a|1|2", "t|b", "t", "t|-|1|2", "t|c|1|2|3")
+    )
     assert values(log, "file") == ["a"]
     assert [(bad.number, bad.file, bad.reason) for bad in log.bad] == [
         (3, "b", "it has 2 values, expected 4 as in the header"),
@@ -221,8 +276,13 @@ def test_without_a_date_there_is_no_timestamp(tmp_path: Path) -> None:
     assert "timestamp" not in read(tmp_path, table("#date time|file", "soon|a")).columns
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
-@given(st.text(alphabet=st.sampled_from("#\t\n\r file[]angle0123.-eE:/\x1c\u2028"), max_size=200) | st.binary(max_size=100))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200
+)
+@given(
+    st.text(alphabet=st.sampled_from("#\t\n\r file[]angle0123.-eE:/\x1c\u2028"), max_size=200)
+    | st.binary(max_size=100)
+)
 def test_any_text_gives_a_log_or_one_line(tmp_path: Path, text: str | bytes) -> None:
     with contextlib.suppress(InputError):
         log = read(tmp_path, text)

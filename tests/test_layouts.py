@@ -38,14 +38,23 @@ from layouts_data import (
 def results(path: Path) -> dict[str, np.ndarray]:
     """All datasets of a spots file but the run's own metadata."""
     with h5py.File(path) as file:
-        return {name: values for name, values in datasets(file).items() if not name.startswith("lauecollect/")}
+        return {
+            name: values
+            for name, values in datasets(file).items()
+            if not name.startswith("lauecollect/")
+        }
 
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """What the same run gives as an array, with synchronized masks."""
     path = tmp_path_factory.mktemp("direct") / "run__spots.h5"
-    find_spots(frames_of(), Parameters(sync="pairs"), columns={"angle": ANGLES, "laser_on": STATES}, output=path).close()
+    find_spots(
+        frames_of(),
+        Parameters(sync="pairs"),
+        columns={"angle": ANGLES, "laser_on": STATES},
+        output=path,
+    ).close()
     return results(path)
 
 
@@ -57,11 +66,13 @@ def refuses(path: Path, *options: object, words: tuple[str, ...], status: int = 
     assert listing(path.parent) == before
 
 
-# -------------------------------------------------------------------------------------------------------------------- what is recognised
+# ------------------------------------------------------------------------------- what is recognised
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-def test_each_layout_gives_what_its_frames_give(layout: str, direct: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_each_layout_gives_what_its_frames_give(
+    layout: str, direct: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     write, kind, frames_path = WRITERS[layout]
     path = write(tmp_path / "run_master.h5")
     table = tmp_path / "states.csv"
@@ -72,13 +83,18 @@ def test_each_layout_gives_what_its_frames_give(layout: str, direct: dict[str, n
     assert_same(results(tmp_path / "out.h5"), direct)
     assert results(tmp_path / "out.h5").keys() == direct.keys()
     with h5py.File(tmp_path / "out.h5") as file:
-        assert (file["info"].attrs["layout"], file["info"].attrs["frames_path"]) == (kind, frames_path)
+        assert (file["info"].attrs["layout"], file["info"].attrs["frames_path"]) == (
+            kind,
+            frames_path,
+        )
         assert np.round(file["lauecollect/angle"][:], 3).tolist() == ANGLES.tolist()
         assert file["lauecollect/angle"].attrs["origin"] == file["info"].attrs["angles_from"]
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-def test_info_and_the_documentation_have_a_name_for_each_layout(layout: str, tmp_path: Path) -> None:
+def test_info_and_the_documentation_have_a_name_for_each_layout(
+    layout: str, tmp_path: Path
+) -> None:
     write, kind, _ = WRITERS[layout]
     ended = command("info", write(tmp_path / "run_master.h5"), name="gpu-spots")
     assert ended.status == 0, ended.stderr
@@ -88,8 +104,13 @@ def test_info_and_the_documentation_have_a_name_for_each_layout(layout: str, tmp
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "int32", "float32", ">u2"])
 def test_frames_of_other_types(dtype: str, tmp_path: Path) -> None:
-    path = write_dectris(tmp_path / "run_master.h5", frames_of(dtype), detector={"description": "Jungfrau"})
-    with find_spots(path) as found, find_spots(frames_of(dtype), columns={"angle": ANGLES}) as expected:
+    path = write_dectris(
+        tmp_path / "run_master.h5", frames_of(dtype), detector={"description": "Jungfrau"}
+    )
+    with (
+        find_spots(path) as found,
+        find_spots(frames_of(dtype), columns={"angle": ANGLES}) as expected,
+    ):
         for name in ("avg", "threshold"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
         assert found.n_spots == expected.n_spots
@@ -113,12 +134,30 @@ def test_a_stack_over_several_files_reads_as_one(per_file: int, tmp_path: Path) 
     [
         ([{}, {}, {}], None, False),
         ([{"chunks": (1, 4, 40)}, {"chunks": (1, 6, 40)}, {"chunks": (2, 4, 10)}], 12, False),
-        ([{"chunks": (1, 4, 40)}, {"chunks": None, "compression": None}, {"chunks": None, "compression": None}], 4, False),
+        (
+            [
+                {"chunks": (1, 4, 40)},
+                {"chunks": None, "compression": None},
+                {"chunks": None, "compression": None},
+            ],
+            4,
+            False,
+        ),
         ([{"chunks": (1, 5, 40)}, {"chunks": (1, 6, 40)}, {"chunks": (1, 4, 40)}], None, False),
-        ([{"chunks": None, "compression": None}, {"compression": None}, {"chunks": None, "compression": None}], 1, True),
+        (
+            [
+                {"chunks": None, "compression": None},
+                {"compression": None},
+                {"chunks": None, "compression": None},
+            ],
+            1,
+            True,
+        ),
     ],
 )
-def test_rows_are_read_across_files(options: list[dict], apart: int | None, decoded: bool, tmp_path: Path) -> None:
+def test_rows_are_read_across_files(
+    options: list[dict], apart: int | None, decoded: bool, tmp_path: Path
+) -> None:
     """Rows can be read apart where that is so in all files."""
     path, frames = write_dectris(tmp_path / "run_master.h5"), frames_of()
     for number, option in enumerate(options):
@@ -126,7 +165,13 @@ def test_rows_are_read_across_files(options: list[dict], apart: int | None, deco
             stored(file, "entry/data/data", frames[7 * number : 7 * number + 7], **option)
     with open_run(path) as stack:
         assert (stack.rows_apart, stack.is_decoded) == (apart, decoded)
-        for begin, end, first, last in ((0, 20, 0, 24), (3, 17, 5, 6), (6, 8, 23, 24), (14, 14, 2, 9), (13, 15, 0, 12)):
+        for begin, end, first, last in (
+            (0, 20, 0, 24),
+            (3, 17, 5, 6),
+            (6, 8, 23, 24),
+            (14, 14, 2, 9),
+            (13, 15, 0, 12),
+        ):
             into = np.empty((end - begin, last - first, SHAPE[1]), np.uint16)
             stack.read_rows(begin, end, first, last, into)
             assert np.array_equal(into, frames[begin:end, first:last])
@@ -213,7 +258,7 @@ def test_a_signal_that_holds_all_of_a_dectris_run_is_taken(tmp_path: Path) -> No
         assert np.array_equal(into, frames_of())
 
 
-# ------------------------------------------------------------------------------------------------------------------- which frames
+# ------------------------------------------------------------------------------------- which frames
 
 
 def test_frames_may_name_the_datasets_one_by_one(tmp_path: Path) -> None:
@@ -234,7 +279,14 @@ def test_frames_may_name_a_group(place: str, tmp_path: Path) -> None:
 def test_several_scans_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
     path = write_bliss(tmp_path / "run.h5", scans=("1.1", "2.1", "10.1"))
     refuses(
-        path, words=("several datasets could be the frames", "/1.1/measurement/eiger (20, 24, 40) uint16", "/2.1/", "/10.1/", "--frames")
+        path,
+        words=(
+            "several datasets could be the frames",
+            "/1.1/measurement/eiger (20, 24, 40) uint16",
+            "/2.1/",
+            "/10.1/",
+            "--frames",
+        ),
     )
     for place in ("2.1/measurement/eiger", "/2.1"):
         with open_run(path, InputOptions((place,))) as stack:
@@ -259,16 +311,26 @@ def second(*places: str) -> Callable[[h5py.File], None]:
         (write_nexus, second("entry", "entry2"), ("/entry/data/data", "/entry2/data/data")),
         (write_nexus, second("entry/data", "entry/raw"), ("/entry/data/data", "/entry/raw/data")),
         (write_cxi, second("entry_1", "entry_2"), ("/entry_1/data_1/data",)),
-        (write_lima, second("entry_0000", "entry_0001"), ("/entry_0000/measurement/data", "/entry_0001/measurement/data")),
+        (
+            write_lima,
+            second("entry_0000", "entry_0001"),
+            ("/entry_0000/measurement/data", "/entry_0001/measurement/data"),
+        ),
         (write_anything, second("run", "old"), ("/old/of/today/images", "/run/of/today/images")),
         (write_crystfel, second("data", "data/jungfrau"), ("--frames",)),
     ],
     ids=["entries", "NXdata", "CXI", "Lima", "anything", "CrystFEL"],
 )
 def test_two_stacks_are_listed(
-    write: Callable[..., Path], edit: Callable[[h5py.File], None], words: tuple[str, ...], tmp_path: Path
+    write: Callable[..., Path],
+    edit: Callable[[h5py.File], None],
+    words: tuple[str, ...],
+    tmp_path: Path,
 ) -> None:
-    refuses(write(tmp_path / "run.h5", edit=edit), words=("several datasets could be the frames", *words, "--frames PATH"))
+    refuses(
+        write(tmp_path / "run.h5", edit=edit),
+        words=("several datasets could be the frames", *words, "--frames PATH"),
+    )
 
 
 def test_many_stacks_are_not_all_listed(tmp_path: Path) -> None:
@@ -276,13 +338,16 @@ def test_many_stacks_are_not_all_listed(tmp_path: Path) -> None:
     refuses(path, words=("/1.1/measurement/eiger", "and 4 more"))
 
 
-# -------------------------------------------------------------------------------------------------------------------- damage and oddity
+# -------------------------------------------------------------------------------- damage and oddity
 
 
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
     path = write_dectris(tmp_path / "run_master.h5")
     (tmp_path / "run_data_000002.h5").unlink()
-    refuses(path, words=("run_master.h5", "data_000002", "the file run_data_000002.h5, which is missing"))
+    refuses(
+        path,
+        words=("run_master.h5", "data_000002", "the file run_data_000002.h5, which is missing"),
+    )
 
 
 @pytest.mark.parametrize("layout", ["BLISS", "virtual"])
@@ -307,7 +372,14 @@ def test_a_missing_number_is_refused(tmp_path: Path) -> None:
         del file["entry/data/data_000002"]
 
     path = write_dectris(tmp_path / "run_master.h5", edit=edit)
-    refuses(path, words=("/entry/data has data_000001 and data_000003", "between them is missing", "--frames"))
+    refuses(
+        path,
+        words=(
+            "/entry/data has data_000001 and data_000003",
+            "between them is missing",
+            "--frames",
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,16 +387,30 @@ def test_a_missing_number_is_refused(tmp_path: Path) -> None:
     [
         (
             np.zeros((6, 24, 41), np.uint16),
-            ("data_000003 has frames of 24 x 41 uint16", "expected 24 x 40 uint16 as in /entry/data/data_000001"),
+            (
+                "data_000003 has frames of 24 x 41 uint16",
+                "expected 24 x 40 uint16 as in /entry/data/data_000001",
+            ),
         ),
-        (np.zeros((6, 24, 40), np.int32), ("data_000003 has frames of 24 x 40 int32", "expected 24 x 40 uint16")),
-        (np.zeros((6, 24), np.uint16), ("data_000003 has shape (6, 24)", "expected three dimensions")),
+        (
+            np.zeros((6, 24, 40), np.int32),
+            ("data_000003 has frames of 24 x 40 int32", "expected 24 x 40 uint16"),
+        ),
+        (
+            np.zeros((6, 24), np.uint16),
+            ("data_000003 has shape (6, 24)", "expected three dimensions"),
+        ),
         (np.zeros((6, 24, 40), np.uint64), ("data_000003 is uint64", "expected one of")),
-        (np.zeros((0, 24, 40), np.uint16), ("data_000003 has shape (0, 24, 40)", "at least one frame")),
+        (
+            np.zeros((0, 24, 40), np.uint16),
+            ("data_000003 has shape (0, 24, 40)", "at least one frame"),
+        ),
     ],
     ids=["size", "type", "2-D", "uint64", "empty"],
 )
-def test_parts_that_differ_are_named(other: np.ndarray, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_parts_that_differ_are_named(
+    other: np.ndarray, words: tuple[str, ...], tmp_path: Path
+) -> None:
     path = write_dectris(tmp_path / "run_master.h5")
     with h5py.File(tmp_path / "run_data_000003.h5", "w") as file:
         file["entry/data/data"] = other
@@ -345,7 +431,12 @@ def test_a_frame_that_was_never_written_is_named_before_any_is_read(tmp_path: Pa
     path = write_dectris(tmp_path / "run_master.h5")
     with h5py.File(tmp_path / "run_data_000003.h5", "w") as file:
         file.create_dataset("entry/data/data", (6, *SHAPE), "u2", chunks=(1, *SHAPE))[:4] = 7
-    with open_run(path) as stack, pytest.raises(InputError, match=r"run_data_000003\.h5: /entry/data/data: frame 4 .*never written"):
+    with (
+        open_run(path) as stack,
+        pytest.raises(
+            InputError, match=r"run_data_000003\.h5: /entry/data/data: frame 4 .*never written"
+        ),
+    ):
         stack.check_whole()
     ended = command("info", path, name="gpu-spots")
     assert ended.status == 0
@@ -372,7 +463,10 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 2 * N_FRAMES + 64
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
         monkeypatch.setattr(resource, "setrlimit", refuse)
-        with pytest.raises(InputError, match=r"run_master\.h5: /entry/data: its frames are in 20 files.* 104 open files .* 60 are allowed"):
+        with pytest.raises(
+            InputError,
+            match=r"run_master\.h5: /entry/data: its frames are in 20 files.* 104 open files .* 60 are allowed",
+        ):
             open_run(path).__enter__()
     finally:
         monkeypatch.undo()
@@ -385,7 +479,11 @@ def refuse(*_: object) -> None:
 
 def test_an_output_may_not_be_one_of_the_parts(tmp_path: Path) -> None:
     path = write_dectris(tmp_path / "run_master.h5")
-    assert_refused(command(path, "-o", tmp_path / "run_data_000002.h5", "--force", "--quiet"), 1, "the output is the input file")
+    assert_refused(
+        command(path, "-o", tmp_path / "run_data_000002.h5", "--force", "--quiet"),
+        1,
+        "the output is the input file",
+    )
 
 
 def test_a_file_without_frames_says_what_it_has(tmp_path: Path) -> None:
@@ -394,19 +492,40 @@ def test_a_file_without_frames_says_what_it_has(tmp_path: Path) -> None:
         file["data/modules"] = np.zeros((5, 2, 7, 9), "u2")
 
     path = write_crystfel(tmp_path / "run.h5", edit=edit)
-    refuses(path, words=("no /frames and no 3-D numeric dataset", "/data/modules (5, 2, 7, 9) uint16", "--frames"))
-    refuses(path, "--frames", "/data/modules", words=("/data/modules has shape (5, 2, 7, 9)", "expected three dimensions"))
-    refuses(path, "--frames", "/data", words=("/data is a group", "expected the dataset of the frames"))
+    refuses(
+        path,
+        words=(
+            "no /frames and no 3-D numeric dataset",
+            "/data/modules (5, 2, 7, 9) uint16",
+            "--frames",
+        ),
+    )
+    refuses(
+        path,
+        "--frames",
+        "/data/modules",
+        words=("/data/modules has shape (5, 2, 7, 9)", "expected three dimensions"),
+    )
+    refuses(
+        path, "--frames", "/data", words=("/data is a group", "expected the dataset of the frames")
+    )
 
 
 def test_a_group_with_two_stacks_is_refused(tmp_path: Path) -> None:
     path = write_nexus(tmp_path / "run.h5", edit=second("entry/data", "entry/raw"))
-    refuses(path, "--frames", "/entry", words=("/entry is a group with several datasets", "/entry/data/data", "/entry/raw/data"))
+    refuses(
+        path,
+        "--frames",
+        "/entry",
+        words=("/entry is a group with several datasets", "/entry/data/data", "/entry/raw/data"),
+    )
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 @pytest.mark.parametrize("seed", [0, 1, 3])
-def test_wrong_bytes_anywhere_give_results_or_one_line(layout: str, seed: int, tmp_path: Path) -> None:
+def test_wrong_bytes_anywhere_give_results_or_one_line(
+    layout: str, seed: int, tmp_path: Path
+) -> None:
     path = WRITERS[layout][0](tmp_path / "run_master.h5")
     rng = np.random.default_rng(seed)
     content = bytearray(path.read_bytes())

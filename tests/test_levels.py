@@ -34,7 +34,9 @@ def plain_level(values: list[float]) -> float:
 def test_level_is_the_interquartile_mean(frame: np.ndarray, bad_rows: int) -> None:
     pixels = np.ones((4, 7), bool)
     pixels[:bad_rows] = False
-    assert levels.frame_level(frame, Validity(pixels)) == plain_level(frame[bad_rows:].reshape(-1).tolist())
+    assert levels.frame_level(frame, Validity(pixels)) == plain_level(
+        frame[bad_rows:].reshape(-1).tolist()
+    )
 
 
 def test_level_of_a_large_frame_is_that_of_every_kth_row() -> None:
@@ -62,8 +64,14 @@ def test_a_frame_that_cannot_be_scaled_is_named(bad: float) -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(FRAME_DTYPES), st.lists(st.integers(2**12, 2**20), min_size=3, max_size=3), st.data())
-def test_scaled_frames_equal_plain_products(dtype: np.dtype, factors: list[int], data: st.DataObject) -> None:
+@given(
+    st.sampled_from(FRAME_DTYPES),
+    st.lists(st.integers(2**12, 2**20), min_size=3, max_size=3),
+    st.data(),
+)
+def test_scaled_frames_equal_plain_products(
+    dtype: np.dtype, factors: list[int], data: st.DataObject
+) -> None:
     if dtype.kind == "f":
         elements = st.floats(width=dtype.itemsize * 8, allow_nan=False, allow_infinity=False)
     else:
@@ -81,13 +89,19 @@ def test_invalid_values_stay_invalid_when_scaled(backend: Backend, dtype: np.dty
     frames = np.array([[[1, 50, 100, 126, 127]]]).astype(dtype)
     validity = Validity(low=2, high=126)
     for factor in (2**15, 2**16, 2**18):
-        scaled = fetched(backend, backend.scaled(backend.upload(frames), np.array([factor]), validity))
+        scaled = fetched(
+            backend, backend.scaled(backend.upload(frames), np.array([factor]), validity)
+        )
         after = validity.of_scaled(dtype)
         valid = np.isfinite(scaled) & ((after.high is None) | (scaled <= (after.high or 0)))
         assert valid.reshape(-1).tolist() == [False, True, True, True, False]
 
 
-@pytest.mark.parametrize("dtype", [np.dtype("uint16"), np.dtype("int32"), np.dtype("uint8"), np.dtype("float32")], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [np.dtype("uint16"), np.dtype("int32"), np.dtype("uint8"), np.dtype("float32")],
+    ids=str,
+)
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
 def test_normalised_run_equals_reference(backend: Backend, dtype: np.dtype, sync: str) -> None:
     frames = frames_of(dtype, (20, 21, 33), seed=3)
@@ -97,12 +111,17 @@ def test_normalised_run_equals_reference(backend: Backend, dtype: np.dtype, sync
     frames = (frames * drift[:, None, None]).astype(dtype)
     angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
     columns = {"angle": angles, "laser_on": laser.astype(int)}
-    found = run(frames, Parameters(angles=0, sync=sync, normalise="level", cutoff=2.0), backend, columns)
+    found = run(
+        frames, Parameters(angles=0, sync=sync, normalise="level", cutoff=2.0), backend, columns
+    )
     measured = np.array([plain_level(frame.reshape(-1).tolist()) for frame in frames])
     factors = np.rint(np.median(measured) / measured * 65536).astype(int).tolist()
     assert np.array_equal(found["frame_level"], measured)
     assert np.array_equal(found["frame_scale"], np.array(factors) / 65536)
-    assert_same(found, reference_run(frames, cutoff=2.0, sync=sync, angles=angles, laser=laser, factors=factors))
+    assert_same(
+        found,
+        reference_run(frames, cutoff=2.0, sync=sync, angles=angles, laser=laser, factors=factors),
+    )
 
 
 def test_normalised_run_with_invalid_values_equals_reference(backend: Backend) -> None:
@@ -110,7 +129,12 @@ def test_normalised_run_with_invalid_values_equals_reference(backend: Backend) -
     frames = frames_of(np.dtype("int16"), (20, 19, 40), seed=8) + 200
     low, high = np.quantile(frames, [0.01, 0.99]).astype(int).tolist()
     valid = rng.random(frames.shape[1:]) < 0.95
-    found = run(frames, Parameters(angles=0, normalise="level"), backend, validity=Validity(valid, low, high))
+    found = run(
+        frames,
+        Parameters(angles=0, normalise="level"),
+        backend,
+        validity=Validity(valid, low, high),
+    )
     factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
     expected = reference_run(frames, valid_pixels=valid, low=low, high=high, factors=factors)
     assert "stats/n_used" in expected
@@ -123,7 +147,10 @@ def test_stats_say_that_they_are_in_scaled_counts(tmp_path: Path) -> None:
         path = tmp_path / f"{normalise}.h5"
         find_spots(frames, Parameters(angles=0, normalise=normalise), output=path).close()
         with h5py.File(path) as file:
-            assert {file[f"stats/{name}"].attrs["units"] for name in ("avg", "std", "iqr", "max", "threshold")} == {units}
+            assert {
+                file[f"stats/{name}"].attrs["units"]
+                for name in ("avg", "std", "iqr", "max", "threshold")
+            } == {units}
             assert file["spots/I"].attrs["units"] == "counts"
 
 
@@ -141,7 +168,9 @@ def test_drift_above_the_noise_is_warned_of_once(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize(("rms", "normalise"), [(0.002, "none"), (0.02, "level")])
-def test_no_warning_without_drift_or_where_it_is_taken_out(backend: Backend, rms: float, normalise: str) -> None:
+def test_no_warning_without_drift_or_where_it_is_taken_out(
+    backend: Backend, rms: float, normalise: str
+) -> None:
     notes = Notes()
     run(drifting(rms), Parameters(angles=0, normalise=normalise), backend, notes=notes)
     assert notes.warnings == []
@@ -154,7 +183,9 @@ def photons(scatter: float, rate: float = 0.05) -> np.ndarray:
     return rng.poisson(exposure[:, None, None], (40, 96, 96)).astype(np.uint16)
 
 
-@pytest.mark.parametrize(("rate", "remedy"), [(0.05, "increase -c/--cutoff"), (4.0, "--normalise level scales")])
+@pytest.mark.parametrize(
+    ("rate", "remedy"), [(0.05, "increase -c/--cutoff"), (4.0, "--normalise level scales")]
+)
 def test_drift_of_a_photon_counter_is_warned_of(backend: Backend, rate: float, remedy: str) -> None:
     for scatter, expected in ((0.0, 0), (0.4, 1)):
         notes = Notes()
@@ -177,7 +208,10 @@ def test_counting_statistics_are_no_drift(shape: tuple[int, int], rate: float) -
 @pytest.mark.parametrize("level", [0, -3])
 def test_a_run_without_counts_cannot_be_normalised(backend: Backend, level: int) -> None:
     frames = np.full((8, 10, 10), level, np.int16)
-    with pytest.raises(InputError, match=f"frames: --normalise level: found a level of {level} counts, .*use --normalise none"):
+    with pytest.raises(
+        InputError,
+        match=f"frames: --normalise level: found a level of {level} counts, .*use --normalise none",
+    ):
         run(frames, Parameters(angles=0, normalise="level"), backend)
 
 

@@ -93,14 +93,22 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         for n in n_frames:
             frames = DeviceArray(np.ones((n, *shape), dtype))
             for validity in (Validity(), Validity(valid, 1, 50)):
-                maps = BackgroundMaps(shape, dtype, 3.0, varies=False, held=backend.hold_background(frames.shape, dtype, Trimmed(25)))
+                maps = BackgroundMaps(
+                    shape,
+                    dtype,
+                    3.0,
+                    varies=False,
+                    held=backend.hold_background(frames.shape, dtype, Trimmed(25)),
+                )
                 backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
                 backend.moments(frames, KruskalWallis(np.arange(n) % 3, np.full(4, 3.0)), validity)
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         for threshold in (1, lowest):
             limits = np.full(shape, threshold, np.float64 if dtype.kind == "f" else np.int64)
-            prepared = backend.prepare(background_of(limits, dtype, levels_of(dtype, shape, rng)), Morphology(2, 20, 2), 3)
+            prepared = backend.prepare(
+                background_of(limits, dtype, levels_of(dtype, shape, rng)), Morphology(2, 20, 2), 3
+            )
             masks = backend.find_masks(frames, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))
         backend.without(masks, masks)
@@ -122,14 +130,21 @@ def compiled(variant: Variant, target: str) -> str:
         NVRTC.destroyProgram(program)
 
 
-def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Iterator[tuple[Variant, str]]:
-    """Name and PTX of each job. What has been compiled in an earlier session, and has not changed, is not compiled again."""
+def compile_all(
+    config: pytest.Config, jobs: list[tuple[Variant, str]]
+) -> Iterator[tuple[Variant, str]]:
+    """Name and PTX of each job.
+
+    What has been compiled in an earlier session, and has not changed, is not compiled again.
+    """
     assert config.cache is not None
     done = set(config.cache.get("nvrtc/compiled", []))
 
     def one(job: tuple[Variant, str]) -> tuple[Variant, str, str]:
         variant, target = job
-        text = "\0".join([source_of(variant[0], **dict(variant[1])), *OPTIONS, target, str(NVRTC.getVersion())])
+        text = "\0".join(
+            [source_of(variant[0], **dict(variant[1])), *OPTIONS, target, str(NVRTC.getVersion())]
+        )
         key = hashlib.sha256(text.encode()).hexdigest()
         return variant, key, "" if key in done else compiled(variant, target)
 
@@ -142,17 +157,30 @@ def compile_all(config: pytest.Config, jobs: list[tuple[Variant, str]]) -> Itera
 
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
     """As 180 frames of uint16 ask for them; those of float32 for the oldest, a middle and the newest one."""
-    integers, floats = (recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32"))
+    integers, floats = (
+        recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32")
+    )
     # these are for reading, which is not recorded
     integers |= {(file, macros({"SIZE": 2})) for file in ("unshuffle", "bitshuffle")}
     assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
-    jobs = [(variant, f"sm_{architecture}") for variant in sorted(integers) for architecture in ARCHITECTURES]
-    jobs += [(variant, f"sm_{architecture}") for variant in sorted(floats - integers) for architecture in ARCHITECTURES[::3]]
+    jobs = [
+        (variant, f"sm_{architecture}")
+        for variant in sorted(integers)
+        for architecture in ARCHITECTURES
+    ]
+    jobs += [
+        (variant, f"sm_{architecture}")
+        for variant in sorted(floats - integers)
+        for architecture in ARCHITECTURES[::3]
+    ]
     assert len(list(compile_all(pytestconfig, jobs))) == len(jobs)
 
 
 def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Config) -> None:
-    """All types and sizes, for the oldest architecture. No multiply-add is fused, and no small float32 is taken for 0."""
+    """All types and sizes, for the oldest architecture.
+
+    No multiply-add is fused, and no small float32 is taken for 0.
+    """
     recorder = recorded((40, 1200, 9000), FRAME_DTYPES)
     variants = recorder.variants | {("unshuffle", macros({"SIZE": size})) for size in (2, 4, 8)}
     variants |= {("bitshuffle", macros({"SIZE": size})) for size in (1, 2, 4, 8)}
@@ -166,19 +194,34 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
 def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> None:
     """Each of float64, to nearest, whatever CuPy asks the compiler for: IEEE 754 leaves no choice of a result."""
     ptx = compiled(("background", macros({"FRAME": frame})), "compute_75")
-    assert set(re.findall(r"^\s+((?:add|sub|mul|div|sqrt|rcp|neg|abs|fma|mad)\.\S*f(?:32|64))\s", ptx, re.MULTILINE)) == {
-        *("add.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64")
-    }
+    assert set(
+        re.findall(
+            r"^\s+((?:add|sub|mul|div|sqrt|rcp|neg|abs|fma|mad)\.\S*f(?:32|64))\s",
+            ptx,
+            re.MULTILINE,
+        )
+    ) == {*("add.rn.f64", "mul.rn.f64", "div.rn.f64", "sqrt.rn.f64")}
     assert set(re.findall(r"^\s+(cvt\.\S*f32\S*)\s", ptx, re.MULTILINE)) == {"cvt.rn.f32.f64"}
-    assert set(re.findall(r"^\s+(cvt\.\S*\.f64\.[us]\d+)\s", ptx, re.MULTILINE)) >= {"cvt.rn.f64.u64", "cvt.rn.f64.s32"}
+    assert set(re.findall(r"^\s+(cvt\.\S*\.f64\.[us]\d+)\s", ptx, re.MULTILINE)) >= {
+        "cvt.rn.f64.u64",
+        "cvt.rn.f64.s32",
+    }
 
 
 def test_every_kernel_is_used() -> None:
     """No kernel is left behind."""
-    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {("unshuffle", "unshuffle")}
+    used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {
+        ("unshuffle", "unshuffle")
+    }
     used |= {("bitshuffle", name) for name in ("find_blocks", "decode_blocks")}
-    pattern = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
-    assert used == {(path.stem, name) for path in KERNELS.glob("*.cu") for name in pattern.findall(path.read_text())}
+    pattern = re.compile(
+        r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE
+    )
+    assert used == {
+        (path.stem, name)
+        for path in KERNELS.glob("*.cu")
+        for name in pattern.findall(path.read_text())
+    }
 
 
 def test_cupy_has_what_numpy_stands_in_for() -> None:

@@ -1,4 +1,7 @@
-"""Which pixels and values count: masks and ranges of files, masks and regions of users. What does not count is in no mask anywhere."""
+"""Which pixels and values count: masks and ranges of files, masks and regions of users.
+
+What does not count is in no mask anywhere.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -57,11 +60,13 @@ def good_of(path: Path, **options: Any) -> np.ndarray:
         return np.ones(SHAPE, bool) if stack.validity.pixels is None else stack.validity.pixels
 
 
-# ------------------------------------------------------------------------------------------------------- nothing bad is in any mask
+# ----------------------------------------------------------------------- nothing bad is in any mask
 
 
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
-def test_masked_and_sentinel_pixels_are_in_no_mask(backend: Backend, sync: str, tmp_path: Path) -> None:
+def test_masked_and_sentinel_pixels_are_in_no_mask(
+    backend: Backend, sync: str, tmp_path: Path
+) -> None:
     """Bad pixels burn on every frame, and others are marked as being without a value on some frames."""
     rng = np.random.default_rng(5)
     frames, bad = frames_of(), bad_pixels()
@@ -69,10 +74,18 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(backend: Backend, sync: str, 
     sentinel = rng.random(frames.shape) < 0.03
     frames[sentinel] = rng.choice([65534, 65535], int(sentinel.sum()))
     detector = {"pixel_mask": bad.astype(np.uint32) << 1}
-    path = write_dectris(tmp_path / "run_master.h5", frames, detector=detector, edit=lambda f: f.create_dataset("laser", data=STATES))
+    path = write_dectris(
+        tmp_path / "run_master.h5",
+        frames,
+        detector=detector,
+        edit=lambda f: f.create_dataset("laser", data=STATES),
+    )
     options = InputOptions(laser_path="laser")
     parameters = Parameters(sync=sync, erosions=0, dilations=0, cutoff=1.0)
-    with open_run(path, options) as stack, find_in_memory(stack, Job(parameters, backend, Notes())) as found:
+    with (
+        open_run(path, options) as stack,
+        find_in_memory(stack, Job(parameters, backend, Notes())) as found,
+    ):
         for frame in range(N_FRAMES):
             for kind in ("raw", "filtered") if sync == "none" else ("raw", "filtered", "synced"):
                 mask = found.mask(frame, kind)
@@ -82,7 +95,11 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(backend: Backend, sync: str, 
         for name in ("avg", "std", "iqr", "max", "arg"):
             assert not getattr(found, name)[bad].any(), name
         assert found.max.max() < 65534
-        same = array_run(np.where(sentinel, 65535, frames), {"angle": ANGLES, "laser_on": STATES}, InputOptions(valid_range=(None, 65533)))
+        same = array_run(
+            np.where(sentinel, 65535, frames),
+            {"angle": ANGLES, "laser_on": STATES},
+            InputOptions(valid_range=(None, 65533)),
+        )
         same.validity = same.validity.less(~bad)
         with find_in_memory(same, Job(parameters, backend, Notes())) as expected:
             for name in ("avg", "std", "iqr", "max", "arg", "threshold"):
@@ -97,7 +114,9 @@ def test_rejected_regions_are_in_no_mask(backend: Backend) -> None:
     regions = (region("rect:3,9,5,20"), region("disc:15,30,4.5"), region("border:2"))
     stack = array_run(frames, {"angle": ANGLES}, InputOptions(reject=regions))
     rejected = in_any(regions, SHAPE)
-    with find_in_memory(stack, Job(Parameters(erosions=0, dilations=1, cutoff=1.0), backend, Notes())) as found:
+    with find_in_memory(
+        stack, Job(Parameters(erosions=0, dilations=1, cutoff=1.0), backend, Notes())
+    ) as found:
         for frame in range(N_FRAMES):
             assert not found.mask(frame)[rejected].any()
             assert found.mask(frame)[~rejected].any()
@@ -115,14 +134,17 @@ def test_saturated_pixels_stay_in_spots_and_are_counted(backend: Backend, tmp_pa
         (InputOptions(saturation=200), 16),
         (InputOptions(saturation=901, valid_range=(0, 999)), 0),
     ):
-        with open_run(path, options) as stack, find_in_memory(stack, Job(Parameters(), backend, Notes())) as found:
+        with (
+            open_run(path, options) as stack,
+            find_in_memory(stack, Job(Parameters(), backend, Notes())) as found,
+        ):
             spots = found.spots(4)
             assert found.mask(4)[x, y]
             assert spots["overload"].sum() == overloaded
             assert found.mask(4).sum() > 16
 
 
-# --------------------------------------------------------------------------------------------------------------- what the file says
+# ------------------------------------------------------------------------------- what the file says
 
 
 def test_only_the_low_bits_of_a_nexus_mask_count(tmp_path: Path) -> None:
@@ -138,7 +160,9 @@ def test_only_the_low_bits_of_a_nexus_mask_count(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_one_module_layer_is_taken(tmp_path: Path) -> None:
-    path = write_nexus(tmp_path / "run.h5", detector={"pixel_mask": bad_pixels()[None].astype("u4")})
+    path = write_nexus(
+        tmp_path / "run.h5", detector={"pixel_mask": bad_pixels()[None].astype("u4")}
+    )
     assert np.array_equal(good_of(path), ~bad_pixels())
 
 
@@ -171,12 +195,17 @@ def test_the_files_mask_can_be_left_out_of_account(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.zeros((24, 41), "u4"), ("pixel_mask has shape (24, 41)", "that of a frame, (24, 40)", "--no-file-mask")),
+        (
+            np.zeros((24, 41), "u4"),
+            ("pixel_mask has shape (24, 41)", "that of a frame, (24, 40)", "--no-file-mask"),
+        ),
         (np.zeros((2, 24, 40), "u4"), ("pixel_mask has shape (2, 24, 40)",)),
         (np.zeros(SHAPE, "f4"), ("pixel_mask is float32", "expected integers")),
     ],
 )
-def test_a_mask_that_does_not_fit_is_refused(mask: np.ndarray, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_mask_that_does_not_fit_is_refused(
+    mask: np.ndarray, words: tuple[str, ...], tmp_path: Path
+) -> None:
     path = write_nexus(tmp_path / "run.h5", detector={"pixel_mask": mask})
     assert_refused(command(path, "--quiet"), 1, "run.h5", *words)
     assert command(path, "--no-file-mask", "--quiet").status == 0
@@ -185,16 +214,35 @@ def test_a_mask_that_does_not_fit_is_refused(mask: np.ndarray, words: tuple[str,
 def test_a_mask_whose_file_is_missing_is_named(tmp_path: Path) -> None:
     link = h5py.ExternalLink("run_meta.h5", "/mask")
     path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": link})
-    assert_refused(command(path, "--quiet"), 1, "pixel_mask", "the file run_meta.h5, which is missing", "--no-file-mask")
+    assert_refused(
+        command(path, "--quiet"),
+        1,
+        "pixel_mask",
+        "the file run_meta.h5, which is missing",
+        "--no-file-mask",
+    )
     assert command(path, "--quiet", "--no-file-mask").status == 0
     with h5py.File(tmp_path / "run_meta.h5", "w") as file:
         file["mask"] = bad_pixels().astype("u4")
     assert np.array_equal(good_of(path), ~bad_pixels())
 
-    cxi = write_cxi(tmp_path / "run.cxi", edit=lambda file: file.__setitem__("entry_1/data_1/mask", h5py.ExternalLink("gone.h5", "/m")))
+    cxi = write_cxi(
+        tmp_path / "run.cxi",
+        edit=lambda file: file.__setitem__(
+            "entry_1/data_1/mask", h5py.ExternalLink("gone.h5", "/m")
+        ),
+    )
     assert_refused(command(cxi, "--quiet"), 1, "/entry_1/data_1/mask", "gone.h5, which is missing")
-    limit = write_nexus(tmp_path / "run.nxs", detector={"saturation_value": h5py.ExternalLink("gone.h5", "/m")})
-    assert_refused(command(limit, "--quiet"), 1, "saturation_value", "gone.h5, which is missing", "--saturation")
+    limit = write_nexus(
+        tmp_path / "run.nxs", detector={"saturation_value": h5py.ExternalLink("gone.h5", "/m")}
+    )
+    assert_refused(
+        command(limit, "--quiet"),
+        1,
+        "saturation_value",
+        "gone.h5, which is missing",
+        "--saturation",
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,18 +261,36 @@ def test_a_mask_whose_file_is_missing_is_named(tmp_path: Path) -> None:
         ("uint16", {}, (None, None, 65535)),
         ("uint16", {"saturation_value": 40000}, (None, 40000, 40000)),
         ("uint16", {"saturation_value": 40000.7, "underload_value": 2.5}, (3, 40000, 40000)),
-        ("uint16", {"saturation_value": np.array([40000]), "underload_value": 0}, (None, 40000, 40000)),
+        (
+            "uint16",
+            {"saturation_value": np.array([40000]), "underload_value": 0},
+            (None, 40000, 40000),
+        ),
         ("uint16", {"saturation_value": 70000}, (None, None, 65535)),
         ("uint16", {"saturation_value": -1}, (None, None, 65535)),
         ("uint16", {"saturation_value": np.nan}, (None, None, 65535)),
         ("float32", {"saturation_value": 1000.5, "underload_value": -3.5}, (-3.5, 1000.5, 1000.5)),
-        ("uint16", {"description": "EIGER", "detectorSpecific/countrate_correction_count_cutoff": 12345}, (None, 12345, 12345)),
-        ("uint16", {"saturation_value": 500, "detectorSpecific/countrate_correction_count_cutoff": 12345}, (None, 500, 500)),
+        (
+            "uint16",
+            {"description": "EIGER", "detectorSpecific/countrate_correction_count_cutoff": 12345},
+            (None, 12345, 12345),
+        ),
+        (
+            "uint16",
+            {"saturation_value": 500, "detectorSpecific/countrate_correction_count_cutoff": 12345},
+            (None, 500, 500),
+        ),
         ("int32", {"description": "PILATUS", "underload_value": -1}, (0, None, 2**31 - 1)),
-        ("int32", {"description": "PILATUS", "underload_value": 5, "saturation_value": 10**6}, (5, 10**6, 10**6)),
+        (
+            "int32",
+            {"description": "PILATUS", "underload_value": 5, "saturation_value": 10**6},
+            (5, 10**6, 10**6),
+        ),
     ],
 )
-def test_ranges_and_sentinels(dtype: str, detector: dict[str, Any], expected: tuple[Any, Any, Any], tmp_path: Path) -> None:
+def test_ranges_and_sentinels(
+    dtype: str, detector: dict[str, Any], expected: tuple[Any, Any, Any], tmp_path: Path
+) -> None:
     found = limits_of(write_nexus(tmp_path / "run.h5", frames_of(dtype), detector=detector))
     assert found == expected
     assert [type(value) for value in found] == [type(value) for value in expected]
@@ -239,7 +305,11 @@ def test_a_dectris_master_without_a_description_still_has_sentinels(tmp_path: Pa
 
 @pytest.mark.parametrize("write", [write_bliss, write_lima])
 def test_an_eiger_is_known_by_its_name_in_bliss_and_lima(write: Any, tmp_path: Path) -> None:
-    assert limits_of(write(tmp_path / "run.h5", frames_of("uint32"))) == (None, 2**32 - 3, 2**32 - 3)
+    assert limits_of(write(tmp_path / "run.h5", frames_of("uint32"))) == (
+        None,
+        2**32 - 3,
+        2**32 - 3,
+    )
 
 
 @pytest.mark.parametrize("write", [write_anything, write_crystfel, write_run])
@@ -266,23 +336,47 @@ def test_of_several_detectors_the_one_of_the_frames_counts(tmp_path: Path) -> No
 
 
 def test_an_impossible_range_is_refused(tmp_path: Path) -> None:
-    path = write_nexus(tmp_path / "run.h5", detector={"saturation_value": 10, "underload_value": 20})
-    assert_refused(command(path, "--quiet"), 1, "no value is valid", "/saturation_value", "/underload_value", "--valid-range")
+    path = write_nexus(
+        tmp_path / "run.h5", detector={"saturation_value": 10, "underload_value": 20}
+    )
+    assert_refused(
+        command(path, "--quiet"),
+        1,
+        "no value is valid",
+        "/saturation_value",
+        "/underload_value",
+        "--valid-range",
+    )
     path = write_nexus(tmp_path / "other.h5", detector={"saturation_value": [10, 20]})
-    assert_refused(command(path, "--quiet"), 1, "saturation_value is int64 (2,)", "expected one number", "--valid-range")
+    assert_refused(
+        command(path, "--quiet"),
+        1,
+        "saturation_value is int64 (2,)",
+        "expected one number",
+        "--valid-range",
+    )
     assert command(path, "--quiet", "--valid-range", "none", "--saturation", 10).status == 0
 
 
 def test_a_mask_of_unknown_meaning_is_not_used_and_named(tmp_path: Path) -> None:
-    path = write_crystfel(tmp_path / "run.h5", edit=lambda file: file.create_dataset("data/mask", data=np.ones(SHAPE, "u1")))
+    path = write_crystfel(
+        tmp_path / "run.h5",
+        edit=lambda file: file.create_dataset("data/mask", data=np.ones(SHAPE, "u1")),
+    )
     ended = command(path, "--quiet")
     assert (ended.status, len(ended.lines)) == (0, 1)
-    assert all(word in ended.stderr for word in ("warning: ", "/data/mask may be a mask and was not used", "--mask-good"))
+    assert all(
+        word in ended.stderr
+        for word in ("warning: ", "/data/mask may be a mask and was not used", "--mask-good")
+    )
     assert command(path, "--quiet", "--force", "--no-file-mask").stderr == ""
-    assert command(path, "--quiet", "--force", "--mask", f"{path}:/data/mask", "--mask-good", 1).stderr == ""
+    assert (
+        command(path, "--quiet", "--force", "--mask", f"{path}:/data/mask", "--mask-good", 1).stderr
+        == ""
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- what the user says
+# ------------------------------------------------------------------------------- what the user says
 
 
 def written(folder: Path, kind: str, values: np.ndarray) -> str:
@@ -309,10 +403,20 @@ def test_masks_of_every_kind(kind: str, good: int, tmp_path: Path) -> None:
     text = written(tmp_path, kind, values)
     assert np.array_equal(read_mask(text, good, SHAPE), ~bad)
     path = write_anything(tmp_path / "run.h5")
-    assert command(path, "--mask", text, "--mask-good", good, "--quiet", "-o", tmp_path / "out.h5").status == 0
+    assert (
+        command(
+            path, "--mask", text, "--mask-good", good, "--quiet", "-o", tmp_path / "out.h5"
+        ).status
+        == 0
+    )
     with h5py.File(tmp_path / "out.h5") as file:
         info = file["info"].attrs
-        assert (info["mask"], info["mask_good"], info["mask_pixels"], info["masked_pixels"]) == (text, good, bad.sum(), bad.sum())
+        assert (info["mask"], info["mask_good"], info["mask_pixels"], info["masked_pixels"]) == (
+            text,
+            good,
+            bad.sum(),
+            bad.sum(),
+        )
         assert np.array_equal(file["stats/avg"][...] == 0, bad)
         assert not file["masks_raw"][...][:, bad].any()
 
@@ -322,7 +426,10 @@ def test_a_mask_in_hdf5_needs_no_path_where_only_one_image_fits(tmp_path: Path) 
     assert np.array_equal(read_mask(str(tmp_path / "mask.h5"), 0, SHAPE), ~bad_pixels())
     with h5py.File(tmp_path / "mask.h5", "a") as file:
         file["another"] = np.zeros(SHAPE)
-    with pytest.raises(InputError, match=r"2 datasets of a frame's shape .*/another, /some/where; name the mask as FILE:PATH"):
+    with pytest.raises(
+        InputError,
+        match=r"2 datasets of a frame's shape .*/another, /some/where; name the mask as FILE:PATH",
+    ):
         read_mask(str(tmp_path / "mask.h5"), 0, SHAPE)
 
 
@@ -336,28 +443,51 @@ def test_what_marks_a_good_pixel_is_asked_for(kind: str, tmp_path: Path) -> None
     text = written(tmp_path, kind, bad_pixels().astype(np.uint8))
     path = write_anything(tmp_path / "run.h5")
     ended = command(path, "--mask", text, "--quiet")
-    assert_refused(ended, 2, "--mask-good", "has values 0, 1", f"{(~bad_pixels()).sum()} of 960 pixels are 0", "give 0", "1 where")
+    assert_refused(
+        ended,
+        2,
+        "--mask-good",
+        "has values 0, 1",
+        f"{(~bad_pixels()).sum()} of 960 pixels are 0",
+        "give 0",
+        "1 where",
+    )
 
 
 def test_in_masks_of_nexus_and_cxi_it_is_certain(tmp_path: Path) -> None:
-    master = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": bad_pixels().astype("u4") * 0x10002})
+    master = write_dectris(
+        tmp_path / "run_master.h5", detector={"pixel_mask": bad_pixels().astype("u4") * 0x10002}
+    )
     cxi = write_cxi(tmp_path / "run.cxi", mask=bad_pixels().astype("u4") * 0x80)
-    for text in (f"{master}:/entry/instrument/detector/pixel_mask", f"{cxi}:/entry_1/instrument_1/detector_1/mask"):
+    for text in (
+        f"{master}:/entry/instrument/detector/pixel_mask",
+        f"{cxi}:/entry_1/instrument_1/detector_1/mask",
+    ):
         assert np.array_equal(read_mask(text, None, SHAPE), ~bad_pixels())
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.zeros((40, 24), "u1"), ("shape (40, 24)", "expected that of a frame, (24, 40)", "X and Y exchanged")),
+        (
+            np.zeros((40, 24), "u1"),
+            ("shape (40, 24)", "expected that of a frame, (24, 40)", "X and Y exchanged"),
+        ),
         (np.zeros((2, 24, 40), "u1"), ("shape (2, 24, 40)",)),
         (np.zeros(SHAPE, "c8"), ("is complex64", "expected numbers")),
     ],
 )
-def test_a_users_mask_that_does_not_fit_is_refused(values: np.ndarray, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_users_mask_that_does_not_fit_is_refused(
+    values: np.ndarray, words: tuple[str, ...], tmp_path: Path
+) -> None:
     np.save(tmp_path / "mask.npy", values)
     path = write_anything(tmp_path / "run.h5")
-    assert_refused(command(path, "--mask", tmp_path / "mask.npy", "--mask-good", 0, "--quiet"), 1, "mask.npy", *words)
+    assert_refused(
+        command(path, "--mask", tmp_path / "mask.npy", "--mask-good", 0, "--quiet"),
+        1,
+        "mask.npy",
+        *words,
+    )
 
 
 def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -378,12 +508,21 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         "run.h5:/run": ("/run is a group", "expected the dataset of the mask"),
         "run.h5": ("run.h5", "has no datasets of a frame's shape", "FILE:PATH"),
     }.items():
-        assert_refused(command(path, "--mask", tmp_path / mask, "--mask-good", 0, "--quiet"), 1, *words)
+        assert_refused(
+            command(path, "--mask", tmp_path / mask, "--mask-good", 0, "--quiet"), 1, *words
+        )
 
 
 def test_a_mask_the_wrong_way_round_is_suspected(tmp_path: Path) -> None:
     np.save(tmp_path / "mask.npy", bad_pixels())
-    ended = command(write_anything(tmp_path / "run.h5"), "--mask", tmp_path / "mask.npy", "--mask-good", 1, "--quiet")
+    ended = command(
+        write_anything(tmp_path / "run.h5"),
+        "--mask",
+        tmp_path / "mask.npy",
+        "--mask-good",
+        1,
+        "--quiet",
+    )
     assert "warning: the mask" in ended.stderr
     assert "% of the pixels; is --mask-good the right way round?" in ended.stderr
 
@@ -393,14 +532,31 @@ def test_all_masks_are_combined_and_recorded(tmp_path: Path) -> None:
     own[2, 3:9], mine[2, 7:12], region_[1:5, 11:13] = True, True, True
     path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": own.astype("u4")})
     np.save(tmp_path / "mask.npy", mine)
-    options = ("--mask", tmp_path / "mask.npy", "--mask-good", "0", "--reject", "rect:1,5,11,13", "--reject", "disc:20,20,0")
+    options = (
+        "--mask",
+        tmp_path / "mask.npy",
+        "--mask-good",
+        "0",
+        "--reject",
+        "rect:1,5,11,13",
+        "--reject",
+        "disc:20,20,0",
+    )
     assert command(path, *options, "-o", tmp_path / "out.h5", "--quiet").status == 0
     region_[20, 20] = True
     with h5py.File(tmp_path / "out.h5") as file:
         info = dict(file["info"].attrs)
         assert np.array_equal(file["stats/avg"][...] == 0, own | mine | region_)
-    counts = {name: info[name] for name in ("file_mask_pixels", "mask_pixels", "reject_pixels", "masked_pixels")}
-    assert counts == {"file_mask_pixels": 6, "mask_pixels": 5, "reject_pixels": 9, "masked_pixels": (own | mine | region_).sum()}
+    counts = {
+        name: info[name]
+        for name in ("file_mask_pixels", "mask_pixels", "reject_pixels", "masked_pixels")
+    }
+    assert counts == {
+        "file_mask_pixels": 6,
+        "mask_pixels": 5,
+        "reject_pixels": 9,
+        "masked_pixels": (own | mine | region_).sum(),
+    }
     assert info["file_mask"] == "/entry/instrument/detector/pixel_mask"
     assert list(info["reject"]) == ["rect:1,5,11,13", "disc:20,20,0"]
     assert (info["valid_high"], info["saturation"]) == (65533, 65533)
@@ -422,7 +578,10 @@ def test_ranges_as_they_are_written(text: str, expected: tuple[Any, Any]) -> Non
 
 
 def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
-    path = write_nexus(tmp_path / "run.h5", detector={"description": "EIGER", "saturation_value": 500, "underload_value": 3})
+    path = write_nexus(
+        tmp_path / "run.h5",
+        detector={"description": "EIGER", "saturation_value": 500, "underload_value": 3},
+    )
     assert limits_of(path) == (3, 500, 500)
     assert limits_of(path, valid_range=(None, None)) == (None, None, 500)
     assert limits_of(path, valid_range=(10, 400)) == (10, 400, 400)
@@ -433,8 +592,16 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        (("--reject", "circle:1,2,3"), 2, ("--reject", "'circle:1,2,3' is none of rect:X0,X1,Y0,Y1, disc:X,Y,R, border:N")),
-        (("--reject", "rect:1,2,3"), 2, ("'rect:1,2,3' is not rect:X0,X1,Y0,Y1 with whole numbers",)),
+        (
+            ("--reject", "circle:1,2,3"),
+            2,
+            ("--reject", "'circle:1,2,3' is none of rect:X0,X1,Y0,Y1, disc:X,Y,R, border:N"),
+        ),
+        (
+            ("--reject", "rect:1,2,3"),
+            2,
+            ("'rect:1,2,3' is not rect:X0,X1,Y0,Y1 with whole numbers",),
+        ),
         (("--reject", "rect:1,2.5,3,4"), 2, ("whole numbers",)),
         (("--reject", "rect:5,5,0,9"), 2, ("is empty, expected X0 < X1",)),
         (("--reject", "rect:-1,5,0,9"), 2, ("expected pixels from 0",)),
@@ -442,7 +609,11 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
         (("--reject", "disc:1,nan,3"), 2, ("with numbers of pixels",)),
         (("--reject", "border:0"), 2, ("a width of at least 1",)),
         (("--reject", "border"), 2, ("'border' is not border:N",)),
-        (("--reject", "rect:24,30,0,9"), 1, ("rect:24,30,0,9", "no pixel in frames of 24 x 40", "X from 0 to 23")),
+        (
+            ("--reject", "rect:24,30,0,9"),
+            1,
+            ("rect:24,30,0,9", "no pixel in frames of 24 x 40", "X from 0 to 23"),
+        ),
         (("--reject", "disc:-9,5,3"), 1, ("no pixel in frames",)),
         (("--valid-range", "5"), 2, ("--valid-range", "'5' is not LOW,HIGH")),
         (("--valid-range", "1,2,3"), 2, ("is not LOW,HIGH",)),
@@ -450,13 +621,23 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
         (("--valid-range", "70000,"), 2, ("no value of uint16 frames is from 70000",)),
         (("--saturation", "much"), 2, ("--saturation", "'much' is not a finite number")),
         (("--saturation", "inf"), 2, ("not a finite number",)),
-        (("--saturation", "70000"), 2, ("70000 is more than any valid value, which is at most 65535",)),
-        (("--saturation", "300", "--valid-range", ",200"), 2, ("300 is more than any valid value, which is at most 200",)),
+        (
+            ("--saturation", "70000"),
+            2,
+            ("70000 is more than any valid value, which is at most 65535",),
+        ),
+        (
+            ("--saturation", "300", "--valid-range", ",200"),
+            2,
+            ("300 is more than any valid value, which is at most 200",),
+        ),
         (("--mask-good", "2"), 2, ("--mask-good",)),
         (("--mask-good", "1"), 2, ("--mask-good", "no mask is given")),
     ],
 )
-def test_what_cannot_be_is_refused(options: tuple[str, ...], status: int, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(
+    options: tuple[str, ...], status: int, words: tuple[str, ...], tmp_path: Path
+) -> None:
     path = write_anything(tmp_path / "run.h5")
     assert_refused(command(path, *options, "--quiet"), status, *words)
     assert_refused(command("info", path, *options, name="gpu-spots"), status, *words)
@@ -468,7 +649,12 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
     good = ~bad_pixels()
     good[:, 39] = good[0] = good[23] = good[:, 0] = False
     with find_spots(
-        frames_of(), mask=tmp_path / "mask.npy", mask_good=0, reject=["border:1"], table=tmp_path / "table.csv", valid_range=(0, 150)
+        frames_of(),
+        mask=tmp_path / "mask.npy",
+        mask_good=0,
+        reject=["border:1"],
+        table=tmp_path / "table.csv",
+        valid_range=(0, 150),
     ) as found:
         assert np.array_equal(found.avg != 0, good)
         assert found.max.max() <= 150
@@ -488,7 +674,9 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
 
 
 def test_valid_pixels_are_combined_with_the_files_mask(tmp_path: Path) -> None:
-    path = write_dectris(tmp_path / "run_master.h5", detector={"pixel_mask": bad_pixels().astype("u4")})
+    path = write_dectris(
+        tmp_path / "run_master.h5", detector={"pixel_mask": bad_pixels().astype("u4")}
+    )
     mine = np.ones(SHAPE, bool)
     mine[7] = False
     with find_spots(path, valid_pixels=mine) as found:

@@ -56,11 +56,25 @@ def saved(path: Path, frames: np.ndarray, **layout: Any) -> Path:
     return path
 
 
-def results(stack: ArrayStack | FileStack, parameters: Parameters, backend: Backend, folder: Path, notes: Notes) -> dict[str, np.ndarray]:
+def results(
+    stack: ArrayStack | FileStack,
+    parameters: Parameters,
+    backend: Backend,
+    folder: Path,
+    notes: Notes,
+) -> dict[str, np.ndarray]:
     """All datasets of a run."""
     with memory_file() as file:
         writer = SpotsWriter(file, "memory", stack.shape, {})
-        pipeline.find_spots(stack, parameters, backend, writer, notes, Limits(may_spool=True), lambda *of: scratch_file(folder, *of))
+        pipeline.find_spots(
+            stack,
+            parameters,
+            backend,
+            writer,
+            notes,
+            Limits(may_spool=True),
+            lambda *of: scratch_file(folder, *of),
+        )
         return datasets(file)
 
 
@@ -84,12 +98,20 @@ def test_batches_that_are_encoded_in_pieces_make_no_difference(
     assert notes.done == sum(total for _, total in notes.stages)
 
 
-def test_batches_in_pieces_are_halved_where_a_device_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_in_pieces_are_halved_where_a_device_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
     stack, expected = ArrayStack(frames, COLUMNS), {}
     for frames_of_batch in (30, 4):
         force(monkeypatch, batch_frames=16, piece_frames=3, threads=2)
-        found = results(stack, Parameters(angles=0, erosions=0), Device(frames=frames_of_batch), tmp_path, Notes())
+        found = results(
+            stack,
+            Parameters(angles=0, erosions=0),
+            Device(frames=frames_of_batch),
+            tmp_path,
+            Notes(),
+        )
         assert_same(found, expected or found)
         expected = found
 
@@ -113,7 +135,10 @@ def test_the_place_of_frames_makes_no_difference(
 ) -> None:
     frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
     frames[7:9] += 9
-    expected, notes = results(ArrayStack(frames, COLUMNS), MODES[mode], backend, tmp_path, Notes()), Notes()
+    expected, notes = (
+        results(ArrayStack(frames, COLUMNS), MODES[mode], backend, tmp_path, Notes()),
+        Notes(),
+    )
     force(monkeypatch, place=place, band_rows=7, batch_frames=4, threads=3)
     with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip blocks"])) as stack:
         found = results(stack, MODES[mode], backend, tmp_path, notes)
@@ -126,7 +151,9 @@ def test_the_place_of_frames_makes_no_difference(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint16", ">i4", "float32"])
-def test_rows_of_every_layout(dtype: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_every_layout(
+    dtype: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = frames_of(np.dtype(dtype).newbyteorder("="), (21, 37, 45), seed=2)
     with open_run(saved(tmp_path / "x.h5", frames.astype(dtype), **LAYOUTS[layout])) as stack:
         for first, last in ((0, 37), (0, 1), (36, 37), (5, 19), (8, 16), (16, 31), (20, 20)):
@@ -146,9 +173,17 @@ def test_rows_of_every_layout(dtype: str, layout: str, tmp_path: Path, monkeypat
 class Device(CpuBackend):
     """The CPU backend as if it had a memory of its own, which is full now and then."""
 
-    def __init__(self, free: int | None = 2**40, rows: int = 10**9, frames: int = 10**9, united: int = 10**9) -> None:
+    def __init__(
+        self, free: int | None = 2**40, rows: int = 10**9, frames: int = 10**9, united: int = 10**9
+    ) -> None:
         super().__init__(2)
-        self.free, self.rows, self.frames, self.united, self.released = free, rows, frames, united, 0
+        self.free, self.rows, self.frames, self.united, self.released = (
+            free,
+            rows,
+            frames,
+            united,
+            0,
+        )
 
     def free_bytes(self) -> int | None:  # type: ignore[override]
         return self.free
@@ -174,10 +209,15 @@ class Device(CpuBackend):
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])
 def test_half_as_much_is_tried_where_a_device_is_full(sync: str, tmp_path: Path) -> None:
-    frames, parameters = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9), Parameters(angles=0, sync=sync)
+    frames, parameters = (
+        frames_of(np.dtype("uint16"), (30, 37, 45), seed=9),
+        Parameters(angles=0, sync=sync),
+    )
     expected = results(ArrayStack(frames, COLUMNS), parameters, CpuBackend(2), tmp_path, Notes())
     backend, notes = Device(rows=3, frames=2, united=1), Notes()
-    assert_same(results(ArrayStack(frames, COLUMNS), parameters, backend, tmp_path, notes), expected)
+    assert_same(
+        results(ArrayStack(frames, COLUMNS), parameters, backend, tmp_path, notes), expected
+    )
     assert backend.released > 10
     assert notes.done == sum(total for _, total in notes.stages)
     for full in (Device(rows=0), Device(frames=0), *([] if sync == "none" else [Device(united=0)])):
@@ -190,8 +230,19 @@ class Stack:
 
     source, validity, saturation, shuffled = "run.h5: /frames", Validity(), None, None
 
-    def __init__(self, shape: tuple[int, int, int], rows_apart: int | None, is_decoded: bool = False, step: int = 1) -> None:
-        self.shape, self.rows_apart, self.is_decoded, self.step = shape, rows_apart, is_decoded, step
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        rows_apart: int | None,
+        is_decoded: bool = False,
+        step: int = 1,
+    ) -> None:
+        self.shape, self.rows_apart, self.is_decoded, self.step = (
+            shape,
+            rows_apart,
+            is_decoded,
+            step,
+        )
         self.dtype, self.columns = np.dtype("uint16"), dict[str, np.ndarray]()
 
     def resident(self) -> None:
@@ -202,7 +253,13 @@ LARGE = (180, 2048, 2048)
 STACK_BYTES = 180 * 2048 * 2048 * 2
 
 
-def planned(stack: Stack, backend: Backend | None = None, memory: int | None = None, spool: bool = True, **work: Any) -> Plan:
+def planned(
+    stack: Stack,
+    backend: Backend | None = None,
+    memory: int | None = None,
+    spool: bool = True,
+    **work: Any,
+) -> Plan:
     of = Work(**{"method": Trimmed(25), "scales": False, "n_masks": None, **work})
     return make_plan(stack, of, backend or CpuBackend(2), Limits(memory, may_spool=spool))  # type: ignore[arg-type]
 
@@ -218,7 +275,9 @@ def planned(stack: Stack, backend: Backend | None = None, memory: int | None = N
         (Stack(LARGE, 128, step=10), STACK_BYTES // 2, Place.SCRATCH, 1),
     ],
 )
-def test_frames_are_kept_where_they_cost_least(stack: Stack, memory: int, place: Place, decodings: int) -> None:
+def test_frames_are_kept_where_they_cost_least(
+    stack: Stack, memory: int, place: Place, decodings: int
+) -> None:
     made = planned(stack, memory=memory)
     assert (made.place, made.decodings) == (place, decodings)
     assert made.host_bytes <= memory
@@ -245,20 +304,36 @@ def test_a_device_holds_the_stack_if_it_can() -> None:
 
 def test_what_does_not_fit_says_what_is_needed() -> None:
     with pytest.raises(
-        InputError, match=r"run.h5: /frames: 180 frames of 2048 x 2048 need \d+ MiB of memory at least, 10 MiB is what"
+        InputError,
+        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need \d+ MiB of memory at least, 10 MiB is what",
     ) as refused:
         planned(Stack(LARGE, None), memory=10 * 2**20)
     assert "scratch" not in str(refused.value)
-    with pytest.raises(InputError, match=r"need 1\.\d GiB of memory at least.*; scratch names a folder"):
+    with pytest.raises(
+        InputError, match=r"need 1\.\d GiB of memory at least.*; scratch names a folder"
+    ):
         planned(Stack(LARGE, None), memory=2**30, spool=False)
 
 
 @pytest.mark.parametrize(
-    "stack", [Stack(LARGE, 1, is_decoded=True), Stack(LARGE, None), Stack(LARGE, 512, step=4), Stack((180, 512, 512), 64)], ids=range(4)
+    "stack",
+    [
+        Stack(LARGE, 1, is_decoded=True),
+        Stack(LARGE, None),
+        Stack(LARGE, 512, step=4),
+        Stack((180, 512, 512), 64),
+    ],
+    ids=range(4),
 )
-@pytest.mark.parametrize("work", [{}, {"scales": True}, {"method": KRUSKAL, "n_masks": 18}], ids=["alone", "level", "kruskal"])
+@pytest.mark.parametrize(
+    "work",
+    [{}, {"scales": True}, {"method": KRUSKAL, "n_masks": 18}],
+    ids=["alone", "level", "kruskal"],
+)
 @pytest.mark.parametrize("on_device", [False, True])
-def test_what_is_needed_is_enough_and_no_more_than_that(stack: Stack, work: dict[str, Any], on_device: bool) -> None:
+def test_what_is_needed_is_enough_and_no_more_than_that(
+    stack: Stack, work: dict[str, Any], on_device: bool
+) -> None:
     def needed(backend: Backend, memory: int) -> int:
         with pytest.raises(InputError, match=f" need .* of {of} at least") as refused:
             planned(stack, backend, memory, **work)
@@ -276,7 +351,9 @@ def test_what_is_needed_is_enough_and_no_more_than_that(stack: Stack, work: dict
 
 
 @pytest.mark.parametrize("memory", [2**28, 2**30, 2**34])
-@pytest.mark.parametrize("work", [{}, {"scales": True}, {"n_masks": 90}, {"method": KRUSKAL, "n_masks": 18}])
+@pytest.mark.parametrize(
+    "work", [{}, {"scales": True}, {"n_masks": 90}, {"method": KRUSKAL, "n_masks": 18}]
+)
 def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> None:
     for shape in ((60, 512, 512), (180, 1024, 1024), (720, 2048, 2048), (5000, 100, 100)):
         try:
@@ -307,14 +384,21 @@ def traced() -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("mode", ["none", "pairs", "level"])
-@pytest.mark.parametrize(("layout", "limit"), [("contiguous", None), ("gzip", None), ("gzip", 17_000_000), ("contiguous", 17_000_000)])
+@pytest.mark.parametrize(
+    ("layout", "limit"),
+    [("contiguous", None), ("gzip", None), ("gzip", 17_000_000), ("contiguous", 17_000_000)],
+)
 def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_path: Path) -> None:
     frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
     for i, frame in enumerate(frames):
         for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame
             x, y = (i * 37 + k * 91) % 370, (i * 53 + k * 151) % 500
             frame[x : x + 8, y : y + 8] = 200
-    options = {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1} if layout == "gzip" else {}
+    options = (
+        {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1}
+        if layout == "gzip"
+        else {}
+    )
     source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
     backend, job = CpuBackend(1), Job(MODES[mode], CpuBackend(1), Notes(), Limits(memory=limit))
@@ -325,15 +409,21 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
         with traced() as peak:
             find_to_file(stack, output, job, force=True)
             used = peak()
-    assert used <= made.host_bytes <= 1.25 * used + 4e6, f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"
+    assert used <= made.host_bytes <= 1.25 * used + 4e6, (
+        f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"
+    )
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read as Linux tells it")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="peak memory is read as Linux tells it"
+)
 def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
     source, shape = tmp_path / "run__mccd.h5", (160, 900, 1024)
     noise = np.random.default_rng(1).poisson(40, shape[1:]).astype(np.uint16)
     with h5py.File(source, "w") as file:
-        frames = file.create_dataset("frames", shape, np.uint16, chunks=(1, *shape[1:]), compression="gzip")
+        frames = file.create_dataset(
+            "frames", shape, np.uint16, chunks=(1, *shape[1:]), compression="gzip"
+        )
         writer = ImageWriter(frames)
         for i in range(len(frames)):
             noise = np.roll(noise, 7001)
@@ -349,7 +439,12 @@ def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", program, str(source), "-a", "0", "--threads", "2", "--quiet"]
     peaks = {}
     for name, more in {"free": [], "limited": ["--memory-limit", f"{limit}B"]}.items():
-        done = subprocess.run([*arguments, *more, "-o", str(tmp_path / name)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*arguments, *more, "-o", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stderr == ""
         peaks[name] = int(done.stdout)
     assert peaks["limited"] <= limit + 300e6
@@ -362,12 +457,17 @@ def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
 def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, dtype = (3, 4, 5), np.dtype("uint16")
     with (
-        pytest.raises(OutputError, match=r"nowhere: the scratch file cannot be written: No such file"),
+        pytest.raises(
+            OutputError, match=r"nowhere: the scratch file cannot be written: No such file"
+        ),
         scratch_file(tmp_path / "nowhere", shape, dtype),
     ):
         pass
     with (
-        pytest.raises(OutputError, match=r"a scratch file needs \d+\.\d\d GiB, .* are free; scratch names another folder"),
+        pytest.raises(
+            OutputError,
+            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; scratch names another folder",
+        ),
         scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
     ):
         pass
@@ -379,7 +479,9 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         rows = np.empty((2, 2, 5), dtype)
         scratch.read_rows(1, 3, 1, 3, rows)
         assert np.array_equal(rows, frames[1:3, 1:3])
-        monkeypatch.setattr("os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            "os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         with pytest.raises(OutputError, match="scratch file cannot be written: No space left"):
             scratch.write(0, frames)
 
@@ -402,7 +504,10 @@ def test_only_the_stacks_that_are_kept_are_written(run: Path) -> None:
         "pixels": {"spots/pixel_list", "spots/pixel_list_BE"},
     }
     for keep in ("labels,pixels", "raw", "filtered,synced", "none"):
-        assert command(run, "-a", 0, "-S", "pairs", "-o", output, "--keep", keep, "--force").status == 0
+        assert (
+            command(run, "-a", 0, "-S", "pairs", "-o", output, "--keep", keep, "--force").status
+            == 0
+        )
         left_out = set().union(*(found for name, found in paths.items() if name not in keep))
         with h5py.File(output) as file:
             assert file["info"].attrs["keep"] == ("" if keep == "none" else keep)
@@ -444,7 +549,11 @@ def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> No
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--memory-limit", "12", "is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB"),
+        (
+            "--memory-limit",
+            "12",
+            "is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB",
+        ),
         ("--memory-limit", "0GB", "is not a size"),
         ("--memory-limit", "2Bi", "is not a size"),
         ("--memory-limit", f"{'9' * 400}GB", "is not a size"),
@@ -456,7 +565,9 @@ def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> No
         ("--keep", "", "is not none, or some of"),
     ],
 )
-def test_values_out_of_range_are_wrong_usage(run: Path, option: str, value: str, words: str) -> None:
+def test_values_out_of_range_are_wrong_usage(
+    run: Path, option: str, value: str, words: str
+) -> None:
     ended = command(run, option, value)
     assert ended.status == 2
     assert words in ended.stderr

@@ -24,15 +24,42 @@ from reference import (
 )
 
 DTYPES = ["uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"]
-THRESHOLD_DTYPES = {"uint8": "int32", "uint16": "int32", "int16": "int32", "uint32": "int64", "int32": "int64", "float32": "float64"}
+THRESHOLD_DTYPES = {
+    "uint8": "int32",
+    "uint16": "int32",
+    "int16": "int32",
+    "uint32": "int64",
+    "int32": "int64",
+    "float32": "float64",
+}
 PATHS = {
-    *("stats/avg", "stats/std", "stats/iqr", "stats/max", "stats/arg", "stats/threshold", "masks_raw", "masks_filtered"),
+    *(
+        "stats/avg",
+        "stats/std",
+        "stats/iqr",
+        "stats/max",
+        "stats/arg",
+        "stats/threshold",
+        "masks_raw",
+        "masks_filtered",
+    ),
     *("masks/labels", "masks/counts", "frame2spotsBE"),
-    *("spots/I", "spots/XY", "spots/box", "spots/frame", "spots/label", "spots/mask", "spots/pixel_list", "spots/pixel_list_BE"),
+    *(
+        "spots/I",
+        "spots/XY",
+        "spots/box",
+        "spots/frame",
+        "spots/label",
+        "spots/mask",
+        "spots/pixel_list",
+        "spots/pixel_list_BE",
+    ),
 }
 
 
-def make_stack(dtype: str, seed: int = 0, shape: tuple[int, int, int] = (24, 12, 15)) -> NDArray[Any]:
+def make_stack(
+    dtype: str, seed: int = 0, shape: tuple[int, int, int] = (24, 12, 15)
+) -> NDArray[Any]:
     """Simulate a noisy background; every four frames share a few bright 3 x 3 spots."""
     rng = np.random.default_rng(seed)
     frames = np.rint(rng.normal(60, 4, size=shape))
@@ -55,7 +82,9 @@ def one_pixel(values: Sequence[float], dtype: str, **options: Any) -> dict[str, 
     return reference_run(np.array(values, dtype=dtype).reshape(-1, 1, 1), **options)
 
 
-def one_spot(pixels: dict[tuple[int, int], int], size: int = 5, n_frames: int = 8) -> NDArray[np.uint16]:
+def one_spot(
+    pixels: dict[tuple[int, int], int], size: int = 5, n_frames: int = 8
+) -> NDArray[np.uint16]:
     """Make frames of value 10 where the frame 2 alone has other pixels."""
     frames = np.full((n_frames, size, size), 10, dtype=np.uint16)
     for (x, y), value in pixels.items():
@@ -63,7 +92,7 @@ def one_spot(pixels: dict[tuple[int, int], int], size: int = 5, n_frames: int = 
     return frames
 
 
-# ----------------------------------------------------------------------------------------------------------- background, n_removed
+# ---------------------------------------------------------------------------- background, n_removed
 
 
 def test_stats_by_hand() -> None:
@@ -86,7 +115,9 @@ def test_n_zero_means_25() -> None:
     assert zero.keys() == default.keys()
     for path in zero:
         np.testing.assert_array_equal(zero[path], default[path])
-    assert one_pixel([1, 2, 3, 100], "uint8", n=1)["stats/avg"].item() == 26.5  # floor(4 * 1 / 100) is 0: nothing is dropped
+    assert (
+        one_pixel([1, 2, 3, 100], "uint8", n=1)["stats/avg"].item() == 26.5
+    )  # floor(4 * 1 / 100) is 0: nothing is dropped
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -141,11 +172,17 @@ def test_cutoff_zero_is_above_the_average() -> None:
     assert result["stats/threshold"].item() == -2  # the average is -13/6
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("uint8", 256), ("uint16", 65536), ("int16", 32768), ("uint32", 2**32), ("int32", 2**31)])
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [("uint8", 256), ("uint16", 65536), ("int16", 32768), ("uint32", 2**32), ("int32", 2**31)],
+)
 def test_threshold_is_clamped(dtype: str, limit: int) -> None:
     """No threshold is more than one above the largest value of the type."""
     for cutoff in (1e300, np.finfo(np.float64).max):
-        assert one_pixel([1, 2, 100, 4, 90, 3, 2, 2], dtype, cutoff=cutoff)["stats/threshold"].item() == limit
+        assert (
+            one_pixel([1, 2, 100, 4, 90, 3, 2, 2], dtype, cutoff=cutoff)["stats/threshold"].item()
+            == limit
+        )
     assert one_pixel([limit - 1] * 4, dtype)["stats/threshold"].item() == limit
 
 
@@ -155,13 +192,16 @@ def test_iqr_is_exact_for_every_remainder() -> None:
     for m in range(2, 14):
         kept = sorted(rng.integers(-1000, 1000, size=m).tolist())
         iqr = integer_background(kept, 3.0, -1000, 1000).iqr
-        assert iqr == pytest.approx(float(np.percentile(kept, 75) - np.percentile(kept, 25)), rel=1e-13)
+        assert iqr == pytest.approx(
+            float(np.percentile(kept, 75) - np.percentile(kept, 25)), rel=1e-13
+        )
         assert iqr * 4 == int(iqr * 4)
 
 
 def test_float_sum_order() -> None:
     """Float values are summed in ascending order."""
-    # ascending: ((1 + 1) + 1) + 2**53 is 2**53 + 3 rounded to 2**53 + 4; in the order of the run it would be 2**53
+    # ascending: ((1 + 1) + 1) + 2**53 is 2**53 + 3 rounded to 2**53 + 4; in the order of the run it
+    # would be 2**53
     values = [2.0**53, 1.0, 1.0, 1.0]
     result = one_pixel(values, "float64", n=1, cutoff=0.0)
     assert result["stats/threshold"].item() == np.nextafter((2.0**53 + 4) / 4, np.inf)
@@ -187,7 +227,7 @@ def test_float_overflow_is_silent() -> None:
         assert result["stats/std"].item() == math.inf
 
 
-# ---------------------------------------------------------------------------------------------------------------- invalid values
+# ----------------------------------------------------------------------------------- invalid values
 
 
 def test_masked_pixels() -> None:
@@ -231,7 +271,9 @@ def test_pixel_with_too_few_values() -> None:
     """A pixel with less than two values is masked; n_used is there when only some of its values are invalid."""
     result = one_pixel([math.nan, 3.0, math.nan, math.nan], "float32")
     assert result["stats/n_used"].item() == 0
-    assert [result[f"stats/{name}"].item() for name in ("avg", "std", "iqr", "max", "arg")] == [0] * 5
+    assert [result[f"stats/{name}"].item() for name in ("avg", "std", "iqr", "max", "arg")] == [
+        0
+    ] * 5
     assert math.isnan(result["stats/threshold"].item())
     result = one_pixel([math.nan] * 4, "float32")
     assert "stats/n_used" not in result  # invalid on all frames, not on some
@@ -257,7 +299,7 @@ def test_dilation_stops_at_invalid_values() -> None:
     assert result["stats/n_used"][3, 3] == 9  # 12 valid, 3 dropped
 
 
-# ------------------------------------------------------------------------------------------------------------------------ kruskal
+# ------------------------------------------------------------------------------------------ kruskal
 
 
 @pytest.mark.parametrize("spread", [3, 30, 100000])
@@ -265,9 +307,14 @@ def test_kruskal_h_against_scipy(spread: int) -> None:
     """SciPy computes the same H, with few, some and hardly any ties."""
     rng = np.random.default_rng(spread)
     for _ in range(60):
-        groups = [rng.integers(0, spread, size=rng.integers(1, 9)).tolist() for _ in range(rng.integers(2, 7))]
+        groups = [
+            rng.integers(0, spread, size=rng.integers(1, 9)).tolist()
+            for _ in range(rng.integers(2, 7))
+        ]
         if len({value for group in groups for value in group}) > 1:
-            assert float(kruskal_h(groups)) == pytest.approx(stats.kruskal(*groups).statistic, rel=1e-9, abs=1e-9)
+            assert float(kruskal_h(groups)) == pytest.approx(
+                stats.kruskal(*groups).statistic, rel=1e-9, abs=1e-9
+            )
 
 
 def test_kruskal_h_by_hand() -> None:
@@ -283,7 +330,9 @@ def test_kruskal_keep_against_scipy() -> None:
     rng = np.random.default_rng(7)
     dropped_at_all = 0
     for _ in range(80):
-        groups = [(rng.normal(50, 3, size=6) + rng.choice([0, 0, 0, 20])).tolist() for _ in range(6)]
+        groups = [
+            (rng.normal(50, 3, size=6) + rng.choice([0, 0, 0, 20])).tolist() for _ in range(6)
+        ]
         left = list(range(6))
         while len(left) > 2 and stats.kruskal(*(groups[i] for i in left)).pvalue < 0.05:
             ranks = stats.rankdata([groups[i] for i in left]).reshape(len(left), -1)
@@ -297,10 +346,18 @@ def test_kruskal_stop_rules() -> None:
     """The test stops at two blocks, at equal values, and where nothing can be rejected."""
     assert kruskal_keep([[1, 2, 3], [100, 200, 300]], 0.99) == [0, 1]  # two blocks are never tested
     assert kruskal_keep([[5, 5], [5, 5], [5, 5]], 0.99) == [0, 1, 2]  # all equal
-    assert kruskal_keep([[5, 5], [9, 9], [5, 5], [5, 5]], 0.5) == [0, 2, 3]  # all equal after one is dropped
+    assert kruskal_keep([[5, 5], [9, 9], [5, 5], [5, 5]], 0.5) == [
+        0,
+        2,
+        3,
+    ]  # all equal after one is dropped
     assert kruskal_keep([[9, 9, 8], [1, 2, 3], [8, 9, 9], [2, 1, 3], [1, 2, 2]], 0.2) == [1, 3, 4]
     assert kruskal_keep([[1, 1], [9, 9], [9, 9]], 0.5)[-1] == 2  # of equals the first is dropped
-    assert kruskal_keep([[1, 2], [3, 4], [5, 6]], 1e-17) == [0, 1, 2]  # 1 - alpha is 1, the critical value infinite
+    assert kruskal_keep([[1, 2], [3, 4], [5, 6]], 1e-17) == [
+        0,
+        1,
+        2,
+    ]  # 1 - alpha is 1, the critical value infinite
     assert critical_value(0.05, 3) == stats.chi2.ppf(0.95, 2)
     assert critical_value(1e-17, 3) == math.inf
 
@@ -310,7 +367,15 @@ def test_kruskal_statistics_come_from_what_is_left() -> None:
     # angles come back: the blocks are frames {0, 1, 6}, {2, 3, 7} and {4, 5, 8}
     angles = [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 0.0004, 1.0, 2.0]
     values = [1, 2, 50, 52, 3, 1, 3, 51, 2]
-    result = one_pixel(values, "uint16", method="kruskal", alpha=0.1, angles=angles, laser=[False, True] * 4 + [0], erosions=0)
+    result = one_pixel(
+        values,
+        "uint16",
+        method="kruskal",
+        alpha=0.1,
+        angles=angles,
+        laser=[False, True] * 4 + [0],
+        erosions=0,
+    )
     assert result["stats/n_used"].item() == 6
     assert result["stats/avg"].item() == 2
     assert result["stats/std"].item() == np.float32(math.sqrt(24) / 6)
@@ -325,20 +390,31 @@ def test_kruskal_statistics_come_from_what_is_left() -> None:
 def test_kruskal_without_a_whole_block() -> None:
     """A block with no valid value in a pixel does not count there."""
     angles = [0, 0, 1, 1, 2, 2]
-    result = one_pixel([1, 2, math.nan, math.nan, 900, 901], "float32", method="kruskal", alpha=0.9, angles=angles, laser=[False, True] * 3)
+    result = one_pixel(
+        [1, 2, math.nan, math.nan, 900, 901],
+        "float32",
+        method="kruskal",
+        alpha=0.9,
+        angles=angles,
+        laser=[False, True] * 3,
+    )
     assert result["stats/n_used"].item() == 4  # two blocks are left in this pixel: no test
 
 
 def test_kruskal_does_not_depend_on_n() -> None:
     """The percentage to drop plays no part in kruskal."""
     frames = make_stack("uint16", shape=(12, 4, 4))
-    options: dict[str, Any] = {"method": "kruskal", "angles": np.repeat([0, 1, 2], 4), "laser": [0, 1] * 6}
+    options: dict[str, Any] = {
+        "method": "kruskal",
+        "angles": np.repeat([0, 1, 2], 4),
+        "laser": [0, 1] * 6,
+    }
     one, other = reference_run(frames, n=25, **options), reference_run(frames, n=99, **options)
     for path in one:
         np.testing.assert_array_equal(one[path], other[path])
 
 
-# -------------------------------------------------------------------------------------------------------------------------- masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 def test_filtered_masks_by_hand() -> None:
@@ -350,11 +426,15 @@ def test_filtered_masks_by_hand() -> None:
     expected = np.zeros((5, 5), dtype=np.uint8)
     expected[1:4, 1:4] = 1
     np.testing.assert_array_equal(result["masks_filtered"][2], expected)
-    np.testing.assert_array_equal(reference_run(frames, erosions=0, dilations=0)["masks_filtered"], result["masks_raw"])
+    np.testing.assert_array_equal(
+        reference_run(frames, erosions=0, dilations=0)["masks_filtered"], result["masks_raw"]
+    )
     cross = reference_run(frames, dilations=1, structure=(2, 1))["masks_filtered"][2]
     assert cross.tolist() == [[0] * 5, [0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [0] * 5]
     corner = one_spot(dict.fromkeys(itertools.product((0, 1), repeat=2), 100))
-    assert not reference_run(corner)["masks_filtered"].any()  # the outside is False: the corner erodes from all sides
+    assert not reference_run(corner)[
+        "masks_filtered"
+    ].any()  # the outside is False: the corner erodes from all sides
 
 
 @pytest.mark.parametrize("connectivity", [1, 2])
@@ -364,7 +444,9 @@ def test_filtered_masks_against_scipy_iterations(connectivity: int) -> None:
     structure = ndimage.generate_binary_structure(2, connectivity)
     result = reference_run(frames, cutoff=1.0, erosions=2, dilations=3, structure=(2, connectivity))
     for raw, filtered in zip(result["masks_raw"], result["masks_filtered"], strict=True):
-        expected = ndimage.binary_dilation(ndimage.binary_erosion(raw, structure, iterations=2), structure, iterations=3)
+        expected = ndimage.binary_dilation(
+            ndimage.binary_erosion(raw, structure, iterations=2), structure, iterations=3
+        )
         np.testing.assert_array_equal(filtered, expected.astype(np.uint8))
 
 
@@ -389,7 +471,8 @@ def test_blocks_and_pairs() -> None:
     assert make_pairs([0, 0, 0, 0], [off, off, on, on]) == [[0], [1, 2], [3]]
     assert make_pairs([0, 0, 0, 0], [off, on, off, on]) == [[0, 1], [2, 3]]
     assert make_pairs([0, 0, 0], [on, off, on]) == [[0, 1], [2]]
-    # frames of two angles interleaved: a pair is inside of its block, masks are numbered by their first frame
+    # frames of two angles interleaved: a pair is inside of its block, masks are numbered by their
+    # first frame
     assert make_blocks([0, 5, 0, 5, 7]) == [[0, 2], [1, 3], [4]]
     assert make_pairs([0, 5, 0, 5, 7], [off, on, on, off, on]) == [[0, 2], [1, 3], [4]]
     assert make_pairs([0, 5, 0, 5, 0], [off, on, off, off, on]) == [[0], [1, 3], [2, 4]]
@@ -414,8 +497,19 @@ def test_synced_masks_and_their_spots() -> None:
     assert pairs["spots/box"].tolist() == [[1, 4, 1, 4]] * 2 + [[0, 1, 5, 6]] * 2
     assert pairs["spots/pixel_list"].tolist() == [7, 8, 13, 14, 15, 20, 21, 5]
     assert pairs["spots/pixel_list_BE"].tolist() == [[0, 7], [0, 7], [7, 8], [7, 8]]
-    assert pairs["frame2spotsBE"].tolist() == [[0, 1], [1, 2], [2, 2], [2, 2], [2, 2], [2, 2], [2, 3], [3, 4]]
-    blocks = reference_run(frames, erosions=0, dilations=0, sync="blocks", angles=angles, laser=laser)
+    assert pairs["frame2spotsBE"].tolist() == [
+        [0, 1],
+        [1, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+        [2, 3],
+        [3, 4],
+    ]
+    blocks = reference_run(
+        frames, erosions=0, dilations=0, sync="blocks", angles=angles, laser=laser
+    )
     assert blocks["masks/counts"].tolist() == [2, 0, 0]
     assert blocks["spots/frame"].tolist() == [0, 0, 1, 1, 6, 6, 7, 7]
     assert blocks["spots/label"].tolist() == [1, 2] * 4
@@ -428,20 +522,34 @@ def test_synced_masks_leave_out_what_is_invalid_on_any_frame() -> None:
     frames[0, 1, 1:3] = 90
     frames[1, 1, 1] = 65535
     result = reference_run(
-        frames, erosions=0, dilations=0, sync="pairs", angles=[0, 0, 1, 1, 2, 2, 3, 3], laser=[False, True] * 4, high=65534
+        frames,
+        erosions=0,
+        dilations=0,
+        sync="pairs",
+        angles=[0, 0, 1, 1, 2, 2, 3, 3],
+        laser=[False, True] * 4,
+        high=65534,
     )
     assert result["masks_filtered"][0].sum() == 2
     assert np.argwhere(result["masks_synced"]).tolist() == [[0, 1, 2]]
 
 
-# -------------------------------------------------------------------------------------------------------------------------- spots
+# -------------------------------------------------------------------------------------------- spots
 
 
 def test_spot_by_hand() -> None:
     """Two spots on one frame give every dataset."""
-    result = reference_run(one_spot({(1, 1): 40, (1, 2): 70, (2, 1): 70, (3, 4): 20}), erosions=0, dilations=0)
+    result = reference_run(
+        one_spot({(1, 1): 40, (1, 2): 70, (2, 1): 70, (3, 4): 20}), erosions=0, dilations=0
+    )
     assert result["masks/counts"].tolist() == [0, 0, 2, 0, 0, 0, 0, 0]
-    assert result["masks/labels"][2].tolist() == [[0] * 5, [0, 1, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 2], [0] * 5]
+    assert result["masks/labels"][2].tolist() == [
+        [0] * 5,
+        [0, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 2],
+        [0] * 5,
+    ]
     assert result["spots/I"].tolist() == [150, 10]
     assert result["spots/XY"].tolist() == [[1, 2], [3, 4]]  # of the two pixels of 70 the first
     assert result["spots/box"].tolist() == [[1, 3, 1, 3], [3, 4, 4, 5]]
@@ -450,7 +558,16 @@ def test_spot_by_hand() -> None:
     assert result["spots/mask"].tolist() == [2, 2]
     assert result["spots/pixel_list"].tolist() == [6, 7, 11, 19]
     assert result["spots/pixel_list_BE"].tolist() == [[0, 3], [3, 4]]
-    assert result["frame2spotsBE"].tolist() == [[0, 0], [0, 0], [0, 2], [2, 2], [2, 2], [2, 2], [2, 2], [2, 2]]
+    assert result["frame2spotsBE"].tolist() == [
+        [0, 0],
+        [0, 0],
+        [0, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+        [2, 2],
+    ]
 
 
 def test_connectivity_of_labels() -> None:
@@ -492,17 +609,29 @@ def test_datasets_agree_with_each_other(dtype: str, sync: str, method: str) -> N
     """Types, shapes and the relations between the datasets hold for every type, method and synchronization."""
     frames = make_stack(dtype, seed=11)
     angles, laser = np.repeat(np.arange(6) * 1.5, 4), np.tile([False, True], 12)
-    result = reference_run(frames, method=method, n=50, alpha=0.5, sync=sync, angles=angles, laser=laser)
+    result = reference_run(
+        frames, method=method, n=50, alpha=0.5, sync=sync, angles=angles, laser=laser
+    )
     n_frames, n_x, n_y = frames.shape
     n_masks = {"none": 24, "pairs": 12, "blocks": 6}[sync]
     n_spots = len(result["spots/I"])
     expected = {path: result[path].dtype for path in PATHS}
     expected |= {f"stats/{name}": np.dtype("float32") for name in ("avg", "std", "iqr")}
-    expected |= {path: np.dtype("int32") for path in ("stats/arg", "masks/counts", "spots/XY", "spots/box", "spots/pixel_list")}
+    expected |= {
+        path: np.dtype("int32")
+        for path in ("stats/arg", "masks/counts", "spots/XY", "spots/box", "spots/pixel_list")
+    }
     expected |= {f"spots/{name}": np.dtype("int32") for name in ("frame", "label", "mask")}
     expected |= {path: np.dtype("int64") for path in ("spots/pixel_list_BE", "frame2spotsBE")}
-    expected |= {"stats/max": frames.dtype, "stats/threshold": np.dtype(THRESHOLD_DTYPES.get(dtype, "float64"))}
-    expected |= {"masks_raw": np.dtype("uint8"), "masks_filtered": np.dtype("uint8"), "masks/labels": np.dtype("uint16")}
+    expected |= {
+        "stats/max": frames.dtype,
+        "stats/threshold": np.dtype(THRESHOLD_DTYPES.get(dtype, "float64")),
+    }
+    expected |= {
+        "masks_raw": np.dtype("uint8"),
+        "masks_filtered": np.dtype("uint8"),
+        "masks/labels": np.dtype("uint16"),
+    }
     expected |= {"spots/I": np.dtype("float64")}
     if method == "kruskal":
         expected["stats/n_used"] = np.dtype("int32")
@@ -519,9 +648,13 @@ def test_datasets_agree_with_each_other(dtype: str, sync: str, method: str) -> N
     assert len(result["spots/pixel_list"]) == labelled.sum()
     background = result["stats/avg"].astype(np.float64)
     begins, ends = result["frame2spotsBE"].T
-    np.testing.assert_array_equal(result["spots/frame"], np.repeat(np.arange(n_frames), ends - begins))
+    np.testing.assert_array_equal(
+        result["spots/frame"], np.repeat(np.arange(n_frames), ends - begins)
+    )
     for spot in range(n_spots):
-        frame, label, mask = (int(result[f"spots/{name}"][spot]) for name in ("frame", "label", "mask"))
+        frame, label, mask = (
+            int(result[f"spots/{name}"][spot]) for name in ("frame", "label", "mask")
+        )
         begin, end = result["spots/pixel_list_BE"][spot]
         pixels = result["spots/pixel_list"][begin:end]
         np.testing.assert_array_equal(pixels, np.flatnonzero(result["masks/labels"][mask] == label))
@@ -530,10 +663,12 @@ def test_datasets_agree_with_each_other(dtype: str, sync: str, method: str) -> N
         peak = pixels[frames[frame].ravel()[pixels].argmax()]
         assert result["spots/XY"][spot].tolist() == [peak // n_y, peak % n_y]
         total = (frames[frame].astype(np.float64) - background).ravel()[pixels].sum()
-        assert result["spots/I"][spot] == pytest.approx(total, rel=1e-4, abs=1e-5 * float(np.abs(background).max()) * len(pixels))
+        assert result["spots/I"][spot] == pytest.approx(
+            total, rel=1e-4, abs=1e-5 * float(np.abs(background).max()) * len(pixels)
+        )
 
 
-# ---------------------------------------------------------------------------------------------------------------- illegal inputs
+# ----------------------------------------------------------------------------------- illegal inputs
 
 
 @pytest.mark.parametrize(

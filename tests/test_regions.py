@@ -21,7 +21,9 @@ def naive(one: Region, shape: tuple[int, int]) -> np.ndarray:
                 x0, x1, y0, y1 = one.numbers
                 inside[x, y] = x0 <= x < x1 and y0 <= y < y1
             elif one.kind == "disc":
-                inside[x, y] = (x - one.numbers[0]) ** 2 + (y - one.numbers[1]) ** 2 <= one.numbers[2] ** 2
+                inside[x, y] = (x - one.numbers[0]) ** 2 + (y - one.numbers[1]) ** 2 <= one.numbers[
+                    2
+                ] ** 2
             else:
                 inside[x, y] = min(x, y, shape[0] - 1 - x, shape[1] - 1 - y) < one.numbers[0]
     return inside
@@ -56,7 +58,15 @@ def test_regions_are_read_as_they_are_written(one: Region) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["disc:1e308,1,1", "disc:1,1,1e308", "disc:1,1,nan", f"border:{'9' * 400}", f"border:{'9' * 5000}", f"rect:0,{'9' * 30},0,5"]
+    "text",
+    [
+        "disc:1e308,1,1",
+        "disc:1,1,1e308",
+        "disc:1,1,nan",
+        f"border:{'9' * 400}",
+        f"border:{'9' * 5000}",
+        f"rect:0,{'9' * 30},0,5",
+    ],
 )
 def test_numbers_that_are_no_pixels_are_refused(text: str) -> None:
     with pytest.raises(ParameterError, match="reject"):
@@ -66,4 +76,7 @@ def test_numbers_that_are_no_pixels_are_refused(text: str) -> None:
 @given(several=st.lists(regions(), max_size=4), shape=SIZES)
 def test_several_regions_are_their_union(several: list[Region], shape: tuple[int, int]) -> None:
     fitting = tuple(one for one in several if naive(one, shape).any())
-    assert np.array_equal(in_any(fitting, shape), np.logical_or.reduce([np.zeros(shape, bool), *(naive(one, shape) for one in fitting)]))
+    assert np.array_equal(
+        in_any(fitting, shape),
+        np.logical_or.reduce([np.zeros(shape, bool), *(naive(one, shape) for one in fitting)]),
+    )

@@ -36,14 +36,26 @@ def test_the_section_of_the_changelog_is_returned(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "before", "after", "words"),
     [
-        ("gpu_spots/__init__.py", "1.2.3", "1.2.4", "__init__.py: found version 1.2.4, expected 1.2.3"),
+        (
+            "gpu_spots/__init__.py",
+            "1.2.3",
+            "1.2.4",
+            "__init__.py: found version 1.2.4, expected 1.2.3",
+        ),
         ("gpu_spots/__init__.py", "__version__", "version", "found version none"),
         ("CITATION.cff", "\nversion: 1.2.3", "\nversion: 1.2", "CITATION.cff: found version 1.2, "),
-        ("recipe/recipe.yaml", "1.2.3", "1.2.2", "recipe.yaml: found version 1.2.2, expected 1.2.3"),
+        (
+            "recipe/recipe.yaml",
+            "1.2.3",
+            "1.2.2",
+            "recipe.yaml: found version 1.2.2, expected 1.2.3",
+        ),
         ("CHANGELOG.md", "[1.2.3]", "[Unreleased]", "CHANGELOG.md: no section [1.2.3]"),
     ],
 )
-def test_what_does_not_agree_is_named(tree: Path, file: str, before: str, after: str, words: str) -> None:
+def test_what_does_not_agree_is_named(
+    tree: Path, file: str, before: str, after: str, words: str
+) -> None:
     path = tree / file
     path.write_text(path.read_text().replace(before, after))
     with pytest.raises(SystemExit, match=words.replace("[", r"\[")):

@@ -17,7 +17,11 @@ from gpu_spots.simulate.score import Bin, Found, score
 SHAPE = (40, 50)
 
 
-def truth_of(*spots: tuple[float, float, float, int], laser: bool = False, response: tuple[float, ...] | None = None) -> Truth:
+def truth_of(
+    *spots: tuple[float, float, float, int],
+    laser: bool = False,
+    response: tuple[float, ...] | None = None,
+) -> Truth:
     """Two blocks of two frames; a spot is X, Y, S/N and block."""
     X, Y, snr, block = (np.array(column, float) for column in zip(*spots, strict=True))
     zero = np.zeros(len(X))
@@ -42,11 +46,22 @@ def truth_of(*spots: tuple[float, float, float, int], laser: bool = False, respo
 def found_of(*frames: list[list[tuple[int, int]]], intensity: list[float] | None = None) -> Found:
     """For each frame its spots, each a list of pixels X, Y."""
     spots = [[x * SHAPE[1] + y for x, y in spot] for frame in frames for spot in frame]
-    ends, frame_ends = np.cumsum([len(s) for s in spots], dtype=np.int64), np.cumsum([len(f) for f in frames], dtype=np.int64)
-    begin_end = np.column_stack([np.append(0, ends)[:-1], ends]) if spots else np.zeros((0, 2), np.int64)
+    ends, frame_ends = (
+        np.cumsum([len(s) for s in spots], dtype=np.int64),
+        np.cumsum([len(f) for f in frames], dtype=np.int64),
+    )
+    begin_end = (
+        np.column_stack([np.append(0, ends)[:-1], ends]) if spots else np.zeros((0, 2), np.int64)
+    )
     pixels = np.array([pixel for spot in spots for pixel in spot], np.int32)
     values = np.array(intensity if intensity is not None else [1.0] * len(spots))
-    return Found(SHAPE, np.column_stack([np.append(0, frame_ends)[:-1], frame_ends]), begin_end, pixels, values)
+    return Found(
+        SHAPE,
+        np.column_stack([np.append(0, frame_ends)[:-1], frame_ends]),
+        begin_end,
+        pixels,
+        values,
+    )
 
 
 def square(x: int, y: int, half: int = 1) -> list[tuple[int, int]]:
@@ -55,8 +70,19 @@ def square(x: int, y: int, half: int = 1) -> list[tuple[int, int]]:
 
 def test_spots_count_on_each_frame_of_their_block_and_in_their_bin() -> None:
     truth = truth_of((10.2, 20.4, 4.0, 0), (30.0, 8.0, 10.0, 0), (10.0, 20.0, 200.0, 1))
-    result = score(truth, found_of([square(10, 20)], [square(30, 8), square(10, 20)], [square(10, 20)], [square(30, 40)]))
-    assert [(part.true, part.found) for part in result.bins] == [(2, 2), (0, 0), (2, 1), (0, 0), (2, 1)]
+    result = score(
+        truth,
+        found_of(
+            [square(10, 20)], [square(30, 8), square(10, 20)], [square(10, 20)], [square(30, 40)]
+        ),
+    )
+    assert [(part.true, part.found) for part in result.bins] == [
+        (2, 2),
+        (0, 0),
+        (2, 1),
+        (0, 0),
+        (2, 1),
+    ]
     assert result.clear == Bin(10, math.inf, 4, 2)
     assert (result.n_frames, result.n_found, result.n_false, result.n_merged) == (4, 5, 1, 0)
 
@@ -70,7 +96,15 @@ def test_spots_count_on_each_frame_of_their_block_and_in_their_bin() -> None:
         ([(12, 21)], False),
         ([(13, 20)], False),
         # A ring around the place is no find: none of its pixels is near.
-        ([(10 + i, 20 + j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 3], False),
+        (
+            [
+                (10 + i, 20 + j)
+                for i in range(-5, 6)
+                for j in range(-5, 6)
+                if max(abs(i), abs(j)) > 3
+            ],
+            False,
+        ),
     ],
 )
 def test_a_pixel_within_reach_makes_a_find(pixels: list[tuple[int, int]], is_found: bool) -> None:
@@ -81,12 +115,18 @@ def test_a_pixel_within_reach_makes_a_find(pixels: list[tuple[int, int]], is_fou
 
 def test_reach_ends_at_the_frame() -> None:
     """Flat indices must not wrap: a pixel at the end of the row before is far away."""
-    result = score(truth_of((10.0, 0.0, 50.0, 0), (39.0, 49.0, 50.0, 0)), found_of([[(9, 49)], [(39, 48)]], [], [], []))
+    result = score(
+        truth_of((10.0, 0.0, 50.0, 0), (39.0, 49.0, 50.0, 0)),
+        found_of([[(9, 49)], [(39, 48)]], [], [], []),
+    )
     assert (result.clear.found, result.n_false) == (1, 1)
 
 
 def test_two_true_spots_in_one_are_merged_and_two_pieces_of_one_are_one_find() -> None:
-    merged = score(truth_of((10.0, 20.0, 50.0, 0), (10.0, 26.0, 50.0, 0)), found_of([[(10, y) for y in range(18, 29)]], [], [], []))
+    merged = score(
+        truth_of((10.0, 20.0, 50.0, 0), (10.0, 26.0, 50.0, 0)),
+        found_of([[(10, y) for y in range(18, 29)]], [], [], []),
+    )
     assert (merged.clear.found, merged.n_found, merged.n_false, merged.n_merged) == (2, 1, 0, 1)
     broken = score(truth_of((10.0, 20.0, 50.0, 0)), found_of([[(10, 20)], [(12, 20)]], [], [], []))
     assert (broken.clear.found, broken.n_found, broken.n_false) == (1, 2, 1)
@@ -105,11 +145,17 @@ def test_nothing_found() -> None:
 
 def test_response_is_compared_where_a_spot_is_found_off_and_on() -> None:
     truth = truth_of(
-        *((10.0, 10.0 * i + 5, 50.0, 0) for i in range(4)), (30.0, 30.0, 50.0, 0), laser=True, response=(0.1, -0.1, 0.05, 0.0, 0.1)
+        *((10.0, 10.0 * i + 5, 50.0, 0) for i in range(4)),
+        (30.0, 30.0, 50.0, 0),
+        laser=True,
+        response=(0.1, -0.1, 0.05, 0.0, 0.1),
     )
     places = [square(10, 10 * i + 5) for i in range(4)]
     on = [110.0, 90.0, 105.0, 100.0]
-    result = score(truth, found_of(places, [*places, square(30, 30)], [], [], intensity=[100.0] * 4 + on + [500.0]))
+    result = score(
+        truth,
+        found_of(places, [*places, square(30, 30)], [], [], intensity=[100.0] * 4 + on + [500.0]),
+    )
     assert result.response_spots == 4
     assert result.response_correlation == pytest.approx(1)
 
@@ -134,7 +180,9 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     write_run(tmp_path / "a__mccd.h5", run, compression="none")
     frames, pixels = 8, []
     for frame in range(frames):
-        here = (run.truth.spots.block == run.truth.schedule.block[frame]) & (run.truth.spots.snr > 10)
+        here = (run.truth.spots.block == run.truth.schedule.block[frame]) & (
+            run.truth.spots.snr > 10
+        )
         pixels.append([np.rint(xy).astype(int) @ (80, 1) for xy in run.truth.spots.XY[here]])
     pixels[0].pop()
     pixels[1].append(0)
@@ -150,7 +198,10 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(tmp_path / "a__mccd.h5"), str(spots)])
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
-    assert lines[0] == f"found {total - 1} of {total} true spots above 10 sigma ({100 * (total - 1) / total:.1f} %)"
+    assert (
+        lines[0]
+        == f"found {total - 1} of {total} true spots above 10 sigma ({100 * (total - 1) / total:.1f} %)"
+    )
     assert lines[2].split() == ["S/N", "true", "found", "recall"]
     assert [line.split()[:3] for line in lines[3:5]] == [["3", "-", "5"], ["5", "-", "10"]]
     assert f"{total} spots found on 8 frames" in lines[9]
@@ -158,10 +209,14 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
 
 
 def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
-    write_run(tmp_path / "a__mccd.h5", simulate_run(Design(size=(64, 64), angles=1, repeats=1, spots=1)))
+    write_run(
+        tmp_path / "a__mccd.h5", simulate_run(Design(size=(64, 64), angles=1, repeats=1, spots=1))
+    )
     other = spots_file(tmp_path / "b__spots.h5", found_of([], []))
     result = CliRunner().invoke(command, [str(tmp_path / "a__mccd.h5"), str(other)])
     assert isinstance(result.exception, InputError)
     assert "is not from" in str(result.exception)
-    result = CliRunner().invoke(command, [str(tmp_path / "a__mccd.h5"), str(tmp_path / "a__mccd.h5")])
+    result = CliRunner().invoke(
+        command, [str(tmp_path / "a__mccd.h5"), str(tmp_path / "a__mccd.h5")]
+    )
     assert "has no dataset frame2spotsBE; expected a spots file" in str(result.exception)

@@ -25,7 +25,17 @@ from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Limits, Place
-from helpers import Notes, assert_refused, assert_same, command, datasets, fetched, run, series, write_run
+from helpers import (
+    Notes,
+    assert_refused,
+    assert_same,
+    command,
+    datasets,
+    fetched,
+    run,
+    series,
+    write_run,
+)
 from test_backend import masks_of
 from test_plan import COLUMNS as PLAN_COLUMNS
 from test_plan import LAYOUTS, MODES, force, results, saved
@@ -81,7 +91,13 @@ def test_all_devices_get_bands_and_batches(
     """The first operation of a kind waits, in each of two threads, for that of the other: else one thread might do all of a short run."""
     done: dict[str, list[int]] = {}
 
-    def spy(name: str, device: int, operation: Callable[..., Any], together: threading.Barrier, *args: Any) -> Any:
+    def spy(
+        name: str,
+        device: int,
+        operation: Callable[..., Any],
+        together: threading.Barrier,
+        *args: Any,
+    ) -> Any:
         done.setdefault(name, []).append(device)
         if done[name].count(device) == 1:
             together.wait(10)
@@ -90,11 +106,17 @@ def test_all_devices_get_bands_and_batches(
     for name in ("background", "find_masks", "components", "measure"):
         together = threading.Barrier(2)
         for device, backend in enumerate(several.backends):
-            monkeypatch.setattr(backend, name, partial(spy, name, device, getattr(backend, name), together))
+            monkeypatch.setattr(
+                backend, name, partial(spy, name, device, getattr(backend, name), together)
+            )
     frames, parameters = series(30), Parameters(angles=0, sync=sync)
-    expected = results(ArrayStack(frames, PLAN_COLUMNS), parameters, CpuBackend(1), tmp_path, Notes())
+    expected = results(
+        ArrayStack(frames, PLAN_COLUMNS), parameters, CpuBackend(1), tmp_path, Notes()
+    )
     force(monkeypatch, place=place, band_rows=5, batch_frames=2, threads=2)
-    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip frames"] | {"chunks": (1, 24, 40)})) as stack:
+    with open_run(
+        saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip frames"] | {"chunks": (1, 24, 40)})
+    ) as stack:
         assert_same(results(stack, parameters, several, tmp_path, Notes()), expected)
     assert {name: set(used) for name, used in done.items()} == {name: {0, 1} for name in done}
     assert {name: len(used) for name, used in done.items()} == {
@@ -126,10 +148,14 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
     found = in_threads(2, rows_of_the_thread)
     assert {device for device, _ in found} == {0, 1}
     for _, total in found:
-        assert np.array_equal(total, CpuBackend(1).moments(frames[:, 3:9], Trimmed(25), Validity()).total)
+        assert np.array_equal(
+            total, CpuBackend(1).moments(frames[:, 3:9], Trimmed(25), Validity()).total
+        )
 
 
-def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(several: SeveralGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
+    several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = (np.random.default_rng(1).random((4, 20, 40)) < 0.3).astype(np.uint8)
     batches = in_threads(2, lambda: masks_of(several, frames))
     there, here = sorted(batches, key=lambda masks: -masks.device)
@@ -137,7 +163,9 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(several: SeveralGpu
     crossed = []
     toolkit = several.backends[1].toolkit
     to_host = toolkit.to_host
-    monkeypatch.setattr(toolkit, "to_host", lambda array: crossed.append(array.nbytes) or to_host(array))
+    monkeypatch.setattr(
+        toolkit, "to_host", lambda array: crossed.append(array.nbytes) or to_host(array)
+    )
     onto = several.empty_masks(2, (20, 40))
     for masks in (here[:2], there[2:]):
         several.union(onto, masks, np.array([1, 0]))
@@ -162,12 +190,22 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(several: SeveralGpu
         lambda first, array: first.xp.argsort(array, kind="stable"),
         lambda first, array: array.view(np.int32),
         lambda first, array: first.kernel("union", "unite")(
-            (1,), (32,), (array, first.to_device(np.zeros(1, np.int32)), np.int32(1), np.int64(3), first.xp.zeros(3, np.uint32))
+            (1,),
+            (32,),
+            (
+                array,
+                first.to_device(np.zeros(1, np.int32)),
+                np.int32(1),
+                np.int64(3),
+                first.xp.zeros(3, np.uint32),
+            ),
         ),
     ],
     ids=["to_host", "function", "method", "kernel"],
 )
-def test_a_device_refuses_the_others_arrays(several: SeveralGpus, use: Callable[[EmulatedToolkit, DeviceArray], object]) -> None:
+def test_a_device_refuses_the_others_arrays(
+    several: SeveralGpus, use: Callable[[EmulatedToolkit, DeviceArray], object]
+) -> None:
     """In the emulation, so that whole runs show that none does it."""
     first, second = (backend.toolkit for backend in several.backends)
     array = second.call(lambda: second.to_device(np.arange(3, dtype=np.uint32)))
@@ -191,15 +229,26 @@ def test_no_device_takes_more_memory_than_was_planned(
     monkeypatch.setattr(plan, "BATCH_PIXELS", 3 * 200 * 300)
     if place == Place.FILE:
         places = plan._Planner._places
-        monkeypatch.setattr(plan._Planner, "_places", lambda planner: [at for at in places(planner) if at != Place.DEVICE])
+        monkeypatch.setattr(
+            plan._Planner,
+            "_places",
+            lambda planner: [at for at in places(planner) if at != Place.DEVICE],
+        )
     before = [memory.live for memory in MEMORIES]
     for memory in MEMORIES:
         memory.peak = memory.live
     with open_run(saved(tmp_path / "x.h5", frames)) as stack:
         made = pipeline.plan_run(stack, MODES[mode], backend, Limits())
-        # where frames stay as they are, batches are large: of a quarter of the frames, encoded in pieces
+        # where frames stay as they are, batches are large: of a quarter of the frames, encoded in
+        # pieces
         batch = 8 if place == Place.DEVICE and mode != "level" else 3
-        assert (made.place, made.band_rows, made.batch_frames, made.piece_frames, made.threads) == (place, 40, batch, 3, 3)
+        assert (made.place, made.band_rows, made.batch_frames, made.piece_frames, made.threads) == (
+            place,
+            40,
+            batch,
+            3,
+            3,
+        )
         results(stack, MODES[mode], backend, tmp_path, Notes())
     for memory, live in zip(MEMORIES, before, strict=True):
         assert memory.peak - live > (frames.nbytes if place == Place.DEVICE else 0)
@@ -208,15 +257,21 @@ def test_no_device_takes_more_memory_than_was_planned(
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 3])
 @pytest.mark.parametrize("smaller", [0, 1])
-def test_the_smaller_device_limits_the_plan(several: SeveralGpus, smaller: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smaller_device_limits_the_plan(
+    several: SeveralGpus, smaller: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames, parameters = series(24, (64, 90)), Parameters(angles=3, sync="blocks", erosions=0)
     room = int(share * frames.nbytes) + (3 << 20)
     monkeypatch.setattr(MEMORIES[smaller], "limit", MEMORIES[smaller].live + room)
     assert several.free_bytes() == room
-    assert_same(run(frames, parameters, several, COLUMNS), run(frames, parameters, CpuBackend(2), COLUMNS))
+    assert_same(
+        run(frames, parameters, several, COLUMNS), run(frames, parameters, CpuBackend(2), COLUMNS)
+    )
 
 
-def test_one_device_has_less_memory_than_was_thought(several: SeveralGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_device_has_less_memory_than_was_thought(
+    several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What fails there is halved; the other device goes on with whole pieces."""
     frames, parameters = series(96, (32, 45)), Parameters(angles=0)
     expected = run(frames, parameters, CpuBackend(2))
@@ -235,7 +290,8 @@ def test_one_device_has_less_memory_than_was_thought(several: SeveralGpus, monke
     for device, backend in enumerate(several.backends):
         monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
         monkeypatch.setattr(backend, "hold", partial(hold, device, backend.hold))
-    # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments, and 10 kB for the thresholds and levels
+    # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments,
+    # and 10 kB for the thresholds and levels
     force(monkeypatch, band_rows=8, batch_frames=24, threads=2)
     monkeypatch.setattr(MEMORIES[1], "limit", MEMORIES[1].live + 60_000)
     assert_same(run(frames, parameters, several), expected)
@@ -292,12 +348,22 @@ def test_lists_that_make_no_sense(device: Any, words: str) -> None:
 
 
 @pytest.mark.usefixtures("two_devices")
-def test_the_command_takes_a_list(tmp_path: Path, several: SeveralGpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_a_list(
+    tmp_path: Path, several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, output = write_run(tmp_path / "run__mccd.h5"), tmp_path / "out.h5"
     for value in ("0;1", "0,", ",", "", "-1", "1.5", "first", "0,1,x"):
-        assert_refused(command(source, "--device", value), 2, "--device", repr(value), "is not the number of a GPU")
+        assert_refused(
+            command(source, "--device", value),
+            2,
+            "--device",
+            repr(value),
+            "is not the number of a GPU",
+        )
     assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is named twice")
-    assert_refused(command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old")
+    assert_refused(
+        command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old"
+    )
     asked = []
     monkeypatch.setattr(devices, "open_backend", lambda *given: asked.append(given) or several)
     ended = command(source, "--device", "0,1", "--threads", 1, "-o", output)

@@ -64,11 +64,17 @@ def saved(path: Path, frames: np.ndarray, **layout: Any) -> Path:
     return write_run(path, edit, frames)
 
 
-def results(path: Path, backend: Backend, parameters: Parameters | None = None, notes: Notes | None = None) -> dict[str, np.ndarray]:
+def results(
+    path: Path, backend: Backend, parameters: Parameters | None = None, notes: Notes | None = None
+) -> dict[str, np.ndarray]:
     """All datasets of a run."""
     with memory_file() as file, open_run(path) as stack:
         pipeline.find_spots(
-            stack, parameters or Parameters(angles=0), backend, SpotsWriter(file, "memory", stack.shape, {}), notes or Notes()
+            stack,
+            parameters or Parameters(angles=0),
+            backend,
+            SpotsWriter(file, "memory", stack.shape, {}),
+            notes or Notes(),
         )
         return datasets(file)
 
@@ -110,15 +116,21 @@ def test_shuffled_frames_are_put_in_order_on_the_device(
 
 
 @pytest.mark.parametrize("layout", IN_ORDER)
-def test_other_layouts_come_in_order(device_backend: Backend, layout: str, tmp_path: Path, calls: Counter[str]) -> None:
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("int32"), SHAPE, seed=4), **IN_ORDER[layout])
+def test_other_layouts_come_in_order(
+    device_backend: Backend, layout: str, tmp_path: Path, calls: Counter[str]
+) -> None:
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("int32"), SHAPE, seed=4), **IN_ORDER[layout]
+    )
     found = results(path, device_backend)
     assert calls["device"] == 0
     assert_same(found, results(path, CpuBackend(2)))
 
 
 @pytest.mark.parametrize("dtype", [">u2", ">f8", "u1"])
-def test_other_byte_orders_and_single_bytes_come_in_order(device_backend: Backend, dtype: str, tmp_path: Path, calls: Counter[str]) -> None:
+def test_other_byte_orders_and_single_bytes_come_in_order(
+    device_backend: Backend, dtype: str, tmp_path: Path, calls: Counter[str]
+) -> None:
     frames = frames_of(np.dtype(dtype).newbyteorder("="), SHAPE, seed=5).astype(dtype)
     path = saved(tmp_path / "run.h5", frames, **SHUFFLED["frames"])
     found = results(path, device_backend)
@@ -127,13 +139,17 @@ def test_other_byte_orders_and_single_bytes_come_in_order(device_backend: Backen
 
 
 @pytest.mark.parametrize(("skipped", "n_on_device"), [(1, 0), (2, 24), (3, 0)])
-def test_a_chunk_that_skips_a_filter(device_backend: Backend, skipped: int, n_on_device: int, tmp_path: Path, calls: Counter[str]) -> None:
+def test_a_chunk_that_skips_a_filter(
+    device_backend: Backend, skipped: int, n_on_device: int, tmp_path: Path, calls: Counter[str]
+) -> None:
     """Bit 0 is shuffle: one chunk that skips it, and all frames come in order. Bit 1 is gzip."""
     frames = frames_of(np.dtype("uint16"), SHAPE, seed=6)
     path = saved(tmp_path / "run.h5", frames, **SHUFFLED["frames"])
     with h5py.File(path, "r+") as file:
         data = frames[5].tobytes() if skipped & 1 else codecs.shuffle(frames[5]).tobytes()
-        file["frames"].id.write_direct_chunk((5, 0, 0), data if skipped & 2 else zlib.compress(data), filter_mask=skipped)
+        file["frames"].id.write_direct_chunk(
+            (5, 0, 0), data if skipped & 2 else zlib.compress(data), filter_mask=skipped
+        )
         assert np.array_equal(file["frames"][5], frames[5])
     found = results(path, device_backend)
     assert calls["device"] == n_on_device
@@ -142,7 +158,9 @@ def test_a_chunk_that_skips_a_filter(device_backend: Backend, skipped: int, n_on
 
 @pytest.mark.parametrize("place", Place)
 @pytest.mark.parametrize("layout", ["frames", "strips"])
-@pytest.mark.parametrize("mode", [{}, {"sync": "pairs", "normalise": "level"}], ids=["dark", "pairs, scaled"])
+@pytest.mark.parametrize(
+    "mode", [{}, {"sync": "pairs", "normalise": "level"}], ids=["dark", "pairs, scaled"]
+)
 def test_every_place_of_frames(
     device_backend: Backend,
     mode: dict[str, Any],
@@ -154,7 +172,9 @@ def test_every_place_of_frames(
 ) -> None:
     """Bands of 7 rows cut through strips and are put in order on the host; batches are whole frames. In other places they are in order."""
     path, parameters = (
-        saved(tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED[layout]),
+        saved(
+            tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED[layout]
+        ),
         Parameters(angles=0, **mode),
     )
     expected = results(path, CpuBackend(2), parameters)
@@ -164,7 +184,11 @@ def test_every_place_of_frames(
         from gpu_spots.files.scratch import scratch_file
 
         find = pipeline.find_spots
-        monkeypatch.setattr(pipeline, "find_spots", lambda *given: find(*given, open_spool=lambda *of: scratch_file(tmp_path, *of)))
+        monkeypatch.setattr(
+            pipeline,
+            "find_spots",
+            lambda *given: find(*given, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+        )
     assert_same(results(path, device_backend, parameters), expected)
     stretches = 24 * (1 if layout == "frames" else 3)
     n_walks = {Place.DEVICE: 1, Place.FILE: 1 if not mode else 2}.get(place, 0)
@@ -172,9 +196,13 @@ def test_every_place_of_frames(
     assert (calls["host"] == 0) == (place == Place.DEVICE)
 
 
-def test_bands_of_whole_strips(device_backend: Backend, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_of_whole_strips(
+    device_backend: Backend, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Levels, three bands that are read ten frames at a time, and batches: the host puts no chunk in order."""
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED["strips"])
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED["strips"]
+    )
     expected = results(path, CpuBackend(2))
     calls.clear()
     force(monkeypatch, place=Place.FILE, band_rows=12, batch_frames=5)
@@ -186,13 +214,17 @@ def test_bands_of_whole_strips(device_backend: Backend, tmp_path: Path, calls: C
 def test_more_chunks_than_a_launch_takes(
     device_backend: Backend, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("float32"), SHAPE, seed=8), **SHUFFLED["rows"])
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("float32"), SHAPE, seed=8), **SHUFFLED["rows"]
+    )
     expected = results(path, CpuBackend(2))
     monkeypatch.setattr(cuda_shuffle, "MOST_CHUNKS", 5)
     assert_same(results(path, device_backend), expected)
 
 
-@pytest.mark.parametrize(("place", "n_times"), [(Place.DEVICE, 2), (Place.FILE, 2), (Place.MEMORY, 0)])
+@pytest.mark.parametrize(
+    ("place", "n_times"), [(Place.DEVICE, 2), (Place.FILE, 2), (Place.MEMORY, 0)]
+)
 def test_two_devices(
     place: Place,
     n_times: int,
@@ -202,7 +234,9 @@ def test_two_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each puts all frames in order where they stay; else the bands, and then the batches, of its threads."""
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("int16"), SHAPE, seed=17), **SHUFFLED["strips"])
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("int16"), SHAPE, seed=17), **SHUFFLED["strips"]
+    )
     expected = results(path, CpuBackend(2))
     calls.clear()
     force(monkeypatch, place=place, band_rows=12, batch_frames=5)
@@ -211,9 +245,15 @@ def test_two_devices(
     assert (calls["host"] == 0) == (place != Place.MEMORY)
 
 
-@pytest.mark.parametrize(("chunks", "n_on_device"), [(((1, 36, 45), (1, 36, 45)), 20), (((1, 36, 45), (1, 12, 45)), 0)])
+@pytest.mark.parametrize(
+    ("chunks", "n_on_device"), [(((1, 36, 45), (1, 36, 45)), 20), (((1, 36, 45), (1, 12, 45)), 0)]
+)
 def test_a_stack_of_several_datasets(
-    device_backend: Backend, chunks: tuple[tuple[int, int, int], ...], n_on_device: int, tmp_path: Path, calls: Counter[str]
+    device_backend: Backend,
+    chunks: tuple[tuple[int, int, int], ...],
+    n_on_device: int,
+    tmp_path: Path,
+    calls: Counter[str],
 ) -> None:
     """All of them are shuffled in the same way, or all frames come in order."""
     frames = frames_of(np.dtype("uint16"), (20, 36, 45), seed=9)
@@ -223,7 +263,9 @@ def test_a_stack_of_several_datasets(
     path = tmp_path / "run_master.h5"
     with h5py.File(path, "w") as file:
         for i in range(2):
-            file[f"entry/data/data_{i + 1:06}"] = h5py.ExternalLink(f"run_data_{i}.h5", "entry/data/data")
+            file[f"entry/data/data_{i + 1:06}"] = h5py.ExternalLink(
+                f"run_data_{i}.h5", "entry/data/data"
+            )
         file["entry"].attrs["NX_class"], file["entry/data"].attrs["NX_class"] = "NXentry", "NXdata"
     found = results(path, device_backend)
     assert calls["device"] == n_on_device
@@ -231,12 +273,21 @@ def test_a_stack_of_several_datasets(
     assert_same(found, results(path, CpuBackend(2)))
 
 
-@given(st.sampled_from(WIDE), st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 7)), st.integers(1, 9), st.integers(0, 99))
-def test_rows_of_shuffled_frames(dtype: np.dtype, shape: tuple[int, int, int], step: int, seed: int) -> None:
+@given(
+    st.sampled_from(WIDE),
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 7)),
+    st.integers(1, 9),
+    st.integers(0, 99),
+)
+def test_rows_of_shuffled_frames(
+    dtype: np.dtype, shape: tuple[int, int, int], step: int, seed: int
+) -> None:
     """Stretches, rows of each, columns; the bits of every step-th row."""
     octets = np.random.default_rng(seed).integers(0, 256, (*shape, dtype.itemsize), np.uint8)
     values = octets.view(dtype)[..., 0]
-    stretches = np.stack([codecs.shuffle(stretch).reshape(dtype.itemsize, *shape[1:]) for stretch in values])
+    stretches = np.stack(
+        [codecs.shuffle(stretch).reshape(dtype.itemsize, *shape[1:]) for stretch in values]
+    )
     found = rows_of_shuffled(stretches, slice(0, shape[0] * shape[1], step), dtype)
     expected = values.reshape(-1, shape[2])[::step]
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
@@ -244,9 +295,13 @@ def test_rows_of_shuffled_frames(dtype: np.dtype, shape: tuple[int, int, int], s
 
 
 @pytest.mark.parametrize("place", [Place.DEVICE, Place.FILE])
-def test_levels_are_the_same_bits(backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_are_the_same_bits(
+    backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every third row of a frame is looked at, in strips of four; invalid values and drift matter, and the warning says how much."""
-    frames = frames_of(np.dtype("float64"), (20, 36, 45), seed=10) * np.linspace(1, 9, 20)[:, None, None]
+    frames = (
+        frames_of(np.dtype("float64"), (20, 36, 45), seed=10) * np.linspace(1, 9, 20)[:, None, None]
+    )
     frames[frames > np.quantile(frames, 0.99)] = np.nan
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 4, 45), **GZIP)
     monkeypatch.setattr("gpu_spots.levels.SAMPLE_PIXELS", 36 * 45 // 3)
@@ -284,7 +339,9 @@ def never_write(path: Path, index: int) -> None:
         frames, made = file["frames"][...], file["frames"].id.get_create_plist()
         kind = file["frames"].id.get_type()
         del file["frames"]
-        dataset = h5py.Dataset(h5py.h5d.create(file.id, b"frames", kind, h5py.h5s.create_simple(frames.shape), made))
+        dataset = h5py.Dataset(
+            h5py.h5d.create(file.id, b"frames", kind, h5py.h5s.create_simple(frames.shape), made)
+        )
         for i in {*range(len(frames))} - {index}:
             dataset[i] = frames[i]
 
@@ -300,8 +357,12 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("layout", ["frames", "frames without gzip"])
-def test_damage_is_named_as_on_the_cpu(device_backend: Backend, layout: str, damage: str, tmp_path: Path) -> None:
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=11), **SHUFFLED[layout])
+def test_damage_is_named_as_on_the_cpu(
+    device_backend: Backend, layout: str, damage: str, tmp_path: Path
+) -> None:
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=11), **SHUFFLED[layout]
+    )
     DAMAGE[damage](path)
     if (layout, damage) == ("frames without gzip", "spoilt"):
         # without a checksum nobody knows
@@ -332,7 +393,10 @@ def test_what_a_reader_is_asked_for(tmp_path: Path) -> None:
             ((3, 5, 12, 35, into), "rows 12 to 35 are not stored in shuffled stretches of 12 rows"),
             ((3, 5, 6, 36, into), "rows 6 to 36 are not"),
             ((23, 25, 12, 36, into), "frames 23 to 25, rows 12 to 36, expected some of"),
-            ((3, 5, 0, 36, into), r"into is uint8 \(2, 2, 2, 12, 45\), expected contiguous uint8 \(2, 3, 2, 12, 45\)"),
+            (
+                (3, 5, 0, 36, into),
+                r"into is uint8 \(2, 2, 2, 12, 45\), expected contiguous uint8 \(2, 3, 2, 12, 45\)",
+            ),
             ((3, 5, 12, 36, into[..., ::-1]), "expected contiguous"),
             ((3, 5, 12, 36, into.view(np.int8)), "into is int8"),
         ):
@@ -342,15 +406,22 @@ def test_what_a_reader_is_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", IN_ORDER)
 def test_a_reader_of_frames_that_come_in_order(layout: str, tmp_path: Path) -> None:
-    path = saved(tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=12), **IN_ORDER[layout])
+    path = saved(
+        tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=12), **IN_ORDER[layout]
+    )
     with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
         assert reader.shuffled_rows is None
-        with pytest.raises(ValueError, match="rows 0 to 36 are not stored in shuffled stretches of None rows"):
+        with pytest.raises(
+            ValueError, match="rows 0 to 36 are not stored in shuffled stretches of None rows"
+        ):
             reader.read_shuffled(0, 1, 0, 36, np.empty((1, 1, 2, 36, 45), np.uint8))
 
 
 def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
-    """Some frames of what is held, the others as they were. Meanwhile it takes these frames' memory once more."""
+    """Some frames of what is held, the others as they were.
+
+    Meanwhile it takes these frames' memory once more.
+    """
     frames = frames_of(np.dtype("int16"), (5, 12, 9), seed=13)
     held = device_backend.upload(np.zeros_like(frames))
     # a device's free memory is also others' business
@@ -358,7 +429,11 @@ def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
     free = device_backend.free_bytes()
     with device_backend.staging_shuffled(held, 1, 4, 6) as slot:
         assert not is_emulated or device_backend.free_bytes() == free - frames[1:4].nbytes
-        assert (slot.shape, slot.dtype, slot.flags.c_contiguous) == ((3, 2, 2, 6, 9), np.uint8, True)
+        assert (slot.shape, slot.dtype, slot.flags.c_contiguous) == (
+            (3, 2, 2, 6, 9),
+            np.uint8,
+            True,
+        )
         for frame, stretches in zip(frames[1:4], slot, strict=True):
             for i in range(2):
                 stretches[i] = codecs.shuffle(frame[6 * i : 6 * i + 6]).reshape(2, 6, 9)
@@ -377,9 +452,16 @@ def emulated(make_backend: Callable[[str], Backend]) -> Any:
 @pytest.mark.parametrize("place", [Place.DEVICE, Place.FILE])
 @pytest.mark.parametrize("mode", [{}, {"normalise": "level"}], ids=["plain", "scaled"])
 def test_the_plan_counts_what_is_put_in_order(
-    emulated: Any, place: Place, mode: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulated: Any,
+    place: Place,
+    mode: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One thread, as with several it is chance what they need at the same time. The peak is that of the second way of each band."""
+    """One thread, as with several it is chance what they need at the same time.
+
+    The peak is that of the second way of each band.
+    """
     frames = frames_of(np.dtype("uint16"), (24, 200, 300), seed=14)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 100, 300), **GZIP)
     backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters(angles=0, **mode)
@@ -398,25 +480,36 @@ def test_the_plan_counts_what_is_put_in_order(
     assert MEMORY.peak - before <= made[0].device_bytes
 
 
-def test_bytes_that_the_plan_adds(emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_the_plan_adds(
+    emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing else needs memory: the frames, and for each thread what it sends, once more."""
     frames = frames_of(np.dtype("uint16"), (24, 400, 300), seed=15)
     said = {}
     for name, filters in {"in order": {"compression": "gzip"}, "shuffled": GZIP}.items():
-        with open_run(saved(tmp_path / f"{name}.h5", frames, chunks=(1, 100, 300), **filters)) as stack:
+        with open_run(
+            saved(tmp_path / f"{name}.h5", frames, chunks=(1, 100, 300), **filters)
+        ) as stack:
             for place in (Place.DEVICE, Place.FILE):
                 backend = GpuBackend(emulated.toolkit, 3)
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
-                planner = plan._Planner(stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits())
+                planner = plan._Planner(
+                    stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits()
+                )
                 said[name, place] = planner._device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2
     assert said["shuffled", Place.DEVICE] == said["in order", Place.DEVICE] + 3 * frames[0].nbytes
     monkeypatch.setattr(plan, "PIECE_BYTES", 5 * 100 * 300 * 2)
-    assert planner._device_bytes(Place.FILE, 100, 1) - said["in order", Place.FILE] == 3 * 5 * 100 * 300 * 2
+    assert (
+        planner._device_bytes(Place.FILE, 100, 1) - said["in order", Place.FILE]
+        == 3 * 5 * 100 * 300 * 2
+    )
 
 
-def test_halves_where_there_is_no_room_for_it(emulated: Any, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_where_there_is_no_room_for_it(
+    emulated: Any, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The plan thinks that there is more memory than there is; bands of two strips become strips and then rows, batches are halved."""
     frames = frames_of(np.dtype("uint16"), (24, 72, 90), seed=16)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 12, 90), **GZIP)

@@ -15,7 +15,9 @@ from gpu_spots.files.run_file import COMPRESSIONS, read_truth, write_run
 from gpu_spots.simulate.run import BIAS, READ_NOISE, Design, TrueSpots, simulate_run
 
 SMALL = Design(size=(150, 170), angles=3, repeats=2, spots=12, seed=5)
-PLAIN = replace(SMALL, laser=False, angles=1, repeats=30, spots=0, zingers=0, hot_pixels=0, dead_pixels=0)
+PLAIN = replace(
+    SMALL, laser=False, angles=1, repeats=30, spots=0, zingers=0, hot_pixels=0, dead_pixels=0
+)
 
 
 def test_frame_looks_like_a_marccd_frame() -> None:
@@ -40,17 +42,24 @@ def test_noise_is_shot_noise_and_read_noise() -> None:
     frames = np.array(list(run.frames()), float)
     expected = PLAIN.gain * run.detector.background + READ_NOISE**2 + 1 / 12  # the last is rounding
     inside = run.detector.inside
-    # 30 frames, some 17000 pixels: the mean of variance / expected is 1 within 0.26 / sqrt(17000) = 0.002
+    # 30 frames, some 17000 pixels: the mean of variance / expected is 1 within 0.26 / sqrt(17000) =
+    # 0.002
     assert (frames.var(0, ddof=1) / expected)[inside].mean() == pytest.approx(1, abs=0.01)
-    assert (frames.mean(0) - run.detector.background)[inside].mean() == pytest.approx(BIAS, abs=0.05)
+    assert (frames.mean(0) - run.detector.background)[inside].mean() == pytest.approx(
+        BIAS, abs=0.05
+    )
 
 
 def test_zingers_strike_single_pixels_of_single_frames() -> None:
     run = simulate_run(replace(PLAIN, zingers=40))
     frames = np.array(list(run.frames()), float)
-    struck = frames > np.median(frames, axis=0) + 150  # the noise is below 12 counts, a zinger is 200 or more
+    struck = (
+        frames > np.median(frames, axis=0) + 150
+    )  # the noise is below 12 counts, a zinger is 200 or more
     inside = run.detector.inside.mean()
-    assert struck.sum() == pytest.approx(30 * 40 * inside, rel=0.15)  # 800 or so, 3.5 % is one sigma
+    assert struck.sum() == pytest.approx(
+        30 * 40 * inside, rel=0.15
+    )  # 800 or so, 3.5 % is one sigma
     assert struck.sum(axis=0).max() <= 3
     assert not struck[:, ~run.detector.inside].any()
 
@@ -77,7 +86,10 @@ def test_frame_does_not_depend_on_the_others() -> None:
 
 
 def test_interlaced_run_has_the_same_frames_in_another_order() -> None:
-    plain, interlaced = simulate_run(replace(SMALL, angles=5)), simulate_run(replace(SMALL, angles=5, interlaced=True))
+    plain, interlaced = (
+        simulate_run(replace(SMALL, angles=5)),
+        simulate_run(replace(SMALL, angles=5, interlaced=True)),
+    )
     assert interlaced.truth.schedule.block[::4].tolist() == [0, 2, 4, 1, 3]
     np.testing.assert_array_equal(interlaced.frame(4 * 3 + 1), plain.frame(4 * 1 + 1))
 
@@ -87,7 +99,9 @@ def test_schedule() -> None:
     assert off_on.laser_on.tolist() == [0, 1] * 6
     assert off_on.repeat.tolist() == [1, 1, 2, 2] * 3
     assert off_on.angle.tolist() == [0.0] * 4 + [1.0] * 4 + [2.0] * 4
-    assert simulate_run(replace(SMALL, on_first=True)).truth.schedule.laser_on.tolist() == [1, 0] * 6
+    assert (
+        simulate_run(replace(SMALL, on_first=True)).truth.schedule.laser_on.tolist() == [1, 0] * 6
+    )
     dark = simulate_run(replace(SMALL, laser=False, step=0.25)).truth.schedule
     assert dark.laser_on.tolist() == [0] * 6
     assert dark.repeat.tolist() == [1, 2] * 3
@@ -96,7 +110,16 @@ def test_schedule() -> None:
 
 def test_spots_have_their_intensity_place_and_shape() -> None:
     # Without background the noise of second moments, which the outermost pixels dominate, is small.
-    design = Design(size=(500, 460), angles=3, repeats=2, spots=100, background=0, zingers=0, hot_pixels=0, dead_pixels=0)
+    design = Design(
+        size=(500, 460),
+        angles=3,
+        repeats=2,
+        spots=100,
+        background=0,
+        zingers=0,
+        hot_pixels=0,
+        dead_pixels=0,
+    )
     run = simulate_run(design)
     spots, schedule = run.truth.spots, run.truth.schedule
     checked = 0
@@ -109,14 +132,24 @@ def test_spots_have_their_intensity_place_and_shape() -> None:
             if frame[near].max() == 65535:
                 continue
             total = signal[near].sum()
-            scale = run.scale[index] * run.spot_scale[index] * (1 + spots.response[i] * schedule.laser_on[index])
-            # Noise: at most sqrt(0.07 / 30000 + 600 * 2.5^2 / 30000^2) = 0.25 %, and the pixels' sensitivity, 0.5 % / sqrt(10).
+            scale = (
+                run.scale[index]
+                * run.spot_scale[index]
+                * (1 + spots.response[i] * schedule.laser_on[index])
+            )
+            # Noise: at most sqrt(0.07 / 30000 + 600 * 2.5^2 / 30000^2) = 0.25 %, and the pixels'
+            # sensitivity, 0.5 % / sqrt(10).
             assert total == pytest.approx(spots.I[i] * scale, rel=0.01)
             orientation = np.radians(spots.orientation[i])
-            axes = dx * np.cos(orientation) + dy * np.sin(orientation), dy * np.cos(orientation) - dx * np.sin(orientation)
+            axes = (
+                dx * np.cos(orientation) + dy * np.sin(orientation),
+                dy * np.cos(orientation) - dx * np.sin(orientation),
+            )
             for distance, sigma in zip(axes, spots.sigma[i], strict=True):
                 assert (signal * distance)[near].sum() / total == pytest.approx(0, abs=0.05 * sigma)
-                assert (signal * distance**2)[near].sum() / total == pytest.approx(sigma**2, rel=0.15)
+                assert (signal * distance**2)[near].sum() / total == pytest.approx(
+                    sigma**2, rel=0.15
+                )
             checked += 1
     assert checked > 20
 
@@ -125,7 +158,9 @@ def test_major_axis_points_away_from_the_beam_and_spots_keep_apart() -> None:
     run = simulate_run(Design(size=(400, 300), angles=2, repeats=1, spots=60))
     spots, detector = run.truth.spots, run.detector
     away = spots.XY - detector.beam
-    direction = np.column_stack([np.cos(np.radians(spots.orientation)), np.sin(np.radians(spots.orientation))])
+    direction = np.column_stack(
+        [np.cos(np.radians(spots.orientation)), np.sin(np.radians(spots.orientation))]
+    )
     np.testing.assert_allclose((away * direction).sum(1), np.hypot(*away.T))
     assert (spots.sigma[:, 0] > spots.sigma[:, 1]).all()
     assert detector.inside[tuple(np.rint(spots.XY).astype(int).T)].all()
@@ -191,22 +226,39 @@ def test_file_holds_frames_columns_and_truth(tmp_path: Path, compression: str) -
     assert len(done) == 12
     with h5py.File(path) as file:
         frames = file["frames"]
-        assert (frames.dtype, frames.chunks, frames.attrs["units"], frames.attrs["bias"]) == (np.uint16, (1, 128, 170), "counts", 10)
+        assert (frames.dtype, frames.chunks, frames.attrs["units"], frames.attrs["bias"]) == (
+            np.uint16,
+            (1, 128, 170),
+            "counts",
+            10,
+        )
         np.testing.assert_array_equal(frames[()], np.array(list(run.frames())))
         columns = file["lauecollect"]
-        assert columns["file"].asstr()[[0, 1, 6]].tolist() == ["sim_000.000_off_1.mccd", "sim_000.000_on_1.mccd", "sim_001.000_off_2.mccd"]
+        assert columns["file"].asstr()[[0, 1, 6]].tolist() == [
+            "sim_000.000_off_1.mccd",
+            "sim_000.000_on_1.mccd",
+            "sim_001.000_off_2.mccd",
+        ]
         assert columns["delay"].asstr()[:2].tolist() == ["-", "100ps"]
         assert columns["angle"].attrs["units"] == "degrees"
         assert {len(column) for column in columns.values()} == {12}
         assert file["truth"].attrs["seed"] == 5
         assert file["truth/scale"][()].tolist() == run.scale.tolist()
-        assert all("description" in dataset.attrs for group in ("lauecollect", "truth") for dataset in file[group].values())
+        assert all(
+            "description" in dataset.attrs
+            for group in ("lauecollect", "truth")
+            for dataset in file[group].values()
+        )
     truth = read_truth(path)
     assert truth.shape == (150, 170)
     for field in fields(TrueSpots):
-        np.testing.assert_array_equal(getattr(truth.spots, field.name), getattr(run.truth.spots, field.name), strict=True)
+        np.testing.assert_array_equal(
+            getattr(truth.spots, field.name), getattr(run.truth.spots, field.name), strict=True
+        )
     for name in ("block", "angle", "laser_on", "repeat"):
-        np.testing.assert_array_equal(getattr(truth.schedule, name), getattr(run.truth.schedule, name), strict=True)
+        np.testing.assert_array_equal(
+            getattr(truth.schedule, name), getattr(run.truth.schedule, name), strict=True
+        )
     assert [file.name for file in tmp_path.iterdir()] == ["a__mccd.h5"]
 
 
@@ -241,7 +293,10 @@ def test_truth_is_asked_of_a_file_without(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path) -> None:
     path = tmp_path / "b__mccd.h5"
-    result = CliRunner().invoke(simulate, [str(path), "--dark", "--size", "96,128", "--angles", "3", "--frames-per-angle", "2"])
+    result = CliRunner().invoke(
+        simulate,
+        [str(path), "--dark", "--size", "96,128", "--angles", "3", "--frames-per-angle", "2"],
+    )
     assert (result.exit_code, result.stdout) == (0, "")
     assert "dark run, 6 frames of 96 x 128, 3 angles, 15 spots a frame" in result.stderr
     with h5py.File(path) as file:

@@ -67,8 +67,29 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("spots")
     run = laser_run(folder)
     assert command(run, "-o", folder / "none.h5", "--quiet").status == 0
-    assert command(run, "-o", folder / "pairs.h5", "--quiet", "-S", "pairs", "-n", 30, "-c", 2.5, "-s", "2,1").status == 0
-    assert command(run, "-o", folder / "kruskal.h5", "--quiet", "-m", "kruskal", "-S", "blocks", "-A", 0.01).status == 0
+    assert (
+        command(
+            run,
+            "-o",
+            folder / "pairs.h5",
+            "--quiet",
+            "-S",
+            "pairs",
+            "-n",
+            30,
+            "-c",
+            2.5,
+            "-s",
+            "2,1",
+        ).status
+        == 0
+    )
+    assert (
+        command(
+            run, "-o", folder / "kruskal.h5", "--quiet", "-m", "kruskal", "-S", "blocks", "-A", 0.01
+        ).status
+        == 0
+    )
     return {name: folder / f"{name}.h5" for name in ("none", "pairs", "kruskal")} | {"run": run}
 
 
@@ -79,22 +100,35 @@ def pairs(paths: dict[str, Path]) -> Iterator[h5py.File]:
         yield file
 
 
-# ------------------------------------------------------------------------------------------------------------------------- what is in
+# --------------------------------------------------------------------------------------- what is in
 
 
 @pytest.mark.parametrize("path", TABLE)
 @pytest.mark.parametrize("name", ["none", "pairs", "kruskal"])
-def test_every_dataset_of_the_contract_is_there(paths: dict[str, Path], name: str, path: str) -> None:
+def test_every_dataset_of_the_contract_is_there(
+    paths: dict[str, Path], name: str, path: str
+) -> None:
     dtype, shape, units = TABLE[path]
     with h5py.File(paths[name]) as file:
         if path == "masks_synced" and name == "none":
             assert path not in file
             return
         dataset = file[path]
-        sizes = {"N": N, "X": X, "Y": Y, "2": 2, "4": 4, "k": len(file["masks/counts"]), "n": len(file["spots/I"])}
+        sizes = {
+            "N": N,
+            "X": X,
+            "Y": Y,
+            "2": 2,
+            "4": 4,
+            "k": len(file["masks/counts"]),
+            "n": len(file["spots/I"]),
+        }
         sizes["p"] = len(file["spots/pixel_list"])
         assert sizes["n"] >= N
-        assert (dataset.dtype, dataset.shape) == (np.dtype(dtype), tuple(sizes[letter] for letter in shape))
+        assert (dataset.dtype, dataset.shape) == (
+            np.dtype(dtype),
+            tuple(sizes[letter] for letter in shape),
+        )
         assert dataset.attrs.get("units") == units
 
 
@@ -114,7 +148,11 @@ def test_numbers_of_masks(paths: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["none", "pairs", "kruskal"])
 def test_links_lead_to_what_they_name(paths: dict[str, Path], name: str) -> None:
-    links = {"masks/masks_raw": "masks_raw", "masks/masks_filtered": "masks_filtered", "spots/frame2spotsBE": "frame2spotsBE"}
+    links = {
+        "masks/masks_raw": "masks_raw",
+        "masks/masks_filtered": "masks_filtered",
+        "spots/frame2spotsBE": "frame2spotsBE",
+    }
     if name != "none":
         links["masks/masks_synced"] = "masks_synced"
     with h5py.File(paths[name]) as file:
@@ -148,7 +186,16 @@ def test_info_says_how_the_file_was_made(paths: dict[str, Path]) -> None:
     with h5py.File(paths["pairs"]) as file:
         info = dict(file["info"].attrs)
         assert not list(file["info"])
-    asked = {"method": "n_removed", "n": 30, "alpha": 0.05, "cutoff": 2.5, "erosions": 1, "dilations": 2, "angles": 10, "sync": "pairs"}
+    asked = {
+        "method": "n_removed",
+        "n": 30,
+        "alpha": 0.05,
+        "cutoff": 2.5,
+        "erosions": 1,
+        "dilations": 2,
+        "angles": 10,
+        "sync": "pairs",
+    }
     assert {name: info[name] for name in asked} == asked
     assert info["structure"].tolist() == [2, 1]
     assert info["compression"] == "gzip"
@@ -167,13 +214,20 @@ def test_info_says_how_the_file_was_made(paths: dict[str, Path]) -> None:
 def test_info_of_a_kruskal_run(paths: dict[str, Path]) -> None:
     with h5py.File(paths["kruskal"]) as file:
         info = file["info"].attrs
-        assert (info["method"], info["alpha"], info["n_removed"], info["n_blocks"]) == ("kruskal", 0.01, 0, 10)
+        assert (info["method"], info["alpha"], info["n_removed"], info["n_blocks"]) == (
+            "kruskal",
+            0.01,
+            0,
+            10,
+        )
         assert info["frames_per_block"].tolist() == [2] * 10
         assert file["stats/n_used"].shape == (X, Y)
         assert file["stats/n_used"].dtype == np.int32
 
 
-def test_the_command_line_is_kept_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_is_kept_as_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = write_run(tmp_path / "a b__mccd.h5")
     monkeypatch.setattr("sys.argv", ["lu_hdf2spots", str(run), "-n", "0"])
     assert command(run, "-n", 0, "--quiet").status == 0
@@ -188,7 +242,11 @@ def test_metadata_is_copied_with_its_attributes(paths: dict[str, Path], pairs: h
         assert dict(copied.attrs) == {"block_size": 2}
         assert dict(copied["angle"].attrs) == {"units": "deg"}
         found, expected = datasets(copied), datasets(source)
-    assert found.keys() == expected.keys() == {"angle", "laser_on", "file", "comment", "motor/phi", "one"}
+    assert (
+        found.keys()
+        == expected.keys()
+        == {"angle", "laser_on", "file", "comment", "motor/phi", "one"}
+    )
     for name, values in expected.items():
         assert found[name].dtype == values.dtype
         assert np.array_equal(found[name], values)
@@ -224,7 +282,7 @@ def test_a_run_without_spots_has_empty_tables(tmp_path: Path) -> None:
         assert found.spots(3)["box"].shape == (0, 4)
 
 
-# -------------------------------------------------------------------------------------------------------- more than 65535 spots a mask
+# --------------------------------------------------------------------- more than 65535 spots a mask
 
 
 @pytest.fixture(scope="module")
@@ -239,15 +297,21 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 @pytest.mark.parametrize("sync", ["none", "pairs"])
-def test_labels_are_made_wider_where_there_are_many(crowded: Path, compression: str, sync: str) -> None:
-    ended = command(crowded, "-a", 0, "-e", 0, "-d", 0, "-C", compression, "-S", sync, "--quiet", "--force")
+def test_labels_are_made_wider_where_there_are_many(
+    crowded: Path, compression: str, sync: str
+) -> None:
+    ended = command(
+        crowded, "-a", 0, "-e", 0, "-d", 0, "-C", compression, "-S", sync, "--quiet", "--force"
+    )
     assert ended.status == 0
     with h5py.File(crowded.parent / "run__spots.h5") as file:
         counts, labels = file["masks/counts"][...], file["masks/labels"]
         assert counts.tolist() == ([0, 1, 0, 90_000, 1, 0] if sync == "none" else [1, 90_000, 1])
         assert labels.dtype == np.uint32
         assert labels.shape == (len(counts), 600, 600)
-        assert set(file["masks"]) == {"labels", "counts", "masks_raw", "masks_filtered"} | ({"masks_synced"} if sync == "pairs" else set())
+        assert set(file["masks"]) == {"labels", "counts", "masks_raw", "masks_filtered"} | (
+            {"masks_synced"} if sync == "pairs" else set()
+        )
         assert labels.attrs["description"]
         assert labels.chunks == file["masks_filtered"].chunks
         masks = file["masks_filtered" if sync == "none" else "masks_synced"]
@@ -267,7 +331,7 @@ def test_65535_spots_fit_16_bits(tmp_path: Path) -> None:
         assert file["masks/labels"].dtype == np.uint16
 
 
-# ------------------------------------------------------------------------------------------------------------------------ who can read
+# ------------------------------------------------------------------------------------- who can read
 
 
 def test_no_plugin_is_needed(paths: dict[str, Path]) -> None:
@@ -276,7 +340,9 @@ def test_no_plugin_is_needed(paths: dict[str, Path]) -> None:
         with h5py.File(paths[name]) as file:
             for path in datasets(file):
                 created = file[path].id.get_create_plist()
-                assert {created.get_filter(i)[0] for i in range(created.get_nfilters())} <= built_in, path
+                assert {
+                    created.get_filter(i)[0] for i in range(created.get_nfilters())
+                } <= built_in, path
             compressed = ("masks_raw", "masks_filtered", "masks/labels", "stats/avg")
             assert all(file[path].compression == "gzip" for path in compressed)
 
@@ -295,7 +361,9 @@ def h5dump() -> Callable[..., str]:
 
     def dump(*arguments: object) -> str:
         command_line, environment = [program, *map(str, arguments)], {"HDF5_PLUGIN_PATH": "/none"}
-        ended = subprocess.run(command_line, capture_output=True, text=True, timeout=60, env=environment)
+        ended = subprocess.run(
+            command_line, capture_output=True, text=True, timeout=60, env=environment
+        )
         assert (ended.returncode, ended.stderr) == (0, ""), command_line
         return ended.stdout
 
@@ -303,7 +371,9 @@ def h5dump() -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("name", ["none", "pairs", "kruskal"])
-def test_h5dump_reads_everything(paths: dict[str, Path], name: str, h5dump: Callable[..., str]) -> None:
+def test_h5dump_reads_everything(
+    paths: dict[str, Path], name: str, h5dump: Callable[..., str]
+) -> None:
     with h5py.File(paths[name]) as file:
         names = [*datasets(file), "masks/masks_raw", "spots/frame2spotsBE"]
     for path in names:
@@ -311,14 +381,18 @@ def test_h5dump_reads_everything(paths: dict[str, Path], name: str, h5dump: Call
     assert 'ATTRIBUTE "method"' in h5dump("-A", "-g", "/info", paths[name])
 
 
-def test_h5dump_shows_the_same_values(paths: dict[str, Path], pairs: h5py.File, h5dump: Callable[..., str]) -> None:
+def test_h5dump_shows_the_same_values(
+    paths: dict[str, Path], pairs: h5py.File, h5dump: Callable[..., str]
+) -> None:
     for path in ("masks/counts", "spots/frame", "stats/arg"):
         shown = h5dump("-y", "-w", 0, "-d", f"/{path}", paths["pairs"])
-        values = [int(value) for value in re.findall(r"-?\d+", shown.split("DATA {")[1].split("}")[0])]
+        values = [
+            int(value) for value in re.findall(r"-?\d+", shown.split("DATA {")[1].split("}")[0])
+        ]
         assert values == pairs[path][...].ravel().tolist()
 
 
-# -------------------------------------------------------------------------------------------------------------------------- open_spots
+# --------------------------------------------------------------------------------------- open_spots
 
 
 def test_open_spots_gives_what_is_in_the_file(paths: dict[str, Path], pairs: h5py.File) -> None:
@@ -336,9 +410,23 @@ def test_open_spots_gives_what_is_in_the_file(paths: dict[str, Path], pairs: h5p
             assert np.array_equal(found.labels(frame), pairs["masks/labels"][frame // 2])
             begin, end = pairs["frame2spotsBE"][frame]
             mine = found.spots(frame)
-            assert mine.keys() == {"I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload"}
-            assert all(np.array_equal(values, pairs[f"spots/{name}"][begin:end]) for name, values in mine.items())
-        assert all(np.array_equal(values, pairs[f"spots/{name}"]) for name, values in found.spots().items())
+            assert mine.keys() == {
+                "I",
+                "XY",
+                "box",
+                "frame",
+                "label",
+                "mask",
+                "pixel_list_BE",
+                "overload",
+            }
+            assert all(
+                np.array_equal(values, pairs[f"spots/{name}"][begin:end])
+                for name, values in mine.items()
+            )
+        assert all(
+            np.array_equal(values, pairs[f"spots/{name}"]) for name, values in found.spots().items()
+        )
         assert found.info["sync"] == "pairs"
         assert found.info.keys() == pairs["info"].attrs.keys()
         assert np.array_equal(found.columns["angle"], pairs["lauecollect/angle"])
@@ -387,16 +475,22 @@ def test_what_is_missing_is_a_key_error(paths: dict[str, Path]) -> None:
         lambda found: found.pixels(0),
     ],
 )
-def test_a_closed_file_is_a_value_error(paths: dict[str, Path], read: Callable[[SpotsFile], object]) -> None:
+def test_a_closed_file_is_a_value_error(
+    paths: dict[str, Path], read: Callable[[SpotsFile], object]
+) -> None:
     found = open_spots(paths["none"])
     found.close()
-    with pytest.raises(ValueError, match=r"none\.h5: the spots file is closed; open it again with open_spots"):
+    with pytest.raises(
+        ValueError, match=r"none\.h5: the spots file is closed; open it again with open_spots"
+    ):
         read(found)
     assert found.n_frames == N
 
 
 def test_what_keep_left_out_is_a_key_error(paths: dict[str, Path], tmp_path: Path) -> None:
-    assert command(paths["run"], "-o", tmp_path / "x.h5", "--keep", "filtered", "--quiet").status == 0
+    assert (
+        command(paths["run"], "-o", tmp_path / "x.h5", "--keep", "filtered", "--quiet").status == 0
+    )
     with open_spots(tmp_path / "x.h5") as found:
         assert found.mask(0).shape == (X, Y)
         assert "pixel_list_BE" not in found.spots()
@@ -413,7 +507,10 @@ def test_an_index_is_an_integer_in_range(paths: dict[str, Path]) -> None:
     with open_spots(paths["pairs"]) as found:
         for read in (found.spots, found.mask, found.labels):
             for bad in ("6", 1.0):
-                with pytest.raises(TypeError, match=f"frame: found {bad!r}, expected an integer from -{N} to {N - 1}"):
+                with pytest.raises(
+                    TypeError,
+                    match=f"frame: found {bad!r}, expected an integer from -{N} to {N - 1}",
+                ):
                     read(bad)  # type: ignore[operator]
             with pytest.raises(IndexError, match=f"frame {N} of {N}"):
                 read(N)
@@ -425,11 +522,15 @@ def test_an_index_is_an_integer_in_range(paths: dict[str, Path]) -> None:
         assert np.array_equal(found.spots(-1)["I"], found.spots(np.int64(N - 1))["I"])
 
 
-TABLES = [path for path in TABLE if path.startswith(("spots/", "frame2")) or path == "masks/counts"] + ["frame2mask", "frame_level"]
+TABLES = [
+    path for path in TABLE if path.startswith(("spots/", "frame2")) or path == "masks/counts"
+] + ["frame2mask", "frame_level"]
 
 
 @pytest.mark.parametrize("path", TABLES)
-def test_a_flipped_byte_in_a_table_is_an_error_and_no_number(paths: dict[str, Path], tmp_path: Path, path: str) -> None:
+def test_a_flipped_byte_in_a_table_is_an_error_and_no_number(
+    paths: dict[str, Path], tmp_path: Path, path: str
+) -> None:
     damaged = tmp_path / "x.h5"
     shutil.copy(paths["pairs"], damaged)
     offset, _ = chunk_offset(damaged, 0, path)
@@ -459,7 +560,10 @@ def test_damaged_images_are_input_errors(paths: dict[str, Path], tmp_path: Path,
     content = bytearray(damaged.read_bytes())
     content[offset : offset + size] = bytes(size)
     damaged.write_bytes(content)
-    with open_spots(damaged) as found, pytest.raises(InputError, match=rf"x\.h5: {path} cannot be read"):
+    with (
+        open_spots(damaged) as found,
+        pytest.raises(InputError, match=rf"x\.h5: {path} cannot be read"),
+    ):
         (found.avg, found.mask(0), found.labels(0))
 
 
@@ -468,7 +572,9 @@ def test_a_missing_table_is_an_input_error(paths: dict[str, Path], tmp_path: Pat
     with h5py.File(tmp_path / "x.h5", "r+") as file:
         del file["spots/box"], file["info"]
     with open_spots(tmp_path / "x.h5") as found:
-        with pytest.raises(InputError, match=r"x\.h5: not a spots file, it has no dataset spots/box"):
+        with pytest.raises(
+            InputError, match=r"x\.h5: not a spots file, it has no dataset spots/box"
+        ):
             found.spots()
         with pytest.raises(InputError, match=r"x\.h5: not a spots file, it has no group info"):
             found.info  # noqa: B018
@@ -484,11 +590,18 @@ def test_small_frames_share_chunks(tmp_path: Path, compression: str, sync: str) 
     found = {}
     for name, stack in (("small", frames), ("wide", wide)):
         path = write_run(tmp_path / f"{name}__mccd.h5", frames=stack)
-        assert command(path, "-e", 0, "-d", 0, "-C", compression, "-S", sync, "--batch", 7, "--quiet").status == 0
+        assert (
+            command(
+                path, "-e", 0, "-d", 0, "-C", compression, "-S", sync, "--batch", 7, "--quiet"
+            ).status
+            == 0
+        )
         found[name] = h5py.File(tmp_path / f"{name}__spots.h5")
     with found["small"] as small, found["wide"] as large:
         assert small["spots/I"].shape[0] > 100
-        names = ["masks_raw", "masks_filtered", "masks/labels"] + (["masks_synced"] if sync == "pairs" else [])
+        names = ["masks_raw", "masks_filtered", "masks/labels"] + (
+            ["masks_synced"] if sync == "pairs" else []
+        )
         for name in names:
             assert small[name].id.get_num_chunks() == 1
             assert small[name].dtype == large[name].dtype
@@ -497,7 +610,9 @@ def test_small_frames_share_chunks(tmp_path: Path, compression: str, sync: str) 
 
 
 def test_a_file_that_is_no_spots_file_is_refused(paths: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run__mccd\.h5: not a spots file, it has no dataset frame2spotsBE"):
+    with pytest.raises(
+        InputError, match=r"run__mccd\.h5: not a spots file, it has no dataset frame2spotsBE"
+    ):
         open_spots(paths["run"])
     (tmp_path / "x.h5").write_text("text")
     with pytest.raises(InputError, match=r"x\.h5: is not an HDF5 file"):
@@ -516,14 +631,20 @@ def test_a_spots_file_is_no_run(paths: dict[str, Path], tmp_path: Path) -> None:
     assert "is a spots file" in ended.stderr
 
 
-# -------------------------------------------------------------------------------------------------------------- what HDF5 writes to
+# ------------------------------------------------------------------------------ what HDF5 writes to
 
 
 def test_a_new_file_is_as_hdf5_makes_it_itself(tmp_path: Path) -> None:
     def fill(file: h5py.File) -> None:
         random = np.random.default_rng(1)
         for i in range(30):
-            file.create_dataset(f"a/{i}", data=random.integers(0, 9, (50, 60)), chunks=(7, 60), compression="gzip", track_times=False)
+            file.create_dataset(
+                f"a/{i}",
+                data=random.integers(0, 9, (50, 60)),
+                chunks=(7, 60),
+                compression="gzip",
+                track_times=False,
+            )
             file[f"a/{i}"].attrs["units"] = "counts"
         del file["a/3"]
         file["a/4"][...] = random.integers(0, 1000, (50, 60))
@@ -549,7 +670,9 @@ def test_what_was_written_is_read_back_before_it_is_closed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("room", [0, 100, 3000, 50_000])
-def test_a_file_on_a_full_disk_works_on_and_then_tells(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_on_a_full_disk_works_on_and_then_tells(
+    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = FullDisk(monkeypatch, room)
     file = NewFile(tmp_path / "x.h5", "x.h5")
     values = np.random.default_rng(1).integers(0, 2**31, (40, 1000))
@@ -568,7 +691,9 @@ def test_a_file_on_a_full_disk_works_on_and_then_tells(tmp_path: Path, room: int
 
 def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(OutputError, match=r"shown\.h5: cannot be written: No such file or directory"),
+        pytest.raises(
+            OutputError, match=r"shown\.h5: cannot be written: No such file or directory"
+        ),
         new_file(tmp_path / "no/x.h5", "shown.h5"),
     ):
         pass

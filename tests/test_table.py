@@ -28,7 +28,11 @@ def test_every_separator_gives_the_same_columns(separator: str, tmp_path: Path) 
 
 
 def test_names_lose_their_units_and_capitals(tmp_path: Path) -> None:
-    assert list(read(tmp_path, "Angle [deg],Laser On, delay (s)\n1,0,-\n")) == ["angle", "laser_on", "delay"]
+    assert list(read(tmp_path, "Angle [deg],Laser On, delay (s)\n1,0,-\n")) == [
+        "angle",
+        "laser_on",
+        "delay",
+    ]
 
 
 def test_comments_and_empty_lines_are_skipped(tmp_path: Path) -> None:

@@ -12,14 +12,20 @@ from helpers import assert_refused, command
 from layouts_data import N_FRAMES, SHAPE, frames_of, group, stored, write_virtual
 
 
-def write_mapped(path: Path, mapping: Callable[[h5py.VirtualLayout, list[h5py.VirtualSource]], None], **options: object) -> Path:
+def write_mapped(
+    path: Path,
+    mapping: Callable[[h5py.VirtualLayout, list[h5py.VirtualSource]], None],
+    **options: object,
+) -> Path:
     """A virtual dataset, as ``mapping`` fills it from three files of 8, 8 and 4 frames, and one in the same file."""
     frames, sources = frames_of(), []
     for number, begin in enumerate(range(0, N_FRAMES, 8)):
         part = path.with_name(f"{path.stem}_{number}.h5")
         with h5py.File(part, "w") as file:
             stored(file, "entry/x", frames[begin : begin + 8], **options)
-            sources.append(h5py.VirtualSource(part.name, "entry/x", (min(8, N_FRAMES - begin), *SHAPE)))
+            sources.append(
+                h5py.VirtualSource(part.name, "entry/x", (min(8, N_FRAMES - begin), *SHAPE))
+            )
     layout = h5py.VirtualLayout((N_FRAMES, *SHAPE), "u2")
     mapping(layout, sources)
     with h5py.File(path, "w") as file:
@@ -46,7 +52,12 @@ def cropped(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -> No
 
 
 def some_frames(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -> None:
-    layout[:7], layout[7:15], layout[15:19], layout[19:] = sources[0][1:], sources[1], sources[2], sources[0][:1]
+    layout[:7], layout[7:15], layout[15:19], layout[19:] = (
+        sources[0][1:],
+        sources[1],
+        sources[2],
+        sources[0][:1],
+    )
 
 
 def overlapping(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -> None:
@@ -66,7 +77,9 @@ def overlapping(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -
         (overlapping, {}, False),
     ],
 )
-def test_a_virtual_stack_is_read_as_h5py_reads_it(mapping: Callable, options: dict, direct: bool, tmp_path: Path) -> None:
+def test_a_virtual_stack_is_read_as_h5py_reads_it(
+    mapping: Callable, options: dict, direct: bool, tmp_path: Path
+) -> None:
     """From its sources, by all threads, where they follow each other as they are; else by HDF5."""
     path = write_mapped(tmp_path / "run.h5", mapping, **options)
     with h5py.File(path) as file:
@@ -88,7 +101,9 @@ def test_a_virtual_stack_of_datasets_in_its_own_file(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout(frames.shape, "u2")
         for i in range(0, N_FRAMES, 5):
             layout[i : i + 5] = h5py.VirtualSource(stored(file, f"parts/{i}", frames[i : i + 5]))
-        group(group(file, "entry", "NXentry"), "data", "NXdata", signal="data").create_virtual_dataset("data", layout)
+        group(
+            group(file, "entry", "NXentry"), "data", "NXdata", signal="data"
+        ).create_virtual_dataset("data", layout)
     with open_run(tmp_path / "run.h5") as stack:
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, N_FRAMES, into)
@@ -109,4 +124,9 @@ def test_a_virtual_dataset_with_a_hole_is_refused(tmp_path: Path) -> None:
         del file["entry/data/data"]
         file["entry/data"].create_virtual_dataset("data", layout)
 
-    assert_refused(command(write_virtual(tmp_path / "run.h5", edit=edit), "--quiet"), 1, "/entry/data/data", "frame 12 cannot be read")
+    assert_refused(
+        command(write_virtual(tmp_path / "run.h5", edit=edit), "--quiet"),
+        1,
+        "/entry/data/data",
+        "frame 12 cannot be read",
+    )

@@ -49,7 +49,9 @@ def write_mapped(
         created.set_virtual(target, file.encode(), dataset.encode(), taken)
     with h5py.File(path, "a") as opened:
         extent = h5py.h5s.create_simple(shape, (UNLIMITED, *shape[1:]))
-        h5py.h5d.create(opened.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), extent, created)
+        h5py.h5d.create(
+            opened.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), extent, created
+        )
     return path
 
 
@@ -66,26 +68,40 @@ def write_parts(folder: Path, *begins: int, **options: Any) -> None:
     """part0.h5, part1.h5, ...: dataset x with the frames from one of ``begins`` to the next."""
     for i, (begin, end) in enumerate(zip(begins, (*begins[1:], N_FRAMES), strict=True)):
         with h5py.File(folder / f"part{i}.h5", "w") as file:
-            file.create_dataset("x", data=frames_of()[begin:end], **{"chunks": (1, *SHAPE), **options})
+            file.create_dataset(
+                "x", data=frames_of()[begin:end], **{"chunks": (1, *SHAPE), **options}
+            )
 
 
 def write_two(folder: Path, **options: Any) -> Path:
     """A virtual dataset over two parts, of 12 and 8 frames."""
     write_parts(folder, 0, 12, **options)
     first = (frames_at(0, 12), "part0.h5", "x", everything(12))
-    return write_mapped(folder / "run.h5", first, (frames_at(12, 20), "part1.h5", "x", everything(8)))
+    return write_mapped(
+        folder / "run.h5", first, (frames_at(12, 20), "part1.h5", "x", everything(8))
+    )
 
 
 def write_dls(folder: Path) -> Path:
     """As Diamond writes: a virtual dataset over links in the same file, which lead to the data files."""
     write_dectris(folder / "run_master.h5", per_file=7)
-    sources = [(frames_at(i, min(i + 7, 20)), ".", f"/entry/data/data_{i // 7 + 1:06}", everything(min(7, 20 - i))) for i in (0, 7, 14)]
+    sources = [
+        (
+            frames_at(i, min(i + 7, 20)),
+            ".",
+            f"/entry/data/data_{i // 7 + 1:06}",
+            everything(min(7, 20 - i)),
+        )
+        for i in (0, 7, 14)
+    ]
     with h5py.File(folder / "run_master.h5", "a") as file:
         file["entry/data"].attrs["signal"] = "data"
     return write_mapped(folder / "run_master.h5", *sources, name="entry/data/data")
 
 
-def assert_read(path: Path, *, direct: bool, dtype: str = "u2", expected: np.ndarray | None = None) -> None:
+def assert_read(
+    path: Path, *, direct: bool, dtype: str = "u2", expected: np.ndarray | None = None
+) -> None:
     """The run is read without options, as it should be."""
     with open_run(path) as stack:
         assert (stack.dtype, stack.why_not_direct is None) == (dtype, direct)
@@ -107,9 +123,19 @@ def test_a_master_of_diamond(tmp_path: Path) -> None:
     path = write_dls(tmp_path)
     assert_read(path, direct=True)
     with open_run(path) as stack:
-        assert [file.name for file in stack.files] == ["run_master.h5", *(f"run_data_{i:06}.h5" for i in (1, 2, 3))]
+        assert [file.name for file in stack.files] == [
+            "run_master.h5",
+            *(f"run_data_{i:06}.h5" for i in (1, 2, 3)),
+        ]
     (tmp_path / "run_data_000002.h5").unlink()
-    refuses(path, words=("/entry/data/data: frame 7 cannot be read", "/entry/data/data_000002", "run_data_000002.h5, which is missing"))
+    refuses(
+        path,
+        words=(
+            "/entry/data/data: frame 7 cannot be read",
+            "/entry/data/data_000002",
+            "run_data_000002.h5, which is missing",
+        ),
+    )
     (tmp_path / "run_data_000001.h5").unlink()
     assert "frame 0" in problem(path)
 
@@ -118,13 +144,21 @@ def test_one_of_two_files_is_missing(tmp_path: Path) -> None:
     path = write_two(tmp_path)
     assert_read(path, direct=True)
     (tmp_path / "part1.h5").unlink()
-    refuses(path, words=("/frames: frame 12 cannot be read: its source file part1.h5 (dataset x) is missing",))
+    refuses(
+        path,
+        words=(
+            "/frames: frame 12 cannot be read: its source file part1.h5 (dataset x) is missing",
+        ),
+    )
 
 
 def test_a_source_file_is_none(tmp_path: Path) -> None:
     path = write_two(tmp_path)
     (tmp_path / "part1.h5").write_text("no HDF5")
-    assert "frame 12 cannot be read: its source file part1.h5 (dataset x) is not an HDF5 file" in problem(path)
+    assert (
+        "frame 12 cannot be read: its source file part1.h5 (dataset x) is not an HDF5 file"
+        in problem(path)
+    )
     (tmp_path / "part1.h5").unlink()
     (tmp_path / "part1.h5").mkdir()
     assert problem(path).endswith("part1.h5: is a folder, expected an HDF5 file")
@@ -135,15 +169,29 @@ def test_a_source_file_is_none(tmp_path: Path) -> None:
     [
         (lambda file: None, "x: there is no such dataset"),
         (lambda file: file.create_group("x"), "x is a group, expected a dataset"),
-        (lambda file: file.create_dataset("x", data=np.ones((7, *SHAPE), "u2")), "x has shape (7, 24, 40)"),
+        (
+            lambda file: file.create_dataset("x", data=np.ones((7, *SHAPE), "u2")),
+            "x has shape (7, 24, 40)",
+        ),
         (lambda file: file.create_dataset("x", data=np.ones(SHAPE, "u2")), "x has shape (24, 40)"),
         (lambda file: file.create_dataset("x", (8, *SHAPE), "u2"), "x was never written"),
-        (lambda file: file.create_dataset("x", (8, *SHAPE), "u2", chunks=(1, *SHAPE)), "x: its chunk at 0, 0, 0 was never written"),
-        (lambda file: file.__setitem__("x", h5py.SoftLink("/y")), "x is a link to /y, which leads nowhere"),
-        (lambda file: file.__setitem__("x", h5py.ExternalLink("gone.h5", "/y")), "the file gone.h5, which is missing"),
+        (
+            lambda file: file.create_dataset("x", (8, *SHAPE), "u2", chunks=(1, *SHAPE)),
+            "x: its chunk at 0, 0, 0 was never written",
+        ),
+        (
+            lambda file: file.__setitem__("x", h5py.SoftLink("/y")),
+            "x is a link to /y, which leads nowhere",
+        ),
+        (
+            lambda file: file.__setitem__("x", h5py.ExternalLink("gone.h5", "/y")),
+            "the file gone.h5, which is missing",
+        ),
     ],
 )
-def test_a_source_dataset_is_missing_or_other(edit: Callable[[h5py.File], Any], words: str, tmp_path: Path) -> None:
+def test_a_source_dataset_is_missing_or_other(
+    edit: Callable[[h5py.File], Any], words: str, tmp_path: Path
+) -> None:
     path = write_two(tmp_path)
     with h5py.File(tmp_path / "part1.h5", "w") as file:
         edit(file)
@@ -187,15 +235,22 @@ def test_a_mapping_of_half_of_the_rows(tmp_path: Path) -> None:
     write_parts(tmp_path, 0)
     upper = space(WHOLE, (0, 0, 0), block=(N_FRAMES, 12, 40))
     path = write_mapped(tmp_path / "run.h5", (upper, "part0.h5", "x", upper))
-    assert problem(path).endswith("frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the frame")
+    assert problem(path).endswith(
+        "frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the frame"
+    )
 
 
 def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
     """Every second of the later frames, and one pixel of one frame."""
     write_parts(tmp_path, 0)
     even = space(WHOLE, (12, 0, 0), (4, 1, 1), (2, *SHAPE), (1, *SHAPE))
-    first, rest = (frames_at(0, 12), "part0.h5", "x", frames_at(0, 12)), (even, "part0.h5", "x", frames_at(12, 16))
-    assert problem(write_mapped(tmp_path / "a.h5", first, rest)).endswith("frame 13 cannot be read: no source is mapped to it")
+    first, rest = (
+        (frames_at(0, 12), "part0.h5", "x", frames_at(0, 12)),
+        (even, "part0.h5", "x", frames_at(12, 16)),
+    )
+    assert problem(write_mapped(tmp_path / "a.h5", first, rest)).endswith(
+        "frame 13 cannot be read: no source is mapped to it"
+    )
     most = space(WHOLE, (12, 0, 0), block=(8, 24, 39))
     corner = space(WHOLE, (12, 0, 39), block=(8, 23, 1))
     second, third = (most, "part0.h5", "x", most), (corner, "part0.h5", "x", corner)
@@ -207,15 +262,23 @@ def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((2**40, *SHAPE), "its mapping is too large to be checked: 1 different parts of 1099511627776 frames"),
-        ((20, 2**40, 40), "frame 0 cannot be read: no source is mapped to a part of it; it begins at 24, 0"),
+        (
+            (2**40, *SHAPE),
+            "its mapping is too large to be checked: 1 different parts of 1099511627776 frames",
+        ),
+        (
+            (20, 2**40, 40),
+            "frame 0 cannot be read: no source is mapped to a part of it; it begins at 24, 0",
+        ),
         ((2**22, 2**31, 2**31), "expected less than 2^60 values"),
     ],
 )
 def test_shapes_that_fit_no_memory(shape: tuple[int, int, int], words: str, tmp_path: Path) -> None:
     write_parts(tmp_path, 0)
     first = space(shape, (0, 0, 0), block=WHOLE)
-    assert words in problem(write_mapped(tmp_path / "run.h5", (first, "part0.h5", "x", everything()), shape=shape))
+    assert words in problem(
+        write_mapped(tmp_path / "run.h5", (first, "part0.h5", "x", everything()), shape=shape)
+    )
 
 
 def test_many_sources_are_checked_quickly(tmp_path: Path) -> None:
@@ -251,17 +314,33 @@ def test_modules_of_a_detector(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunks", [(1, *SHAPE), (2, 8, 40)])
-def test_a_chunk_of_a_source_that_was_never_written(chunks: tuple[int, int, int], tmp_path: Path) -> None:
+def test_a_chunk_of_a_source_that_was_never_written(
+    chunks: tuple[int, int, int], tmp_path: Path
+) -> None:
     """It is named with the frame; where nothing is taken of it, it does not matter."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
         source = file.create_dataset("x", (24, *SHAPE), "u2", chunks=chunks)
         source[:14], source[16:] = frames_of()[:14], frames_of()[:8]
     odd = space((24, *SHAPE), (1, 0, 0), (10, 1, 1), (2, *SHAPE), (1, *SHAPE))
-    path = write_mapped(tmp_path / "a.h5", (frames_at(0, 10), "part.h5", "x", odd), (frames_at(10, 20), "part.h5", "x", odd))
+    path = write_mapped(
+        tmp_path / "a.h5",
+        (frames_at(0, 10), "part.h5", "x", odd),
+        (frames_at(10, 20), "part.h5", "x", odd),
+    )
     assert "frame 7 cannot be read" in problem(path)
-    assert f"part.h5: x: its chunk at {'15' if chunks[0] == 1 else '14'}, 0, 0 was never written" in problem(path)
-    begin, end = space((24, *SHAPE), (0, 0, 0), block=(14, *SHAPE)), space((24, *SHAPE), (16, 0, 0), block=(6, *SHAPE))
-    path = write_mapped(tmp_path / "b.h5", (frames_at(0, 14), "part.h5", "x", begin), (frames_at(14, 20), "part.h5", "x", end))
+    assert (
+        f"part.h5: x: its chunk at {'15' if chunks[0] == 1 else '14'}, 0, 0 was never written"
+        in problem(path)
+    )
+    begin, end = (
+        space((24, *SHAPE), (0, 0, 0), block=(14, *SHAPE)),
+        space((24, *SHAPE), (16, 0, 0), block=(6, *SHAPE)),
+    )
+    path = write_mapped(
+        tmp_path / "b.h5",
+        (frames_at(0, 14), "part.h5", "x", begin),
+        (frames_at(14, 20), "part.h5", "x", end),
+    )
     assert_read(path, direct=False, expected=np.concatenate([frames_of()[:14], frames_of()[:6]]))
 
 
@@ -276,7 +355,9 @@ def test_a_virtual_dataset_that_refers_to_itself(tmp_path: Path) -> None:
         write_mapped(tmp_path / f"{one}.h5", (everything(), f"{other}.h5", "frames", everything()))
     assert "refers to itself" in problem(tmp_path / "a.h5")
     (tmp_path / "alias.h5").symlink_to("itself.h5")
-    assert "refers to itself" in problem(write_mapped(tmp_path / "itself.h5", (everything(), "alias.h5", "frames", everything())))
+    assert "refers to itself" in problem(
+        write_mapped(tmp_path / "itself.h5", (everything(), "alias.h5", "frames", everything()))
+    )
 
 
 def test_names_with_numbers(tmp_path: Path) -> None:
@@ -291,23 +372,35 @@ def test_names_with_numbers(tmp_path: Path) -> None:
     assert "frame 5 cannot be read: its source" in problem(path)
     (tmp_path / "part2.h5").unlink()
     (tmp_path / "part1.h5").unlink()
-    assert problem(path).endswith("frame 5 cannot be read: its source file part1.h5 is missing, and part3.h5 is there")
+    assert problem(path).endswith(
+        "frame 5 cannot be read: its source file part1.h5 is missing, and part3.h5 is there"
+    )
 
 
 def test_a_percent_sign_in_a_name(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "5%b.h5", "w") as file:
         file["x"] = frames_of()
-    assert_read(write_mapped(tmp_path / "run.h5", (everything(), "5%%b.h5", "x", everything())), direct=True)
+    assert_read(
+        write_mapped(tmp_path / "run.h5", (everything(), "5%%b.h5", "x", everything())), direct=True
+    )
 
 
 def test_sources_that_grow(tmp_path: Path) -> None:
     """A mapping without limit has what the source has; a source that is behind the others leaves frames without values."""
-    begins = {name: space(WHOLE, (i, 0, 0), (UNLIMITED, 1, 1), (2, *SHAPE), (1, *SHAPE)) for i, name in enumerate(("even", "odd"))}
+    begins = {
+        name: space(WHOLE, (i, 0, 0), (UNLIMITED, 1, 1), (2, *SHAPE), (1, *SHAPE))
+        for i, name in enumerate(("even", "odd"))
+    }
     taken = space((10, *SHAPE), (0, 0, 0), (UNLIMITED, 1, 1), (1, *SHAPE), (1, *SHAPE))
     for i, name in enumerate(begins):
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
-            file.create_dataset("x", data=frames_of()[i::2], maxshape=(None, *SHAPE), chunks=(1, *SHAPE))
-    path = write_mapped(tmp_path / "run.h5", *((target, f"{name}.h5", "x", taken) for name, target in begins.items()))
+            file.create_dataset(
+                "x", data=frames_of()[i::2], maxshape=(None, *SHAPE), chunks=(1, *SHAPE)
+            )
+    path = write_mapped(
+        tmp_path / "run.h5",
+        *((target, f"{name}.h5", "x", taken) for name, target in begins.items()),
+    )
     assert_read(path, direct=False)
     with h5py.File(tmp_path / "odd.h5", "a") as file:
         file["x"].resize(8, axis=0)
@@ -340,10 +433,15 @@ def test_folders_named_by_the_environment(direct: bool, tmp_path: Path) -> None:
     (tmp_path / "part1.h5").rename(folder / "part1.h5")
     for value in (str(folder), f"/nowhere:{folder}", "${ORIGIN}/elsewhere"):
         environment = {**os.environ, "HDF5_VDS_PREFIX": value}
-        ended = process("find", path, "-a", 0, "--quiet", "--force", name="gpu-spots", env=environment)
+        ended = process(
+            "find", path, "-a", 0, "--quiet", "--force", name="gpu-spots", env=environment
+        )
         assert (ended.status, ended.stderr) == (0, "")
     environment["HDF5_VDS_PREFIX"] = "/nowhere"
-    assert "part1.h5 (dataset x) is missing" in process("find", path, "-a", 0, "--quiet", name="gpu-spots", env=environment).stderr
+    assert (
+        "part1.h5 (dataset x) is missing"
+        in process("find", path, "-a", 0, "--quiet", name="gpu-spots", env=environment).stderr
+    )
 
 
 # --- types
@@ -365,13 +463,21 @@ def test_the_type_is_that_of_the_sources(tmp_path: Path) -> None:
     assert_read(path, direct=False, dtype="u4", expected=np.roll(frames, 10, axis=0))
     path = write_mapped(tmp_path / "two.h5", (frames_at(0, 10), "part.h5", "x", frames_at(0, 10)),
         (frames_at(10, 20), "part.h5", "y", frames_at(0, 10)), dtype="i8")  # fmt: skip
-    refuses(path, words=("/frames is a virtual dataset of int64 with sources of different types: uint32 (", "part.h5: y"))
+    refuses(
+        path,
+        words=(
+            "/frames is a virtual dataset of int64 with sources of different types: uint32 (",
+            "part.h5: y",
+        ),
+    )
 
 
 def test_sources_of_a_type_that_no_frame_has(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"] = frames_of("int64")
-    path = write_mapped(tmp_path / "run.h5", (everything(), "part.h5", "x", everything()), dtype="i8")
+    path = write_mapped(
+        tmp_path / "run.h5", (everything(), "part.h5", "x", everything()), dtype="i8"
+    )
     assert "/frames is int64, expected one of uint8" in problem(path)
 
 
@@ -395,10 +501,17 @@ def test_a_filter_that_is_not_installed(where: str, tmp_path: Path) -> None:
 
     def edit(file: h5py.File) -> None:
         if where == "mask in the file":
-            file.create_dataset("entry/instrument/detector/pixel_mask", data=np.zeros(SHAPE, "u4"), **options)
+            file.create_dataset(
+                "entry/instrument/detector/pixel_mask", data=np.zeros(SHAPE, "u4"), **options
+            )
         if where == "angles":
             del file["entry/sample/goniometer/omega"]
-            file.create_dataset("entry/sample/goniometer/omega", data=np.arange(20.0), chunks=(20,), **hdf5plugin.LZ4())
+            file.create_dataset(
+                "entry/sample/goniometer/omega",
+                data=np.arange(20.0),
+                chunks=(20,),
+                **hdf5plugin.LZ4(),
+            )
 
     path = write_dectris(tmp_path / "run_master.h5", edit=edit)
     arguments: list[object] = ["find", path, "-S", "none", "--quiet", "-a", 5]
@@ -408,7 +521,9 @@ def test_a_filter_that_is_not_installed(where: str, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "mask.h5", "w") as file:
             file.create_dataset("pixel_mask", data=np.zeros(SHAPE, "u4"), **options)
         arguments += ["--mask", tmp_path / "mask.h5"]
-    ended = process(*arguments, name="gpu-spots", prelude="import sys; sys.modules['hdf5plugin'] = None")
+    ended = process(
+        *arguments, name="gpu-spots", prelude="import sys; sys.modules['hdf5plugin'] = None"
+    )
     assert ended.status == 1
     assert "is compressed by HDF5 filter 32004" in ended.stderr
     assert "pip install hdf5plugin" in ended.stderr
@@ -449,7 +564,9 @@ def test_raw_files_that_are_too_short(segments: list[tuple[str, int, int]], tmp_
         raw.write_bytes(content[: needed // 2])
         refuses(path, words=(f"{raw} has {needed // 2} bytes, expected {needed}",))
         raw.unlink()
-        assert f"its external file {raw}: cannot be opened: No such file or directory" in problem(path)
+        assert f"its external file {raw}: cannot be opened: No such file or directory" in problem(
+            path
+        )
         raw.write_bytes(content)
     assert_read(path, direct=False)
 
@@ -463,8 +580,12 @@ def test_raw_files_of_sources(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "device"])
-@pytest.mark.parametrize("where", ["virtual", "virtual without limit", "link", "link of a source", "raw", "itself"])
-def test_what_is_no_file_is_not_opened(kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "where", ["virtual", "virtual without limit", "link", "link of a source", "raw", "itself"]
+)
+def test_what_is_no_file_is_not_opened(
+    kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To open a named pipe would block."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     path = tmp_path / "run.h5"

@@ -1,11 +1,15 @@
-"""Exact moments become the background: avg, std, iqr and the threshold map. The only floating point there is.
+"""Exact moments become the background: avg, std, iqr and the threshold map.
 
-Each value goes through correctly rounded float64 operations in one order: here, for every backend that has its moments on the host. A
-backend that takes the same step where it computes (gpu_spots/cuda/kernels/background.cu) is held to the same bits by a test.
+The only floating point there is.
+
+Each value goes through correctly rounded float64 operations in one order: here, for every backend
+that has its moments on the host. A backend that takes the same step where it computes
+(gpu_spots/cuda/kernels/background.cu) is held to the same bits by a test.
 
     avg = S / m        std = sqrt(m*Q - S*S) / m        iqr = iqr4 / 4        threshold = max(ceil(avg + cutoff * std), floor(avg) + 1)
 
-The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would be in every mask.
+The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would
+be in every mask.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -17,7 +21,9 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 
 PIECE = 1 << 14
-"""Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in between stays in the cache."""
+"""Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in
+between stays in the cache.
+"""
 
 
 def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
@@ -82,7 +88,9 @@ class BackgroundRows:
                 std = np.sqrt(_rounded_once(moments.scatter_high, moments.scatter_low)) / m
                 iqr = moments.iqr4 / 4.0
                 self.level[rows] = moments.total
-                self.threshold[rows] = _integer_threshold(avg, std, self.cutoff, masked, np.iinfo(self.max.dtype))
+                self.threshold[rows] = _integer_threshold(
+                    avg, std, self.cutoff, masked, np.iinfo(self.max.dtype)
+                )
             else:
                 avg, std, iqr = moments.average, np.sqrt(moments.deviation / m), moments.iqr
                 self.level[rows] = avg
@@ -97,9 +105,18 @@ class BackgroundMaps:
     """The background while it is being made, band by band; bands may be filled by several threads."""
 
     gaps = False
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others, in any of the bands."""
+    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others,
+    in any of the bands.
+    """
 
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[Any], cutoff: float, varies: bool, held: Any = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: np.dtype[Any],
+        cutoff: float,
+        varies: bool,
+        held: Any = None,
+    ) -> None:
         """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
 
         ``held``: what the backend holds of them where it computes.
@@ -163,20 +180,27 @@ class BackgroundMaps:
         scale = int(self._kept.max())
         if total.dtype == np.uint32:
             return IntegerLevel(scale=scale, high=None, low=total)
-        return IntegerLevel(scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32))
+        return IntegerLevel(
+            scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32)
+        )
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:
     """Some rows of a band's moments."""
     values = {field.name: getattr(moments, field.name) for field in fields(moments)}
-    some: dict[str, Any] = {name: array[rows] for name, array in values.items() if isinstance(array, np.ndarray)}
+    some: dict[str, Any] = {
+        name: array[rows] for name, array in values.items() if isinstance(array, np.ndarray)
+    }
     return replace(moments, **some)
 
 
-def _integer_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_], limits: Any) -> Array:
+def _integer_threshold(
+    avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_], limits: Any
+) -> Array:
     """The smallest integer that stands out; one more than the type's maximum where nothing can.
 
-    floor(avg) is floor(S / m) exactly: S / m is at least 1 / m away from the next integer, more than float64 rounds off.
+    floor(avg) is floor(S / m) exactly: S / m is at least 1 / m away from the next integer, more
+    than float64 rounds off.
     """
     threshold = np.ceil(avg + cutoff * std)
     np.maximum(threshold, np.floor(avg) + 1, out=threshold)
@@ -200,7 +224,8 @@ def _rounded_once(high: NDArray[np.uint64] | None, low: NDArray[np.uint64]) -> N
         return result
     big = np.flatnonzero(high)
     upper, lower = high.reshape(-1)[big], low.reshape(-1)[big]
-    # the leading 63 or 64 bits as one word, whose last bit also says whether anything follows: enough to round as the whole number would
+    # the leading 63 or 64 bits as one word, whose last bit also says whether anything follows:
+    # enough to round as the whole number would
     shift = np.frexp(upper.astype(np.float64))[1].astype(np.uint64)
     leading = upper << (np.uint64(64) - shift) | lower >> shift
     leading |= (lower & ((np.uint64(1) << shift) - np.uint64(1))) > 0

@@ -43,7 +43,9 @@ class Trimmed:
     """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
 
     @classmethod
-    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> "Trimmed":
+    def for_run(
+        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
+    ) -> "Trimmed":
         """Return the method for a run. Raises `InputError` where `check` does."""
         cls.check(parameters, columns, n_frames, source)
         return cls(parameters.percent_removed)
@@ -64,7 +66,9 @@ class Trimmed:
         """Return what the user should know before the run starts."""
         if self._n_removed(n_frames):
             return []
-        return [f"{self.percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background"]
+        return [
+            f"{self.percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background"
+        ]
 
     def outcome(self, background: Background) -> Outcome | None:
         """Return None: every pixel was treated alike."""
@@ -103,7 +107,9 @@ class KruskalWallis:
         return len(self.critical) - 1
 
     @classmethod
-    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> "KruskalWallis":
+    def for_run(
+        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
+    ) -> "KruskalWallis":
         """Return the method for a run. Raises `InputError` where `check` does."""
         cls.check(parameters, columns, n_frames, source)
         blocks = grouping.blocks_to_compare(columns, n_frames, source)
@@ -119,7 +125,9 @@ class KruskalWallis:
         """Return what the user should know before the run starts."""
         if self.n_blocks > 2:
             return []
-        return [f"{source}: with two blocks -m kruskal can reject none; the background is that of all frames"]
+        return [
+            f"{source}: with two blocks -m kruskal can reject none; the background is that of all frames"
+        ]
 
     def outcome(self, background: Background) -> Outcome | None:
         """Return what was rejected; None where every pixel is masked."""
@@ -180,4 +188,6 @@ def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
 
 def _check_n_frames(n_frames: int, source: str) -> None:
     if n_frames > MAX_FRAMES:
-        raise InputError(f"{source}: {n_frames} frames, expected at most {MAX_FRAMES}, for which sums are exact")
+        raise InputError(
+            f"{source}: {n_frames} frames, expected at most {MAX_FRAMES}, for which sums are exact"
+        )

@@ -14,10 +14,21 @@ from gpu_spots.errors import InputError, ParameterError
 
 @click.command()
 @click.argument("sources", metavar="scan.log | IMAGES...", nargs=-1, shell_complete=file_names)
-@click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: scan__mccd.h5]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FO",
+    type=click.Path(path_type=Path),
+    help="output file (HDF5) name  [default: scan__mccd.h5]",
+)
 @TABLE
 @image_options
-@click.option("--threads", metavar="N", type=click.IntRange(1, 10_000), help="threads that read and compress  [default: all cores]")
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    help="threads that read and compress  [default: all cores]",
+)
 @click.option("--force", is_flag=True, help="overwrite the output")
 @click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
 @click.option("--debug", is_flag=True, help="show the traceback of an error")
@@ -32,19 +43,25 @@ def convert(
 ) -> None:
     """Write a run of images as one HDF5 file, which find reads.
 
-    A Lauecollect log names its images and has their metadata. Or give the images (MarCCD, TIFF, CBF, EDF, ...; compressed by gzip or bzip2
-    too), or a pattern of their names in quotes, and say where angles and laser states are: in a --table, in their names (--name-pattern),
-    or by --angle-step and --laser.
+    A Lauecollect log names its images and has their metadata. Or give the images (MarCCD, TIFF,
+    CBF, EDF, ...; compressed by gzip or bzip2 too), or a pattern of their names in quotes, and say
+    where angles and laser states are: in a --table, in their names (--name-pattern), or by
+    --angle-step and --laser.
     """
     try:
         _run(image_request(sources, options), output, threads, force, quiet)
     except ParameterError as error:
         if error.name == "sources":
             raise click.UsageError(error.problem, click.get_current_context()) from error
-        raise click.BadParameter(error.problem, param_hint="-o/--output" if error.name == "output" else option_of(error.name)) from error
+        raise click.BadParameter(
+            error.problem,
+            param_hint="-o/--output" if error.name == "output" else option_of(error.name),
+        ) from error
 
 
-def _run(images: dict[str, Any], output: Path | None, threads: int | None, force: bool, quiet: bool) -> None:
+def _run(
+    images: dict[str, Any], output: Path | None, threads: int | None, force: bool, quiet: bool
+) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
     from gpu_spots.files.converted import write_converted

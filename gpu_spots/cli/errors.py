@@ -33,7 +33,10 @@ AGAIN = 0.01
 
 
 class Stopped(BaseException):
-    """The process was asked to end. Like KeyboardInterrupt, nothing but a clean-up should catch it."""
+    """The process was asked to end.
+
+    Like KeyboardInterrupt, nothing but a clean-up should catch it.
+    """
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(SIGNALS[number])
@@ -45,9 +48,14 @@ class Stopped(BaseException):
 
 
 class _OneLine(click.Command):
-    """A command whose errors are one line. ``--debug`` anywhere on the command line shows the traceback too."""
+    """A command whose errors are one line.
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+    ``--debug`` anywhere on the command line shows the traceback too.
+    """
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:  # type: ignore[override]
         """Run; ends in SystemExit, or as a program that was asked to end, by that signal."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
@@ -61,7 +69,9 @@ class _OneLine(click.Command):
             opened.enter_context(in_options(OPTIONS))
             requests = opened.enter_context(_stoppable(for_good=is_program))
             try:
-                status = super().main(arguments, prog_name=prog_name, standalone_mode=False, **extra)
+                status = super().main(
+                    arguments, prog_name=prog_name, standalone_mode=False, **extra
+                )
                 requests.over = True
                 # without standalone mode click returns the status of --help and --version
                 status = status if isinstance(status, int) else 0
@@ -109,7 +119,10 @@ def _die_of(number: signal.Signals) -> None:
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else ""
-        return f"{' '.join(error.format_message().split())}{f' (see {path} --help)' if path else ''}", 2
+        return (
+            f"{' '.join(error.format_message().split())}{f' (see {path} --help)' if path else ''}",
+            2,
+        )
     if isinstance(error, ParameterError):
         return str(error), 2
     if isinstance(error, GpuSpotsError | click.ClickException):
@@ -123,7 +136,10 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or ' '.join(str(error).split())}", 1
-    return f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it", 1
+    return (
+        f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it",
+        1,
+    )
 
 
 @dataclass(slots=True)
@@ -141,14 +157,19 @@ class _Requests:
 
     def is_late(self) -> bool:
         """Return whether the program should have ended by now."""
-        return self.is_program and self.since is not None and time.monotonic() - self.since > watchdog.GRACE - 0.1
+        return (
+            self.is_program
+            and self.since is not None
+            and time.monotonic() - self.since > watchdog.GRACE - 0.1
+        )
 
 
 @contextmanager
 def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
     """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
 
-    ``for_good``: they are not heard any more when the block has ended, while Python waits for threads that still compute.
+    ``for_good``: they are not heard any more when the block has ended, while Python waits for
+    threads that still compute.
     """
     requests = _Requests(is_program=for_good)
     main_thread = threading.main_thread()
@@ -160,7 +181,8 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
     def stop(number: int, _: FrameType | None) -> None:
         nonlocal last
         if requests.is_late():
-            # an earlier request did not end the program, as other threads hang: their work is given up
+            # an earlier request did not end the program, as other threads hang: their work is given
+            # up
             _die_of(signal.Signals(number))
         if not requests.over:
             last = signal.Signals(number)
@@ -183,7 +205,11 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
 
     hook = sys.unraisablehook
     # None: not Python's to handle
-    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    before = {
+        number: handler
+        for number in SIGNALS
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
     try:
         for number in before:
             signal.signal(number, stop)
@@ -193,5 +219,6 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
         requests.over = True
         sys.unraisablehook = hook
         for number, handler in before.items():
-            # Python gives up its own handlers before it ends, and the system's would end it with another status
+            # Python gives up its own handlers before it ends, and the system's would end it with
+            # another status
             signal.signal(number, signal.SIG_IGN if for_good else handler)

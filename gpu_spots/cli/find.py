@@ -1,4 +1,7 @@
-"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots. Options and defaults are the manual's; ours follow them."""
+"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots.
+
+Options and defaults are the manual's; ours follow them.
+"""
 
 from contextlib import ExitStack
 from dataclasses import fields
@@ -20,7 +23,17 @@ from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = (*INPUT_NAMES, *IMAGE_OPTIONS, "normalise", *DEVICE_OPTIONS, *PLAN_OPTIONS, "force", "quiet", "debug", "version")
+OURS = (
+    *INPUT_NAMES,
+    *IMAGE_OPTIONS,
+    "normalise",
+    *DEVICE_OPTIONS,
+    *PLAN_OPTIONS,
+    "force",
+    "quiet",
+    "debug",
+    "version",
+)
 """Options that the manual does not have."""
 
 
@@ -29,10 +42,17 @@ class FindCommand(OneLineCommand):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the two lists."""
-        for heading, ours in (("Options", False), ("Options that are not in the manual of lu_hdf2spots", True)):
+        for heading, ours in (
+            ("Options", False),
+            ("Options that are not in the manual of lu_hdf2spots", True),
+        ):
             # click appends --help; the manual begins with it
             everything = sorted(self.get_params(ctx), key=lambda option: option.name != "help")
-            options = [option for option in everything if isinstance(option, click.Option) and (option.name in OURS) == ours]
+            options = [
+                option
+                for option in everything
+                if isinstance(option, click.Option) and (option.name in OURS) == ours
+            ]
             records = [record for option in options if (record := option.get_help_record(ctx))]
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -53,7 +73,13 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     options_metavar="[options]",
 )
 @click.argument("sources", metavar="file__mccd.h5 | IMAGES...", nargs=-1, shell_complete=file_names)
-@click.option("-o", "--output", metavar="FO", type=click.Path(path_type=Path), help="output file (HDF5) name  [default: file__spots.h5]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FO",
+    type=click.Path(path_type=Path),
+    help="output file (HDF5) name  [default: file__spots.h5]",
+)
 @click.option(
     "-m",
     "--method",
@@ -77,11 +103,31 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     help="alpha-value to use during Kruskal-Wallis test",
 )
 @click.option(
-    "-c", "--cutoff", metavar="CUTOFF", type=float, default=DEFAULTS.cutoff, show_default=True, help="cutoff used during mask definition"
+    "-c",
+    "--cutoff",
+    metavar="CUTOFF",
+    type=float,
+    default=DEFAULTS.cutoff,
+    show_default=True,
+    help="cutoff used during mask definition",
 )
-@click.option("-e", "--erosions", metavar="N_EROSIONS", type=int, default=DEFAULTS.erosions, show_default=True, help="number of erosions")
 @click.option(
-    "-d", "--dilations", metavar="N_DILATIONS", type=int, default=DEFAULTS.dilations, show_default=True, help="number of dilations"
+    "-e",
+    "--erosions",
+    metavar="N_EROSIONS",
+    type=int,
+    default=DEFAULTS.erosions,
+    show_default=True,
+    help="number of erosions",
+)
+@click.option(
+    "-d",
+    "--dilations",
+    metavar="N_DILATIONS",
+    type=int,
+    default=DEFAULTS.dilations,
+    show_default=True,
+    help="number of dilations",
 )
 @click.option(
     "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
@@ -102,7 +148,14 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     shell_complete=one_of(SYNCS),
     help=f"synchronize masks (allowed values: {', '.join(SYNCS)})",
 )
-@click.option("-C", "--compression", metavar="COMPRESSION", default="gzip", show_default=True, help="compression algorithm")
+@click.option(
+    "-C",
+    "--compression",
+    metavar="COMPRESSION",
+    default="gzip",
+    show_default=True,
+    help="compression algorithm",
+)
 @input_options
 @image_options
 @click.option(
@@ -123,13 +176,16 @@ def find(
 ) -> None:
     """Find the spots of a Laue diffraction run.
 
-    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by erosions and dilations, labels the
-    spots, integrates them, and writes statistics, masks, labels and the table of spots to the output.
+    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by
+    erosions and dilations, labels the spots, integrates them, and writes statistics, masks, labels
+    and the table of spots to the output.
     """
     try:
         images = take_images(sources, options)
         inputs = take_inputs(options, images is None)
-        parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+        parameters = Parameters(
+            **{field.name: options.pop(field.name) for field in fields(Parameters)}
+        )
         _run(sources, images, inputs, output, parameters, **options)
     except ParameterError as error:
         if error.name == "sources":
@@ -187,12 +243,26 @@ def _run(
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
             frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
-            say(f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}")
+            say(
+                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}"
+            )
         with observer(quiet) as watching:
-            job = Job(parameters, chosen, watching, Limits(memory_limit, batch, chosen.workers), scratch, keep)
+            job = Job(
+                parameters,
+                chosen,
+                watching,
+                Limits(memory_limit, batch, chosen.workers),
+                scratch,
+                keep,
+            )
             if dry_run:
                 plan = plan_to_file(stack, output, job)
-                for line in plan_in_words(plan, output, expected_size(stack, job), must_force=output.exists() and not force):
+                for line in plan_in_words(
+                    plan,
+                    output,
+                    expected_size(stack, job),
+                    must_force=output.exists() and not force,
+                ):
                     show(line)
                 return
             summary = find_to_file(stack, output, job, compression=compression, force=force)

@@ -64,15 +64,21 @@ def option_of(name: str) -> str:
 
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What an `ImageRequest` is made of: takes its options out of ``options``. One source that ends in ``.log`` is a log.
+    """What an `ImageRequest` is made of: takes its options out of ``options``.
+
+    One source that ends in ``.log`` is a log.
 
     Raises `ParameterError` where there are more than that.
     """
-    images = {name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS}
+    images = {
+        name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS
+    }
     if len(sources) == 1 and sources[0].lower().endswith(".log") and images["log"] is None:
         return {**images, "log": Path(sources[0]), "sources": ()}
     if logs := [source for source in sources if source.lower().endswith(".log")]:
-        raise ParameterError("sources", f"{logs[0]} is a log, which names its images: expected it alone, or images")
+        raise ParameterError(
+            "sources", f"{logs[0]} is a log, which names its images: expected it alone, or images"
+        )
     return {**images, "sources": sources}
 
 
@@ -87,10 +93,16 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
         raise ParameterError("sources", "Missing argument 'file__mccd.h5 | IMAGES...'.")
     hdf5 = [source for source in sources if _is_hdf5(source)]
     if hdf5 and len(sources) > 1:
-        raise ParameterError("sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images")
+        raise ParameterError(
+            "sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images"
+        )
     if hdf5 and (of_images := [name for name in given if name != "table"]):
         raise ParameterError(of_images[0], f"is for images, and {hdf5[0]} is an HDF5 file")
-    single = len(sources) == 1 and not given and not (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
+    single = (
+        len(sources) == 1
+        and not given
+        and not (glob.has_magic(sources[0]) and not Path(sources[0]).exists())
+    )
     return None if hdf5 or (single and not _is_image(sources[0])) else images
 
 
@@ -107,7 +119,10 @@ def _is_hdf5(source: str) -> bool:
 
 
 def _is_image(source: str) -> bool:
-    """By its name; where that says nothing, by its content. A folder is taken for images, so that the error says how to name them."""
+    """By its name; where that says nothing, by its content.
+
+    A folder is taken for images, so that the error says how to name them.
+    """
     path = Path(source)
     if any(suffix.lower() in IMAGE_SUFFIXES for suffix in path.suffixes[-2:]) or path.is_dir():
         return True

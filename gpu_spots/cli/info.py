@@ -28,8 +28,9 @@ Rows = Iterator[tuple[str, str]]
 def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
     """Show what a file, or a run of images, is taken for, without reading its frames.
 
-    The layout, the frames and how they are stored, which pixels and values count, angles, laser states, blocks and pairs, what find can do
-    with them, and the command to do it. Files, logs and images are given as for find.
+    The layout, the frames and how they are stored, which pixels and values count, angles, laser
+    states, blocks and pairs, what find can do with them, and the command to do it. Files, logs and
+    images are given as for find.
 
     Of a spots file, the output of find: how many spots it has, and how they were found.
     """
@@ -40,11 +41,16 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
     except ParameterError as error:
         if error.name == "sources":
             raise click.UsageError(error.problem, click.get_current_context()) from error
-        hint = next(("/".join(option.opts) for option in info.params if option.name == error.name), error.name)
+        hint = next(
+            ("/".join(option.opts) for option in info.params if option.name == error.name),
+            error.name,
+        )
         raise click.BadParameter(error.problem, param_hint=hint) from error
     is_run = found["layout"] != SPOTS_FILE
     if is_run:
-        found["command"] = shlex.join(["gpu-spots", "find", *sources, *arguments, *found.pop("options")])
+        found["command"] = shlex.join(
+            ["gpu-spots", "find", *sources, *arguments, *found.pop("options")]
+        )
     if as_json:
         for line in json.dumps(found, indent=2).splitlines():
             show(line)
@@ -55,7 +61,9 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
         show(f"{label:<{width}}  {value}".rstrip())
 
 
-def _described(sources: tuple[str, ...], images: dict[str, Any] | None, inputs: Any) -> dict[str, Any]:
+def _described(
+    sources: tuple[str, ...], images: dict[str, Any] | None, inputs: Any
+) -> dict[str, Any]:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
     from gpu_spots.describe import describe
@@ -96,9 +104,15 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
     yield "spots", f"{_count(found['spots'], 'spot')} on {_count(found['frames'], 'frame')}"
     yield "per frame", f"min {spots['min']}, median {spots['median']:g}, max {spots['max']}"
     yield "method", found["method"] or unknown
-    options = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in found["options"].items()}
+    options = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in found["options"].items()
+    }
     yield "options", ", ".join(f"{name} {value}" for name, value in options.items()) or unknown
-    yield "computed", f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})"
+    yield (
+        "computed",
+        f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})",
+    )
     yield "program", found["program"] or unknown
     yield "input", f"{found['input_file'] or unknown}  {found['frames_path'] or ''}"
     for path, what in found["datasets"].items():
@@ -124,15 +138,29 @@ LAYOUTS = {
 def _frames(frames: dict[str, Any]) -> Rows:
     n_frames, n_x, n_y = frames["shape"]
     datasets = len(frames.get("datasets", ()))
-    yield "frames", frames["path"] + (f"  ({datasets} datasets, {_count(len(frames['files']), 'file')})" if datasets > 1 else "")
-    yield "size", f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB"
+    yield (
+        "frames",
+        frames["path"]
+        + (
+            f"  ({datasets} datasets, {_count(len(frames['files']), 'file')})"
+            if datasets > 1
+            else ""
+        ),
+    )
+    yield (
+        "size",
+        f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB",
+    )
     if "images" in frames:
         yield "stored", f"one image a frame, {frames['images']}"
         return
     chunks = "x".join(map(str, frames["chunks"])) if frames["chunks"] else "none"
     yield "stored", f"chunks {chunks}, filters {', '.join(frames['filters']) or 'none'}"
     why = frames["read_through_hdf5"]
-    yield "read", f"through HDF5, one chunk at a time ({why})" if why else "directly, by all threads"
+    yield (
+        "read",
+        f"through HDF5, one chunk at a time ({why})" if why else "directly, by all threads",
+    )
 
 
 def _what_counts(found: dict[str, Any]) -> Rows:
@@ -146,7 +174,12 @@ def _what_counts(found: dict[str, Any]) -> Rows:
     if "reject" in mask:
         parts.append(f"--reject {' '.join(mask['reject'])} ({mask['reject_pixels']})")
     masked = found["masked_pixels"]
-    yield "mask", f"{_count(masked, 'pixel')} of {n_pixels} masked ({masked / n_pixels:.2%}): {', '.join(parts)}" if parts else "none"
+    yield (
+        "mask",
+        f"{_count(masked, 'pixel')} of {n_pixels} masked ({masked / n_pixels:.2%}): {', '.join(parts)}"
+        if parts
+        else "none",
+    )
     limits = found["valid_range"] or {}
     bounds = []
     if "valid_low" in limits:
@@ -155,7 +188,10 @@ def _what_counts(found: dict[str, Any]) -> Rows:
         bounds.append(f"up to {limits['valid_high']:.15g} ({limits['valid_high_from']})")
     yield "valid values", ", ".join(bounds) or "all"
     saturation = found["saturation"]
-    yield "saturation", f"{saturation['value']:.15g} and more ({saturation['from']})" if saturation else "unknown"
+    yield (
+        "saturation",
+        f"{saturation['value']:.15g} and more ({saturation['from']})" if saturation else "unknown",
+    )
 
 
 def _metadata(found: dict[str, Any]) -> Rows:
@@ -163,23 +199,37 @@ def _metadata(found: dict[str, Any]) -> Rows:
     if "missing" in angles:
         yield "angles", f"none: {angles['missing']}"
     else:
-        yield "angles", f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}"
+        yield (
+            "angles",
+            f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}",
+        )
     if "missing" in laser:
         yield "laser", f"unknown: {laser['missing']}"
     else:
         yield "laser", f"{laser['off']} off, {laser['on']} on{_from(laser)}"
     blocks, pairs = found["blocks"], found["pairs"]
     if blocks:
-        sizes = f"{blocks['smallest']}" if blocks["smallest"] == blocks["largest"] else f"{blocks['smallest']} to {blocks['largest']}"
+        sizes = (
+            f"{blocks['smallest']}"
+            if blocks["smallest"] == blocks["largest"]
+            else f"{blocks['smallest']} to {blocks['largest']}"
+        )
         yield "blocks", f"{blocks['number']}, of {sizes} frame{'s' * (blocks['largest'] != 1)}"
     if pairs:
         alone = pairs["frames_without_partner"]
-        yield "pairs", f"{pairs['number']}" + (f"; {_count(alone, 'frame')} without a partner" if alone else "")
+        yield (
+            "pairs",
+            f"{pairs['number']}"
+            + (f"; {_count(alone, 'frame')} without a partner" if alone else ""),
+        )
 
 
 def _what_find_can_do(found: dict[str, Any]) -> Rows:
     possible = found["find"]
-    yield "find can", ", ".join(name for name, why in possible.items() if why is None) or "do nothing with it"
+    yield (
+        "find can",
+        ", ".join(name for name, why in possible.items() if why is None) or "do nothing with it",
+    )
     refused: dict[str, list[str]] = {}
     for name, why in possible.items():
         if why is not None:

@@ -45,7 +45,18 @@ OPTIONS = (
         help="smallest saturated value; such pixels stay in spots, and are counted  [default: as the file has it, else the type's maximum]",
     ),
 )  # fmt: skip
-NAMES = ("frames_path", "angles_path", "laser_path", "table", "mask", "mask_good", "no_file_mask", "reject", "valid_range", "saturation")
+NAMES = (
+    "frames_path",
+    "angles_path",
+    "laser_path",
+    "table",
+    "mask",
+    "mask_good",
+    "no_file_mask",
+    "reject",
+    "valid_range",
+    "saturation",
+)
 """The parameters that they set."""
 
 
@@ -78,17 +89,29 @@ def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
         try:
             values["saturation"] = number(values["saturation"])
         except ValueError:
-            raise ParameterError("saturation", f"{values['saturation']!r} is not a finite number") from None
+            raise ParameterError(
+                "saturation", f"{values['saturation']!r} is not a finite number"
+            ) from None
     return InputOptions(**values)
 
 
-def as_arguments(command: click.Command, options: dict[str, Any], names: Collection[str]) -> list[str]:
+def as_arguments(
+    command: click.Command, options: dict[str, Any], names: Collection[str]
+) -> list[str]:
     """What to write on a command line for the values of the options that have these names."""
     arguments = []
     for option in command.params:
         value = options.get(option.name or "")
-        if option.name not in names or not isinstance(option, click.Option) or value in (None, False, ()):
+        if (
+            option.name not in names
+            or not isinstance(option, click.Option)
+            or value in (None, False, ())
+        ):
             continue
         for one in value if option.multiple else (value,):
-            arguments += option.opts[:1] if one is True else [option.opts[0], ",".join(one) if isinstance(one, tuple) else str(one)]
+            arguments += (
+                option.opts[:1]
+                if one is True
+                else [option.opts[0], ",".join(one) if isinstance(one, tuple) else str(one)]
+            )
     return arguments

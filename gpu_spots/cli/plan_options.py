@@ -23,14 +23,18 @@ def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None
     """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi: powers of 1000, with an i of 1024."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *(?:([kMGTP])(i?)B?|B)", value.strip(), re.ASCII | re.IGNORECASE)
+    found = re.fullmatch(
+        r"(\d+\.?\d*|\.\d+) *(?:([kMGTP])(i?)B?|B)", value.strip(), re.ASCII | re.IGNORECASE
+    )
     n_bytes = 0.0
     if found is not None:
         power = PREFIXES.lower().index((found[2] or " ").lower())
         n_bytes = float(found[1]) * (1024 if found[3] else 1000) ** power
     if not 1 <= n_bytes <= MAX_BYTES:
         shown = value if len(value) < 50 else f"{value[:50]}..."
-        raise click.BadParameter(f"{shown!r} is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB")
+        raise click.BadParameter(
+            f"{shown!r} is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB"
+        )
     return int(n_bytes)
 
 
@@ -75,12 +79,16 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
     }
     lines = {
         "frames": places[plan.place],
-        "reading": "none, they are in memory" if not plan.decodings else f"the input is decoded {_times(plan.decodings)}",
+        "reading": "none, they are in memory"
+        if not plan.decodings
+        else f"the input is decoded {_times(plan.decodings)}",
         "background": f"{plan.n_bands} band{'s' * (plan.n_bands != 1)} of {plan.band_rows} rows",
         "masks and spots": f"{plan.n_batches} batch{'es' * (plan.n_batches != 1)} of {plan.batch_frames} frames",
         "threads": str(plan.threads),
         "memory": f"{in_words(plan.host_bytes)} at most, besides the program itself",
-        "device memory": None if plan.device_bytes is None else f"{in_words(plan.device_bytes)} at most",
+        "device memory": None
+        if plan.device_bytes is None
+        else f"{in_words(plan.device_bytes)} at most",
         "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
         "output": f"{output}, about {in_words(size)}{'; exists already, --force is needed' * must_force}",
     }

@@ -48,17 +48,32 @@ def observer(quiet: bool) -> Iterator[Lines]:
 @contextmanager
 def _bar() -> Iterator[Lines]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
         """How many a second."""
 
         def render(self, task: Task) -> Text:
-            rate = f"{task.completed / task.elapsed:.3g} {task.fields['unit']}/s" if task.completed and task.elapsed else ""
+            rate = (
+                f"{task.completed / task.elapsed:.3g} {task.fields['unit']}/s"
+                if task.completed and task.elapsed
+                else ""
+            )
             return Text(rate, style="progress.data.speed")
 
-    name, rest = TextColumn("{task.description:>16}"), TimeRemainingColumn(elapsed_when_finished=True)
+    name, rest = (
+        TextColumn("{task.description:>16}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
     progress = Progress(
         *(name, BarColumn(), MofNCompleteColumn(), Rate(), rest),
         console=Console(file=cast(TextIO, Stderr())),
@@ -77,7 +92,9 @@ def _bar() -> Iterator[Lines]:
             progress.advance(self.task, steps)
 
         def warn(self, message: str) -> None:
-            progress.console.print(f"warning: {one_line(message)}", markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(
+                f"warning: {one_line(message)}", markup=False, highlight=False, soft_wrap=True
+            )
 
     with progress:
         yield Bar()

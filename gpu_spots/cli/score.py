@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def score(run: Path, spots: Path) -> None:
     """Compare the spots found in a simulated run with the true ones.
 
-    A true spot counts as found on a frame if a pixel of a found spot is within 2 pixels of its centre. S/N is the expected
-    signal-to-noise of the spot integrated on one frame. True spots below 1 are left out; found spots at no other are false.
+    A true spot counts as found on a frame if a pixel of a found spot is within 2 pixels of its
+    centre. S/N is the expected signal-to-noise of the spot integrated on one frame. True spots
+    below 1 are left out; found spots at no other are false.
     """
     # Loaded here, so that --help is quick.
     from gpu_spots.errors import InputError
@@ -38,11 +39,16 @@ def score(run: Path, spots: Path) -> None:
 def table(result: "Score") -> str:
     """The result as text, its headline first."""
     clear = result.clear
-    lines = [f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma ({_percent(clear.found, clear.true)})", ""]
+    lines = [
+        f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma ({_percent(clear.found, clear.true)})",
+        "",
+    ]
     lines.append(f"{'S/N':>10} {'true':>8} {'found':>8} {'recall':>8}")
     for part in result.bins:
         label = f"> {part.low:g}" if math.isinf(part.high) else f"{part.low:g} - {part.high:g}"
-        lines.append(f"{label:>10} {part.true:>8} {part.found:>8} {_percent(part.found, part.true):>8}")
+        lines.append(
+            f"{label:>10} {part.true:>8} {part.found:>8} {_percent(part.found, part.true):>8}"
+        )
     genuine = result.n_found - result.n_false
     rate = result.n_false / result.n_frames
     lines += [
@@ -51,7 +57,9 @@ def table(result: "Score") -> str:
         f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_merged} at more than one",
     ]
     if not math.isnan(result.response_correlation):
-        lines.append(f"on/off ratio against the true one: correlation {result.response_correlation:.3f} ({result.response_spots} spots)")
+        lines.append(
+            f"on/off ratio against the true one: correlation {result.response_correlation:.3f} ({result.response_spots} spots)"
+        )
     return "\n".join(lines)
 
 

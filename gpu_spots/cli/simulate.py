@@ -16,15 +16,27 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     parts = value.split(",")
     sizes = [int(part) if part.strip().isdecimal() and len(part) < 9 else 0 for part in parts]
     if len(sizes) > 2 or not all(32 <= size <= 16384 for size in sizes):
-        raise click.BadParameter(f"{value!r} is not ROWS or ROWS,COLUMNS with numbers from 32 to 16384.", ctx, param)
+        raise click.BadParameter(
+            f"{value!r} is not ROWS or ROWS,COLUMNS with numbers from 32 to 16384.", ctx, param
+        )
     return sizes[0], sizes[-1]
 
 
 @click.command()
 @click.argument("output", metavar="OUT__mccd.h5", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--laser/--dark", default=True, show_default=True, help="Laser-off and laser-on frames in pairs, or a run without laser.")
 @click.option(
-    "--size", callback=_frame_size, metavar="ROWS[,COLUMNS]", default="1024", show_default=True, help="Size of a frame, 32 to 16384 each."
+    "--laser/--dark",
+    default=True,
+    show_default=True,
+    help="Laser-off and laser-on frames in pairs, or a run without laser.",
+)
+@click.option(
+    "--size",
+    callback=_frame_size,
+    metavar="ROWS[,COLUMNS]",
+    default="1024",
+    show_default=True,
+    help="Size of a frame, 32 to 16384 each.",
 )
 @click.option(
     "--angles",
@@ -34,10 +46,18 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     help="Angles; each has spots of its own.",
 )
 @click.option(
-    "--pairs", type=click.IntRange(1, MAX_FRAMES), default=None, show_default="3", help="Off/on pairs at each angle of a laser run."
+    "--pairs",
+    type=click.IntRange(1, MAX_FRAMES),
+    default=None,
+    show_default="3",
+    help="Off/on pairs at each angle of a laser run.",
 )
 @click.option(
-    "--frames-per-angle", type=click.IntRange(1, MAX_FRAMES), default=None, show_default="1", help="Frames at each angle of a dark run."
+    "--frames-per-angle",
+    type=click.IntRange(1, MAX_FRAMES),
+    default=None,
+    show_default="1",
+    help="Frames at each angle of a dark run.",
 )
 @click.option(
     "--spots",
@@ -47,7 +67,11 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     help="Spots on each frame; a bit less than half are strong enough to be found.",
 )
 @click.option(
-    "--background", type=click.FloatRange(0, 60000), default=1000.0, show_default=True, help="Counts above the bias at the liquid ring."
+    "--background",
+    type=click.FloatRange(0, 60000),
+    default=1000.0,
+    show_default=True,
+    help="Counts above the bias at the liquid ring.",
 )
 @click.option(
     "--drift",
@@ -56,13 +80,39 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     show_default=True,
     help="Percent rms by which the beam changes from frame to frame, most of it slowly; real runs have about 0.9.",
 )
-@click.option("--step", type=click.FloatRange(0.001, 360), default=1.0, show_default=True, help="Degrees from angle to angle.")
-@click.option("--order", type=click.Choice(["off-on", "on-off"]), default=None, show_default="off-on", help="Order of a laser run's pairs.")
-@click.option("--interlaced", is_flag=True, help="Visit the angles in two passes: every second one, then those between.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all random numbers: equal seeds, equal runs."
+    "--step",
+    type=click.FloatRange(0.001, 360),
+    default=1.0,
+    show_default=True,
+    help="Degrees from angle to angle.",
 )
-@click.option("--compression", type=click.Choice(["gzip", "lzf", "none"]), default="gzip", show_default=True, help="Of the frames.")
+@click.option(
+    "--order",
+    type=click.Choice(["off-on", "on-off"]),
+    default=None,
+    show_default="off-on",
+    help="Order of a laser run's pairs.",
+)
+@click.option(
+    "--interlaced",
+    is_flag=True,
+    help="Visit the angles in two passes: every second one, then those between.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of all random numbers: equal seeds, equal runs.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "lzf", "none"]),
+    default="gzip",
+    show_default=True,
+    help="Of the frames.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def simulate(
     output: Path,
@@ -83,14 +133,17 @@ def simulate(
 ) -> None:
     """Write a Laue run whose spots are known, to try the program on and to score it.
 
-    The file is one that find reads, with the truth beside the frames. By default: a laser run of 60 frames of 1024 x 1024 pixels,
-    10 angles with 3 off/on pairs each.
+    The file is one that find reads, with the truth beside the frames. By default: a laser run of 60
+    frames of 1024 x 1024 pixels, 10 angles with 3 off/on pairs each.
     """
     if laser and frames_per_angle is not None:
-        raise click.BadParameter("is for a dark run; a laser run has --pairs.", param_hint="--frames-per-angle")
+        raise click.BadParameter(
+            "is for a dark run; a laser run has --pairs.", param_hint="--frames-per-angle"
+        )
     if not laser and (pairs is not None or order is not None):
         raise click.BadParameter(
-            "is for a laser run; a dark run has --frames-per-angle.", param_hint="--order" if pairs is None else "--pairs"
+            "is for a laser run; a dark run has --frames-per-angle.",
+            param_hint="--order" if pairs is None else "--pairs",
         )
 
     # Loaded here, so that --help is quick.
@@ -112,10 +165,19 @@ def simulate(
     )
     if design.n_frames > MAX_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; take fewer --angles", click.get_current_context()
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; take fewer --angles",
+            click.get_current_context(),
         )
-    with click.progressbar(length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())) as bar:
-        write_run(output, simulate_run(design), compression=compression, force=force, progress=lambda: bar.update(1))
+    with click.progressbar(
+        length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())
+    ) as bar:
+        write_run(
+            output,
+            simulate_run(design),
+            compression=compression,
+            force=force,
+            progress=lambda: bar.update(1),
+        )
     kind = "laser" if laser else "dark"
     say(
         f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {design.spots} spots a frame, "

@@ -10,8 +10,8 @@ import click
 def one_line(text: str) -> str:
     r"""Return the text with every character that is not printable as its escape sequence.
 
-    File names, dataset names, links and log entries may hold newlines, terminal sequences, marks that reverse the direction of writing,
-    or bytes that are not text.
+    File names, dataset names, links and log entries may hold newlines, terminal sequences, marks
+    that reverse the direction of writing, or bytes that are not text.
 
     Examples:
         >>> one_line("run\x1b[2J\n.h5")
@@ -19,7 +19,9 @@ def one_line(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+    return "".join(
+        character if character.isprintable() else _escaped(character) for character in text
+    )
 
 
 def say(message: str) -> None:

@@ -17,7 +17,17 @@ from gpu_spots.cuda import memory
 from gpu_spots.cuda.background import HeldBackground, fill
 from gpu_spots.cuda.components import components
 from gpu_spots.cuda.kruskal import kruskal_on_device
-from gpu_spots.cuda.masks import PackedMasks, Rules, empty_masks, fetch, find_masks, rules, union, unpack, without
+from gpu_spots.cuda.masks import (
+    PackedMasks,
+    Rules,
+    empty_masks,
+    fetch,
+    find_masks,
+    rules,
+    union,
+    unpack,
+    without,
+)
 from gpu_spots.cuda.measure import Levels, levels, measure
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device
 from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
@@ -38,7 +48,9 @@ from gpu_spots.model import (
 )
 
 UPLOAD_BYTES = 1 << 24
-"""Bytes of a piece of frames that are uploaded from the host's memory: while one is on its way the next is copied to its slot."""
+"""Bytes of a piece of frames that are uploaded from the host's memory: while one is on its way the
+next is copied to its slot.
+"""
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -54,7 +66,9 @@ class _Prepared:
     """The smallest saturated value, counts of frames as read; None: unknown."""
 
 
-def _on_device(method: Callable[Concatenate["GpuBackend", P], Result]) -> Callable[Concatenate["GpuBackend", P], Result]:
+def _on_device(
+    method: Callable[Concatenate["GpuBackend", P], Result],
+) -> Callable[Concatenate["GpuBackend", P], Result]:
     """Run a method on the device, with its errors translated."""
 
     @wraps(method)
@@ -65,7 +79,10 @@ def _on_device(method: Callable[Concatenate["GpuBackend", P], Result]) -> Callab
 
 
 class GpuBackend:
-    """CUDA kernels on one device. ``workers``: host threads, which read, unpack and compress while the device computes."""
+    """CUDA kernels on one device.
+
+    ``workers``: host threads, which read, unpack and compress while the device computes.
+    """
 
     name = "gpu"
 
@@ -131,34 +148,54 @@ class GpuBackend:
         return scaled(self.toolkit, frames, factors, validity)
 
     @_on_device
-    def moments(self, frames: Any, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(
+        self, frames: Any, method: Method, validity: Validity
+    ) -> IntegerMoments | FloatMoments:
         """Compute on the device, and copy to the host."""
         return self._moments(frames, method, validity).to_host(self.toolkit, frames.shape[1:])
 
     @_on_device
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> HeldBackground | None:
+    def hold_background(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
+    ) -> HeldBackground | None:
         """Return room for maps that are made on the device: those of `Trimmed`, from bit planes."""
         n_frames, n_rows, n_columns = shape
-        made_here = isinstance(method, Trimmed) and n_frames <= most_frames(dtype) and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
+        made_here = (
+            isinstance(method, Trimmed)
+            and n_frames <= most_frames(dtype)
+            and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
+        )
         return HeldBackground.empty(self.toolkit, (n_rows, n_columns), dtype) if made_here else None
 
     @_on_device
-    def background(self, frames: Any, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+    def background(
+        self, frames: Any, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         """Fill the rows on the device where it can, else on the host: `gpu_spots.cuda.background`."""
         return fill(self.toolkit, self._moments(frames, method, validity), into)
 
-    def _moments(self, frames: Any, method: Method, validity: Validity) -> PlaneMoments | RankedMoments:
+    def _moments(
+        self, frames: Any, method: Method, validity: Validity
+    ) -> PlaneMoments | RankedMoments:
         """Select by bit planes or from sorted values (`Trimmed`), or sort and drop blocks (`KruskalWallis`)."""
         match method:
             case Trimmed(percent):
                 return moments_on_device(self.toolkit, frames, percent, validity)
             case KruskalWallis():
-                return kruskal_on_device(self.toolkit, frames, method.block_of_frame, method.critical, validity)
+                return kruskal_on_device(
+                    self.toolkit, frames, method.block_of_frame, method.critical, validity
+                )
 
     @_on_device
-    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> _Prepared:
+    def prepare(
+        self, background: Background, morphology: Morphology, saturation: float | None
+    ) -> _Prepared:
         """The threshold as a map of the frames' own type: it is on the device already where the background was made there."""
-        return _Prepared(rules(self.toolkit, background, morphology), levels(self.toolkit, background), saturation)
+        return _Prepared(
+            rules(self.toolkit, background, morphology),
+            levels(self.toolkit, background),
+            saturation,
+        )
 
     @_on_device
     def find_masks(self, frames: Any, prepared: _Prepared) -> FoundMasks:
@@ -171,7 +208,9 @@ class GpuBackend:
         return empty_masks(self.toolkit, n_masks, shape)
 
     @_on_device
-    def union(self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
+    def union(
+        self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
+    ) -> None:
         """Word by word."""
         union(self.toolkit, onto, masks, mask_of_frame)
 
@@ -212,4 +251,13 @@ class GpuBackend:
         if pixels is None or pixels() is not components.pixels:
             on_device = None
         self._own.last = None
-        return measure(self.toolkit, frames, components, mask_of_frame, prepared.levels, prepared.saturation, factors, on_device)
+        return measure(
+            self.toolkit,
+            frames,
+            components,
+            mask_of_frame,
+            prepared.levels,
+            prepared.saturation,
+            factors,
+            on_device,
+        )

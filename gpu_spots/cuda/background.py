@@ -1,8 +1,8 @@
 """From the moments of a band to its rows of the background's maps.
 
-For frames of 8 and 16 bits the device makes the maps itself (kernels/background.cu), to the bits of `gpu_spots.background.maps`.
-The host only puts the rows in their places, and what masks and sums need stays on the device. Moments of the other kinds go to the
-host, and become maps there.
+For frames of 8 and 16 bits the device makes the maps itself (kernels/background.cu), to the bits of
+`gpu_spots.background.maps`. The host only puts the rows in their places, and what masks and sums
+need stays on the device. Moments of the other kinds go to the host, and become maps there.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,9 @@ class HeldBackground:
     """(n_X, n_Y) uint32, counts: the sum of the sample, modulo 2^32."""
 
     @classmethod
-    def empty(cls, toolkit: Toolkit, shape: tuple[int, int], dtype: np.dtype[Any]) -> "HeldBackground":
+    def empty(
+        cls, toolkit: Toolkit, shape: tuple[int, int], dtype: np.dtype[Any]
+    ) -> "HeldBackground":
         """Room for that of frames of ``shape`` and ``dtype``."""
         return cls(toolkit.xp.empty(shape, dtype), toolkit.xp.empty(shape, np.uint32))
 
@@ -54,7 +56,17 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         with moments.lent(toolkit, into.avg.shape) as on_host:
             return into.fill(on_host)
     maps = evaluated(toolkit, moments, into.cutoff, into.held, into.begin * into.avg.shape[1])
-    on_device = (maps.avg, maps.std, maps.iqr, maps.threshold, moments.max, moments.arg, moments.kept, moments.total, moments.gaps)
+    on_device = (
+        maps.avg,
+        maps.std,
+        maps.iqr,
+        maps.threshold,
+        moments.max,
+        moments.arg,
+        moments.kept,
+        moments.total,
+        moments.gaps,
+    )
     with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
         level = total.view(np.int32) if largest.dtype.kind == "i" else total
         for rows, values in (
@@ -65,18 +77,44 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         return bool(gaps[0])
 
 
-def evaluated(toolkit: Toolkit, moments: PlaneMoments, cutoff: float, held: HeldBackground | None = None, first: int = 0) -> DeviceMaps:
+def evaluated(
+    toolkit: Toolkit,
+    moments: PlaneMoments,
+    cutoff: float,
+    held: HeldBackground | None = None,
+    first: int = 0,
+) -> DeviceMaps:
     """avg, std, iqr and threshold of a band's moments; ``held`` gets its part, from flat pixel ``first`` on."""
     xp, limits, n_pixels = toolkit.xp, np.iinfo(moments.max.dtype), len(moments.kept)
-    maps = DeviceMaps(*(xp.empty(n_pixels, kind) for kind in (np.float32, np.float32, np.float32, np.int32)))
+    maps = DeviceMaps(
+        *(xp.empty(n_pixels, kind) for kind in (np.float32, np.float32, np.float32, np.int32))
+    )
     pixels = slice(first, first + n_pixels)
     toolkit.kernel("background", "background", FRAME=c_type(moments.max.dtype))(
         blocks_for(n_pixels, THREADS),
         (THREADS,),
         (
-            *(moments.kept, moments.total, moments.scatter, moments.iqr4, np.int32(n_pixels), np.int32(limits.min < 0)),
-            *(np.float64(cutoff), np.float64(limits.max + 1), maps.avg, maps.std, maps.iqr, maps.threshold),
-            *((None, None) if held is None else (held.below.reshape(-1)[pixels], held.total.reshape(-1)[pixels])),
+            *(
+                moments.kept,
+                moments.total,
+                moments.scatter,
+                moments.iqr4,
+                np.int32(n_pixels),
+                np.int32(limits.min < 0),
+            ),
+            *(
+                np.float64(cutoff),
+                np.float64(limits.max + 1),
+                maps.avg,
+                maps.std,
+                maps.iqr,
+                maps.threshold,
+            ),
+            *(
+                (None, None)
+                if held is None
+                else (held.below.reshape(-1)[pixels], held.total.reshape(-1)[pixels])
+            ),
         ),
     )
     return maps

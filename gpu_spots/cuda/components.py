@@ -30,9 +30,14 @@ def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Label
     """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
-        raise BackendError(f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}")
+        raise BackendError(
+            f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}"
+        )
     step = MOST_WORDS // words_of_mask
-    parts = [_components(toolkit, masks[begin : begin + step], connectivity) for begin in range(0, len(masks), step)]
+    parts = [
+        _components(toolkit, masks[begin : begin + step], connectivity)
+        for begin in range(0, len(masks), step)
+    ]
     return parts[0] if len(parts) == 1 else Labelled(joined([part.found for part in parts]), None)
 
 
@@ -60,10 +65,31 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     n_pixels = int(toolkit.to_host(begin_of_block[-1:])[0])
     if not n_pixels:
         nothing = np.zeros(0, np.int64)
-        return Labelled(Components(nothing, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64)), None)
+        return Labelled(
+            Components(
+                nothing,
+                np.zeros(1, np.int64),
+                np.zeros((0, 4), np.int32),
+                np.zeros(n_masks + 1, np.int64),
+            ),
+            None,
+        )
 
-    first_pixel, parent, position = xp.empty(n_words, np.int32), xp.empty(n_pixels, np.int32), xp.empty(n_pixels, np.uint32)
-    launch("list_pixels", n_blocks * THREADS, words, np.int32(n_words), begin_of_block, first_pixel, parent, position)
+    first_pixel, parent, position = (
+        xp.empty(n_words, np.int32),
+        xp.empty(n_pixels, np.int32),
+        xp.empty(n_pixels, np.uint32),
+    )
+    launch(
+        "list_pixels",
+        n_blocks * THREADS,
+        words,
+        np.int32(n_words),
+        begin_of_block,
+        first_pixel,
+        parent,
+        position,
+    )
     size = (np.int32(n_words), np.int32(row_words), np.int32(n_rows))
     launch("join_pixels", n_words, words, first_pixel, *size, np.int32(connectivity == 2), parent)
     roots_of_block = xp.empty(blocks_for(n_pixels, THREADS)[0], np.int32)
@@ -77,9 +103,24 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     begin = scanned(size_of_component)
     # stable: pixels stay in raster order inside of a component
     order = xp.argsort(component, kind="stable")
-    pixels, box, mask = xp.empty(n_pixels, np.int32), xp.empty((n_components, 4), np.int32), xp.empty(n_components, np.int32)
+    pixels, box, mask = (
+        xp.empty(n_pixels, np.int32),
+        xp.empty((n_components, 4), np.int32),
+        xp.empty(n_components, np.int32),
+    )
     size = (np.int32(row_words), np.int32(n_rows), np.int32(masks.n_columns))
-    launch("describe_components", 32 * n_components, np.int32(n_components), begin, order, position, *size, pixels, box, mask)
+    launch(
+        "describe_components",
+        32 * n_components,
+        np.int32(n_components),
+        begin,
+        order,
+        position,
+        *size,
+        pixels,
+        box,
+        mask,
+    )
     with toolkit.lend_all((pixels, begin, box, mask)) as (short, begins, boxes, masks_there):
         first = np.searchsorted(masks_there, np.arange(n_masks + 1)).astype(np.int64, copy=False)
         found = Components(short.astype(np.int64), begins.copy(), boxes.copy(), first)

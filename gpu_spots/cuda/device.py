@@ -1,7 +1,8 @@
 """Device: the toolkit on CuPy, for one CUDA device.
 
-One stream computes, whichever thread asks: kernels fill the device by themselves, and memory that is freed can be used again in the order
-of the stream. A second one copies to the device meanwhile. See docs/decisions/one-compute-stream.md.
+One stream computes, whichever thread asks: kernels fill the device by themselves, and memory that
+is freed can be used again in the order of the stream. A second one copies to the device meanwhile.
+See docs/decisions/one-compute-stream.md.
 """
 
 import queue
@@ -40,13 +41,20 @@ SAYS_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "cudaError
 class Device:
     """A CUDA device. Several threads may use it at once.
 
-    ``memory_limit``: bytes that arrays may take, None for all; CUDA's own few hundred megabytes come on top. ``threads``: how many will.
-    ``beside``: another device, whose pinned memory is used. Raises `BackendError`.
+    ``memory_limit``: bytes that arrays may take, None for all; CUDA's own few hundred megabytes
+    come on top. ``threads``: how many will. ``beside``: another device, whose pinned memory is
+    used. Raises `BackendError`.
     """
 
     xp = cupy
 
-    def __init__(self, number: int, memory_limit: int | None = None, threads: int = 1, beside: "Device | None" = None) -> None:
+    def __init__(
+        self,
+        number: int,
+        memory_limit: int | None = None,
+        threads: int = 1,
+        beside: "Device | None" = None,
+    ) -> None:
         self.number = number
         self._pool = cupy.cuda.MemoryPool()
         self._lock = threading.Lock()
@@ -63,7 +71,9 @@ class Device:
         self.description = self.call(self._describe)
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """On this device, its compute stream and its memory. The array library's errors become ours.
+        """On this device, its compute stream and its memory.
+
+        The array library's errors become ours.
 
         The thread stays on the device.
         """
@@ -72,22 +82,34 @@ class Device:
             with self._compute, cupy.cuda.using_allocator(self._pool.malloc):
                 return function()
         except cupy.cuda.memory.OutOfMemoryError as error:
-            failure: Exception = OutOfDeviceMemory(f"GPU {self.number}: out of memory: {_line(error)}")
+            failure: Exception = OutOfDeviceMemory(
+                f"GPU {self.number}: out of memory: {_line(error)}"
+            )
         except MemoryError as error:
             # NumPy's own is a subclass, and the host's business
             if type(error) is not MemoryError:
                 raise
-            failure = OutOfDeviceMemory(f"GPU {self.number}: out of memory while sorting or summing")
+            failure = OutOfDeviceMemory(
+                f"GPU {self.number}: out of memory while sorting or summing"
+            )
         except DRIVER_ERRORS as error:
-            kind = OutOfDeviceMemory if getattr(error, "status", None) == OUT_OF_MEMORY else BackendError
+            kind = (
+                OutOfDeviceMemory
+                if getattr(error, "status", None) == OUT_OF_MEMORY
+                else BackendError
+            )
             failure = kind(f"GPU {self.number}: {reason(error)}")
         except (cupy.cuda.compiler.CompileException, ImportError, OSError) as error:
             failure = BackendError(f"GPU {self.number}: {reason(error)}")
         except RuntimeError as error:
             if isinstance(error, NotImplementedError | RecursionError):
                 raise
-            is_full = type(error) is RuntimeError and any(words in str(error) for words in SAYS_OUT_OF_MEMORY)
-            failure = (OutOfDeviceMemory if is_full else BackendError)(f"GPU {self.number}: {reason(error)}")
+            is_full = type(error) is RuntimeError and any(
+                words in str(error) for words in SAYS_OUT_OF_MEMORY
+            )
+            failure = (OutOfDeviceMemory if is_full else BackendError)(
+                f"GPU {self.number}: {reason(error)}"
+            )
         # out here, as an error that is being handled keeps all that the function had on the device
         raise failure
 
@@ -98,8 +120,11 @@ class Device:
             if key not in self._kernels:
                 module = (file, *key[2:])
                 if module not in self._modules:
-                    # macros are in the source: for each set of options CuPy compiles an empty file first
-                    self._modules[module] = cupy.RawModule(code=source_of(file, **defines), options=OPTIONS)
+                    # macros are in the source: for each set of options CuPy compiles an empty file
+                    # first
+                    self._modules[module] = cupy.RawModule(
+                        code=source_of(file, **defines), options=OPTIONS
+                    )
                 self._kernels[key] = _with_null_pointers(self._modules[module].get_function(name))
             return self._kernels[key]
 
@@ -120,7 +145,10 @@ class Device:
         """One behind the other in a slot, all copies on their way before the last one is waited for."""
         begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
         with self._slot(begins[-1]) as slot:
-            hosts = [slot.view(array.shape, array.dtype, begin) for array, begin in zip(arrays, begins, strict=False)]
+            hosts = [
+                slot.view(array.shape, array.dtype, begin)
+                for array, begin in zip(arrays, begins, strict=False)
+            ]
             self._receive(arrays, hosts)
             yield hosts
 
@@ -199,8 +227,12 @@ class Device:
 def _with_null_pointers(kernel: Any) -> Kernel:
     """CuPy passes None as no argument at all, where a null pointer is meant."""
 
-    def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
-        kernel(grid, block, tuple(NULL if arg is None else arg for arg in args), shared_mem=shared_mem)
+    def launch(
+        grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
+    ) -> None:
+        kernel(
+            grid, block, tuple(NULL if arg is None else arg for arg in args), shared_mem=shared_mem
+        )
 
     return launch
 
@@ -217,7 +249,11 @@ class _Slot:
     def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
         """What begins at byte ``begin``, as an array."""
         count = int(np.prod(shape))
-        return np.frombuffer(self.memory, dtype, count, begin).reshape(shape) if count else np.empty(shape, dtype)
+        return (
+            np.frombuffer(self.memory, dtype, count, begin).reshape(shape)
+            if count
+            else np.empty(shape, dtype)
+        )
 
 
 class _Slots:
@@ -252,7 +288,9 @@ class _Slots:
         try:
             return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise BackendError(f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}") from None
+            raise BackendError(
+                f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}"
+            ) from None
 
 
 def _recorded(stream: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Which CUDA devices there are, and why one cannot be used. CuPy is imported here when nothing else stands in the way."""
+"""Which CUDA devices there are, and why one cannot be used.
+
+CuPy is imported here when nothing else stands in the way.
+"""
 
 import ctypes
 import importlib.util
@@ -43,7 +46,9 @@ class Found:
     """Why it cannot be used; None: a kernel ran on it."""
 
 
-def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int) -> "GpuBackend | SeveralGpus":
+def open_backend(
+    numbers: Sequence[int], memory_limit: int | None, threads: int
+) -> "GpuBackend | SeveralGpus":
     """The backend on a device, or on several, ``memory_limit`` on each and a thread at least; see `open_device`."""
     workers = max(threads, len(numbers))
     devices: list[Device] = []
@@ -57,8 +62,13 @@ def open_backend(numbers: Sequence[int], memory_limit: int | None, threads: int)
     return backends[0] if len(backends) == 1 else SeveralGpus(backends, workers)
 
 
-def open_device(number: int, memory_limit: int | None, threads: int, beside: "Device | None" = None) -> "Device":
-    """A device on which a kernel has run. Raises `BackendError`, one line that says what to install or to do."""
+def open_device(
+    number: int, memory_limit: int | None, threads: int, beside: "Device | None" = None
+) -> "Device":
+    """A device on which a kernel has run.
+
+    Raises `BackendError`, one line that says what to install or to do.
+    """
     if problem := obstacle():
         raise BackendError(problem)
     from gpu_spots.cuda.device import Device
@@ -86,8 +96,13 @@ def found() -> list[Found]:
     devices = []
     for number in range(_count()):
         properties = cupy.cuda.runtime.getDeviceProperties(number)
-        memory, capability = properties["totalGlobalMem"] / 2**30, f"{properties['major']}.{properties['minor']}"
-        description = f"{properties['name'].decode()}, {memory:.0f} GiB, compute capability {capability}"
+        memory, capability = (
+            properties["totalGlobalMem"] / 2**30,
+            f"{properties['major']}.{properties['minor']}",
+        )
+        description = (
+            f"{properties['name'].decode()}, {memory:.0f} GiB, compute capability {capability}"
+        )
         try:
             open_device(number, None, 1)
             failure = None
@@ -142,11 +157,18 @@ def _too_old(number: int) -> str | None:
         properties, cuda = runtime.getDeviceProperties(number), runtime.runtimeGetVersion() // 1000
     except runtime.CUDARuntimeError as error:
         return reason(error)
-    found, least = (properties["major"], properties["minor"]), OLDEST_DEVICE.get(cuda, max(OLDEST_DEVICE.values()))
+    found, least = (
+        (properties["major"], properties["minor"]),
+        OLDEST_DEVICE.get(cuda, max(OLDEST_DEVICE.values())),
+    )
     if found >= least:
         return None
-    other = f"; compute capability 6.1 and later can be used with {EXTRA12}" if found >= (6, 1) else ""
-    return "compute capability {}.{}, expected at least {}.{} with CUDA {}{}".format(*found, *least, cuda, other)
+    other = (
+        f"; compute capability 6.1 and later can be used with {EXTRA12}" if found >= (6, 1) else ""
+    )
+    return "compute capability {}.{}, expected at least {}.{} with CUDA {}{}".format(
+        *found, *least, cuda, other
+    )
 
 
 def driver_version() -> int | None:
@@ -163,8 +185,14 @@ def installed_wheels() -> list[str]:
     """Packages that bring CuPy; more than one overwrite each other."""
     import importlib.metadata  # which takes longer than all that is asked before
 
-    names = {distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()}
-    return sorted(name for name in names if name.lower() == "cupy" or name.lower().startswith(("cupy-cuda", "cupy-rocm")))
+    names = {
+        distribution.metadata["Name"] or "" for distribution in importlib.metadata.distributions()
+    }
+    return sorted(
+        name
+        for name in names
+        if name.lower() == "cupy" or name.lower().startswith(("cupy-cuda", "cupy-rocm"))
+    )
 
 
 def _count() -> int:
@@ -199,9 +227,13 @@ def _try(device: "Device") -> None:
     n_rows, n_columns = TRIED
     words = np.full((1, n_rows, n_columns // 32), 0x55555555, np.uint32)
     try:
-        found = device.call(lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1).found)
+        found = device.call(
+            lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1).found
+        )
     except RuntimeError as error:  # of CuPy's, where a library cannot be loaded
         raise BackendError(f"GPU {device.number}: {reason(error)}") from error
     expected = np.arange(0, n_columns, 2)[:, None] + n_columns * np.arange(n_rows)
     if not np.array_equal(found.pixels, expected.reshape(-1)):
-        raise BackendError(f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken")
+        raise BackendError(
+            f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken"
+        )

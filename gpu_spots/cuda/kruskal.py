@@ -1,7 +1,8 @@
 """Background of each pixel from the blocks that the Kruskal-Wallis test leaves.
 
-The device ranks, decides in float64, and says of which pixels float64 cannot decide. Of these few the host counts with exact fractions how
-many blocks leave, and the device computes them again with that number. Which block leaves is decided exactly on the device.
+The device ranks, decides in float64, and says of which pixels float64 cannot decide. Of these few
+the host counts with exact fractions how many blocks leave, and the device computes them again with
+that number. Which block leaves is decided exactly on the device.
 """
 
 from dataclasses import replace
@@ -26,11 +27,16 @@ AT_ONCE = 1 << 18
 
 
 def kruskal_on_device(
-    toolkit: Toolkit, frames: Any, block_of_frame: NDArray[np.integer[Any]], critical: NDArray[np.float64], validity: Validity
+    toolkit: Toolkit,
+    frames: Any,
+    block_of_frame: NDArray[np.integer[Any]],
+    critical: NDArray[np.float64],
+    validity: Validity,
 ) -> RankedMoments:
     """Return the moments of a band, on the device; see ``gpu_spots.backend.Backend.moments``.
 
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
+    `MAX_FRAMES` frames.
     """
     xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
     check_number(n_frames)
@@ -45,7 +51,15 @@ def kruskal_on_device(
 
     def compute(n_listed: int, listed: Any, fixed: Any) -> None:
         before = (blocks, np.int32(n_blocks), limits_there, listed, fixed)
-        launch(toolkit, "kruskal", frames, validity, n_listed, before, (*found.arguments(), dropped, doubtful))
+        launch(
+            toolkit,
+            "kruskal",
+            frames,
+            validity,
+            n_listed,
+            before,
+            (*found.arguments(), dropped, doubtful),
+        )
 
     compute(n_pixels, None, None)
     undecided = np.flatnonzero(toolkit.to_host(doubtful))
@@ -55,7 +69,10 @@ def kruskal_on_device(
         listed = toolkit.to_device(some.astype(np.int32))
         columns = toolkit.to_host(_gathered(toolkit, frames, listed))
         usable = valid_values(columns, validity)
-        numbers = [_blocks_to_drop(*each, block_of_frame, limits) for each in zip(columns.T, usable.T, strict=True)]
+        numbers = [
+            _blocks_to_drop(*each, block_of_frame, limits)
+            for each in zip(columns.T, usable.T, strict=True)
+        ]
         compute(len(some), listed, toolkit.to_device(np.array(numbers, np.int32)))
     return replace(found, maps={**found.maps, "dropped": dropped})
 
@@ -66,12 +83,23 @@ def _gathered(toolkit: Toolkit, frames: Any, listed: Any) -> Any:
     toolkit.kernel("gather", "gather", SIZE=frames.dtype.itemsize)(
         (*blocks_for(len(listed), THREADS), len(frames)),
         (THREADS,),
-        (bits_of(frames), np.int64(frame_stride(frames)), listed, np.int32(len(listed)), bits_of(columns)),
+        (
+            bits_of(frames),
+            np.int64(frame_stride(frames)),
+            listed,
+            np.int32(len(listed)),
+            bits_of(columns),
+        ),
     )
     return columns
 
 
-def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: NDArray[np.integer[Any]], limits: NDArray[np.float64]) -> int:
+def _blocks_to_drop(
+    values: Array,
+    usable: NDArray[np.bool_],
+    block_of_frame: NDArray[np.integer[Any]],
+    limits: NDArray[np.float64],
+) -> int:
     """How many blocks the test rejects in a pixel (n,) with ``usable`` (n,) values, decided by exact fractions."""
     values, block = values[usable], block_of_frame[usable]
     for n_dropped in range(len(limits)):
@@ -81,10 +109,17 @@ def _blocks_to_drop(values: Array, usable: NDArray[np.bool_], block_of_frame: ND
             return n_dropped
         # twice the rank less n + 1: values that are smaller less values that are larger
         ascending = np.sort(values)
-        ranks = np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right") - len(values)
+        ranks = (
+            np.searchsorted(ascending, values, "left")
+            + np.searchsorted(ascending, values, "right")
+            - len(values)
+        )
         sums = np.zeros(len(blocks), np.int64)
         np.add.at(sums, member, ranks)
-        means = [Fraction(rank_sum, size) for rank_sum, size in zip(sums.tolist(), sizes.tolist(), strict=True)]
+        means = [
+            Fraction(rank_sum, size)
+            for rank_sum, size in zip(sums.tolist(), sizes.tolist(), strict=True)
+        ]
         between = sum(mean * rank_sum for mean, rank_sum in zip(means, sums.tolist(), strict=True))
         squares = int((ranks.astype(np.int64) ** 2).sum())
         if not (len(values) - 1) * between > Fraction(limit) * squares:

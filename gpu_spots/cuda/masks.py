@@ -1,4 +1,7 @@
-"""Masks on the device, packed 32 pixels a word: thresholds, erosions, dilations, unions. Kernels: masks.cu, union.cu."""
+"""Masks on the device, packed 32 pixels a word: thresholds, erosions, dilations, unions.
+
+Kernels: masks.cu, union.cu.
+"""
 
 import math
 import sys
@@ -28,7 +31,9 @@ class PackedMasks:
     """A batch of masks."""
 
     words: Any
-    """(k, n_X, ceil(n_Y / 32)) uint32, on the device, or on the host once fetched; bits beyond the last column are 0."""
+    """(k, n_X, ceil(n_Y / 32)) uint32, on the device, or on the host once fetched; bits beyond the
+    last column are 0.
+    """
     n_columns: int
     """n_Y."""
 
@@ -92,7 +97,9 @@ def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> R
     """What masks need, on the device."""
     valid = background.validity.pixels
     return Rules(
-        limits=_limits(toolkit, background.threshold, background.max.dtype) if background.held is None else background.held.below,
+        limits=_limits(toolkit, background.threshold, background.max.dtype)
+        if background.held is None
+        else background.held.below,
         valid=None if valid is None else toolkit.to_device(pack(valid)),
         value_range=background.validity if background.gaps else None,
         morphology=morphology,
@@ -103,10 +110,16 @@ def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
     """A threshold as a map that values of ``dtype`` are compared with."""
     if dtype.kind == "f":
         return uploaded(toolkit, threshold, threshold.dtype)
-    # the frames' own type where it can be, as it is read fastest; what lets every value pass has no value below it
+    # the frames' own type where it can be, as it is read fastest; what lets every value pass has no
+    # value below it
     lowest = np.iinfo(dtype).min
     fits = threshold.min(initial=lowest + 1) > lowest
-    return uploaded(toolkit, threshold, dtype if fits else np.int64, lambda slot, rows: np.subtract(rows, 1, out=slot, casting="unsafe"))
+    return uploaded(
+        toolkit,
+        threshold,
+        dtype if fits else np.int64,
+        lambda slot, rows: np.subtract(rows, 1, out=slot, casting="unsafe"),
+    )
 
 
 def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
@@ -117,7 +130,11 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
     checked = rules.value_range is not None
     invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
     is_float = frames.dtype.kind == "f"
-    types = {"FRAME": c_type(frames.dtype), "LIMIT": c_type(rules.limits.dtype), "BOUND": "f64" if is_float else "i64"}
+    types = {
+        "FRAME": c_type(frames.dtype),
+        "LIMIT": c_type(rules.limits.dtype),
+        "BOUND": "f64" if is_float else "i64",
+    }
     find = toolkit.kernel("masks", "find_masks", **types)
     size = (np.int32(n_rows), np.int32(n_columns))
     square = np.int32(rules.morphology.connectivity == 2)
@@ -125,17 +142,37 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
     find(
         *_tiles(shape),
         (
-            *(frames, np.int64(frame_stride(frames)), rules.limits, *size, np.int32(_loads_wide(frames)), np.int32(checked)),
-            *(*_bounds(rules.value_range or Validity(), is_float), rules.valid, np.int32(erosions), np.int32(dilations), square),
+            *(
+                frames,
+                np.int64(frame_stride(frames)),
+                rules.limits,
+                *size,
+                np.int32(_loads_wide(frames)),
+                np.int32(checked),
+            ),
+            *(
+                *_bounds(rules.value_range or Validity(), is_float),
+                rules.valid,
+                np.int32(erosions),
+                np.int32(dilations),
+                square,
+            ),
             *(np.int32(not others), raw, filtered, invalid),
         ),
         shared_mem=_shared(erosions + dilations),
     )
     if others:
-        clean, other = toolkit.kernel("masks", "clean_masks", **types), toolkit.xp.empty(shape, np.uint32)
+        clean, other = (
+            toolkit.kernel("masks", "clean_masks", **types),
+            toolkit.xp.empty(shape, np.uint32),
+        )
         for i, (erosions, dilations) in enumerate(others, 1):
             steps = (np.int32(erosions), np.int32(dilations), square, np.int32(i == len(others)))
-            clean(*_tiles(shape), (filtered, *size, rules.valid, invalid, *steps, other), shared_mem=_shared(erosions + dilations))
+            clean(
+                *_tiles(shape),
+                (filtered, *size, rules.valid, invalid, *steps, other),
+                shared_mem=_shared(erosions + dilations),
+            )
             filtered, other = other, filtered
     return FoundMasks(
         raw=PackedMasks(raw, n_columns),
@@ -146,10 +183,14 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
 
 def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
     """Words of zeros."""
-    return PackedMasks(toolkit.xp.zeros((n_masks, shape[0], words_for(shape[1])), np.uint32), shape[1])
+    return PackedMasks(
+        toolkit.xp.zeros((n_masks, shape[0], words_for(shape[1])), np.uint32), shape[1]
+    )
 
 
-def union(toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
+def union(
+    toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
+) -> None:
     """OR masks onto others; see ``gpu_spots.backend.Backend.union``."""
     n_words = onto.words.shape[1] * onto.words.shape[2]
     which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
@@ -162,7 +203,11 @@ def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> Packe
     """Return the pixels of ``masks`` that are not in ``invalid``, mask by mask."""
     left, n_words = toolkit.xp.empty(masks.words.shape, np.uint32), masks.words.size
     subtract = toolkit.kernel("union", "subtract")
-    subtract(blocks_for(n_words, THREADS), (THREADS,), (masks.words, invalid.words, np.int64(n_words), left))
+    subtract(
+        blocks_for(n_words, THREADS),
+        (THREADS,),
+        (masks.words, invalid.words, np.int64(n_words), left),
+    )
     return PackedMasks(left, masks.n_columns)
 
 
@@ -195,7 +240,9 @@ def _loads_wide(frames: Any) -> bool:
     """Whether groups of 8 values lie at multiples of their size."""
     n_columns, address = frames.shape[2], frames.data.ptr
     aligned = address % min(16, 8 * frames.dtype.itemsize) == 0
-    return bool(aligned and n_columns % 8 == 0 and (len(frames) == 1 or frame_stride(frames) % 8 == 0))
+    return bool(
+        aligned and n_columns % 8 == 0 and (len(frames) == 1 or frame_stride(frames) % 8 == 0)
+    )
 
 
 def _bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]:
@@ -203,7 +250,9 @@ def _bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]
     low, high = validity.low, validity.high
     if is_float:
         largest = sys.float_info.max
-        return np.float64(-largest if low is None else max(low, -largest)), np.float64(largest if high is None else min(high, largest))
+        return np.float64(-largest if low is None else max(low, -largest)), np.float64(
+            largest if high is None else min(high, largest)
+        )
     return (
         np.int64(-WIDEST if low is None else math.ceil(min(max(low, -WIDEST), WIDEST))),
         np.int64(WIDEST if high is None else math.floor(min(max(high, -WIDEST), WIDEST))),

@@ -1,4 +1,7 @@
-"""Sums and maxima over components, for every frame that shares the components' mask. Kernel: measure.cu."""
+"""Sums and maxima over components, for every frame that shares the components' mask.
+
+Kernel: measure.cu.
+"""
 
 import math
 from dataclasses import dataclass
@@ -63,13 +66,27 @@ def measure(
     component, frame = _spots(components.first, mask_of_frame)
     n_spots = len(frame)
     kind = np.float64 if is_float else np.int64
-    total, (high, low, peak, overload) = xp.empty(n_spots, kind), (xp.empty(n_spots, np.int64) for _ in range(4))
+    total, (high, low, peak, overload) = (
+        xp.empty(n_spots, kind),
+        (xp.empty(n_spots, np.int64) for _ in range(4)),
+    )
     if n_spots:
-        scales = None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
-        pixels, begin = on_device or (toolkit.to_device(components.pixels.astype(np.int32)), toolkit.to_device(components.begin))
+        scales = (
+            None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
+        )
+        pixels, begin = on_device or (
+            toolkit.to_device(components.pixels.astype(np.int32)),
+            toolkit.to_device(components.begin),
+        )
         # in one transfer
         spots = toolkit.to_device(np.stack([frame, component]))
-        kernel = toolkit.kernel("measure", "measure", FRAME=c_type(frames.dtype), SUM="f64" if is_float else "i64", FLOAT=int(is_float))
+        kernel = toolkit.kernel(
+            "measure",
+            "measure",
+            FRAME=c_type(frames.dtype),
+            SUM="f64" if is_float else "i64",
+            FLOAT=int(is_float),
+        )
         kernel(
             blocks_for(32 * n_spots, THREADS),
             (THREADS,),
@@ -106,7 +123,9 @@ def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
     )
 
 
-def _spots(first: NDArray[np.int64], mask_of_frame: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _spots(
+    first: NDArray[np.int64], mask_of_frame: NDArray[np.integer]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Component and frame of each spot, by frame, then component."""
     counts = np.diff(first)[mask_of_frame]
     frame = np.repeat(np.arange(len(mask_of_frame), dtype=np.int32), counts)
@@ -118,4 +137,6 @@ def _smallest_saturated(saturation: float | None, is_float: bool) -> np.generic:
     """What a value must reach."""
     if is_float:
         return np.float64(math.inf if saturation is None else saturation)
-    return np.int64(WIDEST if saturation is None else math.ceil(min(max(saturation, -WIDEST), WIDEST)))
+    return np.int64(
+        WIDEST if saturation is None else math.ceil(min(max(saturation, -WIDEST), WIDEST))
+    )

@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 
 MASKS = 4
-"""Packed masks of a batch at the same time: raw, filtered, invalid, and one more while they are cleaned or labelled (bits a pixel)."""
+"""Packed masks of a batch at the same time: raw, filtered, invalid, and one more while they are
+cleaned or labelled (bits a pixel).
+"""
 PER_SET_PIXEL = 60
-"""Bytes of a set pixel while components are found: parent, root, number, component, position, and what the sort of them needs."""
+"""Bytes of a set pixel while components are found: parent, root, number, component, position, and
+what the sort of them needs.
+"""
 SET_PIXELS = 20
-"""One pixel in so many may be set; where there are more, memory may run out, and half as many frames are taken."""
+"""One pixel in so many may be set; where there are more, memory may run out, and half as many
+frames are taken.
+"""
 SLACK = 1 << 20
 """What is rounded up, and small arrays."""
 

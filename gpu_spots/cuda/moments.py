@@ -10,13 +10,18 @@ from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import MAX_FRAMES, Validity
 
 
-def moments_on_device(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments | RankedMoments:
+def moments_on_device(
+    toolkit: Toolkit, frames: Any, percent: int, validity: Validity
+) -> PlaneMoments | RankedMoments:
     """Return the moments of a band, on the device and in the kernels' own types; see ``gpu_spots.backend.Backend.moments``.
 
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
+    `MAX_FRAMES` frames.
     """
     check_number(len(frames))
-    return (plane_moments if is_possible(frames) else ranked_moments)(toolkit, frames, percent, validity)
+    return (plane_moments if is_possible(frames) else ranked_moments)(
+        toolkit, frames, percent, validity
+    )
 
 
 def check_number(n_frames: int) -> None:
@@ -35,7 +40,9 @@ def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: 
         a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2 + 16
         scratch = 0
     else:
-        a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
+        a_pixel = (
+            4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
+        )
         scratch = Launch.of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
     # with the map of masked pixels, and small change
     return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + 8 * n_blocks + (1 << 12)

@@ -42,7 +42,9 @@ class PlaneMoments:
         kept, total, scatter, iqr4, largest, arg, gaps = fetched(toolkit, on_device)
         return IntegerMoments(
             kept=kept.astype(np.int32).reshape(shape),
-            total=total.view(np.int32 if largest.dtype.kind == "i" else np.uint32).astype(np.int64).reshape(shape),
+            total=total.view(np.int32 if largest.dtype.kind == "i" else np.uint32)
+            .astype(np.int64)
+            .reshape(shape),
             scatter_low=scatter.reshape(shape),
             scatter_high=None,
             iqr4=iqr4.astype(np.int64).reshape(shape),
@@ -59,7 +61,11 @@ def is_possible(frames: Any) -> bool:
 
 def most_frames(dtype: np.dtype[Any]) -> int:
     """How many frames this can take; 0 for types that it cannot."""
-    return 0 if dtype.kind == "f" or dtype.itemsize > 2 else 32 * (REGISTERS // (8 * dtype.itemsize)) * MOST_THREADS
+    return (
+        0
+        if dtype.kind == "f" or dtype.itemsize > 2
+        else 32 * (REGISTERS // (8 * dtype.itemsize)) * MOST_THREADS
+    )
 
 
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.cuda.toolkit import Toolkit, c_type, fetched, frame_stride
-from gpu_spots.cuda.validity import bits_of, float_bounds, integer_bounds, pixels_on_device, sign_bit
+from gpu_spots.cuda.validity import (
+    bits_of,
+    float_bounds,
+    integer_bounds,
+    pixels_on_device,
+    sign_bit,
+)
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 SHARED = (48 << 10) - 512
@@ -37,12 +43,24 @@ class RankedMoments:
         if dtype.kind == "f":
             types |= dict.fromkeys(("average", "deviation", "iqr"), np.float64)
         else:
-            types |= {"total": np.int64, "iqr4": np.int64, "scatter_low": np.uint64, "scatter_high": np.uint64}
-        return cls({name: toolkit.xp.empty(n_pixels, kind) for name, kind in types.items()}, toolkit.xp.zeros(1, np.int32))
+            types |= {
+                "total": np.int64,
+                "iqr4": np.int64,
+                "scatter_low": np.uint64,
+                "scatter_high": np.uint64,
+            }
+        return cls(
+            {name: toolkit.xp.empty(n_pixels, kind) for name, kind in types.items()},
+            toolkit.xp.zeros(1, np.int32),
+        )
 
     def arguments(self) -> tuple[Any, ...]:
         """In the kernels' order."""
-        names = ["average", "deviation", "iqr"] if "average" in self.maps else ["total", "iqr4", "scatter_low", "scatter_high"]
+        names = (
+            ["average", "deviation", "iqr"]
+            if "average" in self.maps
+            else ["total", "iqr4", "scatter_low", "scatter_high"]
+        )
         largest = self.maps["max"]
         return (
             self.maps["kept"],
@@ -57,14 +75,20 @@ class RankedMoments:
         return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
 
     @contextmanager
-    def lent(self, toolkit: Toolkit, shape: tuple[int, ...]) -> Iterator[IntegerMoments | FloatMoments]:
+    def lent(
+        self, toolkit: Toolkit, shape: tuple[int, ...]
+    ) -> Iterator[IntegerMoments | FloatMoments]:
         """The same, which lasts as long as the block."""
         with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
             yield self._moments(on_host, shape)
 
-    def _moments(self, on_host: list[Array], shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
+    def _moments(
+        self, on_host: list[Array], shape: tuple[int, ...]
+    ) -> IntegerMoments | FloatMoments:
         *maps, gaps = on_host
-        fields: dict[str, Any] = {name: values.reshape(shape) for name, values in zip(self.maps, maps, strict=True)}
+        fields: dict[str, Any] = {
+            name: values.reshape(shape) for name, values in zip(self.maps, maps, strict=True)
+        }
         if "average" in fields:
             return FloatMoments(**fields, gaps=bool(gaps[0]))
         if not fields["scatter_high"].any():
@@ -91,7 +115,8 @@ class Launch:
         size = max(2, 1 << (n_frames - 1).bit_length())
         needed = size * _entry_bytes(dtype)
         if n_blocks:
-            # the sum and size of each block; values before each group of equals, and the group of each entry
+            # the sum and size of each block; values before each group of equals, and the group of
+            # each entry
             needed += 8 * n_blocks + 2 * (n_frames + 1) + 2 * n_frames
         needed = -(-needed // 16) * 16
         if needed > SHARED:
@@ -111,7 +136,16 @@ class Launch:
         """Global memory that stands in for shared memory."""
         return 0 if self.team == WARP else self.blocks(n_pixels) * self.bytes
 
-    def __call__(self, toolkit: Toolkit, name: str, frames: Any, validity: Validity, n_pixels: int, before: Any, after: Any) -> None:
+    def __call__(
+        self,
+        toolkit: Toolkit,
+        name: str,
+        frames: Any,
+        validity: Validity,
+        n_pixels: int,
+        before: Any,
+        after: Any,
+    ) -> None:
         """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
         dtype = np.dtype(frames.dtype)
         is_float = dtype.kind == "f"
@@ -148,11 +182,15 @@ class Launch:
         )
 
 
-def ranked_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> RankedMoments:
+def ranked_moments(
+    toolkit: Toolkit, frames: Any, percent: int, validity: Validity
+) -> RankedMoments:
     """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.backend.Backend.moments``."""
     dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
     found = RankedMoments.empty(toolkit, dtype, n_pixels)
-    Launch.of(dtype, len(frames))(toolkit, "trimmed", frames, validity, n_pixels, (np.int32(percent),), found.arguments())
+    Launch.of(dtype, len(frames))(
+        toolkit, "trimmed", frames, validity, n_pixels, (np.int32(percent),), found.arguments()
+    )
     return found
 
 

@@ -12,8 +12,13 @@ from gpu_spots.model import Validity
 THREADS = 256
 
 
-def scaled(toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], validity: Validity) -> Any:
-    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``. The result is on the device, contiguous."""
+def scaled(
+    toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], validity: Validity
+) -> Any:
+    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``.
+
+    The result is on the device, contiguous.
+    """
     dtype = np.dtype(frames.dtype)
     n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
     low: float | int
@@ -28,7 +33,9 @@ def scaled(toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], val
         first, last, _ = integer_bounds(dtype, validity)
         low, high = first + lowest, last + lowest
     result = toolkit.xp.empty(frames.shape, dtype)
-    kernel = toolkit.kernel("scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u")
+    kernel = toolkit.kernel(
+        "scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
+    )
     kernel(
         (*blocks_for(n_pixels, THREADS), n_frames),
         (THREADS,),

@@ -1,8 +1,8 @@
 """SeveralGpus: the contract on several CUDA devices, by a `GpuBackend` on each.
 
-A thread works with one device: its bands are of some rows, its batches of some frames. A stack that stays on the devices is on all of them.
-What was made on a device is worked on there; only packed masks go from one to another, through the host. See
-docs/decisions/a-thread-has-a-device.md.
+A thread works with one device: its bands are of some rows, its batches of some frames. A stack that
+stays on the devices is on all of them. What was made on a device is worked on there; only packed
+masks go from one to another, through the host. See docs/decisions/a-thread-has-a-device.md.
 """
 
 import threading
@@ -81,7 +81,10 @@ class _Masks:
 
 
 class SeveralGpus:
-    """CUDA kernels on several devices. ``backends``: one a device. ``workers``: host threads of all together, at least one a device."""
+    """CUDA kernels on several devices. ``backends``: one a device.
+
+    ``workers``: host threads of all together, at least one a device.
+    """
 
     name = "gpu"
 
@@ -103,7 +106,9 @@ class SeveralGpus:
         """On the thread's device."""
         return self.backends[HOME].batch_bytes(n_frames, n_pixels, dtype)
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> _Frames:
+    def hold(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
+    ) -> _Frames:
         """On the thread's device, or if they are for all threads on every device."""
         devices = range(len(self.backends)) if shared else [self._threads.device()]
         return _Frames({device: self.backends[device].hold(shape, dtype) for device in devices})
@@ -122,7 +127,9 @@ class SeveralGpus:
         sent = []
         for device, part in held[begin:end].on.items():
             toolkit = self.backends[device].toolkit
-            sent.append((toolkit, toolkit.call(partial(room_for_stretches, toolkit, part, rows)), part))
+            sent.append(
+                (toolkit, toolkit.call(partial(room_for_stretches, toolkit, part, rows)), part)
+            )
         (toolkit, stretches, _), *others = sent
         with toolkit.staging(stretches, [(there, room) for there, room, _ in others]) as slot:
             yield slot
@@ -146,22 +153,32 @@ class SeveralGpus:
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
-    def moments(self, frames: _Frames, method: Method, validity: Validity) -> IntegerMoments | FloatMoments:
+    def moments(
+        self, frames: _Frames, method: Method, validity: Validity
+    ) -> IntegerMoments | FloatMoments:
         """Where the band is."""
         device, band = self._here(frames)
         return self.backends[device].moments(band, method, validity)
 
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method) -> None:
+    def hold_background(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
+    ) -> None:
         """Each device makes rows of it, and needs all: they come from the host."""
 
-    def background(self, frames: _Frames, method: Method, validity: Validity, into: BackgroundRows) -> bool:
+    def background(
+        self, frames: _Frames, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         """Where the band is."""
         device, band = self._here(frames)
         return self.backends[device].background(band, method, validity, into)
 
-    def prepare(self, background: Background, morphology: Morphology, saturation: float | None) -> tuple[Any, ...]:
+    def prepare(
+        self, background: Background, morphology: Morphology, saturation: float | None
+    ) -> tuple[Any, ...]:
         """On every device."""
-        return tuple(backend.prepare(background, morphology, saturation) for backend in self.backends)
+        return tuple(
+            backend.prepare(background, morphology, saturation) for backend in self.backends
+        )
 
     def find_masks(self, frames: _Frames, prepared: tuple[Any, ...]) -> FoundMasks:
         """Where the batch is."""
@@ -179,18 +196,26 @@ class SeveralGpus:
 
     def union(self, onto: _Masks, masks: _Masks, mask_of_frame: NDArray[np.integer]) -> None:
         """Where ``onto`` is; ``masks`` go there first."""
-        self.backends[onto.device].union(onto.packed, self._moved(masks, onto.device), mask_of_frame)
+        self.backends[onto.device].union(
+            onto.packed, self._moved(masks, onto.device), mask_of_frame
+        )
 
     def without(self, masks: _Masks, invalid: _Masks) -> _Masks:
         """Where ``masks`` are; ``invalid`` goes there first."""
-        return _Masks(masks.device, self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)))
+        return _Masks(
+            masks.device,
+            self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)),
+        )
 
     def fetch(self, masks: Sequence[_Masks]) -> list[_Masks]:
         """From where each is; those of a batch are on one device."""
         if len({each.device for each in masks}) > 1:
             return [self.fetch([each])[0] for each in masks]
         device = masks[0].device if masks else HOME
-        return [_Masks(device, packed) for packed in self.backends[device].fetch([each.packed for each in masks])]
+        return [
+            _Masks(device, packed)
+            for packed in self.backends[device].fetch([each.packed for each in masks])
+        ]
 
     def unpack(self, masks: _Masks) -> NDArray[np.uint8]:
         """Where they are."""
@@ -211,7 +236,9 @@ class SeveralGpus:
     ) -> Measurements:
         """Where the batch is."""
         device, batch = self._here(frames)
-        return self.backends[device].measure(batch, components, mask_of_frame, prepared[device], factors)
+        return self.backends[device].measure(
+            batch, components, mask_of_frame, prepared[device], factors
+        )
 
     def _here(self, frames: _Frames) -> tuple[int, Any]:
         """The device that works on the frames, and its own: the only one that has them, or the thread's."""
@@ -245,7 +272,9 @@ class Assignment:
         with self._lock:
             if thread not in self._device_of:
                 # pools of threads end with each walk; the next one must find all devices free
-                self._device_of = {other: device for other, device in self._device_of.items() if other.is_alive()}
+                self._device_of = {
+                    other: device for other, device in self._device_of.items() if other.is_alive()
+                }
                 taken = Counter(self._device_of.values())
                 self._device_of[thread] = min(range(self._n_devices), key=taken.__getitem__)
             return self._device_of[thread]

@@ -15,8 +15,9 @@ MOST_CHUNKS = 65535
 def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
     """Put the bytes of shuffled ``chunks`` in order.
 
-    ``chunks``: (k, b) uint8 on the device, contiguous, b bytes each. ``into``: (k, ...), values of 1, 2, 4 or 8 bytes in the machine's byte
-    order, b bytes for each chunk, on the device, contiguous inside of each.
+    ``chunks``: (k, b) uint8 on the device, contiguous, b bytes each. ``into``: (k, ...), values of
+    1, 2, 4 or 8 bytes in the machine's byte order, b bytes for each chunk, on the device,
+    contiguous inside of each.
 
     Raises ValueError where the sizes do not fit.
     """
@@ -30,7 +31,12 @@ def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
         kernel(
             (*blocks_for(n_values, THREADS), len(some)),
             (THREADS,),
-            (chunks[begin : begin + MOST_CHUNKS], np.int64(n_values), np.int64(frame_stride(some)), bits_of(some)),
+            (
+                chunks[begin : begin + MOST_CHUNKS],
+                np.int64(n_values),
+                np.int64(frame_stride(some)),
+                bits_of(some),
+            ),
         )
 
 
@@ -40,10 +46,14 @@ def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
     (n, stretches, bytes of a value, rows, n_Y) uint8.
     """
     n_frames, n_rows, n_columns = frames.shape
-    return toolkit.xp.empty((n_frames, n_rows // rows, frames.dtype.itemsize, rows, n_columns), np.uint8)
+    return toolkit.xp.empty(
+        (n_frames, n_rows // rows, frames.dtype.itemsize, rows, n_columns), np.uint8
+    )
 
 
 def put_in_order(toolkit: Toolkit, stretches: Any, frames: Any) -> None:
     """Fill ``frames``, contiguous, from the shuffled ``stretches`` that `room_for_stretches` made room for."""
     *_, size, rows, n_columns = stretches.shape
-    unshuffle(toolkit, stretches.reshape(-1, size * rows * n_columns), frames.reshape(-1, rows, n_columns))
+    unshuffle(
+        toolkit, stretches.reshape(-1, size * rows * n_columns), frames.reshape(-1, rows, n_columns)
+    )

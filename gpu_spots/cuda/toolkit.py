@@ -1,7 +1,7 @@
 """Toolkit: what the operations of this room need of the device, so that tests can run them without one.
 
-Host code computes on the device through `Toolkit.xp` and through kernels; nothing crosses between host and device but by
-`Toolkit.to_host` and `Toolkit.to_device`.
+Host code computes on the device through `Toolkit.xp` and through kernels; nothing crosses between
+host and device but by `Toolkit.to_host` and `Toolkit.to_device`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,13 +23,20 @@ OPTIONS = ("--std=c++17", "--fmad=false")
 class Kernel(Protocol):
     """A compiled kernel; launching it does not wait for it."""
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        *,
+        shared_mem: int = 0,
+    ) -> None:
         """Launch it.
 
-        ``args``: device arrays, None for one that is not there, and NumPy scalars of exactly the parameters' types (a Python number would
-        be passed as 64 bits). An array is contiguous in all dimensions but the first, whose stride, in elements, the kernel is told where
-        it may differ.
-        ``shared_mem``: bytes of dynamic shared memory, at most 48 KiB.
+        ``args``: device arrays, None for one that is not there, and NumPy scalars of exactly the
+        parameters' types (a Python number would be passed as 64 bits). An array is contiguous in
+        all dimensions but the first, whose stride, in elements, the kernel is told where it may
+        differ. ``shared_mem``: bytes of dynamic shared memory, at most 48 KiB.
         """
 
 
@@ -44,7 +51,8 @@ class Toolkit(Protocol):
     def call(self, function: Callable[[], Result]) -> Result:
         """Run a function that computes on the device: everything else of a toolkit but `staging` is for inside of it.
 
-        Raises `OutOfDeviceMemory`, and `BackendError` for whatever else the device or its compiler complains of.
+        Raises `OutOfDeviceMemory`, and `BackendError` for whatever else the device or its compiler
+        complains of.
         """
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
@@ -62,11 +70,14 @@ class Toolkit(Protocol):
     def to_device(self, array: Array) -> Any:
         """Copy a host array to the device, contiguous; the host array may change at once."""
 
-    def staging(self, part: Any, also: Iterable[tuple[Any, Any]] = ()) -> AbstractContextManager[Array]:
+    def staging(
+        self, part: Any, also: Iterable[tuple[Any, Any]] = ()
+    ) -> AbstractContextManager[Array]:
         """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
 
         ``also``: toolkits of other devices, and an array on each that gets the same.
-        The copy may still be under way when this returns; kernels that are launched later wait for it.
+        The copy may still be under way when this returns; kernels that are launched later wait for
+        it.
         """
 
     def free_bytes(self) -> int:
@@ -77,7 +88,9 @@ class Toolkit(Protocol):
 
 
 MAP_BYTES = 1 << 22
-"""Bytes of a piece of a map that is uploaded: while one is on its way the next is put into its slot."""
+"""Bytes of a piece of a map that is uploaded: while one is on its way the next is put into its
+slot.
+"""
 
 
 def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
@@ -86,7 +99,9 @@ def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
         return [array.copy() for array in lent]
 
 
-def uploaded(toolkit: Toolkit, values: Array, dtype: Any, put: Callable[[Array, Array], object] = np.copyto) -> Any:
+def uploaded(
+    toolkit: Toolkit, values: Array, dtype: Any, put: Callable[[Array, Array], object] = np.copyto
+) -> Any:
     """A map (n_X, n_Y) as an array of ``dtype`` on the device, through pinned slots; ``put(slot, rows)`` puts some rows into one."""
     held = toolkit.xp.empty(values.shape, dtype)
     step = max(1, MAP_BYTES // max(1, held[:1].nbytes))

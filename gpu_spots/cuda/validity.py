@@ -35,7 +35,11 @@ def integer_bounds(dtype: np.dtype[Any], validity: Validity) -> tuple[int, int, 
 
 def pixels_on_device(toolkit: Toolkit, validity: Validity) -> Any:
     """(n_X * n_Y,) uint8, 0 where a pixel is masked; None: none is."""
-    return None if validity.pixels is None else toolkit.to_device(np.ascontiguousarray(validity.pixels, np.uint8).reshape(-1))
+    return (
+        None
+        if validity.pixels is None
+        else toolkit.to_device(np.ascontiguousarray(validity.pixels, np.uint8).reshape(-1))
+    )
 
 
 def float_bounds(validity: Validity) -> tuple[float, float]:

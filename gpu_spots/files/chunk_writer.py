@@ -13,11 +13,14 @@ from gpu_spots.model import Array
 class ImageWriter:
     """Writes images of a dataset (n, n_X, n_Y), or the one image of a dataset (n_X, n_Y), in chunks of whole rows.
 
-    `compress` may be called from any number of threads at once; `store` only from the one thread that writes the file.
+    `compress` may be called from any number of threads at once; `store` only from the one thread
+    that writes the file.
     """
 
     why_not_direct: str | None
-    """Why images have to be written through h5py, in a few words; None where this writer can. `compress` and `store` are for those only."""
+    """Why images have to be written through h5py, in a few words; None where this writer can.
+    `compress` and `store` are for those only.
+    """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         """Prepare to write to a dataset; nothing is written yet."""
@@ -29,13 +32,21 @@ class ImageWriter:
         self._strip: int = dataset.chunks[-2] if dataset.chunks else self._shape[0]
 
     def compress(self, image: Array) -> list[bytes]:
-        """The chunks of an image, (n_X, n_Y), the dataset's type; see `compress_image`. Raises ValueError for any other."""
+        """The chunks of an image, (n_X, n_Y), the dataset's type; see `compress_image`.
+
+        Raises ValueError for any other.
+        """
         if image.shape != self._shape or image.dtype != self.dtype:
-            raise ValueError(f"image is {image.dtype} {image.shape}, expected {self.dtype} {self._shape}")
+            raise ValueError(
+                f"image is {image.dtype} {image.shape}, expected {self.dtype} {self._shape}"
+            )
         return compress_image(image, self._strip, shuffled=self._shuffled)
 
     def store(self, index: int | None, strips: list[bytes]) -> None:
-        """Write what `compress` made of image ``index``, None for the dataset's one. Raises OSError or RuntimeError where that fails."""
+        """Write what `compress` made of image ``index``, None for the dataset's one.
+
+        Raises OSError or RuntimeError where that fails.
+        """
         leading = () if index is None else (index,)
         for i, strip in enumerate(strips):
             self.dataset.id.write_direct_chunk((*leading, i * self._strip, 0), strip)
@@ -44,7 +55,8 @@ class ImageWriter:
 def compress_image(image: Array, strip: int, *, shuffled: bool = False) -> list[bytes]:
     """An image, (n_X, n_Y), any type, as zlib streams of ``strip`` rows each, whose bytes may be shuffled first. Thread-safe.
 
-    The last is filled up with zeros: in HDF5 every chunk is whole, also where it reaches over the edge of a dataset.
+    The last is filled up with zeros: in HDF5 every chunk is whole, also where it reaches over the
+    edge of a dataset.
     """
     image = np.ascontiguousarray(image)
     n_rows, n_columns = image.shape
@@ -60,6 +72,10 @@ def compress_image(image: Array, strip: int, *, shuffled: bool = False) -> list[
 def _why_not_direct(dataset: h5py.Dataset) -> str | None:
     if filters(dataset) not in ((GZIP,), (SHUFFLE, GZIP)):
         return "not compressed by gzip, with or without shuffle"
-    if dataset.chunks[-1] != dataset.shape[-1] or dataset.chunks[:-2] != (1,) * (dataset.ndim - 2) or dataset.ndim not in (2, 3):
+    if (
+        dataset.chunks[-1] != dataset.shape[-1]
+        or dataset.chunks[:-2] != (1,) * (dataset.ndim - 2)
+        or dataset.ndim not in (2, 3)
+    ):
         return f"chunks {dataset.chunks} of {dataset.shape}, which are not whole rows of one image"
     return None if dataset.dtype.isnative else "not in native byte order"

@@ -1,7 +1,8 @@
 """Frames out of a file: by threads that read and decompress chunks themselves where that is possible, else through HDF5.
 
-Either way the values are those that h5py gives, and what is damaged is an error that names the frame. Plain h5py knows less: where a
-chunk was never written it gives zeros, and where one is too short, whatever the memory held before.
+Either way the values are those that h5py gives, and what is damaged is an error that names the
+frame. Plain h5py knows less: where a chunk was never written it gives zeros, and where one is too
+short, whatever the memory held before.
 """
 
 import os
@@ -17,21 +18,34 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.codecs import CodecError, inflate, unshuffle
-from gpu_spots.files.layout import GZIP, SHUFFLE, ChunkMap, Position, filters, hdf5_reason, why_not_direct
+from gpu_spots.files.layout import (
+    GZIP,
+    SHUFFLE,
+    ChunkMap,
+    Position,
+    filters,
+    hdf5_reason,
+    why_not_direct,
+)
 from gpu_spots.files.virtual import require_complete
 from gpu_spots.model import Array
 
 
 class FrameReader:
-    """Reads frames of a dataset (n, n_X, n_Y) in a file that stays open. A context manager, or call `close`.
+    """Reads frames of a dataset (n, n_X, n_Y) in a file that stays open.
 
-    `read` may be called from several threads at once; chunks that are read directly are then decompressed side by side.
+    A context manager, or call `close`.
+
+    `read` may be called from several threads at once; chunks that are read directly are then
+    decompressed side by side.
     """
 
     source: str
     """File and dataset, for messages."""
     why_not_direct: str | None
-    """Why HDF5 reads the frames, in a few words ("filters lzf"); None where chunks are read directly."""
+    """Why HDF5 reads the frames, in a few words ("filters lzf"); None where chunks are read
+    directly.
+    """
 
     def __init__(
         self,
@@ -44,8 +58,8 @@ class FrameReader:
         Args:
             dataset: (n, n_X, n_Y).
             dtype: the type of the frames, in native byte order; None: that of the dataset.
-            other_files: files besides its own that hold the values, if they have been checked; None:
-                they are looked for.
+            other_files: files besides its own that hold the values, if they have been checked;
+                None: they are looked for.
 
         Raises:
             InputError: it cannot be found out where the frames are, or something that the dataset
@@ -62,19 +76,34 @@ class FrameReader:
         try:
             self._chunks = ChunkMap.of(dataset)
         except (IndexError, OSError, OverflowError, RuntimeError) as error:
-            raise InputError(f"{self.source}: the list of its chunks cannot be read: {hdf5_reason(error)}") from error
-        self._is_contiguous = dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external
+            raise InputError(
+                f"{self.source}: the list of its chunks cannot be read: {hdf5_reason(error)}"
+            ) from error
+        self._is_contiguous = (
+            dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+            and not dataset.external
+        )
         self._begin: int | None = dataset.id.get_offset() if self._is_contiguous else None
-        self._other_files = require_complete(dataset, self.source).files if other_files is None else other_files
-        # HDF5's own descriptor, not the name: a file that has been put in the place of this one is another
-        self._descriptor: int | None = os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
+        self._other_files = (
+            require_complete(dataset, self.source).files if other_files is None else other_files
+        )
+        # HDF5's own descriptor, not the name: a file that has been put in the place of this one is
+        # another
+        self._descriptor: int | None = (
+            os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
+        )
         self._states = self._states_now()
 
     def __enter__(self) -> "FrameReader":
         """The reader itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close."""
         self.close()
 
@@ -102,7 +131,9 @@ class FrameReader:
     @property
     def is_decoded(self) -> bool:
         """Rows lie in the file as they are in memory."""
-        return self.why_not_direct is None and (self._chunks is None or self._is_plain(self._chunks))
+        return self.why_not_direct is None and (
+            self._chunks is None or self._is_plain(self._chunks)
+        )
 
     @property
     def rows_apart(self) -> int | None:
@@ -118,7 +149,8 @@ class FrameReader:
     def shuffled_rows(self) -> int | None:
         """Every stretch of so many rows is a shuffled chunk, which `read_shuffled` can leave so; None: not all are, or not so simply.
 
-        That is for chunks of a frame, or of whole rows that divide a frame, and values of 2, 4 or 8 bytes in the machine's order.
+        That is for chunks of a frame, or of whole rows that divide a frame, and values of 2, 4 or 8
+        bytes in the machine's order.
         """
         if self.why_not_direct is not None or self._chunks is None or SHUFFLE not in self._filters:
             return None
@@ -135,10 +167,16 @@ class FrameReader:
         if self.why_not_direct is not None or self._chunks is None:
             return 0
         # as stored, as inflated, and in order, where it is not decoded straight into the result
-        return int(self._chunks.size.max(initial=0)) + 2 * int(np.prod(self._chunks.chunk, dtype=object)) * self._dtype.itemsize
+        return (
+            int(self._chunks.size.max(initial=0))
+            + 2 * int(np.prod(self._chunks.chunk, dtype=object)) * self._dtype.itemsize
+        )
 
     def check_written(self) -> None:
-        """Raise `InputError` if anything was never written; it names the first such frame. Looks at the list of chunks only."""
+        """Raise `InputError` if anything was never written; it names the first such frame.
+
+        Looks at the list of chunks only.
+        """
         self._check_written(0, self._shape[0])
 
     def check_unchanged(self) -> None:
@@ -153,20 +191,24 @@ class FrameReader:
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         """Fill ``into`` with the rows from ``first`` to ``last`` of the frames from ``begin`` to ``end``. Thread-safe.
 
-        A chunk is decoded each time that any of it is read: best read all of its frames and rows at once.
+        A chunk is decoded each time that any of it is read: best read all of its frames and rows at
+        once.
 
         Args:
             begin: the first frame.
             end: the one after the last.
             first: the first row.
             last: the one after the last.
-            into: (end - begin, last - first, n_Y), the dataset's type in native byte order, C-contiguous.
+            into: (end - begin, last - first, n_Y), the dataset's type in native byte order,
+                C-contiguous.
 
         Raises:
             InputError: a frame, which it names, was never written, is damaged, or cannot be read.
             ValueError: ``into`` is not as described, or there are no such frames or rows.
         """
-        self._check_request(begin, end, first, last, into, (last - first, self._shape[2]), self._dtype)
+        self._check_request(
+            begin, end, first, last, into, (last - first, self._shape[2]), self._dtype
+        )
         self._check_written(begin, end)
         if self.why_not_direct is not None:
             self._read_by_hdf5(begin, end, first, last, into)
@@ -182,11 +224,14 @@ class FrameReader:
     def read_shuffled(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         """As `read_rows`, of whole stretches of `shuffled_rows` rows, whose bytes stay in the order in which they are stored.
 
-        ``into``: (end - begin, stretches, bytes of a value, rows of a stretch, n_Y) uint8, C-contiguous.
+        ``into``: (end - begin, stretches, bytes of a value, rows of a stretch, n_Y) uint8,
+        C-contiguous.
         """
         rows, chunks = self.shuffled_rows, self._chunks
         if rows is None or chunks is None or first % rows or last % rows:
-            raise ValueError(f"rows {first} to {last} are not stored in shuffled stretches of {rows} rows")
+            raise ValueError(
+                f"rows {first} to {last} are not stored in shuffled stretches of {rows} rows"
+            )
         of_frame = ((last - first) // rows, self._dtype.itemsize, rows, self._shape[2])
         self._check_request(begin, end, first, last, into, of_frame, np.dtype(np.uint8))
         self._check_written(begin, end)
@@ -195,13 +240,26 @@ class FrameReader:
                 with self._blamed_for(frame, frame + 1, x, 0):
                     self._decode(chunks, (frame, x, 0), planes, stays_shuffled=True)
 
-    def _check_request(self, begin: int, end: int, first: int, last: int, into: Array, of_frame: tuple[int, ...], dtype: np.dtype) -> None:
+    def _check_request(
+        self,
+        begin: int,
+        end: int,
+        first: int,
+        last: int,
+        into: Array,
+        of_frame: tuple[int, ...],
+        dtype: np.dtype,
+    ) -> None:
         """Raise ValueError where there are no such frames or rows, or ``into`` is not ``of_frame`` for each, of a type and contiguous."""
         if not (0 <= begin <= end <= self._shape[0] and 0 <= first <= last <= self._shape[1]):
-            raise ValueError(f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}")
+            raise ValueError(
+                f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}"
+            )
         shape = (end - begin, *of_frame)
         if into.shape != shape or into.dtype != dtype or not into.flags.c_contiguous:
-            raise ValueError(f"into is {into.dtype} {into.shape}, expected contiguous {dtype} {shape}")
+            raise ValueError(
+                f"into is {into.dtype} {into.shape}, expected contiguous {dtype} {shape}"
+            )
 
     def _read_by_hdf5(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         try:
@@ -210,7 +268,9 @@ class FrameReader:
             if end == begin + 1:
                 raise self._error(begin, end, hdf5_reason(error)) from error
             for frame in range(begin, end):  # until the one that is to blame
-                self._read_by_hdf5(frame, frame + 1, first, last, into[frame - begin : frame - begin + 1])
+                self._read_by_hdf5(
+                    frame, frame + 1, first, last, into[frame - begin : frame - begin + 1]
+                )
 
     def _read_contiguous(self, begin: int, first: int, into: Array) -> None:
         assert self._begin is not None  # it is written
@@ -221,12 +281,16 @@ class FrameReader:
             except (CodecError, OSError) as error:
                 raise self._error(frame, frame + 1, str(error)) from error
 
-    def _read_chunk(self, chunks: ChunkMap, at: Position, begin: int, top: int, into: Array) -> None:
+    def _read_chunk(
+        self, chunks: ChunkMap, at: Position, begin: int, top: int, into: Array
+    ) -> None:
         """Decode the chunk that begins ``at`` a frame, X and Y, and put what is of ``into`` there, which begins at a frame and a row."""
         frame, x, y = at
         first, last = max(frame, begin), min(frame + chunks.chunk[0], begin + len(into))
         upper, lower = max(x, top), min(x + chunks.chunk[1], top + into.shape[1])
-        there = into[first - begin : last - begin, upper - top : lower - top, y : y + chunks.chunk[2]]
+        there = into[
+            first - begin : last - begin, upper - top : lower - top, y : y + chunks.chunk[2]
+        ]
         with self._blamed_for(first, last, x, y):
             if self._is_plain(chunks):
                 self._copy_rows(chunks, at, upper - x, first - frame, there)
@@ -237,7 +301,9 @@ class FrameReader:
             else:  # it is cut off at the edge of the stack, or narrower than a frame, or holds frames or rows that are not asked for
                 whole = np.empty(chunks.chunk, self._dtype)
                 self._decode(chunks, at, whole)
-                there[...] = whole[first - frame : last - frame, upper - x : lower - x, : there.shape[2]]
+                there[...] = whole[
+                    first - frame : last - frame, upper - x : lower - x, : there.shape[2]
+                ]
 
     @contextmanager
     def _blamed_for(self, begin: int, end: int, x: int, y: int) -> Iterator[None]:
@@ -252,7 +318,10 @@ class FrameReader:
         return not self._filters and chunks.chunk[2] == self._shape[2]
 
     def _copy_rows(self, chunks: ChunkMap, at: Position, row: int, frame: int, out: Array) -> None:
-        """Fill ``out`` from a plain chunk, from a row and a frame of it on. Raises `CodecError` or OSError."""
+        """Fill ``out`` from a plain chunk, from a row and a frame of it on.
+
+        Raises `CodecError` or OSError.
+        """
         _, rows, columns = chunks.chunk
         row_bytes = columns * self._dtype.itemsize
         size, expected = int(chunks.size[chunks.index(at)]), chunks.chunk[0] * rows * row_bytes
@@ -263,15 +332,25 @@ class FrameReader:
 
     def _may_be_unfiltered(self, chunks: ChunkMap, at: Position) -> bool:
         """Whether it may be one of the chunks at the edges of a stack that HDF5 can be told not to filter, and does not mark: it knows."""
-        is_cut = any(begin + step > length for begin, step, length in zip(at, chunks.chunk, self._shape, strict=True))
+        is_cut = any(
+            begin + step > length
+            for begin, step, length in zip(at, chunks.chunk, self._shape, strict=True)
+        )
         n_bytes = int(np.prod(chunks.chunk, dtype=object)) * self._dtype.itemsize
         return is_cut and bool(self._filters) and chunks.size[chunks.index(at)] == n_bytes
 
-    def _decode(self, chunks: ChunkMap, at: Position, out: Array, *, stays_shuffled: bool = False) -> None:
-        """Read a chunk and undo its filters into ``out``, of the chunk's size and contiguous. Raises `CodecError` or OSError."""
+    def _decode(
+        self, chunks: ChunkMap, at: Position, out: Array, *, stays_shuffled: bool = False
+    ) -> None:
+        """Read a chunk and undo its filters into ``out``, of the chunk's size and contiguous.
+
+        Raises `CodecError` or OSError.
+        """
         index = chunks.index(at)
         begin, size = int(chunks.begin[index]), int(chunks.size[index])
-        applied = [number for k, number in enumerate(self._filters) if not chunks.skipped[index] >> k & 1]
+        applied = [
+            number for k, number in enumerate(self._filters) if not chunks.skipped[index] >> k & 1
+        ]
         if stays_shuffled:
             applied = [number for number in applied if number != SHUFFLE]
         if GZIP not in applied and size != out.nbytes:
@@ -298,7 +377,9 @@ class FrameReader:
         self._to_native(out)
 
     def _bytes(self, begin: int, size: int) -> bytes:
-        if begin + size > os.stat(self._open_file()).st_size:  # or memory would be asked for, however large a damaged size
+        if (
+            begin + size > os.stat(self._open_file()).st_size
+        ):  # or memory would be asked for, however large a damaged size
             raise CodecError("the file ends before it")
         data = os.pread(self._open_file(), size, begin)
         while len(data) < size:
@@ -322,7 +403,9 @@ class FrameReader:
             raise self._error(begin, begin + 1, "it was never written")
         hole = self._chunks.unwritten(begin, end) if self._chunks is not None else None
         if hole is not None:
-            raise self._error(hole[0], hole[0] + 1, f"its chunk at X {hole[1]}, Y {hole[2]} was never written")
+            raise self._error(
+                hole[0], hole[0] + 1, f"its chunk at X {hole[1]}, Y {hole[2]} was never written"
+            )
 
     def _error(self, begin: int, end: int, why: str) -> InputError:
         """The error that frames cannot be read; if the file was changed, then that it was."""
@@ -335,7 +418,10 @@ class FrameReader:
 
     def _states_now(self) -> list[tuple[int, int] | None]:
         """Size and time of each file that frames come from."""
-        files = [self._dataset.file.filename if self._descriptor is None else self._descriptor, *self._other_files]
+        files = [
+            self._dataset.file.filename if self._descriptor is None else self._descriptor,
+            *self._other_files,
+        ]
         return [_state(file) for file in files]
 
 

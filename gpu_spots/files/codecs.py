@@ -1,7 +1,8 @@
 """The two filters of HDF5 that are done here and not in HDF5: gzip, which is a zlib stream, and shuffle.
 
-HDF5 holds its one lock while it decompresses; these functions need none and let go of the interpreter's, so threads share the work.
-The fastest library that is installed does it: libdeflate (package deflate) and ISA-L (package isal), else the standard library's zlib.
+HDF5 holds its one lock while it decompresses; these functions need none and let go of the
+interpreter's, so threads share the work. The fastest library that is installed does it: libdeflate
+(package deflate) and ISA-L (package isal), else the standard library's zlib.
 """
 
 import sys
@@ -23,9 +24,12 @@ except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
 ISAL_LEVEL = 1
-"""Twenty times as fast as zlib's level 4 on masks and labels, for about one and a half times the bytes."""
+"""Twenty times as fast as zlib's level 4 on masks and labels, for about one and a half times the
+bytes.
+"""
 ZLIB_LEVEL = 4
-"""What h5py uses. Levels 1 to 3 are no faster than twice that and make masks three times as large."""
+"""What h5py uses. Levels 1 to 3 are no faster than twice that and make masks three times as large.
+"""
 BLOCK = 1 << 15
 """Values unshuffled at a time, few enough to stay in the cache from one byte to the next."""
 
@@ -37,7 +41,8 @@ class CodecError(ValueError):
 def inflate(data: bytes, n_bytes: int) -> bytes | bytearray:
     """Decompress a zlib stream that holds ``n_bytes``; as in HDF5, what follows its end is ignored.
 
-    Raises `CodecError` where the stream is damaged, ends early, fails its checksum, or holds more or less.
+    Raises `CodecError` where the stream is damaged, ends early, fails its checksum, or holds more
+    or less.
     """
     if deflate is not None:
         try:
@@ -51,7 +56,8 @@ def inflate(data: bytes, n_bytes: int) -> bytes | bytearray:
 def _inflate_stream(library: Any, data: bytes, n_bytes: int) -> bytes:
     stream = library.decompressobj()
     try:
-        # one byte more than there should be: a stream that goes on is seen, and is not followed to its end
+        # one byte more than there should be: a stream that goes on is seen, and is not followed to
+        # its end
         inflated: bytes = stream.decompress(data, n_bytes + 1)
     except library.error as error:
         raise CodecError(f"damaged compressed data: {str(error).rpartition(': ')[2]}") from None

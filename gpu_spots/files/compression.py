@@ -7,7 +7,14 @@ from gpu_spots.errors import ParameterError
 from gpu_spots.packages import install_command
 
 BUILT_IN = ("gzip", "lzf", "none")
-PLUGINS = {"bitshuffle": "Bitshuffle", "blosc": "Blosc", "blosc2": "Blosc2", "bzip2": "BZip2", "lz4": "LZ4", "zstd": "Zstd"}
+PLUGINS = {
+    "bitshuffle": "Bitshuffle",
+    "blosc": "Blosc",
+    "blosc2": "Blosc2",
+    "bzip2": "BZip2",
+    "lz4": "LZ4",
+    "zstd": "Zstd",
+}
 """Lossless filters of hdf5plugin; a reader of the file needs the plugin too."""
 
 
@@ -17,10 +24,15 @@ def available() -> tuple[str, ...]:
 
 
 def filter_options(name: str) -> dict[str, Any]:
-    """Keyword arguments for ``h5py.Group.create_dataset``. Raises `ParameterError` for a name that cannot be used here."""
+    """Keyword arguments for ``h5py.Group.create_dataset``.
+
+    Raises `ParameterError` for a name that cannot be used here.
+    """
     if name not in available():
         hint = f"; {install_command('plugins')} brings it" if name in PLUGINS else ""
-        raise ParameterError("compression", f"{name!r} is not one of {', '.join(available())}{hint}")
+        raise ParameterError(
+            "compression", f"{name!r} is not one of {', '.join(available())}{hint}"
+        )
     if name == "none":
         return {}
     if name in BUILT_IN:

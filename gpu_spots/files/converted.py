@@ -17,7 +17,13 @@ from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.images import HEADER_FIELDS
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
 from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.output import NewFile, check_output, complete_or_absent, new_file, uninterrupted
+from gpu_spots.files.output import (
+    NewFile,
+    check_output,
+    complete_or_absent,
+    new_file,
+    uninterrupted,
+)
 from gpu_spots.files.spots_file import STRIP
 from gpu_spots.protocols import Observer
 from gpu_spots.workers import in_order
@@ -29,10 +35,13 @@ ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi", "start_angle")
 """Zero on all frames, they say that nobody told the detector."""
 
 
-def write_converted(stack: ImageStack, output: Path, observer: Observer, workers: int, *, force: bool = False) -> None:
+def write_converted(
+    stack: ImageStack, output: Path, observer: Observer, workers: int, *, force: bool = False
+) -> None:
     """Write the frames of a stack of images, their headers and the metadata to ``output``, which appears when it is complete.
 
-    Threads read and compress. Raises `InputError`, which names the image, and `OutputError`; then nothing new is left on disk.
+    Threads read and compress. Raises `InputError`, which names the image, and `OutputError`; then
+    nothing new is left on disk.
     """
     check_output(output, stack.files, force)
     with complete_or_absent(output) as part, new_file(part, str(output)) as file:
@@ -43,7 +52,12 @@ def write_converted(stack: ImageStack, output: Path, observer: Observer, workers
         with _writing(file, output):
             names = np.array([path.name for path in stack.images.paths], object)
             read = {"file": Column(names, None, {"description": "name of the image that was read"})}
-            write_columns(file, {**read, **_header_columns(headers)}, HEADERS, "what the headers of the images say, one value a frame")
+            write_columns(
+                file,
+                {**read, **_header_columns(headers)},
+                HEADERS,
+                "what the headers of the images say, one value a frame",
+            )
 
 
 def _write_frames(
@@ -60,7 +74,9 @@ def _write_frames(
     observer.stage("convert", stack.shape[0], "frames")
     headers = []
     stack.check_whole()
-    for frame, (strips, header, kind) in enumerate(in_order(prepare, range(stack.shape[0]), workers)):
+    for frame, (strips, header, kind) in enumerate(
+        in_order(prepare, range(stack.shape[0]), workers)
+    ):
         with _writing(file, output):
             writer.store(frame, strips)
         headers.append((header, kind))
@@ -72,8 +88,12 @@ def _write_frames(
 def _mark(file: h5py.File, stack: ImageStack) -> None:
     """The empty dataset of the frames, and what NeXus needs to find it."""
     n_frames, n_rows, n_columns = stack.shape
-    frames = file.create_dataset("frames", stack.shape, stack.dtype, chunks=(1, min(STRIP, n_rows), n_columns), **FILTERS)
-    frames.attrs["description"] = "frames, indexed [frame, X, Y]: rows of the images are X, their columns Y"
+    frames = file.create_dataset(
+        "frames", stack.shape, stack.dtype, chunks=(1, min(STRIP, n_rows), n_columns), **FILTERS
+    )
+    frames.attrs["description"] = (
+        "frames, indexed [frame, X, Y]: rows of the images are X, their columns Y"
+    )
     frames.attrs["units"] = "counts"
     if stack.saturation is not None:
         frames.attrs["saturation"] = stack.saturation
@@ -86,13 +106,22 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
             "creator": "gpu_spots",
             "creator_version": __version__,
             "file_time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "converted_from": str(Path(stack.files[0]).absolute()).encode(errors="backslashreplace").decode(),
+            "converted_from": str(Path(stack.files[0]).absolute())
+            .encode(errors="backslashreplace")
+            .decode(),
         }
     )
     entry = file.create_group("entry")
     entry.attrs.update({"NX_class": "NXentry", "default": "data"})
     data = entry.create_group("data")
-    data.attrs.update({"NX_class": "NXdata", "signal": "frames", "axes": ["frame", "X", "Y"], "description": "the frames, for viewers"})
+    data.attrs.update(
+        {
+            "NX_class": "NXdata",
+            "signal": "frames",
+            "axes": ["frame", "X", "Y"],
+            "description": "the frames, for viewers",
+        }
+    )
     data["frames"] = h5py.SoftLink("/frames")
     if "angle" in stack.columns:
         data["angle"] = h5py.SoftLink(f"/{GROUP}/angle")
@@ -106,7 +135,13 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
 
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
     """One value a frame of all that any header has; NaN, or nothing for text, where one has it not."""
-    columns = {"format": Column(np.array([kind for _, kind in headers], object), None, {"description": "format of the image"})}
+    columns = {
+        "format": Column(
+            np.array([kind for _, kind in headers], object),
+            None,
+            {"description": "format of the image"},
+        )
+    }
     for name, (units, description) in HEADER_FIELDS.items():
         values: list[Any] = [header.get(name) for header, _ in headers]
         if all(value is None or (name in ANGLES and not value) for value in values):
@@ -114,7 +149,9 @@ def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[s
         text = any(isinstance(value, str) for value in values)
         missing: str | float = "" if text else np.nan
         filled = [missing if value is None else value for value in values]
-        columns[name] = Column(np.array(filled, object if text else np.float64), units, {"description": description})
+        columns[name] = Column(
+            np.array(filled, object if text else np.float64), units, {"description": description}
+        )
     return columns
 
 

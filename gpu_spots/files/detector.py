@@ -20,7 +20,8 @@ from gpu_spots.model import Array
 NEXUS_BAD = 0xFFFF
 """Bits of an NXmx pixel mask that mean a pixel is not to be used; the bits above are for notes."""
 CXI_BAD = 0x0001 | 0x0004 | 0x0008 | 0x0010 | 0x0040 | 0x0080 | 0x0100 | 0x0200 | 0x0400 | 0x1000
-"""Bits of a CXI mask: invalid, hot, dead, shadowed, to be ignored, bad, out of resolution limits, missing, noisy, failed correction.
+"""Bits of a CXI mask: invalid, hot, dead, shadowed, to be ignored, bad, out of resolution limits,
+missing, noisy, failed correction.
 
 Not saturated (0x2), in a peak (0x20, 0x2000), corrected (0x800, 0x4000): such pixels can be used.
 """
@@ -57,7 +58,13 @@ class DetectorFacts:
 
 
 def detector_facts(
-    file: h5py.File, layout: Layout, shape: tuple[int, int], dtype: np.dtype[Any], *, with_mask: bool, with_bounds: bool
+    file: h5py.File,
+    layout: Layout,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    *,
+    with_mask: bool,
+    with_bounds: bool,
 ) -> DetectorFacts:
     """What the file says of the detector that took the frames.
 
@@ -77,7 +84,13 @@ def detector_facts(
         return DetectorFacts(unused_mask=_beside(file, layout, shape) or "", **own)
     if layout.kind == "CXI":
         place = _cxi_mask(file, layout, with_mask)
-        mask = _cxi_good(file, place, shape, len_frames=sum(len(part.dataset) for part in layout.parts)) if place and with_mask else None
+        mask = (
+            _cxi_good(
+                file, place, shape, len_frames=sum(len(part.dataset) for part in layout.parts)
+            )
+            if place and with_mask
+            else None
+        )
         return DetectorFacts(mask, place or "")
     place, detector = _detector(file, layout, shape)
     bounds: dict[str, Any] = {}
@@ -88,7 +101,9 @@ def detector_facts(
     elif with_bounds and dtype.kind == "u" and is_eiger_data(layout):
         bounds = _eiger_data(Path(layout.parts[0].dataset.file.filename), dtype)
     names = ("pixel_mask", "detectorSpecific/pixel_mask") if detector is not None else ()
-    mask_place = next((f"{place}/{name}" for name in names if _is_there(file, f"{place}/{name}", with_mask)), "")
+    mask_place = next(
+        (f"{place}/{name}" for name in names if _is_there(file, f"{place}/{name}", with_mask)), ""
+    )
     mask = _nexus_good(file, mask_place, shape) if mask_place and with_mask else None
     unused = "" if mask_place else _beside(file, layout, shape) or ""
     return DetectorFacts(mask, mask_place, unused_mask=unused, **bounds)
@@ -114,16 +129,24 @@ def good_of_cxi(values: Array) -> NDArray[np.bool_]:
     return (values.astype(np.int64) & CXI_BAD) == 0
 
 
-def _detector(file: h5py.File, layout: Layout, shape: tuple[int, int]) -> tuple[str, h5py.Group | None]:
+def _detector(
+    file: h5py.File, layout: Layout, shape: tuple[int, int]
+) -> tuple[str, h5py.Group | None]:
     """The group of the detector that took the frames: the one that has them, else the only one, else the only one whose mask fits."""
     top = layout.parts[0].path.split("/")[1]
     found = list(_detectors(file, top))
     frames = layout.parts[0].dataset.id
     for place, group in found:
-        if any(item.id == frames for _, item in members(group)) or layout.parts[0].path.startswith(f"{place}/"):
+        if any(item.id == frames for _, item in members(group)) or layout.parts[0].path.startswith(
+            f"{place}/"
+        ):
             return place, group
     if len(found) > 1:
-        named = [(place, group) for place, group in found if place.rpartition("/")[2] in layout.parts[0].path.split("/")]
+        named = [
+            (place, group)
+            for place, group in found
+            if place.rpartition("/")[2] in layout.parts[0].path.split("/")
+        ]
         fitting = named or [(place, group) for place, group in found if _mask_shape(group) == shape]
         if len(fitting) != 1:
             return "", None
@@ -139,8 +162,17 @@ def _detectors(file: h5py.File, top: str) -> Iterator[tuple[str, h5py.Group]]:
     for name, instrument in groups_in(entry):
         if name == "instrument" or text_of(instrument.attrs, "NX_class") == "NXinstrument":
             for inner, group in groups_in(instrument):
-                known = {"pixel_mask", "saturation_value", "detectorSpecific", "detector_information"}
-                if text_of(group.attrs, "NX_class") == "NXdetector" or inner == "detector" or known & set(group):
+                known = {
+                    "pixel_mask",
+                    "saturation_value",
+                    "detectorSpecific",
+                    "detector_information",
+                }
+                if (
+                    text_of(group.attrs, "NX_class") == "NXdetector"
+                    or inner == "detector"
+                    or known & set(group)
+                ):
                     yield f"/{top}/{name}/{inner}", group
 
 
@@ -150,7 +182,11 @@ def _mask_shape(detector: h5py.Group) -> tuple[int, ...] | None:
 
 
 def _is_there(file: h5py.File, path: str, wanted: bool) -> bool:
-    """Whether a mask is there. Raises `InputError` where it is wanted and a link to it leads nowhere: to do without it is to be chosen."""
+    """Whether a mask is there.
+
+    Raises `InputError` where it is wanted and a link to it leads nowhere: to do without it is to be
+    chosen.
+    """
     if wanted and (why := why_broken(file, path)):
         raise InputError(f"{file.filename}: no mask {path}: {why}; --no-file-mask does without")
     return isinstance(member(file, path), h5py.Dataset)
@@ -166,7 +202,10 @@ def _nexus_good(file: h5py.File, path: str, shape: tuple[int, int]) -> NDArray[n
 def _cxi_mask(file: h5py.File, layout: Layout, wanted: bool) -> str | None:
     """The mask beside the frames, or beside what the frames are a link to."""
     place = layout.parts[0].path.rpartition("/")[0]
-    places = [place, *(f"/{top}/{name}/{inner}" for top, name, inner in _cxi_detectors(file, layout))]
+    places = [
+        place,
+        *(f"/{top}/{name}/{inner}" for top, name, inner in _cxi_detectors(file, layout)),
+    ]
     paths = (f"{place}/{name}" for place in places for name in ("mask", "mask_shared"))
     return next((path for path in paths if _is_there(file, path, wanted)), None)
 
@@ -181,10 +220,16 @@ def _cxi_detectors(file: h5py.File, layout: Layout) -> Iterator[tuple[str, str, 
                     yield top, name, inner
 
 
-def _cxi_good(file: h5py.File, path: str, shape: tuple[int, int], len_frames: int) -> NDArray[np.bool_]:
+def _cxi_good(
+    file: h5py.File, path: str, shape: tuple[int, int], len_frames: int
+) -> NDArray[np.bool_]:
     """A mask for each frame masks a pixel that is bad on any of them."""
     item = file[path]
-    if isinstance(item, h5py.Dataset) and item.shape == (len_frames, *shape) and item.dtype.kind in "iu":
+    if (
+        isinstance(item, h5py.Dataset)
+        and item.shape == (len_frames, *shape)
+        and item.dtype.kind in "iu"
+    ):
         source = f"{file.filename}: the mask {path}"
         require_complete(item, source)
         good = np.ones(shape, bool)
@@ -208,7 +253,9 @@ def _image(file: h5py.File, path: str) -> Array:
 
 def _check_mask(file: h5py.File, path: str, values: Array, shape: tuple[int, int]) -> None:
     if values.dtype.kind not in "iub":
-        raise InputError(f"{file.filename}: the mask {path} is {values.dtype}, expected integers; --no-file-mask does without")
+        raise InputError(
+            f"{file.filename}: the mask {path} is {values.dtype}, expected integers; --no-file-mask does without"
+        )
     if values.shape != shape:
         raise InputError(
             f"{file.filename}: the mask {path} has shape {values.shape}, expected that of a frame, {shape}; --no-file-mask does without"
@@ -216,11 +263,19 @@ def _check_mask(file: h5py.File, path: str, values: Array, shape: tuple[int, int
 
 
 def _beside(file: h5py.File, layout: Layout, shape: tuple[int, int]) -> str | None:
-    """An image beside the frames that is called a mask. Which of its values is good, nobody says."""
+    """An image beside the frames that is called a mask.
+
+    Which of its values is good, nobody says.
+    """
     place = layout.parts[0].path.rpartition("/")[0]
     group = file[place or "/"]
     for name, item in members(group) if isinstance(group, h5py.Group) else ():
-        if "mask" in name.lower() and isinstance(item, h5py.Dataset) and item.shape == shape and item.dtype.kind in "iub":
+        if (
+            "mask" in name.lower()
+            and isinstance(item, h5py.Dataset)
+            and item.shape == shape
+            and item.dtype.kind in "iub"
+        ):
             return f"{place}/{name}"
     return None
 
@@ -231,7 +286,15 @@ def _is_counting(file: h5py.File, layout: Layout, place: str, detector: h5py.Gro
     A CCD does not: its largest value is saturation.
     """
     words = place.rpartition("/")[2].lower()
-    for name in ("description", "type", "model", "name", "local_name", "detector_information/model", "detector_information/type"):
+    for name in (
+        "description",
+        "type",
+        "model",
+        "name",
+        "local_name",
+        "detector_information/model",
+        "detector_information/type",
+    ):
         item = member(detector, name)
         if isinstance(item, h5py.Dataset) and item.shape in ((), (1,)) and item.dtype.kind in "SO":
             words += f" {_text(item).lower()}"
@@ -271,7 +334,10 @@ def _sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
     """Bounds that leave out the values which stand for none: the largest two of an unsigned type, -1 and -2 of a Pilatus, the smallest."""
     if dtype.kind == "u":
         largest = int(np.iinfo(dtype).max)
-        return {"high": largest - 2, "high_from": f"{largest - 1} and {largest} mark pixels without a value"}
+        return {
+            "high": largest - 2,
+            "high_from": f"{largest - 1} and {largest} mark pixels without a value",
+        }
     if dtype.kind == "i" and make in ("pilatus", "eiger"):
         return {"low": 0, "low_from": "-1 and -2 mark pixels without a value"}
     if dtype.kind == "i":
@@ -292,7 +358,9 @@ def _eiger_data(path: Path, dtype: np.dtype[Any]) -> dict[str, Any]:
     largest = int(np.iinfo(dtype).max)
     named = EIGER_DATA.fullmatch(path.name)
     master = path.with_name(f"{named[1]}_master.h5") if named else path
-    remedy = f"give {master} instead" if named and master.exists() else "give the master file instead"
+    remedy = (
+        f"give {master} instead" if named and master.exists() else "give the master file instead"
+    )
     return {
         "high": largest - 1,
         "high_from": f"{largest} marks pixels without a value in EIGER data files",
@@ -305,7 +373,9 @@ def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
     """A number; None where there is none, or NaN. Raises `InputError` for anything else."""
     item = member(detector, name)
     if item is None and (why := why_broken(detector.file, f"{place}/{name}")):
-        raise InputError(f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without")
+        raise InputError(
+            f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without"
+        )
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
     values = read_values(item, f"{detector.file.filename}: {place}/{name}").reshape(-1)

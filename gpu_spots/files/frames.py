@@ -33,7 +33,10 @@ READ_BYTES = 2**28
 
 
 class ArrayStack:
-    """Frames in memory: (n_frames, n_X, n_Y), one of `FRAME_DTYPES`. Raises `InputError` for any other array."""
+    """Frames in memory: (n_frames, n_X, n_Y), one of `FRAME_DTYPES`.
+
+    Raises `InputError` for any other array.
+    """
 
     source = "frames"
     step = 1
@@ -51,15 +54,21 @@ class ArrayStack:
         frames = np.asarray(frames)
         if frames.dtype.kind in "iu" and frames.dtype.newbyteorder("=") not in FRAME_DTYPES:
             types = ", ".join(map(str, FRAME_DTYPES))
-            raise InputError(f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it")
+            raise InputError(
+                f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it"
+            )
         _check_type(frames.dtype, self.source)
         _check_shape(frames.shape, self.source)
         self._frames = np.ascontiguousarray(frames, dtype=frames.dtype.newbyteorder("="))
         self.shape = self._frames.shape
         self.dtype = self._frames.dtype
-        self.columns: Columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
+        self.columns: Columns = {
+            name: np.asarray(values) for name, values in (columns or {}).items()
+        }
         self.validity = validity or Validity()
-        self.saturation: float | None = largest_value(self.dtype) if saturation is None else saturation
+        self.saturation: float | None = (
+            largest_value(self.dtype) if saturation is None else saturation
+        )
         self.notes: tuple[str, ...] = ()
         self.record: Mapping[str, Any] = {}
 
@@ -115,7 +124,9 @@ class FileStack:
         frames_in_chunk = max(reader.frames_in_chunk for reader in readers)
         stretches = [reader.rows_apart for reader in readers]
         stretch = None if None in stretches else math.lcm(*filter(None, stretches))
-        self.rows_apart = stretch if stretch is not None and stretch < max(self.shape[1], 2) else None
+        self.rows_apart = (
+            stretch if stretch is not None and stretch < max(self.shape[1], 2) else None
+        )
         self.is_decoded = all(reader.is_decoded for reader in readers)
         self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
 
@@ -123,7 +134,10 @@ class FileStack:
         """Nothing is in memory yet."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Read frames; may be called by several threads. Raises `InputError`, which names the frame in its dataset."""
+        """Read frames; may be called by several threads.
+
+        Raises `InputError`, which names the frame in its dataset.
+        """
         for reader, first, last, part in self._parts(begin, end, into):
             reader.read(first, last, part)
 
@@ -143,7 +157,9 @@ class FileStack:
         for reader, first_frame, last_frame, part in self._parts(begin, end, into):
             reader.read_shuffled(first_frame, last_frame, first, last, part)
 
-    def _parts(self, begin: int, end: int, into: Array) -> Iterator[tuple[FrameReader, int, int, Array]]:
+    def _parts(
+        self, begin: int, end: int, into: Array
+    ) -> Iterator[tuple[FrameReader, int, int, Array]]:
         """Of some frames: the readers that have them, which ones they are there, and where they go in ``into``."""
         for reader, (first, last) in zip(self._readers, pairwise(self._begins), strict=True):
             from_, to = max(begin, first), min(end, last)
@@ -159,7 +175,9 @@ class FileStack:
     @property
     def why_not_direct(self) -> str | None:
         """Why HDF5 reads the frames, in a few words; None where all chunks are read directly."""
-        return next((reader.why_not_direct for reader in self._readers if reader.why_not_direct), None)
+        return next(
+            (reader.why_not_direct for reader in self._readers if reader.why_not_direct), None
+        )
 
 
 class Apart(Protocol):
@@ -176,7 +194,10 @@ class Apart(Protocol):
 
 
 def apply_inputs(stack: Apart, options: InputOptions) -> None:
-    """Let frames that are in no HDF5 file have what the options say. Raises `InputError` and `ParameterError` as `open_run`."""
+    """Let frames that are in no HDF5 file have what the options say.
+
+    Raises `InputError` and `ParameterError` as `open_run`.
+    """
     for name in ("frames_path", "angles_path", "laser_path"):
         if getattr(options, name):
             raise ParameterError(name, "names a dataset, and the frames are in no HDF5 file")
@@ -185,18 +206,26 @@ def apply_inputs(stack: Apart, options: InputOptions) -> None:
         low=stack.validity.low,
         low_from="negative values mark pixels without a value",
         saturation=stack.saturation,
-        saturation_from=f"the largest value of {stack.dtype}" if stack.saturation == largest_value(stack.dtype) else "the header",
+        saturation_from=f"the largest value of {stack.dtype}"
+        if stack.saturation == largest_value(stack.dtype)
+        else "the header",
     )
     found = limits(stack.source, stack.shape[1:], stack.dtype, facts, options)
-    stack.validity, stack.saturation, stack.notes, stack.record = found.validity, found.saturation, found.notes, found.record
+    stack.validity, stack.saturation, stack.notes, stack.record = (
+        found.validity,
+        found.saturation,
+        found.notes,
+        found.record,
+    )
 
 
 @contextmanager
 def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[FileStack]:
     """Open a run; ``options`` say where things are that are not found by themselves, and what does not count.
 
-    Raises `InputError` where the file is missing, is not HDF5, is damaged, where the frames are not found or not frames, and where the
-    options do not fit them; `ParameterError` where an option is needed or wrong.
+    Raises `InputError` where the file is missing, is not HDF5, is damaged, where the frames are not
+    found or not frames, and where the options do not fit them; `ParameterError` where an option is
+    needed or wrong.
     """
     path, options = Path(path), options or InputOptions()
     with open_hdf5(path) as file, ExitStack() as opened:
@@ -248,7 +277,10 @@ def _described(
 
 
 def _origin(part: Part, source: str) -> Origin:
-    """Where the frames of a part come from. Raises `InputError` where they are no frames, or some are missing."""
+    """Where the frames of a part come from.
+
+    Raises `InputError` where they are no frames, or some are missing.
+    """
     if not part.dataset.is_virtual:
         _check_type(part.dataset.dtype, source)
     _check_shape(part.dataset.shape, source)
@@ -256,28 +288,39 @@ def _origin(part: Part, source: str) -> Origin:
 
 
 def _type_of_all(path: Path, layout: Layout, origins: Sequence[Origin]) -> np.dtype[Any]:
-    """The type of the frames. Raises `InputError` where those of a part have another size or type, or a type that is not for frames."""
+    """The type of the frames.
+
+    Raises `InputError` where those of a part have another size or type, or a type that is not for
+    frames.
+    """
     first = layout.parts[0]
     dtype = _stored_type(first, origins[0], f"{path}: {first.path}")
     expected = _frames_in_words(first, dtype)
     for part, origin in zip(layout.parts, origins, strict=True):
         found = _frames_in_words(part, _stored_type(part, origin, f"{path}: {part.path}"))
         if found != expected:
-            raise InputError(f"{path}: {part.path} has frames of {found}, expected {expected} as in {first.path}")
+            raise InputError(
+                f"{path}: {part.path} has frames of {found}, expected {expected} as in {first.path}"
+            )
     return dtype
 
 
 def _stored_type(part: Part, origin: Origin, source: str) -> np.dtype[Any]:
     """The type of the frames of a part, in native byte order.
 
-    That of the dataset; but for a virtual one whose type is not for frames, or cannot hold all values of its sources, that of the sources.
+    That of the dataset; but for a virtual one whose type is not for frames, or cannot hold all
+    values of its sources, that of the sources.
     """
     declared = part.dataset.dtype.newbyteorder("=")
     holds_all = declared.kind == "f" or all(np.can_cast(dtype, declared) for dtype in origin.types)
     if part.dataset.is_virtual and not (declared in FRAME_DTYPES and holds_all):
         if len(origin.types) > 1:
-            found = ", ".join(f"{_type_name(dtype)} ({name})" for dtype, name in origin.types.items())
-            raise InputError(f"{source} is a virtual dataset of {declared} with sources of different types: {found}; expected one type")
+            found = ", ".join(
+                f"{_type_name(dtype)} ({name})" for dtype, name in origin.types.items()
+            )
+            raise InputError(
+                f"{source} is a virtual dataset of {declared} with sources of different types: {found}; expected one type"
+            )
         declared = next(iter(origin.types))
     _check_type(declared, source)
     return declared
@@ -288,7 +331,10 @@ def _frames_in_words(part: Part, dtype: np.dtype[Any]) -> str:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading. Raises `InputError` where it is missing, is not HDF5, or is damaged."""
+    """Open an HDF5 file for reading.
+
+    Raises `InputError` where it is missing, is not HDF5, or is damaged.
+    """
     require_regular_file(path, "an HDF5 file")
     watchdog.reading(str(path))
     try:
@@ -297,13 +343,17 @@ def open_hdf5(path: Path) -> h5py.File:
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
     if not h5py.is_hdf5(path):
-        raise InputError(f"{path}: is {'not' if path.stat().st_size else 'empty, expected'} an HDF5 file")
+        raise InputError(
+            f"{path}: is {'not' if path.stat().st_size else 'empty, expected'} an HDF5 file"
+        )
     try:
         return h5py.File(path, "r")
     except OSError as error:
         reason = hdf5_reason(error)
         locked = reason.startswith("unable to lock file")
-        raise InputError(f"{path}: cannot be opened: {'another program is writing to it' if locked else reason}") from error
+        raise InputError(
+            f"{path}: cannot be opened: {'another program is writing to it' if locked else reason}"
+        ) from error
 
 
 def largest_value(dtype: np.dtype[Any]) -> int | None:
@@ -313,7 +363,9 @@ def largest_value(dtype: np.dtype[Any]) -> int | None:
 
 def _check_type(dtype: np.dtype[Any], source: str) -> None:
     if dtype.newbyteorder("=") not in FRAME_DTYPES or h5py.check_dtype(enum=dtype):
-        raise InputError(f"{source} is {_type_name(dtype)}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+        raise InputError(
+            f"{source} is {_type_name(dtype)}, expected one of {', '.join(map(str, FRAME_DTYPES))}"
+        )
 
 
 def _check_shape(shape: tuple[int, ...] | None, source: str) -> None:

@@ -1,7 +1,7 @@
 """Reading text of variable length, which HDF5 keeps in heaps, from files that may be damaged.
 
-HDF5 walks through a heap from object to object. Where free space of size 0 stands in it, as after one
-flipped byte, it never comes to the end. So what HDF5 reads passes a check here first.
+HDF5 walks through a heap from object to object. Where free space of size 0 stands in it, as after
+one flipped byte, it never comes to the end. So what HDF5 reads passes a check here first.
 """
 
 import os
@@ -20,7 +20,9 @@ SMALLEST = 4096
 LARGEST = 1 << 30
 """Bytes of a collection that are looked through, at most."""
 HEADER = struct.Struct("<HHIQ")
-"""Of an object in a collection: number (0: free space), references, 4 bytes that are not used, size."""
+"""Of an object in a collection: number (0: free space), references, 4 bytes that are not used,
+size.
+"""
 
 
 class DamagedHeapError(OSError):
@@ -28,7 +30,10 @@ class DamagedHeapError(OSError):
 
 
 class CheckedFile:
-    """A file for h5py to read from. Heaps are checked before HDF5 sees them; a damaged one is a read error."""
+    """A file for h5py to read from.
+
+    Heaps are checked before HDF5 sees them; a damaged one is a read error.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises OSError."""
@@ -48,7 +53,9 @@ class CheckedFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Set and return the position."""
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
         return self._position
 
     def tell(self) -> int:
@@ -79,7 +86,9 @@ class CheckedFile:
         if begin in self._sound:
             return
         size = int.from_bytes(os.pread(self._descriptor, 8, begin + len(SIGNATURE)), "little")
-        if SMALLEST <= size <= min(self._size - begin, LARGEST):  # others HDF5 refuses, or they are no heap
+        if (
+            SMALLEST <= size <= min(self._size - begin, LARGEST)
+        ):  # others HDF5 refuses, or they are no heap
             data = os.pread(self._descriptor, size, begin)
             at = len(SIGNATURE) + 8
             while at + HEADER.size <= size:

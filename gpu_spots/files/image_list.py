@@ -36,11 +36,13 @@ IN_MESSAGES = 3
 class ImageRequest:
     """Which images, and what the user says of them.
 
-    Names of files may be text or paths. Raises `ParameterError` for values out of range, and for options that do not go together.
+    Names of files may be text or paths. Raises `ParameterError` for values out of range, and for
+    options that do not go together.
     """
 
     sources: tuple[str, ...] = ()
-    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple."""
+    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple.
+    """
     log: Path | None = None
     """A Lauecollect log, which names the images."""
     folder: Path | None = None
@@ -54,7 +56,9 @@ class ImageRequest:
     angle_step: float | None = None
     """Degrees from angle to angle; None: angles are not given like this."""
     frames_per_angle: int | None = None
-    """Frames at each of those angles, one after the other; None: as many as ``laser`` has states, else 1."""
+    """Frames at each of those angles, one after the other; None: as many as ``laser`` has states,
+    else 1.
+    """
     laser: tuple[str, ...] | None = None
     """Laser states, on or off, of the first frames, which repeat; None: not given."""
     skip_bad: bool = False
@@ -72,9 +76,13 @@ class ImageRequest:
 
     def _check(self) -> None:
         if not self.sources and self.log is None and self.table is None:
-            raise ParameterError("sources", "no images are given, and no log or table that names them")
+            raise ParameterError(
+                "sources", "no images are given, and no log or table that names them"
+            )
         if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
-            raise ParameterError("laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on")
+            raise ParameterError(
+                "laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on"
+            )
         for name in ("angle_start", "frames_per_angle"):
             if getattr(self, name) is not None and self.angle_step is None:
                 raise ParameterError(name, "needs --angle-step as well")
@@ -83,9 +91,14 @@ class ImageRequest:
             if value is not None and not np.isfinite(value):
                 raise ParameterError(name, f"{value!r} is not a finite number of degrees")
         if self.folder is not None and self.log is None and (self.table is None or self.sources):
-            raise ParameterError("folder", "is where the images are that a log or a table names, and neither is given")
+            raise ParameterError(
+                "folder",
+                "is where the images are that a log or a table names, and neither is given",
+            )
         if self.log is not None and self.sources:
-            raise ParameterError("log", f"names the images of the run, and {self.sources[0]} is given as well")
+            raise ParameterError(
+                "log", f"names the images of the run, and {self.sources[0]} is given as well"
+            )
         if self.log is not None and self.table is not None:
             raise ParameterError("table", "a log is given as well, which has the metadata already")
         if self.name_pattern is not None:
@@ -94,7 +107,9 @@ class ImageRequest:
     @property
     def named(self) -> list[Path]:
         """The files that the request itself names; which images there are, `list_images` finds out."""
-        return [path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None]
+        return [
+            path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +144,39 @@ class ImageList:
     def only(self, kept: Sequence[int]) -> "ImageList":
         """The same with some of the images, by their indices."""
         index = np.asarray(kept, np.int64)
-        columns = {name: replace(column, values=column.values[index]) for name, column in self.columns.items()}
+        columns = {
+            name: replace(column, values=column.values[index])
+            for name, column in self.columns.items()
+        }
         return replace(self, paths=[self.paths[i] for i in kept], columns=columns)
 
 
 def write_images(file: h5py.File, images: ImageList) -> None:
-    """Write the metadata of a run of images, and what was left out of it. Raises OSError or RuntimeError where that fails."""
+    """Write the metadata of a run of images, and what was left out of it.
+
+    Raises OSError or RuntimeError where that fails.
+    """
     write_columns(file, images.columns)
     write_comments(file, images.comments)
     if images.skipped:
-        names, reasons = (np.array([getattr(image, name) for image in images.skipped], object) for name in ("file", "reason"))
-        write_columns(file, {"file": Column(names), "reason": Column(reasons)}, SKIPPED, "images that were left out, and why")
+        names, reasons = (
+            np.array([getattr(image, name) for image in images.skipped], object)
+            for name in ("file", "reason")
+        )
+        write_columns(
+            file,
+            {"file": Column(names), "reason": Column(reasons)},
+            SKIPPED,
+            "images that were left out, and why",
+        )
 
 
 def list_images(request: ImageRequest) -> ImageList:
     """Find the images that a request is about, and their metadata.
 
     Raises:
-        InputError: there are none, one is missing (unless ``skip_bad``), or the metadata does not fit.
+        InputError: there are none, one is missing (unless ``skip_bad``), or the metadata does not
+            fit.
         ParameterError: the options of the request do not go together.
     """
     if request.log is not None:
@@ -163,26 +193,34 @@ def list_images(request: ImageRequest) -> ImageList:
     elif request.angle_step is not None:
         images = _with_angles(images, _in_turn(len(images.paths), request), request)
     if request.laser is not None:
-        states = np.resize(np.array([state == "on" for state in request.laser], np.uint8), len(images.paths))
+        states = np.resize(
+            np.array([state == "on" for state in request.laser], np.uint8), len(images.paths)
+        )
         images = _with(images, {"laser_on": Column(states)}, "--laser")
     return _present(images, request.skip_bad)
 
 
-# ----------------------------------------------------------------------------------------------------------------- where images come from
+# --------------------------------------------------------------------------- where images come from
 
 
 def _of_log(path: Path, request: ImageRequest) -> ImageList:
     log = read_log(path)
     if log.bad and not request.skip_bad:
         bad = log.bad[0]
-        raise InputError(f"{path}: line {bad.number}: {bad.reason}{_more(len(log.bad) - 1)}; --skip-bad leaves it out")
+        raise InputError(
+            f"{path}: line {bad.number}: {bad.reason}{_more(len(log.bad) - 1)}; --skip-bad leaves it out"
+        )
     warnings = []
     if log.repeated:
-        warnings.append(f"{path}: {_names(log.repeated)} stand on several lines; the last line of each counts")
+        warnings.append(
+            f"{path}: {_names(log.repeated)} stand on several lines; the last line of each counts"
+        )
     return ImageList(
         source=str(path),
         paths=_places(
-            log.columns["file"].values.tolist(), _folder(path, request), ("", "xray_images") if request.folder is None else ("",)
+            log.columns["file"].values.tolist(),
+            _folder(path, request),
+            ("", "xray_images") if request.folder is None else ("",),
         ),
         columns=log.columns,
         inputs=[path],
@@ -195,7 +233,9 @@ def _of_log(path: Path, request: ImageRequest) -> ImageList:
 def _of_table(path: Path, request: ImageRequest) -> ImageList:
     columns = _typed_table(path)
     if "file" not in columns:
-        raise InputError(f"{path}: has no column 'file', and no images are given; expected one or the other")
+        raise InputError(
+            f"{path}: has no column 'file', and no images are given; expected one or the other"
+        )
     names = [str(name) for name in columns["file"].values.tolist()]
     return ImageList(str(path), _places(names, _folder(path, request), ("",)), columns, [path])
 
@@ -212,24 +252,36 @@ def _of_names(sources: Sequence[str]) -> ImageList:
             raise InputError(f"{source}: is a folder; {_inputs_in(Path(source))}")
         else:
             paths.append(Path(source))
-    twice = next((path for i, path in enumerate(paths) if path in set(paths[:i])), None) if len(set(paths)) < len(paths) else None
+    twice = (
+        next((path for i, path in enumerate(paths) if path in set(paths[:i])), None)
+        if len(set(paths)) < len(paths)
+        else None
+    )
     if twice is not None:
         raise InputError(f"{twice}: is given twice, expected each image once")
     source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} ... {paths[-1].name}"
-    return ImageList(source, paths, {"file": Column(np.array([path.name for path in paths], object))}, [])
+    return ImageList(
+        source, paths, {"file": Column(np.array([path.name for path in paths], object))}, []
+    )
 
 
 def _inputs_in(folder: Path) -> str:
     """What to give in place of a folder, from what is in it."""
     try:
-        names = sorted(path.name for path in itertools.islice(folder.iterdir(), MANY) if path.is_file())
+        names = sorted(
+            path.name for path in itertools.islice(folder.iterdir(), MANY) if path.is_file()
+        )
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     shown = str(folder)
     if len(logs := [name for name in names if name.lower().endswith(".log")]) == 1:
         return f"give its log: {shlex.quote(f'{shown}/{logs[0]}')}"
     endings = Counter(_ending(name) for name in names)
-    of_images = [ending for ending, _ in endings.most_common() if any(part in IMAGE_SUFFIXES for part in ending.split("."))]
+    of_images = [
+        ending
+        for ending, _ in endings.most_common()
+        if any(part in IMAGE_SUFFIXES for part in ending.split("."))
+    ]
     if of_images:
         return f"give its images as a pattern: '{shown}/*{of_images[0]}'"
     hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
@@ -241,7 +293,9 @@ def _inputs_in(folder: Path) -> str:
 def _ending(name: str) -> str:
     """``.mccd.gz`` of ``a_1.500.mccd.gz``."""
     suffixes = Path(name).suffixes
-    return "".join(suffixes[-2:] if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:])
+    return "".join(
+        suffixes[-2:] if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:]
+    )
 
 
 def _folder(path: Path, request: ImageRequest) -> Path:
@@ -257,7 +311,11 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
     def place(name: str) -> Path:
         ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
         candidates = [folder / sub / way for sub in below for way in ways]
-        tried = (path.with_name(path.name + ending) for ending in ("", *COMPRESSED) for path in candidates)
+        tried = (
+            path.with_name(path.name + ending)
+            for ending in ("", *COMPRESSED)
+            for path in candidates
+        )
         return next((path for path in tried if path.exists()), folder / _base(name))
 
     return [place(name) for name in names]
@@ -271,7 +329,9 @@ def _present(images: ImageList, skip_bad: bool) -> ImageList:
         return images
     if not skip_bad:
         if len(images.paths) == 1 or not images.inputs:
-            raise InputError(f"{images.paths[missing[0]]}: No such file or directory{_more(len(missing) - 1)}")
+            raise InputError(
+                f"{images.paths[missing[0]]}: No such file or directory{_more(len(missing) - 1)}"
+            )
         names = _names([images.paths[i].name for i in missing])
         folder = images.paths[missing[0]].parent
         raise InputError(
@@ -282,15 +342,23 @@ def _present(images: ImageList, skip_bad: bool) -> ImageList:
     return images.only([i for i, is_there in enumerate(present) if is_there])
 
 
-# ------------------------------------------------------------------------------------------------------------------------------ metadata
+# ----------------------------------------------------------------------------------------- metadata
 
 
 def _with(images: ImageList, columns: dict[str, Column], whose: str) -> ImageList:
     """With more columns. Raises `InputError` for one that is known already."""
     for name in columns:
         if name in images.columns and name != "file":
-            raise InputError(f"{images.source}: {whose} gives {name}, which is known already; choose one")
-    return replace(images, columns={**images.columns, **{name: column for name, column in columns.items() if name != "file"}})
+            raise InputError(
+                f"{images.source}: {whose} gives {name}, which is known already; choose one"
+            )
+    return replace(
+        images,
+        columns={
+            **images.columns,
+            **{name: column for name, column in columns.items() if name != "file"},
+        },
+    )
 
 
 def _typed_table(path: Path) -> dict[str, Column]:
@@ -309,18 +377,24 @@ def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
     n_rows = len(next(iter(columns.values())).values)
     if "file" not in columns:
         if n_rows != len(images.paths):
-            raise InputError(f"{path}: has {n_rows} rows and no column 'file', expected one row for each of the {len(images.paths)} images")
+            raise InputError(
+                f"{path}: has {n_rows} rows and no column 'file', expected one row for each of the {len(images.paths)} images"
+            )
         return columns
     names = [_plain(str(name)) for name in columns["file"].values.tolist()]
     row_of = {name: row for row, name in enumerate(names)}
     wanted = [_plain(image.name) for image in images.paths]
     for found, where in ((names, str(path)), (wanted, images.source)):
         if len(set(found)) < len(found):
-            raise InputError(f"{where}: {next(name for i, name in enumerate(found) if name in found[:i])} is there twice, expected once")
+            raise InputError(
+                f"{where}: {next(name for i, name in enumerate(found) if name in found[:i])} is there twice, expected once"
+            )
     if missing := [name for name in wanted if name not in row_of]:
         raise InputError(f"{path}: has no row for {_names(missing)}")
     if len(names) > len(wanted):
-        images.warnings.append(f"{path}: {len(names) - len(wanted)} of {len(names)} rows are of no image that is given, and are not used")
+        images.warnings.append(
+            f"{path}: {len(names) - len(wanted)} of {len(names)} rows are of no image that is given, and are not used"
+        )
     rows = np.array([row_of[name] for name in wanted])
     return {name: replace(column, values=column.values[rows]) for name, column in columns.items()}
 
@@ -330,32 +404,51 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
     compiled = compile_pattern(pattern)
     found = []
     for path in images.paths:
-        match = compiled.match(path.name) or compiled.match(path.name.removesuffix(".gz").removesuffix(".bz2"))
+        match = compiled.match(path.name) or compiled.match(
+            path.name.removesuffix(".gz").removesuffix(".bz2")
+        )
         if match is None:
             raise InputError(f"{path}: its name is not like --name-pattern {pattern[:200]!r}")
         found.append(match)
     texts = {name: [groups[name] for groups in found] for name in compiled.fields}
     columns = {"laser_on" if name == "laser" else name: values for name, values in texts.items()}
-    typed_columns = {name: Column(typed(name, values), UNITS.get(name)) for name, values in columns.items()}
+    typed_columns = {
+        name: Column(typed(name, values), UNITS.get(name)) for name, values in columns.items()
+    }
     images = _with(images, typed_columns, "--name-pattern")
     if "angle_number" in texts:
         numbers = images.columns["angle_number"].values
         if numbers.dtype != np.int64:
             longest = max(texts["angle_number"], key=len)
-            raise InputError(f"{images.source}: {{angle_number}} is {longest} in a name, expected a number of at most 18 digits")
+            raise InputError(
+                f"{images.source}: {{angle_number}} is {longest} in a name, expected a number of at most 18 digits"
+            )
         if request.angle_step is None:
-            raise ParameterError("name_pattern", "has {angle_number}, which needs --angle-step as well")
+            raise ParameterError(
+                "name_pattern", "has {angle_number}, which needs --angle-step as well"
+            )
         if request.frames_per_angle is not None:
-            raise ParameterError("frames_per_angle", "the names tell the number of the angle already")
+            raise ParameterError(
+                "frames_per_angle", "the names tell the number of the angle already"
+            )
         images = _with_angles(images, numbers - numbers.min(), request)
     elif request.angle_step is not None:
         images = _with_angles(images, _in_turn(len(images.paths), request), request)
     if "repeat" not in texts or "laser_on" not in images.columns:
         return images
-    angles = images.columns["angle"].values.tolist() if "angle" in images.columns else [0] * len(images.paths)
+    angles = (
+        images.columns["angle"].values.tolist()
+        if "angle" in images.columns
+        else [0] * len(images.paths)
+    )
     first = {angle: i for i, angle in reversed(list(enumerate(angles)))}
-    repeats, states = images.columns["repeat"].values.tolist(), images.columns["laser_on"].values.tolist()
-    return images.only(sorted(range(len(angles)), key=lambda i: (first[angles[i]], repeats[i], states[i])))
+    repeats, states = (
+        images.columns["repeat"].values.tolist(),
+        images.columns["laser_on"].values.tolist(),
+    )
+    return images.only(
+        sorted(range(len(angles)), key=lambda i: (first[angles[i]], repeats[i], states[i]))
+    )
 
 
 def _in_turn(n_images: int, request: ImageRequest) -> NDArray[np.int64]:
@@ -370,25 +463,35 @@ def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequ
     return _with(images, {"angle": Column(angles, UNITS["angle"])}, "--angle-step")
 
 
-# --------------------------------------------------------------------------------------------------------------------------------- names
+# -------------------------------------------------------------------------------------------- names
 
 
 def default_output(request: ImageRequest, kind: str) -> Path:
-    """Beside the log, the table or the images: ``NAME__kind.h5``. Raises `ParameterError` where the images have nothing in common."""
+    """Beside the log, the table or the images: ``NAME__kind.h5``.
+
+    Raises `ParameterError` where the images have nothing in common.
+    """
     named = request.log or (request.table if not request.sources else None)
     if named is not None:
         return named.with_name(f"{named.name.removesuffix(named.suffix)}__{kind}.h5")
     paths = _of_names(request.sources).paths
-    common = paths[0].name.split(".")[0] if len(paths) == 1 else _common([path.name for path in paths])
+    common = (
+        paths[0].name.split(".")[0] if len(paths) == 1 else _common([path.name for path in paths])
+    )
     if not common:
-        raise ParameterError("output", "the names of the images begin differently, so there is none to take; name it")
+        raise ParameterError(
+            "output", "the names of the images begin differently, so there is none to take; name it"
+        )
     return paths[0].with_name(f"{common}__{kind}.h5")
 
 
 def _common(names: Sequence[str]) -> str:
     """What all names begin with, up to a number or to the end of a word."""
     first, last = min(names), max(names)
-    n_equal = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    n_equal = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
+        min(len(first), len(last)),
+    )
     common = first[:n_equal].rstrip("0123456789")
     if not all(name[len(common) : len(common) + 1].isdigit() for name in names):
         common = (re.match(r".*[_\-. +]", common) or [common])[0]
@@ -408,11 +511,16 @@ def _plain(name: str) -> str:
 
 def _natural(name: str) -> list[tuple[float, str]]:
     """Names in the order of the numbers in them: 2 before 10."""
-    return [(float(part), "") if i % 2 else (0.0, part) for i, part in enumerate(re.split(r"(\d+)", name))]
+    return [
+        (float(part), "") if i % 2 else (0.0, part)
+        for i, part in enumerate(re.split(r"(\d+)", name))
+    ]
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:IN_MESSAGES]) + (f" and {len(names) - IN_MESSAGES} more" if len(names) > IN_MESSAGES else "")
+    return ", ".join(names[:IN_MESSAGES]) + (
+        f" and {len(names) - IN_MESSAGES} more" if len(names) > IN_MESSAGES else ""
+    )
 
 
 def _more(n: int) -> str:

@@ -21,7 +21,10 @@ from gpu_spots.workers import in_order
 
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
-GIVEN_BY = {"angle": "--table, --name-pattern or --angle-step", "laser_on": "--table, --name-pattern or --laser"}
+GIVEN_BY = {
+    "angle": "--table, --name-pattern or --angle-step",
+    "laser_on": "--table, --name-pattern or --laser",
+}
 """Options that give what images do not have."""
 
 HEADER_ANGLES = ("start_omega", "start_phi", "start_angle")
@@ -33,14 +36,16 @@ IN_HEADERS = "image headers, field "
 class ImageStack:
     """Frames in files of their own. Threads may read at once; nothing is kept in memory.
 
-    Of MarCCD images that are not compressed any rows can be read. Any other image is decoded as a whole, so that its rows are as dear as
-    the frame.
+    Of MarCCD images that are not compressed any rows can be read. Any other image is decoded as a
+    whole, so that its rows are as dear as the frame.
     """
 
     step = 1
     shuffled = None
 
-    def __init__(self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image) -> None:
+    def __init__(
+        self, images: ImageList, shape: tuple[int, int], dtype: np.dtype[Any], first: Image
+    ) -> None:
         self.images = images
         self.source = images.source
         self.file_name = str((images.inputs or images.paths)[0])
@@ -53,8 +58,12 @@ class ImageStack:
             for name, column in images.columns.items()
             if column.attributes and "origin" in column.attributes
         }
-        self.columns: Columns = LocatedColumns({name: column.values for name, column in images.columns.items()}, origin, {}, GIVEN_BY)
-        self.validity = Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
+        self.columns: Columns = LocatedColumns(
+            {name: column.values for name, column in images.columns.items()}, origin, {}, GIVEN_BY
+        )
+        self.validity = (
+            Validity(low=0) if first.format in COUNTING_PIXELS and dtype.kind == "i" else Validity()
+        )
         saturation = float(first.header.get("saturation", "nan"))
         self.saturation: float | None = saturation
         if dtype.kind != "f" or math.isnan(saturation):
@@ -62,7 +71,9 @@ class ImageStack:
         self.format = first.format
         self.notes: tuple[str, ...] = ()
         self.record: Mapping[str, Any] = {}
-        self.is_decoded = first.format == "marccd" and not any(path.suffix.lower() in COMPRESSED for path in images.paths)
+        self.is_decoded = first.format == "marccd" and not any(
+            path.suffix.lower() in COMPRESSED for path in images.paths
+        )
         self.rows_apart: int | None = 1 if self.is_decoded else None
         self._states = [_state(path) for path in self.files]
 
@@ -70,7 +81,10 @@ class ImageStack:
         """Nothing is in memory."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Read frames; may be called by several threads. Raises `InputError`, which names the image."""
+        """Read frames; may be called by several threads.
+
+        Raises `InputError`, which names the image.
+        """
         self.read_rows(begin, end, 0, self.shape[1], into)
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
@@ -80,7 +94,10 @@ class ImageStack:
             self._check(path, *read_rows(path, first, last, into[frame - begin]))
 
     def read_image(self, frame: int) -> Image:
-        """One image with its header. Raises `InputError` where it cannot be read or is not like the others."""
+        """One image with its header.
+
+        Raises `InputError` where it cannot be read or is not like the others.
+        """
         path = self.images.paths[frame]
         image = read_image(path)
         self._check(path, image.frame.shape, image.frame.dtype)
@@ -89,7 +106,9 @@ class ImageStack:
     def _check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if shape != self.shape[1:] or dtype != self.dtype:
             found, expected = _words(shape, dtype), _words(self.shape[1:], self.dtype)
-            raise InputError(f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out")
+            raise InputError(
+                f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out"
+            )
 
     def check_whole(self) -> None:
         """Raise `InputError` if an image was changed or removed since the stack was opened."""
@@ -101,8 +120,8 @@ class ImageStack:
 def open_images(request: ImageRequest, observer: Observer, workers: int) -> ImageStack:
     """The images that a request is about, as a stack. No file stays open.
 
-    With ``skip_bad`` all images are looked at first, and those that cannot be read or differ from most others are left out. Warnings go
-    to the observer.
+    With ``skip_bad`` all images are looked at first, and those that cannot be read or differ from
+    most others are left out. Warnings go to the observer.
 
     Raises:
         InputError: there are no images, the first one cannot be read, or the metadata does not fit.
@@ -147,7 +166,12 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
         if isinstance(state, str):
             skipped.append(Skipped(images.paths[i].name, state))
         elif state != usual[0][0]:
-            skipped.append(Skipped(images.paths[i].name, f"is {_words(*state)}, expected {_words(*usual[0][0])} as most images are"))
+            skipped.append(
+                Skipped(
+                    images.paths[i].name,
+                    f"is {_words(*state)}, expected {_words(*usual[0][0])} as most images are",
+                )
+            )
         else:
             kept.append(i)
     return replace(images.only(kept), skipped=skipped)
@@ -166,7 +190,11 @@ def _with_header_angles(images: ImageList, workers: int) -> ImageList:
     if len(images.paths) < 2 or all(map(math.isnan, look(images.paths[0]))):
         return images
     found = np.round(np.array(list(in_order(look, images.paths, workers)), np.float64).T, 3)
-    varying = [i for i, angles in enumerate(found) if np.isfinite(angles).all() and (angles != angles[0]).any()]
+    varying = [
+        i
+        for i, angles in enumerate(found)
+        if np.isfinite(angles).all() and (angles != angles[0]).any()
+    ]
     if not varying:
         return images
     used, angles = HEADER_ANGLES[varying[0]], found[varying[0]]
@@ -174,7 +202,11 @@ def _with_header_angles(images: ImageList, workers: int) -> ImageList:
     images.warnings.append(
         f"{images.source}: the angles are those of the image headers, field {used}: {len(np.unique(angles))} different, "
         f"{angles.min():g} to {angles.max():g} degrees"
-        + (f"; {' and '.join(others)} var{'y' if len(others) > 1 else 'ies'} as well" if others else "")
+        + (
+            f"; {' and '.join(others)} var{'y' if len(others) > 1 else 'ies'} as well"
+            if others
+            else ""
+        )
         + f"; {GIVEN_BY['angle']} gives others"
     )
     column = Column(angles, "degrees", {"origin": f"{IN_HEADERS}{used}"})

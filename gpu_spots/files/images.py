@@ -1,7 +1,7 @@
 """One image out of one file: its frame and what its header says.
 
-MarCCD, TIFF, CBF and ``.npy`` files are decoded by this package, strictly: a file that is damaged or
-cut off is an error, never zeros. The header and size of EDF files are checked before fabio reads
+MarCCD, TIFF, CBF and ``.npy`` files are decoded by this package, strictly: a file that is damaged
+or cut off is an error, never zeros. The header and size of EDF files are checked before fabio reads
 them; fabio reads every other format: mar345, Bruker, ...
 """
 
@@ -34,7 +34,8 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DATA_BEGIN = 4096
 """First byte of a MarCCD file's frame."""
 HEAD = 2**16
-"""Bytes at the beginning of a file in which its format and the text of its header are looked for."""
+"""Bytes at the beginning of a file in which its format and the text of its header are looked for.
+"""
 MAX_CONTENT = 2**29
 """Largest decompressed file that is read, bytes."""
 SLACK = 2**20
@@ -47,12 +48,21 @@ JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _PILATUS_TIFF = b"II*\0\x82\0"
 
 HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
-    "exposure_time": ("s", "exposure time; MarCCD: the integration time where the exposure time is 0"),
+    "exposure_time": (
+        "s",
+        "exposure time; MarCCD: the integration time where the exposure time is 0",
+    ),
     "saturation": ("counts", "smallest saturated value"),
     "bias": ("counts", "offset of the detector, contained in the frames"),
     "distance": ("mm", "from the crystal to the detector"),
-    "beam_x": ("pixel", "where the direct beam hits, along the fast axis of the image: the frames' Y"),
-    "beam_y": ("pixel", "where the direct beam hits, along the slow axis of the image: the frames' X"),
+    "beam_x": (
+        "pixel",
+        "where the direct beam hits, along the fast axis of the image: the frames' Y",
+    ),
+    "beam_y": (
+        "pixel",
+        "where the direct beam hits, along the slow axis of the image: the frames' X",
+    ),
     "pixel_size_x": ("mm", "size of a pixel along the fast axis of the image: the frames' Y"),
     "pixel_size_y": ("mm", "size of a pixel along the slow axis of the image: the frames' X"),
     "wavelength": ("angstrom", "wavelength as the header has it; of a white beam it says little"),
@@ -104,9 +114,13 @@ class Image:
     """A frame and its header."""
 
     frame: Array
-    """(n_X, n_Y), one of `FRAME_DTYPES` in native byte order, C-contiguous: rows of the image are X, its columns Y."""
+    """(n_X, n_Y), one of `FRAME_DTYPES` in native byte order, C-contiguous: rows of the image are
+    X, its columns Y.
+    """
     header: dict[str, float | str]
-    """Some of `HEADER_FIELDS`; what the header does not have, or has as 0 where that says nothing, is not there."""
+    """Some of `HEADER_FIELDS`; what the header does not have, or has as 0 where that says nothing,
+    is not there.
+    """
     format: str
     """What it was: marccd, cbf, edf, tif, ..."""
 
@@ -114,12 +128,14 @@ class Image:
 def read_image(path: Path) -> Image:
     """Read an image; several threads may at once.
 
-    Raises `InputError`, which names the file: it is missing, empty, damaged, cut off, of no known format, or holds no single frame of
-    numbers; or fabio is needed for it and is not installed.
+    Raises `InputError`, which names the file: it is missing, empty, damaged, cut off, of no known
+    format, or holds no single frame of numbers; or fabio is needed for it and is not installed.
     """
     image = read_image_of_any_type(path)
     if image.frame.dtype not in FRAME_DTYPES:
-        raise InputError(f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}")
+        raise InputError(
+            f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}"
+        )
     return image
 
 
@@ -129,18 +145,25 @@ def read_image_of_any_type(path: Path) -> Image:
     if not head:
         raise InputError(f"{path}: is empty, expected an image")
     if head.startswith(HDF5_SIGNATURE):
-        raise InputError(f"{path}: is an HDF5 file, expected an image; gpu-spots find reads HDF5 as it is")
-    # by the content: a compressed file may have lost the end of its name, a decompressed one may have kept it
+        raise InputError(
+            f"{path}: is an HDF5 file, expected an image; gpu-spots find reads HDF5 as it is"
+        )
+    # by the content: a compressed file may have lost the end of its name, a decompressed one may
+    # have kept it
     compressed = head.startswith(_COMPRESSED_SIGNATURES)
     if compressed:
         head = _decompressed(_content(path), path, HEAD)[0]
         if not head:
             raise InputError(f"{path}: cannot be read as an image: nothing is compressed in it")
     if head.startswith(JPEG_2000):
-        raise InputError(f"{path}: is a JPEG 2000 image, which is not read; write it as TIFF, as opj_decompress of OpenJPEG does")
+        raise InputError(
+            f"{path}: is a JPEG 2000 image, which is not read; write it as TIFF, as opj_decompress of OpenJPEG does"
+        )
     image = _decode(path, head, compressed)
     if image.frame.ndim != 2 or not image.frame.size:
-        raise InputError(f"{path}: has shape {image.frame.shape}, expected one image of rows and columns")
+        raise InputError(
+            f"{path}: has shape {image.frame.shape}, expected one image of rows and columns"
+        )
     return image
 
 
@@ -154,11 +177,17 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
         return _read_marccd(content(), path)
     if head.startswith(tiff.SIGNATURES):
         frame, text = tiff.read_tiff(content(), path)
-        return Image(frame, _pilatus_header({"text": text}), "pilatus" if head.startswith(_PILATUS_TIFF) else "tif")
+        return Image(
+            frame,
+            _pilatus_header({"text": text}),
+            "pilatus" if head.startswith(_PILATUS_TIFF) else "tif",
+        )
     if head.startswith(npy.SIGNATURE):
         return Image(npy.read_npy(content(), path), {}, "numpy")
     if find_spec("fabio") is None:
-        raise InputError(f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; {install_command('images')} brings it")
+        raise InputError(
+            f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; {install_command('images')} brings it"
+        )
     if head.startswith(cbf.SIGNATURE) or (not compressed and path.suffix.lower() == ".cbf"):
         frame, text = cbf.read_cbf(content(), path)
         return Image(frame, _cbf_header(text), "cbf")
@@ -192,8 +221,8 @@ def is_image(head: bytes) -> bool:
 def read_header(path: Path) -> dict[str, float | str]:
     """What the header of an image says, without decoding its pixels.
 
-    Nothing is found in formats other than MarCCD, CBF and the TIFF files of Pilatus detectors. Raises `InputError` for a file that
-    cannot be read.
+    Nothing is found in formats other than MarCCD, CBF and the TIFF files of Pilatus detectors.
+    Raises `InputError` for a file that cannot be read.
     """
     head = _head(path, 4 * HEAD)
     if head.startswith(_COMPRESSED_SIGNATURES):
@@ -204,11 +233,18 @@ def read_header(path: Path) -> dict[str, float | str]:
         return _marccd_header(head)
     if head.startswith(cbf.SIGNATURE):
         return _cbf_header(head[: max(head.find(cbf.SECTION), 0)].decode("latin-1"))
-    return _pilatus_header({"text": head.decode("latin-1")}) if head.startswith(tiff.SIGNATURES) else {}
+    return (
+        _pilatus_header({"text": head.decode("latin-1")})
+        if head.startswith(tiff.SIGNATURES)
+        else {}
+    )
 
 
 def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an image that can be read; raises what `read_image` does. Only the header is read where that tells all."""
+    """Shape and type of an image that can be read; raises what `read_image` does.
+
+    Only the header is read where that tells all.
+    """
     head = _head(path)
     if _is_marccd(head):
         shape, stored = _marccd_layout(head, path.stat().st_size, path)
@@ -217,10 +253,13 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return frame.shape, frame.dtype
 
 
-def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def read_rows(
+    path: Path, first: int, last: int, into: Array
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Fill ``into`` with the rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
 
-    Of a MarCCD file that is not compressed only these are read, and straight to where they belong; any other is decoded as a whole.
+    Of a MarCCD file that is not compressed only these are read, and straight to where they belong;
+    any other is decoded as a whole.
 
     Args:
         path: the image.
@@ -229,7 +268,8 @@ def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int
         into: (last - first, n_Y), C-contiguous, native byte order.
 
     Returns:
-        Shape and type of the image's frame. Where they are not those expected, it is no image of these frames, and ``into`` stays as it is.
+        Shape and type of the image's frame. Where they are not those expected, it is no image of
+        these frames, and ``into`` stays as it is.
     """
     if not into.flags.c_contiguous:  # or the rows would go into a copy
         raise ValueError("into is not contiguous")
@@ -241,7 +281,11 @@ def read_rows(path: Path, first: int, last: int, into: Array) -> tuple[tuple[int
         return frame.shape, frame.dtype
     try:
         shape, stored = _marccd_layout(head, path.stat().st_size, path)
-        if stored.newbyteorder("=") == into.dtype and shape[1] == into.shape[1] and last <= shape[0]:
+        if (
+            stored.newbyteorder("=") == into.dtype
+            and shape[1] == into.shape[1]
+            and last <= shape[0]
+        ):
             with path.open("rb") as file:
                 file.seek(DATA_BEGIN + first * shape[1] * stored.itemsize)
                 if file.readinto(into.reshape(-1).view(np.uint8)) != into.nbytes:  # type: ignore[arg-type]
@@ -282,7 +326,9 @@ def _whole(path: Path, head: bytes) -> bytes:
         limit = (cbf.size_of(head) or limit) + SLACK
     found, is_whole = _decompressed(_content(path), path, min(limit, MAX_CONTENT))
     if not is_whole:
-        raise InputError(f"{path}: decompresses to more than {len(found)} bytes, expected at most these for its image")
+        raise InputError(
+            f"{path}: decompresses to more than {len(found)} bytes, expected at most these for its image"
+        )
     return found
 
 
@@ -291,7 +337,9 @@ def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
 
     Checksums and lengths are verified of all streams that are read to their end.
     """
-    signature = next((known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0")
+    signature = next(
+        (known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0"
+    )
     is_gzip = signature == _COMPRESSED_SIGNATURES[0]
     parts: list[bytes] = []
     n_left = limit
@@ -311,11 +359,13 @@ def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
     except (OSError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be decompressed: {error}") from error
     if content.strip(b"\0"):
-        raise InputError(f"{path}: cannot be decompressed: {len(content)} bytes after its end are not compressed")
+        raise InputError(
+            f"{path}: cannot be decompressed: {len(content)} bytes after its end are not compressed"
+        )
     return b"".join(parts), True
 
 
-# ---------------------------------------------------------------------------------------------------------------------------- MarCCD
+# ------------------------------------------------------------------------------------------- MarCCD
 
 
 def _is_marccd(content: bytes) -> bool:
@@ -335,14 +385,20 @@ def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
 def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
     """Shape and type, in its byte order, of a frame, from the first bytes of a file of ``n_bytes``."""
     if n_bytes < DATA_BEGIN or len(head) < DATA_BEGIN:
-        raise InputError(f"{path}: is cut off: {n_bytes} bytes, a MarCCD header alone has {DATA_BEGIN}")
+        raise InputError(
+            f"{path}: is cut off: {n_bytes} bytes, a MarCCD header alone has {DATA_BEGIN}"
+        )
     orders = _marccd_orders(head)
     if orders is None:
-        raise InputError(f"{path}: is a damaged MarCCD file: its header does not tell its byte order")
+        raise InputError(
+            f"{path}: is a damaged MarCCD file: its header does not tell its byte order"
+        )
     n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
     expected = _marccd_bytes(head, path)
     if n_bytes < expected:
-        raise InputError(f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} pixels of {depth} bytes")
+        raise InputError(
+            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} pixels of {depth} bytes"
+        )
     return (n_slow, n_fast), np.dtype(_MARCCD_DTYPES[depth]).newbyteorder(orders[1])
 
 
@@ -350,17 +406,23 @@ def _marccd_bytes(head: bytes, path: Path) -> int:
     """Size of header and frame together, as the header tells it."""
     orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
     if orders is None:
-        raise InputError(f"{path}: is a damaged MarCCD file: its header does not tell its byte order")
+        raise InputError(
+            f"{path}: is a damaged MarCCD file: its header does not tell its byte order"
+        )
     n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
     if n_fast < 1 or n_slow < 1 or depth not in _MARCCD_DTYPES:
-        raise InputError(f"{path}: is a damaged MarCCD file: {n_slow} x {n_fast} pixels of {depth} bytes")
+        raise InputError(
+            f"{path}: is a damaged MarCCD file: {n_slow} x {n_fast} pixels of {depth} bytes"
+        )
     return int(DATA_BEGIN + n_slow * n_fast * depth)
 
 
 def _read_marccd(content: bytes, path: Path) -> Image:
     shape, stored = _marccd_layout(content, len(content), path)
     frame = np.frombuffer(content, stored, shape[0] * shape[1], DATA_BEGIN).reshape(shape)
-    return Image(frame.astype(stored.newbyteorder("="), copy=False), _marccd_header(content), "marccd")
+    return Image(
+        frame.astype(stored.newbyteorder("="), copy=False), _marccd_header(content), "marccd"
+    )
 
 
 def _marccd_header(content: bytes) -> dict[str, float | str]:
@@ -370,7 +432,9 @@ def _marccd_header(content: bytes) -> dict[str, float | str]:
         return int(struct.unpack_from(f"{order}i", content, begin)[0])
 
     header: dict[str, float | str] = {
-        name: round(number(begin) * unit, 9) for name, (begin, unit) in _MARCCD_NUMBERS.items() if number(begin) or name in _MARCCD_ANGLES
+        name: round(number(begin) * unit, 9)
+        for name, (begin, unit) in _MARCCD_NUMBERS.items()
+        if number(begin) or name in _MARCCD_ANGLES
     }
     saturation = struct.unpack_from(f"{order}I", content, 1128)[0]
     if 0 < saturation < 256 ** number(1112):
@@ -390,7 +454,7 @@ def _marccd_time(stamp: bytes) -> str:
     return "{4}-{0}-{1}T{2}:{3}:{5}".format(*found.groups()) if found else text
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- fabio
+# -------------------------------------------------------------------------------------------- fabio
 
 
 class _Complaints(logging.Handler):
@@ -426,19 +490,32 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
 
     end = re.compile(rb"\}\r?\n").search(head)
     if end is None:
-        raise InputError(f"{path}: is damaged or cut off: its header has no end in the first {len(head)} bytes")
-    pairs = (part.split("=", 1) for part in head[: end.start()].decode("latin-1").split(";") if "=" in part)
+        raise InputError(
+            f"{path}: is damaged or cut off: its header has no end in the first {len(head)} bytes"
+        )
+    pairs = (
+        part.split("=", 1)
+        for part in head[: end.start()].decode("latin-1").split(";")
+        if "=" in part
+    )
     header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
     if "EDF_BINARYFILENAME" in header:
-        raise InputError(f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header")
+        raise InputError(
+            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header"
+        )
     dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
     if not dimensions or "DATATYPE" not in header:
         return
     sizes = [header[name] for name in ("SIZE",) if name in header]
     kind = DATA_TYPES.get(header["DATATYPE"])
     if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
-        raise InputError(f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}")
-    expected, stored = math.prod(map(int, dimensions)) * np.dtype(kind).itemsize, n_bytes - end.end()
+        raise InputError(
+            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}"
+        )
+    expected, stored = (
+        math.prod(map(int, dimensions)) * np.dtype(kind).itemsize,
+        n_bytes - end.end(),
+    )
     method = header.get("COMPRESSION", "NONE").upper()
     if not method.startswith("NO"):
         if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
@@ -456,11 +533,17 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
             else:
                 found, is_whole = tiff.inflate(data, min(expected, MAX_CONTENT)), True
         except ValueError as error:
-            raise InputError(f"{path}: is damaged: its pixels cannot be decompressed: {error}") from error
+            raise InputError(
+                f"{path}: is damaged: its pixels cannot be decompressed: {error}"
+            ) from error
         if not is_whole or len(found) != expected:
-            raise InputError(f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}")
+            raise InputError(
+                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}"
+            )
     elif stored < expected:
-        raise InputError(f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, expected {expected}")
+        raise InputError(
+            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, expected {expected}"
+        )
 
 
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:
@@ -477,13 +560,22 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
         # it decompresses by itself, but not without a word on stdout
         with fabio.open(str(path) if content is None else BytesIO(content)) as opened:
             n_frames, data = opened.nframes, opened.data
-            header, kind = {str(key): value for key, value in opened.header.items()}, type(opened).__name__.removesuffix("Image").lower()
+            header, kind = (
+                {str(key): value for key, value in opened.header.items()},
+                type(opened).__name__.removesuffix("Image").lower(),
+            )
     except Exception as error:  # whatever its readers stumble over
-        reason = said[0].getMessage() if said else " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as an image, says fabio: {_without(reason, path)}") from error
+        reason = (
+            said[0].getMessage() if said else " ".join(str(error).split()) or type(error).__name__
+        )
+        raise InputError(
+            f"{path}: cannot be read as an image, says fabio: {_without(reason, path)}"
+        ) from error
     finally:
         del _complaints.of_thread.said
-    damage = next((record.getMessage() for record in said if _DAMAGE.search(record.getMessage())), None)
+    damage = next(
+        (record.getMessage() for record in said if _DAMAGE.search(record.getMessage())), None
+    )
     if data is None:
         damage = said[0].getMessage() if said else "it holds no frame"
     if damage:

@@ -24,9 +24,9 @@ COLUMNS = ("angle", *STATES)
 def read_columns(file: h5py.File, given: Collection[str] = ()) -> Columns:
     """Return the columns of the group that the program uses; none where there is no such group.
 
-    These are the angle and the first column that tells the state of the laser. Others are not read, so
-    that they may be damaged. Lengths and values are checked by those who use them, as not every run
-    needs every column.
+    These are the angle and the first column that tells the state of the laser. Others are not read,
+    so that they may be damaged. Lengths and values are checked by those who use them, as not every
+    run needs every column.
 
     Args:
         file: the opened file.
@@ -41,14 +41,20 @@ def read_columns(file: h5py.File, given: Collection[str] = ()) -> Columns:
     if not isinstance(group, h5py.Group):
         raise InputError(f"{file.filename}: {GROUP} is a dataset, expected a group of columns")
     states = [] if set(STATES) & set(given) else [name for name in STATES if name in group][:1]
-    return {name: _column(file, name) for name in ("angle", *states) if name in group and name not in given}
+    return {
+        name: _column(file, name)
+        for name in ("angle", *states)
+        if name in group and name not in given
+    }
 
 
 def _column(file: h5py.File, name: str) -> Array:
     path = f"{GROUP}/{name}"
     column = item_at(file, path)
     if not isinstance(column, h5py.Dataset):
-        raise InputError(f"{file.filename}: {path} is a group, expected a column of one value a frame")
+        raise InputError(
+            f"{file.filename}: {path} is a group, expected a column of one value a frame"
+        )
     source = f"{file.filename}: {path}"
     if column.size is not None and column.size > MAX_VALUES:
         raise InputError(f"{source} has shape {column.shape}, expected one value for each frame")
@@ -91,7 +97,10 @@ def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> b
     if any(item.file.filename != group.file.filename for item in found):
         return True
     seen |= {group.id}
-    return any(isinstance(item, h5py.Group) and item.id not in seen and _leads_elsewhere(item, seen) for item in found)
+    return any(
+        isinstance(item, h5py.Group) and item.id not in seen and _leads_elsewhere(item, seen)
+        for item in found
+    )
 
 
 def _copied(item: h5py.HLObject, into: h5py.Group, name: str) -> str | None:
@@ -106,7 +115,9 @@ def _copied(item: h5py.HLObject, into: h5py.Group, name: str) -> str | None:
     return None
 
 
-def _copy_members(group: h5py.Group, into: h5py.Group, source: str, warn: Callable[[str], None]) -> None:
+def _copy_members(
+    group: h5py.Group, into: h5py.Group, source: str, warn: Callable[[str], None]
+) -> None:
     """Copy what is in a group, and its attributes, one by one."""
     with checked(group.file) as safe:
         attributes = safe[group.name].attrs
@@ -114,14 +125,20 @@ def _copy_members(group: h5py.Group, into: h5py.Group, source: str, warn: Callab
             try:
                 into.attrs.create(name, attributes[name], dtype=attributes.get_id(name).dtype)
             except FAILURES as error:
-                warn(f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}")
+                warn(
+                    f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}"
+                )
     for name in group:
         item = member(group, name)
         if isinstance(item, h5py.Group) and _leads_elsewhere(item):
             _copy_members(item, into.create_group(name), f"{source}/{name}", warn)
             continue
         place = f"{group.name}/{name}"
-        why = (why_broken(group, place) or "it cannot be opened") if item is None else _copied(item, into, name)
+        why = (
+            (why_broken(group, place) or "it cannot be opened")
+            if item is None
+            else _copied(item, into, name)
+        )
         if why:
             warn(f"{source}/{name} is damaged and left out of the output: {why}")
 
@@ -144,17 +161,30 @@ class Column:
     """What else is known of it."""
 
 
-def write_columns(file: h5py.File, columns: Mapping[str, Column], group: str = GROUP, description: str = "") -> None:
-    """Write a group of columns, text as UTF-8 of variable length. Raises OSError or RuntimeError where that fails."""
+def write_columns(
+    file: h5py.File, columns: Mapping[str, Column], group: str = GROUP, description: str = ""
+) -> None:
+    """Write a group of columns, text as UTF-8 of variable length.
+
+    Raises OSError or RuntimeError where that fails.
+    """
     into = file.require_group(group)
     if description:
         into.attrs["description"] = description
     for name, column in columns.items():
         text = column.values.dtype.kind == "O"
         # names that are no Unicode, as those of files can be, are escaped
-        values = [value.encode(errors="backslashreplace") for value in column.values.tolist()] if text else column.values
-        dataset = into.create_dataset(name, data=values, dtype=h5py.string_dtype() if text else None)
-        dataset.attrs.update({**(column.attributes or {}), **({"units": column.units} if column.units else {})})
+        values = (
+            [value.encode(errors="backslashreplace") for value in column.values.tolist()]
+            if text
+            else column.values
+        )
+        dataset = into.create_dataset(
+            name, data=values, dtype=h5py.string_dtype() if text else None
+        )
+        dataset.attrs.update(
+            {**(column.attributes or {}), **({"units": column.units} if column.units else {})}
+        )
 
 
 def write_comments(file: h5py.File, comments: Sequence[str]) -> None:

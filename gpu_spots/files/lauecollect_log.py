@@ -1,8 +1,10 @@
 """A log of Lauecollect, the program that takes Laue data at BioCARS: one line a frame, of columns that TABs separate.
 
-There are two generations. The older has ``date time``, ``file``, ``delay``, ... and then the variables of the run; the newer has also
-``started`` and ``finished``, and ``Laser_on``. Nothing here depends on which it is, nor on the place of a column: only names count, and
-names that are not known are kept as they are. ``laser`` is a column of pulse energies, and says nothing of whether the laser was on.
+There are two generations. The older has ``date time``, ``file``, ``delay``, ... and then the
+variables of the run; the newer has also ``started`` and ``finished``, and ``Laser_on``. Nothing
+here depends on which it is, nor on the place of a column: only names count, and names that are not
+known are kept as they are. ``laser`` is a column of pulse energies, and says nothing of whether the
+laser was on.
 """
 
 import re
@@ -62,14 +64,16 @@ class Log:
 def read_log(path: Path) -> Log:
     """Read a log.
 
-    Columns are called as in the header, without their units; those that the rest of the program looks at (``angle``, ``laser_on``,
-    ``delay``, ``file``) are found whatever their capitals. Of columns with the same name the first keeps it, the others are called
-    ``name_2``, ``name_3``. Values are int64 where all are whole numbers, float64 where all are numbers, ``-`` or empty (then NaN), else
-    text. ``laser_on`` is uint8, 0 or 1. Where ``date time`` holds dates, ``timestamp`` has them as ISO 8601.
+    Columns are called as in the header, without their units; those that the rest of the program
+    looks at (``angle``, ``laser_on``, ``delay``, ``file``) are found whatever their capitals. Of
+    columns with the same name the first keeps it, the others are called ``name_2``, ``name_3``.
+    Values are int64 where all are whole numbers, float64 where all are numbers, ``-`` or empty
+    (then NaN), else text. ``laser_on`` is uint8, 0 or 1. Where ``date time`` holds dates,
+    ``timestamp`` has them as ISO 8601.
 
     Raises:
-        InputError: the log cannot be read, has no header with a column ``file``, has no frames, has absurdly many lines or columns,
-            or its angles are not in degrees.
+        InputError: the log cannot be read, has no header with a column ``file``, has no frames, has
+            absurdly many lines or columns, or its angles are not in degrees.
     """
     comments: list[str] = []
     bad: list[BadLine] = []
@@ -78,19 +82,36 @@ def read_log(path: Path) -> Log:
     names: list[str] | None = None
     for number, line in _lines(path):
         fields = [field.strip() for field in line.lstrip("#").split("\t")]
-        if any(field[:4].lower() == "file" and len(field) <= MAX_NAME and _name(field) == "file" for field in fields):
+        if any(
+            field[:4].lower() == "file" and len(field) <= MAX_NAME and _name(field) == "file"
+            for field in fields
+        ):
             while not fields[-1]:
                 fields.pop()
             check_heading(path, number, fields)
             names = _unique(fields)
-            headings.update({name: field for name, field in zip(names, fields, strict=True) if name not in headings})
+            headings.update(
+                {
+                    name: field
+                    for name, field in zip(names, fields, strict=True)
+                    if name not in headings
+                }
+            )
         elif line.startswith("#"):
             comments.append(line[1:].strip())
         elif names is None:
-            raise InputError(f"{path}: line {number} comes before the header, expected first a line with TABs that names a column 'file'")
+            raise InputError(
+                f"{path}: line {number} comes before the header, expected first a line with TABs that names a column 'file'"
+            )
         else:
             row = _row(names, fields)
-            problem = row if isinstance(row, str) else "it names no file" if row["file"] in ("", "-") else None
+            problem = (
+                row
+                if isinstance(row, str)
+                else "it names no file"
+                if row["file"] in ("", "-")
+                else None
+            )
             if CONTROL.search(line):
                 problem = "it has control characters"
             if problem or isinstance(row, str):
@@ -103,8 +124,13 @@ def read_log(path: Path) -> Log:
     last = {row["file"]: number for number, row in rows}
     kept = [(number, row) for number, row in rows if last[row["file"]] == number]
     if not kept:
-        raise InputError(f"{path}: has no frames{f'; line {bad[0].number}: {bad[0].reason}' if bad else ''}")
-    columns = {name: _column(name, heading, [row.get(name, "") for _, row in kept]) for name, heading in headings.items()}
+        raise InputError(
+            f"{path}: has no frames{f'; line {bad[0].number}: {bad[0].reason}' if bad else ''}"
+        )
+    columns = {
+        name: _column(name, heading, [row.get(name, "") for _, row in kept])
+        for name, heading in headings.items()
+    }
     if (angle := columns.get("angle")) and angle.units and angle.units.lower() not in DEGREES:
         raise InputError(f"{path}: column angle is in {angle.units}, expected degrees")
     _add_timestamps(columns)
@@ -142,7 +168,10 @@ def _unique(fields: list[str]) -> list[str]:
 
 
 def _row(names: list[str], fields: list[str]) -> dict[str, str] | str:
-    """A frame's values by name; or what is wrong with the line. A comment at its end may be missing, and may hold TABs."""
+    """A frame's values by name; or what is wrong with the line.
+
+    A comment at its end may be missing, and may hold TABs.
+    """
     ends_in_comment = names[-1].lower().startswith("comment")
     if len(fields) == len(names) - 1 and ends_in_comment:
         fields = [*fields, ""]
@@ -167,8 +196,12 @@ def typed(name: str, values: list[str]) -> Array:
     if name.lower() not in TEXT_COLUMNS:
         if all(_INTEGER.fullmatch(value) and len(value) < 19 for value in values):
             return np.array([int(value) for value in values], np.int64)
-        if any(map(_NUMBER.fullmatch, values)) and all(value in ("-", "") or _NUMBER.fullmatch(value) for value in values):
-            return np.array([np.nan if value in ("-", "") else float(value) for value in values], np.float64)
+        if any(map(_NUMBER.fullmatch, values)) and all(
+            value in ("-", "") or _NUMBER.fullmatch(value) for value in values
+        ):
+            return np.array(
+                [np.nan if value in ("-", "") else float(value) for value in values], np.float64
+            )
     return np.array(values, object)
 
 
@@ -183,7 +216,11 @@ def _add_timestamps(columns: dict[str, Column]) -> None:
         return
     times: list[Any] = [_timestamp(text) for text in columns["date time"].values.tolist()]
     if any(times):
-        columns["timestamp"] = Column(np.array(times, object), None, {"description": "date time as ISO 8601, in the clock of the log"})
+        columns["timestamp"] = Column(
+            np.array(times, object),
+            None,
+            {"description": "date time as ISO 8601, in the clock of the log"},
+        )
 
 
 def _timestamp(text: str) -> str:
@@ -195,8 +232,14 @@ def _timestamp(text: str) -> str:
         day, month, year, hour, minute, second, fraction = found.groups()
         full_year = int(year) if len(year) == 4 else 2000 + int(year)
         microseconds = round(float(fraction or 0) * 1e6)
-        return datetime(full_year, _MONTHS.index(month.lower()) + 1, int(day), int(hour), int(minute), int(second), microseconds).isoformat(
-            timespec="milliseconds"
-        )
+        return datetime(
+            full_year,
+            _MONTHS.index(month.lower()) + 1,
+            int(day),
+            int(hour),
+            int(minute),
+            int(second),
+            microseconds,
+        ).isoformat(timespec="milliseconds")
     except ValueError:
         return ""

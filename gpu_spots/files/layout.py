@@ -30,7 +30,9 @@ def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
 def why_not_direct(dataset: h5py.Dataset) -> str | None:
     """Why a dataset must be read through HDF5, in a few words; None where the bytes of the file can be decoded here."""
     created = dataset.id.get_create_plist()
-    names = [created.get_filter(i)[3].decode(errors="replace") for i in range(created.get_nfilters())]
+    names = [
+        created.get_filter(i)[3].decode(errors="replace") for i in range(created.get_nfilters())
+    ]
     stored, native = dataset.id.get_type(), h5py.h5t.py_create(dataset.dtype)
     reasons = {
         "virtual dataset": dataset.is_virtual,
@@ -44,14 +46,18 @@ def why_not_direct(dataset: h5py.Dataset) -> str | None:
         # a number may have fewer bits than its bytes
         f"unusual type {dataset.dtype}": not stored.equal(native),
         f"filters {', '.join(names)}": filters(dataset) not in DIRECT_PIPELINES,
-        "this HDF5 cannot list chunks": dataset.chunks is not None and not hasattr(dataset.id, "chunk_iter"),
+        "this HDF5 cannot list chunks": dataset.chunks is not None
+        and not hasattr(dataset.id, "chunk_iter"),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkMap:
-    """Where the chunks of a stack are. Arrays have one value a chunk, in the chunks' own grid (frames, X, Y)."""
+    """Where the chunks of a stack are.
+
+    Arrays have one value a chunk, in the chunks' own grid (frames, X, Y).
+    """
 
     chunk: Position
     """Frames, rows and columns of a chunk."""
@@ -66,11 +72,14 @@ class ChunkMap:
     def of(cls, dataset: h5py.Dataset) -> "ChunkMap | None":
         """The map of a dataset (n, n_X, n_Y), made in one pass; None where it has no chunks, or HDF5 is too old to list them.
 
-        Raises OSError or RuntimeError where the file is damaged, `InputError` where there are too many.
+        Raises OSError or RuntimeError where the file is damaged, `InputError` where there are too
+        many.
         """
         if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):
             return None
-        grid = tuple(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
+        grid = tuple(
+            -(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True)
+        )
         if math.prod(grid) > MAX_CHUNKS:
             raise InputError(
                 f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape {dataset.shape}, "
@@ -79,10 +88,20 @@ class ChunkMap:
             )
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
-        found = cls(dataset.chunks, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, np.uint32))
+        found = cls(
+            dataset.chunks,
+            np.full(grid, -1, np.int64),
+            np.zeros(grid, np.int64),
+            np.zeros(grid, np.uint32),
+        )
         if chunks:
-            at = tuple(np.array([chunk.chunk_offset for chunk in chunks], np.int64).T // np.reshape(dataset.chunks, (-1, 1)))
-            found.begin[at] = [-1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks]
+            at = tuple(
+                np.array([chunk.chunk_offset for chunk in chunks], np.int64).T
+                // np.reshape(dataset.chunks, (-1, 1))
+            )
+            found.begin[at] = [
+                -1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks
+            ]
             found.size[at] = [chunk.size for chunk in chunks]
             found.skipped[at] = [chunk.filter_mask for chunk in chunks]
         return found
@@ -98,12 +117,17 @@ class ChunkMap:
         if not is_hole.any():
             return None
         place = is_hole.argmax()
-        frame, x, y = (int(i) * step for i, step in zip(np.unravel_index(place, is_hole.shape), self.chunk, strict=True))
+        frame, x, y = (
+            int(i) * step
+            for i, step in zip(np.unravel_index(place, is_hole.shape), self.chunk, strict=True)
+        )
         return max(first * self.chunk[0] + frame, begin), x, y
 
 
 def require_filters(dataset: h5py.h5d.DatasetID, what: str) -> None:
-    """Load the plugins that a dataset is compressed by. Raises `InputError` for a filter that is not installed.
+    """Load the plugins that a dataset is compressed by.
+
+    Raises `InputError` for a filter that is not installed.
 
     Args:
         dataset: the dataset that is about to be read.

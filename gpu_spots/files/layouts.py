@@ -1,6 +1,7 @@
 """Where a file has its frames: the layouts that are recognised, in the order in which they are looked for.
 
-A stack is one dataset, or several that follow each other: in other files, as a DECTRIS master has them, or named one by one.
+A stack is one dataset, or several that follow each other: in other files, as a DECTRIS master has
+them, or named one by one.
 """
 
 import re
@@ -50,7 +51,8 @@ class Layout:
     """Where the frames are, and what kind of file it is."""
 
     kind: str
-    """LaueUtil, NXdata, DECTRIS, CXI, BLISS, Lima, CrystFEL, LaueProc, or HDF5 for anything else."""
+    """LaueUtil, NXdata, DECTRIS, CXI, BLISS, Lima, CrystFEL, LaueProc, or HDF5 for anything else.
+    """
     parts: tuple[Part, ...]
     """The datasets of the frames, in order."""
 
@@ -71,10 +73,12 @@ def recognise(file: h5py.File, paths: Sequence[str] = ()) -> Layout:
 
     Args:
         file: the opened file.
-        paths: datasets to take, in order, or groups that hold one stack; empty: those of the first layout that fits.
+        paths: datasets to take, in order, or groups that hold one stack; empty: those of the first
+            layout that fits.
 
     Raises:
-        InputError: there are none, there are several stacks (they are listed), or a link leads nowhere (the missing file is named).
+        InputError: there are none, there are several stacks (they are listed), or a link leads
+            nowhere (the missing file is named).
     """
     if paths:
         parts = tuple(part for path in paths for part in _named(file, path))
@@ -83,12 +87,18 @@ def recognise(file: h5py.File, paths: Sequence[str] = ()) -> Layout:
         try:
             stacks = _different(find(file))
         except FAILURES as error:
-            raise InputError(f"{file.filename}: cannot be searched for frames: {hdf5_reason(error)}") from error
+            raise InputError(
+                f"{file.filename}: cannot be searched for frames: {hdf5_reason(error)}"
+            ) from error
         if len(stacks) == 1:
             return Layout(_kind(file, stacks[0]), stacks[0])
         if stacks:
-            raise InputError(f"{file.filename}: several datasets could be the frames: {_listed(stacks)}; choose one with --frames PATH")
-    raise InputError(f"{file.filename}: no /{LAUEUTIL} and no 3-D numeric dataset of at least 2 frames; {_what_else(file)}")
+            raise InputError(
+                f"{file.filename}: several datasets could be the frames: {_listed(stacks)}; choose one with --frames PATH"
+            )
+    raise InputError(
+        f"{file.filename}: no /{LAUEUTIL} and no 3-D numeric dataset of at least 2 frames; {_what_else(file)}"
+    )
 
 
 Stack = tuple[Part, ...]
@@ -123,8 +133,13 @@ def _nexus_default(file: h5py.File) -> Iterator[Stack]:
 
 
 def _signal(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
-    """The stack that an NXdata group shows. What DECTRIS numbers is one stack, even where the signal is only the first of it."""
-    name = text_of(group.attrs, "signal") or next((key for key, item in _datasets(group) if "signal" in item.attrs), "")
+    """The stack that an NXdata group shows.
+
+    What DECTRIS numbers is one stack, even where the signal is only the first of it.
+    """
+    name = text_of(group.attrs, "signal") or next(
+        (key for key, item in _datasets(group) if "signal" in item.attrs), ""
+    )
     if PART.match(name) or (not name and any(PART.match(key) for key in group)):
         yield from _numbered(file, place, group)
     elif name and name in group:
@@ -141,7 +156,10 @@ def _dectris(file: h5py.File) -> Iterator[Stack]:
 
 
 def _numbered(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
-    """data_000001, data_000002, ... in order. Raises `InputError` where one is missing: frames would be taken for others."""
+    """data_000001, data_000002, ... in order.
+
+    Raises `InputError` where one is missing: frames would be taken for others.
+    """
     numbers = sorted((int(found[1]), name) for name in group if (found := PART.match(name)))
     if not numbers:
         return
@@ -222,8 +240,14 @@ def _kind(file: h5py.File, parts: Stack) -> str:
     if named is not None:
         return named
     entry = file[path.split("/")[1]]
-    is_nexus = text_of(entry.attrs, "NX_class") == "NXentry" or re.fullmatch(r"/entry\d*/(data/data|instrument/.*/data)", path)
-    return "NXdata" if is_nexus or text_of(parts[0].dataset.parent.attrs, "NX_class") == "NXdata" else "HDF5"
+    is_nexus = text_of(entry.attrs, "NX_class") == "NXentry" or re.fullmatch(
+        r"/entry\d*/(data/data|instrument/.*/data)", path
+    )
+    return (
+        "NXdata"
+        if is_nexus or text_of(parts[0].dataset.parent.attrs, "NX_class") == "NXdata"
+        else "HDF5"
+    )
 
 
 def _is_bliss(file: h5py.File) -> bool:
@@ -237,9 +261,13 @@ def _named(file: h5py.File, path: str) -> Stack:
     if isinstance(item, h5py.Group) and place != "/":
         stacks = _in_group(file, place, item)
         if len(stacks) > 1:
-            raise InputError(f"{file.filename}: {path} is a group with several datasets that could be the frames: {_listed(stacks)}")
+            raise InputError(
+                f"{file.filename}: {path} is a group with several datasets that could be the frames: {_listed(stacks)}"
+            )
         if not stacks:
-            raise InputError(f"{file.filename}: {path} is a group, expected the dataset of the frames")
+            raise InputError(
+                f"{file.filename}: {path} is a group, expected the dataset of the frames"
+            )
         return stacks[0]
     return (_dataset(file, path),)
 
@@ -248,10 +276,19 @@ def _in_group(file: h5py.File, place: str, group: h5py.Group) -> list[Stack]:
     """The stacks of a group: what it shows, or the groups in it show, else every dataset that could be one."""
     inner = [(f"{place}/{name}", found) for name, found in groups_in(group)]
     for level in [(place, group)], inner:
-        stacks = _different(stack for path, one in level for show in (_signal, _numbered) for stack in show(file, path, one))
+        stacks = _different(
+            stack
+            for path, one in level
+            for show in (_signal, _numbered)
+            for stack in show(file, path, one)
+        )
         if stacks:
             return stacks
-    return [(Part(path, found),) for path, found in datasets_below(group, place, DEPTH) if _is_stack(found)]
+    return [
+        (Part(path, found),)
+        for path, found in datasets_below(group, place, DEPTH)
+        if _is_stack(found)
+    ]
 
 
 def _dataset(file: h5py.File, path: str) -> Part:
@@ -299,7 +336,11 @@ def _is_stack(item: h5py.HLObject) -> bool:
 
 def _different(stacks: Iterator[Stack]) -> list[Stack]:
     """Each stack once, though several paths may lead to it."""
-    return list({tuple(part.dataset.id for part in stack): stack for stack in reversed(list(stacks))}.values())[::-1]
+    return list(
+        {
+            tuple(part.dataset.id for part in stack): stack for stack in reversed(list(stacks))
+        }.values()
+    )[::-1]
 
 
 def _listed(stacks: Sequence[Stack]) -> str:
@@ -316,7 +357,11 @@ def _what_else(file: h5py.File) -> str:
     broken = [why for _, why in broken_links_below(file, "", DEPTH)]
     if broken:
         return f"{broken[0]}{f' (and {len(broken) - 1} more links that lead nowhere)' if len(broken) > 1 else ''}"
-    others = [found for found in datasets_below(file, "", DEPTH) if (found[1].ndim or 0) >= 2 and found[1].dtype.kind in "uif"]
+    others = [
+        found
+        for found in datasets_below(file, "", DEPTH)
+        if (found[1].ndim or 0) >= 2 and found[1].dtype.kind in "uif"
+    ]
     others = sorted(others, key=lambda found: -found[1].size)[:3]
     listed = ", ".join(f"{path} {dataset.shape} {dataset.dtype}" for path, dataset in others)
     return f"--frames PATH names another{f'; the largest it has: {listed}' if listed else ''}"

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def lock(descriptor: int) -> bool:
-    """Lock a file; return False where another process holds it. On a file system without locks nobody is known to hold it."""
+    """Lock a file; return False where another process holds it.
+
+    On a file system without locks nobody is known to hold it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -24,25 +24,40 @@ def check_mar345(content: bytes, path: Path) -> None:
         path: its name, for messages.
     """
     if len(content) < _HEADER_BYTES:
-        raise InputError(f"{path}: is cut off: {len(content)} bytes, a mar345 header alone has {_HEADER_BYTES}")
+        raise InputError(
+            f"{path}: is cut off: {len(content)} bytes, a mar345 header alone has {_HEADER_BYTES}"
+        )
     order = "<" if struct.unpack_from("<i", content)[0] == 1234 else ">"
     _, width, n_high, _, _, n_pixels = struct.unpack_from(f"{order}6i", content)
     found = _PACKED.search(content, _HEADER_BYTES)
     if found is None:
-        raise InputError(f"{path}: is damaged or cut off: it has no packed image after its mar345 header")
-    if width < 1 or n_pixels < 1 or (int(found[2]), int(found[3])) != (width, n_pixels // width) or n_pixels % width:
+        raise InputError(
+            f"{path}: is damaged or cut off: it has no packed image after its mar345 header"
+        )
+    if (
+        width < 1
+        or n_pixels < 1
+        or (int(found[2]), int(found[3])) != (width, n_pixels // width)
+        or n_pixels % width
+    ):
         raise InputError(
             f"{path}: is a damaged mar345 file: {n_pixels} pixels in rows of {width}, but {int(found[3])} x {int(found[2])} are packed"
         )
     n_table = max(n_high + 7, 0) // 8 * 64
     if n_high < 0 or _HEADER_BYTES + n_table > found.start():
-        raise InputError(f"{path}: is a damaged mar345 file: its table of {n_high} strong pixels is cut off")
+        raise InputError(
+            f"{path}: is a damaged mar345 file: its table of {n_high} strong pixels is cut off"
+        )
     places = np.frombuffer(content, f"{order}i4", 2 * n_high, _HEADER_BYTES)[::2]
     if n_high and not ((places >= 0) & (places <= n_pixels)).all():
-        raise InputError(f"{path}: is a damaged mar345 file: strong pixels are beyond the last of {n_pixels}")
+        raise InputError(
+            f"{path}: is a damaged mar345 file: strong pixels are beyond the last of {n_pixels}"
+        )
     n_packed = _unpacked(content, found.end(), n_pixels, found[1] is not None)
     if n_packed != n_pixels:
-        raise InputError(f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected {n_pixels}")
+        raise InputError(
+            f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected {n_pixels}"
+        )
 
 
 def _unpacked(content: bytes, begin: int, n_pixels: int, is_v2: bool) -> int:

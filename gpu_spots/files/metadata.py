@@ -10,14 +10,24 @@ from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import absolute, broken_links_below, datasets_below, groups_in, item_at, member, text_of
+from gpu_spots.files.tree import (
+    absolute,
+    broken_links_below,
+    datasets_below,
+    groups_in,
+    item_at,
+    member,
+    text_of,
+)
 from gpu_spots.files.virtual import read_values
 from gpu_spots.grouping import Columns, LocatedColumns
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Array
 
 ANGLES = ("rotation_angle", "angle", "angles", "omega", "phi", "rotation", "rot", "kappa", "chi")
-"""Names of datasets of angles; the first two are official (NXxlaue, LaueUtil), and taken even where another varies too."""
+"""Names of datasets of angles; the first two are official (NXxlaue, LaueUtil), and taken even where
+another varies too.
+"""
 OFFICIAL = 3
 STATES = ("laser_on", "laser_state", "laser", "pump_on")
 """Names of datasets of laser states."""
@@ -31,11 +41,14 @@ Located = Sequence[tuple[str, h5py.Dataset]]
 """Paths and datasets."""
 
 
-def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: InputOptions) -> LocatedColumns:
+def read_metadata(
+    file: h5py.File, layout: Layout, n_frames: int, options: InputOptions
+) -> LocatedColumns:
     """The run's columns: those the user gives, else those of the group lauecollect, else what is found by its name.
 
-    Raises `InputError` where what the user names is not there or has not one value a frame, or where lauecollect is damaged. What is only
-    found by its name and does not fit is left out; `LocatedColumns.missing` says why.
+    Raises `InputError` where what the user names is not there or has not one value a frame, or
+    where lauecollect is damaged. What is only found by its name and does not fit is left out;
+    `LocatedColumns.missing` says why.
     """
     given = _given(file, n_frames, options)
     columns = dict(read_columns := lauecollect.read_columns(file, given))
@@ -46,25 +59,39 @@ def read_metadata(file: h5py.File, layout: Layout, n_frames: int, options: Input
         for name, find in (("angle", _find_angles), ("laser_on", _find_states)):
             place, found = find(file, layout, n_frames, datasets)
             if found is None:
-                missing[name] = _broken(file, layout, ANGLES if name == "angle" else STATES) or place
+                missing[name] = (
+                    _broken(file, layout, ANGLES if name == "angle" else STATES) or place
+                )
             else:
                 columns[name], origin[name] = found, place
-    if "laser_on" in given or "delay" in given or "file" in given:  # what tells the state is all of it the user's
+    if (
+        "laser_on" in given or "delay" in given or "file" in given
+    ):  # what tells the state is all of it the user's
         for name in ("laser_on", "delay", "file"):
             columns.pop(name, None)
     columns.update({name: values for name, (_, values) in given.items()})
     origin.update({name: place for name, (place, _) in given.items()})
-    return LocatedColumns(columns, {name: place for name, place in origin.items() if name in columns}, missing)
+    return LocatedColumns(
+        columns, {name: place for name, place in origin.items() if name in columns}, missing
+    )
 
 
 def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOptions) -> Columns:
     """Columns with those of a table in their place. Raises `InputError`."""
     table = _of_table(n_frames, options)
     origin = {name: place for name, (place, _) in table.items()}
-    return LocatedColumns({**columns, **{name: values for name, (_, values) in table.items()}}, origin, {}) if table else columns
+    return (
+        LocatedColumns(
+            {**columns, **{name: values for name, (_, values) in table.items()}}, origin, {}
+        )
+        if table
+        else columns
+    )
 
 
-def _given(file: h5py.File, n_frames: int, options: InputOptions) -> Mapping[str, tuple[str, Array]]:
+def _given(
+    file: h5py.File, n_frames: int, options: InputOptions
+) -> Mapping[str, tuple[str, Array]]:
     """Column to where it comes from and its values."""
     given = dict(_of_table(n_frames, options))
     for name, path in (("angle", options.angles_path), ("laser_on", options.laser_path)):
@@ -79,51 +106,77 @@ def _of_table(n_frames: int, options: InputOptions) -> dict[str, tuple[str, Arra
     columns = read_table(options.table)
     n_rows = len(next(iter(columns.values())))
     if n_rows != n_frames:
-        raise InputError(f"{options.table}: has {n_rows} rows below its names, expected one for each of the {n_frames} frames")
+        raise InputError(
+            f"{options.table}: has {n_rows} rows below its names, expected one for each of the {n_frames} frames"
+        )
     return {name: (f"{options.table}: {name}", values) for name, values in columns.items()}
 
 
 def _one_a_frame(file: h5py.File, path: str, n_frames: int) -> Array:
     item = item_at(file, path)
     if not isinstance(item, h5py.Dataset):
-        raise InputError(f"{file.filename}: {path} is a group, expected a dataset of one value a frame")
+        raise InputError(
+            f"{file.filename}: {path} is a group, expected a dataset of one value a frame"
+        )
     if item.shape != (n_frames,):
-        raise InputError(f"{file.filename}: {path} has shape {item.shape}, expected one value for each of the {n_frames} frames")
+        raise InputError(
+            f"{file.filename}: {path} has shape {item.shape}, expected one value for each of the {n_frames} frames"
+        )
     return read_values(item, f"{file.filename}: {path}")
 
 
-def _find_angles(file: h5py.File, layout: Layout, n_frames: int, datasets: Located) -> tuple[str, Array | None]:
+def _find_angles(
+    file: h5py.File, layout: Layout, n_frames: int, datasets: Located
+) -> tuple[str, Array | None]:
     """The place and the values of the angles; or why there are none, and None."""
     axis = _first_axis(file, layout)
     fitting: dict[str, tuple[str, Array]] = {}
     others = []
-    for path, dataset in _called(file, layout, datasets, ANGLES, lambda path, dataset: _turns(path, dataset, axis)):
+    for path, dataset in _called(
+        file, layout, datasets, ANGLES, lambda path, dataset: _turns(path, dataset, axis)
+    ):
         if dataset.dtype.kind not in "iuf" or dataset.ndim != 1:
             continue
         if dataset.shape != (n_frames,):
             others.append(f"{path} {dataset.shape}")
         else:  # of one name, the best place
-            fitting.setdefault(path.rpartition("/")[2].lower(), (path, read_values(dataset, f"{file.filename}: {path}")))
+            fitting.setdefault(
+                path.rpartition("/")[2].lower(),
+                (path, read_values(dataset, f"{file.filename}: {path}")),
+            )
     varying = [found for found in fitting.values() if len(np.unique(_rounded(found[1]))) > 1]
     if varying:
         (first, values), *rest = varying
         is_official = first == axis or first.rpartition("/")[2].lower() in ANGLES[:OFFICIAL]
-        if is_official or all(np.array_equal(_rounded(values), _rounded(other)) for _, other in rest):
+        if is_official or all(
+            np.array_equal(_rounded(values), _rounded(other)) for _, other in rest
+        ):
             return first, values
-        return f"several datasets could be the angles: {', '.join(path for path, _ in varying)}", None
+        return (
+            f"several datasets could be the angles: {', '.join(path for path, _ in varying)}",
+            None,
+        )
     if fitting:
         return next(iter(fitting.values()))
     if others:
         return f"no angles for {n_frames} frames; there is {', '.join(others[:3])}", None
-    return f"no angles found (looked for {', '.join(ANGLES[:5])} and others, one value a frame)", None
+    return (
+        f"no angles found (looked for {', '.join(ANGLES[:5])} and others, one value a frame)",
+        None,
+    )
 
 
-def _find_states(file: h5py.File, layout: Layout, n_frames: int, datasets: Located) -> tuple[str, Array | None]:
+def _find_states(
+    file: h5py.File, layout: Layout, n_frames: int, datasets: Located
+) -> tuple[str, Array | None]:
     """The place and the values of the laser states; or why there are none, and None."""
     for path, dataset in _called(file, layout, datasets, STATES):
         if dataset.shape == (n_frames,) and dataset.dtype.kind in "iufbSO":
             values = read_values(dataset, f"{file.filename}: {path}")
-            texts = {value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values.tolist()}
+            texts = {
+                value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+                for value in values.tolist()
+            }
             if {text.strip().lower() for text in texts} <= WORDS:  # laser may as well be an energy
                 return path, values
     return f"no laser states found (looked for {', '.join(STATES)}, one value a frame)", None
@@ -151,16 +204,29 @@ def _called(
         path = one[0]
         folder, name = path.split("/")[-2:]
         place = next((i for i, word in enumerate(PLACES) if folder.startswith(word)), len(PLACES))
-        return path != axis, names.index(name.lower()) if name.lower() in names else len(names), place, path.count("/"), path
+        return (
+            path != axis,
+            names.index(name.lower()) if name.lower() in names else len(names),
+            place,
+            path.count("/"),
+            path,
+        )
 
-    return sorted((one for one in datasets if one[0].rpartition("/")[2].lower() in names or also(*one)), key=rank)
+    return sorted(
+        (one for one in datasets if one[0].rpartition("/")[2].lower() in names or also(*one)),
+        key=rank,
+    )
 
 
 def _broken(file: h5py.File, layout: Layout, names: tuple[str, ...]) -> str | None:
     """A link that leads nowhere in the place of a dataset with one of these names, in words."""
     top = layout.parts[0].path.split("/")[1] if layout.is_nexus else ""
     group = file[top] if top else file
-    links = broken_links_below(group, absolute(top), DEPTH, names) if isinstance(group, h5py.Group) else ()
+    links = (
+        broken_links_below(group, absolute(top), DEPTH, names)
+        if isinstance(group, h5py.Group)
+        else ()
+    )
     return next((why for _, why in links), None)
 
 
@@ -173,7 +239,13 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
         shown += [(f"/{top}/{name}", group) for name, group in groups_in(entry)]
     for place, group in shown:
         axes = group.attrs.get("axes")
-        first = axes if isinstance(axes, str | bytes) else axes[0] if isinstance(axes, np.ndarray) and axes.size else None
+        first = (
+            axes
+            if isinstance(axes, str | bytes)
+            else axes[0]
+            if isinstance(axes, np.ndarray) and axes.size
+            else None
+        )
         name = first.decode(errors="replace") if isinstance(first, bytes) else first
         if not isinstance(name, str) or name in ("", "."):
             continue

@@ -16,7 +16,10 @@ _LASER = re.compile(r"on|off|[01]", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class NamePattern:
-    """A pattern of names. Matching takes time in proportion to the parts and the square of the name."""
+    """A pattern of names.
+
+    Matching takes time in proportion to the parts and the square of the name.
+    """
 
     parts: tuple[tuple[str, str], ...]
     """Kind and text of each part: text, ``*``, or a field."""
@@ -51,11 +54,18 @@ class NamePattern:
         if ends is None:
             return None
         begins = [0, *ends]
-        return {text: name[begin:end] for (kind, text), begin, end in zip(self.parts, begins, ends, strict=False) if kind == "field"}
+        return {
+            text: name[begin:end]
+            for (kind, text), begin, end in zip(self.parts, begins, ends, strict=False)
+            if kind == "field"
+        }
 
 
 def compile_pattern(pattern: str) -> NamePattern:
-    """Take a pattern apart. Raises `ParameterError` where it has no fields, or fields that are none."""
+    """Take a pattern apart.
+
+    Raises `ParameterError` where it has no fields, or fields that are none.
+    """
     parts: list[tuple[str, str]] = []
     end = 0
     for found in _FIELD.finditer(pattern):

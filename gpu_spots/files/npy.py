@@ -35,7 +35,9 @@ def read_npy(content: bytes, path: Path) -> Array:
     end = begin + int.from_bytes(content[8:begin], "little")
     found = _HEADER.fullmatch(content[begin:end]) if end - begin < 4096 else None
     if found is None:
-        raise InputError(f"{path}: is a damaged .npy file or not one of numbers: its header is not one that NumPy writes for them")
+        raise InputError(
+            f"{path}: is a damaged .npy file or not one of numbers: its header is not one that NumPy writes for them"
+        )
     try:
         dtype = np.dtype(found[1].decode())
     except TypeError:
@@ -45,6 +47,10 @@ def read_npy(content: bytes, path: Path) -> Array:
     shape = tuple(int(part) for part in found[3].split(b",") if part.strip())
     expected = math.prod(shape) * dtype.itemsize
     if len(content) - end != expected:
-        raise InputError(f"{path}: is damaged or cut off: {len(content)} bytes, expected {end + expected} for shape {shape} of {dtype}")
-    values = np.frombuffer(content, dtype, offset=end).reshape(shape, order="F" if found[2] == b"True" else "C")
+        raise InputError(
+            f"{path}: is damaged or cut off: {len(content)} bytes, expected {end + expected} for shape {shape} of {dtype}"
+        )
+    values = np.frombuffer(content, dtype, offset=end).reshape(
+        shape, order="F" if found[2] == b"True" else "C"
+    )
     return np.ascontiguousarray(values, dtype.newbyteorder("="))

@@ -21,14 +21,21 @@ MARK = stat.S_ISVTX
 
 
 def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
-    """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made. Raises `OutputError`."""
+    """Refuse an output that is an input, that exists (unless ``force``), or that cannot be made.
+
+    Raises `OutputError`.
+    """
     if output.name in ("", ".."):
         raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
     for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
-        if path.exists() and any(source.exists() and os.path.samefile(path, source) for source in sources):
+        if path.exists() and any(
+            source.exists() and os.path.samefile(path, source) for source in sources
+        ):
             raise OutputError(f"{path}: the {what} is the input file; {_other()}")
     if output.exists() and not output.is_file():
-        raise OutputError(f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file")
+        raise OutputError(
+            f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
+        )
     _refuse_link(output)
     if output.exists() and not force:
         raise OutputError(f"{output}: exists already; {given('force', True)} overwrites it")
@@ -40,7 +47,8 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
 def complete_or_absent(output: Path) -> Iterator[Path]:
     """The path to write to; when the block ends well it becomes ``output`` at once, else it is removed.
 
-    What a killed run left there is removed first. Raises `OutputError` where another run is writing the same output.
+    What a killed run left there is removed first. Raises `OutputError` where another run is writing
+    the same output.
     """
     part = _part(output)
     lock: int | None = None
@@ -57,7 +65,9 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
             with uninterrupted(too_late=True):
                 _refuse_link(output)
                 if os.path.lexists(output) and not was_there:
-                    raise OutputError(f"{output}: cannot be written: another program has made it meanwhile; {_other()}")
+                    raise OutputError(
+                        f"{output}: cannot be written: another program has made it meanwhile; {_other()}"
+                    )
                 os.replace(part, output)
                 watchdog.complete()
                 _unmark(lock)
@@ -77,10 +87,13 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block has ended. ``too_late``: then they are not heard any more, as what they would stop is done.
+    """Ctrl-C and SIGTERM wait until the block has ended.
 
-    HDF5 needs this: an exception out of a signal in the midst of its work leaves it in a state in which it crashes. Python handles signals
-    in the main thread, so in others there is nothing to do.
+    ``too_late``: then they are not heard any more, as what they would stop is done.
+
+    HDF5 needs this: an exception out of a signal in the midst of its work leaves it in a state in
+    which it crashes. Python handles signals in the main thread, so in others there is nothing to
+    do.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -90,7 +103,11 @@ def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         arrived.append(number)
 
-    before = {number: handler for number in watchdog.SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+    before = {
+        number: handler
+        for number in watchdog.SIGNALS
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
     try:
         for number in before:
             signal.signal(number, note)
@@ -103,14 +120,20 @@ def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
 
 
 class NewFile(h5py.File):  # type: ignore[misc]
-    """A new HDF5 file that old readers open too. Whether it could be written to is not HDF5's to say: ask `check`.
+    """A new HDF5 file that old readers open too.
 
-    HDF5 crashes, at the latest when the process ends, if its writes fail, as on a full disk (https://github.com/h5py/h5py/issues/914).
-    So it writes to an object that takes everything, and tells afterwards.
+    Whether it could be written to is not HDF5's to say: ask `check`.
+
+    HDF5 crashes, at the latest when the process ends, if its writes fail, as on a full disk
+    (https://github.com/h5py/h5py/issues/914). So it writes to an object that takes everything, and
+    tells afterwards.
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        """Make the file at ``path``, which messages call ``name``. Raises `OutputError` where that cannot be done."""
+        """Make the file at ``path``, which messages call ``name``.
+
+        Raises `OutputError` where that cannot be done.
+        """
         self._name = name
         try:
             self._disk = _Disk(path)
@@ -136,7 +159,10 @@ class NewFile(h5py.File):  # type: ignore[misc]
 
 @contextmanager
 def new_file(path: Path, name: str) -> Iterator[NewFile]:
-    """A new HDF5 file; messages call it ``name``. Raises `OutputError` where it cannot be made or finished."""
+    """A new HDF5 file; messages call it ``name``.
+
+    Raises `OutputError` where it cannot be made or finished.
+    """
     file = NewFile(path, name)
     try:
         yield file
@@ -149,16 +175,23 @@ def new_file(path: Path, name: str) -> Iterator[NewFile]:
 
 
 class _Disk:
-    """A new file for HDF5 to write to, in which nothing seems to fail. What the disk does not take is kept in memory."""
+    """A new file for HDF5 to write to, in which nothing seems to fail.
+
+    What the disk does not take is kept in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.failure: OSError | None = None
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
         self._position = self._size = 0
         self._kept: list[tuple[int, bytes]] = []
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
         return self._position
 
     def tell(self) -> int:
@@ -237,14 +270,20 @@ def _cannot_write(output: Path | str, error: OSError) -> OutputError:
 def _refuse_link(output: Path) -> None:
     """Raise `OutputError` for a symbolic link: neither it nor the file behind it is replaced."""
     if output.is_symlink():
-        raise OutputError(f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with {given('output')}")
+        raise OutputError(
+            f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with {given('output')}"
+        )
 
 
 def _locked_new_file(part: Path, output: Path) -> int:
     """Return a descriptor of a new file that this process alone holds; the lock of a killed process is gone with it."""
     while True:
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666 | MARK)
+            descriptor = os.open(
+                part,
+                os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o666 | MARK,
+            )
         except FileExistsError:
             _clear(part, output)
             continue
@@ -258,7 +297,10 @@ def _locked_new_file(part: Path, output: Path) -> int:
 
 
 def _clear(part: Path, output: Path) -> None:
-    """Remove what a killed run left. Raises `OutputError` where a run is at it, and for what no run leaves."""
+    """Remove what a killed run left.
+
+    Raises `OutputError` where a run is at it, and for what no run leaves.
+    """
     in_the_way = f"{output}: cannot be written: {part} is in the way"
     try:
         if not stat.S_ISREG(part.lstat().st_mode):
@@ -272,7 +314,9 @@ def _clear(part: Path, output: Path) -> None:
         if not locks.lock(descriptor):
             raise OutputError(f"{output}: another run is writing it")
         if not os.fstat(descriptor).st_mode & MARK:
-            raise OutputError(f"{in_the_way} and was not left by this program; move it, or {_other()}")
+            raise OutputError(
+                f"{in_the_way} and was not left by this program; move it, or {_other()}"
+            )
         locks.remove(part, descriptor)
     finally:
         os.close(descriptor)

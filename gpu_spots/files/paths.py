@@ -15,15 +15,17 @@ KINDS = (
 
 
 def require_regular_file(path: Path, what: str) -> None:
-    """Raise `InputError` where a path is not a regular file. Symbolic links are followed; nothing is opened.
+    """Raise `InputError` where a path is not a regular file.
+
+    Symbolic links are followed; nothing is opened.
 
     Args:
         path: the path to check.
         what: what is expected there, with its article, for the message: "an HDF5 file".
 
     Raises:
-        InputError: the path does not exist, cannot be looked up, or leads to a folder, a named pipe,
-            a socket or a device.
+        InputError: the path does not exist, cannot be looked up, or leads to a folder, a named
+            pipe, a socket or a device.
     """
     try:
         mode = path.stat().st_mode

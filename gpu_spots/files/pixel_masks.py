@@ -24,7 +24,8 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
 
     Args:
         text: FILE, or FILE:PATH for a dataset of an HDF5 file.
-        mask_good: 0 where pixels of value 0 are good, 1 where those of any other value are; None: as the format has it.
+        mask_good: 0 where pixels of value 0 are good, 1 where those of any other value are; None:
+            as the format has it.
         shape: n_X and n_Y of the frames.
 
     Returns:
@@ -37,8 +38,12 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
     file, path = _file_and_path(text)
     values, place = _read(file, path, shape)
     if values.shape != shape:
-        turned = "; it is that of a frame with X and Y exchanged" if values.shape == shape[::-1] else ""
-        raise InputError(f"{place}: the mask has shape {values.shape}, expected that of a frame, {shape}{turned}")
+        turned = (
+            "; it is that of a frame with X and Y exchanged" if values.shape == shape[::-1] else ""
+        )
+        raise InputError(
+            f"{place}: the mask has shape {values.shape}, expected that of a frame, {shape}{turned}"
+        )
     if values.dtype.kind not in "iufb":
         raise InputError(f"{place}: the mask is {values.dtype}, expected numbers")
     if mask_good is not None:
@@ -47,7 +52,11 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
     name = place.rpartition("/")[2]
     if name == "pixel_mask" and values.dtype.kind in "iu":
         return good_of_nexus(values)
-    if name in ("mask", "mask_shared") and re.search(r"/entry_\d+/", place) and values.dtype.kind in "iu":
+    if (
+        name in ("mask", "mask_shared")
+        and re.search(r"/entry_\d+/", place)
+        and values.dtype.kind in "iu"
+    ):
         return good_of_cxi(values)
     found = ", ".join(f"{value:g}" for value in np.unique(values)[:4].astype(float))
     n_zero = int((values == 0).sum())
@@ -80,12 +89,16 @@ def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Ar
         with h5py.File(file, "r") as opened:
             if path is None:
                 fitting = [
-                    found for found in datasets_below(opened, "", DEPTH) if found[1].shape == shape and found[1].dtype.kind in "iufb"
+                    found
+                    for found in datasets_below(opened, "", DEPTH)
+                    if found[1].shape == shape and found[1].dtype.kind in "iufb"
                 ]
                 if len(fitting) != 1:
                     listed = f": {', '.join(place for place, _ in fitting[:5])}" if fitting else ""
                     found = f"{len(fitting) or 'no'} dataset{'s' * (len(fitting) != 1)}"
-                    raise InputError(f"{file}: has {found} of a frame's shape {shape}{listed}; name the mask as FILE:PATH")
+                    raise InputError(
+                        f"{file}: has {found} of a frame's shape {shape}{listed}; name the mask as FILE:PATH"
+                    )
                 path = fitting[0][0]
             item = item_at(opened, path)
             if not isinstance(item, h5py.Dataset):

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.output import NewFile, check_output, complete_or_absent, new_file, uninterrupted
+from gpu_spots.files.output import (
+    NewFile,
+    check_output,
+    complete_or_absent,
+    new_file,
+    uninterrupted,
+)
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
 from gpu_spots.simulate.score import Found
 
@@ -22,11 +28,19 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 }
 """How frames can be stored, and what HDF5 is told for it."""
 CHUNK_ROWS = 128
-"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through the run without reading all of it."""
+"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through
+the run without reading all of it.
+"""
 
 SPOT_COLUMNS = {
-    "XY": ("centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]", "pixels"),
-    "block": ("index of the angle at which the spot is seen; it is on all frames of that block", None),
+    "XY": (
+        "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]",
+        "pixels",
+    ),
+    "block": (
+        "index of the angle at which the spot is seen; it is on all frames of that block",
+        None,
+    ),
     "angle": ("that angle", "degrees"),
     "I": ("total intensity without laser, before the scales of the frame", "counts"),
     "response": ("response to the laser, on/off - 1", None),
@@ -38,13 +52,22 @@ SPOT_COLUMNS = {
         None,
     ),
 }
-"""Datasets of ``truth`` with one row for a spot of a block: the fields of `TrueSpots`, their descriptions and units."""
+"""Datasets of ``truth`` with one row for a spot of a block: the fields of `TrueSpots`, their
+descriptions and units.
+"""
 
 
 def write_run(
-    path: Path, run: SimulatedRun, *, compression: str = "gzip", force: bool = False, progress: Callable[[], None] = lambda: None
+    path: Path,
+    run: SimulatedRun,
+    *,
+    compression: str = "gzip",
+    force: bool = False,
+    progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Draw the frames of ``run`` and write them, with ``lauecollect`` and ``truth``. The file appears under its name when it is complete.
+    """Draw the frames of ``run`` and write them, with ``lauecollect`` and ``truth``.
+
+    The file appears under its name when it is complete.
 
     Args:
         path: the file to write.
@@ -71,9 +94,19 @@ def read_truth(path: Path) -> Truth:
         InputError: the file cannot be read, or has no truth.
     """
     with _reading(path) as file:
-        spots = {name: _dataset(file, f"truth/{name}", path, "a simulated run")[()] for name in SPOT_COLUMNS}
-        places = ("truth/frame_block", "lauecollect/angle", "lauecollect/laser_on", "lauecollect/repeat")
-        block, angle, laser_on, repeat = (_dataset(file, place, path, "a simulated run")[()] for place in places)
+        spots = {
+            name: _dataset(file, f"truth/{name}", path, "a simulated run")[()]
+            for name in SPOT_COLUMNS
+        }
+        places = (
+            "truth/frame_block",
+            "lauecollect/angle",
+            "lauecollect/laser_on",
+            "lauecollect/repeat",
+        )
+        block, angle, laser_on, repeat = (
+            _dataset(file, place, path, "a simulated run")[()] for place in places
+        )
         n_X, n_Y = _dataset(file, "frames", path, "a simulated run").shape[1:]
         return Truth((n_X, n_Y), Schedule(block, angle, laser_on, repeat), TrueSpots(**spots))
 
@@ -91,11 +124,15 @@ def read_found(path: Path) -> Found:
         return Found((n_X, n_Y), *arrays)
 
 
-def _write_frames(file: NewFile, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]) -> None:
+def _write_frames(
+    file: NewFile, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]
+) -> None:
     n_X, n_Y = run.design.size
     chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
     with uninterrupted():
-        frames = file.create_dataset("frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression)
+        frames = file.create_dataset(
+            "frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression
+        )
         frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
         frames.attrs["units"] = "counts"
         frames.attrs["bias"] = BIAS
@@ -110,29 +147,55 @@ def _write_columns(group: h5py.Group, design: Design, schedule: Schedule) -> Non
     """One column of the log a dataset, as LaueUtil has them."""
     on = schedule.laser_on.astype(bool)
     states = [f"{'on' if x else 'off'}_" if design.laser else "" for x in on]
-    names = [f"sim_{a:07.3f}_{state}{r}.mccd" for a, state, r in zip(schedule.angle, states, schedule.repeat, strict=True)]
+    names = [
+        f"sim_{a:07.3f}_{state}{r}.mccd"
+        for a, state, r in zip(schedule.angle, states, schedule.repeat, strict=True)
+    ]
     _write(group, "angle", schedule.angle, "rotation angle of the crystal", "degrees")
     _write(group, "laser_on", schedule.laser_on, "1 with laser, 0 without")
-    _write(group, "delay", np.array(["100ps" if x else "-" for x in on], object), "from laser to X-ray pulse; -: no laser pulse")
+    _write(
+        group,
+        "delay",
+        np.array(["100ps" if x else "-" for x in on], object),
+        "from laser to X-ray pulse; -: no laser pulse",
+    )
     _write(group, "file", np.array(names, object), "name that the image would have")
-    _write(group, "repeat", schedule.repeat, "number of the frame, or of the off/on pair, at its angle, from 1")
+    _write(
+        group,
+        "repeat",
+        schedule.repeat,
+        "number of the frame, or of the off/on pair, at its angle, from 1",
+    )
 
 
 def _write_truth(group: h5py.Group, run: SimulatedRun) -> None:
-    group.attrs["description"] = "what was simulated: the options as attributes, the spots and the scales as datasets"
+    group.attrs["description"] = (
+        "what was simulated: the options as attributes, the spots and the scales as datasets"
+    )
     for name, value in asdict(run.design).items():
         group.attrs[name] = value
     for name, (description, units) in SPOT_COLUMNS.items():
         _write(group, name, getattr(run.truth.spots, name), description, units)
     _write(group, "frame_block", run.truth.schedule.block, "index of each frame's angle")
-    _write(group, "scale", run.scale, "scale of the whole picture above the bias on each frame (drift)")
-    _write(group, "spot_scale", run.spot_scale, "scale of the spots on each frame, on top of that (jitter)")
+    _write(
+        group, "scale", run.scale, "scale of the whole picture above the bias on each frame (drift)"
+    )
+    _write(
+        group,
+        "spot_scale",
+        run.spot_scale,
+        "scale of the spots on each frame, on top of that (jitter)",
+    )
     _write(group, "hot", run.detector.hot, "pixels with a large constant signal, X and Y", "pixels")
     _write(group, "dead", run.detector.dead, "pixels that are 0 on every frame, X and Y", "pixels")
 
 
-def _write(group: h5py.Group, name: str, data: NDArray[Any], description: str, units: str | None = None) -> None:
-    dataset = group.create_dataset(name, data=data, dtype=h5py.string_dtype() if data.dtype == object else None)
+def _write(
+    group: h5py.Group, name: str, data: NDArray[Any], description: str, units: str | None = None
+) -> None:
+    dataset = group.create_dataset(
+        name, data=data, dtype=h5py.string_dtype() if data.dtype == object else None
+    )
     dataset.attrs["description"] = description
     if units:
         dataset.attrs["units"] = units

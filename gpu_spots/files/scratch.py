@@ -1,4 +1,7 @@
-"""Scratch files: decoded frames on disk, for runs that do not fit in memory. They have no name, so that nothing of them is ever left."""
+"""Scratch files: decoded frames on disk, for runs that do not fit in memory.
+
+They have no name, so that nothing of them is ever left.
+"""
 
 import os
 import tempfile
@@ -14,9 +17,14 @@ from gpu_spots.model import Array
 
 
 class ScratchFile:
-    """Frames (n, n_X, n_Y), one after the other, as they are in memory; a spool of the pipeline. Several threads may use it."""
+    """Frames (n, n_X, n_Y), one after the other, as they are in memory; a spool of the pipeline.
 
-    def __init__(self, descriptor: int, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
+    Several threads may use it.
+    """
+
+    def __init__(
+        self, descriptor: int, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]
+    ) -> None:
         """An open file, in a folder for messages to name, that has room for them."""
         self._descriptor = descriptor
         self._folder = folder
@@ -24,7 +32,10 @@ class ScratchFile:
         self._frame_bytes = shape[1] * self._row_bytes
 
     def write(self, begin: int, frames: Array) -> None:
-        """Put frames, contiguous, at their place, the first at ``begin``. Raises `OutputError` where the disk does not take them."""
+        """Put frames, contiguous, at their place, the first at ``begin``.
+
+        Raises `OutputError` where the disk does not take them.
+        """
         rest, position = frames.reshape(-1).view(np.uint8).data, begin * self._frame_bytes
         try:
             while rest:
@@ -34,7 +45,10 @@ class ScratchFile:
             raise _cannot(self._folder, error) from error
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Fill ``into``, contiguous, with the frames from ``begin`` to ``end``. Raises `InputError`."""
+        """Fill ``into``, contiguous, with the frames from ``begin`` to ``end``.
+
+        Raises `InputError`.
+        """
         self._fill(into, begin * self._frame_bytes)
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
@@ -51,12 +65,19 @@ class ScratchFile:
                     raise InputError(f"{self._folder}: the scratch file ends too early")
                 rest, begin = rest[n_read:], begin + n_read
         except OSError as error:
-            raise InputError(f"{self._folder}: the scratch file cannot be read: {error.strerror}") from error
+            raise InputError(
+                f"{self._folder}: the scratch file cannot be read: {error.strerror}"
+            ) from error
 
 
 @contextmanager
-def scratch_file(folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Iterator[ScratchFile]:
-    """Room for frames of some shape and type, in a folder. Raises `OutputError` where there is none."""
+def scratch_file(
+    folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> Iterator[ScratchFile]:
+    """Room for frames of some shape and type, in a folder.
+
+    Raises `OutputError` where there is none.
+    """
     n_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     try:
         disk = os.statvfs(folder)

@@ -1,7 +1,8 @@
 """Selections of dataspaces as products of one set of indices for each dimension, and what they cover.
 
-The mapping of a virtual dataset selects hyperslabs: of each dimension ``n`` runs of ``block`` indices,
-``stride`` apart. So a mapping of 10 000 frames is one product, whatever the size of the frames.
+The mapping of a virtual dataset selects hyperslabs: of each dimension ``n`` runs of ``block``
+indices, ``stride`` apart. So a mapping of 10 000 frames is one product, whatever the size of the
+frames.
 """
 
 import math
@@ -92,7 +93,10 @@ class Runs(NamedTuple):
         return inside if self.is_interval else inside & (distance % self.stride < self.block)
 
     def edges(self) -> NDArray[np.int64]:
-        """Return (k,) int64: where runs begin, and where they end. Raises ValueError for too many runs."""
+        """Return (k,) int64: where runs begin, and where they end.
+
+        Raises ValueError for too many runs.
+        """
         if self.is_interval:
             return np.array([self.start, self.end])
         if self.n > MAX_CELLS:
@@ -120,7 +124,12 @@ def products(space: h5py.h5s.SpaceID) -> list[Product] | None:
     if space.is_regular_hyperslab():
         return [tuple(map(Runs, *space.get_regular_hyperslab()))]
     boxes = space.get_select_hyper_blocklist()
-    return [tuple(Runs(int(low), 1, 1, int(high) - int(low) + 1) for low, high in zip(*box, strict=True)) for box in boxes]
+    return [
+        tuple(
+            Runs(int(low), 1, 1, int(high) - int(low) + 1) for low, high in zip(*box, strict=True)
+        )
+        for box in boxes
+    ]
 
 
 def size_of(selection: Sequence[Product]) -> int:
@@ -138,7 +147,9 @@ def first_uncovered(shape: Sequence[int], selection: Sequence[Product]) -> tuple
         pattern = tuple(inside)
         if pattern not in patterns:
             if (len(patterns) + 1) * shape[0] > MAX_CELLS:
-                raise ValueError(f"{len(patterns) + 1} different parts of {shape[0]} frames are mapped")
+                raise ValueError(
+                    f"{len(patterns) + 1} different parts of {shape[0]} frames are mapped"
+                )
             patterns[pattern] = np.zeros(shape[0], bool)
         frames.mark(patterns[pattern])
     # frames that are covered by the same patterns have the same holes
@@ -166,7 +177,9 @@ def _different(rows: list[NDArray[np.bool_]]) -> Iterator[tuple[int, NDArray[np.
             yield frame, np.flatnonzero(table[frame])
 
 
-def _uncovered_in_frame(shape: Sequence[int], patterns: Sequence[Product]) -> tuple[int, ...] | None:
+def _uncovered_in_frame(
+    shape: Sequence[int], patterns: Sequence[Product]
+) -> tuple[int, ...] | None:
     if not patterns:
         return (0,) * len(shape)
     if whole(shape) in patterns:
@@ -180,6 +193,10 @@ def _uncovered_in_frame(shape: Sequence[int], patterns: Sequence[Product]) -> tu
         raise ValueError(f"{len(patterns)} parts of a frame are mapped")
     covered = np.zeros(lengths, bool)
     for pattern in patterns:
-        covered[np.ix_(*(runs.has(edge[:-1]) for runs, edge in zip(pattern, edges, strict=True)))] = True
+        covered[
+            np.ix_(*(runs.has(edge[:-1]) for runs, edge in zip(pattern, edges, strict=True)))
+        ] = True
     holes = np.argwhere(~covered)
-    return tuple(int(edge[i]) for edge, i in zip(edges, holes[0], strict=True)) if len(holes) else None
+    return (
+        tuple(int(edge[i]) for edge, i in zip(edges, holes[0], strict=True)) if len(holes) else None
+    )

@@ -25,12 +25,15 @@ from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 
 STRIP = 128
-"""Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker."""
+"""Rows of a chunk: a frame is as quick to read as in one piece, a pixel of all frames much quicker.
+"""
 PIXELS_IN_CHUNK = 1 << 16
 ROWS_IN_CHUNK = 1 << 13
 """Rows of a table in a chunk, each with a checksum."""
 SMALL_IMAGE = 1 << 12
-"""Images of at most this many pixels share chunks and are written together: an HDF5 call for each would take most of the time."""
+"""Images of at most this many pixels share chunks and are written together: an HDF5 call for each
+would take most of the time.
+"""
 
 STACKS = frozenset(STACK_NAMES)
 
@@ -40,24 +43,45 @@ DESCRIPTIONS = {
     "stats/iqr": ("interquartile range Q75 - Q25 of the background sample", "counts"),
     "stats/max": ("maximum over all frames", "counts"),
     "stats/arg": ("index of the first frame that has the maximum", None),
-    "stats/threshold": ("a valid pixel is in masks_raw if and only if its value is at least this", "counts"),
+    "stats/threshold": (
+        "a valid pixel is in masks_raw if and only if its value is at least this",
+        "counts",
+    ),
     "stats/n_used": ("number of frames in the background sample", None),
     "masks_raw": ("pixels at or above stats/threshold: frame, X, Y", None),
     "masks_filtered": ("masks_raw after erosions and dilations: frame, X, Y", None),
     "masks_synced": ("union of masks_filtered over each off/on pair or block: mask, X, Y", None),
     "masks/labels": ("label of the spot a pixel belongs to, 0 for none: mask, X, Y", None),
     "masks/counts": ("number of spots of each mask", None),
-    "spots/I": ("integrated intensity: sum over the spot's pixels of the value less the background", "counts"),
+    "spots/I": (
+        "integrated intensity: sum over the spot's pixels of the value less the background",
+        "counts",
+    ),
     "spots/XY": ("X and Y of the spot's most intense pixel", "pixel"),
-    "spots/box": ("box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive", "pixel"),
+    "spots/box": (
+        "box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+        "pixel",
+    ),
     "spots/frame": ("index of the frame", None),
-    "spots/label": ("label of the spot in masks/labels[mask]; labels of different masks are not related", None),
-    "spots/mask": ("index of the mask in masks/labels, and in masks_synced if present, else masks_filtered", None),
+    "spots/label": (
+        "label of the spot in masks/labels[mask]; labels of different masks are not related",
+        None,
+    ),
+    "spots/mask": (
+        "index of the mask in masks/labels, and in masks_synced if present, else masks_filtered",
+        None,
+    ),
     "spots/overload": ("number of the spot's pixels that are saturated on the frame", "pixel"),
-    "spots/pixel_list": ("flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot", None),
+    "spots/pixel_list": (
+        "flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot",
+        None,
+    ),
     "spots/pixel_list_BE": ("begin and end, exclusive, of each spot in spots/pixel_list", None),
     "frame_level": ("level of each frame: interquartile mean of a sample of its pixels", "counts"),
-    "frame_scale": ("what each frame was multiplied by before it was compared with others; stats are in these scaled counts", None),
+    "frame_scale": (
+        "what each frame was multiplied by before it was compared with others; stats are in these scaled counts",
+        None,
+    ),
     "frame2mask": ("index of the mask that each frame's spots come from", None),
     "frame2spotsBE": ("begin and end, exclusive, of each frame's rows in the spots arrays", None),
 }
@@ -81,7 +105,9 @@ LINKS = {
 Arguments = ParamSpec("Arguments")
 
 
-def _writes(method: Callable[Concatenate["SpotsWriter", Arguments], None]) -> Callable[Concatenate["SpotsWriter", Arguments], None]:
+def _writes(
+    method: Callable[Concatenate["SpotsWriter", Arguments], None],
+) -> Callable[Concatenate["SpotsWriter", Arguments], None]:
     """Mark a method that writes: signals wait until it is over and the datasets it opened are closed; failures are `OutputError`."""
 
     @wraps(method)
@@ -90,7 +116,9 @@ def _writes(method: Callable[Concatenate["SpotsWriter", Arguments], None]) -> Ca
             try:
                 method(self, *args, **kwargs)
             except (OSError, RuntimeError) as error:
-                raise OutputError(f"{self._name}: cannot be written: {hdf5_reason(error)}") from error
+                raise OutputError(
+                    f"{self._name}: cannot be written: {hdf5_reason(error)}"
+                ) from error
             if isinstance(self._file, NewFile):
                 self._file.check()
 
@@ -110,7 +138,10 @@ class Encoded:
 
 
 class SpotsWriter:
-    """Writes a spots file as its parts are finished; a sink of the pipeline. Raises `OutputError` where writing fails."""
+    """Writes a spots file as its parts are finished; a sink of the pipeline.
+
+    Raises `OutputError` where writing fails.
+    """
 
     def __init__(
         self,
@@ -132,11 +163,20 @@ class SpotsWriter:
         self._is_small = self._shape[0] * self._shape[1] <= SMALL_IMAGE
         self._compresses = filters.get("compression") == "gzip" and not self._is_small
         if "pixels" in keep:
-            self._create_pixel_list(np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64)
+            self._create_pixel_list(
+                np.int32 if self._shape[0] * self._shape[1] <= 2**31 else np.int64
+            )
 
     @_writes
     def _create_pixel_list(self, dtype: type[np.integer[Any]]) -> None:
-        self._create("spots/pixel_list", (0,), dtype, chunks=(PIXELS_IN_CHUNK,), maxshape=(None,), fletcher32=True)
+        self._create(
+            "spots/pixel_list",
+            (0,),
+            dtype,
+            chunks=(PIXELS_IN_CHUNK,),
+            maxshape=(None,),
+            fletcher32=True,
+        )
 
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
@@ -145,16 +185,26 @@ class SpotsWriter:
     @_writes
     def write_info(self, attributes: Mapping[str, Any]) -> None:
         """Attributes of the group ``info``."""
-        self._file.require_group("info").attrs.update({name: _storable(value) for name, value in attributes.items()})
+        self._file.require_group("info").attrs.update(
+            {name: _storable(value) for name, value in attributes.items()}
+        )
 
     @_writes
-    def copy_lauecollect(self, source: h5py.File, warn: Callable[[str], None] = lambda _: None) -> None:
-        """The run's metadata, as it is; what links lead to is copied too. ``warn`` is told of what is damaged and left out."""
+    def copy_lauecollect(
+        self, source: h5py.File, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """The run's metadata, as it is; what links lead to is copied too.
+
+        ``warn`` is told of what is damaged and left out.
+        """
         lauecollect.copy_group(source, self._file, warn)
 
     @_writes
     def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
-        """The run's metadata, from arrays; what was copied stays, unless it is given in its place. An attribute says where it is from."""
+        """The run's metadata, from arrays; what was copied stays, unless it is given in its place.
+
+        An attribute says where it is from.
+        """
         origin = columns.origin if isinstance(columns, LocatedColumns) else {}
         for name, values in columns.items():
             path = f"{lauecollect.GROUP}/{name.replace('/', '_')}"
@@ -163,7 +213,13 @@ class SpotsWriter:
                     continue
                 del self._file[path]
             text = values.dtype.kind in "USO"
-            self._file[path] = values.astype(h5py.string_dtype()) if text else values.astype(np.uint8) if values.dtype == bool else values
+            self._file[path] = (
+                values.astype(h5py.string_dtype())
+                if text
+                else values.astype(np.uint8)
+                if values.dtype == bool
+                else values
+            )
             if name in origin:
                 self._file[path].attrs["origin"] = _storable(origin[name])
                 self._file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
@@ -174,7 +230,9 @@ class SpotsWriter:
         write_images(self._file, images)
 
     @_writes
-    def write_levels(self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None) -> None:
+    def write_levels(
+        self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
+    ) -> None:
         """The frames' levels, and their scales where they were scaled."""
         self._create_table("frame_level", frame_levels)
         if factors is not None:
@@ -191,7 +249,9 @@ class SpotsWriter:
     @_writes
     def write_map(self, name: str, encoded: "Encoded") -> None:
         """A map of the group ``stats``."""
-        dataset = self._create_image(f"stats/{name}", self._shape, encoded.dtype or encoded.image().dtype)
+        dataset = self._create_image(
+            f"stats/{name}", self._shape, encoded.dtype or encoded.image().dtype
+        )
         if dataset.attrs.get("units") == "counts":
             dataset.attrs["units"] = self._counts
         self._write_image(ImageWriter(dataset), None, encoded)
@@ -201,7 +261,9 @@ class SpotsWriter:
         path = f"masks_{kind}"
         self._write_images(path, self._n_masks[kind], np.uint8, begin, images)
 
-    def write_labels(self, begin: int, counts: NDArray[np.int32], images: Sequence["Encoded"]) -> None:
+    def write_labels(
+        self, begin: int, counts: NDArray[np.int32], images: Sequence["Encoded"]
+    ) -> None:
         """The labels of masks from number ``begin`` on; the dataset is widened once a mask has more spots than 16 bits can number.
 
         Args:
@@ -219,7 +281,9 @@ class SpotsWriter:
             begin, images = begin + first, images[first:]
         self._write_images(path, n_masks, np.uint16, begin, images)
 
-    def _write_images(self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]) -> None:
+    def _write_images(
+        self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]
+    ) -> None:
         """Write consecutive images; signals wait for one large image, or for all small ones."""
         if self._is_small:
             self._write_small_images(path, n, dtype, begin, images)
@@ -228,14 +292,20 @@ class SpotsWriter:
             self._write_one_image(path, n, dtype, begin + i, image)
 
     @_writes
-    def _write_small_images(self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]) -> None:
+    def _write_small_images(
+        self, path: str, n: int, dtype: Any, begin: int, images: Sequence["Encoded"]
+    ) -> None:
         writer = self._images.get(path) or self._begin_images(path, n, dtype)
         if images:
-            writer.dataset[begin : begin + len(images)] = np.stack([image.image() for image in images])
+            writer.dataset[begin : begin + len(images)] = np.stack(
+                [image.image() for image in images]
+            )
 
     @_writes
     def _write_one_image(self, path: str, n: int, dtype: Any, index: int, image: "Encoded") -> None:
-        self._write_image(self._images.get(path) or self._begin_images(path, n, dtype), index, image)
+        self._write_image(
+            self._images.get(path) or self._begin_images(path, n, dtype), index, image
+        )
 
     @_writes
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
@@ -249,7 +319,18 @@ class SpotsWriter:
     def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
         """The table, and what leads to its rows."""
         self._create_table("masks/counts", counts)
-        for name in ("I", "XY", "box", "frame", "label", "mask", "pixel_list_BE", "overload", "frame2mask", "frame2spotsBE"):
+        for name in (
+            "I",
+            "XY",
+            "box",
+            "frame",
+            "label",
+            "mask",
+            "pixel_list_BE",
+            "overload",
+            "frame2mask",
+            "frame2spotsBE",
+        ):
             values = getattr(table, name)
             if values is None or (name == "pixel_list_BE" and "pixels" not in self.keep):
                 continue
@@ -261,14 +342,18 @@ class SpotsWriter:
 
     def _begin_images(self, path: str, n: int, dtype: Any) -> ImageWriter:
         """Make a dataset of images, and keep it open: to find it again for each image takes as long as to write one."""
-        images = self._images[path] = ImageWriter(self._create_image(path, (n, *self._shape), dtype))
+        images = self._images[path] = ImageWriter(
+            self._create_image(path, (n, *self._shape), dtype)
+        )
         return images
 
     @_writes
     def _widen(self, path: str, n_written: int) -> None:
         """Make a dataset of uint32 out of one of uint16, with the first ``n_written`` images of it."""
         if path not in self._images:
-            self._begin_images(path, self._n_masks.get("synced", self._n_masks["filtered"]), np.uint32)
+            self._begin_images(
+                path, self._n_masks.get("synced", self._n_masks["filtered"]), np.uint32
+            )
             return
         narrow, images = path + "_uint16", self._images.pop(path).dataset
         self._file.move(path, narrow)
@@ -278,7 +363,10 @@ class SpotsWriter:
         del self._file[narrow]
 
     def _write_image(self, images: ImageWriter, index: int | None, encoded: "Encoded") -> None:
-        """Image ``index`` of a dataset, None for its only one. Labels that were made wider since are compressed by HDF5."""
+        """Image ``index`` of a dataset, None for its only one.
+
+        Labels that were made wider since are compressed by HDF5.
+        """
         if encoded.strips and encoded.dtype == images.dtype:
             images.store(index, encoded.strips)
         else:
@@ -294,10 +382,16 @@ class SpotsWriter:
 
     def _create_table(self, path: str, values: Array) -> None:
         """Write a dataset of one value or row a spot, mask or frame, with a checksum that HDF5 verifies when it reads."""
-        options = {"chunks": (min(ROWS_IN_CHUNK, len(values)), *values.shape[1:]), "fletcher32": True} if len(values) else {}
+        options = (
+            {"chunks": (min(ROWS_IN_CHUNK, len(values)), *values.shape[1:]), "fletcher32": True}
+            if len(values)
+            else {}
+        )
         self._create(path, values.shape, values.dtype, **options)[...] = values
 
-    def _create(self, path: str, shape: tuple[int, ...], dtype: Any, **options: Any) -> h5py.Dataset:
+    def _create(
+        self, path: str, shape: tuple[int, ...], dtype: Any, **options: Any
+    ) -> h5py.Dataset:
         dataset = self._file.create_dataset(path, shape, dtype, **options)
         description, units = DESCRIPTIONS[path]
         dataset.attrs["description"] = description
@@ -318,13 +412,22 @@ _memory_names = itertools.count(1)
 
 def memory_file() -> h5py.File:
     """A new HDF5 file that lives in memory only."""
-    return h5py.File(f"spots in memory {next(_memory_names)}", "w", driver="core", backing_store=False, libver=("earliest", "v110"))
+    return h5py.File(
+        f"spots in memory {next(_memory_names)}",
+        "w",
+        driver="core",
+        backing_store=False,
+        libver=("earliest", "v110"),
+    )
 
 
 class SpotsFile:
-    """The results of a run. Arrays are read when they are asked for; use it as a context manager, or call `close`.
+    """The results of a run.
 
-    Everything that reads raises `InputError` where the file is damaged and ValueError where it is closed.
+    Arrays are read when they are asked for; use it as a context manager, or call `close`.
+
+    Everything that reads raises `InputError` where the file is damaged and ValueError where it is
+    closed.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -336,7 +439,12 @@ class SpotsFile:
         """The results themselves."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close."""
         self.close()
 
@@ -391,7 +499,9 @@ class SpotsFile:
         """The run's metadata: one value a frame (group lauecollect)."""
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
-            return {name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)}
+            return {
+                name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)
+            }
 
     @property
     def n_frames(self) -> int:
@@ -417,7 +527,11 @@ class SpotsFile:
             TypeError: ``frame`` is not an integer.
         """
         self._check_kept(f"masks_{kind}")
-        index = self._mask_of(frame) if kind == "synced" else self._checked(frame, self.n_frames, "frame")
+        index = (
+            self._mask_of(frame)
+            if kind == "synced"
+            else self._checked(frame, self.n_frames, "frame")
+        )
         return self._read(f"masks_{kind}", index).astype(bool)
 
     def labels(self, frame: int) -> Array:
@@ -431,19 +545,27 @@ class SpotsFile:
     def spots(self, frame: int | None = None) -> dict[str, Array]:
         """Return the table of a frame's spots, or of all: one row a spot, types and units as the file format says.
 
-        The columns are ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask``, and, where the file has them, ``pixel_list_BE`` and
-        ``overload``.
+        The columns are ``I``, ``XY``, ``box``, ``frame``, ``label``, ``mask``, and, where the file
+        has them, ``pixel_list_BE`` and ``overload``.
 
         Raises IndexError and TypeError as `mask`.
         """
-        begin, end = (0, self.n_spots) if frame is None else self._ranges[self._checked(frame, self.n_frames, "frame")]
+        begin, end = (
+            (0, self.n_spots)
+            if frame is None
+            else self._ranges[self._checked(frame, self.n_frames, "frame")]
+        )
         optional = [name for name in ("pixel_list_BE", "overload") if self._has(f"spots/{name}")]
-        return {name: self._read(f"spots/{name}", slice(begin, end)) for name in ("I", "XY", "box", "frame", "label", "mask", *optional)}
+        return {
+            name: self._read(f"spots/{name}", slice(begin, end))
+            for name in ("I", "XY", "box", "frame", "label", "mask", *optional)
+        }
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """Return X and Y of every pixel of a spot, (p, 2) int64; ``spot`` is its row in the whole table.
 
-        Raises KeyError where the file has no pixels, IndexError where there is no such spot, and TypeError.
+        Raises KeyError where the file has no pixels, IndexError where there is no such spot, and
+        TypeError.
         """
         self._check_kept("spots/pixel_list_BE")
         begin, end = self._read("spots/pixel_list_BE", self._checked(spot, self.n_spots, "spot"))
@@ -456,16 +578,22 @@ class SpotsFile:
     def _reading(self, path: str) -> Iterator[None]:
         """Turn what h5py raises into errors that name the file and the dataset."""
         if not self._file:
-            raise ValueError(f"{self._name}: the spots file is closed; open it again with open_spots")
+            raise ValueError(
+                f"{self._name}: the spots file is closed; open it again with open_spots"
+            )
         try:
             yield
         except (KeyError, OSError, RuntimeError) as error:
-            raise InputError(f"{self._name}: {path} cannot be read: {hdf5_reason(error)}; the file is damaged") from error
+            raise InputError(
+                f"{self._name}: {path} cannot be read: {hdf5_reason(error)}; the file is damaged"
+            ) from error
 
     def _found(self, path: str, kind: type[h5py.Dataset] | type[h5py.Group]) -> Any:
         item = self._file.get(path)
         if not isinstance(item, kind):
-            raise InputError(f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}")
+            raise InputError(
+                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}"
+            )
         return item
 
     def _read(self, path: str, where: Any = ...) -> Array:
@@ -487,7 +615,9 @@ class SpotsFile:
         try:
             index = operator.index(index)
         except TypeError:
-            raise TypeError(f"{what}: found {index!r}, expected an integer from {-n} to {n - 1}") from None
+            raise TypeError(
+                f"{what}: found {index!r}, expected an integer from {-n} to {n - 1}"
+            ) from None
         if not -n <= index < n:
             raise IndexError(f"{what} {index} of {n}: expected an index from {-n} to {n - 1}")
         return index % n

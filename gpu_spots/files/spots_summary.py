@@ -35,20 +35,31 @@ def summarise(file: h5py.File) -> dict[str, Any]:
     """Return what is known of a spots file, as JSON can hold it. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
-    ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``, ``input_file``,
-    ``program``, ``datasets`` (path to shape and type). What the file does not say is None.
+    ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
+    ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
+    is None.
 
     Raises:
         InputError: the file is damaged.
     """
     try:
         ranges = read_values(file[RANGES], f"{file.filename}: {RANGES}")
-        if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in "iu" or not len(ranges):
-            raise InputError(f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)")
+        if (
+            ranges.ndim != 2
+            or ranges.shape[1] != 2
+            or ranges.dtype.kind not in "iu"
+            or not len(ranges)
+        ):
+            raise InputError(
+                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)"
+            )
         counts = ranges[:, 1] - ranges[:, 0]
         known = {name: _plain(value) for name, value in _attributes(file).items()}
         found = datasets_below(file, "", DEPTH)
-        datasets = {path: f"{item.shape} {'text' if item.dtype.kind == 'O' else item.dtype}" for path, item in found}
+        datasets = {
+            path: f"{item.shape} {'text' if item.dtype.kind == 'O' else item.dtype}"
+            for path, item in found
+        }
     except FAILURES as error:
         raise InputError(f"{file.filename}: cannot be read: {hdf5_reason(error)}") from error
     program = " ".join(str(known[name]) for name in ("program", "version") if name in known)
@@ -57,7 +68,11 @@ def summarise(file: h5py.File) -> dict[str, Any]:
         "layout": "spots file",
         "frames": len(counts),
         "spots": int(counts.sum()),
-        "spots_per_frame": {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())},
+        "spots_per_frame": {
+            "min": int(counts.min()),
+            "median": float(np.median(counts)),
+            "max": int(counts.max()),
+        },
         "method": known.get("method"),
         "options": {name: known[name] for name in METHOD if name in known},
         "backend": known.get("backend"),

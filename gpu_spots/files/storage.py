@@ -32,7 +32,9 @@ def storage_of(stack: FileStack | ImageStack) -> dict[str, Any]:
         "files": sorted({str(path) for path in stack.files}),
         "shape": list(stack.shape),
         "dtype": str(stack.dtype),
-        "megabytes": round(stack.dtype.itemsize * stack.shape[0] * stack.shape[1] * stack.shape[2] / 1e6, 3),
+        "megabytes": round(
+            stack.dtype.itemsize * stack.shape[0] * stack.shape[1] * stack.shape[2] / 1e6, 3
+        ),
     }
     if isinstance(stack, ImageStack):
         return {**frames, "images": stack.format}
@@ -50,6 +52,7 @@ def _filters(dataset: h5py.Dataset) -> list[str]:
     created = dataset.id.get_create_plist()
     found = [created.get_filter(i) for i in range(created.get_nfilters())]
     return [
-        FILTERS.get(number, name.decode(errors="replace") or str(number)) + (f" {values[0]}" if number == h5py.h5z.FILTER_DEFLATE else "")
+        FILTERS.get(number, name.decode(errors="replace") or str(number))
+        + (f" {values[0]}" if number == h5py.h5z.FILTER_DEFLATE else "")
         for number, _, values, name in found
     ]

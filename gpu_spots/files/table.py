@@ -18,20 +18,23 @@ _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
 def read_table(path: str | Path) -> Columns:
     """The columns of a table, by name.
 
-    The first line names the columns. Values are separated by tabs, semicolons, commas or blanks, whichever the first line has (looked for
-    in this order); text may stand in double quotes. Empty lines are skipped, and so are lines that begin with ``#``; but if what follows
-    them has no names, the last of them is taken for the line that has, as NumPy writes it. Names are compared in lower case, without
+    The first line names the columns. Values are separated by tabs, semicolons, commas or blanks,
+    whichever the first line has (looked for in this order); text may stand in double quotes. Empty
+    lines are skipped, and so are lines that begin with ``#``; but if what follows them has no
+    names, the last of them is taken for the line that has, as NumPy writes it. Names are compared
+    in lower case, without
     units: ``Angle [deg]`` is ``angle``.
 
     Args:
         path: the text file, UTF-8.
 
     Returns:
-        One array a column, (n_rows,): int64 where all values are whole numbers, else float64 where all are numbers (an empty one is
-        NaN), else object (str).
+        One array a column, (n_rows,): int64 where all values are whole numbers, else float64 where
+        all are numbers (an empty one is NaN), else object (str).
 
     Raises:
-        InputError: the file cannot be read, has no rows, a row is longer or shorter than the first line, or two columns have one name.
+        InputError: the file cannot be read, has no rows, a row is longer or shorter than the first
+            line, or two columns have one name.
     """
     path = Path(path)
     lines = _lines(path)
@@ -43,7 +46,9 @@ def read_table(path: str | Path) -> Columns:
         raise InputError(f"{path}: has no rows below its first line, expected one for each frame")
     for number, row in rows:
         if len(row) != len(names):
-            raise InputError(f"{path}: line {number} has {len(row)} values, expected {len(names)}: {', '.join(names)}")
+            raise InputError(
+                f"{path}: line {number} has {len(row)} values, expected {len(names)}: {', '.join(names)}"
+            )
     return {name: _column([row[i] for _, row in rows]) for i, name in enumerate(names)}
 
 
@@ -52,7 +57,9 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = read_content(path, "a table such as CSV").decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: is not a text file (UTF-8), expected a table such as CSV") from None
+        raise InputError(
+            f"{path}: is not a text file (UTF-8), expected a table such as CSV"
+        ) from None
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     for number, line in lines:
         check_line(path, number, line)
@@ -61,12 +68,16 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _split(lines: list[tuple[int, str]], path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _split(
+    lines: list[tuple[int, str]], path: Path
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names of the columns, and the rows with the numbers of their lines."""
     comments = [line for line in lines if line[1].lstrip().startswith("#")]
     table = [line for line in lines if not line[1].lstrip().startswith("#")]
     if not table:
-        raise InputError(f"{path}: has no table in it, expected names of columns and one row for each frame")
+        raise InputError(
+            f"{path}: has no table in it, expected names of columns and one row for each frame"
+        )
     separator = _separator(table[0][1])
     number = table[0][0]
     first = _values(table[0][1], separator)
@@ -94,7 +105,10 @@ def _separator(line: str) -> str | None:
 def _values(line: str, separator: str | None) -> list[str]:
     if separator is None:
         return next(csv.reader([" ".join(line.split())], delimiter=" "))
-    return [value.strip() for value in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    return [
+        value.strip()
+        for value in next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+    ]
 
 
 def _is_number(value: str) -> bool:

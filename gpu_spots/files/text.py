@@ -29,7 +29,8 @@ def read_content(path: Path, what: str) -> bytes:
         what: what was expected, for messages: "a table".
 
     Raises:
-        InputError: it is missing, is no regular file, is too large, or has NUL bytes or too many lines.
+        InputError: it is missing, is no regular file, is too large, or has NUL bytes or too many
+            lines.
     """
     require_regular_file(path, what)
     try:
@@ -49,13 +50,17 @@ def read_content(path: Path, what: str) -> bytes:
 def check_line(path: Path, number: int, line: str) -> None:
     """Raise `InputError` for a line that is longer than `MAX_LINE`."""
     if len(line) > MAX_LINE:
-        raise InputError(f"{path}: line {number} has {len(line)} characters, expected at most {MAX_LINE}")
+        raise InputError(
+            f"{path}: line {number} has {len(line)} characters, expected at most {MAX_LINE}"
+        )
 
 
 def check_heading(path: Path, number: int, names: list[str]) -> None:
     """Raise `InputError` for a line of column names with too many, too long or unprintable names."""
     if len(names) > MAX_COLUMNS:
-        raise InputError(f"{path}: line {number} has {len(names)} columns, expected at most {MAX_COLUMNS}")
+        raise InputError(
+            f"{path}: line {number} has {len(names)} columns, expected at most {MAX_COLUMNS}"
+        )
     for i, name in enumerate(names, 1):
         if len(name) > MAX_NAME or CONTROL.search(name):
             raise InputError(

@@ -120,13 +120,17 @@ def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ..
         if tag in tags or tag not in _TAGS or kind not in (*_INTEGERS, _ASCII):
             continue
         if (kind == _ASCII) != (tag == _DESCRIPTION) or count > _MAX_VALUES:
-            raise InputError(f"{path}: is a damaged TIFF file: tag {tag} has {count} values of type {kind}")
+            raise InputError(
+                f"{path}: is a damaged TIFF file: tag {tag} has {count} values of type {kind}"
+            )
         code = "s" if kind == _ASCII else _INTEGERS[kind]
         n_bytes, at = count * struct.calcsize(code), at + 4 + struct.calcsize(pointer)
         if n_bytes > struct.calcsize(pointer):
             (at,) = struct.unpack_from(order + pointer, content, at)
         if at + n_bytes > len(content):
-            raise InputError(f"{path}: is damaged or cut off: the values of TIFF tag {tag} lie beyond its end")
+            raise InputError(
+                f"{path}: is damaged or cut off: the values of TIFF tag {tag} lie beyond its end"
+            )
         values = struct.unpack_from(f"{order}{count}{code}", content, at)
         if kind == _ASCII:
             values = (values[0].split(b"\0")[0].decode("utf-8", "replace"),)
@@ -145,12 +149,16 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
         raise InputError(f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels")
     samples, compression = _one(tags, _SAMPLES, 1), _one(tags, _COMPRESSION, NO_COMPRESSION)
     if samples != 1:
-        raise InputError(f"{path}: has shape {(*shape, samples)}, expected one image of rows and columns")
+        raise InputError(
+            f"{path}: has shape {(*shape, samples)}, expected one image of rows and columns"
+        )
     if _one(tags, _PHOTOMETRIC, 1) in _COLOUR:
         raise InputError(f"{path}: is a colour image, expected one value per pixel")
     if compression not in _MAX_RATIO:
         name = _NAMES.get(compression, f"method {compression}")
-        raise InputError(f"{path}: is compressed by {name}, expected LZW, Deflate or no compression; write it again with one of these")
+        raise InputError(
+            f"{path}: is compressed by {name}, expected LZW, Deflate or no compression; write it again with one of these"
+        )
     bits, sample_format = _one(tags, _BITS, 1), _one(tags, _SAMPLE_FORMAT, 1)
     kind = {1: "u", 2: "i", 3: "f", 4: "u"}.get(sample_format)
     allowed = (32, 64) if kind == "f" else (1, 8, 16, 32, 64) if kind == "u" else (8, 16, 32, 64)
@@ -161,8 +169,14 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
         )
     dtype = np.dtype(bool) if bits == 1 else np.dtype(f"{order}{kind}{bits // 8}")
     predictor = _one(tags, _PREDICTOR, 1) if compression != NO_COMPRESSION else 1
-    if predictor not in (1, 2, 3) or (predictor > 1 and bits == 1) or (predictor == 3 and kind != "f"):
-        raise InputError(f"{path}: has TIFF predictor {predictor} with {dtype} pixels, expected 1, 2, or 3 with floating point")
+    if (
+        predictor not in (1, 2, 3)
+        or (predictor > 1 and bits == 1)
+        or (predictor == 3 and kind != "f")
+    ):
+        raise InputError(
+            f"{path}: has TIFF predictor {predictor} with {dtype} pixels, expected 1, 2, or 3 with floating point"
+        )
     is_tiled = _TILE_OFFSETS in tags
     if is_tiled:
         part = (_one(tags, _TILE_LENGTH, 0), _one(tags, _TILE_WIDTH, 0))
@@ -178,13 +192,18 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
     n_parts = -(-shape[0] // part[0]) * -(-shape[1] // part[1])
     layout = _Layout(shape, dtype, bits, part, is_tiled, offsets, counts, compression, predictor)
     if not counts and compression == NO_COMPRESSION:  # not written by some programs
-        sizes = tuple(layout.row_bytes * min(part[0], shape[0] - i * part[0]) for i in range(min(n_parts, len(offsets))))
+        sizes = tuple(
+            layout.row_bytes * min(part[0], shape[0] - i * part[0])
+            for i in range(min(n_parts, len(offsets)))
+        )
         layout = _Layout(shape, dtype, bits, part, is_tiled, offsets, sizes, compression, predictor)
     if not len(layout.offsets) == len(layout.counts) == n_parts:
         raise InputError(
             f"{path}: is a damaged TIFF file: {len(offsets)} offsets and {len(counts)} sizes of strips or tiles, expected {n_parts}"
         )
-    beyond = max(offset + count for offset, count in zip(layout.offsets, layout.counts, strict=True))
+    beyond = max(
+        offset + count for offset, count in zip(layout.offsets, layout.counts, strict=True)
+    )
     if beyond > n_bytes:
         raise InputError(f"{path}: is damaged or cut off: {n_bytes} bytes, expected {beyond}")
     needed = n_parts * part[0] * layout.row_bytes if is_tiled else shape[0] * layout.row_bytes
@@ -194,7 +213,9 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
             f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels of {bits} bits cannot be in {stored} bytes of data"
         )
     if compression != NO_COMPRESSION and needed > MAX_FRAME_BYTES:
-        raise InputError(f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}")
+        raise InputError(
+            f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}"
+        )
     return layout
 
 
@@ -210,10 +231,16 @@ def _decode(content: bytes, layout: _Layout, path: Path) -> Array:
         try:
             data = _DECODERS[layout.compression](content[offset : offset + count], full)
         except ValueError as error:
-            raise InputError(f"{path}: is damaged: strip or tile {index} of its TIFF data: {error}") from error
+            raise InputError(
+                f"{path}: is damaged: strip or tile {index} of its TIFF data: {error}"
+            ) from error
         # some programs fill up the last strip
-        if len(data) != expected and ((len(data) != full and layout.compression != NO_COMPRESSION) or len(data) < expected):
-            raise InputError(f"{path}: is damaged: strip or tile {index} of its TIFF data has {len(data)} bytes, expected {expected}")
+        if len(data) != expected and (
+            (len(data) != full and layout.compression != NO_COMPRESSION) or len(data) < expected
+        ):
+            raise InputError(
+                f"{path}: is damaged: strip or tile {index} of its TIFF data has {len(data)} bytes, expected {expected}"
+            )
         pixels = _pixels(data[:expected], rows, layout)
         end = min(row + rows, n_rows), min(column + layout.part[1], n_columns)
         frame[row : end[0], column : end[1]] = pixels[: end[0] - row, : end[1] - column]
@@ -229,7 +256,9 @@ def _pixels(data: bytes, rows: int, layout: _Layout) -> Array:
     if layout.predictor == 3:
         planes = np.cumsum(np.frombuffer(data, np.uint8).reshape(rows, -1), axis=1, dtype=np.uint8)
         interleaved = planes.reshape(rows, dtype.itemsize, columns).transpose(0, 2, 1)
-        return np.ascontiguousarray(interleaved).view(dtype.newbyteorder(">")).reshape(rows, columns)
+        return (
+            np.ascontiguousarray(interleaved).view(dtype.newbyteorder(">")).reshape(rows, columns)
+        )
     pixels = np.frombuffer(data, dtype).reshape(rows, columns)
     if layout.predictor == 2:
         unsigned = pixels.astype(dtype.newbyteorder("=")).view(f"u{dtype.itemsize}")
@@ -305,7 +334,9 @@ def _unpack_codes(codes: Array, at_most: int) -> bytes:
     if n_bytes > at_most:
         raise ValueError("it has more bytes than expected")
     first = codes[roots]
-    last = np.where(parents < 0, codes, first[np.minimum(parents + 1, len(codes) - 1)]).astype(np.uint8)
+    last = np.where(parents < 0, codes, first[np.minimum(parents + 1, len(codes) - 1)]).astype(
+        np.uint8
+    )
     text = np.empty(n_bytes, np.uint8)
     ends, at = np.cumsum(lengths) - 1, index
     while len(at):

@@ -34,7 +34,9 @@ def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
         require_followable(file, path)
         return file[path]
     except FAILURES as error:
-        raise InputError(f"{file.file.filename}: no dataset {path!r}: {why_broken(file, path) or hdf5_reason(error)}") from None
+        raise InputError(
+            f"{file.file.filename}: no dataset {path!r}: {why_broken(file, path) or hdf5_reason(error)}"
+        ) from None
     except InputError as error:
         raise InputError(f"{file.file.filename}: no dataset {path!r}: {error}") from None
 
@@ -84,7 +86,10 @@ def _why_unopened(file: h5py.File, link: h5py.ExternalLink) -> str:
 
 
 def allow_open_files(number: int, what: str) -> None:
-    """Let this process have so many files open at once, each by HDF5 and by a reader. Raises `InputError` where the system does not."""
+    """Let this process have so many files open at once, each by HDF5 and by a reader.
+
+    Raises `InputError` where the system does not.
+    """
     needed = 2 * number + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -104,7 +109,13 @@ def text_of(attributes: Any, name: str) -> str:
     except FAILURES:
         return ""
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+    return (
+        value.decode(errors="replace")
+        if isinstance(value, bytes)
+        else value
+        if isinstance(value, str)
+        else ""
+    )
 
 
 def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
@@ -125,7 +136,9 @@ def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
 def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
     """Return what is at a path below a group; None for a link that leads nowhere, or to a named pipe or the like."""
     try:
-        link = group.get(path, getlink=True) if "/" not in path and not is_hard(group, path) else None
+        link = (
+            group.get(path, getlink=True) if "/" not in path and not is_hard(group, path) else None
+        )
         if isinstance(link, h5py.ExternalLink):
             linked_file(group, link)
         elif link is not None or "/" in path:
@@ -136,7 +149,10 @@ def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
 
 
 def is_hard(group: h5py.Group, name: str) -> bool:
-    """Return whether a name of a group is no soft or external link. Raises KeyError where there is no such name."""
+    """Return whether a name of a group is no soft or external link.
+
+    Raises KeyError where there is no such name.
+    """
     return group.id.links.get_info(name.encode(errors="surrogateescape")).type == h5py.h5l.TYPE_HARD
 
 
@@ -161,7 +177,9 @@ def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[s
         level = deeper
 
 
-def broken_links_below(group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None) -> Iterator[tuple[str, str]]:
+def broken_links_below(
+    group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None
+) -> Iterator[tuple[str, str]]:
     """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is.
 
     With ``names``, in lower case, only links that are called so are looked at.

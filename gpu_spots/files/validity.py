@@ -33,7 +33,13 @@ class Limits:
     """What the user should know."""
 
 
-def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions) -> Limits:
+def limits(
+    source: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    facts: DetectorFacts,
+    options: InputOptions,
+) -> Limits:
     """Put together what the file and the user say.
 
     Args:
@@ -41,11 +47,14 @@ def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: Det
         shape: n_X and n_Y.
         dtype: type of the frames.
         facts: what the file says.
-        options: what the user says; a range or a saturation given there takes the place of the file's.
+        options: what the user says; a range or a saturation given there takes the place of the
+            file's.
 
     Raises:
-        InputError: a mask or a region does not fit the frames, or the file's range of valid values is empty.
-        ParameterError: it is not known what marks a good pixel in a mask, or a saturation is none that a valid value can reach.
+        InputError: a mask or a region does not fit the frames, or the file's range of valid values
+            is empty.
+        ParameterError: it is not known what marks a good pixel in a mask, or a saturation is none
+            that a valid value can reach.
     """
     record: dict[str, Any] = {}
     good: list[NDArray[np.bool_]] = []
@@ -53,7 +62,9 @@ def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: Det
     if facts.mask is not None:
         good.append(facts.mask)
         record |= {"file_mask": facts.mask_path, "file_mask_pixels": _n_bad(facts.mask)}
-        notes += _wrong_way_round(f"{source}: the mask {facts.mask_path}", facts.mask, "--no-file-mask does without")
+        notes += _wrong_way_round(
+            f"{source}: the mask {facts.mask_path}", facts.mask, "--no-file-mask does without"
+        )
     elif facts.unused_mask and options.file_mask and options.mask is None:
         notes.append(
             f"{source}: {facts.unused_mask} may be a mask and was not used, as nothing says what marks a good pixel; "
@@ -63,10 +74,15 @@ def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: Det
         good.append(read_mask(options.mask, options.mask_good, shape))
         record |= {"mask": options.mask, "mask_pixels": _n_bad(good[-1])}
         record |= {} if options.mask_good is None else {"mask_good": options.mask_good}
-        notes += _wrong_way_round(f"the mask {options.mask}", good[-1], "is --mask-good the right way round?")
+        notes += _wrong_way_round(
+            f"the mask {options.mask}", good[-1], "is --mask-good the right way round?"
+        )
     if options.reject:
         good.append(~in_any(options.reject, shape))
-        record |= {"reject": [str(one) for one in options.reject], "reject_pixels": _n_bad(good[-1])}
+        record |= {
+            "reject": [str(one) for one in options.reject],
+            "reject_pixels": _n_bad(good[-1]),
+        }
     pixels = np.logical_and.reduce(good) if good else None
     if pixels is not None:
         record["masked_pixels"] = _n_bad(pixels)
@@ -74,9 +90,15 @@ def limits(source: str, shape: tuple[int, int], dtype: np.dtype[Any], facts: Det
     if facts.note and options.valid_range is None:
         notes.append(f"{source}: {facts.note}")
     low, high = _bounds(source, dtype, facts, options)
-    for name, bound, origin in (("valid_low", low, facts.low_from), ("valid_high", high, facts.high_from)):
+    for name, bound, origin in (
+        ("valid_low", low, facts.low_from),
+        ("valid_high", high, facts.high_from),
+    ):
         if bound is not None:
-            record |= {name: bound, f"{name}_from": origin if options.valid_range is None else "--valid-range"}
+            record |= {
+                name: bound,
+                f"{name}_from": origin if options.valid_range is None else "--valid-range",
+            }
     saturation, saturation_from = _saturation(dtype, high, facts, options)
     if saturation is not None:
         record["saturation_from"] = saturation_from
@@ -92,7 +114,9 @@ def _wrong_way_round(what: str, good: NDArray[np.bool_], remedy: str) -> list[st
     return [f"{what} leaves out {share:.0%} of the pixels; {remedy}"] if share > SUSPICIOUS else []
 
 
-def _bounds(source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions) -> tuple[float | None, float | None]:
+def _bounds(
+    source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions
+) -> tuple[float | None, float | None]:
     """Smallest and largest value that counts; None where all that the type can hold do."""
     low, high = (facts.low, facts.high) if options.valid_range is None else options.valid_range
     if low is not None and high is not None and low > high:
@@ -108,11 +132,17 @@ def _bounds(source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: In
     if (low is not None and low > most) or (high is not None and high < least):
         which = "valid_range" if options.valid_range is not None else ""
         problem = f"no value of {dtype} frames is from {'-' if low is None else low} to {'-' if high is None else high}"
-        raise ParameterError(which, problem) if which else InputError(f"{source}: {problem}; --valid-range LOW,HIGH gives other bounds")
+        raise (
+            ParameterError(which, problem)
+            if which
+            else InputError(f"{source}: {problem}; --valid-range LOW,HIGH gives other bounds")
+        )
     return low, high
 
 
-def _saturation(dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: InputOptions) -> tuple[float | None, str]:
+def _saturation(
+    dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: InputOptions
+) -> tuple[float | None, str]:
     """The smallest saturated value, and what says so."""
     most = high if high is not None else None if dtype.kind == "f" else int(np.iinfo(dtype).max)
     if options.saturation is not None:
@@ -120,9 +150,17 @@ def _saturation(dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, 
             raise ParameterError(
                 "saturation",
                 f"{options.saturation:g} is more than any valid value, which is at most {most:g}"
-                + (f" ({facts.high_from}; --valid-range gives other bounds)" if options.valid_range is None and high is not None else ""),
+                + (
+                    f" ({facts.high_from}; --valid-range gives other bounds)"
+                    if options.valid_range is None and high is not None
+                    else ""
+                ),
             )
-        return options.saturation if dtype.kind == "f" else math.ceil(options.saturation), "--saturation"
+        return options.saturation if dtype.kind == "f" else math.ceil(
+            options.saturation
+        ), "--saturation"
     if facts.saturation is not None and (most is None or facts.saturation <= most):
-        return facts.saturation if dtype.kind == "f" else math.ceil(facts.saturation), facts.saturation_from
+        return facts.saturation if dtype.kind == "f" else math.ceil(
+            facts.saturation
+        ), facts.saturation_from
     return most, "the largest valid value" if high is not None else f"the largest value of {dtype}"

@@ -1,8 +1,8 @@
 """Datasets whose values are elsewhere: virtual datasets, and those in external raw files.
 
-HDF5 gives zeros, and no error, for what is missing there. So everything is looked for before it is read,
-through any number of virtual datasets and links. Virtual datasets that are whole datasets one after the
-other are then read from those by all threads, which HDF5 cannot do.
+HDF5 gives zeros, and no error, for what is missing there. So everything is looked for before it is
+read, through any number of virtual datasets and links. Virtual datasets that are whole datasets one
+after the other are then read from those by all threads, which HDF5 cannot do.
 """
 
 import math
@@ -21,7 +21,16 @@ from gpu_spots.errors import InputError
 from gpu_spots.files.layout import ChunkMap, hdf5_reason, require_filters, why_not_direct
 from gpu_spots.files.links import VIRTUAL_PREFIX, find_file, require_followable
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.selection import MAX_CELLS, UNLIMITED, Product, Runs, first_uncovered, products, size_of, whole
+from gpu_spots.files.selection import (
+    MAX_CELLS,
+    UNLIMITED,
+    Product,
+    Runs,
+    first_uncovered,
+    products,
+    size_of,
+    whole,
+)
 from gpu_spots.files.tree import FAILURES, allow_open_files, is_hard, why_broken
 from gpu_spots.model import Array
 
@@ -38,22 +47,24 @@ class Origin:
     files: tuple[Path, ...]
     """Files besides its own."""
     types: dict[np.dtype[Any], str]
-    """The types, in native byte order, of the datasets that are stored, each with one that has it."""
+    """The types, in native byte order, of the datasets that are stored, each with one that has it.
+    """
 
 
 def require_complete(dataset: h5py.Dataset, source: str) -> Origin:
     """Check that every value of a dataset is stored somewhere, so that it can be read.
 
-    Loads the plugins of the filters by which it, or any source of it, is compressed. A dataset that is
-    neither virtual nor in external files is only checked for its filters.
+    Loads the plugins of the filters by which it, or any source of it, is compressed. A dataset that
+    is neither virtual nor in external files is only checked for its filters.
 
     Args:
         dataset: the dataset that is about to be read.
         source: what messages call it.
 
     Raises:
-        InputError: a file or a dataset is missing, which is named with the first frame that needs it;
-            nothing is mapped to some frame; the dataset refers to itself; or a filter is not installed.
+        InputError: a file or a dataset is missing, which is named with the first frame that needs
+            it; nothing is mapped to some frame; the dataset refers to itself; or a filter is not
+            installed.
     """
     search = _Search()
     try:
@@ -67,7 +78,10 @@ def require_complete(dataset: h5py.Dataset, source: str) -> Origin:
 
 
 def read_values(dataset: h5py.Dataset, source: str) -> Array:
-    """Return all values of a dataset. Raises `InputError` where it cannot be read, or as `require_complete`."""
+    """Return all values of a dataset.
+
+    Raises `InputError` where it cannot be read, or as `require_complete`.
+    """
     require_complete(dataset, source)
     try:
         return np.asarray(dataset[()])
@@ -78,7 +92,8 @@ def read_values(dataset: h5py.Dataset, source: str) -> Array:
 def require_regular_sources(dataset: h5py.Dataset) -> None:
     """Raise `InputError` where a source file of a virtual dataset is a named pipe, a device or the like.
 
-    To be called before its shape is asked for: HDF5 opens the sources of a mapping without limit then.
+    To be called before its shape is asked for: HDF5 opens the sources of a mapping without limit
+    then.
     """
     if not dataset.is_virtual:
         return
@@ -90,7 +105,9 @@ def require_regular_sources(dataset: h5py.Dataset) -> None:
             try:
                 require_regular_file(path, "an HDF5 file")
             except InputError as error:
-                raise InputError(f"{dataset.file.filename}: {dataset.name}: its source file {error}") from None
+                raise InputError(
+                    f"{dataset.file.filename}: {dataset.name}: its source file {error}"
+                ) from None
 
 
 class _Incomplete(Exception):
@@ -157,7 +174,9 @@ class _Search:
             by_file.setdefault(mapping.file, {}).setdefault(mapping.dataset, []).append(mapping)
         for by_dataset in by_file.values():
             with self._opened(file, next(iter(by_dataset.values()))[0], prefix) as other:
-                source_file = _SourceFile(other, other.filename, h5py.h5o.get_info(other.id).fileno, {})
+                source_file = _SourceFile(
+                    other, other.filename, h5py.h5o.get_info(other.id).fileno, {}
+                )
                 for mapped in by_dataset.values():
                     covered += self._check_source(source_file, mapped)
         try:
@@ -165,8 +184,14 @@ class _Search:
         except ValueError as error:
             raise _Incomplete(None, f"its mapping is too large to be checked: {error}") from None
         if hole is not None:
-            rest = f"; it begins at {', '.join(map(str, hole[1:]))} in the frame" if any(hole[1:]) else ""
-            raise _Incomplete(hole[0], f"no source is mapped to {'a part of ' * bool(rest)}it{rest}")
+            rest = (
+                f"; it begins at {', '.join(map(str, hole[1:]))} in the frame"
+                if any(hole[1:])
+                else ""
+            )
+            raise _Incomplete(
+                hole[0], f"no source is mapped to {'a part of ' * bool(rest)}it{rest}"
+            )
         self._open.pop()
         self._complete.add(key)
 
@@ -189,7 +214,9 @@ class _Search:
         try:
             other = h5py.File(path, "r")
         except OSError as error:
-            raise _Incomplete(mapping.frame, f"{words} cannot be opened: {hdf5_reason(error)}") from error
+            raise _Incomplete(
+                mapping.frame, f"{words} cannot be opened: {hdf5_reason(error)}"
+            ) from error
         self.files[path] = None
         with other:
             yield other
@@ -202,7 +229,9 @@ class _Search:
             dataset = file.open(path)
         except (*FAILURES, InputError) as error:
             known = str(error) if isinstance(error, InputError) else "there is no such dataset"
-            raise _Incomplete(frame, f"its source {name}: {why_broken(file.file, path) or known}") from None
+            raise _Incomplete(
+                frame, f"its source {name}: {why_broken(file.file, path) or known}"
+            ) from None
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise _Incomplete(frame, f"its source {name} is a group, expected a dataset")
         owner = file.file
@@ -260,7 +289,12 @@ def _mappings(dataset: h5py.Dataset) -> Iterator[_Mapping]:
     """The mappings of a virtual dataset; a pattern of names is one for each of its names."""
     for mapped in dataset.virtual_sources():
         target, source = products(mapped.vspace), products(mapped.src_space)
-        mapping = _Mapping(mapped.file_name, mapped.dset_name, [whole(dataset.shape)] if target is None else target, source)
+        mapping = _Mapping(
+            mapped.file_name,
+            mapped.dset_name,
+            [whole(dataset.shape)] if target is None else target,
+            source,
+        )
         if not mapping.target or mapping.source == []:
             continue
         if _has_number(mapping.file) or _has_number(mapping.dataset):
@@ -272,22 +306,36 @@ def _mappings(dataset: h5py.Dataset) -> Iterator[_Mapping]:
 def _numbered(dataset: h5py.Dataset, mapping: _Mapping) -> Iterator[_Mapping]:
     """A mapping for each of the numbers that a pattern stands for, as many as the dataset is long."""
     frames, *rest = mapping.target[0]
-    if frames.n != UNLIMITED or frames.block == UNLIMITED or any(runs.is_unlimited for runs in rest):
-        raise _Incomplete(None, f"the pattern {mapping.file}: {mapping.dataset} is not mapped frame by frame")
+    if (
+        frames.n != UNLIMITED
+        or frames.block == UNLIMITED
+        or any(runs.is_unlimited for runs in rest)
+    ):
+        raise _Incomplete(
+            None, f"the pattern {mapping.file}: {mapping.dataset} is not mapped frame by frame"
+        )
     number = 0
     while frames.start + number * frames.stride < len(dataset):
         target = [(Runs(frames.start + number * frames.stride, 1, 1, frames.block), *rest)]
-        yield _Mapping(_named(mapping.file, number), _named(mapping.dataset, number), target, mapping.source)
+        yield _Mapping(
+            _named(mapping.file, number), _named(mapping.dataset, number), target, mapping.source
+        )
         number += 1
     # HDF5 ends the dataset where the first file is missing
     folder, pattern = os.path.split(mapping.file)
     if _has_number(pattern):
         name = re.escape(pattern.replace("%%", "%")).replace(re.escape(NUMBER), r"(\d+)", 1)
         place = Path(dataset.file.filename).parent / _named(folder)
-        later = [int(found[1]) for path in (place.iterdir() if place.is_dir() else ()) if (found := re.fullmatch(name, path.name))]
+        later = [
+            int(found[1])
+            for path in (place.iterdir() if place.is_dir() else ())
+            if (found := re.fullmatch(name, path.name))
+        ]
         if any(one >= number for one in later):
             missing, there = _named(mapping.file, number), _named(mapping.file, max(later))
-            raise _Incomplete(len(dataset), f"its source file {missing} is missing, and {there} is there")
+            raise _Incomplete(
+                len(dataset), f"its source file {missing} is missing, and {there} is there"
+            )
 
 
 def _has_number(name: str) -> bool:
@@ -299,30 +347,47 @@ def _named(name: str, number: int = 0) -> str:
     return "%".join(part.replace(NUMBER, str(number)) for part in name.split("%%"))
 
 
-def _fitted(mapping: _Mapping, shape: tuple[int, ...], words: str) -> tuple[list[Product], list[Product]]:
-    """Where a mapping goes and what it takes, without anything unlimited. Raises `_Incomplete` where the source is too small."""
+def _fitted(
+    mapping: _Mapping, shape: tuple[int, ...], words: str
+) -> tuple[list[Product], list[Product]]:
+    """Where a mapping goes and what it takes, without anything unlimited.
+
+    Raises `_Incomplete` where the source is too small.
+    """
     target, taken = mapping.target, mapping.source
     if taken is None:
         taken = [whole(shape)]
     elif any(len(product) != len(shape) for product in taken):
-        raise _Incomplete(mapping.frame, f"{words} has shape {shape}, expected {len(taken[0])} dimensions")
+        raise _Incomplete(
+            mapping.frame, f"{words} has shape {shape}, expected {len(taken[0])} dimensions"
+        )
     if any(runs.is_unlimited for product in (*target, *taken) for runs in product):
         target, taken = _limited(mapping, target[0], taken[0], shape)
     for product in taken:
         if any(runs.end > length for runs, length in zip(product, shape, strict=True)):
             needed = tuple(runs.end for runs in product)
-            raise _Incomplete(mapping.frame, f"{words} has shape {shape}, expected at least {needed}")
+            raise _Incomplete(
+                mapping.frame, f"{words} has shape {shape}, expected at least {needed}"
+            )
     if size_of(target) != size_of(taken):
-        raise _Incomplete(mapping.frame, f"{words} has shape {shape}: {size_of(taken)} values, expected {size_of(target)}")
+        raise _Incomplete(
+            mapping.frame,
+            f"{words} has shape {shape}: {size_of(taken)} values, expected {size_of(target)}",
+        )
     return target, taken
 
 
-def _limited(mapping: _Mapping, target: Product, taken: Product, shape: tuple[int, ...]) -> tuple[list[Product], list[Product]]:
+def _limited(
+    mapping: _Mapping, target: Product, taken: Product, shape: tuple[int, ...]
+) -> tuple[list[Product], list[Product]]:
     """The part of an unlimited mapping that the source has."""
     to = [i for i, runs in enumerate(target) if runs.is_unlimited]
     from_ = [i for i, runs in enumerate(taken) if runs.is_unlimited]
     if len(to) != 1 or len(from_) != 1:
-        raise _Incomplete(mapping.frame, f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both datasets")
+        raise _Incomplete(
+            mapping.frame,
+            f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both datasets",
+        )
     size = taken[from_[0]].size_below(shape[from_[0]])
 
     def first(product: Product, i: int) -> list[Product]:
@@ -331,7 +396,13 @@ def _limited(mapping: _Mapping, target: Product, taken: Product, shape: tuple[in
     return first(target, to[0]), first(taken, from_[0])
 
 
-def _check_written(dataset: h5py.Dataset, mapping: _Mapping, target: list[Product], taken: list[Product], words: str) -> None:
+def _check_written(
+    dataset: h5py.Dataset,
+    mapping: _Mapping,
+    target: list[Product],
+    taken: list[Product],
+    words: str,
+) -> None:
     """Raise `_Incomplete` where a part of what is taken was never written; compact datasets always are."""
     if dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
         return
@@ -342,11 +413,16 @@ def _check_written(dataset: h5py.Dataset, mapping: _Mapping, target: list[Produc
         touched = [_touched(runs, step) for runs, step in zip(product, chunks.chunk, strict=True)]
         holes = np.argwhere(chunks.begin[np.ix_(*touched)] < 0)
         if len(holes):
-            at = tuple(int(one[i]) * step for one, i, step in zip(touched, holes[0], chunks.chunk, strict=True))
+            at = tuple(
+                int(one[i]) * step
+                for one, i, step in zip(touched, holes[0], chunks.chunk, strict=True)
+            )
             frame = mapping.frame
             if len(taken) == len(target) == 1 and target[0][0].size == product[0].size:
                 frame = target[0][0].at(max(product[0].number_of(at[0]), 0))
-            raise _Incomplete(frame, f"{words}: its chunk at {', '.join(map(str, at))} was never written")
+            raise _Incomplete(
+                frame, f"{words}: its chunk at {', '.join(map(str, at))} was never written"
+            )
 
 
 def _touched(runs: Runs, step: int) -> Any:
@@ -354,7 +430,9 @@ def _touched(runs: Runs, step: int) -> Any:
     if runs.is_interval:
         return np.arange(runs.start // step, (runs.end - 1) // step + 1)
     if runs.end > MAX_CELLS:
-        raise _Incomplete(None, f"its mapping is too large to be checked: {runs.n} parts of a source are mapped")
+        raise _Incomplete(
+            None, f"its mapping is too large to be checked: {runs.n} parts of a source are mapped"
+        )
     flags = np.zeros(runs.end, bool)
     runs.mark(flags)
     return np.unique(np.flatnonzero(flags) // step)
@@ -372,18 +450,25 @@ def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
         except InputError as error:
             raise _Incomplete(None, f"its external file {error}") from None
         if path.stat().st_size < begin + n_bytes:
-            raise _Incomplete(None, f"its external file {path} has {path.stat().st_size} bytes, expected {begin + n_bytes}")
+            raise _Incomplete(
+                None,
+                f"its external file {path} has {path.stat().st_size} bytes, expected {begin + n_bytes}",
+            )
         n_left -= n_bytes
         yield path
     if n_left:
-        raise _Incomplete(None, f"its external files are {n_left} bytes too short for shape {dataset.shape}")
+        raise _Incomplete(
+            None, f"its external files are {n_left} bytes too short for shape {dataset.shape}"
+        )
 
 
-def sources_in_order(dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack) -> list[h5py.Dataset]:
+def sources_in_order(
+    dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack
+) -> list[h5py.Dataset]:
     """Return the datasets (n, n_X, n_Y) that make up a virtual one, in order; else only the dataset itself.
 
-    They are taken where each is mapped as a whole, none overlaps another, and all can be read directly;
-    then their frames are those of the virtual dataset.
+    They are taken where each is mapped as a whole, none overlaps another, and all can be read
+    directly; then their frames are those of the virtual dataset.
 
     Args:
         dataset: (n, n_X, n_Y), for which `require_complete` found nothing missing.
@@ -394,10 +479,16 @@ def sources_in_order(dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, o
     return _pieces(dataset, dtype, source, opened) or [dataset]
 
 
-def _pieces(dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack) -> list[h5py.Dataset]:
+def _pieces(
+    dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack
+) -> list[h5py.Dataset]:
     """The datasets that a dataset consists of; none where they cannot be read directly or are not in order."""
     if not dataset.is_virtual:
-        return [dataset] if dataset.dtype.newbyteorder("=") == dtype and why_not_direct(dataset) is None else []
+        return (
+            [dataset]
+            if dataset.dtype.newbyteorder("=") == dtype and why_not_direct(dataset) is None
+            else []
+        )
     mappings = sorted(_mappings(dataset), key=lambda mapping: mapping.frame)
     frames = [_whole_frames(mapping, dataset.shape) for mapping in mappings]
     begins, ends = [runs.start for runs in frames if runs], [runs.end for runs in frames if runs]
@@ -426,8 +517,16 @@ def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Runs | None
     if len(mapping.target) != 1 or any(runs.is_unlimited for runs in mapping.target[0]):
         return None
     frames, *inside = mapping.target[0]
-    is_whole = all(runs.is_interval and runs.size == length for runs, length in zip(inside, shape[1:], strict=True))
+    is_whole = all(
+        runs.is_interval and runs.size == length
+        for runs, length in zip(inside, shape[1:], strict=True)
+    )
     # that the source is not larger is seen when it is opened
-    n_taken = [tuple((runs.start, runs.size) if runs.is_interval else None for runs in product) for product in mapping.source or []]
-    takes_all = mapping.source is None or n_taken == [((0, frames.size), (0, shape[1]), (0, shape[2]))]
+    n_taken = [
+        tuple((runs.start, runs.size) if runs.is_interval else None for runs in product)
+        for product in mapping.source or []
+    ]
+    takes_all = mapping.source is None or n_taken == [
+        ((0, frames.size), (0, shape[1]), (0, shape[2]))
+    ]
     return frames if frames.is_interval and is_whole and takes_all else None

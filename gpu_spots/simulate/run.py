@@ -1,15 +1,18 @@
 """A Laue run with known truth, dark or laser, one frame in memory at a time.
 
-The picture of a frame, in counts: ``bias + scale * light * (background + spot_scale * spots)``, where light is the shadow of the beamstop
-and its arm times the sensitivity of each pixel. Shot noise, read noise, hot and dead pixels and zingers follow; then the value is
-rounded and clipped to uint16. Outside of the round detector the value is 0 on every frame.
+The picture of a frame, in counts: ``bias + scale * light * (background + spot_scale * spots)``,
+where light is the shadow of the beamstop and its arm times the sensitivity of each pixel. Shot
+noise, read noise, hot and dead pixels and zingers follow; then the value is rounded and clipped to
+uint16. Outside of the round detector the value is 0 on every frame.
 
-Where no source is named, the numbers are those of real BioCARS series: 80 to 100 spots a frame on 2048 pixels and more, areas 32, 52,
-107, 201 and 454 pixels (5, 25, 50, 75, 95 %), intensities 19, 37, 669, 9.7k and 78k counts (1, 10, 50, 90, 99 %), background noise
-9.4 counts at 1185 within neighbouring frames, 13.9 over a run.
+Where no source is named, the numbers are those of real BioCARS series: 80 to 100 spots a frame on
+2048 pixels and more, areas 32, 52, 107, 201 and 454 pixels (5, 25, 50, 75, 95 %), intensities 19,
+37, 669, 9.7k and 78k counts (1, 10, 50, 90, 99 %), background noise 9.4 counts at 1185 within
+neighbouring frames, 13.9 over a run.
 
-Every random number comes from ``seed`` and the place where it is used (run, block, or frame of a block): more angles or more frames
-at each angle leave the blocks and the noise of the others as they are.
+Every random number comes from ``seed`` and the place where it is used (run, block, or frame of a
+block): more angles or more frames at each angle leave the blocks and the noise of the others as
+they are.
 """
 
 import math
@@ -31,8 +34,8 @@ READ_NOISE = 2.5
 MEDIAN_INTENSITY, INTENSITY_SPREAD = 669.0, 2.1
 """Log-normal intensities: median in counts, and sigma of the natural logarithm."""
 MEDIAN_AREA, AREA_SPREAD, SMALLEST_AREA = 120.0, 0.85, 12.0
-"""Log-normal spot areas on 2048 pixels: median in pixels, sigma of the natural logarithm, and the floor. Masks at the default options
-then have about the real areas."""
+"""Log-normal spot areas on 2048 pixels: median in pixels, sigma of the natural logarithm, and the
+floor. Masks at the default options then have about the real areas."""
 AREA_IN_SIGMAS = 4 * math.pi
 """A spot's area is that of its 2-sigma ellipse: this times sigma major times sigma minor."""
 ELONGATION = (1.2, 2.8)
@@ -40,14 +43,19 @@ ELONGATION = (1.2, 2.8)
 LARGEST_RESPONSE = 0.1
 """Responses to the laser are uniform between minus and plus this."""
 PLAIN_SIZE = 2048
-"""Smaller frames (a binned or a smaller detector) have spots that are smaller in proportion, by area."""
+"""Smaller frames (a binned or a smaller detector) have spots that are smaller in proportion, by
+area.
+"""
 
 _RUN, _BLOCK, _FRAME = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What to simulate. Raises `ParameterError`, which names the field, the value found and the range."""
+    """What to simulate.
+
+    Raises `ParameterError`, which names the field, the value found and the range.
+    """
 
     laser: bool = True
     """Off/on pairs at each angle; False: a dark run."""
@@ -58,15 +66,23 @@ class Design:
     repeats: int = 3
     """Pairs at each angle of a laser run, frames at each angle of a dark one, 1 or more."""
     spots: int = 200
-    """Spots on a frame, 0 or more; a bit less than half are strong enough to be found, as many as on real frames."""
+    """Spots on a frame, 0 or more; a bit less than half are strong enough to be found, as many as
+    on real frames.
+    """
     background: float = 1000.0
     """Counts above the bias at the liquid ring, 0 to 60000."""
     drift: float = 0.0
-    """Percent rms of the beam's intensity, 0 to 20: four fifths of the variance are slow (tens of frames), the rest is shot to shot."""
+    """Percent rms of the beam's intensity, 0 to 20: four fifths of the variance are slow (tens of
+    frames), the rest is shot to shot.
+    """
     jitter: float = 2.0
-    """Percent rms from frame to frame that the spots have and the background has not, 0 to 20: how well the beam hits the crystal."""
+    """Percent rms from frame to frame that the spots have and the background has not, 0 to 20: how
+    well the beam hits the crystal.
+    """
     gain: float = 0.07
-    """Variance in counts^2 per count of light, above 0 to 100; 0.07 gives the noise of real frames, 1 is plain Poisson noise."""
+    """Variance in counts^2 per count of light, above 0 to 100; 0.07 gives the noise of real frames,
+    1 is plain Poisson noise.
+    """
     step: float = 1.0
     """Degrees from angle to angle, 0.001 to 360."""
     on_first: bool = False
@@ -118,7 +134,8 @@ class Schedule:
     laser_on: NDArray[np.int32]
     """(n_frames,) int32: 1 with laser, 0 without."""
     repeat: NDArray[np.int32]
-    """(n_frames,) int32: number of the pair, or of the frame in a dark run, at its angle, from 1."""
+    """(n_frames,) int32: number of the pair, or of the frame in a dark run, at its angle, from 1.
+    """
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -127,7 +144,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class TrueSpots:
-    """What is there: one row for a spot of a block. All frames of a block have the same spots, at the same places."""
+    """What is there: one row for a spot of a block.
+
+    All frames of a block have the same spots, at the same places.
+    """
 
     XY: Floats
     """(t, 2) float64, pixels: X and Y of the centre; a whole number is the middle of a pixel."""
@@ -140,9 +160,11 @@ class TrueSpots:
     response: Floats
     """(t,) float64: on/off - 1; 0 in a dark run."""
     sigma: Floats
-    """(t, 2) float64, pixels: sigma along the major and the minor axis of the elliptical Gaussian."""
+    """(t, 2) float64, pixels: sigma along the major and the minor axis of the elliptical Gaussian.
+    """
     orientation: Floats
-    """(t,) float64, degrees: of the major axis, from +X towards +Y; it points away from the beam."""
+    """(t,) float64, degrees: of the major axis, from +X towards +Y; it points away from the beam.
+    """
     snr: Floats
     """(t,) float64: see `expected_snr`."""
 
@@ -170,7 +192,9 @@ class Detector:
     inside: NDArray[np.bool_]
     """(n_X, n_Y) bool: pixels of the round detector."""
     light: Image
-    """(n_X, n_Y) float32: shadow of the beamstop times the pixel's sensitivity, about 1 in the open; 0 outside."""
+    """(n_X, n_Y) float32: shadow of the beamstop times the pixel's sensitivity, about 1 in the
+    open; 0 outside.
+    """
     background: Image
     """(n_X, n_Y) float32, counts: diffuse scattering above the bias, times ``light``."""
     beam: tuple[float, float]
@@ -222,7 +246,9 @@ class SimulatedRun:
         added = np.zeros(self.design.size, np.float32)
         spots = self.truth.spots
         for i in np.flatnonzero(spots.block == block):
-            window, profile = _gaussian(self.design.size, spots.XY[i], spots.sigma[i], math.radians(spots.orientation[i]))
+            window, profile = _gaussian(
+                self.design.size, spots.XY[i], spots.sigma[i], math.radians(spots.orientation[i])
+            )
             counts = (spots.I[i] * profile * self.detector.light[window]).astype(np.float32)
             off[window] += counts
             added[window] += counts * np.float32(spots.response[i])
@@ -245,7 +271,9 @@ class SimulatedRun:
         struck = frame[tuple(hits.T)] + _log_uniform(rng, 200, 20000, len(hits))
         frame[tuple(hits.T)] = _to_uint16(struck)
         # A hot pixel flickers far more than its shot noise.
-        frame[tuple(d.hot.T)] = _to_uint16(frame[tuple(d.hot.T)] + d.hot_counts * rng.normal(1, 0.05, len(d.hot)))
+        frame[tuple(d.hot.T)] = _to_uint16(
+            frame[tuple(d.hot.T)] + d.hot_counts * rng.normal(1, 0.05, len(d.hot))
+        )
         frame[tuple(d.dead.T)] = 0
         frame[~d.inside] = 0
         return frame
@@ -262,7 +290,9 @@ def simulate_run(design: Design) -> SimulatedRun:
     detector = _detector(design, rng)
     schedule = _schedule(design)
     blocks = [_block_spots(design, detector, block) for block in range(design.angles)]
-    spots = TrueSpots(*(np.concatenate([getattr(b, field.name) for b in blocks]) for field in fields(TrueSpots)))
+    spots = TrueSpots(
+        *(np.concatenate([getattr(b, field.name) for b in blocks]) for field in fields(TrueSpots))
+    )
     scale, spot_scale = _scales(design, schedule, phases)
     return SimulatedRun(design, detector, Truth(design.size, schedule, spots), scale, spot_scale)
 
@@ -292,7 +322,11 @@ def _schedule(design: Design) -> Schedule:
         visits = np.concatenate([visits[::2], visits[1::2]])
     number = np.tile(np.arange(design.frames_per_angle), design.angles)
     block = np.repeat(visits, design.frames_per_angle)
-    on = (number % 2 == (0 if design.on_first else 1)) if design.laser else np.zeros(len(number), bool)
+    on = (
+        (number % 2 == (0 if design.on_first else 1))
+        if design.laser
+        else np.zeros(len(number), bool)
+    )
     repeat = (number // 2 if design.laser else number) + 1
     angle = np.round(block * design.step, 3)
     return Schedule(block.astype(np.int32), angle, on.astype(np.int32), repeat.astype(np.int32))
@@ -305,11 +339,17 @@ _PERIODS = (31.0, 73.0, 179.0)
 def _scales(design: Design, schedule: Schedule, phases: Floats) -> tuple[Floats, Floats]:
     """Scale of the picture and of the spots on each frame: the shots' part is drawn for the frame, so it depends on no other."""
     places = (_place_in_run(schedule, index) for index in range(len(schedule)))
-    shots = np.array([_generator(design.seed, _FRAME, *place, 0).standard_normal(2) for place in places])
+    shots = np.array(
+        [_generator(design.seed, _FRAME, *place, 0).standard_normal(2) for place in places]
+    )
     time = np.arange(len(schedule))[:, None]
-    slow = np.sqrt(2 / len(_PERIODS)) * np.sin(2 * math.pi * time / np.array(_PERIODS) + phases).sum(1)
+    slow = np.sqrt(2 / len(_PERIODS)) * np.sin(
+        2 * math.pi * time / np.array(_PERIODS) + phases
+    ).sum(1)
     drift = math.sqrt(0.8) * slow + math.sqrt(0.2) * shots[:, 0]
-    return np.maximum(1 + design.drift / 100 * drift, 0), np.maximum(1 + design.jitter / 100 * shots[:, 1], 0)
+    return np.maximum(1 + design.drift / 100 * drift, 0), np.maximum(
+        1 + design.jitter / 100 * shots[:, 1], 0
+    )
 
 
 def _detector(design: Design, rng: np.random.Generator) -> Detector:
@@ -332,16 +372,34 @@ def _detector(design: Design, rng: np.random.Generator) -> Detector:
 
     # Not on the rim, so that each of them is one that a search can meet.
     places = np.flatnonzero(np.hypot(X - middle[0], Y - middle[1]) < radius - 2)
-    chosen = rng.choice(places, min(design.hot_pixels + design.dead_pixels, len(places)), replace=False)
+    chosen = rng.choice(
+        places, min(design.hot_pixels + design.dead_pixels, len(places)), replace=False
+    )
     defects = np.column_stack(np.unravel_index(chosen, design.size)).astype(np.int32)
     hot, dead = defects[: design.hot_pixels], defects[design.hot_pixels :]
     hot_counts = _log_uniform(rng, 300, 30000, len(hot))
-    return Detector(inside, light.astype(np.float32), background.astype(np.float32), beam, radius, stop, arm, hot, hot_counts, dead)
+    return Detector(
+        inside,
+        light.astype(np.float32),
+        background.astype(np.float32),
+        beam,
+        radius,
+        stop,
+        arm,
+        hot,
+        hot_counts,
+        dead,
+    )
 
 
 def _diffuse(r: Floats) -> Floats:
     """Diffuse scattering at ``r`` detector radii from the beam, 1 at the liquid ring: air near the beam, the ring, a broad rest."""
-    profile = 0.10 + 0.45 * np.exp(-r / 0.7) + 0.5 * np.exp(-(((r - 0.4) / 0.11) ** 2) / 2) + 3.0 * np.exp(-r / 0.1)
+    profile = (
+        0.10
+        + 0.45 * np.exp(-r / 0.7)
+        + 0.5 * np.exp(-(((r - 0.4) / 0.11) ** 2) / 2)
+        + 3.0 * np.exp(-r / 0.1)
+    )
     return np.asarray(profile / 0.91, np.float64)
 
 
@@ -349,7 +407,10 @@ def _block_spots(design: Design, detector: Detector, block: int) -> TrueSpots:
     rng = _generator(design.seed, _BLOCK, block)
     n = design.spots
     scale = min(1.0, min(design.size) / PLAIN_SIZE)
-    area = np.maximum(scale * MEDIAN_AREA * np.exp(AREA_SPREAD * rng.standard_normal(n).clip(-2.5, 2.5)), SMALLEST_AREA)
+    area = np.maximum(
+        scale * MEDIAN_AREA * np.exp(AREA_SPREAD * rng.standard_normal(n).clip(-2.5, 2.5)),
+        SMALLEST_AREA,
+    )
     ratio = rng.uniform(*ELONGATION, n)
     minor = np.sqrt(area / AREA_IN_SIGMAS / ratio)
     sigma = np.column_stack([minor * ratio, minor])
@@ -382,13 +443,18 @@ def _places(design: Design, detector: Detector, reach: Floats, rng: np.random.Ge
         others = order[:done]
         for _ in range(60):
             tries = middle + rng.uniform(-detector.radius, detector.radius, (50, 2))
-            apart = np.hypot(*(tries - XY[others, None]).transpose(2, 0, 1)) > reach[others, None] + reach[i]
+            apart = (
+                np.hypot(*(tries - XY[others, None]).transpose(2, 0, 1))
+                > reach[others, None] + reach[i]
+            )
             free = np.flatnonzero(apart.all(0) & _in_the_open(detector, middle, tries, reach[i]))
             if len(free):
                 break
         else:
             wanted = f"{design.spots} do not fit on frames of {design.size[0]} x {design.size[1]} without touching each other"
-            raise ParameterError("spots", f"{wanted} (place found for {done}); take fewer, or larger frames")
+            raise ParameterError(
+                "spots", f"{wanted} (place found for {done}); take fewer, or larger frames"
+            )
         XY[i] = tries[free[0]]
     return XY
 
@@ -402,10 +468,14 @@ def _in_the_open(detector: Detector, middle: Floats, XY: Floats, reach: float) -
     return np.asarray(clear)
 
 
-def _gaussian(size: tuple[int, int], XY: Floats, sigma: Floats, orientation: float) -> tuple[tuple[slice, slice], Floats]:
+def _gaussian(
+    size: tuple[int, int], XY: Floats, sigma: Floats, orientation: float
+) -> tuple[tuple[slice, slice], Floats]:
     """An elliptical Gaussian of sum 1 in the window of the frame that holds it out to 5 sigma."""
     cos, sin = math.cos(orientation), math.sin(orientation)
-    half = 5 * np.array([math.hypot(sigma[0] * cos, sigma[1] * sin), math.hypot(sigma[0] * sin, sigma[1] * cos)])
+    half = 5 * np.array(
+        [math.hypot(sigma[0] * cos, sigma[1] * sin), math.hypot(sigma[0] * sin, sigma[1] * cos)]
+    )
     begin = np.maximum(np.floor(XY - half), 0).astype(int)
     end = np.minimum(np.ceil(XY + half) + 1, size).astype(int)
     x, y = np.arange(begin[0], end[0])[:, None] - XY[0], np.arange(begin[1], end[1]) - XY[1]

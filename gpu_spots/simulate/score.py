@@ -13,11 +13,14 @@ BINS = ((3.0, 5.0), (5.0, 10.0), (10.0, 30.0), (30.0, 100.0), (100.0, math.inf))
 CLEAR = 10.0
 """True spots at or above this expected signal-to-noise make the headline."""
 FAINTEST = 1.0
-"""A true spot below this expected signal-to-noise cannot be found but by luck: it is left out altogether."""
+"""A true spot below this expected signal-to-noise cannot be found but by luck: it is left out
+altogether.
+"""
 REACH = 2
 """A true spot is found if a pixel of a found one is this near to its centre, pixels."""
 RESPONSE_FROM = 30.0
-"""True spots at or above this expected signal-to-noise are asked for their response to the laser."""
+"""True spots at or above this expected signal-to-noise are asked for their response to the laser.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +72,19 @@ class Score:
     response_spots: int
     """Clear spots of a laser run that were found with laser and without (`RESPONSE_FROM`)."""
     response_correlation: float
-    """Pearson's correlation of their on/off ratio with the true one; NaN for fewer than 3, or where either is constant."""
+    """Pearson's correlation of their on/off ratio with the true one; NaN for fewer than 3, or where
+    either is constant.
+    """
 
 
 def score(truth: Truth, found: Found) -> Score:
     """Compare.
 
-    The rule: on its frame, a true spot goes to the found spot that owns the pixel nearest to the true centre, out to `REACH` pixels.
-    It is the found spot's pixels that count: one far off centre, or a large mask that merely surrounds the place, is no match. A found
-    spot that gets no true spot is false. So a second piece of a broken spot is false, and two true spots in one found spot are both
-    found, and merged.
+    The rule: on its frame, a true spot goes to the found spot that owns the pixel nearest to the
+    true centre, out to `REACH` pixels. It is the found spot's pixels that count: one far off
+    centre, or a large mask that merely surrounds the place, is no match. A found spot that gets no
+    true spot is false. So a second piece of a broken spot is false, and two true spots in one found
+    spot are both found, and merged.
 
     Raises:
         ValueError: ``truth`` and ``found`` differ in the shape or the number of frames.
@@ -118,18 +124,29 @@ def score(truth: Truth, found: Found) -> Score:
     clear = _bin(all_snr, is_found, CLEAR, math.inf)
     strong = (truth.spots.snr >= RESPONSE_FROM) & (frames > 0).all(0) & (total > 0).all(0)
     return Score(
-        n_frames, bins, clear, len(found.I), n_false, n_merged, int(strong.sum()), _correlation(total, frames, truth.spots.response, strong)
+        n_frames,
+        bins,
+        clear,
+        len(found.I),
+        n_false,
+        n_merged,
+        int(strong.sum()),
+        _correlation(total, frames, truth.spots.response, strong),
     )
 
 
 def _owners(owner: NDArray[np.int64], shape: tuple[int, int], XY: Floats) -> NDArray[np.int64]:
     """For each centre, the found spot that owns the nearest pixel, or -1: (t,) int64."""
-    offset = np.stack(np.meshgrid(*[np.arange(-REACH, REACH + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    offset = np.stack(np.meshgrid(*[np.arange(-REACH, REACH + 1)] * 2, indexing="ij"), -1).reshape(
+        -1, 2
+    )
     offset = offset[np.argsort((offset**2).sum(1), kind="stable")]
     offset = offset[(offset**2).sum(1) <= REACH**2]
     near = np.rint(XY).astype(np.int64)[:, None] + offset
     in_frame = ((near >= 0) & (near < shape)).all(2)
-    owners = np.where(in_frame, owner[np.where(in_frame, near[..., 0] * shape[1] + near[..., 1], 0)], -1)
+    owners = np.where(
+        in_frame, owner[np.where(in_frame, near[..., 0] * shape[1] + near[..., 1], 0)], -1
+    )
     return np.asarray(np.take_along_axis(owners, (owners >= 0).argmax(1)[:, None], 1)[:, 0])
 
 
@@ -138,7 +155,9 @@ def _bin(snr: Floats, is_found: NDArray[np.bool_], low: float, high: float) -> B
     return Bin(low, high, int(inside.sum()), int(is_found[inside].sum()))
 
 
-def _correlation(total: Floats, frames: NDArray[np.int64], response: Floats, spots: NDArray[np.bool_]) -> float:
+def _correlation(
+    total: Floats, frames: NDArray[np.int64], response: Floats, spots: NDArray[np.bool_]
+) -> float:
     """Of the mean on over the mean off intensity with the true response."""
     off, on = total[:, spots] / frames[:, spots]
     ratio, wanted = on / off, response[spots]

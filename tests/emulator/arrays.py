@@ -25,7 +25,9 @@ class Memory:
         """Count an array until it is gone. Raises `OutOfDeviceMemory`."""
         with self._lock:
             if self.live + array.nbytes > self.limit:
-                raise OutOfDeviceMemory(f"{array.nbytes} bytes on top of {self.live}, of {self.limit}")
+                raise OutOfDeviceMemory(
+                    f"{array.nbytes} bytes on top of {self.live}, of {self.limit}"
+                )
             self.live += array.nbytes
             self.peak = max(self.peak, self.live)
         weakref.finalize(array, self._give_back, array.nbytes).atexit = False
@@ -82,7 +84,10 @@ class DeviceArray:
         return len(self.values)
 
     def __getitem__(self, index: Any) -> "DeviceArray":
-        if all(isinstance(part, slice | int) for part in (index if isinstance(index, tuple) else (index,))):
+        if all(
+            isinstance(part, slice | int)
+            for part in (index if isinstance(index, tuple) else (index,))
+        ):
             return DeviceArray(self.values[index], self.number)  # a view, wherever it is
         raise TypeError(f"an index of {index!r}: {COMPUTES}")
 
@@ -109,7 +114,9 @@ def in_the_role_of(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of NumPy's as CuPy has it: arrays in, arrays out, those without dimensions too."""
 
     def call(*args: Any, **options: Any) -> Any:
-        result = function(*map(to_values, args), **{name: to_values(value) for name, value in options.items()})
+        result = function(
+            *map(to_values, args), **{name: to_values(value) for name, value in options.items()}
+        )
         if result is NotImplemented or result is None:
             return result
         return tuple(map(DeviceArray, result)) if isinstance(result, tuple) else DeviceArray(result)

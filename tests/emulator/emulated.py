@@ -1,4 +1,7 @@
-"""EmulatedToolkit: the toolkit of the CUDA backend on the CPU. Strict where a device would be silently wrong."""
+"""EmulatedToolkit: the toolkit of the CUDA backend on the CPU.
+
+Strict where a device would be silently wrong.
+"""
 
 import ctypes
 import hashlib
@@ -23,7 +26,9 @@ Result = TypeVar("Result")
 SHIM = Path(__file__).with_name("cuda_cpu_shim.h")
 COMPILER = shutil.which("g++")
 SANITIZE = bool(os.environ.get("GPU_SPOTS_SANITIZE"))
-"""Kernels run under AddressSanitizer and UndefinedBehaviorSanitizer, which the process must have loaded: make sanitize."""
+"""Kernels run under AddressSanitizer and UndefinedBehaviorSanitizer, which the process must have
+loaded: make sanitize.
+"""
 FLAGS = (
     "-std=c++17",
     "-shared",
@@ -35,8 +40,14 @@ FLAGS = (
     "-fno-strict-aliasing",
     "-ffp-contract=off",
 )
-OPTIMISE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined") if SANITIZE else ("-O1",)
-KERNEL = re.compile(r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE)
+OPTIMISE = (
+    ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    if SANITIZE
+    else ("-O1",)
+)
+KERNEL = re.compile(
+    r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE
+)
 C_TYPES: dict[str, Any] = {
     "f": ctypes.c_float, "d": ctypes.c_double, "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
     "B": ctypes.c_uint8, "H": ctypes.c_uint16, "I": ctypes.c_uint32, "Q": ctypes.c_uint64,
@@ -62,16 +73,33 @@ class EmulatedKernel:
         text = signature().decode()
         self.parameters = list(zip(text[: len(text) // 2], text[len(text) // 2 :], strict=True))
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[Any, ...],
+        *,
+        shared_mem: int = 0,
+    ) -> None:
         """Run it."""
         if len(args) != len(self.parameters):
-            raise EmulationError(f"{self.name}: {len(args)} arguments, expected {len(self.parameters)}")
-        values = [self._value(i, value, *parameter) for i, (value, parameter) in enumerate(zip(args, self.parameters, strict=True))]
-        blocks, threads = self._three(grid, MOST_BLOCKS, "grid"), self._three(block, MOST_THREADS, "block")
+            raise EmulationError(
+                f"{self.name}: {len(args)} arguments, expected {len(self.parameters)}"
+            )
+        values = [
+            self._value(i, value, *parameter)
+            for i, (value, parameter) in enumerate(zip(args, self.parameters, strict=True))
+        ]
+        blocks, threads = (
+            self._three(grid, MOST_BLOCKS, "grid"),
+            self._three(block, MOST_THREADS, "block"),
+        )
         if threads[0] * threads[1] * threads[2] > 1024:
             raise EmulationError(f"{self.name}: block {block}: more than 1024 threads")
         if not 0 <= shared_mem <= MOST_SHARED:
-            raise EmulationError(f"{self.name}: {shared_mem} bytes of shared memory, at most {MOST_SHARED}")
+            raise EmulationError(
+                f"{self.name}: {shared_mem} bytes of shared memory, at most {MOST_SHARED}"
+            )
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         error = ctypes.create_string_buffer(256)
         self._launch(blocks, threads, ctypes.c_size_t(shared_mem), pointers, error)
@@ -80,15 +108,25 @@ class EmulatedKernel:
 
     def _three(self, sizes: tuple[int, ...], most: tuple[int, ...], what: str) -> Any:
         three = (*sizes, 1, 1)[:3]
-        if not all(type(size) is int and 1 <= size <= limit for size, limit in zip(three, most, strict=True)):
-            raise EmulationError(f"{self.name}: {what} {sizes}: expected Python integers from 1 to {most}")
+        if not all(
+            type(size) is int and 1 <= size <= limit
+            for size, limit in zip(three, most, strict=True)
+        ):
+            raise EmulationError(
+                f"{self.name}: {what} {sizes}: expected Python integers from 1 to {most}"
+            )
         return (ctypes.c_uint * 3)(*three)
 
     def _value(self, i: int, value: Any, kind: str, code: str) -> Any:
         where = f"{self.name}: argument {i}"
         if kind == "V":
-            if not isinstance(value, np.generic) or value.dtype.char.replace("l", "q").replace("L", "Q") != code:
-                raise EmulationError(f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of type {code!r}")
+            if (
+                not isinstance(value, np.generic)
+                or value.dtype.char.replace("l", "q").replace("L", "Q") != code
+            ):
+                raise EmulationError(
+                    f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of type {code!r}"
+                )
             return C_TYPES[code](value.item())
         if value is None:
             return ctypes.c_void_p(0)
@@ -99,17 +137,23 @@ class EmulatedKernel:
         if code != "*" and found != code:
             raise EmulationError(f"{where}: an array of type {found!r}, expected {code!r}")
         if array.size and not array[0 if array.ndim > 1 else slice(None)].flags.c_contiguous:
-            raise EmulationError(f"{where}: an array of shape {array.shape} and strides {array.strides}, which is not contiguous")
+            raise EmulationError(
+                f"{where}: an array of shape {array.shape} and strides {array.strides}, which is not contiguous"
+            )
         return ctypes.c_void_p(array.ctypes.data)
 
 
 class EmulatedToolkit:
-    """Kernels by g++, arrays of NumPy's. ``edit`` changes the source of a kernel file before it is compiled: for planted faults.
+    """Kernels by g++, arrays of NumPy's.
+
+    ``edit`` changes the source of a kernel file before it is compiled: for planted faults.
 
     ``number``: of the device, 0 or 1, on which its arrays are; no other may use them.
     """
 
-    def __init__(self, folder: Path, edit: Callable[[str, str], str] | None = None, number: int = 0) -> None:
+    def __init__(
+        self, folder: Path, edit: Callable[[str, str], str] | None = None, number: int = 0
+    ) -> None:
         self.xp = ArrayModule()
         self.description = f"emulation {number}"
         self.number = number
@@ -125,7 +169,9 @@ class EmulatedToolkit:
         key = (file, name, *sorted(defines.items()))
         with self._lock:
             if key not in self._kernels:
-                self._kernels[key] = EmulatedKernel(load(self._edit(file, source_of(file, **defines)), self._folder), name)
+                self._kernels[key] = EmulatedKernel(
+                    load(self._edit(file, source_of(file, **defines)), self._folder), name
+                )
             return self._kernels[key]
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -168,12 +214,18 @@ class EmulatedToolkit:
         return DeviceArray(np.array(array, order="C"))
 
     @contextmanager
-    def staging(self, part: DeviceArray, also: Iterable[tuple["EmulatedToolkit", DeviceArray]] = ()) -> Iterator[np.ndarray]:
+    def staging(
+        self, part: DeviceArray, also: Iterable[tuple["EmulatedToolkit", DeviceArray]] = ()
+    ) -> Iterator[np.ndarray]:
         """Copied when the block ends, and spoilt."""
         host = np.full(part.nbytes, 0xA5, np.uint8).view(part.dtype).reshape(part.shape)
         yield host
         for toolkit, there in ((self, part), *also):
-            assert (there.number, there.shape, there.values.flags.c_contiguous) == (toolkit.number, host.shape, True)
+            assert (there.number, there.shape, there.values.flags.c_contiguous) == (
+                toolkit.number,
+                host.shape,
+                True,
+            )
             there.values[...] = host
         host.view(np.uint8)[...] = 0xA5
 
@@ -197,7 +249,11 @@ def load(source: str, folder: Path) -> ctypes.CDLL:
         text = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
         text.write_text(f'#include "{SHIM}"\n{source}\n{exports}')
         part = text.with_suffix(".so")
-        run = subprocess.run([COMPILER, *FLAGS, *OPTIMISE, str(text), "-o", str(part)], capture_output=True, text=True)
+        run = subprocess.run(
+            [COMPILER, *FLAGS, *OPTIMISE, str(text), "-o", str(part)],
+            capture_output=True,
+            text=True,
+        )
         text.unlink()
         if run.returncode:
             raise EmulationError(f"g++: {run.stderr}")

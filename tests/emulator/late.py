@@ -1,8 +1,9 @@
 """A CuPy whose streams work as late as they may: what is used too early, or changed too soon, shows in the results.
 
-A copy takes place when somebody waits for it, or for what stands behind it in its stream; until then there is nonsense where it goes.
-Kernels and operations on arrays run when they are asked for, once what their stream had to do before is done. For one device, with the
-arrays and kernels of the emulation.
+A copy takes place when somebody waits for it, or for what stands behind it in its stream; until
+then there is nonsense where it goes. Kernels and operations on arrays run when they are asked for,
+once what their stream had to do before is done. For one device, with the arrays and kernels of the
+emulation.
 """
 
 import threading
@@ -71,14 +72,19 @@ class LateEvent:
 
 
 class LateCupy:
-    """What `gpu_spots.cuda.device` uses of CuPy. ``free``: bytes of the device. The rest is that of the ``real`` one."""
+    """What `gpu_spots.cuda.device` uses of CuPy. ``free``: bytes of the device.
+
+    The rest is that of the ``real`` one.
+    """
 
     __version__ = "late"
 
     def __init__(self, real: Any, folder: Path, free: int) -> None:
         self.streams: list[LateStream] = []
         self._folder = folder
-        pool = SimpleNamespace(malloc=None, get_limit=lambda: 0, free_bytes=lambda: 0, free_all_blocks=lambda: None)
+        pool = SimpleNamespace(
+            malloc=None, get_limit=lambda: 0, free_bytes=lambda: 0, free_all_blocks=lambda: None
+        )
         self.cuda = SimpleNamespace(
             Device=lambda number: SimpleNamespace(use=lambda: None),
             MemoryPool=lambda: pool,
@@ -108,10 +114,18 @@ class LateCupy:
     def RawModule(self, code: str, options: tuple[str, ...]) -> SimpleNamespace:
         """A kernel file, by g++."""
         library = load(code, self._folder)
-        return SimpleNamespace(get_function=lambda name: self._launcher(EmulatedKernel(library, name)))
+        return SimpleNamespace(
+            get_function=lambda name: self._launcher(EmulatedKernel(library, name))
+        )
 
     def _launcher(self, kernel: EmulatedKernel) -> Callable[..., None]:
-        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+        def launch(
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: tuple[Any, ...],
+            *,
+            shared_mem: int = 0,
+        ) -> None:
             self.use()
             pointers = [kind == "P" for kind, _ in kernel.parameters]
             given = (
@@ -136,7 +150,11 @@ def copies_come_late(cupy: LateCupy, monkeypatch: Any) -> None:
         return at_once(array)
 
     def set_(array: DeviceArray, host: np.ndarray, stream: LateStream) -> None:
-        assert (array.shape, array.dtype, array.values.flags.c_contiguous) == (host.shape, host.dtype, True)
+        assert (array.shape, array.dtype, array.values.flags.c_contiguous) == (
+            host.shape,
+            host.dtype,
+            True,
+        )
         _spoil(array.values)
         stream.ask(lambda: np.copyto(array.values, host))
 

@@ -1,9 +1,10 @@
 """A stand-in for CuPy and its device, for whole programs in processes of their own.
 
 `environment` gives the variables with which any Python program imports the emulation in place of
-CuPy. Kernels run, results are right, and copies take place at once. It does not emulate the device's
-time (events give the host's), memory shared by processes, the cache of compiled kernels, and errors
-of the driver. Device arrays accept more than those of the other tests, as benchmarks need.
+CuPy. Kernels run, results are right, and copies take place at once. It does not emulate the
+device's time (events give the host's), memory shared by processes, the cache of compiled kernels,
+and errors of the driver. Device arrays accept more than those of the other tests, as benchmarks
+need.
 """
 
 import os
@@ -43,7 +44,10 @@ def environment(folder: Path, kernels: Path) -> dict[str, str]:
         check=True,
     )
     lists = {"PYTHONPATH": str(STARTUP), "LD_LIBRARY_PATH": str(folder)}
-    joined = {name: os.pathsep.join(filter(None, (first, os.environ.get(name)))) for name, first in lists.items()}
+    joined = {
+        name: os.pathsep.join(filter(None, (first, os.environ.get(name))))
+        for name, first in lists.items()
+    }
     return {**os.environ, **joined, KERNELS: str(kernels)}
 
 
@@ -148,7 +152,9 @@ def _arrays_as_cupys() -> None:
         return (array[i : i + 1].reshape(array.shape[1:]) for i in range(len(array)))
 
     def method(name: str) -> Callable[..., Any]:
-        return lambda array, *args, **options: in_the_role_of(getattr(array.here(), name))(*args, **options)
+        return lambda array, *args, **options: in_the_role_of(getattr(array.here(), name))(
+            *args, **options
+        )
 
     added: dict[str, Any] = {
         "set": set_,

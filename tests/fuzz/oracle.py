@@ -41,10 +41,9 @@ def expected(oracle: Oracle) -> dict[str, str]:
     options: dict[str, Any] = {}
     columns = _hdf5_columns(oracle) if oracle.angle else _text_columns(oracle.columns)
     places = [str(name) for name in columns.pop("file", oracle.frames)]
-    if ":" in places[0]:
-        frames = np.concatenate([_frames(place) for place in places])
-    else:
-        frames = np.stack([_image(name) for name in places])
+    is_hdf5 = ":" in places[0]
+    parts = [_frames(place) if is_hdf5 else _image(place)[None] for place in places]
+    frames = np.concatenate(parts)
     frames = frames.astype(frames.dtype.newbyteorder("="))
     if oracle.mask:
         options["valid_pixels"] = _valid(oracle.mask)
