@@ -24,6 +24,7 @@ from gpu_spots.files.run_file import write_run
 from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
+from image_runs import write_scan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -223,6 +224,45 @@ def test_commands_are_understood(page: Path) -> None:
                 program.make_context(name, arguments)
             except click.ClickException as error:
                 pytest.fail(f"{page.name}:{line}: {command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "n_outputs"),
+    [
+        ("README.md", "Use it in 30 seconds", 5),
+        ("docs/your-files.md", "MarCCD frames with a Lauecollect log", 3),
+    ],
+)
+def test_commands_of_a_section_run_in_order(
+    page: str,
+    heading: str,
+    n_outputs: int,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No output is in the way of a later one."""
+    with h5py.File(runs / "laser__mccd.h5") as file:
+        frames = file["frames"][:, 64:128, 64:128]
+        angles, laser_on = file["lauecollect/angle"][:], file["lauecollect/laser_on"][:]
+    scan = write_scan(tmp_path, frames, angles.tolist(), laser_on.tolist())
+    (tmp_path / "images").mkdir()
+    for index, path in enumerate(scan.paths):  # what an image is, its content tells
+        shutil.copy(path, tmp_path / f"images/run_{index:03}.tif")
+    rows = [f"{angle},{on}" for angle, on in zip(angles, laser_on, strict=True)]
+    (tmp_path / "angles.csv").write_text("\n".join(["angle,laser_on", *rows]) + "\n")
+
+    monkeypatch.chdir(tmp_path)
+    small = ["--size", "128", "--spots", "20"]
+    code = "".join(re.findall(r"```sh\n(.*?)```", section(page, heading), re.DOTALL))
+    for line in code.splitlines():
+        name, *arguments = shlex.split(line, comments=True) or [""]
+        if name:
+            program = find if name == "lu_hdf2spots" else gpu_spots_command
+            arguments += small if arguments[0] == "simulate" else []
+            ended = CliRunner().invoke(program, arguments)
+            assert ended.exit_code == 0, f"{line}: {ended.output}"
+    assert len(list(tmp_path.glob("*__spots.h5"))) == n_outputs
 
 
 @pytest.mark.parametrize(
