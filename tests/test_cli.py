@@ -248,8 +248,9 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     with h5py.File(run.parent / "run__spots.h5") as file:
         n_spots, per_frame = len(file["spots/I"]), np.diff(file["frame2spotsBE"], axis=1)
     assert n_spots > 0
-    spread = f"{per_frame.min()} min, {np.median(per_frame):g} median, {per_frame.max()} max"
-    assert spots == f"{n_spots} spots on 20 frames (a frame: {spread})"
+    least, median, most = per_frame.min(), np.median(per_frame), per_frame.max()
+    spread = f"min {least}, median {median:g}, max {most}"
+    assert spots == f"{n_spots} spots on 20 frames (per frame: {spread})"
     assert re.fullmatch(r"\d+\.\d s \(\d+ MB/s\): (\w[\w ]* \d+\.\d s(, )?)+", times)
     assert {
         name for name in ("read", "background", "masks and spots", "write") if f"{name} " in times

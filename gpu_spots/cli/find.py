@@ -271,9 +271,8 @@ def _run(
     least, median, most = summary.spots_per_frame
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
-    say(
-        f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)"
-    )
+    per_frame = f"min {least}, median {median:g}, max {most}"
+    say(f"{summary.n_spots} spots on {summary.n_frames} frames (per frame: {per_frame})")
     if summary.scales:
         say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.outcome:
