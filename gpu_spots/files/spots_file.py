@@ -82,7 +82,10 @@ class SpotsFile:
 
     @property
     def threshold(self) -> Array:
-        """(n_X, n_Y), counts: smallest value of a pixel in the raw mask; int32, int64 or float64 as the file format says."""
+        """(n_X, n_Y) int32, int64 or float64, counts: smallest value of a pixel in the raw mask.
+
+        docs/file-format.md says which of the types it has.
+        """
         return self._read("stats/threshold")
 
     @property
@@ -132,7 +135,9 @@ class SpotsFile:
         return self._read(f"masks_{kind}", index).astype(bool)
 
     def labels(self, frame: int) -> Array:
-        """Return the labels of the mask that the frame's spots come from, (n_X, n_Y) uint16 or uint32; 0: no spot.
+        """Return the labels of the mask that the frame's spots come from; 0: no spot.
+
+        The image is (n_X, n_Y) uint16 or uint32.
 
         Raises KeyError where the file has no labels, and IndexError and TypeError as `mask`.
         """
@@ -167,7 +172,9 @@ class SpotsFile:
         }
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
-        """Return X and Y of every pixel of a spot, (p, 2) int64; ``spot`` is its row in the whole table.
+        """Return X and Y of every pixel of a spot, (p, 2) int64.
+
+        ``spot`` is its row in the whole table.
 
         Raises KeyError where the file has no pixels, IndexError where there is no such spot, and
         TypeError.

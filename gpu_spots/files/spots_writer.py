@@ -22,8 +22,9 @@ from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 
 STRIP = 128
-"""Rows of an image in a chunk. Reading a frame is as fast as from one chunk, and reading one pixel of
-all frames is much faster.
+"""Rows of an image in a chunk.
+
+Reading a frame is as fast as from one chunk, and reading one pixel of all frames is much faster.
 """
 PIXELS_IN_CHUNK = 1 << 16
 """Pixels in a chunk of small images, and values in a chunk of ``spots/pixel_list``."""
@@ -49,7 +50,7 @@ Arguments = ParamSpec("Arguments")
 def _writes(
     method: Callable[Concatenate["SpotsWriter", Arguments], None],
 ) -> Callable[Concatenate["SpotsWriter", Arguments], None]:
-    """Wrap a method that writes: delay signals until it has returned, raise `OutputError` on failure.
+    """Wrap a method that writes: raise `OutputError` on failure, and delay signals until the end.
 
     Its datasets are then closed, so that the file is consistent when a signal is handled.
     """
@@ -193,9 +194,9 @@ class SpotsWriter:
             self._create_table("frame_scale", factors / 2**FACTOR_BITS)
 
     def encode(self, image: Callable[[], Array]) -> "Encoded":
-        """Compute and compress an image if that can be done outside of HDF5. Any thread may call this.
+        """Compute and compress an image if that can be done outside of HDF5.
 
-        Otherwise the image is computed when it is written.
+        Otherwise the image is computed when it is written. Any thread may call this.
         """
         if not self._compresses:
             return Encoded(image, None, [])
