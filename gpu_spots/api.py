@@ -15,7 +15,8 @@ from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.image_list import ImageRequest, default_output
 from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.spots_file import STACKS, SpotsFile, open_spots
+from gpu_spots.files.spots_file import SpotsFile, open_spots
+from gpu_spots.files.spots_writer import STACKS
 from gpu_spots.inputs import InputOptions, parse_regions
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.plan import Limits

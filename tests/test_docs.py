@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gpu_spots import Parameters, find_spots, open_spots
+from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
+from gpu_spots.columns import DATASETS, FRAMES_TYPE
 from gpu_spots.files.run_file import write_run
-from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
 from image_runs import write_scan
@@ -351,46 +351,52 @@ def test_every_field_of_parameters_is_described_with_its_default() -> None:
     assert {field: ast.literal_eval(default) for field, _, default in rows} == asdict(Parameters())
 
 
-def test_every_column_of_the_table_is_described(runs: Path) -> None:
-    lines = (ROOT / "docs/python.md").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("| `spots(frame=None)`"))
-    with open_spots(runs / "laser__spots.h5") as results:
-        assert re.findall(r"`(\w+)`", row) == list(results.spots())
+DTYPE = re.compile(r"\b(?:u?int|float)(?:8|16|32|64)\b")
+LENGTHS = {"n": "n_spots", "p": "n_pixels"}
+"""Names of dimensions that docs/file-format.md abbreviates."""
+UNITS = {record.unit for record in DATASETS.values() if record.unit}
 
 
-def test_every_dataset_is_described() -> None:
-    """One row each, which begins with the path and has the unit that the file has."""
-    rows = dict(
-        re.findall(
-            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
-        )
-    )
-    assert set(DESCRIPTIONS) - set(rows) == set()
-    for path, (_, units) in DESCRIPTIONS.items():
-        assert rows[path].split("|")[3].strip() == (units or ""), (
-            f"docs/file-format.md: unit of {path}"
-        )
+def documented_datasets() -> dict[str, list[str]]:
+    """Return the table rows of docs/file-format.md that describe datasets.
+
+    They begin with one path in backticks, and the second cell has a type. Keys are the paths,
+    values the cells after the path.
+    """
+    rows: dict[str, list[str]] = {}
+    for line in (ROOT / "docs/file-format.md").read_text().splitlines():
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        path = re.fullmatch(r"`([\w/]+)`", first)
+        if path and cells and (DTYPE.search(cells[0]) or FRAMES_TYPE in cells[0]):
+            assert path[1] not in rows, f"docs/file-format.md: two rows for {path[1]}"
+            rows[path[1]] = cells
+    return rows
 
 
-def test_every_type_and_shape_is_right(runs: Path) -> None:
-    """As the page gives them for 16-bit frames: the first type named, and as many dimensions."""
-    rows = dict(
-        re.findall(
-            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
-        )
-    )
-    with h5py.File(runs / "laser__spots.h5") as file:
-        for path in set(DESCRIPTIONS) & set(rows) & {name for name in DESCRIPTIONS if name in file}:
-            _, kind, shape, *_ = rows[path].split("|")
-            assert kind.split(",")[0].strip() in (str(file[path].dtype), "frames' type"), path
-            assert len(shape.strip(" ()").split(",")) == file[path].ndim, path
+def test_every_dataset_has_a_row_in_the_file_format() -> None:
+    assert documented_datasets().keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize("path", DATASETS)
+def test_a_row_of_the_file_format_is_right(path: str) -> None:
+    """The second cell names the types; the shape is in the second or third cell."""
+    record, cells = DATASETS[path], documented_datasets()[path]
+    types = tuple(dict.fromkeys(DTYPE.findall(cells[0])))
+    assert (types or (FRAMES_TYPE,)) == record.dtypes
+    shape = re.search(r"\(([\w, ]+)\)", " ".join(cells[:2]))
+    assert shape, f"docs/file-format.md: {path}: no shape such as (n_X, n_Y)"
+    lengths = [LENGTHS.get(length, length) for length in re.split(r", *", shape[1].strip(", "))]
+    assert lengths == [str(length) for length in record.shape]
+    assert [cell for cell in cells if cell in UNITS] == ([record.unit] if record.unit else [])
 
 
 def test_every_attribute_and_link_is_described(runs: Path) -> None:
     page = (ROOT / "docs/file-format.md").read_text()
     with h5py.File(runs / "laser__spots.h5") as file:
         assert not [name for name in file["info"].attrs if f"`{name}`" not in page]
-    assert not [path for path in LINKS if f"`{path}`" not in page]
+    links = [record.link for record in DATASETS.values() if record.link]
+    assert len(links) >= 4
+    assert not [path for path in links if f"`{path}`" not in page]
 
 
 def test_every_path_that_contributors_are_told_exists() -> None:

@@ -21,7 +21,7 @@ from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
 from gpu_spots.files.chunk_writer import ImageWriter
 from gpu_spots.files.frames import ArrayStack, FileStack, open_run
 from gpu_spots.files.scratch import scratch_file
-from gpu_spots.files.spots_file import SpotsWriter, memory_file
+from gpu_spots.files.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Limits, Place, Plan, Work, make_plan, spans

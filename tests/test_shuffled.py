@@ -26,7 +26,7 @@ from gpu_spots.errors import InputError
 from gpu_spots.files import chunks, codecs
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.spots_file import SpotsWriter, memory_file
+from gpu_spots.files.spots_writer import SpotsWriter, memory_file
 from gpu_spots.levels import rows_of_shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
