@@ -1,6 +1,7 @@
 """What a run is, and what find can do with it: everything that is known before its frames are read."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,17 +122,10 @@ def _pairs(stack: Run) -> Description | None:
 def _possible(stack: Run) -> Mapping[str, str | None]:
     """For each value of -m and -S: None where find can have it, else why not."""
     n_frames, columns = stack.shape[0], stack.columns
+    run = columns, n_frames, stack.source
     checks: dict[str, Callable[[], object]] = {
-        **{
-            f"-m {name}": lambda method=method: method.check(
-                DEFAULTS, columns, n_frames, stack.source
-            )  # type: ignore[misc]
-            for name, method in METHODS.items()
-        },
-        **{
-            f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source)
-            for sync in SYNCS
-        },  # type: ignore[misc]
+        **{f"-m {name}": partial(method.check, DEFAULTS, *run) for name, method in METHODS.items()},
+        **{f"-S {sync}": partial(grouping.group, sync, *run) for sync in SYNCS},
         f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(
             columns, n_frames, DEFAULTS.angles, stack.source
         ),

@@ -53,9 +53,9 @@ class _OneLine(click.Command):
     ``--debug`` anywhere on the command line shows the traceback too.
     """
 
-    def main(
+    def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         """Run; ends in SystemExit, or as a program that was asked to end, by that signal."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name
