@@ -90,7 +90,7 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
         if plan.device_bytes is None
         else f"{in_words(plan.device_bytes)} at most",
         "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
-        "output": f"{output}, about {in_words(size)}{'; exists already, --force is needed' * must_force}",
+        "output": f"{output}, about {in_words(size)}{'; already exists, use --force' * must_force}",
     }
     return [f"{name + ':':17}{text}" for name, text in lines.items() if text is not None]
 
