@@ -157,7 +157,7 @@ def test_an_image_that_changes_meanwhile_is_an_error(
         (
             ("scan.log", "scan.log"),
             2,
-            ("scan.log is a log, which names its images: expected it alone, or images",),
+            ("scan.log is a log, which lists its images; give the log alone, or images",),
         ),
         (("xray_images/*.mccd", "scan.log"), 2, ("scan.log is a log",)),
         (("scan.log", "-o", "scan.log"), 1, ("scan.log: the output is the input file",)),
@@ -263,14 +263,14 @@ def test_an_output_that_exists_stays(scan: Scan) -> None:
     [
         (
             ("run__mccd.h5", "other.h5"),
-            ("other.h5 is one argument too many", "expected one HDF5 file, or images"),
+            ("other.h5 is one argument too many", "expected one HDF5 file or images"),
         ),
         (
             ("run__mccd.h5", "--laser", "off"),
-            ("--laser", "is for images, and run__mccd.h5 is an HDF5 file"),
+            ("--laser", "can only be used with images, run__mccd.h5 is an HDF5 file"),
         ),
-        (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "is for images")),
-        (("run", "--log", "x.log"), ("--log", "is for images, and run is an HDF5 file")),
+        (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "can only be used with images")),
+        (("run", "--log", "x.log"), ("--log", "can only be used with images, run is an HDF5 file")),
     ],
 )
 def test_images_and_hdf5_do_not_go_together(

@@ -560,9 +560,9 @@ def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> No
         ("--threads", "9" * 400, "--threads"),
         ("--batch", "0", "--batch"),
         ("--scratch", "nowhere", "nowhere"),
-        ("--keep", "masks", "is not none, or some of raw,filtered,synced,labels,pixels"),
-        ("--keep", "none,raw", "is not none, or some of"),
-        ("--keep", "", "is not none, or some of"),
+        ("--keep", "masks", "is not none or some of raw,filtered,synced,labels,pixels"),
+        ("--keep", "none,raw", "is not none or some of"),
+        ("--keep", "", "is not none or some of"),
     ],
 )
 def test_values_out_of_range_are_wrong_usage(
