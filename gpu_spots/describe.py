@@ -52,7 +52,7 @@ def describe(stack: Run) -> Description:
         "find": possible,
         "options": _options(angles, laser, possible),
         "problems": _problems(stack, possible),
-        "notes": [*stack.notes, *(["every pixel is masked"] if all_masked else [])],
+        "notes": [*stack.notes, *(["all pixels are masked"] if all_masked else [])],
     }
 
 
@@ -93,7 +93,7 @@ def _laser(stack: Run) -> Description:
             if isinstance(stack.columns, LocatedColumns)
             else None
         )
-        return {"missing": why or "no column laser_on, delay or file tells the state"}
+        return {"missing": why or "no column laser_on, delay or file with the laser states"}
     name = next(name for name in ("laser_on", "delay", "file") if name in stack.columns)
     return {
         "from": _origin(stack.columns, name),

@@ -113,9 +113,7 @@ def find_spots(
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
-                observer.warn(
-                    f"{error}: the frames do not stay there, as others took what was free"
-                )
+                observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
             # nothing that was read is held any more
             backend.release()
             return None

@@ -21,13 +21,35 @@ from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
 OPTIONS = {
+    "alpha": "-A/--alpha",
+    "angle_step": "--angle-step",
+    "angles": "-a/--angles",
+    "angles_path": "--angles-path",
+    "cutoff": "-c/--cutoff",
+    "erosions": "-e/--erosions",
+    "file_mask": "--no-file-mask",
+    "folder": "-p/--path",
     "force": "--force",
+    "frames_path": "--frames",
+    "laser": "--laser",
+    "laser_path": "--laser-path",
+    "mask": "--mask",
+    "mask_good": "--mask-good",
     "memory_limit": "--memory-limit",
+    "method": "-m/--method",
+    "n": "-n/--n",
+    "name_pattern": "--name-pattern",
+    "normalise": "--normalise",
     "output": "-o",
     "reject": "--reject",
+    "saturation": "--saturation",
     "scratch": "--scratch",
+    "skip_bad": "--skip-bad",
+    "sync": "-S/--sync",
+    "table": "--table",
+    "valid_range": "--valid-range",
 }
-"""Parameters that messages name, as options."""
+"""Options by the names of the parameters in messages."""
 AGAIN = 0.01
 """Seconds until a request that was lost is made again."""
 
