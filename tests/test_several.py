@@ -358,7 +358,7 @@ def test_the_command_takes_a_list(
             2,
             "--device",
             repr(value),
-            "is not the number of a GPU",
+            "is not a GPU number",
         )
     assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is listed twice")
     assert_refused(
