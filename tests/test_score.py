@@ -172,6 +172,14 @@ def spots_file(path: Path, found: Found) -> Path:
         file["frame2spotsBE"] = found.frame2spotsBE
         for name in ("pixel_list_BE", "pixel_list", "I"):
             file[f"spots/{name}"] = getattr(found, name)
+        for name, columns in (
+            ("XY", (2,)),
+            ("box", (4,)),
+            ("frame", ()),
+            ("label", ()),
+            ("mask", ()),
+        ):
+            file[f"spots/{name}"] = np.zeros((len(found.I), *columns), np.int64)
     return path
 
 
@@ -219,4 +227,4 @@ def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         command, [str(tmp_path / "a__mccd.h5"), str(tmp_path / "a__mccd.h5")]
     )
-    assert "has no dataset frame2spotsBE; expected a spots file" in str(result.exception)
+    assert "not a spots file, it has no dataset frame2spotsBE" in str(result.exception)

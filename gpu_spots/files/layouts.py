@@ -114,21 +114,21 @@ def _nexus_default(file: h5py.File) -> Iterator[Stack]:
     if _is_bliss(file):  # its default is what was plotted last
         return
     place, group = "", file
-    while default := text_of(group.attrs, "default"):
+    while default := text_of(group, "default"):
         if default.strip("/.") == "" or place.count("/") > DEPTH:
             break
         place = default.rstrip("/") if default.startswith("/") else f"{place}/{default.strip('/')}"
         group = item_at(file, place)
         if not isinstance(group, h5py.Group):
             return
-    if place and (text_of(group.attrs, "NX_class") == "NXdata" or "signal" in group.attrs):
+    if place and (text_of(group, "NX_class") == "NXdata" or "signal" in group.attrs):
         yield from _signal(file, place, group)
         return
     for name, entry in [(place, group)] if place else groups_in(file):
         entry_place = absolute(name)
-        if text_of(entry.attrs, "NX_class") == "NXentry":
+        if text_of(entry, "NX_class") == "NXentry":
             for inner, data in groups_in(entry):
-                if text_of(data.attrs, "NX_class") == "NXdata":
+                if text_of(data, "NX_class") == "NXdata":
                     yield from _signal(file, f"{entry_place}/{inner}", data)
 
 
@@ -137,7 +137,7 @@ def _signal(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
 
     What DECTRIS numbers is one stack, even where the signal is only the first of it.
     """
-    name = text_of(group.attrs, "signal") or next(
+    name = text_of(group, "signal") or next(
         (key for key, item in _datasets(group) if "signal" in item.attrs), ""
     )
     if PART.match(name) or (not name and any(PART.match(key) for key in group)):
@@ -240,13 +240,11 @@ def _kind(file: h5py.File, parts: Stack) -> str:
     if named is not None:
         return named
     entry = file[path.split("/")[1]]
-    is_nexus = text_of(entry.attrs, "NX_class") == "NXentry" or re.fullmatch(
+    is_nexus = text_of(entry, "NX_class") == "NXentry" or re.fullmatch(
         r"/entry\d*/(data/data|instrument/.*/data)", path
     )
     return (
-        "NXdata"
-        if is_nexus or text_of(parts[0].dataset.parent.attrs, "NX_class") == "NXdata"
-        else "HDF5"
+        "NXdata" if is_nexus or text_of(parts[0].dataset.parent, "NX_class") == "NXdata" else "HDF5"
     )
 
 

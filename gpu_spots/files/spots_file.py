@@ -504,6 +504,21 @@ class SpotsFile:
             }
 
     @property
+    def frame_ranges(self) -> NDArray[np.int64]:
+        """(n_frames, 2) int64: begin and end of each frame's rows in the table of spots."""
+        return self._ranges
+
+    @property
+    def pixel_list(self) -> Array:
+        """(p,) int32 or int64: flat index X * n_Y + Y of the pixels of all spots.
+
+        ``pixel_list_BE`` in the table of spots tells which are those of a spot. Raises KeyError
+        where the file has no pixels.
+        """
+        self._check_kept("spots/pixel_list")
+        return self._read("spots/pixel_list")
+
+    @property
     def n_frames(self) -> int:
         """Number of frames of the run."""
         return len(self._ranges)
