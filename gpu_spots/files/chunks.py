@@ -23,6 +23,7 @@ from gpu_spots.files.layout import (
     SHUFFLE,
     ChunkMap,
     Position,
+    begins_with_size,
     filters,
     hdf5_reason,
     why_not_direct,
@@ -72,6 +73,7 @@ class FrameReader:
         self._dtype = dataset.dtype.newbyteorder("=") if dtype is None else dtype
         # asked for each stretch of rows, and h5py takes its lock for every answer
         self._is_swapped = dataset.dtype != self._dtype
+        self._stored_bytes = dataset.dtype.itemsize
         self._filters = filters(dataset)
         try:
             self._chunks = ChunkMap.of(dataset)
@@ -91,6 +93,14 @@ class FrameReader:
         # another
         self._descriptor: int | None = (
             os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
+        )
+        # in a file that is being written, the list of chunks may be too old
+        self._begins_with_size = (
+            self._chunks is not None
+            and self._descriptor is not None
+            and dataset.file.mode == "r"
+            and not (dataset.file.swmr_mode or dataset.file.userblock_size)
+            and begins_with_size(dataset)
         )
         self._states = self._states_now()
 
@@ -263,6 +273,8 @@ class FrameReader:
 
     def _read_by_hdf5(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         try:
+            if self._begins_with_size:
+                self._check_sizes(begin, end, first, last)
             self._dataset.read_direct(into, np.s_[begin:end, first:last])
         except (OSError, RuntimeError) as error:
             if end == begin + 1:
@@ -271,6 +283,19 @@ class FrameReader:
                 self._read_by_hdf5(
                     frame, frame + 1, first, last, into[frame - begin : frame - begin + 1]
                 )
+
+    def _check_sizes(self, begin: int, end: int, first: int, last: int) -> None:
+        """Raise OSError if a chunk that is about to be read does not begin with its right size."""
+        assert self._chunks is not None
+        frames, rows, _ = self._chunks.chunk
+        part = np.s_[begin // frames : -(-end // frames), first // rows : -(-last // rows)]
+        # the size is there unless the last filter was left out for the chunk
+        is_there = self._chunks.skipped[part] >> (len(self._filters) - 1) & 1 == 0
+        n_bytes = int(np.prod(self._chunks.chunk, dtype=object)) * self._stored_bytes
+        for place in self._chunks.begin[part][is_there].tolist():
+            found = int.from_bytes(os.pread(self._open_file(), 8, place), "big")
+            if found != n_bytes:
+                raise OSError(f"it decompresses to {found} bytes, expected {n_bytes}")
 
     def _read_contiguous(self, begin: int, first: int, into: Array) -> None:
         assert self._begin is not None  # it is written

@@ -125,8 +125,8 @@ def unclear(result: dict[str, Any], files: Collection[str]) -> str:
         for word in (*files, *result["command"])
         if word not in (".", "find", "info", "read", "score")
     }
-    # an option's own usage error names the option
-    if not any(name in message for name in names if name) and not (
+    # a log can name a file elsewhere; an option's own usage error names the option
+    if not (message.startswith("/") or any(name in message for name in names if name)) and not (
         result["status"] == 2 and re.search(r"-\w", message)
     ):
         return "no subject"

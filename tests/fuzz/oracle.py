@@ -137,6 +137,9 @@ def _tiff(content: bytes) -> np.ndarray:
     if tags.get(277, (1,)) != (1,) or tags.get(317, (1,)) != (1,):
         raise Incomplete("not a plain image of one sample")
     dtype = np.dtype(f"{order}{ {1: 'u', 2: 'i', 3: 'f'}[tags.get(339, (1,))[0]] }{bits // 8}")
+    if tags.get(259, (1,)) == (1,) and 279 not in tags:  # some programs leave it out
+        sizes = [min(rows, height - at * rows) * width * bits // 8 for at in range(len(tags[273]))]
+        tags[279] = tuple(sizes)
     decode = {1: bytes, 5: _lzw, 8: zlib.decompress, 32946: zlib.decompress, 32773: _packbits}[
         tags.get(259, (1,))[0]
     ]
@@ -201,7 +204,8 @@ def _text_columns(name: str) -> dict[str, np.ndarray]:
     """The angles and laser states of a table or a log."""
     is_log = name.endswith(".log")
     if is_log:
-        lines = Path(name).read_text(errors="replace").splitlines()
+        text = Path(name).read_bytes().decode(errors="replace")
+        lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
         heading = (
             [line for line in lines if line.startswith("#")][-1].lstrip("#").lower().split("\t")
         )
