@@ -139,6 +139,10 @@ def _copy_members(
                     f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}"
                 )
     for name in group:
+        if isinstance(name, bytes):
+            shown = name.decode(errors="backslashreplace")
+            warn(f"{source}/{shown} is left out of the output: its name is not UTF-8")
+            continue
         item = _member(group, name)
         if isinstance(item, h5py.Group) and _leads_elsewhere(item):
             _copy_members(item, into.create_group(name), f"{source}/{name}", warn)

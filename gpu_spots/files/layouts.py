@@ -22,6 +22,7 @@ from gpu_spots.files.tree import (
     groups_in,
     item_at,
     member,
+    names_in,
     text_of,
 )
 from gpu_spots.files.virtual import require_regular_sources
@@ -140,7 +141,7 @@ def _signal(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
     name = text_of(group, "signal") or next(
         (key for key, item in _datasets(group) if "signal" in item.attrs), ""
     )
-    if PART.match(name) or (not name and any(PART.match(key) for key in group)):
+    if PART.match(name) or (not name and any(PART.match(key) for key in names_in(group))):
         yield from _numbered(file, place, group)
     elif name and name in group:
         item = item_at(file, f"{place}/{name}")
@@ -160,7 +161,9 @@ def _numbered(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]
 
     Raises `InputError` where one is missing: frames would be taken for others.
     """
-    numbers = sorted((int(found[1]), name) for name in group if (found := PART.match(name)))
+    numbers = sorted(
+        (int(found[1]), name) for name in names_in(group) if (found := PART.match(name))
+    )
     if not numbers:
         return
     for (before, name), (number, after) in pairwise(numbers):
@@ -249,7 +252,7 @@ def _kind(file: h5py.File, parts: Stack) -> str:
 
 
 def _is_bliss(file: h5py.File) -> bool:
-    return any(BLISS_SCAN.match(name) for name in file)
+    return any(BLISS_SCAN.match(name) for name in names_in(file))
 
 
 def _named(file: h5py.File, path: str) -> Stack:
@@ -304,7 +307,7 @@ def _at(file: h5py.File, pattern: str) -> Iterator[Stack]:
 
 
 def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str]) -> Iterator[Stack]:
-    for name in group:
+    for name in names_in(group):
         if not re.fullmatch(names[0], name):
             continue
         path = f"{place}/{name}"
@@ -319,7 +322,7 @@ def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str])
 
 
 def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    for name in group:
+    for name in names_in(group):
         item = member(group, name)
         if isinstance(item, h5py.Dataset):
             yield name, item

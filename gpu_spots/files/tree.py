@@ -144,6 +144,11 @@ def attribute_of(item: h5py.HLObject, name: str) -> Any:
         ) from error
 
 
+def names_in(group: h5py.Group) -> list[str]:
+    """Return the names in a group, sorted; those that are not UTF-8 are left out."""
+    return [name for name in group if isinstance(name, str)]
+
+
 def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
     """Yield name and group of each group in a group, sorted by name, as `members`."""
     for name, item in members(group):
@@ -156,7 +161,7 @@ def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
 
     Links that lead nowhere are passed over. Raises `InputError` for a damaged object.
     """
-    for name in group:
+    for name in names_in(group):
         item = member(group, name)
         if item is not None:
             yield name, item
@@ -242,7 +247,7 @@ def broken_links_below(
     for _ in range(depth):
         deeper = []
         for base, parent in level:
-            for name in parent:
+            for name in names_in(parent):
                 if (names is not None and name.lower() not in names) or is_hard(parent, name):
                     continue
                 why = why_broken(group.file, f"{base}/{name}")
