@@ -223,10 +223,16 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 assert_same_there(
                     device_backend, getattr(held.rules, name), getattr(sent.rules, name)
                 )
-            for name in ("high", "low", "float"):
+            for name in ("low", "float"):
                 assert_same_there(
                     device_backend, getattr(held.levels, name), getattr(sent.levels, name)
                 )
+            if held.levels.low_is_signed:
+                signs = fetched(device_backend, held.levels.low).view(np.int32) >> 31
+                assert held.levels.high is None
+                assert np.array_equal(fetched(device_backend, sent.levels.high), signs)
+            else:
+                assert_same_there(device_backend, held.levels.high, sent.levels.high)
 
 
 def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:

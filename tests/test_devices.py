@@ -116,14 +116,18 @@ def test_a_cupy_whose_sorts_hide_errors_is_refused(
             devices.open_backend((0,), None, 1)
         with pytest.raises(BackendError, match=refused):
             devices.found()
-        assert choose_backend("auto", threads=1)[1] == f"no GPU is used: {refused}"
+        assert choose_backend("auto", threads=1)[1] == "no GPU is used, gpu-spots devices says why"
 
 
 @needs_cupy
 @pytest.mark.parametrize(
     ("capability", "cuda", "words"),
     [
-        ((7, 0), 13020, ["compute capability 7.0, expected at least 7.5 with CUDA 13", "gpu12"]),
+        (
+            (7, 0),
+            13020,
+            ["compute capability 7.0, expected at least 7.5 with CUDA 13", "cupy-cuda12x"],
+        ),
         ((5, 2), 13020, ["compute capability 5.2, expected at least 7.5 with CUDA 13"]),
         ((6, 0), 12090, ["compute capability 6.0, expected at least 6.1 with CUDA 12"]),
         ((7, 5), 13020, []),
@@ -162,7 +166,7 @@ def test_a_device_without_the_instructions_is_refused(
     (listed,) = devices.found()
     assert listed.problem is not None
     assert not [word for word in words if word not in listed.problem]
-    assert ("gpu12" in listed.problem) == ("gpu12" in words)
+    assert ("cupy-cuda12x" in listed.problem) == ("cupy-cuda12x" in words)
 
 
 SEES = """
@@ -170,14 +174,14 @@ import importlib.util, sys
 from gpu_spots.cuda import devices
 devices.driver_version = lambda: 13020
 from gpu_spots.backend import choose_backend
-backend, note = choose_backend("auto", threads=1)
+backend, _ = choose_backend("auto", threads=1)
 import os
-print(backend.name, "|", note, "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+print(backend.name, "|", devices.obstacle(), "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
 """
 
 
 def seen(**environment: str) -> list[str]:
-    """Backend, note, cache folder, and whether CuPy was imported, of a process of its own."""
+    """Backend, what stands in the way of a GPU, cache folder, and whether CuPy was imported, of a process of its own."""
     names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
     ended = subprocess.run(
         [sys.executable, "-c", SEES],
@@ -195,10 +199,10 @@ def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.write_text("")
     temporary.mkdir()
-    name, note, folder, was_imported = seen(HOME=str(home), TMPDIR=str(temporary))
+    name, obstacle, folder, was_imported = seen(HOME=str(home), TMPDIR=str(temporary))
     assert (name, was_imported) == ("cpu", "True")
     # it went on to look for devices
-    assert "CuPy cannot be imported" not in note
+    assert "CuPy cannot be imported" not in obstacle
     assert Path(folder).parent == temporary
     assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
     assert seen(HOME=str(home), TMPDIR=str(temporary))[2] == folder
@@ -220,10 +224,10 @@ def test_a_cache_folder_of_the_users_that_cannot_be_made(tmp_path: Path) -> None
     """It is left as it is; auto falls back and says why."""
     (tmp_path / "file").write_text("")
     chosen = str(tmp_path / "file" / "cache")
-    name, note, folder, _ = seen(HOME=str(tmp_path), CUPY_CACHE_DIR=chosen)
+    name, obstacle, folder, _ = seen(HOME=str(tmp_path), CUPY_CACHE_DIR=chosen)
     assert (name, folder) == ("cpu", chosen)
-    assert note.startswith("no GPU is used: CuPy cannot be imported: ")
-    assert chosen in note
+    assert obstacle.startswith("CuPy cannot be imported: ")
+    assert chosen in obstacle
 
 
 @needs_cupy

@@ -583,7 +583,7 @@ def test_a_mask_in_a_damaged_npy_file_is_one_line(tmp_path: Path) -> None:
             assert str(error).isprintable()  # noqa: PT017
 
 
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "character device", "folder"])
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
 def test_what_is_no_regular_file_is_refused_before_it_is_opened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

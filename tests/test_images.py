@@ -471,7 +471,7 @@ def test_without_fabio_the_error_says_what_to_install(
     path = written(tmp_path / "a.edf", edf(FRAME, tmp_path))
     with pytest.raises(
         InputError,
-        match=r"a\.edf: is no MarCCD, TIFF or .npy image, .* pip install 'gpu_spots\[images\]' brings it",
+        match=r"a\.edf: is no MarCCD, TIFF or .npy image, .* pip install fabio brings it",
     ):
         read_image(path)
     np.testing.assert_array_equal(
