@@ -146,9 +146,9 @@ def _detector(
     found = list(_detectors(file, top))
     frames = layout.parts[0].dataset.id
     for place, group in found:
-        if any(item.id == frames for _, item in members(group)) or layout.parts[0].path.startswith(
-            f"{place}/"
-        ):
+        if any(item.id == frames for _, item in members(group, skip_damaged=True)) or layout.parts[
+            0
+        ].path.startswith(f"{place}/"):
             return place, group
     if len(found) > 1:
         named = [
@@ -278,7 +278,7 @@ def _beside(file: h5py.File, layout: Layout, shape: tuple[int, int]) -> str | No
     """
     place = layout.parts[0].path.rpartition("/")[0]
     group = file[place or "/"]
-    for name, item in members(group) if isinstance(group, h5py.Group) else ():
+    for name, item in members(group, skip_damaged=True) if isinstance(group, h5py.Group) else ():
         if (
             "mask" in name.lower()
             and isinstance(item, h5py.Dataset)

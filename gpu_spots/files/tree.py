@@ -156,13 +156,21 @@ def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
             yield name, item
 
 
-def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
+def members(
+    group: h5py.Group, *, skip_damaged: bool = False
+) -> Iterator[tuple[str, h5py.HLObject]]:
     """Yield name and object of everything in a group, sorted by name.
 
-    Links that lead nowhere are passed over. Raises `InputError` for a damaged object.
+    Links that lead nowhere are passed over. Raises `InputError` for a damaged object, unless
+    ``skip_damaged``.
     """
     for name in names_in(group):
-        item = member(group, name)
+        try:
+            item = member(group, name)
+        except InputError:
+            if not skip_damaged:
+                raise
+            continue
         if item is not None:
             yield name, item
 
