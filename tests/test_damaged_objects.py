@@ -158,3 +158,21 @@ def test_sizes_in_chunks_that_are_not_filtered_are_not_looked_for(tmp_path: Path
         )
         stored.id.write_direct_chunk((3, 0, 0), frames[3].tobytes(), filter_mask=1)
     assert command(path, "-a", 0, "--quiet").status == 0
+
+
+def test_a_chunk_that_hdf5_lists_and_does_not_find_is_an_error(tmp_path: Path) -> None:
+    """HDF5 gives zeros for it, and no error."""
+    path = tmp_path / "x__mccd.h5"
+    frames = np.random.default_rng(1).poisson(50, (12, 24, 40)).astype(np.uint16)
+    frames[7] = 0  # a frame of zeros is none that is missing
+    with h5py.File(path, "w") as file:
+        file.create_dataset("frames", data=frames, chunks=(1, 24, 40), compression="lzf")
+    assert command(path, "-a", 0, "--quiet").status == 0
+    content = bytearray(path.read_bytes())
+    # the last number of the fifth key, which should be 0
+    content[content.index(b"TREE\x01") + 24 + 5 * 48 + 32] = 0x10
+    path.write_bytes(content)
+    with h5py.File(path) as file:
+        assert not file["frames"][5].any()
+    words = "frame 5 cannot be read: "
+    assert_refused(command(path, "-a", 0, "--quiet", "--force"), 1, words)

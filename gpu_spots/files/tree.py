@@ -201,16 +201,19 @@ def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
 
 def _damage_on_the_way(group: h5py.Group, path: str) -> str | None:
     """Say which object on a path of hard links is damaged; None where there is none."""
-    place = "" if path.startswith("/") else group.name.rstrip("/")
+    at: h5py.HLObject | None = group.file if path.startswith("/") else group
     for part in filter(None, path.split("/")):
-        place = f"{place}/{part}"
-        try:
-            if not isinstance(group.file.get(place, getlink=True), h5py.HardLink):
-                return None
-        except FAILURES:
+        if not isinstance(at, h5py.Group):
             return None
-        if why := _damage(group.file, place):
-            return why
+        place = f"{at.name.rstrip('/')}/{part}"
+        try:
+            if part not in names_in(at):
+                return None
+            if not is_hard(at, part):
+                return None
+            at = at[part]
+        except FAILURES as error:
+            return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
     return None
 
 

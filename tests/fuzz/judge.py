@@ -126,8 +126,8 @@ def unclear(result: dict[str, Any], files: Collection[str]) -> str:
         if word not in (".", "find", "info", "read", "score")
     }
     # a log can name a file elsewhere; an option's own usage error names the option
-    if not (message.startswith("/") or any(name in message for name in names if name)) and not (
-        result["status"] == 2 and re.search(r"-\w", message)
-    ):
+    if not (
+        re.match(r"(\.\.)?/", message) or any(name in message for name in names if name)
+    ) and not (result["status"] == 2 and re.search(r"-\w", message)):
         return "no subject"
     return "" if ": " in message else "no subject"
