@@ -54,7 +54,7 @@ class Kept:
 
     def write_pixels(self, pixels: np.ndarray) -> None: ...
 
-    def write_spots(self, table: SpotTable, counts: np.ndarray) -> None:
+    def write_spots(self, table: SpotTable) -> None:
         self.table = table
 
 
@@ -179,11 +179,11 @@ def check(ours: SpotTable, naive: list[Any]) -> None:
     frame, label, size, intensity = (
         np.array(column) for column in list(zip(*naive, strict=True))[:4]
     )
-    assert np.array_equal(ours.frame, frame)
-    assert np.array_equal(ours.label, label)
-    alike = np.diff(ours.pixel_list_BE, axis=1)[:, 0] == size
+    assert np.array_equal(ours["spots/frame"], frame)
+    assert np.array_equal(ours["spots/label"], label)
+    alike = np.diff(ours["spots/pixel_list_BE"], axis=1)[:, 0] == size
     assert alike.mean() > 0.9999
-    assert np.allclose(ours.I[alike], intensity[alike], rtol=1e-9, atol=1e-6)
+    assert np.allclose(ours["spots/I"][alike], intensity[alike], rtol=1e-9, atol=1e-6)
 
 
 def main() -> None:

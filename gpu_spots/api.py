@@ -15,7 +15,8 @@ from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
 from gpu_spots.files.image_list import ImageRequest, default_output
 from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.spots_file import STACKS, SpotsFile, open_spots
+from gpu_spots.files.spots_file import SpotsFile, open_spots
+from gpu_spots.files.spots_writer import STACKS
 from gpu_spots.inputs import InputOptions, parse_regions
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.plan import Limits
@@ -162,14 +163,16 @@ def find_spots(
     if isinstance(frames, ImageRequest):
         if columns is not None or table is not None:
             name = "table" if columns is None else "columns"
-            raise InputError(f"{name}: not for images; ImageRequest says where their metadata is")
+            raise InputError(
+                f"{name}: cannot be used with images; give their metadata in ImageRequest"
+            )
         images = open_images(frames, job.observer, job.backend.workers)
         apply_inputs(images, inputs)
         return find(images)
     if not isinstance(frames, str | Path):
         if isinstance(frames, np.ma.MaskedArray):
             raise InputError(
-                "frames: is a masked array, expected a plain one; give frames.data, with valid_pixels=~frames.mask.any(axis=0), "
+                "frames: found a masked array, expected a plain array; give frames.data, with valid_pixels=~frames.mask.any(axis=0), "
                 "or for floats frames.filled(numpy.nan)"
             )
         in_memory = ArrayStack(np.asarray(frames), columns)

@@ -205,7 +205,7 @@ def choose_backend(
     if name == "cpu":
         for parameter, given in (("device", devices), ("device_memory_limit", device_memory_limit)):
             if given is not None:
-                raise ParameterError(parameter, "the CPU backend computes on no device")
+                raise ParameterError(parameter, "cannot be used with the CPU backend")
     workers, note = threads or default_workers(), None
     if name != "cpu":
         from gpu_spots.cuda.devices import driver_version, open_backend
@@ -216,7 +216,7 @@ def choose_backend(
             if name == "gpu" or device is not None:
                 raise BackendError(f"backend {name}: {error}") from error
             if driver_version() is not None:
-                note = "no GPU is used, gpu-spots devices says why"
+                note = "no usable GPU; run gpu-spots devices for the reason"
     from cpu_fallback import CpuBackend
 
     return CpuBackend(workers), note
@@ -229,7 +229,7 @@ def _numbers(device: int | Sequence[int]) -> tuple[int, ...]:
         if not isinstance(number, SupportsIndex) or number < 0:
             raise ParameterError("device", f"{number!r} is not an integer >= 0")
         if numbers.count(number) > 1:
-            raise ParameterError("device", f"GPU {number!r} is named twice")
+            raise ParameterError("device", f"GPU {number!r} is listed twice")
     if not numbers:
-        raise ParameterError("device", "no GPU is named, expected the number of one at least")
+        raise ParameterError("device", "no GPU is listed, expected at least one GPU number")
     return tuple(map(int, numbers))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.errors import given
 from gpu_spots.model import Array, Background
 
 MIN_NOISE = 2.0
@@ -19,6 +20,8 @@ spot with a sigma of 6 pixels 0.6.
 """
 MIN_EVENNESS = 3.25
 """Smallest height of a spot, in steps from the 30th to the 70th percentile of ``avg`` around it."""
+MIN_SAMPLE = 3
+"""Two frames cannot tell a static spot from one that is on a single frame."""
 DIRECTIONS = np.array([(8, 0), (0, 8), (6, 6), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3)])
 """From a pixel to its surroundings, pixels; each stands for two opposite places."""
 REACH = 16
@@ -44,19 +47,19 @@ def background_warnings(background: Background, n_frames: int, n_used: int) -> I
     """Yield one line for each finding; ``n_used`` is the number of frames in the background sample."""
     valid = background.validity.pixels
     if valid is not None and not valid.any():
-        yield "every pixel is masked, as none has two valid values: there is nothing to find spots in"
+        yield "all pixels are masked: none has two valid values, so no spots can be found"
         return
     if background.n_used is not None:
         n_used = int(np.median(background.n_used[... if valid is None else valid]))
     spots = persistent_spots(background.avg, background.std, background.max, n_used, valid)
     if len(spots):
         places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3]) + ", ..." * (len(spots) > 3)
-        remedy = "-n" if background.dropped is None else "-A"
+        option = given("n" if background.dropped is None else "alpha")
         yield (
-            f"stats/avg: {len(spots)} spot{'s' * (len(spots) > 1)} in the background, found at {places}, "
-            f"expected none: a spot in the same place on many of the {n_frames} frames counts as "
-            "background and is missing or too weak in the results; add frames at other angles, or "
-            f"increase {remedy} if the spot is absent from some frames"
+            f"stats/avg: found {len(spots)} spot{'s' * (len(spots) > 1)} in the background at "
+            f"{places}, expected none; a spot in the same place on many of the {n_frames} frames "
+            "counts as background and is missing or too weak in the results; add frames at other "
+            f"angles, or increase {option} if the spot is absent from some frames"
         )
 
 
@@ -84,14 +87,19 @@ def cover_warning(covered: Indices, n_pixels: int, *, sparse: bool) -> str | Non
         return None
     if sparse:
         reason = (
-            "the background is below one count, so that single photons are above the threshold; decrease -n/--n, which removes "
-            "photons from the background, increase -c/--cutoff or -e/--erosions"
+            "the background is below one count, so that single photons exceed the threshold; "
+            f"decrease {given('n')}, which removes photons from the background, or increase "
+            f"{given('cutoff')} or {given('erosions')}"
         )
     else:
-        reason = "the background does not fit these frames; look for drift in frame_level (--normalise level), and increase -c/--cutoff"
+        reason = (
+            "the background does not fit these frames; check frame_level for drift, which "
+            f"{given('normalise', 'level')} corrects, or increase {given('cutoff')}"
+        )
     return (
-        f"masks: {n_absurd} of {len(covered)} cover more than {LARGE_COVER:.0%} of the frame, at most {covered.max() / n_pixels:.0%} "
-        f"(mask {covered.argmax()}), expected less than 1% in a Laue run: most of these spots are false; {reason}"
+        f"masks: {n_absurd} of {len(covered)} cover more than {100 * LARGE_COVER:.0f} % of the "
+        f"frame, at most {100 * covered.max() / n_pixels:.0f} % (mask {covered.argmax()}), "
+        f"expected less than 1 % in a Laue run; most of these spots are false: {reason}"
     )
 
 
@@ -114,6 +122,8 @@ def persistent_spots(
     Returns:
         (n, 2) int64: X and Y of each spot, the highest first.
     """
+    if n_used < MIN_SAMPLE:
+        return np.zeros((0, 2), np.int64)
     sample = np.sort(avg[:: 1 + avg.shape[0] // 256, :: 1 + avg.shape[1] // 256], axis=None)
     typical = sample[len(sample) // 2]
     # the smallest step of float32 averages; less than a count is no spot

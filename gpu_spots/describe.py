@@ -1,6 +1,7 @@
 """What a run is, and what find can do with it: everything that is known before its frames are read."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def describe(stack: Run) -> Description:
         "find": possible,
         "options": _options(angles, laser, possible),
         "problems": _problems(stack, possible),
-        "notes": [*stack.notes, *(["every pixel is masked"] if all_masked else [])],
+        "notes": [*stack.notes, *(["all pixels are masked"] if all_masked else [])],
     }
 
 
@@ -92,7 +93,7 @@ def _laser(stack: Run) -> Description:
             if isinstance(stack.columns, LocatedColumns)
             else None
         )
-        return {"missing": why or "no column laser_on, delay or file tells the state"}
+        return {"missing": why or "no column laser_on, delay or file with the laser states"}
     name = next(name for name in ("laser_on", "delay", "file") if name in stack.columns)
     return {
         "from": _origin(stack.columns, name),
@@ -121,17 +122,10 @@ def _pairs(stack: Run) -> Description | None:
 def _possible(stack: Run) -> Mapping[str, str | None]:
     """For each value of -m and -S: None where find can have it, else why not."""
     n_frames, columns = stack.shape[0], stack.columns
+    run = columns, n_frames, stack.source
     checks: dict[str, Callable[[], object]] = {
-        **{
-            f"-m {name}": lambda method=method: method.check(
-                DEFAULTS, columns, n_frames, stack.source
-            )  # type: ignore[misc]
-            for name, method in METHODS.items()
-        },
-        **{
-            f"-S {sync}": lambda sync=sync: grouping.group(sync, columns, n_frames, stack.source)
-            for sync in SYNCS
-        },  # type: ignore[misc]
+        **{f"-m {name}": partial(method.check, DEFAULTS, *run) for name, method in METHODS.items()},
+        **{f"-S {sync}": partial(grouping.group, sync, *run) for sync in SYNCS},
         f"-a {DEFAULTS.angles}": lambda: grouping.check_angles(
             columns, n_frames, DEFAULTS.angles, stack.source
         ),

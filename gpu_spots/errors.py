@@ -4,19 +4,41 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _options: Mapping[str, str] = {}
-"""Command-line options by the names of parameters; empty where the caller is Python code."""
+"""Options of the command line by parameter name; empty where the caller is Python code. Threads
+share it: a worker's message names the options of the command that started it.
+"""
 
 
 def given(name: str, value: object = None) -> str:
-    """Return how the caller gives a parameter: as an option of the command line, or in Python.
+    """Return a parameter as the caller writes it: an option on the command line, else Python.
+
+    With a value, an option is shown in its short form, and a switch without its value.
 
     Examples:
-        >>> given("force", True)
-        'force=True'
-        >>> given("scratch")
-        'scratch'
+        >>> given("force", True), given("angles", 0), given("scratch")
+        ('force=True', 'angles=0', 'scratch')
+        >>> with in_options({"force": "--force", "angles": "-a/--angles"}):
+        ...     given("force", True), given("angles", 0), given("angles")
+        ('--force', '-a 0', '-a/--angles')
     """
-    return _options.get(name) or (name if value is None else f"{name}={value!r}")
+    option = _options.get(name)
+    if option is None:
+        return name if value is None else f"{name}={value!r}"
+    if value is None:
+        return option
+    short = option.partition("/")[0]
+    return short if isinstance(value, bool) else f"{short} {value}"
+
+
+def one_of(first: str, *others: str) -> str:
+    """Return a choice of parameters as the caller writes them.
+
+    Examples:
+        >>> one_of("table", "name_pattern", "laser")
+        'table, name_pattern or laser'
+    """
+    *names, last = map(given, (first, *others))
+    return f"{', '.join(names)} or {last}" if names else last
 
 
 @contextmanager

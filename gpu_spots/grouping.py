@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given, one_of
 from gpu_spots.model import Array
 
 Columns = Mapping[str, Array]
@@ -24,17 +24,24 @@ class LocatedColumns(dict[str, Array]):
         columns: Columns,
         origin: Mapping[str, str],
         missing: Mapping[str, str],
-        given_by: Mapping[str, str] | None = None,
+        given_by: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """``origin``: column to where it is in the file, or elsewhere; ``missing``: to why it was not found; ``given_by``: to options."""
+        """Keep the columns and what messages say about them.
+
+        Args:
+            columns: column name to values.
+            origin: column name to its place in the file, or elsewhere.
+            missing: column name to the reason why it was not found.
+            given_by: column name to the parameters that can give it; None: `GIVEN_BY`.
+        """
         super().__init__(columns)
         self.origin = origin
         self.missing = missing
         self.given_by = GIVEN_BY if given_by is None else given_by
 
 
-GIVEN_BY = {"angle": "--angles-path or --table", "laser_on": "--laser-path or --table"}
-"""Options that give what a file does not have."""
+GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
+"""Parameters that can give a column which a file does not have."""
 LARGEST_ANGLE = 1e12
 """Degrees, either way; what is beyond is no angle, and its 0.001 degrees would not fit 64 bits."""
 
@@ -67,8 +74,11 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
     ``source`` names the file in it.
     """
     if "angle" not in columns:
-        why = _why_missing(columns, "angle") or "no lauecollect/angle (one value a frame, degrees)"
-        raise InputError(f"{source}: {why}{_way_out(columns, 'angle')}")
+        why = (
+            _why_missing(columns, "angle")
+            or "lauecollect/angle is missing, expected one value per frame, degrees"
+        )
+        raise InputError(f"{source}: {why}{_remedy(columns, 'angle')}")
     column = _one_a_frame(columns, "angle", n_frames, source)
     if column.dtype.kind not in "iufSUO":
         raise InputError(
@@ -143,7 +153,8 @@ def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Arr
     if column.shape != (n_frames,):
         where = _where(columns, name)
         raise InputError(
-            f"{source}: {where} has shape {column.shape}, expected one value for each of the {n_frames} frames"
+            f"{source}: {where} has shape {column.shape}, "
+            f"expected one value for each of the {n_frames} frames"
         )
     return column
 
@@ -211,17 +222,18 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
     """
     if not at_least:
         return
-    way_out = "-a 0 (in Python: angles=0) switches this check off"
+    remedy = f"use {given('angles', 0)} to skip this check"
     try:
         n_angles = len(np.unique(angle_keys(columns, n_frames, source)))
     except InputError as error:
         raise InputError(
-            f"{error}; -a/--angles asks for at least {at_least} different angles; {way_out}"
+            f"{error}; {given('angles')}: expected at least {at_least} different angles; {remedy}"
         ) from None
     if n_angles < at_least:
         raise InputError(
-            f"{source}: {_where(columns, 'angle')} has {n_angles} different angle{'s' * (n_angles != 1)}, "
-            f"-a/--angles asks for at least {at_least}; {way_out}"
+            f"{source}: {_where(columns, 'angle')} has {n_angles} different "
+            f"angle{'s' * (n_angles != 1)}, expected at least {at_least} ({given('angles')}); "
+            f"{remedy}"
         )
 
 
@@ -232,7 +244,7 @@ def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
     """
     if sync == "none":
         return frames_alone(n_frames)
-    states = _states_of_laser_run(columns, n_frames, source, f"-S {sync}")
+    states = _states_of_laser_run(columns, n_frames, source, given("sync", sync))
     keys = angle_keys(columns, n_frames, source)
     return blocks(keys) if sync == "blocks" else pairs(keys, states)
 
@@ -243,18 +255,20 @@ def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
     Raises `InputError` for a run that is not a laser run, has fewer than two blocks, or a block of
     a single frame, which it names.
     """
-    _states_of_laser_run(columns, n_frames, source, "-m kruskal")
+    _states_of_laser_run(columns, n_frames, source, given("method", "kruskal"))
     keys = angle_keys(columns, n_frames, source)
     found = blocks(keys)
     if found.n_masks < 2:
         raise InputError(
-            f"{source}: all {n_frames} frames are at one angle, -m kruskal compares at least 2"
+            f"{source}: all {n_frames} frames are at one angle, "
+            f"{given('method', 'kruskal')} needs at least 2 angles"
         )
     sizes = np.bincount(found.mask_of_frame)
     if sizes.min() < 2:
         frame = int(np.flatnonzero(sizes[found.mask_of_frame] < 2)[0])
         raise InputError(
-            f"{source}: only frame {frame} is at {keys[frame] / 1000:g} degrees, -m kruskal needs at least 2 frames at an angle"
+            f"{source}: only frame {frame} is at {keys[frame] / 1000:g} degrees, "
+            f"{given('method', 'kruskal')} needs at least 2 frames at each angle"
         )
     return found
 
@@ -265,7 +279,8 @@ def _states_of_laser_run(
     states = laser_states(columns, n_frames, source)
     if states is None or not is_laser_run(states):
         raise InputError(
-            f"{source}: {who} needs a laser run, with frames of both laser states; {_what_is_known(states, columns)}"
+            f"{source}: {who} needs a laser run, with frames of both laser states; "
+            f"{_what_is_known(states, columns)}"
         )
     return states
 
@@ -274,11 +289,11 @@ def _what_is_known(states: Any, columns: Columns) -> str:
     if states is None:
         why = (
             _why_missing(columns, "laser_on")
-            or "lauecollect has no laser_on, delay or file column that tells the state"
+            or "lauecollect has no laser_on, delay or file column with the laser states"
         )
-        return f"{why}{_way_out(columns, 'laser_on')}"
-    return f"all {len(states)} frames are laser {'on' if states.all() else 'off'}"
+        return f"{why}{_remedy(columns, 'laser_on')}"
+    return f"all {len(states)} frames have the laser {'on' if states.all() else 'off'}"
 
 
-def _way_out(columns: Columns, name: str) -> str:
-    return f"; {columns.given_by[name]} gives them" if isinstance(columns, LocatedColumns) else ""
+def _remedy(columns: Columns, name: str) -> str:
+    return f"; use {one_of(*columns.given_by[name])}" if isinstance(columns, LocatedColumns) else ""

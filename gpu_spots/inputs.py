@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import ParameterError, given
 from gpu_spots.regions import Region, region
 
 RangeOfValues = tuple[float | None, float | None]
@@ -48,16 +48,12 @@ class InputOptions:
         if self.mask_good not in (None, 0, 1):
             raise ParameterError("mask_good", f"{self.mask_good!r} is not 0 or 1")
         if self.mask_good is not None and self.mask is None:
-            raise ParameterError(
-                "mask_good", "says what marks a good pixel in a mask, and no mask is given"
-            )
+            raise ParameterError("mask_good", f"needs a mask; use {given('mask')} to give one")
         if self.saturation is not None and not is_finite(self.saturation):
             raise ParameterError("saturation", f"{self.saturation!r} is not a finite number")
         if self.table is not None and (self.angles_path or self.laser_path):
             name = "angles_path" if self.angles_path else "laser_path"
-            raise ParameterError(
-                name, "names a dataset of the file, and a table is given as well; choose one"
-            )
+            raise ParameterError(name, f"cannot be used with {given('table')}; choose one")
         try:
             low, high = self.valid_range or (None, None)
         except (TypeError, ValueError):
@@ -67,7 +63,7 @@ class InputOptions:
             ) from None
         if not all(bound is None or is_finite(bound) for bound in (low, high)):
             raise ParameterError(
-                "valid_range", f"{self.valid_range!r} is not finite; None stands for no bound"
+                "valid_range", f"{self.valid_range!r} is not finite; use None for no bound"
             )
         if low is not None and high is not None and low > high:
             raise ParameterError(
@@ -92,7 +88,7 @@ def parse_range(text: str) -> RangeOfValues:
         low, high = (number(part) if part.strip() else None for part in parts)
     except ValueError:
         raise ParameterError(
-            "valid_range", f"{text!r} is not LOW,HIGH, where either may be left out, and not none"
+            "valid_range", f"{text!r} is not LOW,HIGH (either may be omitted) or none"
         ) from None
     return low, high
 

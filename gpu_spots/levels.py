@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.model import FACTOR_BITS, Array, Validity
 
 LARGEST = 16
@@ -89,12 +89,14 @@ class LevelSampler:
             return None
         if scatter <= noise:
             return (
-                f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), expected at most {LARGE_SCATTER:.0%}: masks of "
-                "bright frames have many false spots; --normalise level scales each frame to the run's level first"
+                f"frame levels: found a scatter of {scatter:.3g} counts "
+                f"({100 * scatter / run:.1f} %), expected at most {100 * LARGE_SCATTER:.0f} %; "
+                f"masks of bright frames have many false spots; {_remedy()}"
             )
         return (
-            f"the frames' levels scatter by {scatter:.3g} counts ({scatter / run:.1%}), more than the {noise:.3g} counts of a pixel's "
-            "noise: drift hides weak spots and makes false ones; --normalise level scales each frame to the run's level first"
+            f"frame levels: found a scatter of {scatter:.3g} counts "
+            f"({100 * scatter / run:.1f} %), expected less than the noise of a pixel, "
+            f"{noise:.3g} counts; drift hides weak spots and causes false ones; {_remedy()}"
         )
 
     def _sparse_warning(self) -> str | None:
@@ -107,9 +109,11 @@ class LevelSampler:
         if not scatter > max(LARGE_SCATTER, SIGNIFICANT * by_chance):
             return None
         return (
-            f"the numbers of pixels with counts scatter by {scatter:.0%} over the frames, expected {by_chance:.1%} by chance: the beam "
-            "drifts, or exposures differ; masks of bright frames have many false spots; --normalise level cannot help below one count a "
-            "pixel: process frames of equal exposure together, or increase -c/--cutoff"
+            "frame levels: found a scatter of the number of pixels with counts of "
+            f"{100 * scatter:.0f} %, expected {100 * by_chance:.1f} % by chance; the beam drifts or "
+            "exposures differ, and masks of bright frames have many false spots; process frames "
+            f"of equal exposure together, or increase {given('cutoff')} "
+            f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
 
     def _pixel_noise(self) -> float:
@@ -172,18 +176,23 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     run = float(np.median(known)) if len(known) else np.nan
     if run <= 0:
         raise InputError(
-            f"{source}: --normalise level: found a level of {run:.4g} counts, the median over the frames, expected more than 0; the level "
-            "is the typical value of a pixel, and frames of which most pixels have no counts, as of photon counters, cannot be scaled by "
-            "it; use --normalise none"
+            f"{source}: {given('normalise', 'level')}: found a level of {run:.4g} counts (median "
+            "over the frames), expected more than 0; frames without counts in most pixels, as of "
+            f"photon counters, cannot be scaled; use {given('normalise', 'none')}"
         )
     ratios = np.divide(run, levels, out=np.full(len(levels), np.nan), where=levels > 0)
     bad = np.flatnonzero(~((ratios <= LARGEST) & (ratios >= 1 / LARGEST)))
     if len(bad):
         raise InputError(
-            f"{source}: --normalise level: frame {bad[0]} has a level of {levels[bad[0]]:.4g} counts and the run {run:.4g}, "
-            f"expected a ratio from 1/{LARGEST} to {LARGEST}"
+            f"{source}: {given('normalise', 'level')}: frame {bad[0]} has a level of "
+            f"{levels[bad[0]]:.4g} counts and the run {run:.4g}, expected a ratio from "
+            f"1/{LARGEST} to {LARGEST}; remove the frame or use {given('normalise', 'none')}"
         )
     return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
+
+
+def _remedy() -> str:
+    return f"use {given('normalise', 'level')} to scale the frames to a common background level"
 
 
 def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:

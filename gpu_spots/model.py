@@ -5,7 +5,7 @@ Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y i
 Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,12 +167,6 @@ class Background:
     None: nothing.
     """
 
-    def maps(self) -> Iterator[tuple[str, Array]]:
-        """Name and values of each map that is kept with the results."""
-        for name in ("avg", "std", "iqr", "max", "arg", "threshold", "n_used"):
-            if (values := getattr(self, name)) is not None:
-                yield name, values
-
 
 @dataclass(frozen=True, slots=True)
 class Morphology:
@@ -243,33 +237,9 @@ class Measurements:
     """(s,) int64: pixels whose value is saturated; None where it is not known which values are."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpotTable:
-    """The table of spots, one row a spot, by frame, then label (manual: group spots)."""
+SpotTable = Mapping[str, Array]
+"""Columns of the spots, masks and frames of a run, by path in the spots file.
 
-    I: NDArray[np.float64]  # noqa: E741 (the manual's name)
-    """(n,) float64, counts: integrated intensity above background."""
-    XY: NDArray[np.int32]
-    """(n, 2) int32: X and Y of the most intense pixel."""
-    box: NDArray[np.int32]
-    """(n, 4) int32: X begin, X end, Y begin, Y end; ends exclusive."""
-    frame: NDArray[np.int32]
-    """(n,) int32: index of the frame."""
-    label: NDArray[np.int32]
-    """(n,) int32: label in the mask, from 1."""
-    mask: NDArray[np.int32]
-    """(n,) int32: index of the mask."""
-    pixel_list_BE: NDArray[np.int64]
-    """(n, 2) int64: begin and end in the list of pixels."""
-    overload: NDArray[np.int32] | None
-    """(n,) int32: saturated pixels of the spot; None where it is not known which values are
-    saturated.
-    """
-    frame2mask: NDArray[np.int32]
-    """(n_frames,) int32: index of each frame's mask."""
-    frame2spotsBE: NDArray[np.int64]
-    """(n_frames, 2) int64: begin and end of each frame's rows."""
-
-    def __len__(self) -> int:
-        """Number of spots."""
-        return len(self.I)
+`gpu_spots.columns` has the records of all paths, with types, shapes and units. Optional columns that
+are not known are left out.
+"""

@@ -5,6 +5,7 @@ frames: masks -> (union ->) components -> sums -> table. The backend computes; t
 is finished; neither is known here by more than its contract.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import METHODS, Method, Outcome
+from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
-from gpu_spots.model import FACTOR_BITS, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.protocols import Observer, Sink, Stack
@@ -111,9 +113,7 @@ def find_spots(
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
-                observer.warn(
-                    f"{error}: the frames do not stay there, as others took what was free"
-                )
+                observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
             # nothing that was read is held any more
             backend.release()
             return None
@@ -137,7 +137,7 @@ def find_spots(
             sink.write_levels(source.sampler.levels, source.factors)
             for name, encoded in in_order(
                 lambda item: (item[0], sink.encode(lambda: item[1])),
-                background.maps(),
+                _maps(background),
                 source.plan.threads,
             ):
                 sink.write_map(name, encoded)
@@ -145,14 +145,19 @@ def find_spots(
             walk = SecondPass(source, background, parameters, sink, observer, watch)
             sparse, n_good = checks.is_sparse(background), n_pixels - background.validity.n_masked
             del background  # most of it is not needed any more
-            table, counts = (
-                walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
-            )
+            table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     if message := checks.cover_warning(walk.table.covered, n_good, sparse=sparse):
         observer.warn(message)
     with watch.stage("write"):
-        sink.write_spots(table, counts)
+        sink.write_spots(table)
     return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
+
+
+def _maps(background: Background) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of each map of the background that is written."""
+    for record in STATS:
+        if (values := getattr(background, record.name)) is not None:
+            yield record.name, values
 
 
 def _summary(
@@ -164,10 +169,10 @@ def _summary(
     plan: Plan,
     watch: Stopwatch,
 ) -> Summary:
-    per_frame = np.diff(table.frame2spotsBE, axis=1)
+    per_frame = np.diff(table["frame2spotsBE"], axis=1)
     return Summary(
         n_frames=stack.shape[0],
-        n_spots=len(table),
+        n_spots=len(table["spots/I"]),
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         method=method,
         outcome=outcome,

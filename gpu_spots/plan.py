@@ -190,7 +190,8 @@ class _Planner:
             if found is not None:
                 return self._plan(place, *found)
         raise InputError(
-            f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} {self._shortage()}"
+            f"{self.stack.source}: {self.n_frames} frames of {self.n_rows} x {self.n_columns} "
+            f"{self._shortage()}"
         )
 
     def _shortage(self) -> str:
@@ -203,16 +204,20 @@ class _Planner:
         free, least = self.backend.free_bytes(), min(self._host_bytes(*sizes) for sizes in smallest)
         if free is not None and least <= self.memory:
             least = min(self._device_bytes(*sizes) for sizes in smallest)
-            return f"need {in_words(least, ceil)} of the GPU's memory at least, of which {in_words(max(0, free), floor)} may be used"
-        limit = (
-            f"is what {given('memory_limit')} lets them use" if self.limits.memory else "are free"
+            return (
+                f"need at least {in_words(least, ceil)} of GPU memory, "
+                f"{in_words(max(0, free), floor)} are available"
+            )
+        limit = f"allowed by {given('memory_limit')}" if self.limits.memory else "available"
+        return (
+            f"need at least {in_words(least, ceil)} of memory, "
+            f"{in_words(self.memory, floor)} are {limit}{self._remedy()}"
         )
-        return f"need {in_words(least, ceil)} of memory at least, {in_words(self.memory, floor)} {limit}{self._way_out()}"
 
-    def _way_out(self) -> str:
+    def _remedy(self) -> str:
         if self._is_cheap_in_parts() or self.limits.may_spool or self.stack.resident() is not None:
             return ""
-        return f"; {given('scratch')} names a folder for a scratch file, with which less is needed"
+        return f"; use {given('scratch')} to name a folder for a scratch file, which saves memory"
 
     def _places(self) -> list[Place]:
         """Where the frames could be, the best first."""

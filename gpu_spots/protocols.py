@@ -121,8 +121,8 @@ class Sink(Protocol):
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
         """Flat indices of the pixels of the next components."""
 
-    def write_spots(self, table: SpotTable, counts: NDArray[np.int32]) -> None:
-        """The table of all spots, and the number of components of each mask."""
+    def write_spots(self, table: SpotTable) -> None:
+        """Write the columns of all spots, masks and frames."""
 
 
 class Observer(Protocol):

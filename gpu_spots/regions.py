@@ -50,7 +50,8 @@ class Region:
             inside[width : max(n_x - width, 0), width : max(n_y - width, 0)] = False
         if not inside.any():
             raise InputError(
-                f"{given('reject')} {self}: has no pixel in frames of {n_x} x {n_y} (X from 0 to {n_x - 1}, Y from 0 to {n_y - 1})"
+                f"{given('reject', str(self))}: has no pixel in frames of {n_x} x {n_y}, "
+                f"expected X from 0 to {n_x - 1} and Y from 0 to {n_y - 1}"
             )
         return inside
 
@@ -63,7 +64,7 @@ def region(text: str) -> Region:
     kind, _, rest = str(text).partition(":")
     if kind not in KINDS:
         forms = ", ".join(f"{name}:{form}" for name, (form, _) in KINDS.items())
-        raise ParameterError("reject", f"{text!r} is none of {forms}")
+        raise ParameterError("reject", f"{text!r} is not one of {forms}")
     form, count = KINDS[kind]
     try:
         numbers = tuple(float(part) if kind == "disc" else int(part) for part in rest.split(","))
@@ -83,7 +84,7 @@ def _problem(kind: str, numbers: tuple[float, ...]) -> str | None:
     if kind == "rect":
         x0, x1, y0, y1 = numbers
         if min(numbers) < 0:
-            return "expected pixels from 0"
+            return "expected coordinates of at least 0"
         return (
             None
             if x0 < x1 and y0 < y1

@@ -15,7 +15,8 @@ from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.image_stack import ImageStack
 from gpu_spots.files.output import check_output, complete_or_absent, new_file
 from gpu_spots.files.scratch import scratch_file
-from gpu_spots.files.spots_file import STACKS, SpotsFile, SpotsWriter, memory_file
+from gpu_spots.files.spots_file import SpotsFile
+from gpu_spots.files.spots_writer import STACKS, SpotsWriter, memory_file
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.plan import Limits, Plan, output_bytes

@@ -79,7 +79,7 @@ class SecondPass:
         self.watch = watch
         self.table = SpotTableBuilder(self.shape[1])
 
-    def frame_by_frame(self) -> tuple[SpotTable, NDArray[np.int32]]:
+    def frame_by_frame(self) -> SpotTable:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
@@ -93,9 +93,9 @@ class SecondPass:
             "masks and spots", self.source.shape[0], "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
-        return self.table.table(), self.table.counts
+        return self.table.table()
 
-    def in_groups(self, groups: Groups) -> tuple[SpotTable, NDArray[np.int32]]:
+    def in_groups(self, groups: Groups) -> SpotTable:
         """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
         self.sink.expect_synced(groups.n_masks)
         found = self._label(self._synced_masks(groups))
@@ -110,7 +110,7 @@ class SecondPass:
             "spots", self.source.shape[0], "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
-        return self.table.table(), self.table.counts
+        return self.table.table()
 
     def _synced_masks(self, groups: Groups) -> Any:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""

@@ -90,7 +90,7 @@ class SpotTableBuilder:
         return np.concatenate([np.zeros(0, np.int64), *self._covered])
 
     def table(self) -> SpotTable:
-        """All spots."""
+        """Return the columns of all spots, masks and frames."""
         counts = self.counts.astype(np.int64)
         mask_of_frame = np.concatenate([np.zeros(0, np.int64), *(rows[2] for rows in self._rows)])
         peak = np.concatenate([np.zeros(0, np.int64), *(rows[1] for rows in self._rows)])
@@ -101,18 +101,22 @@ class SpotTableBuilder:
         label = np.arange(len(frame)) - begin[frame]
         component = (np.cumsum(counts) - counts)[mask_of_frame[frame]] + label
         overload = [rows[3] for rows in self._rows if rows[3] is not None]
-        return SpotTable(
-            I=np.concatenate([np.zeros(0), *(rows[0] for rows in self._rows)]),
-            XY=np.stack(np.divmod(peak, self._n_columns), axis=1).astype(np.int32),
-            box=np.concatenate([np.zeros((0, 4), np.int32), *self._boxes])[component],
-            frame=frame.astype(np.int32),
-            label=(label + 1).astype(np.int32),
-            mask=mask_of_frame[frame].astype(np.int32),
-            pixel_list_BE=np.concatenate([np.zeros((0, 2), np.int64), *self._ranges])[component],
-            overload=np.concatenate(overload).astype(np.int32) if overload else None,
-            frame2mask=mask_of_frame.astype(np.int32),
-            frame2spotsBE=np.stack([begin, end], axis=1),
-        )
+        table = {
+            "masks/counts": self.counts,
+            "spots/I": np.concatenate([np.zeros(0), *(rows[0] for rows in self._rows)]),
+            "spots/XY": np.stack(np.divmod(peak, self._n_columns), axis=1).astype(np.int32),
+            "spots/box": np.concatenate([np.zeros((0, 4), np.int32), *self._boxes])[component],
+            "spots/frame": frame.astype(np.int32),
+            "spots/label": (label + 1).astype(np.int32),
+            "spots/mask": mask_of_frame[frame].astype(np.int32),
+            "spots/pixel_list_BE": np.concatenate([np.zeros((0, 2), np.int64), *self._ranges])[
+                component
+            ],
+            "spots/overload": np.concatenate(overload).astype(np.int32) if overload else None,
+            "frame2mask": mask_of_frame.astype(np.int32),
+            "frame2spotsBE": np.stack([begin, end], axis=1),
+        }
+        return {path: values for path, values in table.items() if values is not None}
 
 
 def label_image(found: Components, mask: int, shape: tuple[int, int]) -> Array:

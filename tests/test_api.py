@@ -104,7 +104,7 @@ def test_invalid_pixels_are_in_no_mask(frames: np.ndarray) -> None:
 def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -> None:
     output = tmp_path / "spots.h5"
     output.write_text("precious")
-    with pytest.raises(OutputError, match="exists already; force=True overwrites it"):
+    with pytest.raises(OutputError, match="already exists; use force=True to overwrite it"):
         find_spots(frames, ANY_ANGLES, output=output)
     assert output.read_text() == "precious"
     find_spots(frames, ANY_ANGLES, output=output, force=True).close()
@@ -123,7 +123,7 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
         ),
         (
             {"frames": np.ma.masked_less(np.zeros((3, 4, 4)), 1)},
-            "masked array, expected a plain one; .*valid_pixels",
+            "masked array, expected a plain array; .*valid_pixels",
         ),
         (
             {"frames": np.zeros((5, 4, 4)), "saturation": 10**400},
@@ -134,7 +134,10 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
             "valid_range: .*is not finite",
         ),
         ({"frames": np.zeros((3, 4, 4), complex)}, "complex128, expected one of"),
-        ({"frames": np.zeros((1, 4, 4))}, "leaves 1 for the background, expected at least 2"),
+        (
+            {"frames": np.zeros((1, 4, 4))},
+            "leaves 1 of 1 frame for the background, expected at least 2",
+        ),
         ({"frames": np.zeros((MAX_FRAMES + 1, 1, 1), np.uint8)}, f"expected at most {MAX_FRAMES}"),
         (
             {"frames": np.zeros((5, 4, 4)), "valid_pixels": np.ones((4, 5))},
@@ -144,7 +147,7 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
         ({"frames": "nowhere.h5", "columns": {}}, "only for frames in memory"),
         (
             {"frames": np.zeros((5, 4, 4)), "parameters": Parameters()},
-            r"no lauecollect/angle .* angles=0",
+            r"lauecollect/angle is missing, .* angles=0",
         ),
         ({"frames": np.zeros((5, 4, 4)), "parameters": {"n": 3}}, "is not Parameters"),
         ({"frames": np.zeros((5, 4, 4)), "threads": 0}, "threads: 0 is not an integer >= 1"),
@@ -160,12 +163,12 @@ def test_mistakes_are_named(call: dict, message: str) -> None:
 
 
 def test_a_run_without_a_valid_value_is_warned_of() -> None:
-    with pytest.warns(UserWarning, match="every pixel is masked"):
+    with pytest.warns(UserWarning, match="all pixels are masked"):
         find_spots(np.full((8, 5, 6), np.nan), ANY_ANGLES).close()
 
 
 def test_warnings_point_at_the_caller(frames: np.ndarray) -> None:
-    with pytest.warns(UserWarning, match="nothing is removed") as caught:
+    with pytest.warns(UserWarning, match="no values are removed") as caught:
         find_spots(frames, Parameters(angles=0, n=1)).close()
     assert {warning.filename for warning in caught} == {__file__}
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from gpu_spots import __version__
-from gpu_spots.cli.find import find
+from gpu_spots.cli.find import OURS, find
 from gpu_spots.parameters import Parameters
 from helpers import (
     Ended,
@@ -108,7 +108,7 @@ def test_help_lists_every_option_of_the_manual_with_its_default(
         rf"^  {names} {value}\b.*$" if value else rf"^  {names} .*$", manual, re.MULTILINE
     )
     assert default is None or f"[default: {default}]" in line
-    assert not re.search(rf"^  {short}\b", ours, re.MULTILINE)
+    assert not re.search(rf"^ +{short}\b", ours, re.MULTILINE)
 
 
 def test_help_has_no_option_twice_and_ours_come_last() -> None:
@@ -117,7 +117,7 @@ def test_help_has_no_option_twice_and_ours_come_last() -> None:
     assert sorted(re.findall(names, manual, re.MULTILINE)) == sorted(
         f"{short}, {long}" if long else short for short, long, *_ in MANUAL
     )
-    listed = re.findall(names, ours, re.MULTILINE)
+    listed = re.findall(names.replace("^  ", "^    "), ours, re.MULTILINE)
     assert {
         "--frames",
         "--backend",
@@ -128,6 +128,17 @@ def test_help_has_no_option_twice_and_ours_come_last() -> None:
         "--version",
     } <= set(listed)
     assert len(listed) == len(set(listed))
+
+
+def test_our_options_have_headings_and_one_style() -> None:
+    """A capitalised phrase without a full stop."""
+    _, ours = help_of()
+    assert re.findall(r"^  ([A-Z].*):$", ours, re.MULTILINE) == list(OURS)
+    texts = re.findall(r"^    -.*?  +(\w.*)$", ours, re.MULTILINE)
+    assert len(texts) == sum(map(len, OURS.values()))
+    for text in texts:
+        assert text[0].isupper(), text
+        assert not text.partition("  [default")[0].endswith("."), text
 
 
 def test_help_names_the_allowed_values() -> None:
@@ -248,8 +259,9 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     with h5py.File(run.parent / "run__spots.h5") as file:
         n_spots, per_frame = len(file["spots/I"]), np.diff(file["frame2spotsBE"], axis=1)
     assert n_spots > 0
-    spread = f"{per_frame.min()} min, {np.median(per_frame):g} median, {per_frame.max()} max"
-    assert spots == f"{n_spots} spots on 20 frames (a frame: {spread})"
+    least, median, most = per_frame.min(), np.median(per_frame), per_frame.max()
+    spread = f"min {least}, median {median:g}, max {most}"
+    assert spots == f"{n_spots} spots on 20 frames (per frame: {spread})"
     assert re.fullmatch(r"\d+\.\d s \(\d+ MB/s\): (\w[\w ]* \d+\.\d s(, )?)+", times)
     assert {
         name for name in ("read", "background", "masks and spots", "write") if f"{name} " in times

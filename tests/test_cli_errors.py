@@ -254,7 +254,7 @@ def test_several_candidates_are_listed(tmp_path: Path) -> None:
             "several datasets",
             "/entry/images (20, 24, 40) uint16",
             "/other/float (3, 4, 5) float32",
-            "--frames PATH",
+            "--frames",
         ),
     )
 
@@ -288,9 +288,9 @@ def test_a_frame_that_cannot_be_scaled_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("n_frames", "options", "words"),
     [
-        (1, (), ("1 frame less -n/--n 25 %", "leaves 1", "expected at least 2")),
-        (2, ("-n", 50), ("2 frames less -n/--n 50 %", "leaves 1", "expected at least 2")),
-        (50, ("-n", 99), ("50 frames less -n/--n 99 %", "leaves 1", "expected at least 2")),
+        (1, (), ("-n 25", "leaves 1 of 1 frame", "expected at least 2")),
+        (2, ("-n", 50), ("-n 50", "leaves 1 of 2 frames", "expected at least 2")),
+        (50, ("-n", 99), ("-n 99", "leaves 1 of 50 frames", "expected at least 2")),
     ],
 )
 def test_too_few_frames_are_refused(
@@ -321,8 +321,8 @@ def with_value(values: np.ndarray, frame: int, value: float) -> np.ndarray:
 
 WAY_OUT = ("-a/--angles", "at least 10", "-a 0")
 ANGLE_COLUMNS = {
-    "no group": (replaced(lauecollect=None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
-    "no column": (column("angle", None), ("no lauecollect/angle", "degrees", *WAY_OUT)),
+    "no group": (replaced(lauecollect=None), ("lauecollect/angle is missing", "degrees", *WAY_OUT)),
+    "no column": (column("angle", None), ("lauecollect/angle is missing", "degrees", *WAY_OUT)),
     "too few": (
         column("angle", np.round(ANGLES / 3)),
         ("lauecollect/angle has 4 different angles", *WAY_OUT),
@@ -425,13 +425,13 @@ def only(name: str, values: object) -> Callable[[h5py.File], object]:
 
 NO_LASER = "needs a laser run, with frames of both laser states"
 LASER_COLUMNS = {
-    "all off": (column("laser_on", STATES * 0), (NO_LASER, "all 20 frames are laser off")),
-    "all on": (column("laser_on", STATES * 0 + 1), (NO_LASER, "all 20 frames are laser on")),
+    "all off": (column("laser_on", STATES * 0), (NO_LASER, "all 20 frames have the laser off")),
+    "all on": (column("laser_on", STATES * 0 + 1), (NO_LASER, "all 20 frames have the laser on")),
     "no column": (column("laser_on", None), (NO_LASER, "no laser_on, delay or file column")),
     "no group": (replaced(lauecollect=None), (NO_LASER, "no laser_on, delay or file column")),
     "delays all off": (
         only("delay", ["-", "off", "", "nan"] * 5),
-        (NO_LASER, "all 20 frames are laser off"),
+        (NO_LASER, "all 20 frames have the laser off"),
     ),
     "names without": (
         only("file", ["on/carbon_1.mccd"] * 20),
@@ -465,7 +465,7 @@ LASER_COLUMNS = {
         only("file", ["a_on.mccd"]),
         ("lauecollect/file has shape (1,)", "each of the 20 frames"),
     ),
-    "no angle": (column("angle", None), ("no lauecollect/angle",)),
+    "no angle": (column("angle", None), ("lauecollect/angle is missing",)),
     "short angle": (column("angle", ANGLES[:7]), ("lauecollect/angle has shape (7,)",)),
 }
 
@@ -540,8 +540,8 @@ OPTIONS = [
     (("-C", "zip"), ("-C", "--compression", "'zip'", "gzip, lzf, none")),
     (("-C", "GZIP"), ("-C", "'GZIP'", "gzip, lzf, none")),
     (("--normalise", "yes"), ("--normalise", "'yes'", "none")),
-    (("--threads", "0"), ("--threads", "0", "1<=x<=10000")),
-    (("--threads", "-3"), ("--threads", "-3", "1<=x<=10000")),
+    (("--threads", "0"), ("--threads", "0", "1<=x")),
+    (("--threads", "-3"), ("--threads", "-3", "1<=x")),
     (("--threads", "all"), ("--threads", "'all'", "integer")),
     (("--backend", "abacus"), ("--backend", "'abacus'", "'auto'", "'cpu'")),
     (("--no-such-option",), ("--no-such-option",)),
@@ -666,7 +666,7 @@ def test_not_enough_memory_is_said_before_anything_is_read(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpu_spots.plan.available_memory", lambda: 2**20)
-    refuses(run, words=(run.name, "MiB of memory at least", "are free"))
+    refuses(run, words=(run.name, "MiB of memory", "are available"))
 
 
 def test_what_nobody_thought_of_is_one_line_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -765,7 +765,7 @@ def test_names_of_files_cannot_control_the_terminal(tmp_path: Path) -> None:
     assert "warning: " in warned.stderr
     assert_harmless(warned)
     refused = command(run, "--quiet")
-    assert_refused(refused, 1, "exists already")
+    assert_refused(refused, 1, "already exists")
     assert_harmless(refused)
     planned = command(run, "--dry-run", "--force")
     assert planned.status == 0

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_an_output_that_exists_is_refused(run: Path) -> None:
     (run.parent / "run__spots.h5").write_text("precious")
-    refuses(run, words=("run__spots.h5", "exists already", "--force"))
+    refuses(run, words=("run__spots.h5", "already exists", "--force"))
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["unforced", "forced"])
@@ -95,12 +95,15 @@ def test_the_input_is_not_taken_for_a_left_over_of_the_output(run: Path) -> None
 
 def test_a_missing_folder_is_refused(run: Path) -> None:
     refuses(
-        run, "-o", run.parent / "no" / "folder" / "x.h5", words=("x.h5", "no folder", "no/folder")
+        run,
+        "-o",
+        run.parent / "no" / "folder" / "x.h5",
+        words=("x.h5", "the folder", "no/folder is missing"),
     )
 
 
 def test_a_file_in_place_of_a_folder_is_refused(run: Path) -> None:
-    refuses(run, "-o", run / "x.h5", words=("x.h5", "no folder", run.name))
+    refuses(run, "-o", run / "x.h5", words=("x.h5", "the folder", "is missing", run.name))
 
 
 def test_a_folder_as_output_is_refused(run: Path) -> None:

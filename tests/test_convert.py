@@ -275,7 +275,7 @@ def test_from_python(scan: Scan, tmp_path: Path) -> None:
         for name, values in two.spots().items():
             np.testing.assert_array_equal(one.spots()[name], values)
         np.testing.assert_array_equal(one.columns["angle"], ANGLES)
-    with pytest.raises(GpuSpotsError, match="exists already"):
+    with pytest.raises(GpuSpotsError, match="already exists"):
         gpu_spots.convert(request, scan.log.with_name("scan__mccd.h5"))
     scan.paths[5].unlink()
     with warnings.catch_warnings(record=True) as warned:
@@ -297,7 +297,7 @@ def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) 
         with h5py.File(tmp_path / f"{i}.h5") as file:
             np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
     for name, value in (("columns", {"angle": ANGLES}), ("table", "t.csv")):
-        with pytest.raises(GpuSpotsError, match=f"{name}: not for images"):
+        with pytest.raises(GpuSpotsError, match=f"{name}: cannot be used with images"):
             find_spots(ImageRequest(scan.paths), **{name: value})
 
 

@@ -92,7 +92,7 @@ def test_an_output_that_exists_is_refused_before_images_are_looked_at(scan: Scan
     for run, output in ((convert, "scan__mccd.h5"), (find, "scan__spots.h5")):
         scan.log.with_name(output).write_text("precious")
         ended = run(scan.log, "--skip-bad", "-p", scan.folder)
-        assert_refused(ended, 1, f"{output}: exists already; --force overwrites it")
+        assert_refused(ended, 1, f"{output}: already exists; use --force to overwrite it")
 
 
 def test_the_size_of_most_images_is_the_right_one(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_size_of_most_images_is_the_right_one(tmp_path: Path) -> None:
     ended = convert(scan.log, "--skip-bad")
     assert "2 of 6 frames are left out" in ended.stderr
     assert (
-        "is 12 x 20 pixels of uint16, expected 24 x 40 pixels of uint16 as most images are"
+        "is 12 x 20 pixels of uint16, expected 24 x 40 pixels of uint16 as most images"
         in ended.stderr
     )
     with h5py.File(tmp_path / "scan__mccd.h5") as file:
@@ -114,7 +114,9 @@ def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
         path.write_bytes(b"")
     ended = convert(scan.log, "--skip-bad", "--quiet")
     assert ended.status == 1
-    assert ended.lines[-1] == f"gpu-spots: {scan.log}: no image is left, expected at least one"
+    assert (
+        ended.lines[-1] == f"gpu-spots: {scan.log}: all images are left out, expected at least one"
+    )
     for path in scan.paths:
         path.unlink()
     assert convert(scan.log, "--skip-bad", "--quiet").lines[-1] == ended.lines[-1]
@@ -155,15 +157,15 @@ def test_an_image_that_changes_meanwhile_is_an_error(
         (
             ("scan.log", "scan.log"),
             2,
-            ("scan.log is a log, which names its images: expected it alone, or images",),
+            ("scan.log is a log, which lists its images; give the log alone, or images",),
         ),
         (("xray_images/*.mccd", "scan.log"), 2, ("scan.log is a log",)),
         (("scan.log", "-o", "scan.log"), 1, ("scan.log: the output is the input file",)),
         (("none.log",), 1, ("none.log: cannot be opened: No such file",)),
-        (("--log", "scan.log", "-p", "nowhere"), 1, ("nowhere: is no folder",)),
+        (("--log", "scan.log", "-p", "nowhere"), 1, ("nowhere: not a directory",)),
         (("--log", "xray_images/*.mccd"), 1, ("xray_images/*.mccd: cannot be opened",)),
         (("none.mccd", "nor.mccd"), 1, ("none.mccd: No such file", "(and 1 more)")),
-        (("none*.mccd",), 1, ("none*.mccd: no file has such a name",)),
+        (("none*.mccd",), 1, ("none*.mccd: no file matches this pattern",)),
         (
             ("xray_images/*.mccd", "--table", "none.csv"),
             1,
@@ -172,7 +174,7 @@ def test_an_image_that_changes_meanwhile_is_an_error(
         (
             ("xray_images/*.mccd", "--name-pattern", "{angle}.mccd"),
             1,
-            ("its name is not like --name-pattern '{angle}.mccd'",),
+            ("the name does not match --name-pattern, expected '{angle}.mccd'",),
         ),
         (("xray_images/*.mccd", "--name-pattern", "x.mccd"), 2, ("--name-pattern", "has no field")),
         (
@@ -196,18 +198,18 @@ def test_an_image_that_changes_meanwhile_is_an_error(
             2,
             ("--frames-per-angle", "0 is not in the range"),
         ),
-        (("xray_images/*.mccd", "-p", "xray_images"), 2, ("-p/--path", "neither is given")),
-        (("xray_images/*.mccd", "--log", "scan.log"), 2, ("--log", "is given as well")),
-        (("--table", "scan.log", "--log", "scan.log"), 2, ("--table", "a log is given as well")),
+        (("xray_images/*.mccd", "-p", "xray_images"), 2, ("-p/--path", "needs a log or a table")),
+        (("xray_images/*.mccd", "--log", "scan.log"), 2, ("--log", "lists all images")),
+        (("--table", "scan.log", "--log", "scan.log"), 2, ("--table", "cannot be used with a log")),
         (
             ("scan.log", "--angle-step", "1"),
             1,
-            ("scan.log: --angle-step gives angle, which is known already",),
+            ("scan.log: --angle-step gives angle, which is already known",),
         ),
         (
             ("scan.log", "--laser", "off"),
             1,
-            ("scan.log: --laser gives laser_on, which is known already",),
+            ("scan.log: --laser gives laser_on, which is already known",),
         ),
         (
             ("xray_images/*.mccd", "-o", "xray_images"),
@@ -220,7 +222,7 @@ def test_an_image_that_changes_meanwhile_is_an_error(
             1,
             ("scan_3.000_on_1.mccd: the output is the input file",),
         ),
-        (("scan.log", "-o", "no/folder/x.h5"), 1, ("x.h5: no folder no/folder",)),
+        (("scan.log", "-o", "no/folder/x.h5"), 1, ("x.h5: the folder no/folder is missing",)),
         (("xray_images/*.mccd", "--threads", "0"), 2, ("--threads",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -243,7 +245,9 @@ def test_an_output_that_exists_stays(scan: Scan) -> None:
     output = scan.log.with_name("scan__mccd.h5")
     output.write_text("precious")
     assert_refused(
-        convert(scan.log, "--quiet"), 1, "scan__mccd.h5: exists already; --force overwrites it"
+        convert(scan.log, "--quiet"),
+        1,
+        "scan__mccd.h5: already exists; use --force to overwrite it",
     )
     assert output.read_text() == "precious"
     scan.paths[3].write_bytes(b"")
@@ -259,14 +263,14 @@ def test_an_output_that_exists_stays(scan: Scan) -> None:
     [
         (
             ("run__mccd.h5", "other.h5"),
-            ("other.h5 is one argument too many", "expected one HDF5 file, or images"),
+            ("other.h5 is one argument too many", "expected one HDF5 file or images"),
         ),
         (
             ("run__mccd.h5", "--laser", "off"),
-            ("--laser", "is for images, and run__mccd.h5 is an HDF5 file"),
+            ("--laser", "can only be used with images, run__mccd.h5 is an HDF5 file"),
         ),
-        (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "is for images")),
-        (("run", "--log", "x.log"), ("--log", "is for images, and run is an HDF5 file")),
+        (("run__mccd.h5", "--skip-bad"), ("--skip-bad", "can only be used with images")),
+        (("run", "--log", "x.log"), ("--log", "can only be used with images, run is an HDF5 file")),
     ],
 )
 def test_images_and_hdf5_do_not_go_together(
@@ -291,8 +295,12 @@ def test_images_and_hdf5_do_not_go_together(
         (("*.h5",), 1, ("*.h5: cannot be opened: No such file",)),  # patterns are for images
         (("run",), 0, ()),
         (("run", "--table", "t.csv"), 0, ()),
-        (("a.mccd", "-a", "0"), 1, ("a.mccd: 1 frame less -n/--n 25 %", "expected at least 2")),
-        (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: 1 frame less",)),
+        (
+            ("a.mccd", "-a", "0"),
+            1,
+            ("a.mccd: -n 25 leaves 1 of 1 frame", "expected at least 2"),
+        ),
+        (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: -n 25 leaves 1 of 1 frame",)),
         (("text", "-a", "0"), 1, ("text: is not an HDF5 file",)),
         (("pipe.mccd", "-a", "0"), 1, ("pipe.mccd: is a named pipe, expected an image",)),
     ],
@@ -323,21 +331,21 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
     assert_refused(
         find(images),
         1,
-        "no lauecollect/angle",
-        "--table, --name-pattern or --angle-step gives them",
-        "-a/--angles asks for",
+        "lauecollect/angle is missing",
+        "use --table, --name-pattern or --angle-step",
+        "-a/--angles: expected at least 10",
     )
     assert_refused(
         find(images, "-a", 0, "-S", "pairs"),
         1,
-        "no lauecollect/angle",
-        "--table, --name-pattern or --angle-step gives them",
+        "lauecollect/angle is missing",
+        "use --table, --name-pattern or --angle-step",
     )
     for i, path in enumerate(scan.paths):
         path.rename(path.with_name(f"{i}.mccd"))
     assert_refused(
         find(images, "-S", "pairs", "--angle-step", 1, "-o", scan.folder / "x.h5"), 1, "-S pairs needs a laser run",
-        "--table, --name-pattern or --laser gives them",
+        "use --table, --name-pattern or --laser",
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.packages import EXTRAS
 from helpers import assert_refused, command, write_run
 
+NO_GPU = "no usable GPU; run gpu-spots devices for the reason"
+"""What auto says where it falls back although there is a driver."""
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
 needs_cupy = pytest.mark.skipif(
     not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'"
@@ -116,7 +118,7 @@ def test_a_cupy_whose_sorts_hide_errors_is_refused(
             devices.open_backend((0,), None, 1)
         with pytest.raises(BackendError, match=refused):
             devices.found()
-        assert choose_backend("auto", threads=1)[1] == "no GPU is used, gpu-spots devices says why"
+        assert choose_backend("auto", threads=1)[1] == NO_GPU
 
 
 @needs_cupy
@@ -380,7 +382,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_falls_back_and_says_so() -> None:
     backend, note = choose_backend("auto", threads=1)
     assert backend.name == "cpu"
-    assert note == "no GPU is used, gpu-spots devices says why"
+    assert note == NO_GPU
     assert choose_backend("cpu")[1] is None
 
 
@@ -395,7 +397,7 @@ def test_a_gpu_that_is_asked_for_must_be_there(options: dict[str, Any]) -> None:
 def test_numbers_of_the_device_are_checked(name: str) -> None:
     with pytest.raises(ParameterError, match=f"{name}: -1 is not an integer >= "):
         select_backend("auto", **{name: -1})
-    with pytest.raises(ParameterError, match="the CPU backend computes on no device"):
+    with pytest.raises(ParameterError, match="cannot be used with the CPU backend"):
         select_backend("cpu", **{name: 1})
 
 
@@ -407,12 +409,12 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
         command(run, "--backend", "cpu", "--device", 1),
         2,
         "--device",
-        "the CPU backend computes on no device",
+        "cannot be used with the CPU backend",
     )
     assert_refused(command(run, "--device-memory-limit", "8"), 2, "--device-memory-limit", "'8'")
     ended = command(run)
     assert ended.status == 0
-    assert ended.lines[0].endswith("; no GPU is used, gpu-spots devices says why")
+    assert ended.lines[0].endswith(f"; {NO_GPU}")
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -15,14 +15,16 @@ import click
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from gpu_spots import Parameters, find_spots, open_spots
+from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
+from gpu_spots.columns import DATASETS, FRAMES_TYPE
 from gpu_spots.files.run_file import write_run
-from gpu_spots.files.spots_file import DESCRIPTIONS, LINKS
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
+from image_runs import write_scan
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -152,6 +154,53 @@ def test_ratios_of_every_laser_run(
         np.testing.assert_allclose(found["ratio"], expected["ratio"], rtol=1e-12)
 
 
+@pytest.fixture(scope="session")
+def sharp_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dark run with spots of a sigma of 0.5 pixels."""
+    path = tmp_path_factory.mktemp("sharp") / "sharp__mccd.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MEDIAN_AREA": 12, "AREA_SPREAD": 0.3, "SMALLEST_AREA": 2}.items():
+            patch.setattr(f"gpu_spots.simulate.run.{name}", value)
+        patch.setattr("gpu_spots.simulate.run.ELONGATION", (1.0, 1.5))
+        run = simulate_run(Design(laser=False, size=(512, 512), angles=30, repeats=1))
+    assert 0.4 < np.median(run.truth.spots.sigma) < 0.6
+    write_run(path, run)
+    return path
+
+
+SHARP_ROWS = re.findall(
+    r"^\| (defaults|`-[^`]*`) \| ([\d.]+) % \| ([\d.]+) \|$",
+    section("docs/options.md", "`--erosions"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("options", "recall", "false"), SHARP_ROWS)
+def test_options_for_sharp_spots(options: str, recall: str, false: str, sharp_run: Path) -> None:
+    """The table gives the numbers that the options yield."""
+    arguments = [] if options == "defaults" else shlex.split(options.strip("`"))
+    output = sharp_run.with_name("sharp__spots.h5")
+    runner = CliRunner()
+    arguments = [str(sharp_run), "-o", str(output), "--force", "--quiet", *arguments]
+    assert runner.invoke(find, arguments).exit_code == 0
+    score = runner.invoke(gpu_spots_command, ["score", str(sharp_run), str(output)]).output
+    found = re.search(r"above 10 sigma \(([\d.]+) %\)", score)
+    per_frame = re.search(r"at no true spot \(([\d.]+) per frame\)", score)
+    assert found
+    assert per_frame
+    assert found[1] == recall
+    assert float(per_frame[1]) == pytest.approx(float(false), abs=0.051)
+
+
+def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
+    commands = section("docs/options.md", "`--erosions")
+    assert len(SHARP_ROWS) == 5
+    recipe, recall, false = SHARP_ROWS[-1]
+    assert f"sharp_spots__mccd.h5 {recipe.strip('`')}" in commands
+    assert float(recall) > 95
+    assert float(false) < 5  # zingers
+
+
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(blocks(page, "sh", "console"))],
@@ -161,6 +210,7 @@ def test_commands_are_understood(page: Path) -> None:
     """Every command of ours in a page has only options that exist, with values of their types."""
     programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
     for line, code in blocks(page, "sh", "console"):
+        code = code.replace("\\\n", " ")
         for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
             name, *arguments = shlex.split(command, comments=True)
             program = programs[name]
@@ -174,6 +224,45 @@ def test_commands_are_understood(page: Path) -> None:
                 program.make_context(name, arguments)
             except click.ClickException as error:
                 pytest.fail(f"{page.name}:{line}: {command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "n_outputs"),
+    [
+        ("README.md", "Use it in 30 seconds", 5),
+        ("docs/your-files.md", "MarCCD frames with a Lauecollect log", 3),
+    ],
+)
+def test_commands_of_a_section_run_in_order(
+    page: str,
+    heading: str,
+    n_outputs: int,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No output is in the way of a later one."""
+    with h5py.File(runs / "laser__mccd.h5") as file:
+        frames = file["frames"][:, 64:128, 64:128]
+        angles, laser_on = file["lauecollect/angle"][:], file["lauecollect/laser_on"][:]
+    scan = write_scan(tmp_path, frames, angles.tolist(), laser_on.tolist())
+    (tmp_path / "images").mkdir()
+    for index, path in enumerate(scan.paths):  # what an image is, its content tells
+        shutil.copy(path, tmp_path / f"images/run_{index:03}.tif")
+    rows = [f"{angle},{on}" for angle, on in zip(angles, laser_on, strict=True)]
+    (tmp_path / "angles.csv").write_text("\n".join(["angle,laser_on", *rows]) + "\n")
+
+    monkeypatch.chdir(tmp_path)
+    small = ["--size", "128", "--spots", "20"]
+    code = "".join(re.findall(r"```sh\n(.*?)```", section(page, heading), re.DOTALL))
+    for line in code.splitlines():
+        name, *arguments = shlex.split(line, comments=True) or [""]
+        if name:
+            program = find if name == "lu_hdf2spots" else gpu_spots_command
+            arguments += small if arguments[0] == "simulate" else []
+            ended = CliRunner().invoke(program, arguments)
+            assert ended.exit_code == 0, f"{line}: {ended.output}"
+    assert len(list(tmp_path.glob("*__spots.h5"))) == n_outputs
 
 
 @pytest.mark.parametrize(
@@ -215,6 +304,45 @@ def test_every_option_of_the_other_commands_is_described(command: str) -> None:
     assert not [option.opts[0] for option in options if f"`{option.opts[0]}" not in described]
 
 
+def messages(page: str) -> list[str]:
+    """The messages in the tables of a page's sections of errors and warnings."""
+    parts = re.split(r"^## ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    tables = [part for part in parts if "you may see" in part.split("\n")[0]]
+    cells = re.findall(r"^\| (`.*?`) \| ", "\n".join(tables), re.MULTILINE)
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+@pytest.fixture(scope="session")
+def literals() -> set[str]:
+    """Texts of 10 characters or more in the program, and the fixed parts of its f-strings."""
+    files = [
+        path for package in ("gpu_spots", "cpu_fallback") for path in (ROOT / package).rglob("*.py")
+    ]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    texts = {
+        node.value.strip(" ;:,")
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return {text for text in texts if len(text) >= 10}
+
+
+@pytest.mark.parametrize(
+    "message", [*messages("docs/options.md"), *messages("docs/gpu.md")], ids=lambda text: text[:40]
+)
+def test_every_message_is_one_of_the_program(message: str, literals: set[str]) -> None:
+    """Part of it is a whole text of the program, or the other way round."""
+    pieces = [piece.strip(" ;:,") for piece in message.split("...")]
+    assert any(text in message for text in literals) or any(
+        piece in text for piece in pieces if len(piece) >= 10 for text in literals
+    ), f"no message of the program has this text: {message}"
+
+
+def test_tables_of_messages_are_found() -> None:
+    assert len(messages("docs/options.md")) > 60
+    assert len(messages("docs/gpu.md")) > 14
+
+
 def test_every_field_of_parameters_is_described_with_its_default() -> None:
     table = section("docs/python.md", "`Parameters(...)`")
     rows = re.findall(r"^\| `(\w+)` \| `(-+\w+)` \| `(.+)` \|$", table, re.MULTILINE)
@@ -223,46 +351,52 @@ def test_every_field_of_parameters_is_described_with_its_default() -> None:
     assert {field: ast.literal_eval(default) for field, _, default in rows} == asdict(Parameters())
 
 
-def test_every_column_of_the_table_is_described(runs: Path) -> None:
-    lines = (ROOT / "docs/python.md").read_text().splitlines()
-    row = next(line for line in lines if line.startswith("| `spots(frame=None)`"))
-    with open_spots(runs / "laser__spots.h5") as results:
-        assert re.findall(r"`(\w+)`", row) == list(results.spots())
+DTYPE = re.compile(r"\b(?:u?int|float)(?:8|16|32|64)\b")
+LENGTHS = {"n": "n_spots", "p": "n_pixels"}
+"""Names of dimensions that docs/file-format.md abbreviates."""
+UNITS = {record.unit for record in DATASETS.values() if record.unit}
 
 
-def test_every_dataset_is_described() -> None:
-    """One row each, which begins with the path and has the unit that the file has."""
-    rows = dict(
-        re.findall(
-            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
-        )
-    )
-    assert set(DESCRIPTIONS) - set(rows) == set()
-    for path, (_, units) in DESCRIPTIONS.items():
-        assert rows[path].split("|")[3].strip() == (units or ""), (
-            f"docs/file-format.md: unit of {path}"
-        )
+def documented_datasets() -> dict[str, list[str]]:
+    """Return the table rows of docs/file-format.md that describe datasets.
+
+    They begin with one path in backticks, and the second cell has a type. Keys are the paths,
+    values the cells after the path.
+    """
+    rows: dict[str, list[str]] = {}
+    for line in (ROOT / "docs/file-format.md").read_text().splitlines():
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        path = re.fullmatch(r"`([\w/]+)`", first)
+        if path and cells and (DTYPE.search(cells[0]) or FRAMES_TYPE in cells[0]):
+            assert path[1] not in rows, f"docs/file-format.md: two rows for {path[1]}"
+            rows[path[1]] = cells
+    return rows
 
 
-def test_every_type_and_shape_is_right(runs: Path) -> None:
-    """As the page gives them for 16-bit frames: the first type named, and as many dimensions."""
-    rows = dict(
-        re.findall(
-            r"^\| `([\w/]+)` (\|.*)$", (ROOT / "docs/file-format.md").read_text(), re.MULTILINE
-        )
-    )
-    with h5py.File(runs / "laser__spots.h5") as file:
-        for path in set(DESCRIPTIONS) & set(rows) & {name for name in DESCRIPTIONS if name in file}:
-            _, kind, shape, *_ = rows[path].split("|")
-            assert kind.split(",")[0].strip() in (str(file[path].dtype), "frames' type"), path
-            assert len(shape.strip(" ()").split(",")) == file[path].ndim, path
+def test_every_dataset_has_a_row_in_the_file_format() -> None:
+    assert documented_datasets().keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize("path", DATASETS)
+def test_a_row_of_the_file_format_is_right(path: str) -> None:
+    """The second cell names the types; the shape is in the second or third cell."""
+    record, cells = DATASETS[path], documented_datasets()[path]
+    types = tuple(dict.fromkeys(DTYPE.findall(cells[0])))
+    assert (types or (FRAMES_TYPE,)) == record.dtypes
+    shape = re.search(r"\(([\w, ]+)\)", " ".join(cells[:2]))
+    assert shape, f"docs/file-format.md: {path}: no shape such as (n_X, n_Y)"
+    lengths = [LENGTHS.get(length, length) for length in re.split(r", *", shape[1].strip(", "))]
+    assert lengths == [str(length) for length in record.shape]
+    assert [cell for cell in cells if cell in UNITS] == ([record.unit] if record.unit else [])
 
 
 def test_every_attribute_and_link_is_described(runs: Path) -> None:
     page = (ROOT / "docs/file-format.md").read_text()
     with h5py.File(runs / "laser__spots.h5") as file:
         assert not [name for name in file["info"].attrs if f"`{name}`" not in page]
-    assert not [path for path in LINKS if f"`{path}`" not in page]
+    links = [record.link for record in DATASETS.values() if record.link]
+    assert len(links) >= 4
+    assert not [path for path in links if f"`{path}`" not in page]
 
 
 def test_every_path_that_contributors_are_told_exists() -> None:

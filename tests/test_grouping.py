@@ -173,7 +173,7 @@ def test_where_nothing_tells_the_state_is_unknown(columns: dict) -> None:
             "run: lauecollect/angle is 'nan' at frame 1, expected degrees",
         ),
         ({"angle": np.array(["1.0", "north"])}, "run: lauecollect/angle"),
-        ({}, "run: no lauecollect/angle"),
+        ({}, "run: lauecollect/angle is missing"),
     ],
 )
 def test_angles_that_are_none_are_named(columns: dict, message: str) -> None:
@@ -196,7 +196,7 @@ def test_enough_angles_pass(n_angles: int, at_least: int) -> None:
 def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
     with pytest.raises(
         InputError,
-        match=r"has 3 different angles, -a/--angles asks for at least 10; -a 0 .* switches this check off",
+        match=r"has 3 different angles, expected at least 10 \(angles\); use angles=0 to skip this check",
     ):
         grouping.check_angles({"angle": np.arange(6) % 3}, 6, 10, "run")
 
@@ -207,17 +207,21 @@ def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
     [
         (
             {"angle": np.arange(8.0)},
-            "lauecollect has no laser_on, delay or file column that tells the state",
+            "lauecollect has no laser_on, delay or file column with the laser states",
         ),
-        ({"angle": np.arange(8.0), "laser_on": np.zeros(8, int)}, "all 8 frames are laser off"),
-        ({"angle": np.arange(8.0), "delay": np.arange(8.0)}, "all 8 frames are laser on"),
+        (
+            {"angle": np.arange(8.0), "laser_on": np.zeros(8, int)},
+            "all 8 frames have the laser off",
+        ),
+        ({"angle": np.arange(8.0), "delay": np.arange(8.0)}, "all 8 frames have the laser on"),
     ],
 )
 def test_a_dark_run_has_nothing_to_synchronise(
     backend: Backend, sync: str, columns: dict, known: str
 ) -> None:
     with pytest.raises(
-        InputError, match=f"-S {sync} needs a laser run, with frames of both laser states; {known}"
+        InputError,
+        match=f"sync='{sync}' needs a laser run, with frames of both laser states; {known}",
     ):
         run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, sync=sync), backend, columns)
 
@@ -243,13 +247,13 @@ def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -
     [
         (
             {"angle": np.ones(8), "laser_on": np.arange(8) % 2},
-            "all 8 frames are at one angle, -m kruskal compares at least 2",
+            "all 8 frames are at one angle, method='kruskal' needs at least 2 angles",
         ),
         (
             {"angle": np.array([1.0] * 7 + [9.5]), "laser_on": np.arange(8) % 2},
-            "only frame 7 is at 9.5 degrees, -m kruskal needs at least 2",
+            "only frame 7 is at 9.5 degrees, method='kruskal' needs at least 2",
         ),
-        ({"angle": np.arange(8) // 2}, "-m kruskal needs a laser run"),
+        ({"angle": np.arange(8) // 2}, "method='kruskal' needs a laser run"),
     ],
 )
 def test_kruskal_needs_blocks_that_can_be_compared(
@@ -268,7 +272,7 @@ def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Bac
     found = run(frames, Parameters(angles=0, method="kruskal"), backend, columns, notes=notes)
     assert (found["stats/n_used"] == 8).all()
     assert len(notes.warnings) == 1
-    assert "with two blocks -m kruskal can reject none" in notes.warnings[0]
+    assert "found 2 blocks, method='kruskal' needs at least 3" in notes.warnings[0]
 
 
 @pytest.mark.parametrize("angle", [1.1e12, -1.1e12, 1e30, np.inf, np.nan])

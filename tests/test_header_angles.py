@@ -71,7 +71,9 @@ def test_the_angle_that_varies_is_used_and_named(kind: str, tmp_path: Path) -> N
         json.loads(gpu_spots("info", images, "--json")[0])["angles"]["from"]
         == f"image headers, field {field}"
     )
-    words = f"the angles are those of the image headers, field {field}: 10 different, -10 to 12.5 degrees"
+    words = (
+        f"angles are taken from the image headers, field {field}: 10 different, -10 to 12.5 degrees"
+    )
     _, stderr = gpu_spots(
         "find", images, "--quiet", "-o", tmp_path / "s.h5"
     )  # ANGLES are 10 by default
@@ -91,7 +93,7 @@ def test_if_several_vary_the_others_are_named(tmp_path: Path) -> None:
     images = write_marccd(tmp_path, at1696=MILLI, at1708=MILLI * 2)
     _, stderr = gpu_spots("find", images, "--quiet", "-o", tmp_path / "s.h5")
     assert (
-        "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; --table, "
+        "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; use --table, "
         in stderr
     )
 
@@ -116,10 +118,10 @@ def test_anything_that_is_given_comes_first(given: str, tmp_path: Path) -> None:
 def test_angles_that_do_not_vary_or_are_not_on_all_images_are_not_used(tmp_path: Path) -> None:
     images = write_marccd(tmp_path, at1696=0 * MILLI + 5000)
     stdout, _ = gpu_spots("info", images)
-    assert "none: no lauecollect/angle" in stdout
+    assert "none: lauecollect/angle is missing" in stdout
     for i in range(20):
         (tmp_path / f"a_{i:03}.mccd").unlink()
     images = write_cbf(tmp_path, "Omega {:.4f} deg.")
     CbfImage(data=series()[3].astype("i4")).write(str(tmp_path / "a_003.cbf"))
     stdout, _ = gpu_spots("info", images)
-    assert "none: no lauecollect/angle" in stdout
+    assert "none: lauecollect/angle is missing" in stdout

@@ -125,11 +125,11 @@ def test_numbers_of_angles(tmp_path: Path) -> None:
     [
         ("x.mccd", "has no field"),
         ("*.mccd", "has no field"),
-        ("{}.mccd", "{} is no field"),
-        ("{2theta}.mccd", "{2theta} is no field"),
-        ("{a b}.mccd", "{a b} is no field"),
+        ("{}.mccd", "{} is not a field"),
+        ("{2theta}.mccd", "{2theta} is not a field"),
+        ("{a b}.mccd", "{a b} is not a field"),
         ("{angle}_{angle}.mccd", "has {angle} twice"),
-        ("{angle_number}.mccd", "has {angle_number}, which needs --angle-step as well"),
+        ("{angle_number}.mccd", "has {angle_number}, which needs angle_step"),
     ],
 )
 def test_patterns_of_no_use_are_refused(pattern: str, words: str, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_like_the_pattern_is_refused(name: str, tmp_path: Pat
     with pytest.raises(
         InputError,
         match=re.escape(
-            f"{name}: its name is not like --name-pattern 'x_{{angle}}_{{laser}}.mccd'"
+            f"{name}: the name does not match name_pattern, expected 'x_{{angle}}_{{laser}}.mccd'"
         ),
     ):
         listed(*images(tmp_path, "x_2_on.mccd", name), name_pattern="x_{angle}_{laser}.mccd")
@@ -182,20 +182,20 @@ def test_angles_and_states_as_given(
     [
         ({"laser": ()}, "laser", "is not a list of on and off"),
         ({"laser": ("off", "maybe")}, "laser", "'off,maybe' is not a list of on and off"),
-        ({"angle_start": 5.0}, "angle_start", "needs --angle-step"),
-        ({"frames_per_angle": 5}, "frames_per_angle", "needs --angle-step"),
+        ({"angle_start": 5.0}, "angle_start", "needs angle_step"),
+        ({"frames_per_angle": 5}, "frames_per_angle", "needs angle_step"),
         ({"angle_step": float("nan")}, "angle_step", "nan is not a finite number of degrees"),
         (
             {"angle_step": 1.0, "angle_start": float("inf")},
             "angle_start",
             "inf is not a finite number of degrees",
         ),
-        ({"folder": Path()}, "folder", "neither is given"),
-        ({"log": Path("a.log")}, "log", "names the images of the run, and x.mccd is given as well"),
+        ({"folder": Path()}, "folder", "needs a log or a table"),
+        ({"log": Path("a.log")}, "log", "lists all images of the run, found x.mccd as well"),
         (
             {"angle_step": 1.0, "frames_per_angle": 2, "name_pattern": "{angle_number}"},
             "frames_per_angle",
-            "tell the number",
+            "cannot be used with {angle_number}",
         ),
     ],
 )
@@ -210,12 +210,12 @@ def test_options_that_do_not_go_together(
 
 
 def test_a_log_and_a_table_do_not_go_together() -> None:
-    with pytest.raises(ParameterError, match="a log is given as well"):
+    with pytest.raises(ParameterError, match="cannot be used with a log"):
         ImageRequest(log=Path("a.log"), table=Path("a.csv"))
 
 
 def test_nothing_is_refused() -> None:
-    with pytest.raises(ParameterError, match="no images are given"):
+    with pytest.raises(ParameterError, match="images are missing"):
         list_images(ImageRequest())
 
 
@@ -259,7 +259,7 @@ def test_rows_of_other_images_are_warned_of(tmp_path: Path) -> None:
     found = listed(*images(tmp_path, "c.tif"), table=tmp_path / "t.csv")
     assert values(found, "angle") == [3]
     assert found.warnings == [
-        f"{tmp_path / 't.csv'}: 2 of 3 rows are of no image that is given, and are not used"
+        f"{tmp_path / 't.csv'}: 2 of 3 rows match none of the images and are ignored"
     ]
 
 
@@ -271,7 +271,7 @@ def test_rows_of_other_images_are_warned_of(tmp_path: Path) -> None:
             "t.csv: has 1 rows and no column 'file', expected one row for each of the 2 images",
         ),
         ("file,angle\na.tif,1\n", "t.csv: has no row for b.tif"),
-        ("file,angle\na.tif,1\nx/a.tif,2\nb.tif,3\n", "t.csv: a.tif is there twice"),
+        ("file,angle\na.tif,1\nx/a.tif,2\nb.tif,3\n", "t.csv: a.tif is listed twice"),
         ("nothing", "has no rows"),
     ],
 )
@@ -283,26 +283,26 @@ def test_tables_that_do_not_fit_are_refused(text: str, words: str, tmp_path: Pat
 
 def test_images_of_one_name_need_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,angle\na.tif,1\nb.tif,1\n")
-    with pytest.raises(InputError, match=r"a\.tif is there twice, expected once"):
+    with pytest.raises(InputError, match=r"a\.tif is listed twice, expected once"):
         listed(*images(tmp_path, "x/a.tif", "y/a.tif"), table=tmp_path / "t.csv")
 
 
 def test_a_table_that_names_no_images_alone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("angle\n1\n")
-    with pytest.raises(InputError, match="has no column 'file', and no images are given"):
+    with pytest.raises(InputError, match="column 'file' is missing; add it, or give the images"):
         listed(table=tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(
     ("options", "whose"),
-    [({"name_pattern": "{angle}.tif"}, "--name-pattern gives angle"), ({"angle_step": 1.0}, "--angle-step gives angle"),
-     ({"laser": ("off",)}, "--laser gives laser_on")],
+    [({"name_pattern": "{angle}.tif"}, "name_pattern gives angle"), ({"angle_step": 1.0}, "angle_step gives angle"),
+     ({"laser": ("off",)}, "laser gives laser_on")],
 )  # fmt: skip
 def test_what_is_known_twice_is_refused(
     options: dict[str, Any], whose: str, tmp_path: Path
 ) -> None:
     (tmp_path / "t.csv").write_text("angle,laser_on\n1,0\n")
-    with pytest.raises(InputError, match=f"{whose}.*, which is known already; choose one"):
+    with pytest.raises(InputError, match=f"{whose}.*, which is already known; choose one"):
         listed(*images(tmp_path, "1.tif"), table=tmp_path / "t.csv", **options)
 
 
@@ -351,7 +351,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
         list_images(ImageRequest(log=scan.log, folder=scan.folder))
     assert str(refused.value) == (
         f"{scan.log}: 5 of 10 images are missing in {scan.folder}: scan_2.000_off_1.mccd, scan_3.000_off_1.mccd, scan_4.000_off_1.mccd "
-        "and 2 more; -p names another folder, --skip-bad leaves them out"
+        "and 2 more; use folder to name another folder, or skip_bad=True to skip them"
     )
     found = list_images(ImageRequest(log=scan.log, folder=scan.folder, skip_bad=True))
     assert values(found, "angle") == [0, 1, 7, 8, 9]
@@ -372,7 +372,7 @@ def test_bad_lines_are_refused_or_skipped(tmp_path: Path) -> None:
     (tmp_path / "s.log").write_text("#file\tangle\tx\na.mccd\t1\t2\nb.mcc\n")
     with pytest.raises(
         InputError,
-        match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; --skip-bad leaves it out",
+        match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; use skip_bad=True to skip it",
     ):
         list_images(ImageRequest(log=tmp_path / "s.log"))
     found = list_images(ImageRequest(log=tmp_path / "s.log", skip_bad=True))
@@ -386,7 +386,7 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "s.log").write_text("#file\tangle\na.mccd\t1\na.mccd\t2\n")
     found = list_images(ImageRequest(log=tmp_path / "s.log"))
     assert (values(found, "angle"), len(found.warnings)) == ([2], 1)
-    assert "a.mccd stand on several lines; the last line of each counts" in found.warnings[0]
+    assert "a.mccd is listed more than once; the last entry is used" in found.warnings[0]
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -397,7 +397,7 @@ def test_a_repeated_line_is_warned_of(tmp_path: Path) -> None:
     [
         (["none.mccd"], "none.mccd: No such file or directory"),
         (["none.mccd", "nor.mccd"], "none.mccd: No such file or directory (and 1 more)"),
-        (["*.cbf"], "*.cbf: no file has such a name"),
+        (["*.cbf"], "*.cbf: no file matches this pattern"),
         (["folder"], "folder: is a folder; give its images as a pattern: 'folder/*.mccd'"),
         (["a.mccd", "a.mccd"], "a.mccd: is given twice"),
         ([""], ": is a folder"),
@@ -414,7 +414,9 @@ def test_sources_of_no_use_are_refused(
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.log").write_text("#file\tangle\na.mccd\t1\n")
-    with pytest.raises(InputError, match="nowhere: is no folder, expected the one of the images"):
+    with pytest.raises(
+        InputError, match="nowhere: not a directory, expected the folder of the images"
+    ):
         list_images(ImageRequest(log=tmp_path / "s.log", folder=tmp_path / "nowhere"))
 
 

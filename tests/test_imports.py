@@ -54,7 +54,7 @@ def test_there_is_something_to_look_at() -> None:
     assert ours("gpu_spots/pipeline")
 
 
-@pytest.mark.parametrize("name", ["errors", "model", "parameters"])
+@pytest.mark.parametrize("name", ["errors", "model", "parameters", "columns"])
 def test_the_foundation_stands_on_itself(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {
         "gpu_spots/errors",

@@ -135,9 +135,7 @@ def test_what_find_cannot_do_it_says_too(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run__mccd.h5", edit)
     ended = info(path)
     assert ended.stdout.count("problem") == 2
-    assert (
-        "1 frame less -n/--n 25 % leaves 1 for the background, expected at least 2" in ended.stdout
-    )
+    assert "-n 25 leaves 1 of 1 frame for the background, expected at least 2" in ended.stdout
     assert "never written" in ended.stdout
     assert "command" not in ended.stdout
     assert len(as_json(path)["problems"]) == 2
@@ -177,7 +175,7 @@ def test_unpaired_frames_and_notes_are_shown(tmp_path: Path) -> None:
 
     found = lines(info(write_nexus(tmp_path / "run.h5", edit=edit)))
     assert found["pairs"] == "9; 2 frames without a partner"
-    assert "/entry/data/mask may be a mask and was not used" in found["note"]
+    assert "/entry/data/mask may be a mask and is not used" in found["note"]
 
 
 def test_it_writes_to_stdout_as_a_process_too(tmp_path: Path) -> None:
@@ -273,7 +271,7 @@ def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
     assert_refused(
         command("find", tmp_path / "a__spots.h5", name="gpu-spots"),
         1,
-        "a__spots.h5: is a spots file, the results; give",
+        "a__spots.h5: is a spots file, the results, expected a run; give",
     )
 
 
@@ -282,7 +280,7 @@ def test_a_spots_file_is_no_run(tmp_path: Path) -> None:
     assert command("find", path, "--quiet", name="gpu-spots").status == 0
     ended = command("find", tmp_path / "run__spots.h5", "--quiet", name="gpu-spots")
     assert_refused(
-        ended, 1, f"run__spots.h5: is a spots file, the results of {path}; give the run itself"
+        ended, 1, f"run__spots.h5: is a spots file, the results of {path}, expected a run; give"
     )
     named = command("info", tmp_path / "run__spots.h5", "--frames", "masks_raw", name="gpu-spots")
     assert lines(named)["frames"] == "/masks_raw"

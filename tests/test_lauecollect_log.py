@@ -230,8 +230,8 @@ def test_lines_that_are_cut_off_are_bad(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no Lauecollect log: no line with TABs names a column 'file'"),
-        ("# only words\n", "is no Lauecollect log"),
+        ("", "is not a Lauecollect log: no line with TABs names a column 'file'"),
+        ("# only words\n", "is not a Lauecollect log"),
         ("file,angle\na,1\n", "line 1 comes before the header"),
         (table("#date time|angle", "t|1"), "line 2 comes before the header"),
         (table("#file|angle"), "has no frames"),

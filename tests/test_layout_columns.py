@@ -121,7 +121,7 @@ def test_columns_that_do_not_fit_are_refused(
 def test_a_table_and_a_path_are_one_too_many(tmp_path: Path) -> None:
     path = write_nexus(tmp_path / "run.h5")
     ended = command(path, "--table", "x.csv", "--angles-path", "/a", "--quiet")
-    assert_refused(ended, 2, "--angles-path", "a table is given as well")
+    assert_refused(ended, 2, "--angles-path", "cannot be used with --table")
 
 
 def test_of_several_turning_motors_none_is_guessed(tmp_path: Path) -> None:

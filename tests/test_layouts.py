@@ -329,7 +329,7 @@ def test_two_stacks_are_listed(
 ) -> None:
     refuses(
         write(tmp_path / "run.h5", edit=edit),
-        words=("several datasets could be the frames", *words, "--frames PATH"),
+        words=("several datasets could be the frames", *words, "choose one with --frames"),
     )
 
 
@@ -376,7 +376,7 @@ def test_a_missing_number_is_refused(tmp_path: Path) -> None:
         path,
         words=(
             "/entry/data has data_000001 and data_000003",
-            "between them is missing",
+            "the datasets between them are missing",
             "--frames",
         ),
     )

@@ -59,7 +59,7 @@ def test_factors_bring_frames_to_the_median_level() -> None:
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 1.0, 1e6, np.nan])
 def test_a_frame_that_cannot_be_scaled_is_named(bad: float) -> None:
-    with pytest.raises(InputError, match="run: --normalise level: frame 2 has a level of"):
+    with pytest.raises(InputError, match="run: normalise='level': frame 2 has a level of"):
         levels.factors(np.array([100.0, 101.0, bad, 99.0]), "run")
 
 
@@ -163,8 +163,8 @@ def drifting(rms: float) -> np.ndarray:
 def test_drift_above_the_noise_is_warned_of_once(backend: Backend) -> None:
     notes = Notes()
     run(drifting(0.02), Parameters(angles=0), backend, notes=notes)
-    (drift,) = [warning for warning in notes.warnings if "scatter by" in warning]
-    assert "--normalise level" in drift
+    (drift,) = [warning for warning in notes.warnings if "found a scatter of" in warning]
+    assert "normalise='level'" in drift
 
 
 @pytest.mark.parametrize(("rms", "normalise"), [(0.002, "none"), (0.02, "level")])
@@ -184,13 +184,13 @@ def photons(scatter: float, rate: float = 0.05) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("rate", "remedy"), [(0.05, "increase -c/--cutoff"), (4.0, "--normalise level scales")]
+    ("rate", "remedy"), [(0.05, "increase cutoff"), (4.0, "use normalise='level' to scale")]
 )
 def test_drift_of_a_photon_counter_is_warned_of(backend: Backend, rate: float, remedy: str) -> None:
     for scatter, expected in ((0.0, 0), (0.4, 1)):
         notes = Notes()
         run(photons(scatter, rate), Parameters(angles=0, cutoff=20), backend, notes=notes)
-        drift = [warning for warning in notes.warnings if "scatter by" in warning]
+        drift = [warning for warning in notes.warnings if "found a scatter of" in warning]
         assert len(drift) == expected
         assert all(remedy in warning for warning in drift)
 
@@ -210,7 +210,7 @@ def test_a_run_without_counts_cannot_be_normalised(backend: Backend, level: int)
     frames = np.full((8, 10, 10), level, np.int16)
     with pytest.raises(
         InputError,
-        match=f"frames: --normalise level: found a level of {level} counts, .*use --normalise none",
+        match=f"frames: normalise='level': found a level of {level} counts .*use normalise='none'",
     ):
         run(frames, Parameters(angles=0, normalise="level"), backend)
 

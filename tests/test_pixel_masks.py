@@ -367,7 +367,7 @@ def test_a_mask_of_unknown_meaning_is_not_used_and_named(tmp_path: Path) -> None
     assert (ended.status, len(ended.lines)) == (0, 1)
     assert all(
         word in ended.stderr
-        for word in ("warning: ", "/data/mask may be a mask and was not used", "--mask-good")
+        for word in ("warning: ", "/data/mask may be a mask and is not used", "--mask-good")
     )
     assert command(path, "--quiet", "--force", "--no-file-mask").stderr == ""
     assert (
@@ -428,7 +428,7 @@ def test_a_mask_in_hdf5_needs_no_path_where_only_one_image_fits(tmp_path: Path) 
         file["another"] = np.zeros(SHAPE)
     with pytest.raises(
         InputError,
-        match=r"2 datasets of a frame's shape .*/another, /some/where; name the mask as FILE:PATH",
+        match=r"2 datasets with the shape of a frame, .*/another, /some/where, expected one; name the mask as FILE:PATH",
     ):
         read_mask(str(tmp_path / "mask.h5"), 0, SHAPE)
 
@@ -449,8 +449,7 @@ def test_what_marks_a_good_pixel_is_asked_for(kind: str, tmp_path: Path) -> None
         "--mask-good",
         "has values 0, 1",
         f"{(~bad_pixels()).sum()} of 960 pixels are 0",
-        "give 0",
-        "1 where",
+        "use --mask-good 0 if 0 marks a good pixel, --mask-good 1 if",
     )
 
 
@@ -471,7 +470,7 @@ def test_in_masks_of_nexus_and_cxi_it_is_certain(tmp_path: Path) -> None:
     [
         (
             np.zeros((40, 24), "u1"),
-            ("shape (40, 24)", "expected that of a frame, (24, 40)", "X and Y exchanged"),
+            ("shape (40, 24)", "expected that of a frame, (24, 40)", "X and Y are exchanged"),
         ),
         (np.zeros((2, 24, 40), "u1"), ("shape (2, 24, 40)",)),
         (np.zeros(SHAPE, "c8"), ("is complex64", "expected numbers")),
@@ -506,7 +505,7 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         "text.txt:/x": ("text.txt", "is not an HDF5 file"),
         "run.h5:/nowhere": ("run.h5", "no dataset '/nowhere'"),
         "run.h5:/run": ("/run is a group", "expected the dataset of the mask"),
-        "run.h5": ("run.h5", "has no datasets of a frame's shape", "FILE:PATH"),
+        "run.h5": ("run.h5", "has no datasets with the shape of a frame", "FILE:PATH"),
     }.items():
         assert_refused(
             command(path, "--mask", tmp_path / mask, "--mask-good", 0, "--quiet"), 1, *words
@@ -524,7 +523,7 @@ def test_a_mask_the_wrong_way_round_is_suspected(tmp_path: Path) -> None:
         "--quiet",
     )
     assert "warning: the mask" in ended.stderr
-    assert "% of the pixels; is --mask-good the right way round?" in ended.stderr
+    assert "% of the pixels, expected at most 50 %; check --mask-good" in ended.stderr
 
 
 def test_all_masks_are_combined_and_recorded(tmp_path: Path) -> None:
@@ -595,7 +594,7 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
         (
             ("--reject", "circle:1,2,3"),
             2,
-            ("--reject", "'circle:1,2,3' is none of rect:X0,X1,Y0,Y1, disc:X,Y,R, border:N"),
+            ("--reject", "'circle:1,2,3' is not one of rect:X0,X1,Y0,Y1, disc:X,Y,R, border:N"),
         ),
         (
             ("--reject", "rect:1,2,3"),
@@ -604,7 +603,7 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
         ),
         (("--reject", "rect:1,2.5,3,4"), 2, ("whole numbers",)),
         (("--reject", "rect:5,5,0,9"), 2, ("is empty, expected X0 < X1",)),
-        (("--reject", "rect:-1,5,0,9"), 2, ("expected pixels from 0",)),
+        (("--reject", "rect:-1,5,0,9"), 2, ("expected coordinates of at least 0",)),
         (("--reject", "disc:1,2,-1"), 2, ("a radius of at least 0",)),
         (("--reject", "disc:1,nan,3"), 2, ("with numbers of pixels",)),
         (("--reject", "border:0"), 2, ("a width of at least 1",)),
@@ -618,21 +617,21 @@ def test_a_range_takes_the_place_of_the_files(tmp_path: Path) -> None:
         (("--valid-range", "5"), 2, ("--valid-range", "'5' is not LOW,HIGH")),
         (("--valid-range", "1,2,3"), 2, ("is not LOW,HIGH",)),
         (("--valid-range", "9,5"), 2, ("9,5 is empty",)),
-        (("--valid-range", "70000,"), 2, ("no value of uint16 frames is from 70000",)),
+        (("--valid-range", "70000,"), 2, ("uint16 frames have no value from 70000",)),
         (("--saturation", "much"), 2, ("--saturation", "'much' is not a finite number")),
         (("--saturation", "inf"), 2, ("not a finite number",)),
         (
             ("--saturation", "70000"),
             2,
-            ("70000 is more than any valid value, which is at most 65535",),
+            ("found 70000, expected at most 65535, the largest valid value",),
         ),
         (
             ("--saturation", "300", "--valid-range", ",200"),
             2,
-            ("300 is more than any valid value, which is at most 200",),
+            ("found 300, expected at most 200, the largest valid value",),
         ),
         (("--mask-good", "2"), 2, ("--mask-good",)),
-        (("--mask-good", "1"), 2, ("--mask-good", "no mask is given")),
+        (("--mask-good", "1"), 2, ("--mask-good", "needs a mask; use --mask to give one")),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -660,7 +659,9 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
         assert found.max.max() <= 150
         assert found.columns["angle"].tolist() == ANGLES.tolist()
         assert (found.info["masked_pixels"], found.info["valid_high"]) == ((~good).sum(), 150)
-    with pytest.raises(ParameterError, match="angles_path: names a dataset"):
+    with pytest.raises(
+        ParameterError, match="angles_path: can only be used with frames in an HDF5 file"
+    ):
         find_spots(frames_of(), angles_path="/x")
     with pytest.raises(ParameterError, match="mask_good"):
         find_spots(frames_of(), mask=tmp_path / "mask.npy")

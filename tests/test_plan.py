@@ -21,7 +21,7 @@ from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
 from gpu_spots.files.chunk_writer import ImageWriter
 from gpu_spots.files.frames import ArrayStack, FileStack, open_run
 from gpu_spots.files.scratch import scratch_file
-from gpu_spots.files.spots_file import SpotsWriter, memory_file
+from gpu_spots.files.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.plan import Limits, Place, Plan, Work, make_plan, spans
@@ -305,12 +305,12 @@ def test_a_device_holds_the_stack_if_it_can() -> None:
 def test_what_does_not_fit_says_what_is_needed() -> None:
     with pytest.raises(
         InputError,
-        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need \d+ MiB of memory at least, 10 MiB is what",
+        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need at least \d+ MiB of memory, 10 MiB are allowed by memory_limit",
     ) as refused:
         planned(Stack(LARGE, None), memory=10 * 2**20)
     assert "scratch" not in str(refused.value)
     with pytest.raises(
-        InputError, match=r"need 1\.\d GiB of memory at least.*; scratch names a folder"
+        InputError, match=r"need at least 1\.\d GiB of memory, .*; use scratch to name a folder"
     ):
         planned(Stack(LARGE, None), memory=2**30, spool=False)
 
@@ -335,16 +335,16 @@ def test_what_is_needed_is_enough_and_no_more_than_that(
     stack: Stack, work: dict[str, Any], on_device: bool
 ) -> None:
     def needed(backend: Backend, memory: int) -> int:
-        with pytest.raises(InputError, match=f" need .* of {of} at least") as refused:
+        with pytest.raises(InputError, match=f" need at least .* of {of}, ") as refused:
             planned(stack, backend, memory, **work)
-        return int(str(refused.value).partition(" need ")[2].split(" MiB")[0])
+        return int(str(refused.value).partition(" need at least ")[2].split(" MiB")[0])
 
     of, backend = "memory", Device(2**40) if on_device else CpuBackend(2)
     least = needed(backend, 1)
     assert planned(stack, backend, least * 2**20, **work)
     assert needed(backend, (least - 1) * 2**20) == least
     if on_device:
-        of = "the GPU's memory"
+        of = "GPU memory"
         least = needed(Device(1), 2**40)
         assert planned(stack, Device(least * 2**20), 2**40, **work)
         assert needed(Device((least - 1) * 2**20), 2**40) == least
@@ -466,7 +466,7 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with (
         pytest.raises(
             OutputError,
-            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; scratch names another folder",
+            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; use scratch to name another folder",
         ),
         scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
     ):
@@ -530,7 +530,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Path) -> None:
     assert command(run, "-a", 0).status == 0
     again = command(run, "-a", 0, "--dry-run")
     assert again.status == 0
-    assert again.stdout.splitlines()[-1].endswith("exists already, --force is needed")
+    assert again.stdout.splitlines()[-1].endswith("already exists, use --force")
     assert "--force" not in command(run, "-a", 0, "--dry-run", "--force").stdout
 
 
@@ -560,9 +560,9 @@ def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> No
         ("--threads", "9" * 400, "--threads"),
         ("--batch", "0", "--batch"),
         ("--scratch", "nowhere", "nowhere"),
-        ("--keep", "masks", "is not none, or some of raw,filtered,synced,labels,pixels"),
-        ("--keep", "none,raw", "is not none, or some of"),
-        ("--keep", "", "is not none, or some of"),
+        ("--keep", "masks", "is not none or some of raw,filtered,synced,labels,pixels"),
+        ("--keep", "none,raw", "is not none or some of"),
+        ("--keep", "", "is not none or some of"),
     ],
 )
 def test_values_out_of_range_are_wrong_usage(

@@ -213,7 +213,7 @@ def test_command_prints_the_table(tmp_path: Path) -> None:
     assert lines[2].split() == ["S/N", "true", "found", "recall"]
     assert [line.split()[:3] for line in lines[3:5]] == [["3", "-", "5"], ["5", "-", "10"]]
     assert f"{total} spots found on 8 frames" in lines[9]
-    assert lines[10] == "1 of them at no true spot (0.12 a frame), 0 at more than one"
+    assert lines[10] == "1 of them at no true spot (0.12 per frame), 0 at more than one"
 
 
 def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:

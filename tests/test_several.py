@@ -332,12 +332,12 @@ def test_each_device_is_opened_with_the_same_pinned_memory(two_devices: list[Any
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ([0, 0], "device: GPU 0 is named twice"),
-        ([1, 0, 1], "device: GPU 1 is named twice"),
+        ([0, 0], "device: GPU 0 is listed twice"),
+        ([1, 0, 1], "device: GPU 1 is listed twice"),
         ([0, -1], "device: -1 is not an integer >= 0"),
         ([0.5], "device: 0.5 is not an integer >= 0"),
         ("0,1", "device: '0' is not an integer >= 0"),
-        ([], "device: no GPU is named"),
+        ([], "device: no GPU is listed"),
     ],
 )
 def test_lists_that_make_no_sense(device: Any, words: str) -> None:
@@ -360,7 +360,7 @@ def test_the_command_takes_a_list(
             repr(value),
             "is not the number of a GPU",
         )
-    assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is named twice")
+    assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is listed twice")
     assert_refused(
         command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old"
     )

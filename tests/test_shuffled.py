@@ -1,6 +1,7 @@
 """Frames that go to a device still shuffled and are put in order there: which ones, that it is done, and the same results."""
 
 import re
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from gpu_spots.errors import InputError
 from gpu_spots.files import chunks, codecs
 from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.spots_file import SpotsWriter, memory_file
+from gpu_spots.files.spots_writer import SpotsWriter, memory_file
 from gpu_spots.levels import rows_of_shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
@@ -84,13 +85,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many chunks were put in order, on the device and on the host."""
     counted: Counter[str] = Counter()
     on_device, on_host = cuda_shuffle.unshuffle, codecs.unshuffle
+    lock = threading.Lock()
 
     def count_device(toolkit: Any, shuffled: Any, into: Any) -> None:
-        counted["device"] += len(shuffled)
+        with lock:
+            counted["device"] += len(shuffled)
         on_device(toolkit, shuffled, into)
 
     def count_host(*given: Any) -> None:
-        counted["host"] += 1
+        with lock:
+            counted["host"] += 1
         on_host(*given)
 
     monkeypatch.setattr(cuda_shuffle, "unshuffle", count_device)

@@ -13,6 +13,7 @@ import pytest
 from scipy import ndimage
 
 from gpu_spots import __version__, open_spots
+from gpu_spots.columns import DATASETS, FRAMES_TYPE, SPOT_COLUMNS
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.files.output import NewFile, new_file
 from gpu_spots.files.spots_file import SpotsFile
@@ -133,11 +134,34 @@ def test_every_dataset_of_the_contract_is_there(
 
 
 @pytest.mark.parametrize("name", ["none", "pairs", "kruskal"])
-def test_every_dataset_is_described(paths: dict[str, Path], name: str) -> None:
+def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> None:
     with h5py.File(paths[name]) as file:
-        for path in datasets(file):
-            if not path.startswith("lauecollect/"):
-                assert len(file[path].attrs["description"]) > 10, path
+        written = {path for path in datasets(file) if not path.startswith("lauecollect/")}
+        assert not written - DATASETS.keys()
+        required = {path for path, record in DATASETS.items() if not record.optional}
+        absent = {"frame_scale"} | ({"masks_synced"} if name == "none" else set())
+        absent |= set() if name == "kruskal" else {"stats/n_used"}
+        assert required <= written == DATASETS.keys() - absent
+        lengths = {
+            "n_frames": N,
+            "n_masks": len(file["masks/counts"]),
+            "n_spots": len(file["spots/I"]),
+            "n_pixels": len(file["spots/pixel_list"]),
+            "n_X": X,
+            "n_Y": Y,
+        }
+        for path in written:
+            dataset, record = file[path], DATASETS[path]
+            assert dataset.shape == tuple(lengths.get(n, n) for n in record.shape), path
+            frames_type = record.dtypes == (FRAMES_TYPE,)
+            assert dataset.dtype == ("uint16" if frames_type else record.dtypes[0]), path
+            assert len(record.description) > 10, path
+            attributes = {"description": record.description}
+            assert dict(dataset.attrs) == attributes | (
+                {"units": record.unit} if record.unit else {}
+            )
+            if record.link:
+                assert file.get(record.link, getlink=True).path == f"/{path}"
 
 
 def test_numbers_of_masks(paths: dict[str, Path]) -> None:
@@ -410,16 +434,7 @@ def test_open_spots_gives_what_is_in_the_file(paths: dict[str, Path], pairs: h5p
             assert np.array_equal(found.labels(frame), pairs["masks/labels"][frame // 2])
             begin, end = pairs["frame2spotsBE"][frame]
             mine = found.spots(frame)
-            assert mine.keys() == {
-                "I",
-                "XY",
-                "box",
-                "frame",
-                "label",
-                "mask",
-                "pixel_list_BE",
-                "overload",
-            }
+            assert list(mine) == [record.name for record in SPOT_COLUMNS]
             assert all(
                 np.array_equal(values, pairs[f"spots/{name}"][begin:end])
                 for name, values in mine.items()

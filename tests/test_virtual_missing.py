@@ -167,7 +167,7 @@ def test_a_source_file_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda file: None, "x: there is no such dataset"),
+        (lambda file: None, "x: the dataset is missing"),
         (lambda file: file.create_group("x"), "x is a group, expected a dataset"),
         (
             lambda file: file.create_dataset("x", data=np.ones((7, *SHAPE), "u2")),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import grouping
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.grouping import Columns
 from gpu_spots.model import MAX_FRAMES, Background
 from gpu_spots.parameters import Parameters
@@ -58,8 +58,8 @@ class Trimmed:
         n_left = n_frames - n_frames * percent // 100
         if n_left < 2:
             raise InputError(
-                f"{source}: {n_frames} frame{'s' * (n_frames != 1)} less -n/--n {percent} % leaves "
-                f"{n_left} for the background, expected at least 2"
+                f"{source}: {given('n', percent)} leaves {n_left} of {n_frames} "
+                f"frame{'s' * (n_frames != 1)} for the background, expected at least 2"
             )
 
     def warnings(self, n_frames: int, source: str) -> list[str]:
@@ -67,7 +67,8 @@ class Trimmed:
         if self._n_removed(n_frames):
             return []
         return [
-            f"{self.percent} % of {n_frames} frames is less than one: nothing is removed, and spots count as background"
+            f"{source}: {given('n', self.percent)}: {self.percent} % of {n_frames} frames is less "
+            "than one frame; no values are removed, and spots count as background"
         ]
 
     def outcome(self, background: Background) -> Outcome | None:
@@ -126,7 +127,8 @@ class KruskalWallis:
         if self.n_blocks > 2:
             return []
         return [
-            f"{source}: with two blocks -m kruskal can reject none; the background is that of all frames"
+            f"{source}: found 2 blocks, {given('method', 'kruskal')} needs at least 3 to reject "
+            "any; the background is that of all frames"
         ]
 
     def outcome(self, background: Background) -> Outcome | None:
@@ -138,14 +140,15 @@ class KruskalWallis:
         if not dropped.size:
             return None
         summary = (
-            f"Kruskal-Wallis: {(dropped == 0).mean():.1%} of the pixels kept all {self.n_blocks} "
-            f"blocks; median dropped {np.median(dropped):g}, at most {dropped.max()}"
+            f"Kruskal-Wallis: {100 * (dropped == 0).mean():.1f} % of the pixels kept all "
+            f"{self.n_blocks} blocks; median dropped {np.median(dropped):g}, at most {dropped.max()}"
         )
         down_to_two = (dropped == self.n_blocks - 2).mean() if self.n_blocks > 2 else 0.0
         warning = (
-            f"{down_to_two:.0%} of the pixels lost all but two of {self.n_blocks} blocks: the test "
-            "takes drift from block to block for spots; --normalise level takes it out, "
-            "a smaller -A/--alpha rejects less, -m n_removed does not compare blocks"
+            f"Kruskal-Wallis: {100 * down_to_two:.0f} % of the pixels lost all but two of "
+            f"{self.n_blocks} blocks, expected at most {100 * SUSPICIOUS:.0f} %; drift between "
+            f"blocks looks like spots; use {given('normalise', 'level')} to remove it, decrease "
+            f"{given('alpha')} to reject less, or use {given('method', 'n_removed')}"
         )
         return Outcome(summary, warning if down_to_two > SUSPICIOUS else None)
 
@@ -189,5 +192,5 @@ def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
 def _check_n_frames(n_frames: int, source: str) -> None:
     if n_frames > MAX_FRAMES:
         raise InputError(
-            f"{source}: {n_frames} frames, expected at most {MAX_FRAMES}, for which sums are exact"
+            f"{source}: found {n_frames} frames, expected at most {MAX_FRAMES}; split the run"
         )

@@ -19,7 +19,7 @@ from gpu_spots.errors import InputError, ParameterError
     "--output",
     metavar="FO",
     type=click.Path(path_type=Path),
-    help="output file (HDF5) name  [default: scan__mccd.h5]",
+    help="Output file (HDF5)  [default: scan__mccd.h5]",
 )
 @TABLE
 @image_options
@@ -27,11 +27,11 @@ from gpu_spots.errors import InputError, ParameterError
     "--threads",
     metavar="N",
     type=click.IntRange(1, 10_000),
-    help="threads that read and compress  [default: all cores]",
+    help="Threads that read and compress  [default: one per core]",
 )
-@click.option("--force", is_flag=True, help="overwrite the output")
-@click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
-@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.option("--force", is_flag=True, help="Overwrite an existing output file")
+@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def convert(
     sources: tuple[str, ...],
     output: Path | None,

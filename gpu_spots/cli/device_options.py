@@ -18,7 +18,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     if value is None:
         return None
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
-        raise click.BadParameter(f"{value!r} is not the number of a GPU, nor a list such as 0,1")
+        raise click.BadParameter(f"{value!r} is not a GPU number or a list such as 0,1")
     return tuple(map(int, value.split(",")))
 
 
@@ -27,18 +27,20 @@ def device_options(command: Command) -> Command:
     options = (
         click.option(
             "--backend", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True,
-            help="what computes; auto: a GPU where one can be used, else the CPU",
+            help="Computing backend; auto: a GPU if one can be used, else the CPU",
         ),
         click.option(
             "--device", metavar="LIST", callback=_numbers,
-            help="number of the GPU, or of several that share the work, such as 0,1; see gpu-spots devices  [default: 0]",
+            help="Number of the GPU, or of several that share the work, such as 0,1 "
+            "(see gpu-spots devices)  [default: 0]",
         ),
         click.option(
             "--device-memory-limit", metavar="SIZE", callback=size,
-            help="memory of the GPU, of each if there are several, that may be taken  [default: what is free]",
+            help="GPU memory that may be used, on each GPU  [default: all that is free]",
         ),
         click.option(
-            "--threads", metavar="N", type=click.IntRange(1, 10_000), help="threads of the host, at least one a GPU  [default: all cores]"
+            "--threads", metavar="N", type=click.IntRange(1, 10_000),
+            help="CPU threads, at least one per GPU  [default: one per core]",
         ),
     )  # fmt: skip
     for option in reversed(options):

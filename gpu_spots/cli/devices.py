@@ -7,7 +7,7 @@ from gpu_spots.cli.terminal import show
 
 
 @click.command("devices", cls=OneLineCommand)
-@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def devices(debug: bool) -> None:
     """List the GPUs that can compute, and say why one cannot.
 

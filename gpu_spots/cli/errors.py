@@ -21,13 +21,35 @@ from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
 OPTIONS = {
+    "alpha": "-A/--alpha",
+    "angle_step": "--angle-step",
+    "angles": "-a/--angles",
+    "angles_path": "--angles-path",
+    "cutoff": "-c/--cutoff",
+    "erosions": "-e/--erosions",
+    "file_mask": "--no-file-mask",
+    "folder": "-p/--path",
     "force": "--force",
+    "frames_path": "--frames",
+    "laser": "--laser",
+    "laser_path": "--laser-path",
+    "mask": "--mask",
+    "mask_good": "--mask-good",
     "memory_limit": "--memory-limit",
+    "method": "-m/--method",
+    "n": "-n/--n",
+    "name_pattern": "--name-pattern",
+    "normalise": "--normalise",
     "output": "-o",
     "reject": "--reject",
+    "saturation": "--saturation",
     "scratch": "--scratch",
+    "skip_bad": "--skip-bad",
+    "sync": "-S/--sync",
+    "table": "--table",
+    "valid_range": "--valid-range",
 }
-"""Parameters that messages name, as options."""
+"""Options by the names of the parameters in messages."""
 AGAIN = 0.01
 """Seconds until a request that was lost is made again."""
 
@@ -53,9 +75,9 @@ class _OneLine(click.Command):
     ``--debug`` anywhere on the command line shows the traceback too.
     """
 
-    def main(
+    def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         """Run; ends in SystemExit, or as a program that was asked to end, by that signal."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or Path(sys.argv[0]).name

@@ -3,6 +3,7 @@
 Options and defaults are the manual's; ours follow them.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -15,47 +16,54 @@ from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
-from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import input_options, take_inputs
-from gpu_spots.cli.plan_options import PLAN_OPTIONS, plan_in_words, plan_options
+from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
-OURS = (
-    *INPUT_NAMES,
-    *IMAGE_OPTIONS,
-    "normalise",
-    *DEVICE_OPTIONS,
-    *PLAN_OPTIONS,
-    "force",
-    "quiet",
-    "debug",
-    "version",
-)
-"""Options that the manual does not have."""
+OURS = {
+    "Input": ("frames_path", "angles_path", "laser_path", "table"),
+    "Images and metadata": tuple(name for name in IMAGE_OPTIONS if name != "table"),
+    "Background and masks": (
+        "normalise",
+        "mask",
+        "mask_good",
+        "no_file_mask",
+        "reject",
+        "valid_range",
+        "saturation",
+    ),
+    "Output": ("keep", "force", "quiet", "debug", "version"),
+    "Computing": (*DEVICE_OPTIONS, "memory_limit", "scratch", "batch", "dry_run"),
+}
+"""Options that the manual does not have, by their headings in the help."""
 
 
 class FindCommand(OneLineCommand):
-    """Shows the manual's options first, then ours under their own heading."""
+    """Shows the manual's options first, then ours under their own headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the two lists."""
-        for heading, ours in (
-            ("Options", False),
-            ("Options that are not in the manual of lu_hdf2spots", True),
-        ):
-            # click appends --help; the manual begins with it
-            everything = sorted(self.get_params(ctx), key=lambda option: option.name != "help")
-            options = [
-                option
-                for option in everything
-                if isinstance(option, click.Option) and (option.name in OURS) == ours
-            ]
-            records = [record for option in options if (record := option.get_help_record(ctx))]
+        """Write the list of the manual's options, and one list for each heading of ours."""
+        options = {
+            option.name: option
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+        }
+        ours = {heading: [options.pop(name) for name in names] for heading, names in OURS.items()}
+        # click appends --help; the manual begins with it
+        manual = sorted(options.values(), key=lambda option: "--help" not in option.opts)
+
+        def write(heading: str, listed: Sequence[click.Option]) -> None:
+            records = [option.get_help_record(ctx) for option in listed]
             with formatter.section(heading):
-                formatter.write_dl(records)
+                formatter.write_dl([record for record in records if record])
+
+        write("Options", manual)
+        with formatter.section("Options that are not in the manual of lu_hdf2spots"):
+            for heading, listed in ours.items():
+                write(heading, listed)
 
 
 def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
@@ -160,14 +168,15 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @image_options
 @click.option(
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True, shell_complete=one_of(NORMALISATIONS),
-    help=f"bring each frame to the run's level first, against drift of the beam (allowed values: {', '.join(NORMALISATIONS)})",
+    help="Scale each frame to a common background level, against drift of the beam "
+    f"(allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
 @device_options
 @plan_options
-@click.option("--force", is_flag=True, help="overwrite the output")
-@click.option("--quiet", is_flag=True, help="no progress and no summary; warnings and errors only")
-@click.option("--debug", is_flag=True, help="show the traceback of an error")
-@click.version_option(__version__)
+@click.option("--force", is_flag=True, help="Overwrite an existing output file")
+@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@click.version_option(__version__, help="Show the version and exit")
 def find(
     sources: tuple[str, ...],
     output: Path | None,
@@ -271,9 +280,8 @@ def _run(
     least, median, most = summary.spots_per_frame
     seconds = sum(summary.seconds.values())
     stages = ", ".join(f"{name} {time:.1f} s" for name, time in summary.seconds.items())
-    say(
-        f"{summary.n_spots} spots on {summary.n_frames} frames (a frame: {least} min, {median:g} median, {most} max)"
-    )
+    per_frame = f"min {least}, median {median:g}, max {most}"
+    say(f"{summary.n_spots} spots on {summary.n_frames} frames (per frame: {per_frame})")
     if summary.scales:
         say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.outcome:

@@ -39,19 +39,40 @@ def image_options(command: Command) -> Command:
     """Give a command the options about images."""
     path = click.Path(path_type=Path)
     options = [
-        click.option("--log", metavar="LOG", type=path, help="Lauecollect log that names the images and has their metadata"),
-        click.option("-p", "--path", "folder", metavar="DIR", type=path, help="folder of the images that a log or table names"),
         click.option(
-            "--name-pattern", metavar="PATTERN", help="metadata from names, such as '{base}_{angle}_{laser}_{repeat}.mccd'"
+            "--log", metavar="LOG", type=path,
+            help="Lauecollect log that lists the images and their metadata",
         ),
-        click.option("--angle-start", metavar="DEG", type=float, help="angle of the first image, degrees  [default: 0, with --angle-step]"),
-        click.option("--angle-step", metavar="DEG", type=float, help="degrees from angle to angle"),
+        click.option(
+            "-p", "--path", "folder", metavar="DIR", type=path,
+            help="Folder of the images that a log or table lists  [default: folder of the log or table]",
+        ),
+        click.option(
+            "--name-pattern", metavar="PATTERN",
+            help="Pattern that reads metadata from image names, such as "
+            "'{base}_{angle}_{laser}_{repeat}.mccd'",
+        ),
+        click.option(
+            "--angle-start", metavar="DEG", type=float,
+            help="Angle of the first image, degrees  [default: 0, with --angle-step]",
+        ),
+        click.option(
+            "--angle-step", metavar="DEG", type=float,
+            help="Difference between successive angles, degrees",
+        ),
         click.option(
             "--frames-per-angle", metavar="N", type=click.IntRange(min=1),
-            help="images at each angle, with --angle-step  [default: as many as --laser has states, else 1]",
+            help="Images at each angle, with --angle-step  "
+            "[default: number of --laser states, else 1]",
         ),
-        click.option("--laser", metavar="STATES", callback=_states, help="laser states of the images, in turn, such as off,on"),
-        click.option("--skip-bad", is_flag=True, help="leave out images that are missing, damaged or of another size, and say which"),
+        click.option(
+            "--laser", metavar="STATES", callback=_states,
+            help="Laser states of the images, repeated in turn, such as off,on",
+        ),
+        click.option(
+            "--skip-bad", is_flag=True,
+            help="Skip images that are missing, damaged or of another size, and list them",
+        ),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -77,7 +98,7 @@ def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str
         return {**images, "log": Path(sources[0]), "sources": ()}
     if logs := [source for source in sources if source.lower().endswith(".log")]:
         raise ParameterError(
-            "sources", f"{logs[0]} is a log, which names its images: expected it alone, or images"
+            "sources", f"{logs[0]} is a log, which lists its images; give the log alone, or images"
         )
     return {**images, "sources": sources}
 
@@ -94,10 +115,12 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
     hdf5 = [source for source in sources if _is_hdf5(source)]
     if hdf5 and len(sources) > 1:
         raise ParameterError(
-            "sources", f"{sources[1]} is one argument too many: expected one HDF5 file, or images"
+            "sources", f"{sources[1]} is one argument too many, expected one HDF5 file or images"
         )
     if hdf5 and (of_images := [name for name in given if name != "table"]):
-        raise ParameterError(of_images[0], f"is for images, and {hdf5[0]} is an HDF5 file")
+        raise ParameterError(
+            of_images[0], f"can only be used with images, {hdf5[0]} is an HDF5 file"
+        )
     single = (
         len(sources) == 1
         and not given

@@ -23,8 +23,8 @@ Rows = Iterator[tuple[str, str]]
 @click.argument("sources", metavar="FILE | IMAGES...", nargs=-1, shell_complete=file_names)
 @input_options
 @image_options
-@click.option("--json", "as_json", is_flag=True, help="everything as JSON, for programs")
-@click.option("--debug", is_flag=True, help="show the traceback of an error")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
     """Show what a file, or a run of images, is taken for, without reading its frames.
 
@@ -131,7 +131,7 @@ LAYOUTS = {
     "Lima": "Lima",
     "CrystFEL": "CrystFEL, SwissFEL",
     "LaueProc": "LaueProc",
-    "HDF5": "none that is known; the only stack in the file, or the one that was named",
+    "HDF5": "unknown; the only stack in the file, or the one given",
 }
 
 
@@ -226,10 +226,8 @@ def _metadata(found: dict[str, Any]) -> Rows:
 
 def _what_find_can_do(found: dict[str, Any]) -> Rows:
     possible = found["find"]
-    yield (
-        "find can",
-        ", ".join(name for name, why in possible.items() if why is None) or "do nothing with it",
-    )
+    can = ", ".join(name for name, why in possible.items() if why is None)
+    yield ("find can", can) if can else ("find", "gpu-spots find cannot process this file")
     refused: dict[str, list[str]] = {}
     for name, why in possible.items():
         if why is not None:

@@ -12,37 +12,52 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 TABLE = click.option(
     "--table", metavar="FILE", type=click.Path(path_type=Path),
-    help="CSV or TSV table with columns angle, laser_on, ... and one row a frame; for images also file",
+    help="Table (CSV or TSV) with one row per frame and the columns angle, laser_on, ...; "
+    "for images also file",
 )  # fmt: skip
 """The option for a table, which convert has too."""
 OPTIONS = (
     click.option(
         "--frames", "frames_path", metavar="PATH", multiple=True,
-        help="dataset of the frames, or a group that has it; several times: datasets that follow each other  [default: looked for]",
+        help="Dataset of the frames, or its group; repeat it for datasets that follow each other  "
+        "[default: searched for]",
     ),
-    click.option("--angles-path", metavar="PATH", help="dataset of the angles in the file, degrees, one a frame  [default: looked for]"),
-    click.option("--laser-path", metavar="PATH", help="dataset of the laser states in the file, one a frame  [default: looked for]"),
+    click.option(
+        "--angles-path", metavar="PATH",
+        help="Dataset of the angles in the file, degrees, one per frame  [default: searched for]",
+    ),
+    click.option(
+        "--laser-path", metavar="PATH",
+        help="Dataset of the laser states in the file, one per frame  [default: searched for]",
+    ),
     TABLE,
     click.option(
         "--mask", metavar="FILE[:PATH]", shell_complete=file_names,
-        help="image of good and bad pixels (HDF5, NPY, TIFF, EDF), besides the file's own",
+        help="Image of good and bad pixels (HDF5, NPY, TIFF, EDF), combined with the pixel mask "
+        "stored in the input file",
     ),
     click.option(
         "--mask-good", type=click.Choice(["0", "1"]),
-        help="what marks a good pixel in --mask: the value 0, or any other  [default: as in NXmx and CXI, where it is one]",
+        help="Good pixels of --mask: 0 (zeros are good) or 1 (non-zeros are good)  "
+        "[default: as NXmx or CXI define it, for their masks]",
     ),
-    click.option("--no-file-mask", is_flag=True, help="leave the pixel mask in the file out of account"),
+    click.option(
+        "--no-file-mask", is_flag=True, help="Ignore the pixel mask stored in the input file"
+    ),
     click.option(
         "--reject", metavar="REGION", multiple=True,
-        help="pixels to leave out: rect:X0,X1,Y0,Y1 (ends exclusive), disc:X,Y,R or border:N; may be given several times",
+        help="Pixels to exclude: rect:X0,X1,Y0,Y1 (ends exclusive), disc:X,Y,R or border:N; "
+        "may be repeated",
     ),
     click.option(
         "--valid-range", metavar="LOW,HIGH",
-        help="values that count, inclusive; either may be left out; none: all  [default: as the file has it]",
+        help="Smallest and largest valid value; either may be omitted; none: all are valid  "
+        "[default: from the input file]",
     ),
     click.option(
         "--saturation", metavar="VALUE",
-        help="smallest saturated value; such pixels stay in spots, and are counted  [default: as the file has it, else the type's maximum]",
+        help="Smallest saturated value, counts; saturated pixels stay in spots and are counted  "
+        "[default: from the input file, else the maximum of the type]",
     ),
 )  # fmt: skip
 NAMES = (

@@ -15,7 +15,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(cls=OneLineGroup, context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="gpu-spots")
+@click.version_option(__version__, prog_name="gpu-spots", help="Show the version and exit")
 def gpu_spots() -> None:
     """Find the spots of Laue diffraction runs."""
 

@@ -16,7 +16,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PREFIXES = " kMGTP"
 MAX_BYTES = 2**63 - 1
-PLAN_OPTIONS = ("memory_limit", "scratch", "batch", "keep", "dry_run")
 
 
 def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -42,7 +41,7 @@ def _keep(_: click.Context, __: click.Parameter, value: str) -> frozenset[str]:
     names = frozenset(value.split(",")) if value else frozenset()
     unknown = sorted(names - set(STACK_NAMES) - {"none"})
     if unknown or ("none" in names and len(names) > 1) or not names:
-        raise click.BadParameter(f"{value!r} is not none, or some of {','.join(STACK_NAMES)}")
+        raise click.BadParameter(f"{value!r} is not none or some of {','.join(STACK_NAMES)}")
     return names - {"none"}
 
 
@@ -50,17 +49,23 @@ def plan_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
         click.option("--memory-limit", metavar="SIZE", callback=size,
-            help="memory that frames and results may take  [default: what is free]"),
+            help="Memory that frames and results may use  [default: all that is free]"),
         click.option(
             "--scratch", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True),
-            help="folder of a scratch file, for runs that do not fit in memory  [default: that of the output]",
+            help="Folder of a scratch file, for runs that do not fit in memory  "
+            "[default: folder of the output]",
         ),
-        click.option("--batch", metavar="N", type=click.IntRange(min=1), help="frames whose masks are made at once  [default: what suits]"),
+        click.option(
+            "--batch", metavar="N", type=click.IntRange(min=1),
+            help="Frames whose masks are computed at once  [default: automatic]",
+        ),
         click.option(
             "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True, callback=_keep,
-            help="which stacks the output gets, some of these or none; the statistics and the table are always there",
+            help="Stacks to write, some of these or none; statistics and spots are always written",
         ),
-        click.option("--dry-run", is_flag=True, help="print how the run would be done, and what it needs, and end"),
+        click.option(
+            "--dry-run", is_flag=True, help="Print the plan of the run and its memory needs, and exit"
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -90,7 +95,7 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
         if plan.device_bytes is None
         else f"{in_words(plan.device_bytes)} at most",
         "scratch file": in_words(plan.scratch_bytes) if plan.scratch_bytes else "none",
-        "output": f"{output}, about {in_words(size)}{'; exists already, --force is needed' * must_force}",
+        "output": f"{output}, about {in_words(size)}{'; already exists, use --force' * must_force}",
     }
     return [f"{name + ':':17}{text}" for name, text in lines.items() if text is not None]
 

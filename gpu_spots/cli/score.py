@@ -50,10 +50,11 @@ def table(result: "Score") -> str:
             f"{label:>10} {part.true:>8} {part.found:>8} {_percent(part.found, part.true):>8}"
         )
     genuine = result.n_found - result.n_false
+    rate = result.n_false / result.n_frames
     lines += [
         "",
         f"{result.n_found} spots found on {result.n_frames} frames; precision {_percent(genuine, result.n_found)}",
-        f"{result.n_false} of them at no true spot ({result.n_false / result.n_frames:.2f} a frame), {result.n_merged} at more than one",
+        f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_merged} at more than one",
     ]
     if not math.isnan(result.response_correlation):
         lines.append(

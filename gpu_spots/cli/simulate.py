@@ -28,7 +28,7 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     "--laser/--dark",
     default=True,
     show_default=True,
-    help="Laser-off and laser-on frames in pairs, or a run without laser.",
+    help="Laser-off and laser-on frames in pairs, or a run without laser",
 )
 @click.option(
     "--size",
@@ -36,84 +36,84 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     metavar="ROWS[,COLUMNS]",
     default="1024",
     show_default=True,
-    help="Size of a frame, 32 to 16384 each.",
+    help="Size of a frame, 32 to 16384 each",
 )
 @click.option(
     "--angles",
     type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="10, or 60 for a dark run",
-    help="Angles; each has spots of its own.",
+    help="Number of angles; each has its own spots",
 )
 @click.option(
     "--pairs",
     type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="3",
-    help="Off/on pairs at each angle of a laser run.",
+    help="Off/on pairs at each angle of a laser run",
 )
 @click.option(
     "--frames-per-angle",
     type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="1",
-    help="Frames at each angle of a dark run.",
+    help="Frames at each angle of a dark run",
 )
 @click.option(
     "--spots",
     type=click.IntRange(0, 1_000_000),
     default=None,
     show_default="200, fewer on frames below 347 pixels",
-    help="Spots on each frame; a bit less than half are strong enough to be found.",
+    help="Spots on each frame, of which slightly less than half are strong enough to be found",
 )
 @click.option(
     "--background",
     type=click.FloatRange(0, 60000),
     default=1000.0,
     show_default=True,
-    help="Counts above the bias at the liquid ring.",
+    help="Background at the liquid ring, counts above the bias",
 )
 @click.option(
     "--drift",
     type=click.FloatRange(0, 20),
     default=0.0,
     show_default=True,
-    help="Percent rms by which the beam changes from frame to frame, most of it slowly; real runs have about 0.9.",
+    help="Change of the beam from frame to frame, percent rms, most of it slow; about 0.9 in real runs",
 )
 @click.option(
     "--step",
     type=click.FloatRange(0.001, 360),
     default=1.0,
     show_default=True,
-    help="Degrees from angle to angle.",
+    help="Difference between successive angles, degrees",
 )
 @click.option(
     "--order",
     type=click.Choice(["off-on", "on-off"]),
     default=None,
     show_default="off-on",
-    help="Order of a laser run's pairs.",
+    help="Order of the frames in the pairs of a laser run",
 )
 @click.option(
     "--interlaced",
     is_flag=True,
-    help="Visit the angles in two passes: every second one, then those between.",
+    help="Visit the angles in two passes: every second one, then the others",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
-    help="Of all random numbers: equal seeds, equal runs.",
+    help="Seed of the random numbers; equal seeds give equal runs",
 )
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "lzf", "none"]),
     default="gzip",
     show_default=True,
-    help="Of the frames.",
+    help="Compression of the frames",
 )
-@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output file")
 def simulate(
     output: Path,
     laser: bool,
@@ -138,11 +138,12 @@ def simulate(
     """
     if laser and frames_per_angle is not None:
         raise click.BadParameter(
-            "is for a dark run; a laser run has --pairs.", param_hint="--frames-per-angle"
+            "can only be used with --dark; use --pairs for a laser run.",
+            param_hint="--frames-per-angle",
         )
     if not laser and (pairs is not None or order is not None):
         raise click.BadParameter(
-            "is for a laser run; a dark run has --frames-per-angle.",
+            "can only be used with --laser; use --frames-per-angle for a dark run.",
             param_hint="--order" if pairs is None else "--pairs",
         )
 
@@ -165,7 +166,7 @@ def simulate(
     )
     if design.n_frames > MAX_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; take fewer --angles",
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease --angles",
             click.get_current_context(),
         )
     with click.progressbar(

@@ -29,7 +29,7 @@ def filter_options(name: str) -> dict[str, Any]:
     Raises `ParameterError` for a name that cannot be used here.
     """
     if name not in available():
-        hint = f"; {install_command('plugins')} brings it" if name in PLUGINS else ""
+        hint = f"; install it with {install_command('plugins')}" if name in PLUGINS else ""
         raise ParameterError(
             "compression", f"{name!r} is not one of {', '.join(available())}{hint}"
         )

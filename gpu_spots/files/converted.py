@@ -24,7 +24,7 @@ from gpu_spots.files.output import (
     new_file,
     uninterrupted,
 )
-from gpu_spots.files.spots_file import STRIP
+from gpu_spots.files.spots_writer import STRIP
 from gpu_spots.protocols import Observer
 from gpu_spots.workers import in_order
 

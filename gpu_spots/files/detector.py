@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
 from gpu_spots.files.tree import (
@@ -197,7 +197,7 @@ def _is_there(file: h5py.File, path: str, wanted: bool) -> bool:
     chosen.
     """
     if wanted and (why := why_broken(file, path)):
-        raise InputError(f"{file.filename}: no mask {path}: {why}; --no-file-mask does without")
+        raise InputError(f"{file.filename}: the mask {path} is missing: {why}; {ignore_mask()}")
     return isinstance(member(file, path), h5py.Dataset)
 
 
@@ -263,11 +263,13 @@ def _image(file: h5py.File, path: str) -> Array:
 def _check_mask(file: h5py.File, path: str, values: Array, shape: tuple[int, int]) -> None:
     if values.dtype.kind not in "iub":
         raise InputError(
-            f"{file.filename}: the mask {path} is {values.dtype}, expected integers; --no-file-mask does without"
+            f"{file.filename}: the mask {path} is {values.dtype}, expected integers; "
+            f"{ignore_mask()}"
         )
     if values.shape != shape:
         raise InputError(
-            f"{file.filename}: the mask {path} has shape {values.shape}, expected that of a frame, {shape}; --no-file-mask does without"
+            f"{file.filename}: the mask {path} has shape {values.shape}, "
+            f"expected that of a frame, {shape}; {ignore_mask()}"
         )
 
 
@@ -373,8 +375,9 @@ def _eiger_data(path: Path, dtype: np.dtype[Any]) -> dict[str, Any]:
     return {
         "high": largest - 1,
         "high_from": f"{largest} marks pixels without a value in EIGER data files",
-        "note": f"is an EIGER data file without its master file, which has the pixel mask and the angles; {remedy} if "
-        f"you have it; {largest} is taken as invalid, --valid-range none lets it count",
+        "note": "is an EIGER data file without its master file, which has the pixel mask and the "
+        f"angles; {remedy} if you have it; the value {largest} counts as invalid, use "
+        f"{given('valid_range')} to change this",
     }
 
 
@@ -383,16 +386,25 @@ def _number(place: str, detector: h5py.Group, name: str) -> float | int | None:
     item = member(detector, name)
     if item is None and (why := why_broken(detector.file, f"{place}/{name}")):
         raise InputError(
-            f"{detector.file.filename}: no {place}/{name}: {why}; --valid-range and --saturation, both given, do without"
+            f"{detector.file.filename}: {place}/{name} is missing: {why}; {_ignore_number()}"
         )
     if not isinstance(item, h5py.Dataset) or item.shape is None:
         return None
     values = read_values(item, f"{detector.file.filename}: {place}/{name}").reshape(-1)
     if values.dtype.kind not in "iuf" or values.size != 1:
         raise InputError(
-            f"{detector.file.filename}: {place}/{name} is {'text' if item.dtype.kind in 'SO' else item.dtype} {item.shape}, "
-            "expected one number; "
-            "--valid-range and --saturation, both given, do without"
+            f"{detector.file.filename}: {place}/{name} is "
+            f"{'text' if item.dtype.kind in 'SO' else item.dtype} {item.shape}, "
+            f"expected one number; {_ignore_number()}"
         )
     value = values[0].item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def ignore_mask() -> str:
+    """Return the remedy for a mask in the file that cannot be used."""
+    return f"use {given('file_mask', False)} to ignore it"
+
+
+def _ignore_number() -> str:
+    return f"use both {given('valid_range')} and {given('saturation')} to ignore it"

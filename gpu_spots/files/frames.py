@@ -200,7 +200,7 @@ def apply_inputs(stack: Apart, options: InputOptions) -> None:
     """
     for name in ("frames_path", "angles_path", "laser_path"):
         if getattr(options, name):
-            raise ParameterError(name, "names a dataset, and the frames are in no HDF5 file")
+            raise ParameterError(name, "can only be used with frames in an HDF5 file")
     stack.columns = given_to_frames_in_memory(stack.columns, stack.shape[0], options)
     facts = DetectorFacts(
         low=stack.validity.low,

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.images import COMPRESSED
 from gpu_spots.files.lauecollect import Column, write_columns, write_comments
 from gpu_spots.files.lauecollect_log import read_log, typed
@@ -77,16 +77,14 @@ class ImageRequest:
 
     def _check(self) -> None:
         if not self.sources and self.log is None and self.table is None:
-            raise ParameterError(
-                "sources", "no images are given, and no log or table that names them"
-            )
+            raise ParameterError("sources", "images are missing; give images, a log or a table")
         if self.laser is not None and not (self.laser and set(self.laser) <= {"on", "off"}):
             raise ParameterError(
-                "laser", f"{','.join(self.laser)!r} is not a list of on and off, such as off,on"
+                "laser", f"{','.join(self.laser)!r} is not a list of on and off such as off,on"
             )
         for name in ("angle_start", "frames_per_angle"):
             if getattr(self, name) is not None and self.angle_step is None:
-                raise ParameterError(name, "needs --angle-step as well")
+                raise ParameterError(name, f"needs {given('angle_step')}")
         for name in ("angle_start", "angle_step"):
             value = getattr(self, name)
             if value is not None and not np.isfinite(value):
@@ -94,14 +92,14 @@ class ImageRequest:
         if self.folder is not None and self.log is None and (self.table is None or self.sources):
             raise ParameterError(
                 "folder",
-                "is where the images are that a log or a table names, and neither is given",
+                "needs a log or a table that lists the images",
             )
         if self.log is not None and self.sources:
             raise ParameterError(
-                "log", f"names the images of the run, and {self.sources[0]} is given as well"
+                "log", f"lists all images of the run, found {self.sources[0]} as well; choose one"
             )
         if self.log is not None and self.table is not None:
-            raise ParameterError("table", "a log is given as well, which has the metadata already")
+            raise ParameterError("table", "cannot be used with a log, which has the metadata")
         if self.name_pattern is not None:
             compile_pattern(self.name_pattern)
 
@@ -188,7 +186,9 @@ def list_images(request: ImageRequest) -> ImageList:
         assert request.table is not None
         images = _of_table(request.table, request)
     if request.table is not None and request.sources:
-        images = _with(images, _columns_of_table(request.table, images), f"--table {request.table}")
+        images = _with(
+            images, _columns_of_table(request.table, images), given("table", str(request.table))
+        )
     if request.name_pattern is not None:
         images = _with_pattern(images, request.name_pattern, request)
     elif request.angle_step is not None:
@@ -197,7 +197,7 @@ def list_images(request: ImageRequest) -> ImageList:
         states = np.resize(
             np.array([state == "on" for state in request.laser], np.uint8), len(images.paths)
         )
-        images = _with(images, {"laser_on": Column(states)}, "--laser")
+        images = _with(images, {"laser_on": Column(states)}, given("laser"))
     return _present(images, request.skip_bad)
 
 
@@ -209,12 +209,14 @@ def _of_log(path: Path, request: ImageRequest) -> ImageList:
     if log.bad and not request.skip_bad:
         bad = log.bad[0]
         raise InputError(
-            f"{path}: line {bad.number}: {bad.reason}{_more(len(log.bad) - 1)}; --skip-bad leaves it out"
+            f"{path}: line {bad.number}: {bad.reason}{_more(len(log.bad) - 1)}; "
+            f"use {given('skip_bad', True)} to skip it"
         )
     warnings = []
     if log.repeated:
         warnings.append(
-            f"{path}: {_names(log.repeated)} stand on several lines; the last line of each counts"
+            f"{path}: {_names(log.repeated)} {'is' if len(log.repeated) == 1 else 'are'} "
+            "listed more than once; the last entry is used"
         )
     return ImageList(
         source=str(path),
@@ -234,9 +236,7 @@ def _of_log(path: Path, request: ImageRequest) -> ImageList:
 def _of_table(path: Path, request: ImageRequest) -> ImageList:
     columns = _typed_table(path)
     if "file" not in columns:
-        raise InputError(
-            f"{path}: has no column 'file', and no images are given; expected one or the other"
-        )
+        raise InputError(f"{path}: column 'file' is missing; add it, or give the images")
     names = [str(name) for name in columns["file"].values.tolist()]
     return ImageList(str(path), _places(names, _folder(path, request), ("",)), columns, [path])
 
@@ -247,7 +247,7 @@ def _of_names(sources: Sequence[str]) -> ImageList:
         if glob.has_magic(source) and not Path(source).exists():
             found = sorted(glob.glob(source), key=_natural)
             if not found:
-                raise InputError(f"{source}: no file has such a name")
+                raise InputError(f"{source}: no file matches this pattern")
             paths.extend(map(Path, found))
         elif Path(source).is_dir():
             raise InputError(f"{source}: is a folder; {_inputs_in(Path(source))}")
@@ -302,7 +302,7 @@ def _ending(name: str) -> str:
 def _folder(path: Path, request: ImageRequest) -> Path:
     folder = path.parent if request.folder is None else request.folder
     if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder, expected the one of the images")
+        raise InputError(f"{folder}: not a directory, expected the folder of the images")
     return folder
 
 
@@ -337,8 +337,9 @@ def _present(images: ImageList, skip_bad: bool) -> ImageList:
         names = _names([images.paths[i].name for i in missing])
         folder = images.paths[missing[0]].parent
         raise InputError(
-            f"{images.source}: {len(missing)} of {len(images.paths)} images are missing in {folder}: {names}; "
-            "-p names another folder, --skip-bad leaves them out"
+            f"{images.source}: {len(missing)} of {len(images.paths)} images are missing in "
+            f"{folder}: {names}; use {given('folder')} to name another folder, or "
+            f"{given('skip_bad', True)} to skip them"
         )
     images.skipped.extend(Skipped(images.paths[i].name, "is missing") for i in missing)
     return images.only([i for i, is_there in enumerate(present) if is_there])
@@ -352,7 +353,7 @@ def _with(images: ImageList, columns: dict[str, Column], whose: str) -> ImageLis
     for name in columns:
         if name in images.columns and name != "file":
             raise InputError(
-                f"{images.source}: {whose} gives {name}, which is known already; choose one"
+                f"{images.source}: {whose} gives {name}, which is already known; choose one"
             )
     return replace(
         images,
@@ -380,7 +381,8 @@ def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
     if "file" not in columns:
         if n_rows != len(images.paths):
             raise InputError(
-                f"{path}: has {n_rows} rows and no column 'file', expected one row for each of the {len(images.paths)} images"
+                f"{path}: has {n_rows} rows and no column 'file', "
+                f"expected one row for each of the {len(images.paths)} images"
             )
         return columns
     names = [_plain(str(name)) for name in columns["file"].values.tolist()]
@@ -388,14 +390,14 @@ def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
     wanted = [_plain(image.name) for image in images.paths]
     for found, where in ((names, str(path)), (wanted, images.source)):
         if len(set(found)) < len(found):
-            raise InputError(
-                f"{where}: {next(name for i, name in enumerate(found) if name in found[:i])} is there twice, expected once"
-            )
+            twice = next(name for i, name in enumerate(found) if name in found[:i])
+            raise InputError(f"{where}: {twice} is listed twice, expected once")
     if missing := [name for name in wanted if name not in row_of]:
         raise InputError(f"{path}: has no row for {_names(missing)}")
     if len(names) > len(wanted):
         images.warnings.append(
-            f"{path}: {len(names) - len(wanted)} of {len(names)} rows are of no image that is given, and are not used"
+            f"{path}: {len(names) - len(wanted)} of {len(names)} rows match none of the images "
+            "and are ignored"
         )
     rows = np.array([row_of[name] for name in wanted])
     return {name: replace(column, values=column.values[rows]) for name, column in columns.items()}
@@ -410,28 +412,31 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
             path.name.removesuffix(".gz").removesuffix(".bz2")
         )
         if match is None:
-            raise InputError(f"{path}: its name is not like --name-pattern {pattern[:200]!r}")
+            raise InputError(
+                f"{path}: the name does not match {given('name_pattern')}, expected {pattern[:200]!r}"
+            )
         found.append(match)
     texts = {name: [groups[name] for groups in found] for name in compiled.fields}
     columns = {"laser_on" if name == "laser" else name: values for name, values in texts.items()}
     typed_columns = {
         name: Column(typed(name, values), UNITS.get(name)) for name, values in columns.items()
     }
-    images = _with(images, typed_columns, "--name-pattern")
+    images = _with(images, typed_columns, given("name_pattern"))
     if "angle_number" in texts:
         numbers = images.columns["angle_number"].values
         if numbers.dtype != np.int64:
             longest = max(texts["angle_number"], key=len)
             raise InputError(
-                f"{images.source}: {{angle_number}} is {longest} in a name, expected a number of at most 18 digits"
+                f"{images.source}: {{angle_number}} is {longest} in a name, "
+                "expected a number of at most 18 digits"
             )
         if request.angle_step is None:
             raise ParameterError(
-                "name_pattern", "has {angle_number}, which needs --angle-step as well"
+                "name_pattern", f"has {{angle_number}}, which needs {given('angle_step')}"
             )
         if request.frames_per_angle is not None:
             raise ParameterError(
-                "frames_per_angle", "the names tell the number of the angle already"
+                "frames_per_angle", "cannot be used with {angle_number} in the names"
             )
         images = _with_angles(images, numbers - numbers.min(), request)
     elif request.angle_step is not None:
@@ -462,7 +467,7 @@ def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequ
     """With the angles at which some steps from the first one are."""
     # 0.1 * 3 is 0.30000000000000004
     angles = np.round((request.angle_start or 0.0) + (request.angle_step or 0.0) * steps, 9)
-    return _with(images, {"angle": Column(angles, UNITS["angle"])}, "--angle-step")
+    return _with(images, {"angle": Column(angles, UNITS["angle"])}, given("angle_step"))
 
 
 # -------------------------------------------------------------------------------------------- names
@@ -482,7 +487,7 @@ def default_output(request: ImageRequest, kind: str) -> Path:
     )
     if not common:
         raise ParameterError(
-            "output", "the names of the images begin differently, so there is none to take; name it"
+            "output", "no default, as the names of the images begin differently; give a name"
         )
     return paths[0].with_name(f"{common}__{kind}.h5")
 

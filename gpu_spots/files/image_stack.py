@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given, one_of
 from gpu_spots.files.frames import largest_value
 from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
 from gpu_spots.files.images import COMPRESSED, Image, read_header, read_image, read_rows, shape_of
@@ -22,10 +22,10 @@ from gpu_spots.workers import in_order
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
 GIVEN_BY = {
-    "angle": "--table, --name-pattern or --angle-step",
-    "laser_on": "--table, --name-pattern or --laser",
+    "angle": ("table", "name_pattern", "angle_step"),
+    "laser_on": ("table", "name_pattern", "laser"),
 }
-"""Options that give what images do not have."""
+"""Parameters that can give a column which images do not have."""
 
 HEADER_ANGLES = ("start_omega", "start_phi", "start_angle")
 """Fields of image headers that are taken as angles: the first of them that varies over a run."""
@@ -107,7 +107,8 @@ class ImageStack:
         if shape != self.shape[1:] or dtype != self.dtype:
             found, expected = _words(shape, dtype), _words(self.shape[1:], self.dtype)
             raise InputError(
-                f"{path}: is {found}, expected {expected} as the other images; --skip-bad leaves it out"
+                f"{path}: is {found}, expected {expected} as the other images; "
+                f"use {given('skip_bad', True)} to skip it"
             )
 
     def check_whole(self) -> None:
@@ -139,7 +140,7 @@ def open_images(request: ImageRequest, observer: Observer, workers: int) -> Imag
         for skipped in images.skipped:
             observer.warn(f"  {skipped.file}: {skipped.reason}")
     if not images.paths:
-        raise InputError(f"{images.source}: no image is left, expected at least one")
+        raise InputError(f"{images.source}: all images are left out, expected at least one")
     first = read_image(images.paths[0])
     n_rows, n_columns = first.frame.shape
     return ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
@@ -169,7 +170,7 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
             skipped.append(
                 Skipped(
                     images.paths[i].name,
-                    f"is {_words(*state)}, expected {_words(*usual[0][0])} as most images are",
+                    f"is {_words(*state)}, expected {_words(*usual[0][0])} as most images",
                 )
             )
         else:
@@ -200,14 +201,14 @@ def _with_header_angles(images: ImageList, workers: int) -> ImageList:
     used, angles = HEADER_ANGLES[varying[0]], found[varying[0]]
     others = [HEADER_ANGLES[i] for i in varying[1:] if (found[i] != angles).any()]
     images.warnings.append(
-        f"{images.source}: the angles are those of the image headers, field {used}: {len(np.unique(angles))} different, "
-        f"{angles.min():g} to {angles.max():g} degrees"
+        f"{images.source}: angles are taken from the image headers, field {used}: "
+        f"{len(np.unique(angles))} different, {angles.min():g} to {angles.max():g} degrees"
         + (
             f"; {' and '.join(others)} var{'y' if len(others) > 1 else 'ies'} as well"
             if others
             else ""
         )
-        + f"; {GIVEN_BY['angle']} gives others"
+        + f"; use {one_of(*GIVEN_BY['angle'])} for other angles"
     )
     column = Column(angles, "degrees", {"origin": f"{IN_HEADERS}{used}"})
     return replace(images, columns={**images.columns, "angle": column})

@@ -53,7 +53,7 @@ def _column(file: h5py.File, name: str) -> Array:
     column = item_at(file, path)
     if not isinstance(column, h5py.Dataset):
         raise InputError(
-            f"{file.filename}: {path} is a group, expected a column of one value a frame"
+            f"{file.filename}: {path} is a group, expected a column of one value per frame"
         )
     source = f"{file.filename}: {path}"
     if column.size is not None and column.size > MAX_VALUES:

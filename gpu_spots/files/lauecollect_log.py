@@ -120,7 +120,9 @@ def read_log(path: Path) -> Log:
             else:
                 rows.append((number, row))
     if names is None:
-        raise InputError(f"{path}: is no Lauecollect log: no line with TABs names a column 'file'")
+        raise InputError(
+            f"{path}: is not a Lauecollect log: no line with TABs names a column 'file'"
+        )
     last = {row["file"]: number for number, row in rows}
     kept = [(number, row) for number, row in rows if last[row["file"]] == number]
     if not kept:

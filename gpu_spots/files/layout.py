@@ -157,7 +157,8 @@ def require_filters(dataset: h5py.h5d.DatasetID, what: str) -> None:
         if not h5py.h5z.filter_avail(number):
             known = f"{number} ({name.decode(errors='replace')})" if name else number
             raise InputError(
-                f"{what} is compressed by HDF5 filter {known}, which is not installed; pip install hdf5plugin brings the usual ones"
+                f"{what} is compressed by HDF5 filter {known}, which is not installed; "
+                "pip install hdf5plugin installs the usual filters"
             )
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import h5py
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import (
     FAILURES,
@@ -95,10 +95,12 @@ def recognise(file: h5py.File, paths: Sequence[str] = ()) -> Layout:
             return Layout(_kind(file, stacks[0]), stacks[0])
         if stacks:
             raise InputError(
-                f"{file.filename}: several datasets could be the frames: {_listed(stacks)}; choose one with --frames PATH"
+                f"{file.filename}: several datasets could be the frames: {_listed(stacks)}; "
+                f"choose one with {given('frames_path')}"
             )
     raise InputError(
-        f"{file.filename}: no /{LAUEUTIL} and no 3-D numeric dataset of at least 2 frames; {_what_else(file)}"
+        f"{file.filename}: no /{LAUEUTIL} and no 3-D numeric dataset of at least 2 frames; "
+        f"{_what_else(file)}"
     )
 
 
@@ -169,8 +171,8 @@ def _numbered(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]
     for (before, name), (number, after) in pairwise(numbers):
         if number != before + 1:
             raise InputError(
-                f"{file.filename}: {place} has {name} and {after}, and what should be between them is missing; "
-                "--frames PATH, given for each dataset to take, does without"
+                f"{file.filename}: {place} has {name} and {after}, the datasets between them are "
+                f"missing; name each dataset to use with {given('frames_path')}"
             )
     allow_open_files(len(numbers), f"{file.filename}: {place}")
     yield tuple(_dataset(file, f"{place}/{name}") for _, name in numbers)
@@ -263,7 +265,8 @@ def _named(file: h5py.File, path: str) -> Stack:
         stacks = _in_group(file, place, item)
         if len(stacks) > 1:
             raise InputError(
-                f"{file.filename}: {path} is a group with several datasets that could be the frames: {_listed(stacks)}"
+                f"{file.filename}: {path} is a group with several datasets that could be the "
+                f"frames: {_listed(stacks)}; choose one of them"
             )
         if not stacks:
             raise InputError(
@@ -357,7 +360,7 @@ def _what_else(file: h5py.File) -> str:
     """What the file has instead of frames, and what to do."""
     broken = [why for _, why in broken_links_below(file, "", DEPTH)]
     if broken:
-        return f"{broken[0]}{f' (and {len(broken) - 1} more links that lead nowhere)' if len(broken) > 1 else ''}"
+        return broken[0] + f" (and {len(broken) - 1} more broken links)" * (len(broken) > 1)
     others = [
         found
         for found in datasets_below(file, "", DEPTH)
@@ -365,4 +368,5 @@ def _what_else(file: h5py.File) -> str:
     ]
     others = sorted(others, key=lambda found: -found[1].size)[:3]
     listed = ", ".join(f"{path} {dataset.shape} {dataset.dtype}" for path, dataset in others)
-    return f"--frames PATH names another{f'; the largest it has: {listed}' if listed else ''}"
+    largest = f"; the largest datasets: {listed}" if listed else ""
+    return f"name the dataset with {given('frames_path')}{largest}"

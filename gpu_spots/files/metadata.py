@@ -108,7 +108,8 @@ def _of_table(n_frames: int, options: InputOptions) -> dict[str, tuple[str, Arra
     n_rows = len(next(iter(columns.values())))
     if n_rows != n_frames:
         raise InputError(
-            f"{options.table}: has {n_rows} rows below its names, expected one for each of the {n_frames} frames"
+            f"{options.table}: has {n_rows} rows below the column names, "
+            f"expected one for each of the {n_frames} frames"
         )
     return {name: (f"{options.table}: {name}", values) for name, values in columns.items()}
 
@@ -117,11 +118,12 @@ def _one_a_frame(file: h5py.File, path: str, n_frames: int) -> Array:
     item = item_at(file, path)
     if not isinstance(item, h5py.Dataset):
         raise InputError(
-            f"{file.filename}: {path} is a group, expected a dataset of one value a frame"
+            f"{file.filename}: {path} is a group, expected a dataset of one value per frame"
         )
     if item.shape != (n_frames,):
         raise InputError(
-            f"{file.filename}: {path} has shape {item.shape}, expected one value for each of the {n_frames} frames"
+            f"{file.filename}: {path} has shape {item.shape}, "
+            f"expected one value for each of the {n_frames} frames"
         )
     return read_values(item, f"{file.filename}: {path}")
 
@@ -160,9 +162,9 @@ def _find_angles(
     if fitting:
         return next(iter(fitting.values()))
     if others:
-        return f"no angles for {n_frames} frames; there is {', '.join(others[:3])}", None
+        return f"no angles for {n_frames} frames, found {', '.join(others[:3])}", None
     return (
-        f"no angles found (looked for {', '.join(ANGLES[:5])} and others, one value a frame)",
+        f"no angles found (looked for {', '.join(ANGLES[:5])} and others, one value per frame)",
         None,
     )
 
@@ -180,7 +182,7 @@ def _find_states(
             }
             if {text.strip().lower() for text in texts} <= WORDS:  # laser may as well be an energy
                 return path, values
-    return f"no laser states found (looked for {', '.join(STATES)}, one value a frame)", None
+    return f"no laser states found (looked for {', '.join(STATES)}, one value per frame)", None
 
 
 def _datasets(file: h5py.File, layout: Layout) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -81,7 +81,7 @@ def compile_pattern(pattern: str) -> NamePattern:
             shown = name if len(name) <= 40 else f"{name[:40]}..."
             raise ParameterError(
                 "name_pattern",
-                f"{pattern[:200]!r}: {{{shown}}} is no field, expected a name such as {{angle}}",
+                f"{pattern[:200]!r}: {{{shown}}} is not a field, expected a name such as {{angle}}",
             )
         if ("field", name) in parts:
             raise ParameterError("name_pattern", f"{pattern[:200]!r} has {{{name}}} twice")

@@ -38,9 +38,9 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
         )
     _refuse_link(output)
     if output.exists() and not force:
-        raise OutputError(f"{output}: exists already; {given('force', True)} overwrites it")
+        raise OutputError(f"{output}: already exists; use {given('force', True)} to overwrite it")
     if not output.parent.is_dir():
-        raise OutputError(f"{output}: no folder {output.parent}; {_other()}")
+        raise OutputError(f"{output}: the folder {output.parent} is missing; {_other()}")
 
 
 @contextmanager

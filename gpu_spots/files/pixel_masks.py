@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.detector import good_of_cxi, good_of_nexus
 from gpu_spots.files.images import read_image_of_any_type
 from gpu_spots.files.layout import hdf5_reason
@@ -39,7 +39,7 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
     values, place = _read(file, path, shape)
     if values.shape != shape:
         turned = (
-            "; it is that of a frame with X and Y exchanged" if values.shape == shape[::-1] else ""
+            "; X and Y are exchanged, transpose the mask" if values.shape == shape[::-1] else ""
         )
         raise InputError(
             f"{place}: the mask has shape {values.shape}, expected that of a frame, {shape}{turned}"
@@ -62,8 +62,9 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
     n_zero = int((values == 0).sum())
     raise ParameterError(
         "mask_good",
-        f"{place} has values {found}{', ...' if len(np.unique(values)) > 4 else ''}, {n_zero} of {values.size} pixels are 0, "
-        "and nothing tells which are good: give 0 where 0 marks a good pixel, 1 where 0 marks a bad one",
+        f"{place} has values {found}{', ...' if len(np.unique(values)) > 4 else ''} ({n_zero} of "
+        f"{values.size} pixels are 0), it is unknown which are good; use {given('mask_good', 0)} "
+        f"if 0 marks a good pixel, {given('mask_good', 1)} if 0 marks a bad pixel",
     )
 
 
@@ -97,7 +98,8 @@ def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Ar
                     listed = f": {', '.join(place for place, _ in fitting[:5])}" if fitting else ""
                     found = f"{len(fitting) or 'no'} dataset{'s' * (len(fitting) != 1)}"
                     raise InputError(
-                        f"{file}: has {found} of a frame's shape {shape}{listed}; name the mask as FILE:PATH"
+                        f"{file}: has {found} with the shape of a frame, {shape}{listed}, "
+                        "expected one; name the mask as FILE:PATH"
                     )
                 path = fitting[0][0]
             item = item_at(opened, path)

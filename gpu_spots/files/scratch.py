@@ -85,7 +85,7 @@ def scratch_file(
         if n_bytes > free:
             raise OutputError(
                 f"{folder}: a scratch file needs {n_bytes / 2**30:.2f} GiB, "
-                f"{free / 2**30:.2f} GiB are free; {given('scratch')} names another folder"
+                f"{free / 2**30:.2f} GiB are free; use {given('scratch')} to name another folder"
             )
         # it loses its name at once: whatever ends this process ends the file
         file = tempfile.TemporaryFile(dir=folder, prefix="gpu_spots-")  # noqa: SIM115

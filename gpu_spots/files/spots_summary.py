@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import FAILURES, datasets_below, member
 from gpu_spots.files.virtual import read_values
@@ -28,7 +28,10 @@ def why_no_run(file: h5py.File) -> str:
     """Return the message for a spots file in the place of a run."""
     source = _plain(_attributes(file).get("input_file", ""))
     of = f" of {source}" if source else ""
-    return f"{file.filename}: is a spots file, the results{of}; give the run itself, or --frames PATH to search one of its datasets"
+    return (
+        f"{file.filename}: is a spots file, the results{of}, expected a run; give the run itself, "
+        f"or choose a dataset of this file with {given('frames_path')}"
+    )
 
 
 def summarise(file: h5py.File) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.detector import DetectorFacts
+from gpu_spots.errors import InputError, ParameterError, given
+from gpu_spots.files.detector import DetectorFacts, ignore_mask
 from gpu_spots.files.pixel_masks import read_mask
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Validity
@@ -63,19 +63,20 @@ def limits(
         good.append(facts.mask)
         record |= {"file_mask": facts.mask_path, "file_mask_pixels": _n_bad(facts.mask)}
         notes += _wrong_way_round(
-            f"{source}: the mask {facts.mask_path}", facts.mask, "--no-file-mask does without"
+            f"{source}: the mask {facts.mask_path}", facts.mask, ignore_mask()
         )
     elif facts.unused_mask and options.file_mask and options.mask is None:
         notes.append(
-            f"{source}: {facts.unused_mask} may be a mask and was not used, as nothing says what marks a good pixel; "
-            "--mask FILE:PATH --mask-good 0 (or 1) takes it, --no-file-mask does without"
+            f"{source}: {facts.unused_mask} may be a mask and is not used, as the file does not say "
+            f"which value marks a good pixel; use {given('mask')} and {given('mask_good')} to use "
+            f"it, or {given('file_mask', False)} to ignore it"
         )
     if options.mask is not None:
         good.append(read_mask(options.mask, options.mask_good, shape))
         record |= {"mask": options.mask, "mask_pixels": _n_bad(good[-1])}
         record |= {} if options.mask_good is None else {"mask_good": options.mask_good}
         notes += _wrong_way_round(
-            f"the mask {options.mask}", good[-1], "is --mask-good the right way round?"
+            f"the mask {options.mask}", good[-1], f"check {given('mask_good')}"
         )
     if options.reject:
         good.append(~in_any(options.reject, shape))
@@ -111,7 +112,12 @@ def _n_bad(good: NDArray[np.bool_]) -> int:
 
 def _wrong_way_round(what: str, good: NDArray[np.bool_], remedy: str) -> list[str]:
     share = _n_bad(good) / good.size
-    return [f"{what} leaves out {share:.0%} of the pixels; {remedy}"] if share > SUSPICIOUS else []
+    if share <= SUSPICIOUS:
+        return []
+    return [
+        f"{what} excludes {100 * share:.0f} % of the pixels, "
+        f"expected at most {100 * SUSPICIOUS:.0f} %; {remedy}"
+    ]
 
 
 def _bounds(
@@ -121,8 +127,8 @@ def _bounds(
     low, high = (facts.low, facts.high) if options.valid_range is None else options.valid_range
     if low is not None and high is not None and low > high:
         raise InputError(
-            f"{source}: no value is valid, as the smallest is {low:g} ({facts.low_from}) and the largest {high:g} ({facts.high_from}); "
-            "--valid-range LOW,HIGH gives other bounds"
+            f"{source}: no value is valid: the smallest is {low:g} ({facts.low_from}), the largest "
+            f"{high:g} ({facts.high_from}); {_other_bounds()}"
         )
     if dtype.kind == "f":
         return low, high
@@ -131,13 +137,18 @@ def _bounds(
     high = None if high is None or high >= most else math.floor(high)
     if (low is not None and low > most) or (high is not None and high < least):
         which = "valid_range" if options.valid_range is not None else ""
-        problem = f"no value of {dtype} frames is from {'-' if low is None else low} to {'-' if high is None else high}"
+        bounds = f"{'-' if low is None else low} to {'-' if high is None else high}"
+        problem = f"{dtype} frames have no value from {bounds}, expected some in {least} to {most}"
         raise (
             ParameterError(which, problem)
             if which
-            else InputError(f"{source}: {problem}; --valid-range LOW,HIGH gives other bounds")
+            else InputError(f"{source}: {problem}; {_other_bounds()}")
         )
     return low, high
+
+
+def _other_bounds() -> str:
+    return f"use {given('valid_range')} to set other bounds"
 
 
 def _saturation(
@@ -149,9 +160,9 @@ def _saturation(
         if most is not None and options.saturation > most:
             raise ParameterError(
                 "saturation",
-                f"{options.saturation:g} is more than any valid value, which is at most {most:g}"
+                f"found {options.saturation:g}, expected at most {most:g}, the largest valid value"
                 + (
-                    f" ({facts.high_from}; --valid-range gives other bounds)"
+                    f" ({facts.high_from}); {_other_bounds()}"
                     if options.valid_range is None and high is not None
                     else ""
                 ),

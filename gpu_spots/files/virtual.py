@@ -229,7 +229,7 @@ class _Search:
         try:
             dataset = file.open(path)
         except (*FAILURES, InputError) as error:
-            known = str(error) if isinstance(error, InputError) else "there is no such dataset"
+            known = str(error) if isinstance(error, InputError) else "the dataset is missing"
             raise _Incomplete(
                 frame, f"its source {name}: {why_broken(file.file, path) or known}"
             ) from None

@@ -19,13 +19,19 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from emulator.arrays import MEMORY, DeviceArray, in_the_role_of
+from emulator.arrays import MEMORY, DeviceArray, in_the_role_of, to_values
 from emulator.emulated import COMPILER
 from emulator.late import LateCupy, LateEvent, LateStream
 
 STARTUP = Path(__file__).parent / "startup"
 KERNELS = "GPU_SPOTS_STAND_IN_KERNELS"
 """The variable that names the folder of compiled kernels. Only the stand-in looks at it."""
+METHODS = (
+    *("mean", "std", "argmax", "max", "min", "sum", "any", "all", "astype", "copy", "transpose"),
+    *("__add__", "__sub__", "__mul__", "__truediv__", "__rmul__", "__radd__", "__invert__"),
+    *("__and__", "__or__", "__ge__", "__gt__", "__le__", "__lt__", "__eq__", "__ne__"),
+)
+"""Methods of device arrays that benchmarks use; the backend is held to fewer by the other tests."""
 DRIVER = 'extern "C" int cuDriverGetVersion(int *version) { *version = 99000; return 0; }'
 MEMORY_BYTES = 3 << 29
 """Of the device: 1.5 GiB."""
@@ -115,12 +121,6 @@ def fill(module: Any, real: Any) -> None:
     module.asarray = lambda values: DeviceArray(np.array(values, order="C"))
     for name in ("array", "percentile"):
         setattr(module, name, in_the_role_of(getattr(np, name)))
-    rng = np.random.default_rng(0)
-    module.random = SimpleNamespace(
-        seed=lambda _: None,
-        poisson=in_the_role_of(rng.poisson),
-        randint=in_the_role_of(rng.integers),
-    )
     images = ModuleType("cupyx.scipy.ndimage")
     for name in ("binary_erosion", "binary_dilation", "label"):
         setattr(images, name, in_the_role_of(getattr(ndimage, name)))
@@ -156,7 +156,18 @@ def _arrays_as_cupys() -> None:
             *args, **options
         )
 
+    def item(array: DeviceArray, index: Any) -> DeviceArray:
+        parts = index if isinstance(index, tuple) else (index,)
+        if all(isinstance(part, slice) for part in parts):
+            return DeviceArray(array.values[index], array.number)  # a view
+        return DeviceArray(array.here()[to_values(index)])
+
+    def set_item(array: DeviceArray, index: Any, value: Any) -> None:
+        array.here()[to_values(index)] = to_values(value)
+
     added: dict[str, Any] = {
+        "__getitem__": item,
+        "__setitem__": set_item,
         "set": set_,
         "get": get,
         "__iter__": each,
@@ -164,6 +175,6 @@ def _arrays_as_cupys() -> None:
     }
     for name, value in {
         **added,
-        **{name: method(name) for name in ("mean", "std", "argmax")},
+        **{name: method(name) for name in METHODS},
     }.items():
         setattr(DeviceArray, name, value)

@@ -12,14 +12,22 @@ from typing import Any
 
 
 class StandInModule(ModuleType):
-    """The module cupy: functions of arrays are the emulation's."""
+    """The module cupy: functions of arrays are NumPy's, as the benchmarks compare with CuPy's own.
+
+    The backend is held to the few that `emulator.arrays.ArrayModule` has.
+    """
 
     cuda: Any
 
     def __getattr__(self, name: str) -> Any:
-        from emulator.arrays import ArrayModule
+        import numpy as np
 
-        return getattr(ArrayModule(), name)
+        from emulator.arrays import DeviceArray, in_the_role_of
+
+        if name == "ndarray":
+            return DeviceArray
+        value = getattr(np, name)
+        return value if isinstance(value, type | np.dtype | float | int) else in_the_role_of(value)
 
 
 class StandInFinder(MetaPathFinder, Loader):

@@ -1,0 +1,282 @@
+"""Records of every dataset that the spots file holds: path, type, shape, unit and description.
+
+The writer, the reader and the tests of the documentation take all of these facts from here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpu_spots.model import FRAME_DTYPES
+
+FRAMES_TYPE = "frames' type"
+"""Name of the type of the input's frames in `DatasetRecord.dtypes`."""
+IMAGE = ("n_X", "n_Y")
+"""Shape of a frame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRecord:
+    """Description of one dataset of the spots file."""
+
+    path: str
+    """Path of the dataset in the file, without a leading slash."""
+    dtypes: tuple[str, ...]
+    """Names of the allowed NumPy types, the most common one first, or only `FRAMES_TYPE`."""
+    shape: tuple[str | int, ...]
+    """Length of each dimension: a number, or the name of one: ``n_frames``, ``n_masks``,
+    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_X`` and ``n_Y``.
+    """
+    unit: str | None = None
+    """Attribute ``units``; None: no such attribute."""
+    description: str
+    """Attribute ``description``."""
+    absent: str | None = None
+    """When the dataset is not written, apart from ``stack``; None: it is always written."""
+    stack: str | None = None
+    """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
+    link: str | None = None
+    """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
+
+    @property
+    def name(self) -> str:
+        """Last component of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def optional(self) -> bool:
+        """Whether complete files exist without this dataset."""
+        return self.absent is not None or self.stack is not None
+
+    def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+        """Raise TypeError for a type or a shape that does not match the record."""
+        dtype = np.dtype(dtype).newbyteorder("=")
+        frames_type = self.dtypes == (FRAMES_TYPE,) and dtype in FRAME_DTYPES
+        if dtype.name not in self.dtypes and not frames_type:
+            raise TypeError(f"{self.path}: type {dtype}, expected {' or '.join(self.dtypes)}")
+        if len(shape) != len(self.shape) or any(
+            isinstance(expected, int) and found != expected
+            for found, expected in zip(shape, self.shape, strict=True)
+        ):
+            expected = ", ".join(map(str, self.shape))
+            raise TypeError(f"{self.path}: shape {shape}, expected ({expected})")
+
+
+STATS = (
+    DatasetRecord(
+        path="stats/avg",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="average of the background sample",
+    ),
+    DatasetRecord(
+        path="stats/std",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="standard deviation of the background sample (population)",
+    ),
+    DatasetRecord(
+        path="stats/iqr",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="interquartile range Q75 - Q25 of the background sample",
+    ),
+    DatasetRecord(
+        path="stats/max",
+        dtypes=(FRAMES_TYPE,),
+        shape=IMAGE,
+        unit="counts",
+        description="maximum over all frames",
+    ),
+    DatasetRecord(
+        path="stats/arg",
+        dtypes=("int32",),
+        shape=IMAGE,
+        description="index of the first frame that has the maximum",
+    ),
+    DatasetRecord(
+        path="stats/threshold",
+        dtypes=("int32", "int64", "float64"),
+        shape=IMAGE,
+        unit="counts",
+        description="a valid pixel is in masks_raw if and only if its value is at least this",
+    ),
+    DatasetRecord(
+        path="stats/n_used",
+        dtypes=("int32",),
+        shape=IMAGE,
+        description="number of frames in the background sample",
+        absent="the number is the same for every pixel that is not masked",
+    ),
+)
+"""Maps of the background, one value per pixel. Each is the field of `Background` of that name."""
+
+MASKS = (
+    DatasetRecord(
+        path="masks_raw",
+        dtypes=("uint8",),
+        shape=("n_frames", *IMAGE),
+        description="pixels at or above stats/threshold: frame, X, Y",
+        stack="raw",
+        link="masks/masks_raw",
+    ),
+    DatasetRecord(
+        path="masks_filtered",
+        dtypes=("uint8",),
+        shape=("n_frames", *IMAGE),
+        description="masks_raw after erosions and dilations: frame, X, Y",
+        stack="filtered",
+        link="masks/masks_filtered",
+    ),
+    DatasetRecord(
+        path="masks_synced",
+        dtypes=("uint8",),
+        shape=("n_masks", *IMAGE),
+        description="union of masks_filtered over each off/on pair or block: mask, X, Y",
+        absent="masks are not synchronized (-S none)",
+        stack="synced",
+        link="masks/masks_synced",
+    ),
+    DatasetRecord(
+        path="masks/labels",
+        dtypes=("uint16", "uint32"),
+        shape=("n_masks", *IMAGE),
+        description="label of the spot a pixel belongs to, 0 for none: mask, X, Y",
+        stack="labels",
+    ),
+)
+"""Stacks of mask images and label images."""
+
+MASK_COLUMNS = (
+    DatasetRecord(
+        path="masks/counts",
+        dtypes=("int32",),
+        shape=("n_masks",),
+        description="number of spots of each mask",
+    ),
+)
+"""Columns with one row per mask that is labelled."""
+
+SPOT_COLUMNS = (
+    DatasetRecord(
+        path="spots/I",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description=(
+            "integrated intensity: sum over the spot's pixels of the value less the background"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/XY",
+        dtypes=("int32",),
+        shape=("n_spots", 2),
+        unit="pixel",
+        description="X and Y of the spot's most intense pixel",
+    ),
+    DatasetRecord(
+        path="spots/box",
+        dtypes=("int32",),
+        shape=("n_spots", 4),
+        unit="pixel",
+        description="box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+    ),
+    DatasetRecord(
+        path="spots/frame",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        description="index of the frame",
+    ),
+    DatasetRecord(
+        path="spots/label",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        description=(
+            "label of the spot in masks/labels[mask]; labels of different masks are not related"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/mask",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        description=(
+            "index of the mask in masks/labels, and in masks_synced if present, else masks_filtered"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/pixel_list_BE",
+        dtypes=("int64",),
+        shape=("n_spots", 2),
+        description="begin and end, exclusive, of each spot in spots/pixel_list",
+        stack="pixels",
+    ),
+    DatasetRecord(
+        path="spots/overload",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        unit="pixel",
+        description="number of the spot's pixels that are saturated on the frame",
+        absent="it is not known which values are saturated",
+    ),
+)
+"""Columns of the table of spots: one row per spot on a frame, ordered by frame, then label."""
+
+PIXEL_COLUMNS = (
+    DatasetRecord(
+        path="spots/pixel_list",
+        dtypes=("int32", "int64"),
+        shape=("n_pixels",),
+        description=(
+            "flattened index X * n_Y + Y of the pixels of each spot, ascending inside a spot"
+        ),
+        stack="pixels",
+    ),
+)
+"""Columns with one row per pixel of a component, by mask, then label."""
+
+FRAME_COLUMNS = (
+    DatasetRecord(
+        path="frame2mask",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="index of the mask that each frame's spots come from",
+    ),
+    DatasetRecord(
+        path="frame2spotsBE",
+        dtypes=("int64",),
+        shape=("n_frames", 2),
+        description="begin and end, exclusive, of each frame's rows in the spots arrays",
+        link="spots/frame2spotsBE",
+    ),
+    DatasetRecord(
+        path="frame_level",
+        dtypes=("float64",),
+        shape=("n_frames",),
+        unit="counts",
+        description="level of each frame: interquartile mean of a sample of its pixels",
+    ),
+    DatasetRecord(
+        path="frame_scale",
+        dtypes=("float64",),
+        shape=("n_frames",),
+        description=(
+            "what each frame was multiplied by before it was compared with others; "
+            "stats are in these scaled counts"
+        ),
+        absent="frames are not scaled (--normalise none)",
+    ),
+)
+"""Columns with one row per frame."""
+
+
+def _by_path(*groups: Iterable[DatasetRecord]) -> dict[str, DatasetRecord]:
+    return {record.path: record for records in groups for record in records}
+
+
+DATASETS = _by_path(STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS)
+"""Records of all datasets by path."""
