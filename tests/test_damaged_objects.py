@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from gpu_spots import open_spots
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.heaps import DamagedHeapError, check_lengths, checked
@@ -176,3 +177,16 @@ def test_a_chunk_that_hdf5_lists_and_does_not_find_is_an_error(tmp_path: Path) -
         assert not file["frames"][5].any()
     words = "frame 5 cannot be read: "
     assert_refused(command(path, "-a", 0, "--quiet", "--force"), 1, words)
+
+
+def test_text_in_a_spots_file_is_checked(tmp_path: Path) -> None:
+    """``input_file`` and other texts are in a heap, from which HDF5 would not come back."""
+    run = write_run(tmp_path / "x__mccd.h5")
+    assert command(run, "--quiet").status == 0
+    path = tmp_path / "x__spots.h5"
+    with open_spots(path) as spots:
+        assert spots.info["input_file"] == str(run)
+    damage_heap(path)
+    assert_refused(process("info", path, name="gpu-spots"), 1, f"{path}: ", "the heap at byte")
+    with open_spots(path) as spots, pytest.raises(InputError, match="info cannot be read"):
+        spots.info  # noqa: B018

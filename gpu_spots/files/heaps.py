@@ -15,8 +15,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.model import Array
-
 SIGNATURE = b"GCOL\x01\0\0\0"
 """Of a global heap collection: its name, version 1, and three bytes that are not used."""
 SMALLEST = 4096
@@ -107,15 +105,17 @@ class CheckedFile:
         self._sound.add(begin)
 
 
-def read_checked(dataset: h5py.Dataset) -> Array:
-    """Return all values of a dataset of variable length.
+def read_checked(dataset: h5py.Dataset) -> Any:
+    """Return all values of a dataset, which may be of variable length.
 
     Raises what h5py does, and `DamagedHeapError`.
     """
+    if not dataset.dtype.hasobject:
+        return dataset[()]
     with checked(dataset.file) as safe:
         same = safe[dataset.name]
         check_lengths(same)
-        return np.asarray(same[()])
+        return same[()]
 
 
 def attribute(item: h5py.HLObject, name: str) -> Any:
@@ -129,6 +129,12 @@ def attribute(item: h5py.HLObject, name: str) -> Any:
         return item.attrs[name]
     with checked(item.file) as safe:
         return safe[item.name].attrs[name]
+
+
+def attributes(item: h5py.HLObject) -> dict[str, Any]:
+    """Return all attributes. Raises what h5py does, and `DamagedHeapError`."""
+    with checked(item.file) as safe:
+        return dict(safe[item.name].attrs)
 
 
 def check_lengths(item: h5py.HLObject) -> None:

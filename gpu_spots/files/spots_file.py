@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpu_spots.columns import SPOT_COLUMNS
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
+from gpu_spots.files.heaps import attributes, read_checked
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.model import Array
 
@@ -92,7 +93,7 @@ class SpotsFile:
     def info(self) -> dict[str, Any]:
         """Every option's value, and how the file was made."""
         with self._reading("info"):
-            return dict(self._found("info", h5py.Group).attrs)
+            return attributes(self._found("info", h5py.Group))
 
     @property
     def columns(self) -> dict[str, Array]:
@@ -100,7 +101,9 @@ class SpotsFile:
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
             return {
-                name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)
+                name: read_checked(item)
+                for name, item in group.items()
+                if isinstance(item, h5py.Dataset)
             }
 
     @property

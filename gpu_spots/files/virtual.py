@@ -85,7 +85,7 @@ def read_values(dataset: h5py.Dataset, source: str) -> Array:
     """
     require_complete(dataset, source)
     try:
-        return read_checked(dataset) if dataset.dtype.hasobject else np.asarray(dataset[()])
+        return np.asarray(read_checked(dataset))
     except FAILURES as error:
         raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
 
