@@ -70,6 +70,8 @@ class CheckedFile:
 
     def read(self, size: int) -> bytes:
         """Return bytes; fewer at the end of the file."""
+        if not 0 <= self._position < self._size:  # a damaged address
+            return b""
         data = os.pread(self._descriptor, size, self._position)
         begin = data.find(SIGNATURE)
         while begin >= 0:

@@ -114,6 +114,8 @@ class ChunkMap:
                 np.array([chunk.chunk_offset for chunk in chunks], np.int64).T
                 // np.reshape(dataset.chunks, (-1, 1))
             )
+            if any((place >= length).any() for place, length in zip(at, grid, strict=True)):
+                raise OSError("a chunk lies outside of the dataset")
             found.begin[at] = [
                 -1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks
             ]
