@@ -156,7 +156,7 @@ def test_what_is_in_the_way_is_left_alone(run: Path, kind: str) -> None:
     else:
         part.symlink_to(other)
     before = {**listing(run.parent)}
-    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part is in the way")
+    assert_refused(command(run, "--quiet"), 1, "run__spots.h5", "run__spots.h5.part already exists")
     assert listing(run.parent) == before
 
 
@@ -171,7 +171,7 @@ def test_a_file_of_the_unfinished_name_that_is_not_ours_is_left_alone(
     refuses(
         run,
         "--force",
-        words=("run__spots.h5.part is in the way", "was not left by this program", "-o"),
+        words=("run__spots.h5.part already exists", "was not left by this program", "-o"),
     )
     assert part.read_bytes() == content
 

@@ -81,7 +81,7 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     assert found["stored"] == "chunks 1x24x40, filters gzip 4"
     assert (
         found["mask"]
-        == "162 pixels of 960 masked (16.88%): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
     )
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
@@ -198,7 +198,7 @@ def test_images_are_described_too(tmp_path: Path) -> None:
     found = lines(info(*arguments))
     assert found["layout"] == "images"
     assert found["size"].startswith("20 frames of 24 x 40 (X x Y), uint16")
-    assert found["stored"] == "one image a frame, marccd"
+    assert found["stored"] == "one image per frame, marccd"
     assert found["mask"].startswith("240 pixels of 960 masked")
     assert (found["pairs"], found["laser"][:13]) == ("10", "10 off, 10 on")
     program, *command_line = shlex.split(found["command"])

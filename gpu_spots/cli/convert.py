@@ -105,7 +105,7 @@ def _known(stack: Any, observer: Any) -> str:
     if not grouping.is_laser_run(states):
         return f"{angles}, laser {'on' if states.any() else 'off'}"
     if keys is None:
-        return f"{angles}, laser on on {states.sum()} of them"
+        return f"{angles}, laser on for {states.sum()} of {n_frames} frames"
     paired = grouping.pairs(keys, states)
     alone = f" and {paired.n_unpaired} frames without a partner" if paired.n_unpaired else ""
     n_pairs = paired.n_masks - paired.n_unpaired

@@ -152,7 +152,7 @@ def _frames(frames: dict[str, Any]) -> Rows:
         f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB",
     )
     if "images" in frames:
-        yield "stored", f"one image a frame, {frames['images']}"
+        yield "stored", f"one image per frame, {frames['images']}"
         return
     chunks = "x".join(map(str, frames["chunks"])) if frames["chunks"] else "none"
     yield "stored", f"chunks {chunks}, filters {', '.join(frames['filters']) or 'none'}"
@@ -176,7 +176,8 @@ def _what_counts(found: dict[str, Any]) -> Rows:
     masked = found["masked_pixels"]
     yield (
         "mask",
-        f"{_count(masked, 'pixel')} of {n_pixels} masked ({masked / n_pixels:.2%}): {', '.join(parts)}"
+        f"{_count(masked, 'pixel')} of {n_pixels} masked ({100 * masked / n_pixels:.2f} %): "
+        f"{', '.join(parts)}"
         if parts
         else "none",
     )

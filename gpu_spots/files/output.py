@@ -66,7 +66,7 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
                 _refuse_link(output)
                 if os.path.lexists(output) and not was_there:
                     raise OutputError(
-                        f"{output}: cannot be written: another program has made it meanwhile; {_other()}"
+                        f"{output}: cannot be written: another program created it meanwhile; {_other()}"
                     )
                 os.replace(part, output)
                 watchdog.complete()
@@ -271,7 +271,8 @@ def _refuse_link(output: Path) -> None:
     """Raise `OutputError` for a symbolic link: neither it nor the file behind it is replaced."""
     if output.is_symlink():
         raise OutputError(
-            f"{output}: is a symbolic link to {os.readlink(output)}; name the file itself with {given('output')}"
+            f"{output}: is a symbolic link to {os.readlink(output)}; "
+            f"name the file itself with {given('output')}"
         )
 
 
@@ -301,22 +302,20 @@ def _clear(part: Path, output: Path) -> None:
 
     Raises `OutputError` where a run is at it, and for what no run leaves.
     """
-    in_the_way = f"{output}: cannot be written: {part} is in the way"
+    exists = f"{output}: cannot be written: {part} already exists"
     try:
         if not stat.S_ISREG(part.lstat().st_mode):
-            raise OutputError(f"{in_the_way} and is not a file; {_other()}")
+            raise OutputError(f"{exists} and is not a file; {_other()}")
         descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OutputError(f"{in_the_way}: {error.strerror}; {_other()}") from error
+        raise OutputError(f"{exists}: {error.strerror}; {_other()}") from error
     try:
         if not locks.lock(descriptor):
             raise OutputError(f"{output}: another run is writing it")
         if not os.fstat(descriptor).st_mode & MARK:
-            raise OutputError(
-                f"{in_the_way} and was not left by this program; move it, or {_other()}"
-            )
+            raise OutputError(f"{exists} and was not left by this program; move it, or {_other()}")
         locks.remove(part, descriptor)
     finally:
         os.close(descriptor)

@@ -135,15 +135,15 @@ def _bounds(
     least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     low = None if low is None or low <= least else math.ceil(low)
     high = None if high is None or high >= most else math.floor(high)
-    if (low is not None and low > most) or (high is not None and high < least):
-        which = "valid_range" if options.valid_range is not None else ""
-        bounds = f"{'-' if low is None else low} to {'-' if high is None else high}"
-        problem = f"{dtype} frames have no value from {bounds}, expected some in {least} to {most}"
-        raise (
-            ParameterError(which, problem)
-            if which
-            else InputError(f"{source}: {problem}; {_other_bounds()}")
-        )
+    problem = None
+    if low is not None and low > most:
+        problem = f"found {low} as the smallest valid value, expected at most {most}"
+    elif high is not None and high < least:
+        problem = f"found {high} as the largest valid value, expected at least {least}"
+    if problem and options.valid_range is not None:
+        raise ParameterError("valid_range", f"{problem} for {dtype} frames")
+    if problem:
+        raise InputError(f"{source}: {problem} for {dtype} frames; {_other_bounds()}")
     return low, high
 
 
