@@ -581,7 +581,7 @@ HUGE = "9" * 400
         ),
         *(
             (option, f"{HUGE[:5]}{'9' * 5000}")
-            for option in ("-n", "-c", "--saturation", "--valid-range")
+            for option in ("-n", "-c", "--saturation", "--valid-range", "--device")
         ),
         *(
             ("--reject", region)

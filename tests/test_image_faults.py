@@ -610,3 +610,16 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(
     for what, reader in readers.items():
         with pytest.raises(InputError, match=f"link: is a {kind}, expected {what}"):
             reader()
+
+
+@pytest.mark.parametrize("name", ["a.mccd", "a.mccd.gz", "a.tif"])
+@pytest.mark.parametrize("at", [200, 1026])
+def test_a_shifted_marccd_file_is_no_tiff_file(at: int, name: str, tmp_path: Path) -> None:
+    """Its TIFF header is whole, and says that the frame begins where it no longer does."""
+    content = marccd(FRAME)
+    assert isinstance(read(tmp_path / "a.mccd", content), Image)
+    content = content[:at] + b"\0\0" + content[at:]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(InputError, match="is a damaged MarCCD file: no MarCCD header at byte 1024"):
+        read_image_of_any_type(path)

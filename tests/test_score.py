@@ -172,6 +172,14 @@ def spots_file(path: Path, found: Found) -> Path:
         file["frame2spotsBE"] = found.frame2spotsBE
         for name in ("pixel_list_BE", "pixel_list", "I"):
             file[f"spots/{name}"] = getattr(found, name)
+        for name, columns in (
+            ("XY", (2,)),
+            ("box", (4,)),
+            ("frame", ()),
+            ("label", ()),
+            ("mask", ()),
+        ):
+            file[f"spots/{name}"] = np.zeros((len(found.I), *columns), np.int64)
     return path
 
 
@@ -219,4 +227,39 @@ def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         command, [str(tmp_path / "a__mccd.h5"), str(tmp_path / "a__mccd.h5")]
     )
-    assert "has no dataset frame2spotsBE; expected a spots file" in str(result.exception)
+    assert "not a spots file, it has no dataset frame2spotsBE" in str(result.exception)
+
+
+def test_command_names_what_is_damaged(tmp_path: Path) -> None:
+    run, found = tmp_path / "a__mccd.h5", found_of([square(10, 20)], [], [], [])
+    write_run(run, simulate_run(Design(size=(64, 64), angles=1, repeats=1, spots=1)))
+
+    def error(spots: Path) -> str:
+        return str(CliRunner().invoke(command, [str(run), str(spots)]).exception)
+
+    spots = spots_file(tmp_path / "b__spots.h5", found)
+    with h5py.File(spots, "a") as file:
+        file["spots/pixel_list"][0] = -1
+    assert (
+        error(spots)
+        == f"{spots}: spots/pixel_list has pixels outside of the frame; the file is damaged"
+    )
+    with h5py.File(spots, "a") as file:
+        del file["spots/pixel_list"]
+    assert error(spots).startswith(f"{spots}: no spots/pixel_list;")
+    with h5py.File(spots, "a") as file:
+        values = file.create_dataset(
+            "spots/pixel_list", data=found.pixel_list, chunks=(4,), fletcher32=True
+        )
+        begin = values.id.get_chunk_info(0).byte_offset
+    with spots.open("r+b") as raw:
+        raw.seek(begin)
+        raw.write(b"\x7f")
+    assert error(spots).startswith(f"{spots}: spots/pixel_list cannot be read: ")
+    with h5py.File(run, "a") as file:
+        del file["truth/angle"]
+        file["truth/angle"] = np.zeros(7)
+    assert error(spots) == (
+        f"{run}: is a damaged simulated run: "
+        "the lengths of its frames, columns and true spots differ"
+    )

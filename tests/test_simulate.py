@@ -280,10 +280,10 @@ def test_file_is_replaced_only_with_force_and_only_when_complete(tmp_path: Path)
 
 
 def test_truth_is_asked_of_a_file_without(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_truth(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("text")
-    with pytest.raises(InputError, match="cannot be read as HDF5"):
+    with pytest.raises(InputError, match="is not an HDF5 file"):
         read_truth(tmp_path / "text.h5")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass

@@ -17,7 +17,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     """Of GPUs."""
     if value is None:
         return None
-    if not re.fullmatch(r"\d+(,\d+)*", value, re.ASCII):
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):
         raise click.BadParameter(f"{value!r} is not a GPU number or a list such as 0,1")
     return tuple(map(int, value.split(",")))
 

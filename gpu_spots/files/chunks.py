@@ -5,6 +5,7 @@ frame. Plain h5py knows less: where a chunk was never written it gives zeros, an
 short, whatever the memory held before.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from gpu_spots.files.layout import (
     SHUFFLE,
     ChunkMap,
     Position,
+    begins_with_size,
     filters,
     hdf5_reason,
     why_not_direct,
@@ -72,6 +74,7 @@ class FrameReader:
         self._dtype = dataset.dtype.newbyteorder("=") if dtype is None else dtype
         # asked for each stretch of rows, and h5py takes its lock for every answer
         self._is_swapped = dataset.dtype != self._dtype
+        self._stored_bytes = dataset.dtype.itemsize
         self._filters = filters(dataset)
         try:
             self._chunks = ChunkMap.of(dataset)
@@ -92,6 +95,14 @@ class FrameReader:
         self._descriptor: int | None = (
             os.dup(dataset.file.id.get_vfd_handle()) if dataset.file.driver == "sec2" else None
         )
+        # in a file that is being written, the list of chunks may be too old
+        self._can_check_chunks = (
+            self._chunks is not None
+            and self._descriptor is not None
+            and dataset.file.mode == "r"
+            and not (dataset.file.swmr_mode or dataset.file.userblock_size)
+        )
+        self._begins_with_size = begins_with_size(dataset)
         self._states = self._states_now()
 
     def __enter__(self) -> "FrameReader":
@@ -263,7 +274,11 @@ class FrameReader:
 
     def _read_by_hdf5(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         try:
+            if self._can_check_chunks and self._begins_with_size:
+                self._check_sizes(begin, end, first, last)
             self._dataset.read_direct(into, np.s_[begin:end, first:last])
+            if self._can_check_chunks:
+                self._check_found(begin, end, first, last, into)
         except (OSError, RuntimeError) as error:
             if end == begin + 1:
                 raise self._error(begin, end, hdf5_reason(error)) from error
@@ -271,6 +286,38 @@ class FrameReader:
                 self._read_by_hdf5(
                     frame, frame + 1, first, last, into[frame - begin : frame - begin + 1]
                 )
+
+    def _check_sizes(self, begin: int, end: int, first: int, last: int) -> None:
+        """Raise OSError if a chunk that is about to be read does not begin with its right size."""
+        assert self._chunks is not None
+        frames, rows, _ = self._chunks.chunk
+        part = np.s_[begin // frames : -(-end // frames), first // rows : -(-last // rows)]
+        # the size is there unless the last filter was left out for the chunk
+        is_there = self._chunks.skipped[part] >> (len(self._filters) - 1) & 1 == 0
+        n_bytes = int(np.prod(self._chunks.chunk, dtype=object)) * self._stored_bytes
+        for place in self._chunks.begin[part][is_there].tolist():
+            found = int.from_bytes(os.pread(self._open_file(), 8, place), "big")
+            if found != n_bytes:
+                raise OSError(f"it decompresses to {found} bytes, expected {n_bytes}")
+
+    def _check_found(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
+        """Raise OSError for a chunk that HDF5 did not find.
+
+        In a damaged index, HDF5 lists a chunk and does not find it: it gives zeros in its place.
+        """
+        assert self._chunks is not None
+        steps = self._chunks.chunk
+        for frame, x, y in itertools.product(
+            range(begin // steps[0] * steps[0], end, steps[0]),
+            range(first // steps[1] * steps[1], last, steps[1]),
+            range(0, self._shape[2], steps[2]),
+        ):
+            top, left = max(frame - begin, 0), max(x - first, 0)
+            part = into[
+                top : frame - begin + steps[0], left : x - first + steps[1], y : y + steps[2]
+            ]
+            if not part[0, 0].any() and not part.any():
+                self._dataset.id.read_direct_chunk((frame, x, y))
 
     def _read_contiguous(self, begin: int, first: int, into: Array) -> None:
         assert self._begin is not None  # it is written

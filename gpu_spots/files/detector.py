@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import FAILURES, groups_in, item_at, member, members, text_of, why_broken
+from gpu_spots.files.tree import (
+    FAILURES,
+    attribute_of,
+    groups_in,
+    item_at,
+    member,
+    members,
+    text_of,
+    why_broken,
+)
 from gpu_spots.files.virtual import read_values, require_complete
 from gpu_spots.model import Array
 
@@ -113,7 +122,7 @@ def _of_converted(frames: h5py.Dataset) -> dict[str, Any]:
     """The fields of `DetectorFacts` for a run that was converted from images, whose headers said so."""
     found: dict[str, Any] = {}
     for field, name in (("saturation", "saturation"), ("low", "valid_min")):
-        value = np.asarray(frames.attrs.get(name, np.nan))
+        value = np.asarray(attribute_of(frames, name))
         if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all():
             found |= {field: value.item(), f"{field}_from": f"attribute {name} of {frames.name}"}
     return found
@@ -137,9 +146,9 @@ def _detector(
     found = list(_detectors(file, top))
     frames = layout.parts[0].dataset.id
     for place, group in found:
-        if any(item.id == frames for _, item in members(group)) or layout.parts[0].path.startswith(
-            f"{place}/"
-        ):
+        if any(item.id == frames for _, item in members(group, skip_damaged=True)) or layout.parts[
+            0
+        ].path.startswith(f"{place}/"):
             return place, group
     if len(found) > 1:
         named = [
@@ -160,7 +169,7 @@ def _detectors(file: h5py.File, top: str) -> Iterator[tuple[str, h5py.Group]]:
     if not isinstance(entry, h5py.Group):
         return
     for name, instrument in groups_in(entry):
-        if name == "instrument" or text_of(instrument.attrs, "NX_class") == "NXinstrument":
+        if name == "instrument" or text_of(instrument, "NX_class") == "NXinstrument":
             for inner, group in groups_in(instrument):
                 known = {
                     "pixel_mask",
@@ -169,7 +178,7 @@ def _detectors(file: h5py.File, top: str) -> Iterator[tuple[str, h5py.Group]]:
                     "detector_information",
                 }
                 if (
-                    text_of(group.attrs, "NX_class") == "NXdetector"
+                    text_of(group, "NX_class") == "NXdetector"
                     or inner == "detector"
                     or known & set(group)
                 ):
@@ -271,7 +280,7 @@ def _beside(file: h5py.File, layout: Layout, shape: tuple[int, int]) -> str | No
     """
     place = layout.parts[0].path.rpartition("/")[0]
     group = file[place or "/"]
-    for name, item in members(group) if isinstance(group, h5py.Group) else ():
+    for name, item in members(group, skip_damaged=True) if isinstance(group, h5py.Group) else ():
         if (
             "mask" in name.lower()
             and isinstance(item, h5py.Dataset)

@@ -1,7 +1,8 @@
 """Reading text of variable length, which HDF5 keeps in heaps, from files that may be damaged.
 
 HDF5 walks through a heap from object to object. Where free space of size 0 stands in it, as after
-one flipped byte, it never comes to the end. So what HDF5 reads passes a check here first.
+one flipped byte, it never comes to the end. So what HDF5 reads passes a check here first. HDF5 also
+allocates memory for a text before it compares the length of the text with the heap.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 SIGNATURE = b"GCOL\x01\0\0\0"
 """Of a global heap collection: its name, version 1, and three bytes that are not used."""
@@ -25,8 +27,12 @@ size.
 """
 
 
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+"""A value of variable length in a dataset: its length, and its heap and object."""
+
+
 class DamagedHeapError(OSError):
-    """A heap that HDF5 would not come to the end of."""
+    """A heap, or a reference to it, that HDF5 cannot read safely."""
 
 
 class CheckedFile:
@@ -64,6 +70,8 @@ class CheckedFile:
 
     def read(self, size: int) -> bytes:
         """Return bytes; fewer at the end of the file."""
+        if not 0 <= self._position < self._size:  # a damaged address
+            return b""
         data = os.pread(self._descriptor, size, self._position)
         begin = data.find(SIGNATURE)
         while begin >= 0:
@@ -97,6 +105,78 @@ class CheckedFile:
                 if at > size or (not number and length < HEADER.size):
                     raise DamagedHeapError(f"the heap at byte {begin} is damaged")
         self._sound.add(begin)
+
+
+def read_checked(dataset: h5py.Dataset) -> Any:
+    """Return all values of a dataset, which may be of variable length.
+
+    Raises what h5py does, and `DamagedHeapError`.
+    """
+    if not dataset.dtype.hasobject:
+        return dataset[()]
+    with checked(dataset.file) as safe:
+        same = safe[dataset.name]
+        check_lengths(same)
+        return same[()]
+
+
+def attribute(item: h5py.HLObject, name: str) -> Any:
+    """Return an attribute; None where there is none.
+
+    Raises what h5py does, and `DamagedHeapError`.
+    """
+    if name not in item.attrs:
+        return None
+    if not item.attrs.get_id(name).dtype.hasobject:
+        return item.attrs[name]
+    with checked(item.file) as safe:
+        return safe[item.name].attrs[name]
+
+
+def attributes(item: h5py.HLObject) -> dict[str, Any]:
+    """Return all attributes. Raises what h5py does, and `DamagedHeapError`."""
+    with checked(item.file) as safe:
+        return dict(safe[item.name].attrs)
+
+
+def check_lengths(item: h5py.HLObject) -> None:
+    """Raise `DamagedHeapError` if a value of variable length is longer than its file.
+
+    Compressed values are not looked at: their checksum is verified when they are read. Nor are
+    attributes, whose bytes h5py does not give.
+
+    Args:
+        item: a dataset, or a group whose datasets are checked; of a file from `checked`.
+    """
+    if isinstance(item, h5py.Group):
+        item.visititems(
+            lambda _, inner: check_lengths(inner) if isinstance(inner, h5py.Dataset) else None
+        )
+    elif isinstance(item, h5py.Dataset) and item.dtype.hasobject and item.file.driver == "fileobj":
+        _check_lengths(item)
+
+
+def _check_lengths(dataset: h5py.Dataset) -> None:
+    stored = dataset.id.get_type()
+    is_text = isinstance(stored, h5py.h5t.TypeStringID) and stored.is_variable_str()
+    is_plain = dataset.id.get_create_plist().get_nfilters() == 0
+    if not is_plain or not (is_text or isinstance(stored, h5py.h5t.TypeVlenID)):
+        return
+    places = [(dataset.id.get_offset(), dataset.id.get_storage_size())]
+    if dataset.chunks is not None:
+        chunks: list[Any] = []
+        dataset.id.chunk_iter(chunks.append)
+        places = [(chunk.byte_offset, chunk.size) for chunk in chunks]
+    path = Path(dataset.file.filename)
+    n_bytes = path.stat().st_size
+    for begin, size in places:
+        if begin is None or begin + size > n_bytes:
+            continue
+        longest = np.fromfile(path, REFERENCE, size // REFERENCE.itemsize, offset=begin)[
+            "length"
+        ].max(initial=0)
+        if longest > n_bytes:
+            raise DamagedHeapError(f"a text of {longest} bytes in a file of {n_bytes}")
 
 
 @contextmanager

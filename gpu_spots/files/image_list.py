@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 import re
 import shlex
 from collections import Counter
@@ -316,14 +317,15 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
             for ending in ("", *COMPRESSED)
             for path in candidates
         )
-        return next((path for path in tried if path.exists()), folder / _base(name))
+        return next((path for path in tried if os.path.exists(path)), folder / _base(name))
 
     return [place(name) for name in names]
 
 
 def _present(images: ImageList, skip_bad: bool) -> ImageList:
     """Without images that are missing; an error without ``skip_bad``."""
-    present = [path.exists() for path in images.paths]
+    # os.path.exists, as Path.exists raises OSError for a name that is too long
+    present = [os.path.exists(path) for path in images.paths]
     missing = [i for i, is_there in enumerate(present) if not is_there]
     if not missing:
         return images

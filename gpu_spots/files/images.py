@@ -33,6 +33,8 @@ COMPRESSED = (".gz", ".bz2")
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DATA_BEGIN = 4096
 """First byte of a MarCCD file's frame."""
+MARCCD_NAME = b"MMX\0\0\0\0\0"
+"""Name in a MarCCD header, at byte 1028."""
 HEAD = 2**16
 """Bytes at the beginning of a file in which its format and the text of its header are looked for.
 """
@@ -176,6 +178,7 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
     if _is_marccd(head):
         return _read_marccd(content(), path)
     if head.startswith(tiff.SIGNATURES):
+        _check_not_marccd(head, path)
         frame, text = tiff.read_tiff(content(), path)
         return Image(
             frame,
@@ -370,6 +373,20 @@ def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
 
 def _is_marccd(content: bytes) -> bool:
     return content[:2] in (b"II", b"MM") and content[1028:1031] == b"MMX"
+
+
+def _check_not_marccd(head: bytes, path: Path) -> None:
+    """Raise `InputError` for a TIFF file that should be a MarCCD file.
+
+    With bytes lost or added, a MarCCD file is still a valid TIFF file, but its frame is shifted.
+    """
+    if MARCCD_NAME in head[:DATA_BEGIN] or ".mccd" in (
+        suffix.lower() for suffix in path.suffixes[-2:]
+    ):
+        raise InputError(
+            f"{path}: is a damaged MarCCD file: no MarCCD header at byte 1024; "
+            "if it is another kind of TIFF file, rename it to .tif"
+        )
 
 
 def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:

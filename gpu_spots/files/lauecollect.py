@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.heaps import checked
+from gpu_spots.files.heaps import check_lengths, checked
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import FAILURES, item_at, member, why_broken
 from gpu_spots.files.virtual import read_values
@@ -58,10 +58,7 @@ def _column(file: h5py.File, name: str) -> Array:
     source = f"{file.filename}: {path}"
     if column.size is not None and column.size > MAX_VALUES:
         raise InputError(f"{source} has shape {column.shape}, expected one value for each frame")
-    if column.dtype.kind != "O":
-        return read_values(column, source)
-    with checked(column.file) as safe:
-        return read_values(safe[column.name], source)
+    return read_values(column, source)
 
 
 def copy_group(file: h5py.File, into: h5py.File, warn: Callable[[str], None]) -> None:
@@ -92,8 +89,11 @@ def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> b
         if link.type != h5py.h5l.TYPE_HARD:
             links.append(name.decode(errors="surrogateescape"))
 
-    group.id.links.visit(note, info=True)
-    found = [item for item in (member(group, name) for name in links) if item is not None]
+    try:
+        group.id.links.visit(note, info=True)
+    except FAILURES:  # a name that is not UTF-8, or damage: what can be copied is found one by one
+        return True
+    found = [item for item in (_member(group, name) for name in links) if item is not None]
     if any(item.file.filename != group.file.filename for item in found):
         return True
     seen |= {group.id}
@@ -103,11 +103,21 @@ def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> b
     )
 
 
+def _member(group: h5py.Group, name: str) -> h5py.HLObject | None:
+    """Return an object of a group; None where it cannot be opened, for whatever reason."""
+    try:
+        return member(group, name)
+    except InputError:
+        return None
+
+
 def _copied(item: h5py.HLObject, into: h5py.Group, name: str) -> str | None:
     """Copy an object; None, or why that cannot be done: then nothing new is there."""
     try:
         with checked(item.file) as safe:
-            safe.copy(safe[item.name], into, name, expand_soft=True)
+            same = safe[item.name]
+            check_lengths(same)
+            safe.copy(same, into, name, expand_soft=True)
     except FAILURES as error:
         if name in into:
             del into[name]
@@ -129,7 +139,11 @@ def _copy_members(
                     f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}"
                 )
     for name in group:
-        item = member(group, name)
+        if isinstance(name, bytes):
+            shown = name.decode(errors="backslashreplace")
+            warn(f"{source}/{shown} is left out of the output: its name is not UTF-8")
+            continue
+        item = _member(group, name)
         if isinstance(item, h5py.Group) and _leads_elsewhere(item):
             _copy_members(item, into.create_group(name), f"{source}/{name}", warn)
             continue

@@ -15,6 +15,8 @@ Position = tuple[int, int, int]
 """Frame, X and Y."""
 GZIP = h5py.h5z.FILTER_DEFLATE
 SHUFFLE = h5py.h5z.FILTER_SHUFFLE
+LZ4 = 32004
+BITSHUFFLE = 32008
 MAX_CHUNKS = 1 << 24
 """Chunks of a dataset, at most: 250 of each of as many frames as there can be."""
 DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
@@ -25,6 +27,19 @@ def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
     """HDF5's numbers of a dataset's filters, in the order in which they are applied to what is written."""
     created = dataset.id.get_create_plist()
     return tuple(created.get_filter(i)[0] for i in range(created.get_nfilters()))
+
+
+def begins_with_size(dataset: h5py.Dataset) -> bool:
+    """Return whether each stored chunk begins with its decompressed size (8 bytes, big endian).
+
+    The plugins for LZ4 and for bitshuffle with compression write it so. When they read, they trust
+    it, and a damaged one makes them crash.
+    """
+    *before, last = filters(dataset) or (0,)
+    if last not in (LZ4, BITSHUFFLE) or not set(before) <= {SHUFFLE}:  # others may change the size
+        return False
+    number, _, values, _ = dataset.id.get_create_plist().get_filter(len(before))
+    return number == LZ4 or (number == BITSHUFFLE and len(values) > 4 and values[4] > 0)
 
 
 def why_not_direct(dataset: h5py.Dataset) -> str | None:
@@ -99,6 +114,8 @@ class ChunkMap:
                 np.array([chunk.chunk_offset for chunk in chunks], np.int64).T
                 // np.reshape(dataset.chunks, (-1, 1))
             )
+            if any((place >= length).any() for place, length in zip(at, grid, strict=True)):
+                raise OSError("a chunk lies outside of the dataset")
             found.begin[at] = [
                 -1 if chunk.byte_offset is None else chunk.byte_offset for chunk in chunks
             ]

@@ -22,6 +22,7 @@ from gpu_spots.files.tree import (
     groups_in,
     item_at,
     member,
+    names_in,
     text_of,
 )
 from gpu_spots.files.virtual import require_regular_sources
@@ -116,21 +117,21 @@ def _nexus_default(file: h5py.File) -> Iterator[Stack]:
     if _is_bliss(file):  # its default is what was plotted last
         return
     place, group = "", file
-    while default := text_of(group.attrs, "default"):
+    while default := text_of(group, "default"):
         if default.strip("/.") == "" or place.count("/") > DEPTH:
             break
         place = default.rstrip("/") if default.startswith("/") else f"{place}/{default.strip('/')}"
         group = item_at(file, place)
         if not isinstance(group, h5py.Group):
             return
-    if place and (text_of(group.attrs, "NX_class") == "NXdata" or "signal" in group.attrs):
+    if place and (text_of(group, "NX_class") == "NXdata" or "signal" in group.attrs):
         yield from _signal(file, place, group)
         return
     for name, entry in [(place, group)] if place else groups_in(file):
         entry_place = absolute(name)
-        if text_of(entry.attrs, "NX_class") == "NXentry":
+        if text_of(entry, "NX_class") == "NXentry":
             for inner, data in groups_in(entry):
-                if text_of(data.attrs, "NX_class") == "NXdata":
+                if text_of(data, "NX_class") == "NXdata":
                     yield from _signal(file, f"{entry_place}/{inner}", data)
 
 
@@ -139,10 +140,10 @@ def _signal(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]:
 
     What DECTRIS numbers is one stack, even where the signal is only the first of it.
     """
-    name = text_of(group.attrs, "signal") or next(
+    name = text_of(group, "signal") or next(
         (key for key, item in _datasets(group) if "signal" in item.attrs), ""
     )
-    if PART.match(name) or (not name and any(PART.match(key) for key in group)):
+    if PART.match(name) or (not name and any(PART.match(key) for key in names_in(group))):
         yield from _numbered(file, place, group)
     elif name and name in group:
         item = item_at(file, f"{place}/{name}")
@@ -162,7 +163,9 @@ def _numbered(file: h5py.File, place: str, group: h5py.Group) -> Iterator[Stack]
 
     Raises `InputError` where one is missing: frames would be taken for others.
     """
-    numbers = sorted((int(found[1]), name) for name in group if (found := PART.match(name)))
+    numbers = sorted(
+        (int(found[1]), name) for name in names_in(group) if (found := PART.match(name))
+    )
     if not numbers:
         return
     for (before, name), (number, after) in pairwise(numbers):
@@ -242,18 +245,16 @@ def _kind(file: h5py.File, parts: Stack) -> str:
     if named is not None:
         return named
     entry = file[path.split("/")[1]]
-    is_nexus = text_of(entry.attrs, "NX_class") == "NXentry" or re.fullmatch(
+    is_nexus = text_of(entry, "NX_class") == "NXentry" or re.fullmatch(
         r"/entry\d*/(data/data|instrument/.*/data)", path
     )
     return (
-        "NXdata"
-        if is_nexus or text_of(parts[0].dataset.parent.attrs, "NX_class") == "NXdata"
-        else "HDF5"
+        "NXdata" if is_nexus or text_of(parts[0].dataset.parent, "NX_class") == "NXdata" else "HDF5"
     )
 
 
 def _is_bliss(file: h5py.File) -> bool:
-    return any(BLISS_SCAN.match(name) for name in file)
+    return any(BLISS_SCAN.match(name) for name in names_in(file))
 
 
 def _named(file: h5py.File, path: str) -> Stack:
@@ -309,7 +310,7 @@ def _at(file: h5py.File, pattern: str) -> Iterator[Stack]:
 
 
 def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str]) -> Iterator[Stack]:
-    for name in group:
+    for name in names_in(group):
         if not re.fullmatch(names[0], name):
             continue
         path = f"{place}/{name}"
@@ -324,7 +325,7 @@ def _below(file: h5py.File, group: h5py.Group, place: str, names: Sequence[str])
 
 
 def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    for name in group:
+    for name in names_in(group):
         item = member(group, name)
         if isinstance(item, h5py.Dataset):
             yield name, item

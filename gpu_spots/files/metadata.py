@@ -12,6 +12,7 @@ from gpu_spots.files.layouts import Layout
 from gpu_spots.files.table import read_table
 from gpu_spots.files.tree import (
     absolute,
+    attribute_of,
     broken_links_below,
     datasets_below,
     groups_in,
@@ -240,7 +241,7 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
     if isinstance(entry, h5py.Group):
         shown += [(f"/{top}/{name}", group) for name, group in groups_in(entry)]
     for place, group in shown:
-        axes = group.attrs.get("axes")
+        axes = attribute_of(group, "axes")
         first = (
             axes
             if isinstance(axes, str | bytes)
@@ -251,7 +252,7 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
         name = first.decode(errors="replace") if isinstance(first, bytes) else first
         if not isinstance(name, str) or name in ("", "."):
             continue
-        signal = member(group, text_of(group.attrs, "signal") or ".")
+        signal = member(group, text_of(group, "signal") or ".")
         if place == own or (signal is not None and signal.id == layout.parts[0].dataset.id):
             return f"{place}/{name}"
     return None
@@ -260,7 +261,7 @@ def _first_axis(file: h5py.File, layout: Layout) -> str | None:
 def _turns(path: str, dataset: h5py.Dataset, axis: str | None) -> bool:
     """Whether it is an angle under another name: the frames' axis, or a motor of a BLISS scan, in degrees."""
     may_turn = path == axis or path.split("/")[-2] in ("positioners", "measurement")
-    return may_turn and text_of(dataset.attrs, "units").lower() in ("deg", "degree", "degrees")
+    return may_turn and text_of(dataset, "units").lower() in ("deg", "degree", "degrees")
 
 
 def _rounded(angles: Array) -> Array:

@@ -1,7 +1,6 @@
 """Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it; and what a score needs of a spots file."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.output import (
     NewFile,
     check_output,
@@ -18,6 +18,10 @@ from gpu_spots.files.output import (
     new_file,
     uninterrupted,
 )
+from gpu_spots.files.spots_file import open_spots
+from gpu_spots.files.tree import member
+from gpu_spots.files.virtual import read_values
+from gpu_spots.model import Array
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
 from gpu_spots.simulate.score import Found
 
@@ -93,35 +97,55 @@ def read_truth(path: Path) -> Truth:
     Raises:
         InputError: the file cannot be read, or has no truth.
     """
-    with _reading(path) as file:
-        spots = {
-            name: _dataset(file, f"truth/{name}", path, "a simulated run")[()]
-            for name in SPOT_COLUMNS
-        }
-        places = (
-            "truth/frame_block",
-            "lauecollect/angle",
-            "lauecollect/laser_on",
-            "lauecollect/repeat",
+    with open_hdf5(path) as file:
+
+        def values(name: str) -> Array:
+            return read_values(_dataset(file, name, path), f"{path}: {name}")
+
+        spots = {name: values(f"truth/{name}") for name in SPOT_COLUMNS}
+        schedule = [
+            values(name)
+            for name in (
+                "truth/frame_block",
+                *(f"lauecollect/{name}" for name in ("angle", "laser_on", "repeat")),
+            )
+        ]
+        shape = _dataset(file, "frames", path).shape
+    pairs = ("XY", "sigma")
+    of_spots = {
+        found.shape[:1]
+        for name, found in spots.items()
+        if found.shape[1:] == ((2,) if name in pairs else ())
+    }
+    if len(shape) != 3 or {found.shape for found in schedule} != {shape[:1]} or len(of_spots) != 1:
+        raise InputError(
+            f"{path}: is a damaged simulated run: "
+            "the lengths of its frames, columns and true spots differ"
         )
-        block, angle, laser_on, repeat = (
-            _dataset(file, place, path, "a simulated run")[()] for place in places
+    if any(found.dtype.kind not in "biuf" for found in (*spots.values(), *schedule)):
+        raise InputError(
+            f"{path}: is a damaged simulated run: its columns or true spots are not numbers"
         )
-        n_X, n_Y = _dataset(file, "frames", path, "a simulated run").shape[1:]
-        return Truth((n_X, n_Y), Schedule(block, angle, laser_on, repeat), TrueSpots(**spots))
+    return Truth(shape[1:], Schedule(*schedule), TrueSpots(**spots))
 
 
 def read_found(path: Path) -> Found:
     """What a score needs of a spots file.
 
     Raises:
-        InputError: the file cannot be read, or is not a spots file.
+        InputError: the file cannot be read, is not a spots file, or has no lists of pixels.
     """
-    names = ("frame2spotsBE", "spots/pixel_list_BE", "spots/pixel_list", "spots/I")
-    with _reading(path) as file:
-        arrays = [_dataset(file, name, path, "a spots file")[()] for name in names]
-        n_X, n_Y = _dataset(file, "stats/avg", path, "a spots file").shape
-        return Found((n_X, n_Y), *arrays)
+    with open_spots(path) as file:
+        shape, table = file.avg.shape, file.spots()
+        try:
+            pixels = file.pixel_list
+        except KeyError as error:
+            raise InputError(str(error.args[0])) from None
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() < shape[0] * shape[1]:
+        raise InputError(
+            f"{path}: spots/pixel_list has pixels outside of the frame; the file is damaged"
+        )
+    return Found(shape, file.frame_ranges, table["pixel_list_BE"], pixels, table["I"])
 
 
 def _write_frames(
@@ -201,20 +225,8 @@ def _write(
         dataset.attrs["units"] = units
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        file = h5py.File(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5: {error}") from error
-    with file:
-        yield file
-
-
-def _dataset(file: h5py.File, name: str, path: Path, expected: str) -> h5py.Dataset:
-    found = file.get(name)
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    found = member(file, name)
     if not isinstance(found, h5py.Dataset):
-        raise InputError(f"{path}: has no dataset {name}; expected {expected}")
+        raise InputError(f"{path}: has no dataset {name}; expected a simulated run")
     return found

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpu_spots.columns import SPOT_COLUMNS
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
+from gpu_spots.files.heaps import attributes, read_checked
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.model import Array
 
@@ -92,7 +93,7 @@ class SpotsFile:
     def info(self) -> dict[str, Any]:
         """Every option's value, and how the file was made."""
         with self._reading("info"):
-            return dict(self._found("info", h5py.Group).attrs)
+            return attributes(self._found("info", h5py.Group))
 
     @property
     def columns(self) -> dict[str, Array]:
@@ -100,8 +101,25 @@ class SpotsFile:
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
             return {
-                name: item[()] for name, item in group.items() if isinstance(item, h5py.Dataset)
+                name: read_checked(item)
+                for name, item in group.items()
+                if isinstance(item, h5py.Dataset)
             }
+
+    @property
+    def frame_ranges(self) -> NDArray[np.int64]:
+        """(n_frames, 2) int64: begin and end of each frame's rows in the table of spots."""
+        return self._ranges
+
+    @property
+    def pixel_list(self) -> Array:
+        """(p,) int32 or int64: flat index X * n_Y + Y of the pixels of all spots.
+
+        ``pixel_list_BE`` in the table of spots tells which are those of a spot. Raises KeyError
+        where the file has no pixels.
+        """
+        self._check_kept("spots/pixel_list")
+        return self._read("spots/pixel_list")
 
     @property
     def n_frames(self) -> int:

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError, given
+from gpu_spots.files.heaps import attributes
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.tree import FAILURES, datasets_below, member
 from gpu_spots.files.virtual import read_values
@@ -90,7 +91,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
     info = member(file, "info")
-    return dict(info.attrs) if info is not None else {}
+    return attributes(info) if info is not None else {}
 
 
 def _plain(value: Any) -> Any:

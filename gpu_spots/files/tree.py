@@ -9,6 +9,7 @@ import numpy as np
 
 from gpu_spots import watchdog
 from gpu_spots.errors import InputError
+from gpu_spots.files.heaps import attribute
 from gpu_spots.files.layout import hdf5_reason
 from gpu_spots.files.links import linked_file, require_followable
 
@@ -42,12 +43,17 @@ def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
 
 
 def why_broken(file: h5py.Group, path: str) -> str | None:
-    """In words, the first link on the way to ``path`` that leads nowhere; None where there is no such link."""
+    """Say which link on the way to ``path`` leads nowhere, or which object is damaged.
+
+    None where there is neither.
+    """
     parts = [part for part in path.split("/") if part]
     for end in range(1, len(parts) + 1):
         place = "/" + "/".join(parts[:end])
         try:
             link = file.file.get(place, getlink=True)
+            if isinstance(link, h5py.HardLink) and (why := _damage(file.file, place)):
+                return why
             if link is None or isinstance(link, h5py.HardLink):
                 continue
             require_followable(file.file, place)
@@ -60,6 +66,15 @@ def why_broken(file: h5py.Group, path: str) -> str | None:
         except InputError as error:
             return f"{_in_words(place, link)}: {error}"
         return f"{_in_words(place, link)}, which leads nowhere"
+    return None
+
+
+def _damage(file: h5py.File, place: str) -> str | None:
+    """Say why an object that a hard link leads to cannot be opened; None where it can be."""
+    try:
+        file[place]
+    except FAILURES as error:
+        return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
     return None
 
 
@@ -102,12 +117,12 @@ def allow_open_files(number: int, what: str) -> None:
             ) from None
 
 
-def text_of(attributes: Any, name: str) -> str:
-    """An attribute that is a text; empty where there is none."""
-    try:
-        value = attributes.get(name, "")
-    except FAILURES:
-        return ""
+def text_of(item: h5py.HLObject, name: str) -> str:
+    """Return an attribute that is a text; empty where there is none.
+
+    Raises `InputError` where it is damaged.
+    """
+    value = attribute_of(item, name)
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     return (
         value.decode(errors="replace")
@@ -118,23 +133,57 @@ def text_of(attributes: Any, name: str) -> str:
     )
 
 
+def attribute_of(item: h5py.HLObject, name: str) -> Any:
+    """Return an attribute; None where there is none. Raises `InputError` where it is damaged."""
+    try:
+        return attribute(item, name)
+    except FAILURES as error:
+        raise InputError(
+            f"{item.file.filename}: attribute {name} of {item.name} cannot be read: "
+            f"{hdf5_reason(error)}"
+        ) from error
+
+
+def names_in(group: h5py.Group) -> list[str]:
+    """Return the names in a group, sorted; those that are not UTF-8 are left out."""
+    return [name for name in group if isinstance(name, str)]
+
+
 def groups_in(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and group of each group in a group, sorted by name; links that lead nowhere are passed over."""
+    """Yield name and group of each group in a group, sorted by name, as `members`."""
     for name, item in members(group):
         if isinstance(item, h5py.Group):
             yield name, item
 
 
-def members(group: h5py.Group) -> Iterator[tuple[str, h5py.HLObject]]:
-    """Name and object of everything in a group, sorted by name; links that lead nowhere are passed over."""
-    for name in group:
-        item = member(group, name)
+def members(
+    group: h5py.Group, *, skip_damaged: bool = False
+) -> Iterator[tuple[str, h5py.HLObject]]:
+    """Yield name and object of everything in a group, sorted by name.
+
+    Links that lead nowhere are passed over. Raises `InputError` for a damaged object, unless
+    ``skip_damaged``.
+    """
+    for name in names_in(group):
+        try:
+            item = member(group, name)
+        except InputError:
+            if not skip_damaged:
+                raise
+            continue
         if item is not None:
             yield name, item
 
 
 def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
-    """Return what is at a path below a group; None for a link that leads nowhere, or to a named pipe or the like."""
+    """Return the object at a path below a group; None where there is none.
+
+    None also stands for a link that leads nowhere, or to a named pipe or the like. A damaged object
+    is an error: it could be the pixel mask, which must not be lost without a word.
+
+    Raises:
+        InputError: an object on the way, to which a hard link leads, cannot be opened.
+    """
     try:
         link = (
             group.get(path, getlink=True) if "/" not in path and not is_hard(group, path) else None
@@ -145,7 +194,27 @@ def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
             require_followable(group, path)
         return group[path]
     except (*FAILURES, InputError):
+        if why := _damage_on_the_way(group, path):
+            raise InputError(f"{group.file.filename}: {why}") from None
         return None
+
+
+def _damage_on_the_way(group: h5py.Group, path: str) -> str | None:
+    """Say which object on a path of hard links is damaged; None where there is none."""
+    at: h5py.HLObject | None = group.file if path.startswith("/") else group
+    for part in filter(None, path.split("/")):
+        if not isinstance(at, h5py.Group):
+            return None
+        place = f"{at.name.rstrip('/')}/{part}"
+        try:
+            if part not in names_in(at):
+                return None
+            if not is_hard(at, part):
+                return None
+            at = at[part]
+        except FAILURES as error:
+            return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
+    return None
 
 
 def is_hard(group: h5py.Group, name: str) -> bool:
@@ -189,7 +258,7 @@ def broken_links_below(
     for _ in range(depth):
         deeper = []
         for base, parent in level:
-            for name in parent:
+            for name in names_in(parent):
                 if (names is not None and name.lower() not in names) or is_hard(parent, name):
                     continue
                 why = why_broken(group.file, f"{base}/{name}")

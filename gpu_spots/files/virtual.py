@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.heaps import read_checked
 from gpu_spots.files.layout import ChunkMap, hdf5_reason, require_filters, why_not_direct
 from gpu_spots.files.links import VIRTUAL_PREFIX, find_file, require_followable
 from gpu_spots.files.paths import require_regular_file
@@ -84,7 +85,7 @@ def read_values(dataset: h5py.Dataset, source: str) -> Array:
     """
     require_complete(dataset, source)
     try:
-        return np.asarray(dataset[()])
+        return np.asarray(read_checked(dataset))
     except FAILURES as error:
         raise InputError(f"{source} cannot be read: {hdf5_reason(error)}") from error
 

@@ -125,9 +125,9 @@ def unclear(result: dict[str, Any], files: Collection[str]) -> str:
         for word in (*files, *result["command"])
         if word not in (".", "find", "info", "read", "score")
     }
-    # an option's own usage error names the option
-    if not any(name in message for name in names if name) and not (
-        result["status"] == 2 and re.search(r"-\w", message)
-    ):
+    # a log can name a file elsewhere; an option's own usage error names the option
+    if not (
+        re.match(r"(\.\.)?/", message) or any(name in message for name in names if name)
+    ) and not (result["status"] == 2 and re.search(r"-\w", message)):
         return "no subject"
     return "" if ": " in message else "no subject"

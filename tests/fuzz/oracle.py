@@ -75,9 +75,10 @@ def _frames(place: str) -> np.ndarray:
                 raise Incomplete(
                     f"{place}: {dataset.id.get_num_chunks()} of {grid} chunks were written"
                 )
-        elif not dataset.external and dataset.id.get_offset() is None:
+            return _by_chunks(dataset)
+        if not dataset.external and dataset.id.get_offset() is None:
             raise Incomplete(f"{place}: was never written")
-        elif (
+        if (
             not dataset.external
             and dataset.id.get_offset() + dataset.nbytes
             > Path(dataset.file.filename).stat().st_size
@@ -90,6 +91,39 @@ def _frames(place: str) -> np.ndarray:
         if dataset.external and held < dataset.nbytes:
             raise Incomplete(f"{place}: external files hold {held} of {dataset.nbytes} bytes")
         return np.asarray(dataset[()])
+
+
+def _by_chunks(dataset: h5py.Dataset) -> np.ndarray:
+    """Values of a dataset, with the chunks that HDF5 lists but does not find in a damaged index."""
+    listed: list = []
+    dataset.id.chunk_iter(listed.append)
+    values = np.asarray(dataset[()])
+    created = dataset.id.get_create_plist()
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    for chunk in listed:
+        try:
+            dataset.id.read_direct_chunk(chunk.chunk_offset)
+            continue
+        except (OSError, RuntimeError):
+            pass
+        if any(number not in (1, 2) for number in filters):
+            raise Incomplete(f"HDF5 does not find the chunk at {chunk.chunk_offset}")
+        with open(dataset.file.filename, "rb") as file:
+            file.seek(chunk.byte_offset)
+            data = file.read(chunk.size)
+        if 1 in filters:
+            data = zlib.decompress(data)
+        if 2 in filters:
+            planes = np.frombuffer(data, np.uint8).reshape(dataset.dtype.itemsize, -1)
+            data = planes.T.tobytes()
+        part = np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
+        where = tuple(
+            slice(begin, begin + step)
+            for begin, step in zip(chunk.chunk_offset, dataset.chunks, strict=True)
+        )
+        there = values[where]
+        there[...] = part[tuple(map(slice, there.shape))]
+    return values
 
 
 def _image(name: str) -> np.ndarray:
@@ -137,6 +171,9 @@ def _tiff(content: bytes) -> np.ndarray:
     if tags.get(277, (1,)) != (1,) or tags.get(317, (1,)) != (1,):
         raise Incomplete("not a plain image of one sample")
     dtype = np.dtype(f"{order}{ {1: 'u', 2: 'i', 3: 'f'}[tags.get(339, (1,))[0]] }{bits // 8}")
+    if tags.get(259, (1,)) == (1,) and 279 not in tags:  # some programs leave it out
+        sizes = [min(rows, height - at * rows) * width * bits // 8 for at in range(len(tags[273]))]
+        tags[279] = tuple(sizes)
     decode = {1: bytes, 5: _lzw, 8: zlib.decompress, 32946: zlib.decompress, 32773: _packbits}[
         tags.get(259, (1,))[0]
     ]
@@ -201,7 +238,8 @@ def _text_columns(name: str) -> dict[str, np.ndarray]:
     """The angles and laser states of a table or a log."""
     is_log = name.endswith(".log")
     if is_log:
-        lines = Path(name).read_text(errors="replace").splitlines()
+        text = Path(name).read_bytes().decode(errors="replace")
+        lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
         heading = (
             [line for line in lines if line.startswith("#")][-1].lstrip("#").lower().split("\t")
         )

@@ -161,7 +161,7 @@ def _read(path: str) -> dict[str, Any]:
             for spot in range(min(file.n_spots, 20)):
                 parts[f"pixels {spot}"] = file.pixels(spot)
             info, text = file.info, repr(file)
-    except GpuSpotsError as error:
+    except (GpuSpotsError, KeyError) as error:  # KeyError: a stack that the file does not have
         return {"status": 1, "stderr": f"{error}\n"}
     return {
         "status": 0,
