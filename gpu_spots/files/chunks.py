@@ -306,6 +306,8 @@ class FrameReader:
         In a damaged index, HDF5 lists a chunk and does not find it: it gives zeros in its place.
         """
         assert self._chunks is not None
+        if not into.size:
+            return
         steps = self._chunks.chunk
         for frame, x, y in itertools.product(
             range(begin // steps[0] * steps[0], end, steps[0]),
