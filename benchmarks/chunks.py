@@ -1,4 +1,4 @@
-"""How fast frames are read and images written: h5py against gpu_spots.files.chunks, in one process, in turns.
+"""How fast frames are read and images written: h5py against gpu_spots.files.hdf5.chunks, in one process, in turns.
 
     python benchmarks/chunks.py [--frames 8] [--size 2048] [--rounds 5] [--folder DIR]
 
@@ -20,8 +20,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.files.chunk_writer import ImageWriter
-from gpu_spots.files.chunks import FrameReader
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter
+from gpu_spots.files.hdf5.chunks import FrameReader
 
 STRIP = 128
 LAYOUTS: dict[str, dict[str, Any]] = {

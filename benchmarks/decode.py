@@ -36,7 +36,7 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import select_backend
 from gpu_spots.cuda.bitshuffle import HEADER, block_bytes, decode_chunks, first_damage
 from gpu_spots.errors import BackendError
-from gpu_spots.files.chunks import FrameReader
+from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.simulate.run import Design, simulate_run
 
 LAYOUTS: dict[str, dict[str, Any]] = {

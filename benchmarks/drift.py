@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu_spots import Parameters, find_spots
-from gpu_spots.files.run_file import read_found
+from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.simulate.run import Design, simulate_run
 from gpu_spots.simulate.score import Score, score
 

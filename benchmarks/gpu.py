@@ -39,11 +39,11 @@ from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.background import HeldBackground, evaluated, fill
 from gpu_spots.cuda.moments import moments_on_device
-from gpu_spots.files.run_file import write_run
+from gpu_spots.files.output.simulated_run import write_run
+from gpu_spots.memory.plan import spans
+from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Background, Morphology, Validity
-from gpu_spots.plan import spans
 from gpu_spots.simulate.run import Design, simulate_run
-from gpu_spots.workers import in_order
 
 PERCENT, CUTOFF, MORPHOLOGY = 25, 3.0, Morphology(1, 2, 2)
 SHAPES = [(64, 8), (128, 8), (128, 32), (512, 32), (512, 128)]

@@ -48,8 +48,8 @@ from scipy import ndimage
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import GpuSpotsError
-from gpu_spots.files.run_file import read_found
-from gpu_spots.files.spots_file import SpotsFile, open_spots
+from gpu_spots.files.output.simulated_run import read_found
+from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 from gpu_spots.simulate.run import Schedule, TrueSpots, Truth
 from gpu_spots.simulate.score import CLEAR, FAINTEST, REACH, Score, score
 

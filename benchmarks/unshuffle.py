@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 from chunks import in_turns
 
-from gpu_spots.files.chunks import FrameReader
-from gpu_spots.files.codecs import inflate, unshuffle
+from gpu_spots.files.hdf5.chunks import FrameReader
+from gpu_spots.files.hdf5.codecs import inflate, unshuffle
 
 
 def main() -> None:

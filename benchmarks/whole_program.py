@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from cpu_fallback import CpuBackend
-from gpu_spots.files.spots_file import open_spots
+from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.simulate.run import Design, simulate_run
 
 NAIVE = Path(__file__).with_name("naive.py")

@@ -12,8 +12,8 @@ from gpu_spots.parameters import Parameters
 
 if TYPE_CHECKING:
     from gpu_spots.api import convert, find_spots
-    from gpu_spots.files.image_list import ImageRequest
-    from gpu_spots.files.spots_file import SpotsFile, open_spots
+    from gpu_spots.files.images.image_list import ImageRequest
+    from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 
 __version__ = "0.1.0"
 
@@ -36,11 +36,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     if name == "ImageRequest":
-        from gpu_spots.files.image_list import ImageRequest
+        from gpu_spots.files.images.image_list import ImageRequest
 
         return ImageRequest
     if name in ("SpotsFile", "open_spots"):
-        from gpu_spots.files import spots_file
+        from gpu_spots.files.output import spots_file
 
         return getattr(spots_file, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

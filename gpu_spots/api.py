@@ -10,18 +10,18 @@ from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.compression import filter_options
-from gpu_spots.files.converted import write_converted
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
-from gpu_spots.files.image_list import ImageRequest, default_output
-from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.spots_file import SpotsFile, open_spots
-from gpu_spots.files.spots_writer import STACKS
+from gpu_spots.files.images.image_list import ImageRequest, default_output
+from gpu_spots.files.images.image_stack import open_images
+from gpu_spots.files.output.compression import filter_options
+from gpu_spots.files.output.converted import write_converted
+from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+from gpu_spots.files.output.spots_writer import STACKS
 from gpu_spots.inputs import InputOptions, parse_regions
+from gpu_spots.memory.plan import Limits
+from gpu_spots.memory.workers import default_workers
 from gpu_spots.parameters import STACK_NAMES, Parameters
-from gpu_spots.plan import Limits
 from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
-from gpu_spots.workers import default_workers
 
 
 class PythonWarnings:

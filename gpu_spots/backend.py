@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import BackendError, ParameterError
+from gpu_spots.memory.workers import default_workers
 from gpu_spots.model import (
     Array,
     Background,
@@ -28,7 +29,6 @@ from gpu_spots.model import (
     Morphology,
     Validity,
 )
-from gpu_spots.workers import default_workers
 
 NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""

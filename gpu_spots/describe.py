@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots import grouping
 from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack
-from gpu_spots.files.image_stack import ImageStack
+from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.storage import storage_of
-from gpu_spots.grouping import LocatedColumns
+from gpu_spots.masks import grouping
+from gpu_spots.masks.grouping import LocatedColumns
 from gpu_spots.parameters import SYNCS, Parameters
 
 Run = FileStack | ImageStack

@@ -1,12 +1,12 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
-from gpu_spots import plan
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
+from gpu_spots.memory import plan
+from gpu_spots.memory.source import Source
+from gpu_spots.memory.workers import Span, at_last, in_halves, in_order
 from gpu_spots.model import Background
 from gpu_spots.protocols import Observer
-from gpu_spots.source import Source
-from gpu_spots.workers import Span, at_last, in_halves, in_order
 
 
 def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> Background:

@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots import checks, grouping, levels
 from gpu_spots.backend import Backend
+from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
+from gpu_spots.masks import grouping
+from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
+from gpu_spots.memory.source import OpenSpool, Source, open_source
+from gpu_spots.memory.workers import Stopwatch, in_order
 from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
-from gpu_spots.source import OpenSpool, Source, open_source
-from gpu_spots.workers import Stopwatch, in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def find_spots(
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
             n_sampled = method.n_sampled(n_frames)
-            for message in checks.background_warnings(background, n_frames, n_sampled):
+            for message in static_spots.background_warnings(background, n_frames, n_sampled):
                 observer.warn(message)
             outcome = method.outcome(background)
             if outcome and outcome.warning:
@@ -143,10 +144,13 @@ def find_spots(
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
             walk = SecondPass(source, background, parameters, sink, observer, watch)
-            sparse, n_good = checks.is_sparse(background), n_pixels - background.validity.n_masked
+            sparse, n_good = (
+                static_spots.is_sparse(background),
+                n_pixels - background.validity.n_masked,
+            )
             del background  # most of it is not needed any more
             table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
-    if message := checks.cover_warning(walk.table.covered, n_good, sparse=sparse):
+    if message := static_spots.cover_warning(walk.table.covered, n_good, sparse=sparse):
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.grouping import Columns
+from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import Array, SpotTable, Validity
 
 

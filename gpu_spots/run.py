@@ -10,16 +10,16 @@ from pathlib import Path
 
 from gpu_spots import __version__, pipeline, watchdog
 from gpu_spots.backend import Backend
-from gpu_spots.files.compression import filter_options
 from gpu_spots.files.frames import ArrayStack, FileStack
-from gpu_spots.files.image_stack import ImageStack
-from gpu_spots.files.output import check_output, complete_or_absent, new_file
-from gpu_spots.files.scratch import scratch_file
-from gpu_spots.files.spots_file import SpotsFile
-from gpu_spots.files.spots_writer import STACKS, SpotsWriter, memory_file
+from gpu_spots.files.images.image_stack import ImageStack
+from gpu_spots.files.output.compression import filter_options
+from gpu_spots.files.output.new_file import check_output, complete_or_absent, new_file
+from gpu_spots.files.output.scratch import scratch_file
+from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
+from gpu_spots.memory.plan import Limits, Plan, output_bytes
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
-from gpu_spots.plan import Limits, Plan, output_bytes
 from gpu_spots.protocols import Observer
 
 Stack = ArrayStack | FileStack | ImageStack

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots import plan
-from gpu_spots.grouping import Groups
+from gpu_spots.masks.grouping import Groups
+from gpu_spots.memory import plan
+from gpu_spots.memory.source import Source
+from gpu_spots.memory.workers import Span, Stopwatch, at_last, in_halves, in_order
 from gpu_spots.model import (
     Array,
     Background,
@@ -22,9 +24,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
-from gpu_spots.source import Source
-from gpu_spots.spots import SpotTableBuilder, intensities, joined, label_image
-from gpu_spots.workers import Span, Stopwatch, at_last, in_halves, in_order
+from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
 Result = TypeVar("Result")
 Sums = tuple[NDArray[np.float64], Measurements]

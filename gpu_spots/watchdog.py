@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from gpu_spots.files import locks
+from gpu_spots.files.output import locks
 
 SIGNALS = {
     signal.SIGINT: "interrupted",

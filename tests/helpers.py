@@ -18,7 +18,7 @@ import pytest
 from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack
-from gpu_spots.files.spots_writer import SpotsWriter, memory_file
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots

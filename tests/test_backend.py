@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from gpu_spots import plan
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
+from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, run

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.backend import Backend
-from gpu_spots.checks import background_warnings, persistent_spots
+from gpu_spots.background.static_spots import background_warnings, persistent_spots
 from gpu_spots.model import Background, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run

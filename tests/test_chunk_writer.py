@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from gpu_spots.files import codecs
-from gpu_spots.files.chunk_writer import ImageWriter, compress_image
-from gpu_spots.files.chunks import FrameReader
+from gpu_spots.files.hdf5 import codecs
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
+from gpu_spots.files.hdf5.chunks import FrameReader
 from test_chunks import SHAPE, frames_of, read_all
 
 

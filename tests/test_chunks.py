@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpu_spots.errors import InputError
-from gpu_spots.files import codecs
-from gpu_spots.files.chunks import FrameReader
-from gpu_spots.files.codecs import CodecError
+from gpu_spots.files.hdf5 import codecs
+from gpu_spots.files.hdf5.chunks import FrameReader
+from gpu_spots.files.hdf5.codecs import CodecError
 from gpu_spots.model import FRAME_DTYPES
 
 SHAPE = (5, 21, 34)

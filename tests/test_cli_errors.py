@@ -665,7 +665,7 @@ def test_a_traceback_is_for_those_who_ask(run: Path) -> None:
 def test_not_enough_memory_is_said_before_anything_is_read(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_spots.plan.available_memory", lambda: 2**20)
+    monkeypatch.setattr("gpu_spots.memory.plan.available_memory", lambda: 2**20)
     refuses(run, words=(run.name, "MiB of memory", "are available"))
 
 

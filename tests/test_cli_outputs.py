@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gpu_spots.errors import OutputError
-from gpu_spots.files import locks
-from gpu_spots.files.output import complete_or_absent
+from gpu_spots.files.output import locks
+from gpu_spots.files.output.new_file import complete_or_absent
 from helpers import Ended, FullDisk, assert_refused, command, listing, process, refuses, write_run
 
 

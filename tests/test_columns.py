@@ -16,8 +16,8 @@ from gpu_spots.columns import (
     SPOT_COLUMNS,
     STATS,
 )
-from gpu_spots.files.spots_file import SpotsFile
-from gpu_spots.files.spots_writer import SpotsWriter, memory_file
+from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Background
 from gpu_spots.parameters import STACK_NAMES
 

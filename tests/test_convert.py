@@ -22,8 +22,8 @@ from fabio.tifimage import TifImage
 
 import gpu_spots
 from gpu_spots import GpuSpotsError, ImageRequest, Parameters, find_spots
-from gpu_spots.files.image_stack import open_images
-from gpu_spots.files.images import HEADER_FIELDS
+from gpu_spots.files.images.image import HEADER_FIELDS
+from gpu_spots.files.images.image_stack import open_images
 from helpers import Notes, command, datasets, process, series, write_run
 from image_runs import Scan, marccd, write_scan
 

@@ -125,7 +125,7 @@ def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
 def test_an_image_that_changes_meanwhile_is_an_error(
     scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_spots.files import image_stack
+    from gpu_spots.files.images import image_stack
 
     def and_change(read: Callable[..., Any]) -> Callable[..., Any]:
         def read_and_change(path: Path, *rest: Any) -> Any:

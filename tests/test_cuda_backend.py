@@ -12,7 +12,6 @@ from scipy import ndimage
 from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
 from emulator.emulated import EmulatedToolkit
-from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import components as cuda_components
@@ -20,9 +19,10 @@ from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
+from gpu_spots.memory import plan
+from gpu_spots.memory.plan import Place
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Place
 from helpers import assert_same, background_of, levels_of, run, series
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
@@ -234,7 +234,7 @@ def test_a_file_through_the_device_and_in_parts(
     emulated: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gpu_spots.files.frames import open_run
-    from gpu_spots.files.spots_file import open_spots
+    from gpu_spots.files.output.spots_file import open_spots
     from gpu_spots.run import Job, find_to_file
     from helpers import Notes, datasets, write_run
 
@@ -266,7 +266,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     emulated: Backend, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gpu_spots.files.frames import open_run
-    from gpu_spots.files.spots_file import open_spots
+    from gpu_spots.files.output.spots_file import open_spots
     from gpu_spots.run import Job, find_to_file
     from helpers import Notes, datasets, write_run
 

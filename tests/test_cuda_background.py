@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
-from gpu_spots import plan
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE, BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed, critical_values
@@ -22,6 +21,7 @@ from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.background import HeldBackground, evaluated
 from gpu_spots.cuda.planes import PlaneMoments, most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
+from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
 from helpers import assert_same, background_of, fetched, levels_of
 from test_cuda_moments import KINDS, SHORT, frames_of, small_stacks, validities

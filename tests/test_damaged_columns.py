@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gpu_spots.files.heaps import DamagedHeapError, checked
+from gpu_spots.files.hdf5.heaps import DamagedHeapError, checked
 from helpers import assert_refused, process, replaced, write_run
 
 NAMES = [f"run_{i:03}_{'on' if i % 2 else 'off'}.mccd" for i in range(20)]

@@ -11,8 +11,8 @@ import pytest
 from gpu_spots import open_spots
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
-from gpu_spots.files.heaps import DamagedHeapError, check_lengths, checked
-from gpu_spots.files.tree import text_of
+from gpu_spots.files.hdf5.heaps import DamagedHeapError, check_lengths, checked
+from gpu_spots.files.hdf5.tree import text_of
 from helpers import assert_refused, command, process, replaced, write_run
 from layouts_data import SHAPE, write_nexus
 from test_damaged_columns import NAMES, damage_heap

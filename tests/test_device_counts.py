@@ -17,11 +17,11 @@ import pytest
 
 from emulator.arrays import ArrayModule
 from emulator.emulated import COMPILER, EmulatedToolkit
-from gpu_spots import plan
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.files.frames import open_run
+from gpu_spots.memory import plan
+from gpu_spots.memory.plan import Limits, Place
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, datasets, series, write_run
 

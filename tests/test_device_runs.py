@@ -18,9 +18,9 @@ from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.spots_file import open_spots
+from gpu_spots.files.output.spots_file import open_spots
+from gpu_spots.memory.plan import Limits, Place
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, assert_same, datasets, series, write_run
 

@@ -21,7 +21,7 @@ from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
 from gpu_spots.columns import DATASETS, FRAMES_TYPE
-from gpu_spots.files.run_file import write_run
+from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
 from image_runs import write_scan

@@ -18,9 +18,9 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.masks import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, open_run
+from gpu_spots.memory.plan import Place
 from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Place
 from helpers import Notes, assert_same, background_of, command, datasets, run, series, write_run
 from test_plan import COLUMNS, MODES, force, results, saved
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_spots import grouping
 from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError
+from gpu_spots.masks import grouping
 from gpu_spots.parameters import Parameters
 from helpers import Notes, run
 

@@ -29,12 +29,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_spots.errors import GpuSpotsError, InputError, ParameterError
-from gpu_spots.files.image_list import ImageRequest, list_images
-from gpu_spots.files.images import Image, read_image_of_any_type
-from gpu_spots.files.lauecollect_log import read_log
-from gpu_spots.files.name_pattern import compile_pattern
+from gpu_spots.files.images.image import Image, read_image_of_any_type
+from gpu_spots.files.images.image_list import ImageRequest, list_images
+from gpu_spots.files.images.lauecollect_log import read_log
+from gpu_spots.files.images.name_pattern import compile_pattern
 from gpu_spots.files.table import read_table
-from gpu_spots.grouping import angle_keys
+from gpu_spots.masks.grouping import angle_keys
 from image_runs import marccd
 
 FRAME = np.random.default_rng(5).poisson(300, (24, 33)).astype(np.uint16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.errors import GpuSpotsError, InputError, ParameterError
-from gpu_spots.files.image_list import ImageList, ImageRequest, default_output, list_images
+from gpu_spots.files.images.image_list import ImageList, ImageRequest, default_output, list_images
 from helpers import assert_refused, command, series
 from image_runs import marccd, write_scan
 

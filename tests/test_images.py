@@ -23,7 +23,7 @@ from fabio.edfimage import EdfImage
 from fabio.tifimage import TifImage
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.images import HEADER_FIELDS, read_image, read_rows, shape_of
+from gpu_spots.files.images.image import HEADER_FIELDS, read_image, read_rows, shape_of
 from image_runs import marccd
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -467,7 +467,7 @@ def test_wrong_bytes_give_an_image_or_one_line(seed: int, tmp_path: Path) -> Non
 def test_without_fabio_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_spots.files.images.find_spec", lambda _: None)
+    monkeypatch.setattr("gpu_spots.files.images.image.find_spec", lambda _: None)
     path = written(tmp_path / "a.edf", edf(FRAME, tmp_path))
     with pytest.raises(
         InputError,

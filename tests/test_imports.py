@@ -63,7 +63,16 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["background/maps", "grouping", "spots", "levels", "checks"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "background/maps",
+        "background/levels",
+        "background/static_spots",
+        "masks/grouping",
+        "spots/table",
+    ],
+)
 def test_formulas_import_the_foundation_only(name: str) -> None:
     assert ours(f"gpu_spots/{name}") <= {
         "gpu_spots/errors",
@@ -73,7 +82,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pipeline", "plan", "source", "first_pass", "second_pass", "protocols", "workers"]
+    "name",
+    [
+        "pipeline",
+        "memory/plan",
+        "memory/source",
+        "memory/workers",
+        "first_pass",
+        "second_pass",
+        "protocols",
+    ],
 )
 def test_the_pipeline_knows_contracts_and_no_implementation(name: str) -> None:
     assert not [
@@ -157,7 +175,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "errors",
                 "model",
                 "packages",
-                "spots",
+                "spots/table",
                 "background/maps",
                 "background/methods",
             )

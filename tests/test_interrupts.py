@@ -19,8 +19,8 @@ import pytest
 
 from gpu_spots import watchdog
 from gpu_spots.cli.errors import Stopped, _stoppable
-from gpu_spots.files import locks
-from gpu_spots.files.output import _Disk, complete_or_absent, uninterrupted
+from gpu_spots.files.output import locks
+from gpu_spots.files.output.new_file import _Disk, complete_or_absent, uninterrupted
 from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
 
 SLOW = ("--threads", 1, "-d", 60)
@@ -240,7 +240,7 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
 
 IN_C = "collections.deque(itertools.repeat(0), 0)"
 """A loop in C that never ends, never looks at signals and keeps Python's interpreter lock."""
-COPYING = f"import collections, itertools, gpu_spots.files.spots_writer as s; s.SpotsWriter.copy_lauecollect = lambda *_: {IN_C}"
+COPYING = f"import collections, itertools, gpu_spots.files.output.spots_writer as s; s.SpotsWriter.copy_lauecollect = lambda *_: {IN_C}"
 READING = "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = lambda *_: time.sleep(1000)"
 
 

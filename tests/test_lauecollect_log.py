@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.lauecollect_log import Log, read_log
+from gpu_spots.files.images.lauecollect_log import Log, read_log
 from image_runs import NEW_HEADER, OLD_HEADER, log_line, log_text
 
 

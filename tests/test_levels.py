@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gpu_spots import find_spots, levels
+from gpu_spots import find_spots
 from gpu_spots.backend import Backend, select_backend
+from gpu_spots.background import levels
 from gpu_spots.errors import InputError
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters

@@ -13,8 +13,8 @@ import pytest
 from gpu_spots import Parameters, find_spots
 from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.detector import CXI_BAD, good_of_nexus
 from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
+from gpu_spots.files.layouts.detector import CXI_BAD, good_of_nexus
 from gpu_spots.files.pixel_masks import read_mask
 from gpu_spots.inputs import InputOptions, parse_range
 from gpu_spots.regions import in_any, region

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from gpu_spots import pipeline, plan
+from gpu_spots import pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
-from gpu_spots.files.chunk_writer import ImageWriter
 from gpu_spots.files.frames import ArrayStack, FileStack, open_run
-from gpu_spots.files.scratch import scratch_file
-from gpu_spots.files.spots_writer import SpotsWriter, memory_file
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter
+from gpu_spots.files.output.scratch import scratch_file
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
+from gpu_spots.memory import plan
+from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan, spans
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place, Plan, Work, make_plan, spans
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, assert_same, command, datasets, listing, series
 from test_contract import frames_of

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from gpu_spots.cli.score import score as command
 from gpu_spots.errors import InputError
-from gpu_spots.files.run_file import write_run
+from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.simulate.run import Design, Schedule, TrueSpots, Truth, simulate_run
 from gpu_spots.simulate.score import Bin, Found, score
 

@@ -15,16 +15,17 @@ import pytest
 from cpu_fallback import CpuBackend
 from emulator.arrays import CROSSED, MEMORIES, DeviceArray
 from emulator.emulated import EmulatedToolkit, EmulationError
-from gpu_spots import pipeline, plan
+from gpu_spots import pipeline
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.several import Assignment, SeveralGpus
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.files.frames import ArrayStack, open_run
+from gpu_spots.memory import plan
+from gpu_spots.memory.plan import Limits, Place
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place
 from helpers import (
     Notes,
     assert_refused,

@@ -17,20 +17,21 @@ from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
-from gpu_spots import pipeline, plan
+from gpu_spots import pipeline
 from gpu_spots.backend import Backend
+from gpu_spots.background.levels import rows_of_shuffled
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import shuffle as cuda_shuffle
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.errors import InputError
-from gpu_spots.files import chunks, codecs
-from gpu_spots.files.chunks import FrameReader
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.spots_writer import SpotsWriter, memory_file
-from gpu_spots.levels import rows_of_shuffled
+from gpu_spots.files.hdf5 import chunks, codecs
+from gpu_spots.files.hdf5.chunks import FrameReader
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
+from gpu_spots.memory import plan
+from gpu_spots.memory.plan import Limits, Place, make_plan
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
-from gpu_spots.plan import Limits, Place, make_plan
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 from test_contract import frames_of
 
@@ -185,7 +186,7 @@ def test_every_place_of_frames(
     calls.clear()
     force(monkeypatch, place=place, band_rows=7, batch_frames=5, threads=3)
     if place == Place.SCRATCH:
-        from gpu_spots.files.scratch import scratch_file
+        from gpu_spots.files.output.scratch import scratch_file
 
         find = pipeline.find_spots
         monkeypatch.setattr(
@@ -308,7 +309,7 @@ def test_levels_are_the_same_bits(
     )
     frames[frames > np.quantile(frames, 0.99)] = np.nan
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 4, 45), **GZIP)
-    monkeypatch.setattr("gpu_spots.levels.SAMPLE_PIXELS", 36 * 45 // 3)
+    monkeypatch.setattr("gpu_spots.background.levels.SAMPLE_PIXELS", 36 * 45 // 3)
     notes, expected = Notes(), Notes()
     force(monkeypatch, place=Place.MEMORY)
     in_order = results(path, CpuBackend(2), notes=expected)["frame_level"]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from gpu_spots.cli.simulate import simulate
 from gpu_spots.errors import InputError, OutputError, ParameterError
-from gpu_spots.files.run_file import COMPRESSIONS, read_truth, write_run
+from gpu_spots.files.output.simulated_run import COMPRESSIONS, read_truth, write_run
 from gpu_spots.simulate.run import BIAS, READ_NOISE, Design, TrueSpots, simulate_run
 
 SMALL = Design(size=(150, 170), angles=3, repeats=2, spots=12, seed=5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.model import Components, IntegerLevel, Measurements
-from gpu_spots.spots import intensities, label_image
+from gpu_spots.spots.table import intensities, label_image
 
 
 def measured(total: int, high: int, low: int) -> Measurements:

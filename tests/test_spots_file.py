@@ -15,8 +15,8 @@ from scipy import ndimage
 from gpu_spots import __version__, open_spots
 from gpu_spots.columns import DATASETS, FRAMES_TYPE, SPOT_COLUMNS
 from gpu_spots.errors import InputError, OutputError
-from gpu_spots.files.output import NewFile, new_file
-from gpu_spots.files.spots_file import SpotsFile
+from gpu_spots.files.output.new_file import NewFile, new_file
+from gpu_spots.files.output.spots_file import SpotsFile
 from helpers import FullDisk, chunk_offset, command, datasets, replaced, series, write_run
 
 N, X, Y = 20, 24, 40

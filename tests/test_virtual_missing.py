@@ -14,7 +14,7 @@ import pytest
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.virtual import require_complete
+from gpu_spots.files.hdf5.virtual import require_complete
 from helpers import process, refuses
 from layouts_data import N_FRAMES, SHAPE, frames_of, write_dectris
 

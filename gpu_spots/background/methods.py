@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots import grouping
 from gpu_spots.errors import InputError, given
-from gpu_spots.grouping import Columns
+from gpu_spots.masks import grouping
+from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import MAX_FRAMES, Background
 from gpu_spots.parameters import Parameters
 

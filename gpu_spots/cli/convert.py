@@ -64,11 +64,11 @@ def _run(
 ) -> None:
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
-    from gpu_spots.files.converted import write_converted
-    from gpu_spots.files.image_list import ImageRequest, default_output
-    from gpu_spots.files.image_stack import open_images
-    from gpu_spots.files.output import check_output
-    from gpu_spots.workers import default_workers
+    from gpu_spots.files.images.image_list import ImageRequest, default_output
+    from gpu_spots.files.images.image_stack import open_images
+    from gpu_spots.files.output.converted import write_converted
+    from gpu_spots.files.output.new_file import check_output
+    from gpu_spots.memory.workers import default_workers
 
     request = ImageRequest(**images)
     output = output or default_output(request, "mccd")
@@ -88,7 +88,7 @@ def _run(
 
 def _known(stack: Any, observer: Any) -> str:
     """What the metadata tells of angles and laser states; what is wrong with it is warned of, as find would refuse it."""
-    from gpu_spots import grouping
+    from gpu_spots.masks import grouping
 
     n_frames = stack.shape[0]
     keys = states = None

@@ -226,12 +226,12 @@ def _run(
     from gpu_spots.backend import choose_backend
     from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
-    from gpu_spots.files import image_list
-    from gpu_spots.files.compression import filter_options
     from gpu_spots.files.frames import apply_inputs, open_run
-    from gpu_spots.files.image_stack import open_images
-    from gpu_spots.files.output import check_output
-    from gpu_spots.plan import Limits
+    from gpu_spots.files.images import image_list
+    from gpu_spots.files.images.image_stack import open_images
+    from gpu_spots.files.output.compression import filter_options
+    from gpu_spots.files.output.new_file import check_output
+    from gpu_spots.memory.plan import Limits
     from gpu_spots.run import Job, Stack, default_output, expected_size, find_to_file, plan_to_file
 
     keep_freed_memory()

@@ -151,7 +151,7 @@ def _is_image(source: str) -> bool:
         return True
     if not path.is_file():
         return False
-    from gpu_spots.files.images import HEAD, is_image
+    from gpu_spots.files.images.image import HEAD, is_image
 
     try:
         with path.open("rb") as file:

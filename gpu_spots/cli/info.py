@@ -68,10 +68,10 @@ def _described(
     from gpu_spots.cli.progress import observer
     from gpu_spots.describe import describe
     from gpu_spots.files.frames import apply_inputs, open_hdf5, open_run
-    from gpu_spots.files.image_list import ImageRequest
-    from gpu_spots.files.image_stack import open_images
-    from gpu_spots.files.spots_summary import is_spots_file, summarise
-    from gpu_spots.workers import default_workers
+    from gpu_spots.files.images.image_list import ImageRequest
+    from gpu_spots.files.images.image_stack import open_images
+    from gpu_spots.files.output.spots_summary import is_spots_file, summarise
+    from gpu_spots.memory.workers import default_workers
 
     if images is None:
         with open_hdf5(Path(sources[0])) as file:

@@ -10,7 +10,7 @@ import click
 from gpu_spots.parameters import STACK_NAMES
 
 if TYPE_CHECKING:
-    from gpu_spots.plan import Plan
+    from gpu_spots.memory.plan import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,7 +74,7 @@ def plan_options(command: Command) -> Command:
 
 def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> list[str]:
     """Return the lines that --dry-run prints."""
-    from gpu_spots.plan import in_words
+    from gpu_spots.memory.plan import in_words
 
     places = {
         "memory": "in memory, all of them",

@@ -24,7 +24,7 @@ def score(run: Path, spots: Path) -> None:
     """
     # Loaded here, so that --help is quick.
     from gpu_spots.errors import InputError
-    from gpu_spots.files.run_file import read_found, read_truth
+    from gpu_spots.files.output.simulated_run import read_found, read_truth
     from gpu_spots.simulate.score import score as compare
 
     truth, found = read_truth(run), read_found(spots)

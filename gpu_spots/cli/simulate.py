@@ -148,7 +148,7 @@ def simulate(
         )
 
     # Loaded here, so that --help is quick.
-    from gpu_spots.files.run_file import write_run
+    from gpu_spots.files.output.simulated_run import write_run
     from gpu_spots.simulate.run import Design, simulate_run
 
     design = Design(

@@ -9,7 +9,7 @@ from gpu_spots.cuda.masks import PackedMasks
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for
 from gpu_spots.errors import BackendError
 from gpu_spots.model import Components
-from gpu_spots.spots import joined
+from gpu_spots.spots.table import joined
 
 THREADS, BLOCK_WORDS = 256, 1024
 """As in components.cu."""

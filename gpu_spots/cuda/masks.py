@@ -21,7 +21,7 @@ THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 STEPS = 8
 """Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
 FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.plan`."""
+"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.memory.plan`."""
 WIDEST = 2**62
 """No count of an integer frame is as large."""
 

@@ -1,1 +1,1 @@
-"""Files: the only rooms that know HDF5."""
+"""Files: the only package that imports h5py, fabio and codecs."""

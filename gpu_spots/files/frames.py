@@ -12,19 +12,19 @@ import numpy as np
 
 from gpu_spots import watchdog
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.chunks import FrameReader
-from gpu_spots.files.detector import DetectorFacts, detector_facts
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.chunks import FrameReader
+from gpu_spots.files.hdf5.tree import FAILURES
+from gpu_spots.files.hdf5.virtual import Origin, require_complete, sources_in_order
 from gpu_spots.files.lauecollect import GROUP
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.layouts import Layout, Part, recognise
-from gpu_spots.files.metadata import given_to_frames_in_memory, read_metadata
+from gpu_spots.files.layouts.detector import DetectorFacts, detector_facts
+from gpu_spots.files.layouts.metadata import given_to_frames_in_memory, read_metadata
+from gpu_spots.files.layouts.recognise import Layout, Part, recognise
+from gpu_spots.files.output.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.spots_summary import is_spots_file, why_no_run
-from gpu_spots.files.tree import FAILURES
 from gpu_spots.files.validity import Limits, limits
-from gpu_spots.files.virtual import Origin, require_complete, sources_in_order
-from gpu_spots.grouping import Columns
 from gpu_spots.inputs import InputOptions
+from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
 from gpu_spots.protocols import Shuffled
 

@@ -7,11 +7,11 @@ from typing import Any
 import h5py
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.heaps import check_lengths, checked
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import FAILURES, item_at, member, why_broken
-from gpu_spots.files.virtual import read_values
-from gpu_spots.grouping import Columns
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.heaps import check_lengths, checked
+from gpu_spots.files.hdf5.tree import FAILURES, item_at, member, why_broken
+from gpu_spots.files.hdf5.virtual import read_values
+from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import Array
 
 GROUP = "lauecollect"

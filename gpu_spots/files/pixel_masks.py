@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError, given
-from gpu_spots.files.detector import good_of_cxi, good_of_nexus
-from gpu_spots.files.images import read_image_of_any_type
-from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.tree import FAILURES, absolute, datasets_below, item_at
+from gpu_spots.files.hdf5.virtual import read_values
+from gpu_spots.files.images.image import read_image_of_any_type
+from gpu_spots.files.layouts.detector import good_of_cxi, good_of_nexus
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.tree import FAILURES, absolute, datasets_below, item_at
-from gpu_spots.files.virtual import read_values
 from gpu_spots.model import Array
 
 DEPTH = 12

@@ -5,7 +5,7 @@ from typing import Any
 import h5py
 
 from gpu_spots.files.frames import FileStack
-from gpu_spots.files.image_stack import ImageStack
+from gpu_spots.files.images.image_stack import ImageStack
 
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",

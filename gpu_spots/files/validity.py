@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError, given
-from gpu_spots.files.detector import DetectorFacts, ignore_mask
+from gpu_spots.files.layouts.detector import DetectorFacts, ignore_mask
 from gpu_spots.files.pixel_masks import read_mask
 from gpu_spots.inputs import InputOptions
 from gpu_spots.model import Validity

@@ -19,7 +19,7 @@ from PIL import Image
 
 import image_runs
 import layouts_data
-from gpu_spots.files.run_file import write_run as write_simulated
+from gpu_spots.files.output.simulated_run import write_run as write_simulated
 from gpu_spots.simulate.run import Design, simulate_run
 from helpers import command, series
 

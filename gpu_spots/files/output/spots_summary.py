@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError, given
-from gpu_spots.files.heaps import attributes
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import FAILURES, datasets_below, member
-from gpu_spots.files.virtual import read_values
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.heaps import attributes
+from gpu_spots.files.hdf5.tree import FAILURES, datasets_below, member
+from gpu_spots.files.hdf5.virtual import read_values
 
 RANGES = "frame2spotsBE"
 """Only spots files have this dataset."""

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import Backend
-from gpu_spots.levels import LevelSampler, rows_of_shuffled
-from gpu_spots.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
+from gpu_spots.background.levels import LevelSampler, rows_of_shuffled
+from gpu_spots.memory.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
+from gpu_spots.memory.workers import Span, in_order
 from gpu_spots.protocols import Observer, Spool, Stack
-from gpu_spots.workers import Span, in_order
 
 OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
 """Makes room on disk for decoded frames of some shape and type."""

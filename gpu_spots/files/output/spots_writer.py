@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from gpu_spots.columns import DATASETS
 from gpu_spots.errors import OutputError
 from gpu_spots.files import lauecollect
-from gpu_spots.files.chunk_writer import ImageWriter, compress_image
-from gpu_spots.files.image_list import ImageList, write_images
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.output import NewFile, uninterrupted
-from gpu_spots.grouping import LocatedColumns
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
+from gpu_spots.files.images.image_list import ImageList, write_images
+from gpu_spots.files.output.new_file import NewFile, uninterrupted
+from gpu_spots.masks.grouping import LocatedColumns
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 

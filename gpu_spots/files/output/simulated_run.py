@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
-from gpu_spots.files.output import (
+from gpu_spots.files.hdf5.tree import member
+from gpu_spots.files.hdf5.virtual import read_values
+from gpu_spots.files.output.new_file import (
     NewFile,
     check_output,
     complete_or_absent,
     new_file,
     uninterrupted,
 )
-from gpu_spots.files.spots_file import open_spots
-from gpu_spots.files.tree import member
-from gpu_spots.files.virtual import read_values
+from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.model import Array
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
 from gpu_spots.simulate.score import Found

@@ -12,8 +12,8 @@ from itertools import pairwise
 import h5py
 
 from gpu_spots.errors import InputError, given
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.tree import (
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.tree import (
     FAILURES,
     absolute,
     allow_open_files,
@@ -25,7 +25,7 @@ from gpu_spots.files.tree import (
     names_in,
     text_of,
 )
-from gpu_spots.files.virtual import require_regular_sources
+from gpu_spots.files.hdf5.virtual import require_regular_sources
 
 LAUEUTIL = "frames"
 DEPTH = 12

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpu_spots.errors import InputError
-from gpu_spots.files import cbf, mar345, npy, tiff
+from gpu_spots.files.images import cbf, mar345, npy, tiff
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import FRAME_DTYPES, Array
 from gpu_spots.packages import install_command

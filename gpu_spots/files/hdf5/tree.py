@@ -9,9 +9,9 @@ import numpy as np
 
 from gpu_spots import watchdog
 from gpu_spots.errors import InputError
-from gpu_spots.files.heaps import attribute
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.links import linked_file, require_followable
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.heaps import attribute
+from gpu_spots.files.hdf5.links import linked_file, require_followable
 
 FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
 """What h5py raises where a file is damaged or a link leads nowhere."""

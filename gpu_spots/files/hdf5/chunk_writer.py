@@ -5,8 +5,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.files.codecs import compress, shuffle
-from gpu_spots.files.layout import GZIP, SHUFFLE, filters
+from gpu_spots.files.hdf5.chunk_map import GZIP, SHUFFLE, filters
+from gpu_spots.files.hdf5.codecs import compress, shuffle
 from gpu_spots.model import Array
 
 

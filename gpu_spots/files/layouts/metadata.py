@@ -8,9 +8,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
-from gpu_spots.files.layouts import Layout
-from gpu_spots.files.table import read_table
-from gpu_spots.files.tree import (
+from gpu_spots.files.hdf5.tree import (
     absolute,
     attribute_of,
     broken_links_below,
@@ -20,9 +18,11 @@ from gpu_spots.files.tree import (
     member,
     text_of,
 )
-from gpu_spots.files.virtual import read_values
-from gpu_spots.grouping import Columns, LocatedColumns
+from gpu_spots.files.hdf5.virtual import read_values
+from gpu_spots.files.layouts.recognise import Layout
+from gpu_spots.files.table import read_table
 from gpu_spots.inputs import InputOptions
+from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array
 
 ANGLES = ("rotation_angle", "angle", "angles", "omega", "phi", "rotation", "rot", "kappa", "chi")

@@ -18,8 +18,7 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.codecs import CodecError, inflate, unshuffle
-from gpu_spots.files.layout import (
+from gpu_spots.files.hdf5.chunk_map import (
     GZIP,
     SHUFFLE,
     ChunkMap,
@@ -29,7 +28,8 @@ from gpu_spots.files.layout import (
     hdf5_reason,
     why_not_direct,
 )
-from gpu_spots.files.virtual import require_complete
+from gpu_spots.files.hdf5.codecs import CodecError, inflate, unshuffle
+from gpu_spots.files.hdf5.virtual import require_complete
 from gpu_spots.model import Array
 
 

@@ -13,7 +13,7 @@ import h5py
 
 from gpu_spots import watchdog
 from gpu_spots.errors import OutputError, given
-from gpu_spots.files import locks
+from gpu_spots.files.output import locks
 
 SUFFIX = ".part"
 MARK = stat.S_ISVTX

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError, given
-from gpu_spots.files.images import COMPRESSED
+from gpu_spots.files.images.image import COMPRESSED
+from gpu_spots.files.images.lauecollect_log import read_log, typed
+from gpu_spots.files.images.name_pattern import compile_pattern
 from gpu_spots.files.lauecollect import Column, write_columns, write_comments
-from gpu_spots.files.lauecollect_log import read_log, typed
-from gpu_spots.files.name_pattern import compile_pattern
 from gpu_spots.files.table import read_table
 
 SKIPPED = "skipped"

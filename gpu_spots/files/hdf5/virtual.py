@@ -18,11 +18,10 @@ import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.heaps import read_checked
-from gpu_spots.files.layout import ChunkMap, hdf5_reason, require_filters, why_not_direct
-from gpu_spots.files.links import VIRTUAL_PREFIX, find_file, require_followable
-from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.selection import (
+from gpu_spots.files.hdf5.chunk_map import ChunkMap, hdf5_reason, require_filters, why_not_direct
+from gpu_spots.files.hdf5.heaps import read_checked
+from gpu_spots.files.hdf5.links import VIRTUAL_PREFIX, find_file, require_followable
+from gpu_spots.files.hdf5.selection import (
     MAX_CELLS,
     UNLIMITED,
     Product,
@@ -32,7 +31,8 @@ from gpu_spots.files.selection import (
     size_of,
     whole,
 )
-from gpu_spots.files.tree import FAILURES, allow_open_files, is_hard, why_broken
+from gpu_spots.files.hdf5.tree import FAILURES, allow_open_files, is_hard, why_broken
+from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import Array
 
 SAME_FILE = "."

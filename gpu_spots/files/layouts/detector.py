@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, given
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.layouts import Layout
-from gpu_spots.files.tree import (
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.tree import (
     FAILURES,
     attribute_of,
     groups_in,
@@ -23,7 +22,8 @@ from gpu_spots.files.tree import (
     text_of,
     why_broken,
 )
-from gpu_spots.files.virtual import read_values, require_complete
+from gpu_spots.files.hdf5.virtual import read_values, require_complete
+from gpu_spots.files.layouts.recognise import Layout
 from gpu_spots.model import Array
 
 NEXUS_BAD = 0xFFFF

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gpu_spots.columns import SPOT_COLUMNS
 from gpu_spots.errors import InputError
 from gpu_spots.files import lauecollect
-from gpu_spots.files.heaps import attributes, read_checked
-from gpu_spots.files.layout import hdf5_reason
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.heaps import attributes, read_checked
 from gpu_spots.model import Array
 
 

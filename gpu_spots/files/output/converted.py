@@ -11,22 +11,22 @@ import numpy as np
 
 from gpu_spots import __version__
 from gpu_spots.errors import OutputError
-from gpu_spots.files.chunk_writer import ImageWriter
-from gpu_spots.files.image_list import write_images
-from gpu_spots.files.image_stack import ImageStack
-from gpu_spots.files.images import HEADER_FIELDS
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter
+from gpu_spots.files.images.image import HEADER_FIELDS
+from gpu_spots.files.images.image_list import write_images
+from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
-from gpu_spots.files.layout import hdf5_reason
-from gpu_spots.files.output import (
+from gpu_spots.files.output.new_file import (
     NewFile,
     check_output,
     complete_or_absent,
     new_file,
     uninterrupted,
 )
-from gpu_spots.files.spots_writer import STRIP
+from gpu_spots.files.output.spots_writer import STRIP
+from gpu_spots.memory.workers import in_order
 from gpu_spots.protocols import Observer
-from gpu_spots.workers import in_order
 
 FILTERS = {"compression": "gzip", "shuffle": True}
 HEADERS = "headers"

@@ -16,8 +16,8 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, given
+from gpu_spots.memory.workers import AHEAD
 from gpu_spots.protocols import Shuffled, Stack
-from gpu_spots.workers import AHEAD
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the

@@ -11,13 +11,20 @@ import numpy as np
 
 from gpu_spots.errors import InputError, given, one_of
 from gpu_spots.files.frames import largest_value
-from gpu_spots.files.image_list import ImageList, ImageRequest, Skipped, list_images
-from gpu_spots.files.images import COMPRESSED, Image, read_header, read_image, read_rows, shape_of
+from gpu_spots.files.images.image import (
+    COMPRESSED,
+    Image,
+    read_header,
+    read_image,
+    read_rows,
+    shape_of,
+)
+from gpu_spots.files.images.image_list import ImageList, ImageRequest, Skipped, list_images
 from gpu_spots.files.lauecollect import Column
-from gpu_spots.grouping import Columns, LocatedColumns
+from gpu_spots.masks.grouping import Columns, LocatedColumns
+from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Array, Validity
 from gpu_spots.protocols import Observer
-from gpu_spots.workers import in_order
 
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""

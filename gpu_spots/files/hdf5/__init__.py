@@ -1,0 +1,1 @@
+"""HDF5 itself: chunks, virtual datasets, links, and checks of what is damaged."""

@@ -1,0 +1,1 @@
+"""Output files: complete or absent, whatever ends the program."""

@@ -1,0 +1,1 @@
+"""Masks: which frames share one, and how they are made."""

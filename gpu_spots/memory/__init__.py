@@ -1,0 +1,1 @@
+"""Memory and threads: bytes, row bands, frame batches; no formulas."""

@@ -1,0 +1,1 @@
+"""Spots: the table made from the sums over components."""
