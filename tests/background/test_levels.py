@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from factories.frames import frames_of
 from gpu_spots import find_spots
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background import levels
@@ -17,7 +18,6 @@ from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
 from helpers import Notes, assert_same, fetched, run
 from reference import reference_run, scale_frames
-from test_contract import frames_of
 
 
 def plain_level(values: list[float]) -> float:

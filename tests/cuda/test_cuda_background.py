@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cuda_moments import KINDS, SHORT, frames_of, small_stacks, validities
-from test_plan import Device, Stack, planned
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
+from factories.moments import KINDS, SHORT, frames_of, small_stacks, validities
+from factories.plans import Device, Stack, planned
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE, BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed, critical_values

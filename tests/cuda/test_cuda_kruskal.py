@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cuda_moments import assert_equal, band_of, validities
-from test_kruskal import (
+
+from cpu_fallback import CpuBackend
+from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from factories.blocks import (
     BACK_AGAIN,
     EQUAL,
     INTERLACED,
@@ -18,9 +20,7 @@ from test_kruskal import (
     critical_values,
     frames_of,
 )
-
-from cpu_fallback import CpuBackend
-from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from factories.moments import assert_equal, band_of, validities
 from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.cuda import kruskal, ranked
 from gpu_spots.cuda.kruskal import kruskal_on_device

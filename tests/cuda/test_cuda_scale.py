@@ -6,10 +6,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_cuda_moments import KINDS, band_of, frames_of
 
 from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit
+from factories.moments import KINDS, band_of, frames_of
 from gpu_spots.cuda.scale import scaled
 from gpu_spots.cuda.shuffle import unshuffle
 from gpu_spots.model import FRAME_DTYPES, Validity

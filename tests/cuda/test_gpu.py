@@ -11,9 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_plan import COLUMNS, MODES, force, results, saved
 
 from cpu_fallback import CpuBackend
+from factories.plans import COLUMNS, MODES, force, results, saved
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.masks import PackedMasks

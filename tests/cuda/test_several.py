@@ -11,12 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_plan import COLUMNS as PLAN_COLUMNS
-from test_plan import LAYOUTS, MODES, force, results, saved
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import CROSSED, MEMORIES, DeviceArray
 from emulator.emulated import EmulatedToolkit, EmulationError
+from factories.masks import masks_of
+from factories.plans import COLUMNS as PLAN_COLUMNS
+from factories.plans import LAYOUTS, MODES, force, results, saved
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background.methods import Trimmed
@@ -39,7 +40,6 @@ from helpers import (
     series,
     write_run,
 )
-from test_backend import masks_of
 
 COLUMNS = {"angle": np.arange(24) // 6 * 2.0, "laser_on": np.arange(24) % 2}
 

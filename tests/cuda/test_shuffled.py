@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
+from factories.frames import frames_of
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.background.levels import rows_of_shuffled
@@ -33,7 +34,6 @@ from gpu_spots.memory.plan import Limits, Place, make_plan
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
-from test_contract import frames_of
 
 SHAPE = (24, 36, 45)
 WIDE = [dtype for dtype in FRAME_DTYPES if dtype.itemsize > 1]

@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_chunks import SHAPE, frames_of, read_all
 
+from factories.chunks import SHAPE, frames_of, read_all
 from gpu_spots.files.hdf5 import codecs
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.hdf5.chunks import FrameReader

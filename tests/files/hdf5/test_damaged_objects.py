@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from test_damaged_columns import NAMES, damage_heap
 
+from factories.damage import NAMES, damage_heap
 from factories.layouts_data import SHAPE, write_nexus
 from gpu_spots import open_spots
 from gpu_spots.errors import InputError
