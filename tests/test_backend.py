@@ -16,6 +16,8 @@ from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, run
 from reference import reference_run
 
+pytestmark = pytest.mark.on_two_devices
+
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
 
 

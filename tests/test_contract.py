@@ -10,6 +10,8 @@ from gpu_spots.parameters import Parameters
 from helpers import assert_same, run
 from reference import reference_run
 
+pytestmark = [pytest.mark.on_two_devices, pytest.mark.sanitize]
+
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from gpu_spots.parameters import Parameters
 from helpers import Notes, assert_same, fetched, run
 from reference import reference_run, scale_frames
 
+pytestmark = pytest.mark.on_two_devices
+
 
 def plain_level(values: list[float]) -> float:
     """Interquartile mean: the values between the quarters at both ends."""

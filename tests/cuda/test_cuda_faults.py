@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from emulator.emulated import EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
 from helpers import background_of, levels_of
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
 
 
@@ -139,6 +139,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @pytest.mark.parametrize("scenario", [mask_arrays, spot_arrays])
 def test_without_a_fault_there_is_no_difference(

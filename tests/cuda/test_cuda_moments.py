@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
-from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from emulator.emulated import EmulatedToolkit, EmulationError
 from factories.moments import KINDS, assert_equal, band_of, frames_of, small_stacks, validities
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
@@ -24,7 +24,7 @@ from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import find_valid, four_quantile, pixel_sample
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 CPU = CpuBackend(1)
 
 
@@ -93,6 +93,7 @@ def assert_equals_naive(
     )
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("dtype", "n_frames"),
     [
@@ -114,6 +115,7 @@ def test_bit_planes_equal_the_cpu(toolkit: EmulatedToolkit, dtype: str, n_frames
                 )
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 31, 33, 180])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_sorted_values_equal_the_cpu(

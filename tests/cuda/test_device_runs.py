@@ -12,7 +12,6 @@ pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spot
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import ArrayModule
-from emulator.emulated import COMPILER
 from emulator.late import LateCupy, copies_come_late
 from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda.backend import GpuBackend
@@ -24,7 +23,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, assert_same, datasets, series, write_run
 
-pytestmark = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 
 SHAPE = (20, 64, 90)
 MODES = {

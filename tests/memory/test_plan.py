@@ -28,6 +28,8 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, assert_same, command, datasets, listing, series
 
+pytestmark = pytest.mark.on_two_devices
+
 KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
 
 

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
 
-from emulator.emulated import COMPILER
 from emulator.stand_in import environment
 from helpers import ROOT
 
@@ -23,7 +22,6 @@ TINY = {
 A_FEW = "-k 'no_pixel_no_component or no_chunks_decoded or more_than_2_to_31' --ignore-glob='*/test_[d-f]*' --ignore-glob='*/test_[h-z]*'"
 """Some test for each step that has tests, without collecting all files."""
 STEPS = tuple(range(1, 11))
-needs_compiler = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
 
 
 def first_hour(
@@ -40,7 +38,7 @@ def first_hour(
     return subprocess.run([SCRIPT, *map(str, steps)], env=variables, capture_output=True, text=True)
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_all_steps_run_through(kernel_folder: Path, tmp_path: Path) -> None:
     ended = first_hour(tmp_path, kernel_folder, *STEPS)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -67,7 +65,7 @@ def test_all_steps_run_through(kernel_folder: Path, tmp_path: Path) -> None:
     } <= names
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_the_first_failure_ends_it(kernel_folder: Path, tmp_path: Path) -> None:
     """There is no device 7; what follows is not run, and a tar of the logs is there."""
     ended = first_hour(tmp_path, kernel_folder, 1, 10, DEVICE="7")
@@ -78,7 +76,7 @@ def test_the_first_failure_ends_it(kernel_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "logs.tar.gz").exists()
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_a_step_has_a_limit(kernel_folder: Path, tmp_path: Path) -> None:
     ended = first_hour(tmp_path, kernel_folder, 5, LIMIT="1", FRAMES="200", SIZES="256")
     assert ended.returncode == 1
