@@ -174,7 +174,7 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
                 [str(argument) for argument in arguments], prog_name=name
             )
         except SystemExit as end:
-            return Ended(end.code, stdout.getvalue(), stderr.getvalue())
+            return Ended(int(end.code or 0), stdout.getvalue(), stderr.getvalue())
     raise AssertionError("a command always ends in SystemExit")
 
 
@@ -269,7 +269,7 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 def background_of(
     threshold: np.ndarray,
     dtype: np.dtype,
-    level: object = None,
+    level: IntegerLevel | np.ndarray | None = None,
     validity: Validity | None = None,
     gaps: bool = False,
 ) -> Background:

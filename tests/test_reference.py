@@ -419,7 +419,7 @@ def test_kruskal_does_not_depend_on_n() -> None:
 
 def test_filtered_masks_by_hand() -> None:
     """A single pixel and a corner erode; a square shrinks and grows back."""
-    frames = one_spot(dict.fromkeys(itertools.product((1, 2, 3), repeat=2), 100))
+    frames = one_spot(dict.fromkeys(itertools.product((1, 2, 3), (1, 2, 3)), 100))
     frames[2, 4, 0] = 50
     result = reference_run(frames, dilations=1)
     assert result["masks_raw"][2].sum() == 10
@@ -431,7 +431,7 @@ def test_filtered_masks_by_hand() -> None:
     )
     cross = reference_run(frames, dilations=1, structure=(2, 1))["masks_filtered"][2]
     assert cross.tolist() == [[0] * 5, [0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [0] * 5]
-    corner = one_spot(dict.fromkeys(itertools.product((0, 1), repeat=2), 100))
+    corner = one_spot(dict.fromkeys(itertools.product((0, 1), (0, 1)), 100))
     assert not reference_run(corner)[
         "masks_filtered"
     ].any()  # the outside is False: the corner erodes from all sides

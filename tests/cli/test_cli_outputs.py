@@ -193,7 +193,8 @@ def test_unfinished_files_are_marked_and_finished_ones_are_not(tmp_path: Path) -
 def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, removed = locks.lock, []
+    lock = locks.lock
+    removed: list[int] = []
 
     def removed_and_locked(descriptor: int) -> bool:
         if not removed:

@@ -286,7 +286,8 @@ def test_maps_that_are_uploaded_in_pieces(
         limits = fetched(device_backend, prepared.rules.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
-        level, levels = background.level, prepared.levels
+        level: Any = background.level
+        levels = prepared.levels
         if is_float:
             assert np.array_equal(fetched(device_backend, levels.float), level)
         else:

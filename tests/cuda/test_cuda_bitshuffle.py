@@ -40,7 +40,7 @@ def frames_of(kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             .view(dtype)
         )
     elif kind == "zeros":
-        values = np.zeros(shape)
+        values = np.zeros(shape, int)
     elif kind == "sparse":
         values = (rng.random(shape) < 2e-3) * rng.integers(1, 120, shape)
     else:

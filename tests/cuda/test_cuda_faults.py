@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     for connectivity in (1, 2):
         found = backend.components(masks, connectivity)
         yield from (found.pixels, found.begin, found.box, found.first)
-        measured = backend.measure(
+        measured: Any = backend.measure(
             backend.upload(frames),
             found,
             np.array([0, 2, 2]),

@@ -299,7 +299,7 @@ def fake_device() -> Any:
     """A device without one: what it says about errors needs none."""
     from gpu_spots.cuda.device import Device
 
-    device = object.__new__(Device)
+    device: Any = object.__new__(Device)
     device.number = 3
     device._make_current, device._compute = lambda: None, nullcontext()
     device._pool = SimpleNamespace(malloc=None)

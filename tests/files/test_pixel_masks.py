@@ -671,7 +671,8 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
         find_spots(frames_of(), mask=tmp_path / "mask.npy")
     with pytest.raises(ParameterError, match="mask_good: 2 is not 0 or 1"):
         find_spots(frames_of(), mask=tmp_path / "mask.npy", mask_good=2)
-    for wrong in ((1, 2, 3), 5, (np.nan, 3), (None, np.inf)):
+    wrongs: list[Any] = [(1, 2, 3), 5, (np.nan, 3), (None, np.inf)]
+    for wrong in wrongs:
         with pytest.raises(ParameterError, match="valid_range"):
             find_spots(frames_of(), valid_range=wrong)
     with find_spots(frames_of(), Parameters(angles=0), reject="border:3") as found:

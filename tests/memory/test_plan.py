@@ -52,7 +52,8 @@ def test_batches_in_pieces_are_halved_where_a_device_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
-    stack, expected = ArrayStack(frames, COLUMNS), {}
+    stack = ArrayStack(frames, COLUMNS)
+    expected: dict[str, np.ndarray] = {}
     for frames_of_batch in (30, 4):
         force(monkeypatch, batch_frames=16, piece_frames=3, threads=2)
         found = results(
@@ -471,6 +472,6 @@ def test_values_out_of_range_are_wrong_usage(
 )
 def test_sizes(run: Path, text: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(plan, "_memory", lambda limits: seen.append(limits.memory) or 2**40)
+    monkeypatch.setattr(plan, "_memory", lambda limits: seen.append(limits.memory) or 2**40)  # type: ignore[func-returns-value]
     command(run, "-a", 0, "--memory-limit", text, "--dry-run")
     assert seen == [n_bytes]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -97,7 +98,7 @@ def test_no_such_step(tmp_path: Path) -> None:
         assert f"{step}: no such step" in ended.stderr
 
 
-FILE = {"x/y": np.array([[1.0, np.nan], [3.0, 4.0]]), "text": "words", "number": 3}
+FILE: dict[str, Any] = {"x/y": np.array([[1.0, np.nan], [3.0, 4.0]]), "text": "words", "number": 3}
 OTHERS = {
     "x/y: different values": FILE | {"x/y": np.array([[1.0, np.nan], [3.0, 4.5]])},
     "x/y: float64": FILE | {"x/y": FILE["x/y"].astype(np.float32)},
@@ -113,7 +114,7 @@ def test_files_that_differ_are_told_apart(expected: str, tmp_path: Path) -> None
         with h5py.File(tmp_path / name, "w") as file:
             for path, value in values.items():
                 file[path] = value
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         SCRIPT.with_suffix(".py"),
         "compare",

@@ -366,7 +366,7 @@ def test_any_corrupt_byte_of_any_chunk_is_named(
     for chunk in chunks_of(tmp_path / "good.h5"):
         frame, x, _ = chunk.chunk_offset
         for i in range(chunk.size):
-            path = shutil.copy(tmp_path / "good.h5", tmp_path / "bad.h5")
+            path = Path(shutil.copy(tmp_path / "good.h5", tmp_path / "bad.h5"))
             damage(path, chunk.byte_offset + i)
             with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
                 message = problem(reader, frame, into)
@@ -433,7 +433,9 @@ def test_a_size_beyond_the_end_of_the_file_asks_for_no_memory(
     asked: list[int] = []
     pread = os.pread
     monkeypatch.setattr(
-        os, "pread", lambda file, n, begin: asked.append(n) or pread(file, n, begin)
+        os,
+        "pread",
+        lambda file, n, begin: asked.append(n) or pread(file, n, begin),  # type: ignore[func-returns-value]
     )
     into = np.empty((1, *SHAPE[1:]), np.uint16)
     with pytest.raises(

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -152,7 +153,9 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
         }
         for path in written:
             dataset, record = file[path], DATASETS[path]
-            assert dataset.shape == tuple(lengths.get(n, n) for n in record.shape), path
+            assert dataset.shape == tuple(
+                n if isinstance(n, int) else lengths[n] for n in record.shape
+            ), path
             frames_type = record.dtypes == (FRAMES_TYPE,)
             assert dataset.dtype == ("uint16" if frames_type else record.dtypes[0]), path
             assert len(record.description) > 10, path
@@ -520,13 +523,14 @@ def test_what_keep_left_out_is_a_key_error(paths: dict[str, Path], tmp_path: Pat
 
 def test_an_index_is_an_integer_in_range(paths: dict[str, Path]) -> None:
     with open_spots(paths["pairs"]) as found:
-        for read in (found.spots, found.mask, found.labels):
+        reads: list[Callable[[Any], object]] = [found.spots, found.mask, found.labels]
+        for read in reads:
             for bad in ("6", 1.0):
                 with pytest.raises(
                     TypeError,
                     match=f"frame: found {bad!r}, expected an integer from -{N} to {N - 1}",
                 ):
-                    read(bad)  # type: ignore[operator]
+                    read(bad)
             with pytest.raises(IndexError, match=f"frame {N} of {N}"):
                 read(N)
         n = found.n_spots
@@ -534,7 +538,8 @@ def test_an_index_is_an_integer_in_range(paths: dict[str, Path]) -> None:
             with pytest.raises(IndexError, match=f"spot {bad} of {n}"):
                 found.pixels(bad)
         assert np.array_equal(found.pixels(-1), found.pixels(n - 1))
-        assert np.array_equal(found.spots(-1)["I"], found.spots(np.int64(N - 1))["I"])
+        last: Any = np.int64(N - 1)
+        assert np.array_equal(found.spots(-1)["I"], found.spots(last)["I"])
 
 
 TABLES = [
