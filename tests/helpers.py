@@ -81,6 +81,21 @@ def run(
         return datasets(file)
 
 
+def datasets_of(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of a file."""
+    with h5py.File(path) as file:
+        return datasets(file)
+
+
+def assert_equal_results(found: Path, expected: Path) -> None:
+    """Two spots files hold the same datasets."""
+    left, right = datasets_of(found), datasets_of(expected)
+    assert left.keys() == right.keys()
+    for path, values in left.items():
+        assert values.dtype == right[path].dtype, path
+        assert np.array_equal(values, right[path]), path
+
+
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """Every expected dataset is there with the same type, shape and bits."""
     for path, value in expected.items():

@@ -14,12 +14,6 @@ from gpu_spots.files.output.new_file import complete_or_absent
 from helpers import Ended, FullDisk, assert_refused, command, listing, process, refuses, write_run
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A sound run in a folder of its own."""
-    return write_run(tmp_path / "run__mccd.h5")
-
-
 def test_an_output_that_exists_is_refused(run: Path) -> None:
     (run.parent / "run__spots.h5").write_text("precious")
     refuses(run, words=("run__spots.h5", "already exists", "--force"))
