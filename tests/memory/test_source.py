@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,12 +13,15 @@ import pytest
 from cpu_fallback import CpuBackend
 from factories.frames import frames_of
 from factories.plans import COLUMNS, LAYOUTS, MODES, force, results, saved
+from gpu_spots import pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.errors import OutputError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.source import open_source
+from gpu_spots.model import Validity
 from helpers import Notes, assert_same, datasets, listing
 
 pytestmark = pytest.mark.on_two_devices
@@ -134,3 +139,26 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
         with pytest.raises(OutputError, match="scratch file cannot be written: No space left"):
             scratch.write(0, frames)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
+def test_bands_and_batches_are_parts_of_the_stack(
+    place: Place, scaled: bool, tmp_path: Path
+) -> None:
+    """Scaled frames are those times factors in 2^-16, rounded; batches come as they are."""
+    frames, backend = frames_of(np.dtype("uint16"), (30, 37, 45), seed=4), CpuBackend(2)
+    factors = 65536 + 1000 * np.arange(30)
+    expected = backend.scaled(frames, factors, Validity()) if scaled else frames
+    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
+        made = pipeline.plan_run(stack, MODES["none"], backend, Limits(may_spool=True))
+        spool = partial(scratch_file, tmp_path)
+        with open_source(stack, backend, replace(made, place=place), spool, Notes()) as source:
+            if scaled:
+                source.factors = factors
+            for begin, end in ((0, 37), (8, 16), (3, 22), (36, 37)):
+                assert np.array_equal(source.band(begin, end), expected[:, begin:end])
+            for begin, end in ((0, 30), (4, 5), (11, 29)):
+                batch = source.batch(begin, end)
+                assert np.array_equal(batch, frames[begin:end])
+                assert np.array_equal(source.at_level(batch, begin, end), expected[begin:end])
