@@ -1,4 +1,4 @@
-"""Checks of the naive reference itself: tiny cases worked out by hand, and other implementations where there are any."""
+"""Masks and spots of the naive reference, by hand and against SciPy."""
 
 import itertools
 import math

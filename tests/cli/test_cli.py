@@ -1,4 +1,4 @@
-"""The command line where all is well: help, names, progress, options, and every layout of input that it must read."""
+"""Names, messages and options of the command, where all is well."""
 
 import contextlib
 import os

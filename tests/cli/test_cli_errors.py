@@ -1,4 +1,4 @@
-"""Errors of inputs, metadata and options: exit status, one line on stderr that says what is wrong, nothing on stdout or left on disk."""
+"""Errors of input files and metadata: one line on stderr, nothing on stdout or left on disk."""
 
 import os
 from collections.abc import Callable

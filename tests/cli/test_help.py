@@ -33,9 +33,6 @@ MANUAL = [
 ]
 
 
-# --------------------------------------------------------------------------------------------- help
-
-
 def help_of(*arguments: object, name: str = "lu_hdf2spots") -> tuple[str, str]:
     """The manual's options and ours, as the help shows them, each on one line."""
     ended = command(*arguments, "--help", name=name)

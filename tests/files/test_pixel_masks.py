@@ -1,7 +1,4 @@
-"""Which pixels and values count: masks and ranges of files, masks and regions of users.
-
-What does not count is in no mask anywhere.
-"""
+"""Masks, ranges and regions that users give; what does not count is in no mask."""
 
 from pathlib import Path
 from typing import Any

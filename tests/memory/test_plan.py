@@ -1,4 +1,4 @@
-"""The plan: where frames are kept, what that needs, and that it makes no difference to any result."""
+"""Places, sizes and limits of the plan, and whether the memory model holds."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator

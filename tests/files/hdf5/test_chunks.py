@@ -1,4 +1,4 @@
-"""Reading chunks without HDF5: the values that h5py gives, and every kind of damage named."""
+"""Chunks read without HDF5: the values that h5py gives, for every layout."""
 
 import ctypes
 import os

@@ -32,9 +32,6 @@ def good_of(path: Path, **options: Any) -> np.ndarray:
         return np.ones(SHAPE, bool) if stack.validity.pixels is None else stack.validity.pixels
 
 
-# ------------------------------------------------------------------------------- what the file says
-
-
 def test_only_the_low_bits_of_a_nexus_mask_count(tmp_path: Path) -> None:
     values = np.zeros(SHAPE, np.uint32)
     values[0, :16] = 1 << np.arange(16)

@@ -1,4 +1,4 @@
-"""The output file, as section 5 of the contract has it: what is in it, who can read it, and `open_spots`."""
+"""Content of the spots file, as section 5 of the contract has it, and who can read it."""
 
 import re
 import shutil
