@@ -100,6 +100,11 @@ def test_info_gives_the_title_of_the_layout(layout: str, tmp_path: Path) -> None
     assert re.search(rf"^layout +{re.escape(title)}$", ended.stdout, re.MULTILINE)
 
 
+def test_every_layout_has_a_writer() -> None:
+    names = {name for _, name, _ in WRITERS.values()}
+    assert names | {"LaueUtil"} == {record.name for record in LAYOUTS}
+
+
 def test_the_documentation_lists_the_layouts_in_their_order() -> None:
     docs = Path(__file__).parent.parent / "docs"
     table = (docs / "your-files.md").read_text().partition("| given by `--frames` |")[2]

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpu_spots.errors import given
 from gpu_spots.files.hdf5.tree import groups_in, member
+from gpu_spots.files.layouts.detector import Bounds
 from gpu_spots.files.layouts.layout import FrameDatasets
 from gpu_spots.files.layouts.nexus import NEXUS, Nexus, sentinels
 from gpu_spots.files.layouts.search import Parts, numbered_frames
@@ -28,9 +29,7 @@ class Dectris(Nexus):
             if isinstance(group, h5py.Group):
                 yield from numbered_frames(file, f"/{name}/data", group)
 
-    def sentinels(
-        self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None
-    ) -> dict[str, Any]:
+    def sentinels(self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None) -> Bounds:
         """Return the bounds of a photon counter, also if the file does not describe it."""
         return sentinels(dtype, make or "dectris")
 
@@ -46,9 +45,7 @@ class EigerData(Nexus):
             or "image_nr_low" in frames.attrs
         )
 
-    def sentinels(
-        self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None
-    ) -> dict[str, Any]:
+    def sentinels(self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None) -> Bounds:
         """Return bounds that exclude the largest value, unless the file describes the detector."""
         if make is not None or dtype.kind != "u":
             return super().sentinels(frames, dtype, make)
@@ -56,16 +53,12 @@ class EigerData(Nexus):
         largest = int(np.iinfo(dtype).max)
         named = DATA_FILE.fullmatch(path.name)
         master = path.with_name(f"{named[1]}_master.h5") if named else path
-        remedy = (
-            f"give {master} instead"
-            if named and master.exists()
-            else "give the master file instead"
-        )
+        better = master if named and master.exists() else "the master file"
         return {
             "high": largest - 1,
             "high_from": f"{largest} marks pixels without a value in EIGER data files",
             "note": "is an EIGER data file without its master file, which has the pixel mask and the "
-            f"angles; {remedy} if you have it; the value {largest} counts as invalid, use "
+            f"angles; give {better} instead if you have it; the value {largest} counts as invalid, use "
             f"{given('valid_range')} to change this",
         }
 

@@ -12,6 +12,9 @@ from gpu_spots.files.hdf5.tree import attribute_of, item_at, member, members, wh
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.model import Array
 
+Bounds = dict[str, Any]
+"""Those fields of `DetectorFacts` that are about valid values and saturation."""
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorFacts:
@@ -53,9 +56,9 @@ class MaskBits:
         return (values.astype(np.int64) & self.bad) == 0
 
 
-def attribute_bounds(frames: h5py.Dataset) -> dict[str, Any]:
-    """Return the fields of `DetectorFacts` that ``gpu-spots convert`` stores with the frames."""
-    found: dict[str, Any] = {}
+def attribute_bounds(frames: h5py.Dataset) -> Bounds:
+    """Return the bounds that ``gpu-spots convert`` stores as attributes of the frames."""
+    found: Bounds = {}
     for field, name in (("saturation", "saturation"), ("low", "valid_min")):
         value = np.asarray(attribute_of(frames, name))
         if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all():

@@ -49,13 +49,11 @@ def read_metadata(frames: FrameDatasets, options: InputOptions) -> LocatedColumn
 def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOptions) -> Columns:
     """Return columns, replaced by those of a table if one is given. Raises `InputError`."""
     table = _of_table(n_frames, options)
-    origin = {name: place for name, (place, _) in table.items()}
-    return (
-        LocatedColumns(
-            {**columns, **{name: values for name, (_, values) in table.items()}}, origin, {}
-        )
-        if table
-        else columns
+    if not table:
+        return columns
+    values = {name: values for name, (_, values) in table.items()}
+    return LocatedColumns(
+        {**columns, **values}, {name: place for name, (place, _) in table.items()}, {}
     )
 
 

@@ -21,6 +21,7 @@ from gpu_spots.files.hdf5.tree import (
 )
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.layouts.detector import (
+    Bounds,
     DetectorFacts,
     MaskBits,
     has_mask,
@@ -61,7 +62,7 @@ class Nexus(Layout):
         """Return what the group of the detector tells."""
         file = frames.file
         place, group = _detector(frames)
-        bounds: dict[str, Any] = {}
+        bounds: Bounds = {}
         if with_bounds:
             make = None if group is None else _make(place, group)
             bounds = self.sentinels(frames, dtype, make)
@@ -77,10 +78,8 @@ class Nexus(Layout):
         unused = "" if path else mask_beside(file, frames.group, frames.shape)
         return DetectorFacts(mask, path, unused_mask=unused, **bounds)
 
-    def sentinels(
-        self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None
-    ) -> dict[str, Any]:
-        """Return the fields of `DetectorFacts` that exclude values which mark pixels without one.
+    def sentinels(self, frames: FrameDatasets, dtype: np.dtype[Any], make: str | None) -> Bounds:
+        """Return bounds that exclude the values which mark pixels without a value.
 
         Args:
             frames: datasets of the frames.
@@ -218,10 +217,10 @@ def _text(item: h5py.Dataset) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
-    """Return the fields of `DetectorFacts` that exclude pixels without a value.
+def sentinels(dtype: np.dtype[Any], make: str) -> Bounds:
+    """Return bounds that exclude the values with which a photon counter marks pixels without one.
 
-    A photon counter marks them by the two largest of an unsigned type, -1 and -2 of a Pilatus or an Eiger, and the
+    These are the two largest of an unsigned type, -1 and -2 of a Pilatus or an Eiger, and the
     smallest of another signed type.
     """
     if dtype.kind == "u":
@@ -238,7 +237,7 @@ def sentinels(dtype: np.dtype[Any], make: str) -> dict[str, Any]:
     return {}
 
 
-def _declared_bounds(place: str, detector: h5py.Group, bounds: dict[str, Any]) -> dict[str, Any]:
+def _declared_bounds(place: str, detector: h5py.Group, bounds: Bounds) -> Bounds:
     """Return bounds narrowed by the values that the group of the detector has."""
     found = dict(bounds)
     for name in ("saturation_value", "countrate_correction_count_cutoff"):
