@@ -27,9 +27,10 @@ LASER_STATES = ("laser_on", "laser_state", "laser", "pump_on")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Description of a layout. This class suffices if only the paths of the frames are special.
+    """Description of a layout.
 
-    A subclass overrides the methods in which its files differ.
+    For a layout in which only the paths and names are special, a record of this class is enough.
+    Otherwise a subclass overrides the methods in which its files differ.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Layout:
     a regular expression.
     """
     other_paths: tuple[str, ...] = ()
-    """Regular expressions of further paths that belong to the layout if the user gives them."""
+    """Further paths of frames, not searched; regular expressions of whole paths, for `owns`."""
     angles: tuple[str, ...] = ANGLES
     """Names of datasets of angles, lower case, the best first."""
     laser_states: tuple[str, ...] = LASER_STATES
