@@ -37,7 +37,7 @@ def describe(stack: Run) -> Description:
     all_masked = stack.validity.pixels is not None and not stack.validity.pixels.any()
     return {
         "file": stack.file_name,
-        "layout": "images" if isinstance(stack, ImageStack) else stack.layout.kind,
+        "layout": "images" if isinstance(stack, ImageStack) else stack.layout.name,
         "frames": storage_of(stack),
         "masked_pixels": stack.validity.n_masked,
         "mask": {name: record[name] for name in MASKS if name in record} or None,

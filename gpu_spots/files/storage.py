@@ -38,10 +38,10 @@ def storage_of(stack: FileStack | ImageStack) -> dict[str, Any]:
     }
     if isinstance(stack, ImageStack):
         return {**frames, "images": stack.format}
-    dataset = stack.layout.parts[0].dataset
+    dataset = stack.parts[0].dataset
     return {
         **frames,
-        "datasets": [part.path for part in stack.layout.parts],
+        "datasets": [part.path for part in stack.parts],
         "chunks": list(dataset.chunks) if dataset.chunks else None,
         "filters": _filters(dataset),
         "read_through_hdf5": stack.why_not_direct,

@@ -22,7 +22,8 @@ from factories.layouts_data import (
 )
 from gpu_spots import find_spots
 from gpu_spots.files.frames import open_run
-from gpu_spots.files.layouts.detector import CXI_BAD, good_of_nexus
+from gpu_spots.files.layouts.cxi_crystfel import CXI_MASK
+from gpu_spots.files.layouts.nexus import NEXUS_MASK
 from gpu_spots.inputs import InputOptions
 from helpers import assert_refused, command, write_run
 
@@ -36,7 +37,7 @@ def test_only_the_low_bits_of_a_nexus_mask_count(tmp_path: Path) -> None:
     values = np.zeros(SHAPE, np.uint32)
     values[0, :16] = 1 << np.arange(16)
     values[1, :16] = (1 << np.arange(16, 32)).astype(np.uint32)
-    assert (~good_of_nexus(values)).sum() == 16
+    assert (~NEXUS_MASK.good(values)).sum() == 16
     for name in ("pixel_mask", "detectorSpecific/pixel_mask"):
         path = write_dectris(tmp_path / "run_master.h5", detector={name: values})
         good = good_of(path)
@@ -54,7 +55,7 @@ def test_a_mask_of_one_module_layer_is_taken(tmp_path: Path) -> None:
 def test_bits_of_a_cxi_mask(tmp_path: Path) -> None:
     values = np.zeros(SHAPE, np.uint32)
     values[0, :16] = 1 << np.arange(16)
-    bad_bits = [bit for bit in range(16) if CXI_BAD >> bit & 1]
+    bad_bits = [bit for bit in range(16) if CXI_MASK.bad >> bit & 1]
     assert bad_bits == [0, 2, 3, 4, 6, 7, 8, 9, 10, 12]  # not: saturated, in a peak, corrected
     good = good_of(write_cxi(tmp_path / "run.h5", mask=values))
     assert np.flatnonzero(~good[0]).tolist() == bad_bits
