@@ -23,7 +23,15 @@ from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, levels_of, run, series
+from helpers import (
+    assert_same,
+    background_of,
+    images_of,
+    levels_of,
+    moments_of,
+    run,
+    series,
+)
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
 
@@ -74,9 +82,9 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     for thread in threads:
         thread.join()
     assert np.array_equal(device_frames(device_backend, held), frames)
-    found = device_backend.moments(held[:, 2:5], Trimmed(25), Validity())
+    found = moments_of(device_backend, held[:, 2:5], Trimmed(25), Validity())
     assert np.array_equal(
-        found.total, CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity()).total
+        found.total, moments_of(CpuBackend(1), frames[:, 2:5], Trimmed(25), Validity()).total
     )
 
 
@@ -111,8 +119,8 @@ def test_many_steps_equal_scipy(
         Morphology(erosions, dilations, connectivity),
         None,
     )
-    found = device_backend.unpack(
-        device_backend.find_masks(device_backend.upload(images), prepared).filtered
+    found = images_of(
+        device_backend, device_backend.find_masks(device_backend.upload(images), prepared).filtered
     )
     structure = ndimage.generate_binary_structure(2, connectivity)
     for image, mask in zip(images.astype(bool), found, strict=True):
@@ -348,5 +356,5 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
     masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
     assert lent == [[3, 3], [3, 3], [1, 1]]
-    assert np.array_equal(np.stack([each.words for each in fetched]), words)
+    assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE, BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed, critical_values
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.background import HeldBackground, evaluated
-from gpu_spots.cuda.planes import PlaneMoments, most_frames
+from gpu_spots.cuda.moments import PlaneMoments
+from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
@@ -336,9 +338,7 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
     assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
     for shape in ((40, 50), (200, 201)):
         maps = BackgroundMaps(shape, dtype, 3.0, varies=n_blocks > 0)
-        moments = CpuBackend(1).moments(
-            frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity()
-        )
+        moments = cpu_moments(frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity())
         tracemalloc.start()
         maps.rows(0, shape[0]).fill(moments)
         needed = tracemalloc.get_traced_memory()[1]

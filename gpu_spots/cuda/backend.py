@@ -1,4 +1,4 @@
-"""GpuBackend: the contract of ``gpu_spots.backend.Backend``, operation by operation, on one CUDA device."""
+"""GpuBackend: the operations of ``gpu_spots.backend`` in the order of the contract, on one CUDA device."""
 
 import threading
 import weakref
@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Method
 from gpu_spots.cuda import memory
-from gpu_spots.cuda.background import HeldBackground, fill
+from gpu_spots.cuda.background import HeldBackground, background, hold_background
 from gpu_spots.cuda.components import components
-from gpu_spots.cuda.kruskal import kruskal_on_device
 from gpu_spots.cuda.masks import (
     PackedMasks,
     Rules,
@@ -25,25 +24,19 @@ from gpu_spots.cuda.masks import (
     find_masks,
     rules,
     union,
-    unpack,
     without,
 )
 from gpu_spots.cuda.measure import Levels, levels, measure
-from gpu_spots.cuda.moments import moments_bytes, moments_on_device
-from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
-from gpu_spots.cuda.ranked import RankedMoments
 from gpu_spots.cuda.scale import scaled
-from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
     Array,
     Background,
     Components,
-    FloatMoments,
     FoundMasks,
-    IntegerMoments,
     Measurements,
     Morphology,
+    PackedImages,
     Validity,
 )
 
@@ -57,7 +50,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """What the second pass needs, on the device."""
 
     rules: Rules
@@ -98,7 +91,7 @@ class GpuBackend:
 
     def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
         """What is known of each pixel of the band, and what a kernel keeps of its values."""
-        return moments_bytes(n_frames, n_pixels, dtype, method.n_blocks)
+        return memory.band_bytes(n_frames, n_pixels, dtype, method)
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Packed masks, and the set pixels while they are labelled."""
@@ -110,19 +103,12 @@ class GpuBackend:
         return self.toolkit.xp.empty(shape, dtype)
 
     @contextmanager
-    def staging(self, held: Any, begin: int, end: int) -> Iterator[Array]:
-        """A slot of pinned memory, which is copied while other slots are filled."""
-        with self.toolkit.staging(held[begin:end]) as slot:
+    def staging(
+        self, held: Any, begin: int, end: int, shuffled_rows: int | None = None
+    ) -> Iterator[Array]:
+        """Lend a slot of pinned memory, which is copied while other slots are filled."""
+        with memory.staging([(self.toolkit, held[begin:end])], shuffled_rows) as slot:
             yield slot
-
-    @contextmanager
-    def staging_shuffled(self, held: Any, begin: int, end: int, rows: int) -> Iterator[Array]:
-        """Through a slot to memory of the device, and from there to their places by a kernel."""
-        part = held[begin:end]
-        stretches = self.toolkit.call(lambda: room_for_stretches(self.toolkit, part, rows))
-        with self.toolkit.staging(stretches) as slot:
-            yield slot
-        self.toolkit.call(lambda: put_in_order(self.toolkit, stretches, part))
 
     def upload(self, frames: Any) -> Any:
         """Through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""
@@ -148,57 +134,32 @@ class GpuBackend:
         return scaled(self.toolkit, frames, factors, validity)
 
     @_on_device
-    def moments(
-        self, frames: Any, method: Method, validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Compute on the device, and copy to the host."""
-        return self._moments(frames, method, validity).to_host(self.toolkit, frames.shape[1:])
-
-    @_on_device
     def hold_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> HeldBackground | None:
-        """Return room for maps that are made on the device: those of `Trimmed`, from bit planes."""
-        n_frames, n_rows, n_columns = shape
-        made_here = (
-            isinstance(method, Trimmed)
-            and n_frames <= most_frames(dtype)
-            and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
-        )
-        return HeldBackground.empty(self.toolkit, (n_rows, n_columns), dtype) if made_here else None
+        """Hold maps that are made on the device."""
+        return hold_background(self.toolkit, shape, dtype, method)
 
     @_on_device
     def background(
         self, frames: Any, method: Method, validity: Validity, into: BackgroundRows
     ) -> bool:
         """Fill the rows on the device where it can, else on the host: `gpu_spots.cuda.background`."""
-        return fill(self.toolkit, self._moments(frames, method, validity), into)
-
-    def _moments(
-        self, frames: Any, method: Method, validity: Validity
-    ) -> PlaneMoments | RankedMoments:
-        """Select by bit planes or from sorted values (`Trimmed`), or sort and drop blocks (`KruskalWallis`)."""
-        match method:
-            case Trimmed(percent):
-                return moments_on_device(self.toolkit, frames, percent, validity)
-            case KruskalWallis():
-                return kruskal_on_device(
-                    self.toolkit, frames, method.block_of_frame, method.critical, validity
-                )
+        return background(self.toolkit, frames, method, validity, into)
 
     @_on_device
     def prepare(
         self, background: Background, morphology: Morphology, saturation: float | None
-    ) -> _Prepared:
+    ) -> Prepared:
         """The threshold as a map of the frames' own type: it is on the device already where the background was made there."""
-        return _Prepared(
+        return Prepared(
             rules(self.toolkit, background, morphology),
             levels(self.toolkit, background),
             saturation,
         )
 
     @_on_device
-    def find_masks(self, frames: Any, prepared: _Prepared) -> FoundMasks:
+    def find_masks(self, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
         """In one kernel: `gpu_spots.cuda.masks`."""
         return find_masks(self.toolkit, frames, prepared.rules)
 
@@ -220,13 +181,9 @@ class GpuBackend:
         return without(self.toolkit, masks, invalid)
 
     @_on_device
-    def fetch(self, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
-        """Packed, all kinds of some frames in one transfer."""
+    def fetch(self, masks: Sequence[PackedMasks]) -> list[PackedImages]:
+        """Copy them packed, all kinds of some frames in one transfer."""
         return fetch(self.toolkit, masks)
-
-    def unpack(self, masks: PackedMasks) -> NDArray[np.uint8]:
-        """A byte a pixel."""
-        return unpack(masks if isinstance(masks.words, np.ndarray) else self.fetch([masks])[0])
 
     @_on_device
     def components(self, masks: PackedMasks, connectivity: int) -> Components:
@@ -243,7 +200,7 @@ class GpuBackend:
         frames: Any,
         components: Components,
         mask_of_frame: NDArray[np.integer],
-        prepared: _Prepared,
+        prepared: Prepared,
         factors: NDArray[np.integer] | None,
     ) -> Measurements:
         """A warp a spot: `gpu_spots.cuda.measure`."""

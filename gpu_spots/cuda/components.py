@@ -27,7 +27,7 @@ class Labelled:
 
 
 def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
-    """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
+    """Components of each mask; see ``gpu_spots.backend.Operations.components``."""
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
         raise BackendError(

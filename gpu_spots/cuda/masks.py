@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
-from gpu_spots.model import Array, Background, FoundMasks, Morphology, Validity
+from gpu_spots.model import Array, Background, FoundMasks, Morphology, PackedImages, Validity
 
 WORD = 32
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
@@ -31,9 +31,7 @@ class PackedMasks:
     """A batch of masks."""
 
     words: Any
-    """(k, n_X, ceil(n_Y / 32)) uint32, on the device, or on the host once fetched; bits beyond the
-    last column are 0.
-    """
+    """(k, n_X, ceil(n_Y / 32)) uint32, on the device; bits beyond the last column are 0."""
     n_columns: int
     """n_Y."""
 
@@ -73,26 +71,6 @@ def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
     return whole.view("<u4").astype(np.uint32, copy=False)
 
 
-def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
-    """Return masks, the same number of each, packed on the host: an eighth of the bytes is copied."""
-    if not masks:
-        return []
-    on_host = [PackedMasks(np.empty(each.words.shape, np.uint32), each.n_columns) for each in masks]
-    step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
-    for begin in range(0, len(masks[0]), step):
-        some = slice(begin, begin + step)
-        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
-            for each, words in zip(on_host, lent, strict=True):
-                np.copyto(each.words[some], words)
-    return on_host
-
-
-def unpack(masks: PackedMasks) -> NDArray[np.uint8]:
-    """A byte a pixel, of masks on the host."""
-    words = masks.words.astype("<u4", copy=False)
-    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
-
-
 def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> Rules:
     """What masks need, on the device."""
     valid = background.validity.pixels
@@ -122,8 +100,8 @@ def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
     )
 
 
-def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
-    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Backend.find_masks``."""
+def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks[PackedMasks]:
+    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Operations.find_masks``."""
     n_frames, n_rows, n_columns = frames.shape
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
@@ -191,7 +169,7 @@ def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> Packe
 def union(
     toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
 ) -> None:
-    """OR masks onto others; see ``gpu_spots.backend.Backend.union``."""
+    """OR masks onto others; see ``gpu_spots.backend.Operations.union``."""
     n_words = onto.words.shape[1] * onto.words.shape[2]
     which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
     unite = toolkit.kernel("union", "unite")
@@ -209,6 +187,23 @@ def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> Packe
         (masks.words, invalid.words, np.int64(n_words), left),
     )
     return PackedMasks(left, masks.n_columns)
+
+
+def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
+    """Copy masks, the same number of each, to the host: all kinds of some frames in one transfer."""
+    if not masks:
+        return []
+    on_host = [np.empty(each.words.shape, np.uint32) for each in masks]
+    step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
+    for begin in range(0, len(masks[0]), step):
+        some = slice(begin, begin + step)
+        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
+            for words, copied in zip(on_host, lent, strict=True):
+                np.copyto(words[some], copied)
+    return [
+        PackedImages(words.astype("<u4", copy=False).view(np.uint8), each.n_columns)
+        for words, each in zip(on_host, masks, strict=True)
+    ]
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:

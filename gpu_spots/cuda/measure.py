@@ -55,7 +55,7 @@ def measure(
     factors: NDArray[np.integer] | None,
     on_device: tuple[Any, Any] | None = None,
 ) -> Measurements:
-    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``.
+    """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``.
 
     ``on_device``: the components' pixels and begins, where they still are there.
     """
