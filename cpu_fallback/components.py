@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.masks import PackedMasks, set_pixels
+from cpu_fallback.packed import PackedMasks, set_pixels
 from gpu_spots.model import Components
 
 

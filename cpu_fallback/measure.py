@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cpu_fallback.prepared import Prepared
 from cpu_fallback.validity import at_least
 from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
 
@@ -11,17 +12,16 @@ def measure(
     frames: Array,
     components: Components,
     mask_of_frame: NDArray[np.integer],
-    levels: IntegerLevel | NDArray[np.float64],
-    saturation: float | None,
+    prepared: Prepared,
     factors: NDArray[np.integer] | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
-    n_pixels = frames[0].size
+    level, saturation, n_pixels = prepared.level, prepared.saturation, frames[0].size
     pixels, begin, frame = _repeated(components, mask_of_frame)
     if not len(begin):
         empty = np.zeros(0, np.int64)
         overload = None if saturation is None else empty
-        if isinstance(levels, IntegerLevel):
+        if isinstance(level, IntegerLevel):
             return Measurements(empty, empty, empty, empty, overload)
         return Measurements(np.zeros(0), None, None, empty, overload)
     length = np.diff(begin, append=len(pixels))
@@ -32,15 +32,15 @@ def measure(
         if saturation is None
         else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
     )
-    if isinstance(levels, IntegerLevel):
+    if isinstance(level, IntegerLevel):
         return Measurements(
             total=np.add.reduceat(values.astype(np.int64), begin),
-            background_high=_sum_of(levels.high, pixels, begin),
-            background_low=_sum_of(levels.low, pixels, begin),
+            background_high=_sum_of(level.high, pixels, begin),
+            background_low=_sum_of(level.low, pixels, begin),
             peak=peak,
             overload=overload,
         )
-    background = levels.reshape(-1)[pixels]
+    background = level.reshape(-1)[pixels]
     # values may be as large as the type allows
     with np.errstate(over="ignore", invalid="ignore"):
         if factors is not None:

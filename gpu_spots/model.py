@@ -250,6 +250,10 @@ class Components:
     """(k + 1,) int64: mask ``j`` has the components ``first[j]`` to ``first[j + 1]``, labelled 1,
     2, ... in raster order.
     """
+    held: Any = None
+    """What the backend holds of these very components where it computes, to `measure` them at once;
+    None: nothing.
+    """
 
     @property
     def counts(self) -> NDArray[np.int32]:

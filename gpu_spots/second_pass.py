@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -89,8 +89,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
-            images = self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found)
-            return images, self._measure(on_device, found, np.arange(end - begin), begin, end)
+            sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
+            # what waits to be written takes no memory of a device
+            found = replace(found, held=None)
+            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
         for begin, end, (intensity, measured) in self._walk(
             "masks and spots", self.source.shape[0], "frames", one_batch
@@ -153,7 +155,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         """Components of all synced masks."""
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
-            found = self.backend.components(synced[begin:end], self.connectivity)
+            found = replace(
+                self.backend.components(synced[begin:end], self.connectivity), held=None
+            )
             return self._fetch({"synced": synced[begin:end]}, found), found
 
         return joined(

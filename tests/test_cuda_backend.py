@@ -17,6 +17,7 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.memory import plan
@@ -142,7 +143,7 @@ def test_more_masks_than_can_be_numbered_at_once(
     )
     masks = device_backend.find_masks(device_backend.upload(images), prepared).raw
     whole = device_backend.components(masks, 2)
-    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * cuda_masks.words_for(50))
+    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * words_for(50))
     parts = device_backend.components(masks, 2)
     for name in ("pixels", "begin", "box", "first"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))
@@ -353,7 +354,7 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
         return lend_all(arrays)
 
     monkeypatch.setattr(toolkit, "lend_all", noted)
-    masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
+    masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
     assert lent == [[3, 3], [3, 3], [1, 1]]
     assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))

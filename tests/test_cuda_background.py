@@ -218,7 +218,7 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 device_backend.prepare(each, Morphology(1, 2, 2), 3)
                 for each in (background, replace(background, held=None))
             )
-            assert held.rules.limits is background.held.below
+            assert held.limits is background.held.below
             assert (held.levels.low is background.held.total) == (not background.gaps)
             assert held.rules.value_range == sent.rules.value_range
             for name in ("limits", "valid"):
@@ -278,7 +278,7 @@ def test_maps_that_are_uploaded_in_pieces(
         threshold[4, 5] = least
         background = background_of(threshold, dtype, levels_of(dtype, shape, rng))
         prepared = device_backend.prepare(background, Morphology(0, 0, 1), None)
-        limits = fetched(device_backend, prepared.rules.limits)
+        limits = fetched(device_backend, prepared.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
         level, levels = background.level, prepared.levels
@@ -407,7 +407,7 @@ def is_held_otherwise(backend: Any) -> bool:
         for each in (background, replace(background, held=None))
     )
     try:
-        assert_same_there(backend, held.rules.limits, sent.rules.limits)
+        assert_same_there(backend, held.limits, sent.rules.limits)
         assert_same_there(backend, held.levels.low, sent.levels.low)
     except AssertionError:
         return True

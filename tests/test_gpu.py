@@ -15,7 +15,7 @@ import pytest
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background.methods import Trimmed
-from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory.plan import Place

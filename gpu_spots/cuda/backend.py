@@ -1,44 +1,15 @@
 """GpuBackend: the operations of ``gpu_spots.backend`` in the order of the contract, on one CUDA device."""
 
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import Method
-from gpu_spots.cuda import memory
-from gpu_spots.cuda.background import HeldBackground, background, hold_background
-from gpu_spots.cuda.components import components
-from gpu_spots.cuda.masks import (
-    PackedMasks,
-    Rules,
-    empty_masks,
-    fetch,
-    find_masks,
-    rules,
-    union,
-    without,
-)
-from gpu_spots.cuda.measure import Levels, levels, measure
-from gpu_spots.cuda.scale import scaled
+from gpu_spots.cuda import background, components, masks, measure, memory, prepared, scale
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import (
-    Array,
-    Background,
-    Components,
-    FoundMasks,
-    Measurements,
-    Morphology,
-    PackedImages,
-    Validity,
-)
+from gpu_spots.model import Array
 
 UPLOAD_BYTES = 1 << 24
 """Bytes of a piece of frames that are uploaded from the host's memory: while one is on its way the
@@ -49,24 +20,14 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What the second pass needs, on the device."""
-
-    rules: Rules
-    levels: Levels
-    saturation: float | None
-    """The smallest saturated value, counts of frames as read; None: unknown."""
-
-
 def _on_device(
-    method: Callable[Concatenate["GpuBackend", P], Result],
+    function: Callable[Concatenate[Toolkit, P], Result],
 ) -> Callable[Concatenate["GpuBackend", P], Result]:
-    """Run a method on the device, with its errors translated."""
+    """Return a method that runs ``function`` on the device, with its errors translated."""
 
-    @wraps(method)
+    @wraps(function)
     def run(self: "GpuBackend", /, *args: P.args, **options: P.kwargs) -> Result:
-        return self.toolkit.call(lambda: method(self, *args, **options))
+        return self.toolkit.call(lambda: function(self.toolkit, *args, **options))
 
     return run
 
@@ -83,24 +44,17 @@ class GpuBackend:
         self.workers = workers
         self.device = toolkit.description
         self.toolkit = toolkit
-        self._own = threading.local()
 
     def free_bytes(self) -> int:
-        """Of the device, or of the part that may be used."""
+        """Return those of the device, or of the part that may be used."""
         return self.toolkit.free_bytes()
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
-        """What is known of each pixel of the band, and what a kernel keeps of its values."""
-        return memory.band_bytes(n_frames, n_pixels, dtype, method)
+    band_bytes = staticmethod(memory.band_bytes)
+    batch_bytes = staticmethod(memory.batch_bytes)
 
-    def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-        """Packed masks, and the set pixels while they are labelled."""
-        return memory.batch_bytes(n_frames, n_pixels, dtype)
-
-    @_on_device
     def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
-        """An array on the device."""
-        return self.toolkit.xp.empty(shape, dtype)
+        """Return an array on the device."""
+        return self.toolkit.call(lambda: self.toolkit.xp.empty(shape, dtype))
 
     @contextmanager
     def staging(
@@ -111,7 +65,7 @@ class GpuBackend:
             yield slot
 
     def upload(self, frames: Any) -> Any:
-        """Through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""
+        """Copy through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""
         if not isinstance(frames, np.ndarray):
             return frames
         held = self.hold(frames.shape, frames.dtype.newbyteorder("="))
@@ -122,99 +76,18 @@ class GpuBackend:
                 np.copyto(slot, frames[begin:end])
         return held
 
-    @_on_device
     def release(self) -> None:
-        """Memory of arrays that are gone."""
-        self._own.last = None
-        self.toolkit.release()
+        """Give back memory of arrays that are gone."""
+        self.toolkit.call(self.toolkit.release)
 
-    @_on_device
-    def scaled(self, frames: Any, factors: NDArray[np.integer], validity: Validity) -> Any:
-        """Value by value: `gpu_spots.cuda.scale`."""
-        return scaled(self.toolkit, frames, factors, validity)
-
-    @_on_device
-    def hold_background(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
-    ) -> HeldBackground | None:
-        """Hold maps that are made on the device."""
-        return hold_background(self.toolkit, shape, dtype, method)
-
-    @_on_device
-    def background(
-        self, frames: Any, method: Method, validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """Fill the rows on the device where it can, else on the host: `gpu_spots.cuda.background`."""
-        return background(self.toolkit, frames, method, validity, into)
-
-    @_on_device
-    def prepare(
-        self, background: Background, morphology: Morphology, saturation: float | None
-    ) -> Prepared:
-        """The threshold as a map of the frames' own type: it is on the device already where the background was made there."""
-        return Prepared(
-            rules(self.toolkit, background, morphology),
-            levels(self.toolkit, background),
-            saturation,
-        )
-
-    @_on_device
-    def find_masks(self, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
-        """In one kernel: `gpu_spots.cuda.masks`."""
-        return find_masks(self.toolkit, frames, prepared.rules)
-
-    @_on_device
-    def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
-        """Words of zeros."""
-        return empty_masks(self.toolkit, n_masks, shape)
-
-    @_on_device
-    def union(
-        self, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
-    ) -> None:
-        """Word by word."""
-        union(self.toolkit, onto, masks, mask_of_frame)
-
-    @_on_device
-    def without(self, masks: PackedMasks, invalid: PackedMasks) -> PackedMasks:
-        """AND NOT."""
-        return without(self.toolkit, masks, invalid)
-
-    @_on_device
-    def fetch(self, masks: Sequence[PackedMasks]) -> list[PackedImages]:
-        """Copy them packed, all kinds of some frames in one transfer."""
-        return fetch(self.toolkit, masks)
-
-    @_on_device
-    def components(self, masks: PackedMasks, connectivity: int) -> Components:
-        """By union-find: `gpu_spots.cuda.components`."""
-        self._own.last = None
-        labelled = components(self.toolkit, masks, connectivity)
-        # most often this thread measures them next
-        self._own.last = weakref.ref(labelled.found.pixels), labelled.on_device
-        return labelled.found
-
-    @_on_device
-    def measure(
-        self,
-        frames: Any,
-        components: Components,
-        mask_of_frame: NDArray[np.integer],
-        prepared: Prepared,
-        factors: NDArray[np.integer] | None,
-    ) -> Measurements:
-        """A warp a spot: `gpu_spots.cuda.measure`."""
-        pixels, on_device = getattr(self._own, "last", None) or (None, None)
-        if pixels is None or pixels() is not components.pixels:
-            on_device = None
-        self._own.last = None
-        return measure(
-            self.toolkit,
-            frames,
-            components,
-            mask_of_frame,
-            prepared.levels,
-            prepared.saturation,
-            factors,
-            on_device,
-        )
+    scaled = _on_device(scale.scaled)
+    hold_background = _on_device(background.hold_background)
+    background = _on_device(background.background)
+    prepare = _on_device(prepared.prepare)
+    find_masks = _on_device(masks.find_masks)
+    empty_masks = _on_device(masks.empty_masks)
+    union = _on_device(masks.union)
+    without = _on_device(masks.without)
+    fetch = _on_device(masks.fetch)
+    components = _on_device(components.components)
+    measure = _on_device(measure.measure)

@@ -1,4 +1,4 @@
-"""Masks on the device, packed 32 pixels a word: thresholds, erosions, dilations, unions.
+"""Masks: thresholds, erosions and dilations, unions.
 
 Kernels: masks.cu, union.cu.
 """
@@ -6,16 +6,16 @@ Kernels: masks.cu, union.cu.
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
-from gpu_spots.model import Array, Background, FoundMasks, Morphology, PackedImages, Validity
+from gpu_spots.cuda.packed import PackedMasks, words_for
+from gpu_spots.cuda.prepared import Prepared
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
 
-WORD = 32
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """As in masks.cu."""
 STEPS = 8
@@ -26,111 +26,37 @@ WIDEST = 2**62
 """No count of an integer frame is as large."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedMasks:
-    """A batch of masks."""
-
-    words: Any
-    """(k, n_X, ceil(n_Y / 32)) uint32, on the device; bits beyond the last column are 0."""
-    n_columns: int
-    """n_Y."""
-
-    def __len__(self) -> int:
-        """Number of masks."""
-        return len(self.words)
-
-    def __getitem__(self, masks: slice) -> "PackedMasks":
-        """Some of the masks, as a view."""
-        return PackedMasks(self.words[masks], self.n_columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Which values make a mask."""
-
-    limits: Any
-    """(n_X, n_Y), on the device: integer values stand out above it, float values at or above it."""
-    valid: Any
-    """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
-    value_range: Validity | None
-    """Which values count; None: all values of all pixels that are not masked do."""
-    morphology: Morphology
-
-
-def words_for(n_columns: int) -> int:
-    """Words of a row."""
-    return -(-n_columns // WORD)
-
-
-def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """(n_X, n_Y) bool to (n_X, words) uint32, on the host."""
-    n_bytes = words_for(mask.shape[1]) * WORD // 8
-    packed = np.packbits(mask, axis=1, bitorder="little")
-    whole = np.zeros((len(mask), n_bytes), np.uint8)
-    whole[:, : packed.shape[1]] = packed
-    return whole.view("<u4").astype(np.uint32, copy=False)
-
-
-def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> Rules:
-    """What masks need, on the device."""
-    valid = background.validity.pixels
-    return Rules(
-        limits=_limits(toolkit, background.threshold, background.max.dtype)
-        if background.held is None
-        else background.held.below,
-        valid=None if valid is None else toolkit.to_device(pack(valid)),
-        value_range=background.validity if background.gaps else None,
-        morphology=morphology,
-    )
-
-
-def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
-    """A threshold as a map that values of ``dtype`` are compared with."""
-    if dtype.kind == "f":
-        return uploaded(toolkit, threshold, threshold.dtype)
-    # the frames' own type where it can be, as it is read fastest; what lets every value pass has no
-    # value below it
-    lowest = np.iinfo(dtype).min
-    fits = threshold.min(initial=lowest + 1) > lowest
-    return uploaded(
-        toolkit,
-        threshold,
-        dtype if fits else np.int64,
-        lambda slot, rows: np.subtract(rows, 1, out=slot, casting="unsafe"),
-    )
-
-
-def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks[PackedMasks]:
+def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
     """Raw and filtered masks of each frame; see ``gpu_spots.backend.Operations.find_masks``."""
     n_frames, n_rows, n_columns = frames.shape
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
-    checked = rules.value_range is not None
+    checked = prepared.value_range is not None
     invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
     is_float = frames.dtype.kind == "f"
     types = {
         "FRAME": c_type(frames.dtype),
-        "LIMIT": c_type(rules.limits.dtype),
+        "LIMIT": c_type(prepared.limits.dtype),
         "BOUND": "f64" if is_float else "i64",
     }
     find = toolkit.kernel("masks", "find_masks", **types)
     size = (np.int32(n_rows), np.int32(n_columns))
-    square = np.int32(rules.morphology.connectivity == 2)
-    (erosions, dilations), *others = _launches(rules.morphology, n_rows, n_columns)
+    square = np.int32(prepared.morphology.connectivity == 2)
+    (erosions, dilations), *others = _launches(prepared.morphology, n_rows, n_columns)
     find(
         *_tiles(shape),
         (
             *(
                 frames,
                 np.int64(frame_stride(frames)),
-                rules.limits,
+                prepared.limits,
                 *size,
                 np.int32(_loads_wide(frames)),
                 np.int32(checked),
             ),
             *(
-                *_bounds(rules.value_range or Validity(), is_float),
-                rules.valid,
+                *_bounds(prepared.value_range or Validity(), is_float),
+                prepared.valid,
                 np.int32(erosions),
                 np.int32(dilations),
                 square,
@@ -148,7 +74,7 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks[Packed
             steps = (np.int32(erosions), np.int32(dilations), square, np.int32(i == len(others)))
             clean(
                 *_tiles(shape),
-                (filtered, *size, rules.valid, invalid, *steps, other),
+                (filtered, *size, prepared.valid, invalid, *steps, other),
                 shared_mem=_shared(erosions + dilations),
             )
             filtered, other = other, filtered

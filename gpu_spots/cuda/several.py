@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method
 from gpu_spots.cuda import memory
-from gpu_spots.cuda.backend import GpuBackend, Prepared
-from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.packed import PackedMasks
+from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.model import (
     Array,
     Background,
@@ -197,7 +198,8 @@ class SeveralGpus:
     def components(self, masks: _Masks, connectivity: int) -> Components:
         """On the thread's device: masks of groups leave home for it, so that all devices share the work."""
         device = self._threads.device()
-        return self.backends[device].components(self._moved(masks, device), connectivity)
+        found = self.backends[device].components(self._moved(masks, device), connectivity)
+        return replace(found, held=(device, found.held))
 
     def measure(
         self,
@@ -209,6 +211,8 @@ class SeveralGpus:
     ) -> Measurements:
         """Where the batch is."""
         device, batch = self._here(frames)
+        there, held = components.held or (device, None)
+        components = replace(components, held=held if there == device else None)
         return self.backends[device].measure(
             batch, components, mask_of_frame, prepared[device], factors
         )
