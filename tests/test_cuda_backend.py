@@ -290,11 +290,11 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     else:
         staging = backend.staging
 
-        def full_once(held: Any, begin: int, end: int) -> Any:
+        def full_once(*given: Any) -> Any:
             staged.append(MEMORY.live)
             if len(staged) == 5:
                 raise OutOfDeviceMemory("GPU 0: out of memory")
-            return staging(held, begin, end)
+            return staging(*given)
 
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
