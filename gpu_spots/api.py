@@ -18,7 +18,7 @@ from gpu_spots.files.output.converted import write_converted
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 from gpu_spots.files.output.spots_writer import STACKS
 from gpu_spots.inputs import InputOptions, parse_regions
-from gpu_spots.memory.plan import Limits
+from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
@@ -136,14 +136,11 @@ def find_spots(
         saturation=saturation,
     )
     filter_options(compression)
-    for name, value in {"memory_limit": memory_limit, "batch": batch}.items():
-        if value is not None and not value >= 1:
-            raise ParameterError(name, f"{value!r} is not an integer >= 1")
     if unknown := sorted(set(keep) - STACKS):
         raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
     folder = None if scratch is None else Path(scratch)
     chosen = select_backend(backend, threads, device, device_memory_limit)
-    limits = Limits(memory_limit, batch, chosen.workers)
+    limits = ResourceLimits(memory_limit, batch)
     job = Job(parameters, chosen, PythonWarnings(), limits, folder, frozenset(keep))
 
     def find(stack: Stack) -> SpotsFile:

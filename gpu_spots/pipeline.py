@@ -19,7 +19,7 @@ from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
 from gpu_spots.masks import grouping
-from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
+from gpu_spots.memory.plan import Place, Plan, ResourceLimits, Work, make_plan
 from gpu_spots.memory.source import OpenSpool, Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
 from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
@@ -62,7 +62,9 @@ def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
     return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
 
 
-def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Limits) -> Plan:
+def plan_run(
+    stack: Stack, parameters: Parameters, backend: Backend, limits: ResourceLimits
+) -> Plan:
     """How `find_spots` will do a run.
 
     Raises `InputError` where it cannot be done within the limits, or does not fit the parameters.
@@ -86,7 +88,7 @@ def find_spots(
     backend: Backend,
     sink: Sink,
     observer: Observer,
-    limits: Limits | None = None,
+    limits: ResourceLimits | None = None,
     open_spool: OpenSpool | None = None,
 ) -> Summary:
     """Run both passes over a stack; results go to the sink.
@@ -104,10 +106,10 @@ def find_spots(
             f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own"
         )
 
-    watch, limits = Stopwatch(), limits or Limits()
+    watch, limits = Stopwatch(), limits or ResourceLimits()
     with ExitStack() as opened:
 
-        def read(allowed: Limits) -> Source | None:
+        def read(allowed: ResourceLimits) -> Source | None:
             plan = plan_run(stack, parameters, backend, allowed)
             try:
                 return opened.enter_context(open_source(stack, backend, plan, open_spool, observer))

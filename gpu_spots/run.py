@@ -17,7 +17,7 @@ from gpu_spots.files.output.new_file import check_output, complete_or_absent, ne
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
-from gpu_spots.memory.plan import Limits, Plan, output_bytes
+from gpu_spots.memory.plan import Plan, ResourceLimits, output_bytes
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.protocols import Observer
@@ -35,7 +35,7 @@ class Job:
     """What computes."""
     observer: Observer
     """Who is told how far it is."""
-    limits: Limits = field(default_factory=Limits)
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
     """What it may use."""
     scratch: Path | None = None
     """Folder of a scratch file, should there be need of one; None: beside the output."""
@@ -46,7 +46,7 @@ class Job:
         """Where a scratch file would go; None: nowhere."""
         return self.scratch or (output.absolute().parent if output is not None else None)
 
-    def limits_for(self, output: Path | None) -> Limits:
+    def limits_for(self, output: Path | None) -> ResourceLimits:
         """What a run to ``output`` may use; None: its results stay in memory."""
         return replace(self.limits, may_spool=self.scratch_folder(output) is not None)
 

@@ -325,7 +325,9 @@ def test_bands_and_batches_share_what_a_small_device_has(
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
-    made = plan.make_plan(stack, plan.Work(Trimmed(25), False, None), backend, plan.Limits())
+    made = plan.make_plan(
+        stack, plan.Work(Trimmed(25), False, None), backend, plan.ResourceLimits()
+    )
     assert made.device_bytes is not None
     assert made.device_bytes <= mib << 20
     assert made.band_rows >= rows

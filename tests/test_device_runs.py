@@ -19,7 +19,7 @@ from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.output.spots_file import open_spots
-from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.plan import Place, ResourceLimits
 from gpu_spots.parameters import Parameters
 from gpu_spots.run import Job, find_to_file
 from helpers import Notes, assert_same, datasets, series, write_run
@@ -74,7 +74,7 @@ def found(
     """Where the frames were, and all that was found."""
     with open_run(source) as stack:
         summary = find_to_file(
-            stack, output, Job(parameters, backend, Notes(), Limits(may_stay=may_stay))
+            stack, output, Job(parameters, backend, Notes(), ResourceLimits(may_stay=may_stay))
         )
     with open_spots(output) as spots:
         return summary.plan.place, datasets(spots._file)

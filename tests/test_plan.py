@@ -23,7 +23,7 @@ from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan, spans
+from gpu_spots.memory.plan import Place, Plan, ResourceLimits, Work, make_plan, spans
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.run import Job, find_to_file
@@ -73,7 +73,7 @@ def results(
             backend,
             writer,
             notes,
-            Limits(may_spool=True),
+            ResourceLimits(may_spool=True),
             lambda *of: scratch_file(folder, *of),
         )
         return datasets(file)
@@ -262,7 +262,7 @@ def planned(
     **work: Any,
 ) -> Plan:
     of = Work(**{"method": Trimmed(25), "scales": False, "n_masks": None, **work})
-    return make_plan(stack, of, backend or CpuBackend(2), Limits(memory, may_spool=spool))  # type: ignore[arg-type]
+    return make_plan(stack, of, backend or CpuBackend(2), ResourceLimits(memory, may_spool=spool))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -369,8 +369,8 @@ def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> No
 def test_the_batch_is_the_users() -> None:
     stack = Stack(LARGE, None)
     of = Work(Trimmed(25), scales=False, n_masks=None)
-    assert make_plan(stack, of, CpuBackend(2), Limits(batch=5)).batch_frames == 5  # type: ignore[arg-type]
-    assert make_plan(stack, of, CpuBackend(2), Limits(batch=500)).batch_frames == 180  # type: ignore[arg-type]
+    assert make_plan(stack, of, CpuBackend(2), ResourceLimits(batch=5)).batch_frames == 5  # type: ignore[arg-type]
+    assert make_plan(stack, of, CpuBackend(2), ResourceLimits(batch=500)).batch_frames == 180  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -402,7 +402,10 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
     )
     source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
-    backend, job = CpuBackend(1), Job(MODES[mode], CpuBackend(1), Notes(), Limits(memory=limit))
+    backend, job = (
+        CpuBackend(1),
+        Job(MODES[mode], CpuBackend(1), Notes(), ResourceLimits(memory=limit)),
+    )
     with open_run(source) as stack:
         made = pipeline.plan_run(stack, MODES[mode], backend, job.limits_for(output))
         assert (made.place == Place.SCRATCH) == (limit is not None and layout == "gzip")

@@ -29,7 +29,7 @@ from gpu_spots.files.hdf5 import chunks, codecs
 from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place, make_plan
+from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
@@ -500,7 +500,10 @@ def test_bytes_that_the_plan_adds(
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
                 planner = plan._Planner(
-                    stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits()
+                    stack,
+                    plan.Work(Trimmed(25), scales=False, n_masks=None),
+                    backend,
+                    ResourceLimits(),
                 )
                 said[name, place] = planner._device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2

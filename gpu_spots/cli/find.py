@@ -231,7 +231,7 @@ def _run(
     from gpu_spots.files.images.image_stack import open_images
     from gpu_spots.files.output.compression import filter_options
     from gpu_spots.files.output.new_file import check_output
-    from gpu_spots.memory.plan import Limits
+    from gpu_spots.memory.plan import ResourceLimits
     from gpu_spots.run import Job, Stack, default_output, expected_size, find_to_file, plan_to_file
 
     keep_freed_memory()
@@ -260,7 +260,7 @@ def _run(
                 parameters,
                 chosen,
                 watching,
-                Limits(memory_limit, batch, chosen.workers),
+                ResourceLimits(memory_limit, batch),
                 scratch,
                 keep,
             )

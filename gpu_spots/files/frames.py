@@ -22,7 +22,7 @@ from gpu_spots.files.layouts.metadata import given_to_frames_in_memory, read_met
 from gpu_spots.files.layouts.recognise import Layout, Part, recognise
 from gpu_spots.files.output.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.validity import Limits, limits
+from gpu_spots.files.validity import ValidRange, valid_values
 from gpu_spots.inputs import InputOptions
 from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
@@ -97,7 +97,7 @@ class FileStack:
         layout: Layout,
         dtype: np.dtype[Any],
         columns: Columns,
-        limits: Limits,
+        limits: ValidRange,
         readers: Sequence[FrameReader],
         other_files: Sequence[Path],
         record: Mapping[str, Any],
@@ -210,7 +210,7 @@ def apply_inputs(stack: Apart, options: InputOptions) -> None:
         if stack.saturation == largest_value(stack.dtype)
         else "the header",
     )
-    found = limits(stack.source, stack.shape[1:], stack.dtype, facts, options)
+    found = valid_values(stack.source, stack.shape[1:], stack.dtype, facts, options)
     stack.validity, stack.saturation, stack.notes, stack.record = (
         found.validity,
         found.saturation,
@@ -272,7 +272,7 @@ def _described(
     for name, place in columns.origin.items():
         if name in ("angle", "laser_on") and place != f"{GROUP}/{name}":
             record[f"{'angles' if name == 'angle' else 'laser'}_from"] = place
-    found = limits(file.filename, (n_x, n_y), dtype, facts, options)
+    found = valid_values(file.filename, (n_x, n_y), dtype, facts, options)
     return FileStack(file, layout, dtype, columns, found, readers, other_files, record)
 
 

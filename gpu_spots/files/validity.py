@@ -20,7 +20,7 @@ SUSPICIOUS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ValidRange:
     """Which pixels and values count, and where that comes from."""
 
     validity: Validity
@@ -33,13 +33,13 @@ class Limits:
     """What the user should know."""
 
 
-def limits(
+def valid_values(
     source: str,
     shape: tuple[int, int],
     dtype: np.dtype[Any],
     facts: DetectorFacts,
     options: InputOptions,
-) -> Limits:
+) -> ValidRange:
     """Put together what the file and the user say.
 
     Args:
@@ -103,7 +103,7 @@ def limits(
     saturation, saturation_from = _saturation(dtype, high, facts, options)
     if saturation is not None:
         record["saturation_from"] = saturation_from
-    return Limits(Validity(pixels, low, high), saturation, record, tuple(notes))
+    return ValidRange(Validity(pixels, low, high), saturation, record, tuple(notes))
 
 
 def _n_bad(good: NDArray[np.bool_]) -> int:
