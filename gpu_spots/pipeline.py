@@ -126,7 +126,7 @@ def find_spots(
             assert source is not None
         with watch.stage("background"):
             if parameters.normalise == "level":
-                source.factors = levels.factors(source.sampler.levels, stack.source)
+                source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)

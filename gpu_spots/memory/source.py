@@ -7,6 +7,7 @@ scratch file: the plan says which.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,35 +17,49 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.levels import LevelSampler, rows_of_shuffled
 from gpu_spots.memory.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.protocols import Observer, Spool, Stack
+from gpu_spots.model import Validity
+from gpu_spots.protocols import Observer, Shuffled, Spool, Stack
 
 OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
 """Makes room on disk for decoded frames of some shape and type."""
 
 
+@dataclass(frozen=True, slots=True)
 class Source:
     """Frames, and how they come to the backend; several threads may ask for them."""
 
-    def __init__(self, stack: Stack, backend: Backend, plan: Plan) -> None:
-        """The frames of ``stack``, which are still where they are."""
-        self.shape, self.dtype = stack.shape, stack.dtype
-        self.backend = backend
-        self.plan = plan
-        self.validity = stack.validity
-        """Which values count, in the frames' own counts."""
-        self.saturation = stack.saturation
-        """The smallest saturated value, in the frames' own counts; None: unknown."""
-        self.sampler = LevelSampler(stack.shape, stack.validity)
-        self.factors: NDArray[np.int64] | None = None
-        """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
-        None: they are not scaled.
-        """
-        self.whole: Any = stack.resident()
-        """All frames, in memory or on the device; None where they are read in parts."""
-        self.reader: Stack | Spool = stack
-        """Where parts are read from."""
-        self._shuffled = arrives_shuffled(stack, backend, plan.place)
-        self._own = threading.local()
+    shape: tuple[int, int, int]
+    """n_frames, n_X, n_Y."""
+    dtype: np.dtype[Any]
+    """Type of the frames."""
+    backend: Backend
+    """Backend that the frames go to."""
+    plan: Plan
+    """Plan of the run."""
+    validity: Validity
+    """Which values count, in the frames' own counts."""
+    saturation: float | None
+    """The smallest saturated value, in the frames' own counts; None: unknown."""
+    sampler: LevelSampler
+    """Level of each frame, counts."""
+    reader: Stack | Spool
+    """Where parts are read from."""
+    shuffled: Shuffled | None
+    """Reader of frames that arrive shuffled; None: they arrive in order."""
+    whole: Any = None
+    """All frames, in memory or on the device; None where they are read in parts."""
+    factors: NDArray[np.int64] | None = None
+    """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
+    None: they are not scaled.
+    """
+    buffers: threading.local = field(default_factory=threading.local)
+    """Last band or batch of each thread. Its memory is used again: fresh memory costs more time
+    than reading into it.
+    """
+
+    def scaled_by(self, factors: NDArray[np.int64]) -> "Source":
+        """Return the same frames, scaled by ``factors``."""
+        return replace(self, factors=factors)
 
     @property
     def scaled_validity(self) -> Any:
@@ -73,7 +88,7 @@ class Source:
 
     def bring(self, held: Any, to: int, frames: Span, rows: Span, *, look: bool = False) -> None:
         """Read some rows of some frames into ``held``, from its frame ``to`` on; ``look`` at the level of each frame on the way."""
-        (begin, end), (first, last), shuffled = frames, rows, self._shuffled
+        (begin, end), (first, last), shuffled = frames, rows, self.shuffled
         if shuffled is None or first % shuffled.rows or last % shuffled.rows:
             with self.backend.staging(held, to, to + end - begin) as into:
                 self.reader.read_rows(begin, end, first, last, into)
@@ -95,11 +110,11 @@ class Source:
             self.sampler.see(frame, image[self.sampler.rows])
 
     def _room(self, shape: tuple[int, int, int]) -> Any:
-        """Room for a band or a batch: this thread's last one, if it fits, as fresh memory costs more time than reading into it."""
-        room = getattr(self._own, "room", None)
+        """Return room for a band or a batch: this thread's last one, if it fits."""
+        room = getattr(self.buffers, "room", None)
         if room is None or room.shape != shape:
-            self._own.room = None
-            self._own.room = room = self.backend.hold(shape, self.dtype)
+            self.buffers.room = None
+            self.buffers.room = room = self.backend.hold(shape, self.dtype)
         return room
 
     def at_level(self, frames: Any, begin: int, end: int) -> Any:
@@ -123,26 +138,38 @@ def open_source(
     Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
     written.
     """
-    source = Source(stack, backend, plan)
+    source = Source(
+        shape=stack.shape,
+        dtype=stack.dtype,
+        backend=backend,
+        plan=plan,
+        validity=stack.validity,
+        saturation=stack.saturation,
+        sampler=LevelSampler(stack.shape, stack.validity),
+        reader=stack,
+        shuffled=arrives_shuffled(stack, backend, plan.place),
+        whole=stack.resident(),
+    )
     stack.check_whole()
     with ExitStack() as opened:
         if source.whole is not None:
             _sample(source, observer, lambda frame: source.whole[frame, source.sampler.rows])
         elif plan.place == Place.SCRATCH:
             assert open_spool is not None  # or the plan would be another
-            source.reader = opened.enter_context(open_spool(source.shape, source.dtype))
-            _copy_to_scratch(stack, source, observer)
+            spool = opened.enter_context(open_spool(source.shape, source.dtype))
+            _copy_to_scratch(stack, source, spool, observer)
+            source = replace(source, reader=spool)
         elif plan.place == Place.FILE:
             _sample(source, observer, lambda frame: _some_rows(stack, source, frame))
         else:
-            _read_all(stack, source, observer)
+            source = replace(source, whole=_read_all(stack, source, observer))
         stack.check_whole()
         yield source
         stack.check_whole()
 
 
-def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
-    """All frames, to the device or into memory."""
+def _read_all(stack: Stack, source: Source, observer: Observer) -> Any:
+    """Return all frames, on the device or in memory."""
     on_device = source.plan.place == Place.DEVICE
     whole: Any = (
         source.backend.hold(stack.shape, stack.dtype, shared=True)
@@ -158,18 +185,17 @@ def _read_all(stack: Stack, source: Source, observer: Observer) -> None:
             source.see(begin, whole[begin:end])
 
     _walk("read", source, stack.step, observer, read)
-    source.whole = whole
+    return whole
 
 
-def _copy_to_scratch(stack: Stack, source: Source, observer: Observer) -> None:
-    """All frames, decoded, to the scratch file."""
-    spool = source.reader
+def _copy_to_scratch(stack: Stack, source: Source, spool: Spool, observer: Observer) -> None:
+    """Copy all frames, decoded, to the scratch file."""
 
     def copy(begin: int, end: int) -> None:
         frames = np.empty((end - begin, *stack.shape[1:]), stack.dtype)
         stack.read(begin, end, frames)
         source.see(begin, frames)
-        spool.write(begin, frames)  # type: ignore[union-attr]
+        spool.write(begin, frames)
 
     _walk("read", source, stack.step, observer, copy)
 
