@@ -22,6 +22,7 @@ from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
+from gpu_spots.resources import Resources
 
 
 class Notes:
@@ -71,7 +72,7 @@ def run(
         find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )

@@ -235,7 +235,8 @@ def test_a_file_through_the_device_and_in_parts(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     source = write_run(tmp_path / "run__mccd.h5", frames=series(20, (64, 90)))
@@ -245,7 +246,8 @@ def test_a_file_through_the_device_and_in_parts(
     ):
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
-            find_to_file(stack, tmp_path / f"{i}.h5", Job(Parameters(), backend, Notes()))
+            output = Output(tmp_path / f"{i}.h5")
+            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -267,13 +269,15 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     frames = series(20, (64, 90))
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
-        find_to_file(stack, tmp_path / "expected.h5", Job(Parameters(), CpuBackend(1), Notes()))
+        output = Output(tmp_path / "expected.h5")
+        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -289,7 +293,8 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
 
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
-        summary = find_to_file(stack, tmp_path / "found.h5", Job(Parameters(), backend, notes))
+        output = Output(tmp_path / "found.h5")
+        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.files.frames import open_run
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from helpers import assert_refused, command
 from layouts_data import (
     ANGLES,
@@ -21,7 +21,7 @@ from layouts_data import (
 
 
 def columns_of(path: Path, **options: object) -> dict[str, list]:
-    with open_run(path, InputOptions(**options)) as stack:
+    with open_run(path, Inputs(**options)) as stack:
         return {name: values.tolist() for name, values in stack.columns.items()}
 
 

@@ -26,7 +26,8 @@ from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place, Plan, ResourceLimits, Work, make_plan, spans
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
-from gpu_spots.run import Job, find_to_file
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_to_file, spool_for
 from helpers import Notes, assert_same, command, datasets, listing, series
 from test_contract import frames_of
 
@@ -70,11 +71,9 @@ def results(
         pipeline.find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend, open_spool=lambda *of: scratch_file(folder, *of)),
             writer,
             notes,
-            ResourceLimits(may_spool=True),
-            lambda *of: scratch_file(folder, *of),
         )
         return datasets(file)
 
@@ -402,16 +401,15 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
     )
     source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
-    backend, job = (
-        CpuBackend(1),
-        Job(MODES[mode], CpuBackend(1), Notes(), ResourceLimits(memory=limit)),
-    )
+    limits = ResourceLimits(memory=limit)
+    resources = Resources(CpuBackend(1), limits, spool_for(output))
     with open_run(source) as stack:
-        made = pipeline.plan_run(stack, MODES[mode], backend, job.limits_for(output))
+        made = pipeline.plan_run(stack, MODES[mode], resources)
         assert (made.place == Place.SCRATCH) == (limit is not None and layout == "gzip")
-        find_to_file(stack, output, job)  # what is imported and cached on the way is not the run's
+        run = stack, MODES[mode], resources, Output(output, force=True), Notes()
+        find_to_file(*run)  # what is imported and cached on the way is not the run's
         with traced() as peak:
-            find_to_file(stack, output, job, force=True)
+            find_to_file(*run)
             used = peak()
     assert used <= made.host_bytes <= 1.25 * used + 4e6, (
         f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"

@@ -32,6 +32,7 @@ from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 from test_contract import frames_of
 
@@ -74,7 +75,7 @@ def results(
         pipeline.find_spots(
             stack,
             parameters or Parameters(angles=0),
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )
@@ -192,7 +193,12 @@ def test_every_place_of_frames(
         monkeypatch.setattr(
             pipeline,
             "find_spots",
-            lambda *given: find(*given, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+            lambda stack, parameters, resources, *rest: find(
+                stack,
+                parameters,
+                replace(resources, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+                *rest,
+            ),
         )
     assert_same(results(path, device_backend, parameters), expected)
     stretches = 24 * (1 if layout == "frames" else 3)

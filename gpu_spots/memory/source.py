@@ -6,7 +6,7 @@ scratch file: the plan says which.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,10 +18,7 @@ from gpu_spots.background.levels import LevelSampler, rows_of_shuffled
 from gpu_spots.memory.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
 from gpu_spots.memory.workers import Span, in_order
 from gpu_spots.model import Validity
-from gpu_spots.protocols import Observer, Shuffled, Spool, Stack
-
-OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
-"""Makes room on disk for decoded frames of some shape and type."""
+from gpu_spots.protocols import Observer, OpenSpool, Shuffled, Spool, Stack
 
 
 @dataclass(frozen=True, slots=True)
