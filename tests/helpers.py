@@ -24,6 +24,9 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 from gpu_spots.resources import Resources
 
+ROOT = Path(__file__).parents[1]
+"""The folder of the project."""
+
 
 class Notes:
     """An observer that keeps what it is told."""
