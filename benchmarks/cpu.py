@@ -30,6 +30,7 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import Morphology, SpotTable, Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
 PARAMETERS = Parameters(angles=0)
@@ -162,7 +163,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
         backend = CpuBackend(n)
         whole, summary = timed(
             lambda backend=backend: pipeline.find_spots(
-                ArrayStack(frames), PARAMETERS, backend, sink, Silent()
+                ArrayStack(frames), PARAMETERS, Resources(backend), sink, Silent()
             ),
             repeats,
         )

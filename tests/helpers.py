@@ -25,6 +25,7 @@ from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
+from gpu_spots.resources import Resources
 
 ROOT = Path(__file__).parents[1]
 """The folder of the project."""
@@ -77,7 +78,7 @@ def run(
         find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )

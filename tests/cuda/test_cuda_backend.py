@@ -244,7 +244,8 @@ def test_a_file_through_the_device_and_in_parts(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     source = write_run(tmp_path / "run__mccd.h5", frames=series(20, (64, 90)))
@@ -254,7 +255,8 @@ def test_a_file_through_the_device_and_in_parts(
     ):
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
-            find_to_file(stack, tmp_path / f"{i}.h5", Job(Parameters(), backend, Notes()))
+            output = Output(tmp_path / f"{i}.h5")
+            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -276,13 +278,15 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     frames = series(20, (64, 90))
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
-        find_to_file(stack, tmp_path / "expected.h5", Job(Parameters(), CpuBackend(1), Notes()))
+        output = Output(tmp_path / "expected.h5")
+        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -298,7 +302,8 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
 
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
-        summary = find_to_file(stack, tmp_path / "found.h5", Job(Parameters(), backend, notes))
+        output = Output(tmp_path / "found.h5")
+        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large
@@ -334,7 +339,9 @@ def test_bands_and_batches_share_what_a_small_device_has(
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
-    made = plan.make_plan(stack, plan.Work(Trimmed(25), False, None), backend, plan.Limits())
+    made = plan.make_plan(
+        stack, plan.Work(Trimmed(25), False, None), backend, plan.ResourceLimits()
+    )
     assert made.device_bytes is not None
     assert made.device_bytes <= mib << 20
     assert made.band_rows >= rows

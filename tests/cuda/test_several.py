@@ -26,9 +26,10 @@ from gpu_spots.cuda.several import Assignment, SeveralGpus
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.plan import Place
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import (
     Notes,
     assert_refused,
@@ -243,7 +244,7 @@ def test_no_device_takes_more_memory_than_was_planned(
     for memory in MEMORIES:
         memory.peak = memory.live
     with open_run(saved(tmp_path / "x.h5", frames)) as stack:
-        made = pipeline.plan_run(stack, MODES[mode], backend, Limits())
+        made = pipeline.plan_run(stack, MODES[mode], Resources(backend))
         # where frames stay as they are, batches are large: of a quarter of the frames, encoded in
         # pieces
         batch = 8 if place == Place.DEVICE and mode != "level" else 3

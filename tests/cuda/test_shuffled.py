@@ -29,10 +29,11 @@ from gpu_spots.files.hdf5 import chunks, codecs
 from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place, make_plan
+from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
 from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 
 SHAPE = (24, 36, 45)
@@ -74,7 +75,7 @@ def results(
         pipeline.find_spots(
             stack,
             parameters or Parameters(angles=0),
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )
@@ -192,7 +193,12 @@ def test_every_place_of_frames(
         monkeypatch.setattr(
             pipeline,
             "find_spots",
-            lambda *given: find(*given, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+            lambda stack, parameters, resources, *rest: find(
+                stack,
+                parameters,
+                replace(resources, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+                *rest,
+            ),
         )
     assert_same(results(path, device_backend, parameters), expected)
     stretches = 24 * (1 if layout == "frames" else 3)
@@ -500,7 +506,10 @@ def test_bytes_that_the_plan_adds(
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
                 planner = plan._Planner(
-                    stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits()
+                    stack,
+                    plan.Work(Trimmed(25), scales=False, n_masks=None),
+                    backend,
+                    ResourceLimits(),
                 )
                 said[name, place] = planner._device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2

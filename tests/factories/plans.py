@@ -17,9 +17,10 @@ from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.memory.plan import Limits, Plan, Work, make_plan
+from gpu_spots.memory.plan import Plan, ResourceLimits, Work, make_plan
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, datasets
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -61,11 +62,9 @@ def results(
         pipeline.find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend, open_spool=lambda *of: scratch_file(folder, *of)),
             writer,
             notes,
-            Limits(may_spool=True),
-            lambda *of: scratch_file(folder, *of),
         )
         return datasets(file)
 
@@ -146,4 +145,5 @@ def planned(
     **work: Any,
 ) -> Plan:
     of = Work(**{"method": Trimmed(25), "scales": False, "n_masks": None, **work})
-    return make_plan(stack, of, backend or CpuBackend(2), Limits(memory, may_spool=spool))  # type: ignore[arg-type]
+    limits = ResourceLimits(memory, may_spool=spool)
+    return make_plan(stack, of, backend or CpuBackend(2), limits)  # type: ignore[arg-type]

@@ -86,6 +86,7 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     [
         "pipeline",
         "memory/plan",
+        "memory/shuffled",
         "memory/source",
         "memory/workers",
         "first_pass",

@@ -21,7 +21,7 @@ from gpu_spots.files.hdf5.tree import (
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.layouts.recognise import Layout
 from gpu_spots.files.table import read_table
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array
 
@@ -43,7 +43,7 @@ Located = Sequence[tuple[str, h5py.Dataset]]
 
 
 def read_metadata(
-    file: h5py.File, layout: Layout, n_frames: int, options: InputOptions
+    file: h5py.File, layout: Layout, n_frames: int, options: Inputs
 ) -> LocatedColumns:
     """The run's columns: those the user gives, else those of the group lauecollect, else what is found by its name.
 
@@ -77,7 +77,7 @@ def read_metadata(
     )
 
 
-def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOptions) -> Columns:
+def given_to_frames_in_memory(columns: Columns, n_frames: int, options: Inputs) -> Columns:
     """Columns with those of a table in their place. Raises `InputError`."""
     table = _of_table(n_frames, options)
     origin = {name: place for name, (place, _) in table.items()}
@@ -90,9 +90,7 @@ def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOpt
     )
 
 
-def _given(
-    file: h5py.File, n_frames: int, options: InputOptions
-) -> Mapping[str, tuple[str, Array]]:
+def _given(file: h5py.File, n_frames: int, options: Inputs) -> Mapping[str, tuple[str, Array]]:
     """Column to where it comes from and its values."""
     given = dict(_of_table(n_frames, options))
     for name, path in (("angle", options.angles_path), ("laser_on", options.laser_path)):
@@ -101,7 +99,7 @@ def _given(
     return given
 
 
-def _of_table(n_frames: int, options: InputOptions) -> dict[str, tuple[str, Array]]:
+def _of_table(n_frames: int, options: Inputs) -> dict[str, tuple[str, Array]]:
     if options.table is None:
         return {}
     columns = read_table(options.table)
