@@ -27,13 +27,14 @@ from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place
-from gpu_spots.model import Validity
+from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from helpers import (
     Notes,
     assert_refused,
     assert_same,
+    background_of,
     command,
     datasets,
     fetched,
@@ -187,6 +188,31 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
     for name in ("pixels", "begin", "box", "first"):
         for components in found:
             assert np.array_equal(getattr(components, name), getattr(expected, name)), name
+
+
+def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) -> None:
+    """What a device holds of its components is of no use there."""
+    frames = np.random.default_rng(2).integers(0, 90, (3, 20, 40)).astype(np.uint16)
+    background = background_of(np.zeros((20, 40), np.int32), frames.dtype)
+    mask_of_frame = np.array([2, 0, 2])
+
+    def made(backend: Backend) -> tuple[Any, Any, Any]:
+        return (
+            backend.prepare(background, Morphology(0, 0, 1), 80),
+            backend.upload(frames),
+            backend.components(masks_of(backend, frames > 70), 2),
+        )
+
+    (prepared, ours, here), (_, theirs, there) = in_threads(2, lambda: made(several))
+    assert {*ours.on, *theirs.on} == {0, 1}
+    cpu = CpuBackend(1)
+    prepared_there, _, found = made(cpu)
+    expected = cpu.measure(frames, found, mask_of_frame, prepared_there, None)
+    for batch in (ours, theirs):
+        for components in (here, there):
+            measured = several.measure(batch, components, mask_of_frame, prepared, None)
+            for name in ("total", "background_low", "peak", "overload"):
+                assert np.array_equal(getattr(measured, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize(
