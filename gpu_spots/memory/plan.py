@@ -355,7 +355,7 @@ class _Planner:
         return (place != Place.DEVICE) + self.work.scales
 
     def _in_transit(self, place: Place) -> int:
-        """Bytes that each value needs once more when it arrives, before it is worked on."""
+        """Bytes per value for the buffer in which frames arrive; 0: they need none."""
         return Transfer.of(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
 
     def _piece(self, rows: int) -> int:

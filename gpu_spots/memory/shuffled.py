@@ -1,7 +1,7 @@
-"""The way of frames from a stack to where a backend computes, shuffled where that saves time.
+"""Transfer of frames from a stack to a backend's memory, shuffled if that saves time.
 
-Nothing else in the pipeline knows of shuffled frames: a `Stack` says how its own can be read so,
-and `DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
+Nothing else in the pipeline knows of shuffled frames: `Stack.shuffled` reads them, and
+`DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ class Transfer(Generic[Frames]):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes of device memory that each value needs once more while it is put in order."""
+        """Bytes of device memory per value for the buffer in which shuffled frames arrive."""
         return 0 if self.shuffled is None else self.dtype.itemsize
 
     def fill(
