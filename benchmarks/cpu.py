@@ -24,12 +24,14 @@ import scipy
 from scipy import ndimage
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from gpu_spots import pipeline
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import Morphology, SpotTable, Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
 PARAMETERS = Parameters(angles=0)
@@ -125,7 +127,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     morphology = Morphology(PARAMETERS.erosions, PARAMETERS.dilations, PARAMETERS.connectivity)
     bands = range(0, frames.shape[1], 128)
     moments, of_bands = timed(
-        lambda: [backend.moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands],
+        lambda: [cpu_moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands],
         repeats,
     )
     maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)
@@ -163,7 +165,14 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     for n in threads:
         backend = CpuBackend(n)
         whole, summary = timed(
-            partial(pipeline.find_spots, ArrayStack(frames), PARAMETERS, backend, sink, Silent()),
+            partial(
+                pipeline.find_spots,
+                ArrayStack(frames),
+                PARAMETERS,
+                Resources(backend),
+                sink,
+                Silent(),
+            ),
             repeats,
         )
         row(f"frames to table ({n} thread{'s' * (n > 1)})", t_background + t_masks + t_spots, whole)

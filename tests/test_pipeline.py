@@ -14,6 +14,7 @@ from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, assert_same
 
 pytestmark = pytest.mark.on_two_devices
@@ -79,7 +80,9 @@ def test_the_summary_counts_spots_frame_by_frame(tmp_path: Path) -> None:
     with memory_file() as file:
         writer = SpotsWriter(file, "memory", frames.shape, {})
         parameters = Parameters(angles=0, n=30, erosions=0, dilations=0, cutoff=20)
-        found = pipeline.find_spots(ArrayStack(frames), parameters, CpuBackend(2), writer, Notes())
+        found = pipeline.find_spots(
+            ArrayStack(frames), parameters, Resources(CpuBackend(2)), writer, Notes()
+        )
     assert (found.n_frames, found.n_spots, found.spots_per_frame) == (20, 7, (0, 0.0, 4))
     assert (found.scales, found.n_bytes) == (None, frames.nbytes)
     assert set(found.seconds) >= {"background", "write"}

@@ -15,9 +15,10 @@ from pathlib import Path
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
-from gpu_spots.errors import InputError, given
+from gpu_spots.errors import InputError, ParameterError, given
+from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
-from gpu_spots.protocols import Shuffled, Stack
+from gpu_spots.protocols import Stack
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the
@@ -78,21 +79,29 @@ class Place(StrEnum):
     FILE = "file"
     SCRATCH = "scratch file"
 
+    @property
+    def is_direct(self) -> bool:
+        """Frames go to a device straight from the input."""
+        return self in (Place.DEVICE, Place.FILE)
+
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the user, or the system, lets a run use."""
+class ResourceLimits:
+    """Limits of memory, batches and places that a plan keeps. Raises `ParameterError`."""
 
     memory: int | None = None
     """Bytes of the host's memory; None: what is free, less `RESERVE`."""
     batch: int | None = None
     """Frames of a batch; None: the plan's choice."""
-    threads: int | None = None
-    """Threads that read, compute and compress; None: as many as the backend wants."""
     may_spool: bool = False
     """There is a folder for a scratch file."""
     may_stay: bool = True
     """All frames may stay on a device."""
+
+    def __post_init__(self) -> None:
+        for name, value in {"memory_limit": self.memory, "batch": self.batch}.items():
+            if value is not None and not value >= 1:
+                raise ParameterError(name, f"{value!r} is not an integer >= 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +160,7 @@ def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + step, total)
 
 
-def arrives_shuffled(stack: Stack, backend: Backend, place: Place) -> Shuffled | None:
-    """How frames are read that the backend puts in order; None: they are read in order."""
-    # those that are held in memory or in a scratch file are in order there
-    is_direct = place in (Place.DEVICE, Place.FILE) and backend.staging_shuffled is not None
-    return stack.shuffled if is_direct else None
-
-
-def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
+def make_plan(stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> Plan:
     """The plan that keeps frames as near as they fit.
 
     Raises `InputError` where not even one row or frame at a time fits.
@@ -174,12 +176,12 @@ def frames_of_piece(n_pixels: int, itemsize: int) -> int:
 class _Planner:
     """What is known of a run, while its plan is made."""
 
-    def __init__(self, stack: Stack, work: Work, backend: Backend, limits: Limits) -> None:
+    def __init__(self, stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> None:
         self.stack, self.work, self.backend, self.limits = stack, work, backend, limits
         self.n_frames, self.n_rows, self.n_columns = stack.shape
         self.n_pixels = self.n_rows * self.n_columns
         self.stack_bytes = self.n_frames * self.n_pixels * stack.dtype.itemsize
-        self.threads = limits.threads or backend.workers
+        self.threads = backend.workers
         self.on_host = backend.free_bytes() is None
         self.memory = _memory(limits)
 
@@ -320,10 +322,10 @@ class _Planner:
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: each thread may have a band or a batch on it."""
-        shuffled = self._shuffled(place) * self.stack.step * self.n_pixels
+        arriving = self._in_transit(place) * self.stack.step * self.n_pixels
         n_batches = -(-self.n_frames // frames)
         passes = (
-            self.threads * shuffled,
+            self.threads * arriving,
             self.threads * self._band_on_device(place, rows),
             min(self.threads, n_batches) * self._batch_on_device(place, frames),
         )
@@ -336,7 +338,7 @@ class _Planner:
         needed = self.backend.band_bytes(
             self.n_frames, n_pixels, self.stack.dtype, self.work.method
         )
-        piece = 0 if place == Place.DEVICE else self._shuffled(place) * self._piece(rows)
+        piece = 0 if place == Place.DEVICE else self._in_transit(place) * self._piece(rows)
         return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(
             piece, needed
         )
@@ -345,21 +347,16 @@ class _Planner:
         """Of one thread in the second pass."""
         n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
-        whole = 0 if place == Place.DEVICE else self._shuffled(place) * n_values
+        whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
         return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
 
     def _copies_on_device(self, place: Place) -> int:
         """Of the frames of a band or a batch, beside those that stay there."""
         return (place != Place.DEVICE) + self.work.scales
 
-    def _shuffled(self, place: Place) -> int:
-        """Bytes of each value that is sent still shuffled, until it is in order; 0 where none is.
-
-        That is when frames are first read, or before a band or a batch is worked on.
-        """
-        return self.stack.dtype.itemsize * (
-            arrives_shuffled(self.stack, self.backend, place) is not None
-        )
+    def _in_transit(self, place: Place) -> int:
+        """Bytes per value for the buffer in which frames arrive; 0: they need none."""
+        return Transfer.of(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
 
     def _piece(self, rows: int) -> int:
         """Values of a band that are read in one call."""
@@ -478,7 +475,7 @@ class _Planner:
         )
 
 
-def _memory(limits: Limits) -> int:
+def _memory(limits: ResourceLimits) -> int:
     """Bytes of the host's memory that may be used."""
     if limits.memory is not None:
         return limits.memory

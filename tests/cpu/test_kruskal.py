@@ -3,7 +3,6 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from factories.blocks import (
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.model import FRAME_DTYPES, Validity
+from helpers import moments_of
 from reference import group_by_first_seen, kruskal_h, kruskal_keep
 
 
@@ -40,8 +40,8 @@ def test_equals_reference(
 ) -> None:
     frames = frames_of(dtype, block_of_frame, (5, 7), seed=dtype.num)
     critical = critical_values(alpha, block_of_frame.max() + 1)
-    moments: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, alpha)
     assert 0 < np.count_nonzero(moments.dropped) < moments.dropped.size
@@ -66,7 +66,8 @@ def test_invalid_values_equal_reference(
         frames.dtype.type(0) if dtype.kind == "u" else frames.min()
     )  # a block without a valid value
     validity = Validity(rng.random(frames.shape[1:]) < 0.9, low, high)
-    moments: Any = backend.moments(
+    moments = moments_of(
+        backend,
         backend.upload(frames),
         KruskalWallis(block_of_frame, critical_values(0.2, block_of_frame.max() + 1)),
         validity,
@@ -85,8 +86,11 @@ def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
     frames = choices[rng.integers(0, 5, (24, 4, 6))]
     block_of_frame = np.arange(24) % 4
     for validity in (Validity(), Validity(low=1)):
-        moments: Any = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, critical_values(0.4, 4)), validity
+        moments = moments_of(
+            backend,
+            backend.upload(frames),
+            KruskalWallis(block_of_frame, critical_values(0.4, 4)),
+            validity,
         )
         if dtype[0] == "f":
             whole = frames.astype(np.float64)
@@ -119,13 +123,13 @@ def test_many_frames_equal_reference(backend: Backend, block_of_frame: np.ndarra
     """Above 256 values the order is kept in 16 bits; large blocks leave through a table."""
     frames = frames_of(np.dtype("uint16"), block_of_frame, (2, 5), seed=9)
     critical = critical_values(0.05, block_of_frame.max() + 1)
-    moments: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, 0.05)
     validity = Validity(low=60)
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), validity
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), validity
     )
     assert_equals_reference(moments, frames, block_of_frame, 0.05, validity)
 
@@ -140,8 +144,11 @@ def test_ranks_beyond_16_bits(backend: Backend, n_frames: int, dtype: str, low: 
     frames[block_of_frame == 2, 0, 1] += 1500
     frames[::7, 0, 0] = np.where(frames[::7, 0, 0] % 2, 0, np.iinfo(dtype).max)
     validity = Validity(low=low)
-    moments: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical_values(1e-9, 4)), validity
+    moments = moments_of(
+        backend,
+        backend.upload(frames),
+        KruskalWallis(block_of_frame, critical_values(1e-9, 4)),
+        validity,
     )
     assert_equals_reference(moments, frames, block_of_frame, 1e-9, validity)
     assert moments.dropped.tolist() == [[0, 1]]
@@ -183,8 +190,8 @@ def test_decisions_and_order_are_scipys(
     for n_drops in range(n_blocks - 1):
         limits = critical.copy()
         limits[: n_blocks - n_drops + 1] = math.inf
-        moments: Any = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+        moments = moments_of(
+            backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         for pixel, order in expected.items():
             left = ~np.isin(block_of_frame, order[:n_drops])
@@ -242,8 +249,11 @@ def test_at_the_critical_value(
         for critical in (math.nextafter(float(h), 0), float(h), math.nextafter(float(h), math.inf)):
             limits = np.full(n_blocks + 1, math.inf)
             limits[n_blocks] = critical
-            moments: Any = backend.moments(
-                backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity(low=low)
+            moments = moments_of(
+                backend,
+                backend.upload(frames),
+                KruskalWallis(block_of_frame, limits),
+                Validity(low=low),
             )
             assert moments.dropped[0, y] == (h > Fraction(critical))
             decisions.add((critical - float(h) < 0, h > Fraction(critical)))
@@ -272,8 +282,8 @@ def test_equal_to_the_critical_value_is_not_larger(
     assert Fraction(h) >= Fraction(str(h))
     for critical, dropped in ((h, 0), (math.nextafter(h, 0), 1)):
         limits = np.array([math.inf, math.inf, math.inf, critical])
-        moments: Any = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+        moments = moments_of(
+            backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         assert moments.dropped.item() == dropped
 
@@ -301,8 +311,8 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
     frames = np.array([value for _, _, value in pairs], np.uint16)[:, None, None]
     block_of_frame = np.array([block for _, block, _ in pairs])
     limits = np.array([math.inf, math.inf, math.inf, math.inf, 1.0])
-    moments: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
     )
     assert (moments.dropped.item(), moments.total.item()) == (1, total)
 
@@ -310,16 +320,20 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
 def test_nothing_to_test(backend: Backend) -> None:
     """Two blocks, all equal values, or no limit: nothing leaves, whatever the limit for two."""
     frames = np.arange(8, dtype=np.uint16).reshape(8, 1, 1)
-    two: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity()
+    two = moments_of(
+        backend, backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity()
     )
-    same: Any = backend.moments(
+    same = moments_of(
+        backend,
         backend.upload(np.full_like(frames, 3)),
         KruskalWallis(np.arange(8) // 2, np.zeros(5)),
         Validity(),
     )
-    free: Any = backend.moments(
-        backend.upload(frames), KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)), Validity()
+    free = moments_of(
+        backend,
+        backend.upload(frames),
+        KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)),
+        Validity(),
     )
     for moments in (two, same, free):
         assert (moments.kept.item(), moments.dropped.item()) == (8, 0)

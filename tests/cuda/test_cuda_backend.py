@@ -17,13 +17,22 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, levels_of, run, series
+from helpers import (
+    assert_same,
+    background_of,
+    images_of,
+    levels_of,
+    moments_of,
+    run,
+    series,
+)
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
 
@@ -77,9 +86,10 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     for thread in threads:
         thread.join()
     assert np.array_equal(device_frames(device_backend, held), frames)
-    found: Any = device_backend.moments(held[:, 2:5], Trimmed(25), Validity())
-    expected: Any = CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity())
-    assert np.array_equal(found.total, expected.total)
+    found = moments_of(device_backend, held[:, 2:5], Trimmed(25), Validity())
+    assert np.array_equal(
+        found.total, moments_of(CpuBackend(1), frames[:, 2:5], Trimmed(25), Validity()).total
+    )
 
 
 @pytest.mark.sanitize
@@ -115,8 +125,8 @@ def test_many_steps_equal_scipy(
         Morphology(erosions, dilations, connectivity),
         None,
     )
-    found = device_backend.unpack(
-        device_backend.find_masks(device_backend.upload(images), prepared).filtered
+    found = images_of(
+        device_backend, device_backend.find_masks(device_backend.upload(images), prepared).filtered
     )
     structure = ndimage.generate_binary_structure(2, connectivity)
     for image, mask in zip(images.astype(bool), found, strict=True):
@@ -139,7 +149,7 @@ def test_more_masks_than_can_be_numbered_at_once(
     )
     masks = device_backend.find_masks(device_backend.upload(images), prepared).raw
     whole = device_backend.components(masks, 2)
-    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * cuda_masks.words_for(50))
+    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * words_for(50))
     parts = device_backend.components(masks, 2)
     for name in ("pixels", "begin", "box", "first"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))
@@ -241,7 +251,8 @@ def test_a_file_through_the_device_and_in_parts(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     source = write_run(tmp_path / "run__mccd.h5", frames=series(20, (64, 90)))
@@ -251,7 +262,8 @@ def test_a_file_through_the_device_and_in_parts(
     ):
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
-            find_to_file(stack, tmp_path / f"{i}.h5", Job(Parameters(), backend, Notes()))
+            output = Output(tmp_path / f"{i}.h5")
+            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -273,13 +285,15 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
 ) -> None:
     from gpu_spots.files.frames import open_run
     from gpu_spots.files.output.spots_file import open_spots
-    from gpu_spots.run import Job, find_to_file
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import Output, find_to_file
     from helpers import Notes, datasets, write_run
 
     frames = series(20, (64, 90))
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
-        find_to_file(stack, tmp_path / "expected.h5", Job(Parameters(), CpuBackend(1), Notes()))
+        output = Output(tmp_path / "expected.h5")
+        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -287,15 +301,16 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     else:
         staging = backend.staging
 
-        def full_once(held: Any, begin: int, end: int) -> Any:
+        def full_once(*given: Any) -> Any:
             staged.append(MEMORY.live)
             if len(staged) == 5:
                 raise OutOfDeviceMemory("GPU 0: out of memory")
-            return staging(held, begin, end)
+            return staging(*given)
 
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
-        summary = find_to_file(stack, tmp_path / "found.h5", Job(Parameters(), backend, notes))
+        output = Output(tmp_path / "found.h5")
+        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large
@@ -331,7 +346,9 @@ def test_bands_and_batches_share_what_a_small_device_has(
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
-    made = plan.make_plan(stack, plan.Work(Trimmed(25), False, None), backend, plan.Limits())
+    made = plan.make_plan(
+        stack, plan.Work(Trimmed(25), False, None), backend, plan.ResourceLimits()
+    )
     assert made.device_bytes is not None
     assert made.device_bytes <= mib << 20
     assert made.band_rows >= rows
@@ -351,8 +368,8 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
         return lend_all(arrays)
 
     monkeypatch.setattr(toolkit, "lend_all", noted)
-    masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
+    masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
     assert lent == [[3, 3], [3, 3], [1, 1]]
-    assert np.array_equal(np.stack([each.words for each in fetched]), words)
+    assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

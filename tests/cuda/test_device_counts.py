@@ -20,9 +20,10 @@ from emulator.emulated import EmulatedToolkit
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.files.frames import open_run
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.plan import Place
 from gpu_spots.parameters import Parameters
-from gpu_spots.run import Job, find_to_file
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_to_file
 from helpers import Notes, datasets, series, write_run
 
 pytestmark = pytest.mark.emulated
@@ -92,8 +93,9 @@ def counts_of(
         file.create_dataset(path, data=frames, chunks=(1, SIZE, SIZE), compression="gzip")
     toolkit: Any = Counting(folder)
     with open_run(source) as stack:
-        job = Job(parameters, GpuBackend(toolkit, THREADS), Notes(), Limits())
-        summary = find_to_file(stack, tmp_path / "spots.h5", job)
+        resources = Resources(GpuBackend(toolkit, THREADS))
+        output = Output(tmp_path / "spots.h5")
+        summary = find_to_file(stack, parameters, resources, output, Notes())
     assert summary.plan.place == Place.DEVICE
     assert summary.plan.n_bands == 16
     return toolkit.counts

@@ -18,9 +18,10 @@ from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.output.spots_file import open_spots
-from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.plan import Place, ResourceLimits
 from gpu_spots.parameters import Parameters
-from gpu_spots.run import Job, find_to_file
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_to_file, spool_for
 from helpers import Notes, assert_same, datasets, series, write_run
 
 device_module: Any = importlib.import_module("gpu_spots.cuda.device")
@@ -75,9 +76,8 @@ def found(
 ) -> tuple[Place, dict[str, np.ndarray]]:
     """Where the frames were, and all that was found."""
     with open_run(source) as stack:
-        summary = find_to_file(
-            stack, output, Job(parameters, backend, Notes(), Limits(may_stay=may_stay))
-        )
+        resources = Resources(backend, ResourceLimits(may_stay=may_stay), spool_for(output))
+        summary = find_to_file(stack, parameters, resources, Output(output), Notes())
     with open_spots(output) as spots:
         return summary.plan.place, datasets(spots._file)
 

@@ -43,7 +43,7 @@ def trimmed(n_frames: int, bits: int, *, check: bool = False) -> dict[str, int]:
 
 
 MASKS = {"FRAME": "u16", "LIMIT": "u16", "BOUND": "i64"}
-Limits = tuple[str, Mapping[str, int | str], dict[str, tuple[Figures, Figures]]]
+ResourceFigures = tuple[str, Mapping[str, int | str], dict[str, tuple[Figures, Figures]]]
 """Kernel file, its macros, and the most that each kernel may take: before sm_80, and from there on.
 """
 
@@ -52,7 +52,7 @@ def both(*figures: int) -> tuple[Figures, Figures]:
     return Figures(*figures), Figures(*figures)
 
 
-LIMITS: dict[str, Limits] = {
+LIMITS: dict[str, ResourceFigures] = {
     "180 frames": (
         "trimmed",
         trimmed(180, 16),
@@ -79,7 +79,7 @@ LIMITS: dict[str, Limits] = {
     ),
     "sums": ("measure", {"FRAME": "u16", "SUM": "i64", "FLOAT": 0}, {"measure": both(54, 4, 0)}),
 }
-MORE: dict[str, Limits] = {
+MORE: dict[str, ResourceFigures] = {
     "250 frames": ("trimmed", trimmed(250, 16, check=True), {"trimmed": both(168, 72, 0)}),
     "500 frames of 8 bits": (
         "trimmed",

@@ -26,16 +26,20 @@ from gpu_spots.cuda.several import Assignment, SeveralGpus
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place
-from gpu_spots.model import Validity
+from gpu_spots.memory.plan import Place
+from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import (
     Notes,
     assert_refused,
     assert_same,
+    background_of,
     command,
     datasets,
     fetched,
+    images_of,
+    moments_of,
     run,
     series,
     write_run,
@@ -144,14 +148,13 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
         # of a stack that is everywhere the thread's device takes its own
-        moments: Any = several.moments(held[:, 3:9], Trimmed(25), Validity())
-        return device, moments.total
+        return device, moments_of(several, held[:, 3:9], Trimmed(25), Validity()).total
 
     found = in_threads(2, rows_of_the_thread)
     assert {device for device, _ in found} == {0, 1}
-    expected: Any = CpuBackend(1).moments(frames[:, 3:9], Trimmed(25), Validity())
+    expected = moments_of(CpuBackend(1), frames[:, 3:9], Trimmed(25), Validity()).total
     for _, total in found:
-        assert np.array_equal(total, expected.total)
+        assert np.array_equal(total, expected)
 
 
 def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
@@ -175,15 +178,42 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
     assert onto.device == 0
     # two masks of 20 rows of two words, one by one
     assert crossed == [160, 160]
-    assert np.array_equal(several.unpack(onto), frames[[1, 0]] | frames[[3, 2]])
+    assert np.array_equal(images_of(several, onto), frames[[1, 0]] | frames[[3, 2]])
     left = several.without(onto, there[:2])
-    assert np.array_equal(several.unpack(left), (frames[[1, 0]] | frames[[3, 2]]) & ~frames[:2] & 1)
+    assert np.array_equal(
+        images_of(several, left), (frames[[1, 0]] | frames[[3, 2]]) & ~frames[:2] & 1
+    )
     # they are labelled on the devices of those who ask
     found = in_threads(2, lambda: several.components(onto, 2))
     expected = CpuBackend(1).components(masks_of(CpuBackend(1), frames[[1, 0]] | frames[[3, 2]]), 2)
     for name in ("pixels", "begin", "box", "first"):
         for components in found:
             assert np.array_equal(getattr(components, name), getattr(expected, name)), name
+
+
+def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) -> None:
+    """What a device holds of its components is of no use there."""
+    frames = np.random.default_rng(2).integers(0, 90, (3, 20, 40)).astype(np.uint16)
+    background = background_of(np.zeros((20, 40), np.int32), frames.dtype)
+    mask_of_frame = np.array([2, 0, 2])
+
+    def made(backend: Backend) -> tuple[Any, Any, Any]:
+        return (
+            backend.prepare(background, Morphology(0, 0, 1), 80),
+            backend.upload(frames),
+            backend.components(masks_of(backend, frames > 70), 2),
+        )
+
+    (prepared, ours, here), (_, theirs, there) = in_threads(2, lambda: made(several))
+    assert {*ours.on, *theirs.on} == {0, 1}
+    cpu = CpuBackend(1)
+    prepared_there, _, found = made(cpu)
+    expected = cpu.measure(frames, found, mask_of_frame, prepared_there, None)
+    for batch in (ours, theirs):
+        for components in (here, there):
+            measured = several.measure(batch, components, mask_of_frame, prepared, None)
+            for name in ("total", "background_low", "peak", "overload"):
+                assert np.array_equal(getattr(measured, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize(
@@ -241,7 +271,7 @@ def test_no_device_takes_more_memory_than_was_planned(
     for memory in MEMORIES:
         memory.peak = memory.live
     with open_run(saved(tmp_path / "x.h5", frames)) as stack:
-        made = pipeline.plan_run(stack, MODES[mode], backend, Limits())
+        made = pipeline.plan_run(stack, MODES[mode], Resources(backend))
         # where frames stay as they are, batches are large: of a quarter of the frames, encoded in
         # pieces
         batch = 8 if place == Place.DEVICE and mode != "level" else 3

@@ -21,7 +21,6 @@ from emulator.arrays import MEMORY
 from factories.frames import frames_of
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
-from gpu_spots.background.levels import rows_of_shuffled
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import shuffle as cuda_shuffle
 from gpu_spots.cuda.backend import GpuBackend
@@ -31,9 +30,11 @@ from gpu_spots.files.hdf5 import chunks, codecs
 from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Limits, Place, make_plan
+from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
+from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 
 SHAPE = (24, 36, 45)
@@ -75,7 +76,7 @@ def results(
         pipeline.find_spots(
             stack,
             parameters or Parameters(angles=0),
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )
@@ -193,7 +194,12 @@ def test_every_place_of_frames(
         monkeypatch.setattr(
             pipeline,
             "find_spots",
-            lambda *given: find(*given, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+            lambda stack, parameters, resources, *rest: find(
+                stack,
+                parameters,
+                replace(resources, open_spool=lambda *of: scratch_file(tmp_path, *of)),
+                *rest,
+            ),
         )
     assert_same(results(path, device_backend, parameters), expected)
     stretches = 24 * (1 if layout == "frames" else 3)
@@ -294,7 +300,7 @@ def test_rows_of_shuffled_frames(
     stretches = np.stack(
         [codecs.shuffle(stretch).reshape(dtype.itemsize, *shape[1:]) for stretch in values]
     )
-    found = rows_of_shuffled(stretches, slice(0, shape[0] * shape[1], step), dtype)
+    found = Shuffled.rows_in_order(stretches, slice(0, shape[0] * shape[1], step), dtype)
     expected = values.reshape(-1, shape[2])[::step]
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     assert found.tobytes() == expected.tobytes()
@@ -433,7 +439,7 @@ def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
     # a device's free memory is also others' business
     is_emulated = "emulation" in device_backend.device
     free = device_backend.free_bytes()
-    with device_backend.staging_shuffled(held, 1, 4, 6) as slot:
+    with device_backend.staging(held, 1, 4, shuffled_rows=6) as slot:
         assert not is_emulated or device_backend.free_bytes() == free - frames[1:4].nbytes
         assert (slot.shape, slot.dtype, slot.flags.c_contiguous) == (
             (3, 2, 2, 6, 9),
@@ -502,7 +508,10 @@ def test_bytes_that_the_plan_adds(
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
                 planner = plan._Planner(
-                    stack, plan.Work(Trimmed(25), scales=False, n_masks=None), backend, Limits()
+                    stack,
+                    plan.Work(Trimmed(25), scales=False, n_masks=None),
+                    backend,
+                    ResourceLimits(),
                 )
                 said[name, place] = planner._device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2

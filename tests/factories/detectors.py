@@ -9,7 +9,7 @@ from factories.layouts_data import (
     SHAPE,
 )
 from gpu_spots.files.frames import open_run
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 
 
 def bad_pixels(seed: int = 3) -> np.ndarray:
@@ -21,5 +21,5 @@ def bad_pixels(seed: int = 3) -> np.ndarray:
 
 def limits_of(path: Path, **options: Any) -> tuple[Any, Any, Any]:
     """Low, high and saturation."""
-    with open_run(path, InputOptions(**options)) as stack:
+    with open_run(path, Inputs(**options)) as stack:
         return stack.validity.low, stack.validity.high, stack.saturation

@@ -11,14 +11,16 @@ import pytest
 from cpu_fallback import CpuBackend
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
+from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method, Trimmed
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.memory.plan import Limits, Plan, Work, make_plan
+from gpu_spots.memory.plan import Plan, ResourceLimits, Work, make_plan
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from helpers import Notes, datasets
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -60,11 +62,9 @@ def results(
         pipeline.find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend, open_spool=lambda *of: scratch_file(folder, *of)),
             writer,
             notes,
-            Limits(may_spool=True),
-            lambda *of: scratch_file(folder, *of),
         )
         return datasets(file)
 
@@ -95,10 +95,12 @@ class Device(CpuBackend):
     def release(self) -> None:
         self.released += 1
 
-    def moments(self, frames: np.ndarray, method: Method, validity: Validity) -> Any:
+    def background(
+        self, frames: np.ndarray, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         if frames.shape[1] > self.rows:
             raise OutOfDeviceMemory("device: out of memory")
-        return super().moments(frames, method, validity)
+        return super().background(frames, method, validity, into)
 
     def find_masks(self, frames: np.ndarray, prepared: Any) -> Any:
         if len(frames) > self.frames:
@@ -143,4 +145,5 @@ def planned(
     **work: Any,
 ) -> Plan:
     of = Work(**{"method": Trimmed(25), "scales": False, "n_masks": None, **work})
-    return make_plan(stack, of, backend or CpuBackend(2), Limits(memory, may_spool=spool))  # type: ignore[arg-type]
+    limits = ResourceLimits(memory, may_spool=spool)
+    return make_plan(stack, of, backend or CpuBackend(2), limits)  # type: ignore[arg-type]

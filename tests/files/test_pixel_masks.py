@@ -22,19 +22,14 @@ from factories.layouts_data import (
 from gpu_spots import Parameters, find_spots
 from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
+from gpu_spots.files.frames import open_run
+from gpu_spots.files.opening import open_stack
 from gpu_spots.files.pixel_masks import read_mask
-from gpu_spots.inputs import InputOptions, parse_range
+from gpu_spots.inputs import Inputs, parse_range
 from gpu_spots.regions import in_any, region
-from gpu_spots.run import Job, find_in_memory
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_in_memory
 from helpers import Notes, assert_refused, command
-
-
-def array_run(frames: np.ndarray, columns: dict[str, Any], options: InputOptions) -> ArrayStack:
-    stack = ArrayStack(frames, columns)
-    apply_inputs(stack, options)
-    return stack
-
 
 # ----------------------------------------------------------------------- nothing bad is in any mask
 
@@ -56,11 +51,11 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(
         detector=detector,
         edit=lambda f: f.create_dataset("laser", data=STATES),
     )
-    options = InputOptions(laser_path="laser")
+    options = Inputs(laser_path="laser")
     parameters = Parameters(sync=sync, erosions=0, dilations=0, cutoff=1.0)
     with (
         open_run(path, options) as stack,
-        find_in_memory(stack, Job(parameters, backend, Notes())) as found,
+        find_in_memory(stack, parameters, Resources(backend), Output(), Notes()) as found,
     ):
         for frame in range(N_FRAMES):
             for kind in ("raw", "filtered") if sync == "none" else ("raw", "filtered", "synced"):
@@ -71,13 +66,15 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(
         for name in ("avg", "std", "iqr", "max", "arg"):
             assert not getattr(found, name)[bad].any(), name
         assert found.max.max() < 65534
-        same = array_run(
-            np.where(sentinel, 65535, frames),
-            {"angle": ANGLES, "laser_on": STATES},
-            InputOptions(valid_range=(None, 65533)),
+        inputs = Inputs(
+            valid_range=(None, 65533),
+            columns={"angle": ANGLES, "laser_on": STATES},
+            valid_pixels=~bad,
         )
-        same.validity = same.validity.less(~bad)
-        with find_in_memory(same, Job(parameters, backend, Notes())) as expected:
+        with (
+            open_stack(np.where(sentinel, 65535, frames), inputs, Notes(), 1) as same,
+            find_in_memory(same, parameters, Resources(backend), Output(), Notes()) as expected,
+        ):
             for name in ("avg", "std", "iqr", "max", "arg", "threshold"):
                 assert np.array_equal(getattr(found, name), getattr(expected, name)), name
             for name, values in expected.spots().items():
@@ -88,11 +85,12 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(
 def test_rejected_regions_are_in_no_mask(backend: Backend) -> None:
     frames = frames_of()
     regions = (region("rect:3,9,5,20"), region("disc:15,30,4.5"), region("border:2"))
-    stack = array_run(frames, {"angle": ANGLES}, InputOptions(reject=regions))
-    rejected = in_any(regions, SHAPE)
-    with find_in_memory(
-        stack, Job(Parameters(erosions=0, dilations=1, cutoff=1.0), backend, Notes())
-    ) as found:
+    inputs = Inputs(reject=regions, columns={"angle": ANGLES})
+    parameters, rejected = Parameters(erosions=0, dilations=1, cutoff=1.0), in_any(regions, SHAPE)
+    with (
+        open_stack(frames, inputs, Notes(), 1) as stack,
+        find_in_memory(stack, parameters, Resources(backend), Output(), Notes()) as found,
+    ):
         for frame in range(N_FRAMES):
             assert not found.mask(frame)[rejected].any()
             assert found.mask(frame)[~rejected].any()
@@ -106,13 +104,13 @@ def test_saturated_pixels_stay_in_spots_and_are_counted(backend: Backend, tmp_pa
     frames[4, x, y] = 900
     path = write_nexus(tmp_path / "run.h5", frames, detector={"saturation_value": 900})
     for options, overloaded in (
-        (InputOptions(), 1),
-        (InputOptions(saturation=200), 16),
-        (InputOptions(saturation=901, valid_range=(0, 999)), 0),
+        (Inputs(), 1),
+        (Inputs(saturation=200), 16),
+        (Inputs(saturation=901, valid_range=(0, 999)), 0),
     ):
         with (
             open_run(path, options) as stack,
-            find_in_memory(stack, Job(Parameters(), backend, Notes())) as found,
+            find_in_memory(stack, Parameters(), Resources(backend), Output(), Notes()) as found,
         ):
             spots = found.spots(4)
             assert found.mask(4)[x, y]

@@ -16,8 +16,9 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_run
-from gpu_spots.memory.plan import Limits, Place, Work, make_plan, spans
-from gpu_spots.run import Job, find_to_file
+from gpu_spots.memory.plan import Place, ResourceLimits, Work, make_plan, spans
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_to_file, spool_for
 from helpers import Notes
 
 KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
@@ -143,8 +144,8 @@ def test_a_plan_never_exceeds_its_limit(memory: int, work: dict[str, Any]) -> No
 def test_the_batch_is_the_users() -> None:
     stack = Stack(LARGE, None)
     of = Work(Trimmed(25), scales=False, n_masks=None)
-    assert make_plan(stack, of, CpuBackend(2), Limits(batch=5)).batch_frames == 5  # type: ignore[arg-type]
-    assert make_plan(stack, of, CpuBackend(2), Limits(batch=500)).batch_frames == 180  # type: ignore[arg-type]
+    assert make_plan(stack, of, CpuBackend(2), ResourceLimits(batch=5)).batch_frames == 5  # type: ignore[arg-type]
+    assert make_plan(stack, of, CpuBackend(2), ResourceLimits(batch=500)).batch_frames == 180  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -176,13 +177,15 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
     )
     source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
-    backend, job = CpuBackend(1), Job(MODES[mode], CpuBackend(1), Notes(), Limits(memory=limit))
+    limits = ResourceLimits(memory=limit)
+    resources = Resources(CpuBackend(1), limits, spool_for(output))
     with open_run(source) as stack:
-        made = pipeline.plan_run(stack, MODES[mode], backend, job.limits_for(output))
+        made = pipeline.plan_run(stack, MODES[mode], resources)
         assert (made.place == Place.SCRATCH) == (limit is not None and layout == "gzip")
-        find_to_file(stack, output, job)  # what is imported and cached on the way is not the run's
+        run = stack, MODES[mode], resources, Output(output, force=True), Notes()
+        find_to_file(*run)  # what is imported and cached on the way is not the run's
         with traced() as peak:
-            find_to_file(stack, output, job, force=True)
+            find_to_file(*run)
             used = peak()
     assert used <= made.host_bytes <= 1.25 * used + 4e6, (
         f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"

@@ -19,9 +19,10 @@ from gpu_spots.errors import OutputError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
-from gpu_spots.memory.plan import Limits, Place
+from gpu_spots.memory.plan import Place
 from gpu_spots.memory.source import open_source
 from gpu_spots.model import Validity
+from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, datasets, listing
 
 pytestmark = pytest.mark.on_two_devices
@@ -151,11 +152,10 @@ def test_bands_and_batches_are_parts_of_the_stack(
     factors = 65536 + 1000 * np.arange(30)
     expected = backend.scaled(frames, factors, Validity()) if scaled else frames
     with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
-        made = pipeline.plan_run(stack, MODES["none"], backend, Limits(may_spool=True))
         spool = partial(scratch_file, tmp_path)
+        made = pipeline.plan_run(stack, MODES["none"], Resources(backend, open_spool=spool))
         with open_source(stack, backend, replace(made, place=place), spool, Notes()) as source:
-            if scaled:
-                source.factors = factors
+            source = source.scaled_by(factors) if scaled else source
             for begin, end in ((0, 37), (8, 16), (3, 22), (36, 37)):
                 assert np.array_equal(source.band(begin, end), expected[:, begin:end])
             for begin, end in ((0, 30), (4, 5), (11, 29)):

@@ -11,12 +11,12 @@ from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.layouts.layout import FrameDatasets
 from gpu_spots.files.layouts.named_columns import find_columns
 from gpu_spots.files.table import read_table
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array
 
 
-def read_metadata(frames: FrameDatasets, options: InputOptions) -> LocatedColumns:
+def read_metadata(frames: FrameDatasets, options: Inputs) -> LocatedColumns:
     """Return the columns of a run.
 
     They are those that the user gives, otherwise those of the group ``lauecollect``; in a file
@@ -46,7 +46,7 @@ def read_metadata(frames: FrameDatasets, options: InputOptions) -> LocatedColumn
     )
 
 
-def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOptions) -> Columns:
+def given_to_frames_in_memory(columns: Columns, n_frames: int, options: Inputs) -> Columns:
     """Return columns, replaced by those of a table if one is given. Raises `InputError`."""
     table = _of_table(n_frames, options)
     if not table:
@@ -57,9 +57,7 @@ def given_to_frames_in_memory(columns: Columns, n_frames: int, options: InputOpt
     )
 
 
-def _given(
-    file: h5py.File, n_frames: int, options: InputOptions
-) -> Mapping[str, tuple[str, Array]]:
+def _given(file: h5py.File, n_frames: int, options: Inputs) -> Mapping[str, tuple[str, Array]]:
     """Return the place and the values of each column that the user gives."""
     given = dict(_of_table(n_frames, options))
     for name, path in (("angle", options.angles_path), ("laser_on", options.laser_path)):
@@ -68,7 +66,7 @@ def _given(
     return given
 
 
-def _of_table(n_frames: int, options: InputOptions) -> dict[str, tuple[str, Array]]:
+def _of_table(n_frames: int, options: Inputs) -> dict[str, tuple[str, Array]]:
     if options.table is None:
         return {}
     columns = read_table(options.table)

@@ -86,13 +86,13 @@ def test_a_virtual_stack_is_read_as_h5py_reads_it(
     with h5py.File(path) as file:
         expected = file["entry/data/data"][...]
     with open_run(path) as stack:
-        assert (stack.why_not_direct is None) == direct
+        assert (stack.storage()["read_through_hdf5"] is None) == direct
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, N_FRAMES, into)
         assert np.array_equal(into, expected)
         stack.read(5, 18, into[:13])
         assert np.array_equal(into[:13], expected[5:18])
-        assert stack.path == "/entry/data/data"
+        assert stack.provenance.frames_path == "/entry/data/data"
         assert len(stack.files) == (3 if mapping is overlapping else 4)
 
 
@@ -109,7 +109,7 @@ def test_a_virtual_stack_of_datasets_in_its_own_file(tmp_path: Path) -> None:
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, N_FRAMES, into)
         assert np.array_equal(into, frames)
-        assert stack.why_not_direct is None
+        assert stack.storage()["read_through_hdf5"] is None
 
 
 def test_a_virtual_stack_whose_source_is_cut_off_is_refused(tmp_path: Path) -> None:

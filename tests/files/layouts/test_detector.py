@@ -24,12 +24,12 @@ from gpu_spots import find_spots
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.layouts.cxi_crystfel import CXI_MASK
 from gpu_spots.files.layouts.nexus import NEXUS_MASK
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from helpers import assert_refused, command, write_run
 
 
 def good_of(path: Path, **options: Any) -> np.ndarray:
-    with open_run(path, InputOptions(**options)) as stack:
+    with open_run(path, Inputs(**options)) as stack:
         return np.ones(SHAPE, bool) if stack.validity.pixels is None else stack.validity.pixels
 
 

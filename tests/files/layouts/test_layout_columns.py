@@ -17,12 +17,12 @@ from factories.layouts_data import (
     write_nxdata,
 )
 from gpu_spots.files.frames import open_run
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from helpers import assert_refused, command
 
 
 def columns_of(path: Path, **options: Any) -> dict[str, list[Any]]:
-    with open_run(path, InputOptions(**options)) as stack:
+    with open_run(path, Inputs(**options)) as stack:
         return {name: values.tolist() for name, values in stack.columns.items()}
 
 

@@ -32,7 +32,7 @@ from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack, open_run
 from gpu_spots.files.layouts.recognise import LAYOUTS
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from helpers import ROOT, assert_refused, assert_same, chunk_offset, command, datasets, listing
 
 
@@ -223,7 +223,7 @@ def test_lauecollect_comes_first_in_every_layout(tmp_path: Path) -> None:
     with open_run(write_nexus(tmp_path / "run.h5", edit=add)) as stack:
         assert stack.columns["angle"].tolist() == (ANGLES + 100).tolist()
         assert stack.columns["laser_on"].tolist() == (1 - STATES).tolist()
-        assert "angles_from" not in stack.record
+        assert "angles_from" not in stack.provenance.record
 
 
 def test_a_default_that_is_a_plot_does_not_hide_the_frames(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_default_that_is_a_plot_does_not_hide_the_frames(tmp_path: Path) -> No
         file.attrs["default"], file["entry"].attrs["default"] = "entry", "plot"
 
     with open_run(write_nexus(tmp_path / "run.h5", edit=edit)) as stack:
-        assert stack.path == "/entry/data/data"
+        assert stack.provenance.frames_path == "/entry/data/data"
 
 
 @pytest.mark.parametrize("default", ["/", ".", "entry/../entry"])
@@ -245,7 +245,7 @@ def test_a_default_that_leads_in_circles_ends(default: str, tmp_path: Path) -> N
         refuses(path, words=("run.h5", "no dataset"))
     else:
         with open_run(path) as stack:
-            assert stack.path == "/entry/data/data"
+            assert stack.provenance.frames_path == "/entry/data/data"
 
 
 def test_old_nexus_marks_the_signal_on_the_dataset(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_old_nexus_marks_the_signal_on_the_dataset(tmp_path: Path) -> None:
         file["entry/data/sum"] = np.zeros((N_FRAMES, 3, 3))
 
     with open_run(write_nexus(tmp_path / "run.h5", edit=edit)) as stack:
-        assert stack.path == "/entry/data/data"
+        assert stack.provenance.frames_path == "/entry/data/data"
 
 
 def test_a_signal_that_holds_all_of_a_dectris_run_is_taken(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_signal_that_holds_all_of_a_dectris_run_is_taken(tmp_path: Path) -> No
     with open_run(write_dectris(tmp_path / "run_master.h5", edit=edit)) as stack:
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, N_FRAMES, into)
-        assert stack.path == "/entry/data/data"
+        assert stack.provenance.frames_path == "/entry/data/data"
         assert np.array_equal(into, frames_of())
 
 
@@ -279,7 +279,7 @@ def test_a_signal_that_holds_all_of_a_dectris_run_is_taken(tmp_path: Path) -> No
 
 def test_frames_may_name_the_datasets_one_by_one(tmp_path: Path) -> None:
     path = write_dectris(tmp_path / "run_master.h5")
-    options = InputOptions(("/entry/data/data_000003", "entry/data/data_000001"), angles_path=None)
+    options = Inputs(("/entry/data/data_000003", "entry/data/data_000001"), angles_path=None)
     with open_run(path, options) as stack:
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, 13, into)
@@ -288,7 +288,7 @@ def test_frames_may_name_the_datasets_one_by_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["/entry/data", "entry", "entry/data/"])
 def test_frames_may_name_a_group(place: str, tmp_path: Path) -> None:
-    with open_run(write_dectris(tmp_path / "run_master.h5"), InputOptions((place,))) as stack:
+    with open_run(write_dectris(tmp_path / "run_master.h5"), Inputs((place,))) as stack:
         assert stack.shape == (N_FRAMES, *SHAPE)
 
 
@@ -305,8 +305,8 @@ def test_several_scans_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
         ),
     )
     for place in ("2.1/measurement/eiger", "/2.1"):
-        with open_run(path, InputOptions((place,))) as stack:
-            assert stack.path.startswith("/2.1/")
+        with open_run(path, Inputs((place,))) as stack:
+            assert stack.provenance.frames_path.startswith("/2.1/")
             assert stack.columns["angle"] is not None
             columns: Any = stack.columns
             assert columns.origin["laser_on"] == "/2.1/measurement/laser_on"
@@ -564,5 +564,5 @@ def test_stored_frames_need_no_particular_chunks(tmp_path: Path) -> None:
         into = np.empty(stack.shape, stack.dtype)
         stack.read(0, N_FRAMES, into)
         assert np.array_equal(into, frames_of())
-        assert stack.why_not_direct == "filters lzf"
+        assert stack.storage()["read_through_hdf5"] == "filters lzf"
         assert stack.step == 3
