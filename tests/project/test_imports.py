@@ -1,6 +1,7 @@
 """The walls of the house: who may import whom, read from the code itself, and what an import loads."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,6 +148,20 @@ def test_no_room_asks_which_background_method_it_is() -> None:
         }
         assert not used & names, name
         assert not compared & METHODS.keys(), name
+
+
+def test_no_room_asks_which_stack_it_is() -> None:
+    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    rooms = {
+        "ArrayStack": {"frames", "opening"},
+        "FileStack": {"frames"},
+        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+    }
+    for stack, allowed in rooms.items():
+        users = {
+            name for name, path in FILES.items() if re.search(rf"\b{stack}\b", path.read_text())
+        }
+        assert users == {f"gpu_spots/files/{name}" for name in allowed}, stack
 
 
 def test_every_background_method_can_be_chosen() -> None:
