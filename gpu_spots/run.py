@@ -13,7 +13,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.output.compression import filter_options
-from gpu_spots.files.output.new_file import check_output, complete_or_absent, new_file
+from gpu_spots.files.output.new_file import check_output, new_output
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
@@ -66,8 +66,8 @@ def find_to_file(
     Raises `GpuSpotsError`; then nothing new is left on disk.
     """
     filters = filter_options(compression)
-    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
-    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
+    sources = () if isinstance(stack, ArrayStack) else stack.files
+    with new_output(output, sources, force=force) as file:
         return _find(
             stack,
             SpotsWriter(file, str(output), stack.shape, filters, job.keep),

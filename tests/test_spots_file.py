@@ -514,7 +514,7 @@ def test_what_keep_left_out_is_a_key_error(paths: dict[str, Path], tmp_path: Pat
             ("masks/labels", lambda: found.labels(0)),
             ("spots/pixel_list_BE", lambda: found.pixels(0)),
         ):
-            with pytest.raises(KeyError, match=f"no {name}; --keep and -S"):
+            with pytest.raises(KeyError, match=f"no {name}; keep and sync define"):
                 read()
 
 

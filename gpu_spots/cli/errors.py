@@ -31,6 +31,7 @@ OPTIONS = {
     "folder": "-p/--path",
     "force": "--force",
     "frames_path": "--frames",
+    "keep": "--keep",
     "laser": "--laser",
     "laser_path": "--laser-path",
     "mask": "--mask",
