@@ -16,7 +16,6 @@ from cpu_fallback.kruskal import kruskal_moments
 from cpu_fallback.measure import measure
 from cpu_fallback.scale import scaled
 from cpu_fallback.trimmed import TrimmedStatistics
-from cpu_fallback.validity import valid_values
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.model import (
@@ -134,9 +133,7 @@ class CpuBackend:
         above = np.empty((n_x, n_columns), bool)
         for i, frame in enumerate(frames):
             np.greater(frame, prepared.below, out=above)
-            usable = (
-                None if prepared.value_range is None else valid_values(frame, prepared.value_range)
-            )
+            usable = None if prepared.value_range is None else prepared.value_range.allows(frame)
             if invalid is not None and usable is not None:
                 above &= usable
                 invalid[i] = bits.pack(~usable)

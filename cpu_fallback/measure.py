@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.validity import at_least
 from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
 
 
@@ -30,7 +29,7 @@ def measure(
     overload = (
         None
         if saturation is None
-        else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
+        else np.add.reduceat(values >= np.float64(saturation), begin, dtype=np.int64)
     )
     if isinstance(level, IntegerLevel):
         return Measurements(

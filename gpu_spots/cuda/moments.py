@@ -7,7 +7,7 @@ import numpy as np
 from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames, plane_moments
 from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import MAX_FRAMES, Validity
+from gpu_spots.model import Validity, check_frame_count
 
 
 def moments_on_device(
@@ -18,16 +18,10 @@ def moments_on_device(
     ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
     `MAX_FRAMES` frames.
     """
-    check_number(len(frames))
+    check_frame_count(len(frames))
     return (plane_moments if is_possible(frames) else ranked_moments)(
         toolkit, frames, percent, validity
     )
-
-
-def check_number(n_frames: int) -> None:
-    """More would overflow the sums."""
-    if n_frames > MAX_FRAMES:
-        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
 
 
 def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int = 0) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.cuda.toolkit import Toolkit, fetched
-from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
+from gpu_spots.cuda.validity import bits_of, key_bounds, pixels_on_device, sign_bit
 from gpu_spots.model import IntegerMoments, Validity
 
 REGISTERS = 128
@@ -71,8 +71,8 @@ def most_frames(dtype: np.dtype[Any]) -> int:
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
     """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
-    low, high, checked = integer_bounds(dtype, validity)
-    macros = variant(n_frames, dtype, checked)
+    low, high = key_bounds(dtype, validity)
+    macros = variant(n_frames, dtype, checked=(low, high) != (0, 2 ** (8 * dtype.itemsize) - 1))
     threads, pixels_of_block = macros["SHARERS"], macros["PIXELS"]
     kernel = toolkit.kernel("trimmed", "trimmed", **macros)
     found = PlaneMoments(
