@@ -117,7 +117,7 @@ def test_a_cupy_whose_sorts_hide_errors_is_refused(
         with pytest.raises(BackendError, match=refused):
             devices.open_backend((0,), None, 1)
         with pytest.raises(BackendError, match=refused):
-            devices.found()
+            devices.list_devices()
         assert choose_backend("auto", threads=1)[1] == NO_GPU
 
 
@@ -165,7 +165,7 @@ def test_a_device_without_the_instructions_is_refused(
         with pytest.raises(Opened):
             devices.open_device(0, None, 1)
         return
-    (listed,) = devices.found()
+    (listed,) = devices.list_devices()
     assert listed.problem is not None
     assert not [word for word in words if word not in listed.problem]
     assert ("cupy-cuda12x" in listed.problem) == ("cupy-cuda12x" in words)
@@ -434,10 +434,10 @@ def test_advice_names_the_packages_of_the_extras() -> None:
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        devices.Found(0, "NVIDIA H200, 141 GiB", None),
-        devices.Found(1, "Tesla K80, 11 GiB", "GPU 1: it is too old"),
+        devices.DeviceInfo(0, "NVIDIA H200, 141 GiB", None),
+        devices.DeviceInfo(1, "Tesla K80, 11 GiB", "GPU 1: it is too old"),
     ]
-    monkeypatch.setattr(devices, "found", lambda: found)
+    monkeypatch.setattr(devices, "list_devices", lambda: found)
     ended = command("devices", name="gpu-spots")
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout.splitlines() == [
