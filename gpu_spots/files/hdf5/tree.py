@@ -218,46 +218,52 @@ def is_hard(group: h5py.Group, name: str) -> bool:
 
 
 def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Path and dataset of each dataset in a group and in groups in it, ``depth`` groups deep; each once, through links as well.
+    """Yield path and dataset of each dataset in a group and in groups in it, through links as well.
 
-    What is in ``group`` comes before what is deeper.
+    Each is yielded once; those of a group come before those of groups in it.
+
+    Args:
+        group: group to begin with.
+        path: path of the group.
+        depth: number of levels of groups, 1 or more.
     """
-    seen: set[Any] = {group.id}
-    level = [(path.rstrip("/"), group)]
-    for _ in range(depth):
-        deeper = []
-        for base, parent in level:
-            for name, item in members(parent):
-                if item.id in seen:
-                    continue
+    seen: set[Any] = set()
+    for base, _, items in _groups_below(group, path, depth):
+        for name, item in items:
+            if isinstance(item, h5py.Dataset) and item.id not in seen:
                 seen.add(item.id)
-                if isinstance(item, h5py.Dataset):
-                    yield f"{base}/{name}", item
-                elif isinstance(item, h5py.Group):
-                    deeper.append((f"{base}/{name}", item))
-        level = deeper
+                yield f"{base}/{name}", item
 
 
 def broken_links_below(
     group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield the path of each broken link in a group and in groups in it, and what `why_broken` says.
+    """Yield path and description (`why_broken`) of each broken link, as `datasets_below`.
 
     ``names``: look only at links of these names, in lower case.
     """
+    for base, parent, _ in _groups_below(group, path, depth):
+        for name in names_in(parent):
+            if (names is not None and name.lower() not in names) or is_hard(parent, name):
+                continue
+            why = why_broken(group.file, f"{base}/{name}")
+            if why is not None:
+                yield f"{base}/{name}", why
+
+
+def _groups_below(
+    group: h5py.Group, path: str, depth: int
+) -> Iterator[tuple[str, h5py.Group, list[tuple[str, h5py.HLObject]]]]:
+    """Yield path, group and members of a group and of groups in it, each once, level by level."""
     seen: set[Any] = {group.id}
     level = [(path.rstrip("/"), group)]
     for _ in range(depth):
         deeper = []
         for base, parent in level:
-            for name in names_in(parent):
-                if (names is not None and name.lower() not in names) or is_hard(parent, name):
-                    continue
-                why = why_broken(group.file, f"{base}/{name}")
-                if why is not None:
-                    yield f"{base}/{name}", why
-            for name, item in groups_in(parent):
-                if item.id not in seen:
+            items = list(members(parent))
+            yield base, parent, items
+            for name, item in items:
+                if isinstance(item, h5py.Group) and item.id not in seen:
                     seen.add(item.id)
                     deeper.append((f"{base}/{name}", item))
         level = deeper

@@ -24,8 +24,8 @@ from gpu_spots.files.hdf5.links import require_followable, source_file, why_not_
 from gpu_spots.files.hdf5.selection import (
     MAX_CELLS,
     UNLIMITED,
+    Hyperslab,
     Product,
-    Runs,
     first_uncovered,
     products,
     size_of,
@@ -311,7 +311,7 @@ def _numbered(dataset: h5py.Dataset, mapping: _Mapping) -> Iterator[_Mapping]:
         )
     number = 0
     while frames.start + number * frames.stride < len(dataset):
-        target = [(Runs(frames.start + number * frames.stride, 1, 1, frames.block), *rest)]
+        target = [(Hyperslab(frames.start + number * frames.stride, 1, 1, frames.block), *rest)]
         yield _Mapping(
             _named(mapping.file, number), _named(mapping.dataset, number), target, mapping.source
         )
@@ -420,7 +420,7 @@ def _check_written(
             )
 
 
-def _touched(runs: Runs, step: int) -> Any:
+def _touched(runs: Hyperslab, step: int) -> Any:
     """Numbers of the chunks, of ``step`` indices each, that have some of the indices."""
     if runs.is_interval:
         return np.arange(runs.start // step, (runs.end - 1) // step + 1)
@@ -506,7 +506,7 @@ def _pieces(
     return found
 
 
-def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Runs | None:
+def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Hyperslab | None:
     """The frames of a mapping that has whole ones, one after the other, which are everything that its source has."""
     if len(mapping.target) != 1 or any(runs.is_unlimited for runs in mapping.target[0]):
         return None

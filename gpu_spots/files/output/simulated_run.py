@@ -14,6 +14,7 @@ from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
 from gpu_spots.files.output.new_file import new_output, writing
+from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.model import Array
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
 
@@ -25,12 +26,8 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
     "none": {},
 }
 """How frames can be stored, and what HDF5 is told for it."""
-CHUNK_ROWS = 128
-"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through
-the run without reading all of it.
-"""
 
-SPOT_COLUMNS = {
+TRUE_SPOT_COLUMNS = {
     "XY": (
         "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]",
         "pixels",
@@ -105,7 +102,7 @@ def read_truth(path: Path) -> Truth:
         def values(name: str) -> Array:
             return read_values(_dataset(file, name, path), f"{path}: {name}")
 
-        spots = {name: values(f"{TRUTH}/{name}") for name in SPOT_COLUMNS}
+        spots = {name: values(f"{TRUTH}/{name}") for name in TRUE_SPOT_COLUMNS}
         schedule = [
             values(name)
             for name in (
@@ -134,7 +131,7 @@ def read_truth(path: Path) -> Truth:
 
 def _create_frames(file: h5py.File, design: Design, compression: dict[str, Any]) -> h5py.Dataset:
     n_X, n_Y = design.size
-    chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
+    chunks = (1, min(STRIP, n_X), n_Y)
     frames = file.create_dataset(
         "frames", (design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression
     )
@@ -170,7 +167,7 @@ def _true_columns(run: SimulatedRun) -> dict[str, Column]:
     return {
         **{
             name: _column(getattr(spots, name), description, units)
-            for name, (description, units) in SPOT_COLUMNS.items()
+            for name, (description, units) in TRUE_SPOT_COLUMNS.items()
         },
         "frame_block": _column(run.truth.schedule.block, "index of each frame's angle"),
         "scale": _column(
