@@ -108,7 +108,10 @@ def test_states_of_a_table_are_not_mixed_with_the_files_own(tmp_path: Path) -> N
     ],
 )
 def test_columns_that_do_not_fit_are_refused(
-    options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_nexus(
