@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+from gpu_spots.cuda.reasons import NO_CUPY
+
+pytest.importorskip("cupy", reason=NO_CUPY)
 
 from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda import shuffle as shuffle_module

@@ -21,7 +21,7 @@ from emulator.arrays import ArrayModule
 from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
-from gpu_spots.cuda.reasons import reason
+from gpu_spots.cuda.reasons import NO_CUPY, reason
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.packages import EXTRAS
 from helpers import assert_refused, command, write_run
@@ -29,9 +29,7 @@ from helpers import assert_refused, command, write_run
 NO_GPU = "no usable GPU; run gpu-spots devices for the reason"
 """What auto says where it falls back although there is a driver."""
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
-needs_cupy = pytest.mark.skipif(
-    not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'"
-)
+needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason=NO_CUPY)
 
 
 @pytest.fixture

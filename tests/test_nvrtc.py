@@ -15,6 +15,7 @@ from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.reasons import EXTRA
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from helpers import background_of, levels_of
@@ -34,7 +35,7 @@ def _nvrtc() -> Any:
 
             nvrtc.getVersion()
     except Exception as error:  # what CuPy raises depends on what is missing
-        return f"NVRTC cannot be loaded: {' '.join(str(error).split())[:100]}; pip install 'gpu_spots[gpu]' brings it"
+        return f"NVRTC cannot be loaded: {' '.join(str(error).split())[:100]}; {EXTRA} brings it"
     return nvrtc
 
 
