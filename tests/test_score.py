@@ -244,6 +244,10 @@ def test_command_names_what_is_damaged(tmp_path: Path) -> None:
         raw.seek(begin)
         raw.write(b"\x7f")
     assert error(spots).startswith(f"{spots}: spots/pixel_list cannot be read: ")
+    with h5py.File(spots, "a") as file:
+        del file["stats/avg"]
+        file["stats/avg"] = np.zeros(3)
+    assert error(spots).startswith(f"{spots}: stats/avg has shape (3,), expected 2 dimensions;")
     with h5py.File(run, "a") as file:
         del file["truth/angle"]
         file["truth/angle"] = np.zeros(7)

@@ -132,8 +132,13 @@ class SpotsFile:
     def shape(self) -> tuple[int, int, int]:
         """(n_frames, n_X, n_Y) of the run."""
         with self._reading("stats/avg"):
-            n_X, n_Y = self._found("stats/avg", h5py.Dataset).shape
-        return self.n_frames, n_X, n_Y
+            shape = self._found("stats/avg", h5py.Dataset).shape
+        if len(shape) != 2:
+            raise InputError(
+                f"{self._name}: stats/avg has shape {shape}, expected 2 dimensions; "
+                "the file is damaged"
+            )
+        return self.n_frames, *shape
 
     @property
     def n_frames(self) -> int:
