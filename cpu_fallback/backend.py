@@ -22,9 +22,9 @@ from gpu_spots.model import (
     Array,
     Background,
     Components,
+    FixedPointMean,
     FloatMoments,
     FoundMasks,
-    IntegerLevel,
     IntegerMoments,
     Measurements,
     Morphology,
@@ -44,7 +44,7 @@ class _Prepared:
     """(n_X, words) packed: pixels that are not masked; None: all."""
     value_range: Validity | None
     """Which values count; None: all values of all pixels that are not masked do."""
-    level: IntegerLevel | NDArray[np.float64]
+    mean: FixedPointMean | NDArray[np.float64]
     morphology: Morphology
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
@@ -120,7 +120,7 @@ class CpuBackend:
             below=_greatest_below(background.threshold, background.max.dtype),
             valid=None if valid is None else bits.pack(valid),
             value_range=background.validity if background.gaps else None,
-            level=background.level,
+            mean=background.mean,
             morphology=morphology,
             saturation=saturation,
         )
@@ -196,7 +196,7 @@ class CpuBackend:
     ) -> Measurements:
         """By reduceat: `cpu_fallback.measure`."""
         return measure(
-            frames, components, mask_of_frame, prepared.level, factors, prepared.saturation
+            frames, components, mask_of_frame, prepared.mean, factors, prepared.saturation
         )
 
 

@@ -153,7 +153,7 @@ class FloatMoments:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerLevel:
+class FixedPointMean:
     """The background under a pixel as an exact fixed-point number: ``(high * 2^32 + low) / scale`` counts."""
 
     scale: int
@@ -191,7 +191,7 @@ class Background:
     gaps: bool
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
     """
-    level: "IntegerLevel | NDArray[np.float64]"
+    mean: "FixedPointMean | NDArray[np.float64]"
     """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for
     float frames.
     """
@@ -263,9 +263,9 @@ class Measurements:
     pixel order.
     """
     background_high: NDArray[np.int64] | None
-    """(s,) int64: sum of ``IntegerLevel.high``."""
+    """(s,) int64: sum of ``FixedPointMean.high``."""
     background_low: NDArray[np.int64] | None
-    """(s,) int64: sum of ``IntegerLevel.low``."""
+    """(s,) int64: sum of ``FixedPointMean.low``."""
     peak: NDArray[np.int64]
     """(s,) int64: flat index of the largest value, the first in raster order of equals."""
     overload: NDArray[np.int64] | None

@@ -19,7 +19,7 @@ from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import Background, IntegerLevel, Validity
+from gpu_spots.model import Background, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 
@@ -266,7 +266,7 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 def background_of(
     threshold: np.ndarray,
     dtype: np.dtype,
-    level: object = None,
+    mean: object = None,
     validity: Validity | None = None,
     gaps: bool = False,
 ) -> Background:
@@ -282,18 +282,18 @@ def background_of(
         n_used=None,
         dropped=None,
         gaps=gaps,
-        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
+        mean=FixedPointMean(1, None, zeros.astype(np.uint32)) if mean is None else mean,
         validity=validity or Validity(),
     )
 
 
-def levels_of(
+def means_of(
     dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator
-) -> IntegerLevel | np.ndarray:
+) -> FixedPointMean | np.ndarray:
     """Any background to subtract from frames of that type."""
     if dtype.kind == "f":
         return rng.random(shape)
-    return IntegerLevel(
+    return FixedPointMean(
         7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32)
     )
 

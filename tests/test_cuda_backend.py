@@ -23,7 +23,7 @@ from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, levels_of, run, series
+from helpers import assert_same, background_of, means_of, run, series
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
 
@@ -173,7 +173,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np
     background = background_of(
         limits,
         dtype,
-        levels_of(dtype, shape, rng),
+        means_of(dtype, shape, rng),
         Validity(np.ones(shape, bool), 0, 50),
         gaps=True,
     )

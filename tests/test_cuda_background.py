@@ -22,8 +22,8 @@ from gpu_spots.cuda.background import HeldBackground, evaluated
 from gpu_spots.cuda.planes import PlaneMoments, most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.memory import plan
-from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
-from helpers import assert_same, background_of, fetched, levels_of
+from gpu_spots.model import FRAME_DTYPES, Background, FixedPointMean, Morphology, Validity
+from helpers import assert_same, background_of, fetched, means_of
 from test_cuda_moments import KINDS, SHORT, frames_of, small_stacks, validities
 from test_plan import Device, Stack, planned
 
@@ -63,9 +63,9 @@ def learnt(
 
 def bits_of(background: Background) -> dict[str, np.ndarray]:
     """All that is known of the pixels, floats as their bits."""
-    level = background.level
+    level = background.mean
     arrays = {name: getattr(background, name) for name in MAPS}
-    if isinstance(level, IntegerLevel):
+    if isinstance(level, FixedPointMean):
         arrays |= {"scale": np.array(level.scale), "high": level.high, "low": level.low}
     else:
         arrays["level"] = level
@@ -217,7 +217,7 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 for each in (background, replace(background, held=None))
             )
             assert held.rules.limits is background.held.below
-            assert (held.levels.low is background.held.total) == (not background.gaps)
+            assert (held.mean.low is background.held.total) == (not background.gaps)
             assert held.rules.value_range == sent.rules.value_range
             for name in ("limits", "valid"):
                 assert_same_there(
@@ -225,14 +225,14 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 )
             for name in ("low", "float"):
                 assert_same_there(
-                    device_backend, getattr(held.levels, name), getattr(sent.levels, name)
+                    device_backend, getattr(held.mean, name), getattr(sent.mean, name)
                 )
-            if held.levels.low_is_signed:
-                signs = fetched(device_backend, held.levels.low).view(np.int32) >> 31
-                assert held.levels.high is None
-                assert np.array_equal(fetched(device_backend, sent.levels.high), signs)
+            if held.mean.low_is_signed:
+                signs = fetched(device_backend, held.mean.low).view(np.int32) >> 31
+                assert held.mean.high is None
+                assert np.array_equal(fetched(device_backend, sent.mean.high), signs)
             else:
-                assert_same_there(device_backend, held.levels.high, sent.levels.high)
+                assert_same_there(device_backend, held.mean.high, sent.mean.high)
 
 
 def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:
@@ -274,12 +274,12 @@ def test_maps_that_are_uploaded_in_pieces(
             rng.integers(least, 90, shape) if least else rng.integers(0, 90, shape)
         ).astype(np.float64 if is_float else np.int64)
         threshold[4, 5] = least
-        background = background_of(threshold, dtype, levels_of(dtype, shape, rng))
+        background = background_of(threshold, dtype, means_of(dtype, shape, rng))
         prepared = device_backend.prepare(background, Morphology(0, 0, 1), None)
         limits = fetched(device_backend, prepared.rules.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
-        level, levels = background.level, prepared.levels
+        level, levels = background.mean, prepared.mean
         if is_float:
             assert np.array_equal(fetched(device_backend, levels.float), level)
         else:
@@ -408,7 +408,7 @@ def is_held_otherwise(backend: Any) -> bool:
     )
     try:
         assert_same_there(backend, held.rules.limits, sent.rules.limits)
-        assert_same_there(backend, held.levels.low, sent.levels.low)
+        assert_same_there(backend, held.mean.low, sent.mean.low)
     except AssertionError:
         return True
     return False

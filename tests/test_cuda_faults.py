@@ -12,7 +12,7 @@ from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
-from helpers import background_of, levels_of
+from helpers import background_of, means_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
@@ -49,7 +49,7 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     background = background_of(
         np.full(shape, 0.5 if dtype[0] == "f" else 1),
         frames.dtype,
-        levels_of(frames.dtype, shape, rng),
+        means_of(frames.dtype, shape, rng),
     )
     prepared = backend.prepare(background, Morphology(0, 0, 1), 3)
     as_masks = backend.prepare(

@@ -28,7 +28,7 @@ from gpu_spots.cuda.masks import (
     unpack,
     without,
 )
-from gpu_spots.cuda.measure import Levels, levels, measure
+from gpu_spots.cuda.measure import MeanOnDevice, mean_on_device, measure
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device
 from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
 from gpu_spots.cuda.ranked import RankedMoments
@@ -61,7 +61,7 @@ class _Prepared:
     """What the second pass needs, on the device."""
 
     rules: Rules
-    levels: Levels
+    mean: MeanOnDevice
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
 
@@ -193,7 +193,7 @@ class GpuBackend:
         """The threshold as a map of the frames' own type: it is on the device already where the background was made there."""
         return _Prepared(
             rules(self.toolkit, background, morphology),
-            levels(self.toolkit, background),
+            mean_on_device(self.toolkit, background),
             saturation,
         )
 
@@ -256,7 +256,7 @@ class GpuBackend:
             frames,
             components,
             mask_of_frame,
-            prepared.levels,
+            prepared.mean,
             prepared.saturation,
             factors,
             on_device,

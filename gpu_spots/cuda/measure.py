@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_stride, uploaded
-from gpu_spots.model import FACTOR_BITS, Background, Components, IntegerLevel, Measurements
+from gpu_spots.model import FACTOR_BITS, Background, Components, FixedPointMean, Measurements
 
 THREADS = 256
 """As in measure.cu."""
@@ -20,7 +20,7 @@ WIDEST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class MeanOnDevice:
     """The background to subtract, on the device."""
 
     high: Any
@@ -28,21 +28,21 @@ class Levels:
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     low_is_signed: bool
-    """Whether ``low`` is an int32 level, whose upper part is its sign; then ``high`` is None."""
+    """Whether ``low`` is an int32 mean, whose upper part is its sign; then ``high`` is None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
 
-def levels(toolkit: Toolkit, background: Background) -> Levels:
+def mean_on_device(toolkit: Toolkit, background: Background) -> MeanOnDevice:
     """What of a background has to be subtracted: as it is held on the device, else copied there."""
-    level = background.level
-    if not isinstance(level, IntegerLevel):
-        return Levels(None, None, False, uploaded(toolkit, level, level.dtype))
-    # sums are the level where all samples are of one size
+    mean = background.mean
+    if not isinstance(mean, FixedPointMean):
+        return MeanOnDevice(None, None, False, uploaded(toolkit, mean, mean.dtype))
+    # sums are the mean where all samples are of one size
     if background.held is not None and background.n_used is None:
-        return Levels(None, background.held.total, level.high is not None, None)
-    high = None if level.high is None else uploaded(toolkit, level.high, level.high.dtype)
-    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), False, None)
+        return MeanOnDevice(None, background.held.total, mean.high is not None, None)
+    high = None if mean.high is None else uploaded(toolkit, mean.high, mean.high.dtype)
+    return MeanOnDevice(high, uploaded(toolkit, mean.low, mean.low.dtype), False, None)
 
 
 def measure(
@@ -50,7 +50,7 @@ def measure(
     frames: Any,
     components: Components,
     mask_of_frame: NDArray[np.integer],
-    levels: Levels,
+    mean: MeanOnDevice,
     saturation: float | None,
     factors: NDArray[np.integer] | None,
     on_device: tuple[Any, Any] | None = None,
@@ -59,7 +59,7 @@ def measure(
 
     ``on_device``: the components' pixels and begins, where they still are there.
     """
-    xp, is_float = toolkit.xp, levels.float is not None
+    xp, is_float = toolkit.xp, mean.float is not None
     if on_device is None:
         masks, mask_of_frame = np.unique(mask_of_frame, return_inverse=True)
         components = _of_masks(components, masks)
@@ -93,7 +93,7 @@ def measure(
             (
                 *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), spots[0], spots[1]),
                 *(begin, pixels, _smallest_saturated(saturation, is_float)),
-                *(levels.high, levels.low, np.int32(levels.low_is_signed), levels.float, scales),
+                *(mean.high, mean.low, np.int32(mean.low_is_signed), mean.float, scales),
                 *(total, high, low, peak, overload),
             ),
         )
