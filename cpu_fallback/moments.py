@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.validity import valid_values
-from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity, check_frame_count
 
 PADDING = 32
 """Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
@@ -40,15 +39,14 @@ class Tile:
 def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
     """Cut a band (n, n_X, n_Y) into tiles of at most ``size`` pixels."""
     n_frames, n_pixels = len(frames), frames[0].size
-    if n_frames > MAX_FRAMES:
-        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
+    check_frame_count(n_frames)
     flat = frames.reshape(n_frames, n_pixels)
     padded = np.empty((n_frames, min(size, n_pixels) + PADDING), frames.dtype)
     for begin in range(0, n_pixels, size):
         where = slice(begin, min(begin + size, n_pixels))
         values = padded[:, : where.stop - begin]
         np.copyto(values, flat[:, where])
-        yield Tile(where, values, valid_values(values, validity))
+        yield Tile(where, values, validity.allows(values))
 
 
 class Band:

@@ -13,7 +13,7 @@ from factories.masks import masks_of
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 from gpu_spots.memory import plan
-from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
+from gpu_spots.model import FRAME_DTYPES, FixedPointMean, Morphology
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, images_of, run
 from reference import reference_run
@@ -151,7 +151,9 @@ def test_sums_and_first_maximum_of_each_component(
     level = (
         map_of_level
         if dtype.kind == "f"
-        else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
+        else FixedPointMean(
+            7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32)
+        )
     )
     prepared = backend.prepare(
         background_of(np.zeros((9, 70)), dtype, level),

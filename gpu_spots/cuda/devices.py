@@ -35,8 +35,8 @@ and later.
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A device."""
+class DeviceInfo:
+    """Description of a device."""
 
     number: int
     """As CUDA counts, from 0; of those that CUDA_VISIBLE_DEVICES lets through."""
@@ -87,8 +87,8 @@ def open_device(
     return device
 
 
-def found() -> list[Found]:
-    """Every device, tried. Raises `BackendError` where there can be none."""
+def list_devices() -> list[DeviceInfo]:
+    """Try every device. Raises `BackendError` where there can be none."""
     if problem := obstacle():
         raise BackendError(problem)
     import cupy
@@ -108,7 +108,7 @@ def found() -> list[Found]:
             failure = None
         except BackendError as error:
             failure = str(error)
-        devices.append(Found(number, description, failure))
+        devices.append(DeviceInfo(number, description, failure))
     return devices
 
 

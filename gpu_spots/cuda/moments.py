@@ -9,7 +9,7 @@ import numpy as np
 
 from gpu_spots.cuda.toolkit import Toolkit, fetched
 from gpu_spots.cuda.validity import bits_of
-from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments
+from gpu_spots.model import Array, FloatMoments, IntegerMoments
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,3 @@ class RankedMoments:
         if not fields["scatter_high"].any():
             fields["scatter_high"] = None
         return IntegerMoments(**fields, gaps=bool(gaps[0]))
-
-
-def check_number(n_frames: int) -> None:
-    """Raise ValueError for more frames than `MAX_FRAMES`: they would overflow the sums."""
-    if n_frames > MAX_FRAMES:
-        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")

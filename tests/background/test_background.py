@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpu_spots.background.maps import BackgroundMaps, _rounded_once
 from gpu_spots.background.methods import critical_values
-from gpu_spots.model import IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import FixedPointMean, IntegerMoments, Validity
 
 
 @given(st.lists(st.integers(0, 2**100), min_size=1, max_size=20))
@@ -95,8 +95,8 @@ def test_a_saturated_pixel_never_stands_out() -> None:
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=9))
 def test_level_is_the_exact_sum(values: list[int]) -> None:
     maps, total, _ = maps_of(values, "int32", 3.0)
-    level = maps.finish(Validity()).level
-    assert isinstance(level, IntegerLevel)
+    level = maps.finish(Validity()).mean
+    assert isinstance(level, FixedPointMean)
     assert level.high is not None
     assert level.scale == len(values)
     assert (int(level.high[0, 0]) << 32) + int(level.low[0, 0]) == total

@@ -13,7 +13,7 @@ from emulator.emulated import EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
-from helpers import background_of, images_of, levels_of
+from helpers import background_of, images_of, means_of
 
 pytestmark = pytest.mark.emulated
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
@@ -52,7 +52,7 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     background = background_of(
         np.full(shape, 0.5 if dtype[0] == "f" else 1),
         frames.dtype,
-        levels_of(frames.dtype, shape, rng),
+        means_of(frames.dtype, shape, rng),
     )
     prepared = backend.prepare(background, Morphology(0, 0, 1), 3)
     as_masks = backend.prepare(

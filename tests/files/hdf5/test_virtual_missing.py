@@ -182,7 +182,7 @@ def test_a_source_file_is_none(tmp_path: Path) -> None:
         ),
         (
             lambda file: file.__setitem__("x", h5py.SoftLink("/y")),
-            "x is a link to /y, which leads nowhere",
+            "x is a broken link to /y",
         ),
         (
             lambda file: file.__setitem__("x", h5py.ExternalLink("gone.h5", "/y")),
