@@ -23,6 +23,9 @@ from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 
+ROOT = Path(__file__).parents[1]
+"""The folder of the project."""
+
 
 class Notes:
     """An observer that keeps what it is told."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from factories.masks import masks_of
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 from gpu_spots.memory import plan
@@ -15,18 +16,7 @@ from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, run
 from reference import reference_run
 
-NO_MORPHOLOGY = Morphology(0, 0, 1)
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 63), (5, 64), (4, 65), (2, 200), (33, 17)]
-
-
-def masks_of(
-    backend: Backend, images: np.ndarray, morphology: Morphology = NO_MORPHOLOGY
-) -> object:
-    """Images of 0 and 1 as the backend's masks, cleaned."""
-    prepared = backend.prepare(
-        background_of(np.ones(images.shape[1:], np.int32), np.dtype("uint8")), morphology, None
-    )
-    return backend.find_masks(backend.upload(images.astype(np.uint8)), prepared).filtered
 
 
 images = st.sampled_from(SHAPES).flatmap(

@@ -113,7 +113,7 @@ def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
 def as_arguments(
     command: click.Command, options: dict[str, Any], names: Collection[str]
 ) -> list[str]:
-    """What to write on a command line for the values of the options that have these names."""
+    """Return the words of a command line that give the options of these names their values."""
     arguments = []
     for option in command.params:
         value = options.get(option.name or "")

@@ -82,7 +82,7 @@ def copy_group(file: h5py.File, into: h5py.File, warn: Callable[[str], None]) ->
 
 
 def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> bool:
-    """Whether a link in a group, or in groups in it, leads to another file."""
+    """Return True if a link in a group, or in a group below it, points to another file."""
     links: list[str] = []
 
     def note(name: bytes, link: h5py.h5l.LinkInfo) -> None:

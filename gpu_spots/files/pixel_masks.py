@@ -20,7 +20,7 @@ DEPTH = 12
 
 
 def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels a mask lets through.
+    """Read a mask file and return the good pixels.
 
     Args:
         text: FILE, or FILE:PATH for a dataset of an HDF5 file.

@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-import image_runs
-import layouts_data
+from factories import image_runs, layouts_data
 from fuzz.seeds import (
     BLOCKS,
     FIND,

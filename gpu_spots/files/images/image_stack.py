@@ -186,7 +186,7 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
 
 
 def _with_header_angles(images: ImageList, workers: int) -> ImageList:
-    """With the angles that the headers of the images have, where one of `HEADER_ANGLES` varies over the run."""
+    """Return the list with angles from the image headers, if one of `HEADER_ANGLES` varies over the run."""
 
     def look(path: Path) -> list[float]:
         try:

@@ -1,0 +1,215 @@
+"""The walls of the house: who may import whom, read from the code itself, and what an import loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_spots.background.methods import METHODS
+from gpu_spots.parameters import METHOD_NAMES
+from helpers import ROOT
+
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix(): path
+    for room in ("gpu_spots", "cpu_fallback")
+    for path in (ROOT / room).rglob("*.py")
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, as a path; ``from package import module`` counts as the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.replace(".", "/") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            base = (node.module or "").replace(".", "/")
+            for alias in node.names:
+                name = f"{base}/{alias.name}"
+                yield name if name in FILES or f"{name}/__init__" in FILES else base
+
+
+IMPORTS = {name: set(imported(path)) for name, path in FILES.items()}
+
+
+def ours(name: str) -> set[str]:
+    return {
+        module for module in IMPORTS[name] if module.split("/")[0] in ("gpu_spots", "cpu_fallback")
+    }
+
+
+def importers(module: str) -> set[str]:
+    return {
+        name
+        for name, modules in IMPORTS.items()
+        if any(found.split("/")[0] == module for found in modules)
+    }
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(FILES) > 40
+    assert ours("gpu_spots/pipeline")
+
+
+@pytest.mark.parametrize("name", ["errors", "model", "parameters", "columns"])
+def test_the_foundation_stands_on_itself(name: str) -> None:
+    assert ours(f"gpu_spots/{name}") <= {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/parameters",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "background/maps",
+        "background/levels",
+        "background/static_spots",
+        "masks/grouping",
+        "spots/table",
+    ],
+)
+def test_formulas_import_the_foundation_only(name: str) -> None:
+    assert ours(f"gpu_spots/{name}") <= {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/parameters",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipeline",
+        "memory/plan",
+        "memory/source",
+        "memory/workers",
+        "first_pass",
+        "second_pass",
+        "protocols",
+    ],
+)
+def test_the_pipeline_knows_contracts_and_no_implementation(name: str) -> None:
+    assert not [
+        module
+        for module in ours(f"gpu_spots/{name}")
+        if module.startswith(("cpu_fallback", "gpu_spots/files", "gpu_spots/cli"))
+    ]
+
+
+def test_only_files_imports_hdf5_and_codecs() -> None:
+    for module in ("h5py", "hdf5plugin", "deflate", "isal"):
+        assert importers(module)
+        assert all(name.startswith("gpu_spots/files/") for name in importers(module))
+
+
+def test_only_cli_imports_click_and_rich() -> None:
+    for module in ("click", "rich"):
+        assert importers(module)
+        assert all(name.startswith("gpu_spots/cli/") for name in importers(module))
+
+
+def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
+    assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
+        "gpu_spots/background/methods"
+    }
+
+
+def test_the_fallback_imports_the_model_and_the_background_only() -> None:
+    allowed = {"gpu_spots/model", "gpu_spots/background/maps", "gpu_spots/background/methods"}
+    for name in FILES:
+        if name.startswith("cpu_fallback/"):
+            assert {module for module in ours(name) if module.startswith("gpu_spots")} <= allowed
+
+
+def test_no_room_asks_which_background_method_it_is() -> None:
+    """Only the backends, which compute it; everything else asks the method itself."""
+    names = {method.__name__ for method in METHODS.values()}
+    for name, path in FILES.items():
+        if (
+            name.startswith(("cpu_fallback/", "gpu_spots/cuda/"))
+            or name == "gpu_spots/background/methods"
+        ):
+            continue
+        source = ast.parse(path.read_text())
+        used = {node.id for node in ast.walk(source) if isinstance(node, ast.Name)}
+        compared = {
+            side.value
+            for node in ast.walk(source)
+            if isinstance(node, ast.Compare)
+            for side in (node.left, *node.comparators)
+            if isinstance(side, ast.Constant)
+        }
+        assert not used & names, name
+        assert not compared & METHODS.keys(), name
+
+
+def test_every_background_method_can_be_chosen() -> None:
+    """parameters.py has the names once more, since METHODS needs NumPy, which loads slowly."""
+    assert tuple(METHODS) == METHOD_NAMES
+
+
+def test_only_the_cuda_room_imports_cupy() -> None:
+    assert importers("cupy")
+    assert all(name.startswith("gpu_spots/cuda/") for name in importers("cupy"))
+
+
+def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
+    """By the choice of a backend and by the list of devices, inside functions; and it never enters the fallback."""
+    outside = {
+        name: {m for m in ours(name) if m.startswith("gpu_spots/cuda")}
+        for name in FILES
+        if not name.startswith("gpu_spots/cuda/")
+    }
+    assert {name: modules for name, modules in outside.items() if modules} == {
+        "gpu_spots/backend": {"gpu_spots/cuda/devices"},
+        "gpu_spots/cli/devices": {"gpu_spots/cuda/devices"},
+    }
+    for name in FILES:
+        if name.startswith("gpu_spots/cuda/"):
+            rooms = (
+                "errors",
+                "model",
+                "packages",
+                "spots/table",
+                "background/maps",
+                "background/methods",
+            )
+            allowed = {f"gpu_spots/{room}" for room in rooms}
+            assert (
+                not {module for module in ours(name) if not module.startswith("gpu_spots/cuda/")}
+                - allowed
+            ), name
+
+
+def test_only_select_backend_knows_the_fallback() -> None:
+    assert {name for name in importers("cpu_fallback") if name.startswith("gpu_spots/")} == {
+        "gpu_spots/backend"
+    }
+
+
+def test_files_never_import_a_backend_or_the_pipeline() -> None:
+    for name in FILES:
+        if name.startswith("gpu_spots/files/"):
+            assert not ours(name) & {
+                "gpu_spots/backend",
+                "gpu_spots/pipeline",
+                "gpu_spots/first_pass",
+                "gpu_spots/second_pass",
+            }
+
+
+@pytest.mark.parametrize(
+    "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
+    heavy = {"cupy", "scipy", "numpy", "h5py", "rich"}
+    program = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert said.stdout.split() == []
