@@ -32,6 +32,14 @@ from gpu_spots.columns import (
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- table made by docs/make_pages.py: {} -->", "<!-- end of the table -->"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
+CODE = re.compile(
+    r"'(?P<quoted>[^']+)'"  # patterns
+    r"|(?<![\w`])(?P<name>--?[a-zA-Z][\w-]*(?: none\b)?"  # options
+    r"|X \* n_Y \+ Y|(?<=allowed values: )[\w, ]+"
+    r"|(?:\w+[./])*\w*_[\w.]*\w(?:\[\w+\])?"  # names with an underscore, and files
+    r"|(?:masks|spots|stats|lauecollect)/\w+(?:\[\w+\])?)"  # datasets
+)
+"""Parts of descriptions that are shown as code."""
 PICTURE = re.compile(r'<picture>.*?src="(.*?)"\s+alt="(.*?)".*?</picture>', re.DOTALL)
 
 
@@ -77,6 +85,15 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def with_code(words: str) -> str:
+    """Return a description with names and patterns as code, where Markdown leaves them alone."""
+
+    def code(found: re.Match[str]) -> str:
+        return ", ".join(f"`{part}`" for part in (found["quoted"] or found["name"]).split(", "))
+
+    return CODE.sub(code, words)
+
+
 def option_row(option: click.Option, command: click.Command, page: str) -> tuple[str, ...]:
     """Return names, help and default of an option, with a link to its heading in the page."""
     # click knows -h only where it is listed in the context settings
@@ -94,7 +111,8 @@ def option_row(option: click.Option, command: click.Command, page: str) -> tuple
     found = [part for bracket in brackets for part in bracket.rstrip(" ]").split("; ")]
     defaults = [part[9:].strip("()") for part in found if part.startswith("default: ")]
     limits = [in_words(part) for part in found if not part.startswith("default: ")]
-    return text, ", ".join([words.rstrip("."), *limits]), "".join(defaults)
+    meaning = ", ".join([words.rstrip("."), *limits])
+    return text, with_code(meaning), with_code("".join(defaults))
 
 
 def names_of(option: click.Option) -> list[str]:
@@ -161,11 +179,12 @@ def dataset_table(records: Iterable[DatasetRecord]) -> Callable[[str], str]:
         cells = []
         for record in records:
             shape = ", ".join(map(str, record.shape))
-            kind = f"{' or '.join(record.dtypes)} ({shape})"
-            kept = f"`{record.stack}` is not in `--keep`" if record.stack else ""
+            *others, last = record.dtypes
+            kind = f"{', '.join(others)}{' or ' * bool(others)}{last} ({shape})"
+            kept = f"`{record.stack}` is not in --keep" if record.stack else ""
             absent = " or if ".join(filter(None, (record.absent, kept)))
             meaning = record.description + (f". Absent if {absent}" if absent else "")
-            cells.append((f"`{record.path}`", kind, record.unit or "", meaning))
+            cells.append((f"`{record.path}`", kind, record.unit or "", with_code(meaning)))
         return rows(("path", "type and shape", "unit", "description"), cells)
 
     return table
