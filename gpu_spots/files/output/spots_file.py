@@ -75,7 +75,7 @@ class SpotsFile:
 
     @property
     def max(self) -> Array:
-        """(n_X, n_Y), type of the frames, counts: maximum over all frames."""
+        """(n_X, n_Y), the frames' type, counts: maximum over all frames."""
         return self._read("stats/max")
 
     @property
