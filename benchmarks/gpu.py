@@ -39,6 +39,7 @@ from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.background import HeldBackground, evaluated, fill
 from gpu_spots.cuda.moments import moments_on_device
+from gpu_spots.cuda.planes import PlaneMoments
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.memory.plan import spans
 from gpu_spots.memory.workers import in_order
@@ -195,7 +196,9 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     )
 
     def to_threshold() -> None:
-        evaluated(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF, held)
+        moments = moments_on_device(device, frames, PERCENT, Validity())
+        assert isinstance(moments, PlaneMoments)
+        evaluated(device, moments, CUTOFF, held)
 
     def fill_maps() -> None:
         device.call(lambda: fill(device, moments, maps.rows(0, size)))
@@ -353,10 +356,9 @@ def cpu_stages(
         backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total,
     )
     rows = slice(0, 64)
-    there = backend.moments(on_device[: len(frames), rows], Trimmed(PERCENT), Validity())
-    assert np.array_equal(
-        there.scatter_low, cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low
-    )
+    there: Any = backend.moments(on_device[: len(frames), rows], Trimmed(PERCENT), Validity())
+    moments: Any = cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity())
+    assert np.array_equal(there.scatter_low, moments.scatter_low)
     of_rows = wall(lambda: cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
     return {
         "background": of_rows * frames.shape[1] / 64 * scale,

@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_equals_reference(
 ) -> None:
     frames = frames_of(dtype, block_of_frame, (5, 7), seed=dtype.num)
     critical = critical_values(alpha, block_of_frame.max() + 1)
-    moments = backend.moments(
+    moments: Any = backend.moments(
         backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, alpha)
@@ -65,7 +66,7 @@ def test_invalid_values_equal_reference(
         frames.dtype.type(0) if dtype.kind == "u" else frames.min()
     )  # a block without a valid value
     validity = Validity(rng.random(frames.shape[1:]) < 0.9, low, high)
-    moments = backend.moments(
+    moments: Any = backend.moments(
         backend.upload(frames),
         KruskalWallis(block_of_frame, critical_values(0.2, block_of_frame.max() + 1)),
         validity,
@@ -84,7 +85,7 @@ def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
     frames = choices[rng.integers(0, 5, (24, 4, 6))]
     block_of_frame = np.arange(24) % 4
     for validity in (Validity(), Validity(low=1)):
-        moments = backend.moments(
+        moments: Any = backend.moments(
             backend.upload(frames), KruskalWallis(block_of_frame, critical_values(0.4, 4)), validity
         )
         if dtype[0] == "f":
@@ -118,7 +119,7 @@ def test_many_frames_equal_reference(backend: Backend, block_of_frame: np.ndarra
     """Above 256 values the order is kept in 16 bits; large blocks leave through a table."""
     frames = frames_of(np.dtype("uint16"), block_of_frame, (2, 5), seed=9)
     critical = critical_values(0.05, block_of_frame.max() + 1)
-    moments = backend.moments(
+    moments: Any = backend.moments(
         backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, 0.05)
@@ -139,7 +140,7 @@ def test_ranks_beyond_16_bits(backend: Backend, n_frames: int, dtype: str, low: 
     frames[block_of_frame == 2, 0, 1] += 1500
     frames[::7, 0, 0] = np.where(frames[::7, 0, 0] % 2, 0, np.iinfo(dtype).max)
     validity = Validity(low=low)
-    moments = backend.moments(
+    moments: Any = backend.moments(
         backend.upload(frames), KruskalWallis(block_of_frame, critical_values(1e-9, 4)), validity
     )
     assert_equals_reference(moments, frames, block_of_frame, 1e-9, validity)
@@ -182,7 +183,7 @@ def test_decisions_and_order_are_scipys(
     for n_drops in range(n_blocks - 1):
         limits = critical.copy()
         limits[: n_blocks - n_drops + 1] = math.inf
-        moments = backend.moments(
+        moments: Any = backend.moments(
             backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         for pixel, order in expected.items():
@@ -241,7 +242,7 @@ def test_at_the_critical_value(
         for critical in (math.nextafter(float(h), 0), float(h), math.nextafter(float(h), math.inf)):
             limits = np.full(n_blocks + 1, math.inf)
             limits[n_blocks] = critical
-            moments = backend.moments(
+            moments: Any = backend.moments(
                 backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity(low=low)
             )
             assert moments.dropped[0, y] == (h > Fraction(critical))
@@ -271,7 +272,7 @@ def test_equal_to_the_critical_value_is_not_larger(
     assert Fraction(h) >= Fraction(str(h))
     for critical, dropped in ((h, 0), (math.nextafter(h, 0), 1)):
         limits = np.array([math.inf, math.inf, math.inf, critical])
-        moments = backend.moments(
+        moments: Any = backend.moments(
             backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         assert moments.dropped.item() == dropped
@@ -300,7 +301,7 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
     frames = np.array([value for _, _, value in pairs], np.uint16)[:, None, None]
     block_of_frame = np.array([block for _, block, _ in pairs])
     limits = np.array([math.inf, math.inf, math.inf, math.inf, 1.0])
-    moments = backend.moments(
+    moments: Any = backend.moments(
         backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
     )
     assert (moments.dropped.item(), moments.total.item()) == (1, total)
@@ -309,15 +310,15 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
 def test_nothing_to_test(backend: Backend) -> None:
     """Two blocks, all equal values, or no limit: nothing leaves, whatever the limit for two."""
     frames = np.arange(8, dtype=np.uint16).reshape(8, 1, 1)
-    two = backend.moments(
+    two: Any = backend.moments(
         backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity()
     )
-    same = backend.moments(
+    same: Any = backend.moments(
         backend.upload(np.full_like(frames, 3)),
         KruskalWallis(np.arange(8) // 2, np.zeros(5)),
         Validity(),
     )
-    free = backend.moments(
+    free: Any = backend.moments(
         backend.upload(frames), KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)), Validity()
     )
     for moments in (two, same, free):

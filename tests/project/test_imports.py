@@ -213,3 +213,22 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert said.stdout.split() == []
+
+
+def test_no_test_imports_another_test() -> None:
+    """What several test modules need is in a folder or a file without tests, as `tests/factories`."""
+    tests = ROOT / "tests"
+    modules = {path.stem for path in tests.rglob("test_*.py")}
+    importing = {
+        path.relative_to(tests).as_posix()
+        for path in tests.rglob("*.py")
+        if any(modules & set(name.split("/")) for name in imported(path))
+    }
+    assert len(modules) > 40
+    assert not importing
+
+
+def test_every_test_module_has_a_name_of_its_own() -> None:
+    """As pytest imports them by it."""
+    paths = list((ROOT / "tests").rglob("test_*.py"))
+    assert len({path.stem for path in paths}) == len(paths)

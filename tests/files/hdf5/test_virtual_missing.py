@@ -104,7 +104,7 @@ def assert_read(
 ) -> None:
     """The run is read without options, as it should be."""
     with open_run(path) as stack:
-        assert (stack.dtype, stack.why_not_direct is None) == (dtype, direct)
+        assert (str(stack.dtype), stack.why_not_direct is None) == (dtype, direct)
         into = np.zeros(stack.shape, stack.dtype)
         stack.read(0, len(into), into)
         stack.check_whole()

@@ -5,6 +5,7 @@ import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -156,7 +157,7 @@ def test_a_stack_over_several_files_reads_as_one(per_file: int, tmp_path: Path) 
     ],
 )
 def test_rows_are_read_across_files(
-    options: list[dict], apart: int | None, decoded: bool, tmp_path: Path
+    options: list[dict[str, Any]], apart: int | None, decoded: bool, tmp_path: Path
 ) -> None:
     """Rows can be read apart where that is so in all files."""
     path, frames = write_dectris(tmp_path / "run_master.h5"), frames_of()
@@ -292,7 +293,8 @@ def test_several_scans_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
         with open_run(path, InputOptions((place,))) as stack:
             assert stack.path.startswith("/2.1/")
             assert stack.columns["angle"] is not None
-            assert stack.columns.origin["laser_on"] == "/2.1/measurement/laser_on"
+            columns: Any = stack.columns
+            assert columns.origin["laser_on"] == "/2.1/measurement/laser_on"
 
 
 def second(*places: str) -> Callable[[h5py.File], None]:
