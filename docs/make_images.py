@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
@@ -49,14 +50,14 @@ class Theme:
     accent: str
     muted: str
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of matplotlib."""
+    def settings(self) -> Any:
+        """Return the settings of matplotlib by name."""
         inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
         return {
             "font.family": "DejaVu Sans",
             "font.size": 10,
             "axes.linewidth": 0.8,
-            "axes.prop_cycle": mpl.cycler(color=[self.accent, self.muted]),
+            "axes.prop_cycle": cycler(color=[self.accent, self.muted]),
             **dict.fromkeys(
                 ("figure.facecolor", "axes.facecolor", "savefig.facecolor"), self.paper
             ),
@@ -125,8 +126,9 @@ def frame_and_mask(frames: h5py.Dataset, results: SpotsFile, theme: Theme) -> Fi
         2, 2, figsize=(9.6, 8.2), sharex=True, sharey=True, layout="constrained"
     )
     frame, background, deviation = frames[FRAME][CROP], results.avg[CROP], results.std[CROP]
-    counts = LogNorm(np.percentile(background, 4), np.percentile(frame, 99.6), clip=True)
-    noise = Normalize(0, np.percentile(deviation, 99.8), clip=True)
+    low, high = float(np.percentile(background, 4)), float(np.percentile(frame, 99.6))
+    counts = LogNorm(low, high, clip=True)
+    noise = Normalize(0, float(np.percentile(deviation, 99.8)), clip=True)
     scales = {
         "counts, log scale": (counts, [600, 1000, 2000]),
         "counts, log scale as in a": (counts, [600, 1000, 2000]),
@@ -155,7 +157,8 @@ def masks(frames: h5py.Dataset, results: SpotsFile, theme: Theme) -> Figure:
     show_mask(axes[0, 1], results.mask(FRAME), f"b   masks_filtered[{FRAME}]", SMALL, theme)
     show_mask(axes[1, 0], results.mask(FRAME, "synced"), "c   masks_synced[1]", SMALL, theme)
     labels = results.labels(FRAME)[SMALL]
-    colours = [theme.paper, *(plt.get_cmap("tab20")(index % 20) for index in range(labels.max()))]
+    colours: list[Any] = [theme.paper]
+    colours += [plt.get_cmap("tab20")(index % 20) for index in range(labels.max())]
     show(axes[1, 1], labels, "d   masks/labels[1]", SMALL, cmap=ListedColormap(colours))
     for label in np.unique(labels[labels > 0]):
         X, Y = np.argwhere(labels == label).max(axis=0)
@@ -204,7 +207,7 @@ def drift(theme: Theme) -> Figure:
     return figure
 
 
-def show(axis: Axes, image: NDArray, title: str, part: tuple[slice, slice], **how: Any) -> Any:
+def show(axis: Axes, image: NDArray[Any], title: str, part: tuple[slice, slice], **how: Any) -> Any:
     """Draw part of an image; X increases downwards and Y to the right, as in the array."""
     rows, columns = part
     extent = (columns.start - 0.5, columns.stop - 0.5, rows.stop - 0.5, rows.start - 0.5)
@@ -215,14 +218,14 @@ def show(axis: Axes, image: NDArray, title: str, part: tuple[slice, slice], **ho
 
 
 def show_mask(
-    axis: Axes, mask: NDArray, title: str, part: tuple[slice, slice], theme: Theme
+    axis: Axes, mask: NDArray[Any], title: str, part: tuple[slice, slice], theme: Theme
 ) -> None:
     """Draw part of a mask: pixels of spots in the colour of the text."""
     colours = ListedColormap([theme.paper, theme.ink])
     show(axis, mask[part], title, part, cmap=colours, norm=BoundaryNorm([-0.5, 0.5, 1.5], 2))
 
 
-def label_axes(axes: NDArray) -> None:
+def label_axes(axes: NDArray[Any]) -> None:
     """Write X at the left and Y at the bottom of a grid of images."""
     for axis in axes[:, 0]:
         axis.set_ylabel("X (row)")

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -152,7 +153,8 @@ def command_table(name: str) -> Callable[[str], str]:
     def table(page: str) -> str:
         command = gpu_spots.commands[name]
         as_for_find = [option.opts for option in options(find)]
-        own, shared = [], []
+        own: list[click.Option] = []
+        shared: list[click.Option] = []
         for option in options(command):
             same = option.opts in as_for_find and "--output" not in option.opts
             (shared if same and name in ("convert", "info") else own).append(option)
@@ -222,7 +224,12 @@ def notebook(page: str) -> str:
     made = []
     for index, (kind, text) in enumerate((kind, text.strip()) for kind, text in cells):
         lines = text.splitlines(keepends=True)
-        cell = {"cell_type": kind, "id": f"cell-{index}", "metadata": {}, "source": lines}
+        cell: dict[str, Any] = {
+            "cell_type": kind,
+            "id": f"cell-{index}",
+            "metadata": {},
+            "source": lines,
+        }
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
         if text:
