@@ -379,7 +379,7 @@ FAULTS = {
     "averages that are rounded first": ("average + cutoff", "narrowed(average) + cutoff"),
     "quarters": ("iqr4[pixel] * 0.25", "iqr4[pixel] >> 2"),
     "a limit that is excluded": ("(i32)least - 1)", "(i32)least)"),
-    "another level": ("level[pixel] = sum", "level[pixel] = sum + 1"),
+    "another sum": ("sums[pixel] = sum", "sums[pixel] = sum + 1"),
     "the last pixel": ("pixel >= n_pixels", "pixel >= n_pixels - 1"),
 }
 

@@ -134,11 +134,11 @@ FAULTS = {
     "the last of equal maxima": Fault("measure", "other == value && there < at", "other == value && there > at"),
     "any of equal maxima": Fault("measure", "|| (other == value && there < at)", ""),
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
-    "the upper part of the background": Fault("measure", "if (level_high) high +=", "if (!level_high) high +="),
+    "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high +="),
     "floats that are added in another order": Fault(
         "measure", "for (i32 j = 0; j < n; j++) sum", "for (i32 j = n - 1; j >= 0; j--) sum", "float32"
     ),
-    "a factor that is not applied": Fault("measure", "level[pixel] * scale", "level[pixel]", "float64"),
+    "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
 }  # fmt: skip
 
 
