@@ -320,7 +320,7 @@ class Counting(EmulatedToolkit):
     ("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)]
 )
 def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) -> None:
-    """avg, std, iqr, threshold, level, kept, max and arg of short frames; the moments of others."""
+    """avg, std, iqr, threshold, sums, kept, max and arg of short frames; the moments of others."""
     toolkit = Counting(kernel_folder)
     frames = frames_of(np.dtype(dtype), (20, 6, 50), "noise")
     background = learnt(GpuBackend(toolkit, 1), frames, Validity(), band=2)
