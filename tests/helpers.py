@@ -22,7 +22,7 @@ from gpu_spots.background.methods import Method
 from gpu_spots.cuda import background as cuda_background
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 from gpu_spots.resources import Resources
@@ -116,10 +116,8 @@ def images_of(backend: Backend, masks: Any) -> np.ndarray:
     return backend.fetch([masks])[0][:]
 
 
-def moments_of(
-    backend: Any, frames: Any, method: Method, validity: Validity
-) -> IntegerMoments | FloatMoments:
-    """The moments that a backend makes the background of a band from, on the host."""
+def moments_of(backend: Any, frames: Any, method: Method, validity: Validity) -> Any:
+    """Moments of integer or float frames that a backend computes the background from, on the host."""
     if isinstance(frames, np.ndarray):
         return cpu_background.moments(frames, method, validity)
     if hasattr(backend, "backends"):

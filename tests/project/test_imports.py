@@ -223,13 +223,15 @@ def members(name: str, owner: str) -> list[str]:
         for node in ast.parse(FILES[name].read_text()).body
         if isinstance(node, ast.ClassDef) and node.name == owner
     )
-    names = [
-        node.name if isinstance(node, ast.FunctionDef) else node.targets[0].id
-        for node in found.body
-        if isinstance(node, ast.FunctionDef)
-        or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
-    ]
-    return [name for name in names if not name.startswith("_")]
+    names = []
+    for node in found.body:
+        match node:
+            case (
+                ast.FunctionDef(name=function)
+                | ast.Assign(targets=[ast.Name(id=function)], value=ast.Call())
+            ):
+                names.append(function)
+    return [function for function in names if not function.startswith("_")]
 
 
 def functions(name: str) -> list[str]:
