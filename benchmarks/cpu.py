@@ -15,7 +15,8 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,11 @@ class Kept:
     def encode(self, image: Callable[[], np.ndarray]) -> np.ndarray:
         return image()
 
-    def write_masks(self, kind: str, begin: int, images: list[np.ndarray]) -> None: ...
+    def write_masks(self, kind: str, begin: int, images: Sequence[np.ndarray]) -> None: ...
 
-    def write_labels(self, begin: int, counts: np.ndarray, images: list[np.ndarray]) -> None: ...
+    def write_labels(
+        self, begin: int, counts: np.ndarray, images: Sequence[np.ndarray]
+    ) -> None: ...
 
     def write_pixels(self, pixels: np.ndarray) -> None: ...
 
@@ -162,8 +165,13 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     for n in threads:
         backend = CpuBackend(n)
         whole, summary = timed(
-            lambda backend=backend: pipeline.find_spots(
-                ArrayStack(frames), PARAMETERS, Resources(backend), sink, Silent()
+            partial(
+                pipeline.find_spots,
+                ArrayStack(frames),
+                PARAMETERS,
+                Resources(backend),
+                sink,
+                Silent(),
             ),
             repeats,
         )

@@ -24,7 +24,7 @@ from gpu_spots.resources import Resources
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Results that are asked for, and where they go. Raises `GpuSpotsError` if made of others."""
+    """Requested results and their destination. Raises `GpuSpotsError` for unknown names."""
 
     path: Path | None = None
     """Spots file; None: the results stay in memory."""

@@ -85,6 +85,21 @@ def run(
         return datasets(file)
 
 
+def datasets_of(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of a file."""
+    with h5py.File(path) as file:
+        return datasets(file)
+
+
+def assert_equal_results(found: Path, expected: Path) -> None:
+    """Two spots files hold the same datasets."""
+    left, right = datasets_of(found), datasets_of(expected)
+    assert left.keys() == right.keys()
+    for path, values in left.items():
+        assert values.dtype == right[path].dtype, path
+        assert np.array_equal(values, right[path]), path
+
+
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """Every expected dataset is there with the same type, shape and bits."""
     for path, value in expected.items():
@@ -117,7 +132,7 @@ def images_of(backend: Backend, masks: Any) -> np.ndarray:
 
 
 def moments_of(backend: Any, frames: Any, method: Method, validity: Validity) -> Any:
-    """Moments of integer or float frames that a backend computes the background from, on the host."""
+    """Moments that a backend makes the background of a band from, on the host."""
     if isinstance(frames, np.ndarray):
         return cpu_background.moments(frames, method, validity)
     if hasattr(backend, "backends"):
@@ -198,7 +213,7 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
                 [str(argument) for argument in arguments], prog_name=name
             )
         except SystemExit as end:
-            return Ended(end.code, stdout.getvalue(), stderr.getvalue())
+            return Ended(int(end.code or 0), stdout.getvalue(), stderr.getvalue())
     raise AssertionError("a command always ends in SystemExit")
 
 
@@ -293,7 +308,7 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 def background_of(
     threshold: np.ndarray,
     dtype: np.dtype,
-    level: object = None,
+    level: IntegerLevel | np.ndarray | None = None,
     validity: Validity | None = None,
     gaps: bool = False,
 ) -> Background:

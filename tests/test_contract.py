@@ -1,5 +1,7 @@
 """The whole pipeline against the naive reference, to the bit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, run
 from reference import reference_run
+
+pytestmark = [pytest.mark.on_two_devices, pytest.mark.sanitize]
 
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
@@ -24,7 +28,9 @@ from reference import reference_run
         ",".join(f"{key[0]}={value}" for key, value in options.items()) or "defaults"
     ),
 )
-def test_dark_run_equals_reference(backend: Backend, dtype: np.dtype, options: dict) -> None:
+def test_dark_run_equals_reference(
+    backend: Backend, dtype: np.dtype, options: dict[str, Any]
+) -> None:
     frames = frames_of(dtype, (31, 23, 71), seed=dtype.num)
     assert_same(
         run(frames, Parameters(angles=0, **options), backend), reference_run(frames, **options)
@@ -116,7 +122,7 @@ def test_kruskal_run_equals_reference(
     for frame, angle in zip(frames, angles[blocks], strict=True):
         frame[3 + 2 * int(angle) : 7 + 2 * int(angle), 5:9] += 60
     laser = np.arange(24) // 4 % 2 == 1
-    options = {
+    options: dict[str, Any] = {
         "method": "kruskal",
         "alpha": alpha,
         "structure": structure,
@@ -148,7 +154,7 @@ def test_normalised_kruskal_run_with_invalid_values_equals_reference(
     )
     found = run(frames, parameters, backend, columns, Validity(low=low))
     factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
-    options = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
+    options: dict[str, Any] = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
     assert_same(
         found,
         reference_run(frames, **options, angles=angles, laser=laser, low=low, factors=factors),

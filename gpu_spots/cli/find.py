@@ -248,12 +248,11 @@ def _run(
     else:
         frames = image_list.ImageRequest(**images)
         output = output or image_list.default_output(frames, "spots")
+        check_output(output, frames.named, force or dry_run)  # before images are looked at
     results = Output(output, compression, keep, force)
     chosen, note = choose_backend(backend, threads, device, device_memory_limit)
     resources = Resources(chosen, ResourceLimits(memory_limit, batch), spool_for(output, scratch))
     with ExitStack() as opened:
-        if not isinstance(frames, Path):
-            check_output(output, frames.named, force or dry_run)  # before images are looked at
         with observer(quiet or images is None) as watching:
             stack = opened.enter_context(open_stack(frames, inputs, watching, chosen.workers))
         if not quiet:

@@ -88,7 +88,7 @@ def _described(
 def _rows(found: dict[str, Any]) -> Rows:
     """Label and text of each line."""
     yield "file", found["file"]
-    yield "layout", LAYOUTS[found["layout"]]
+    yield "layout", _title(found["layout"])
     yield from _frames(found["frames"])
     yield from _what_counts(found)
     yield from _metadata(found)
@@ -121,18 +121,14 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
 
 SPOTS_FILE = "spots file"
 """Layout of a summary of a spots file."""
-LAYOUTS = {
-    "images": "images",
-    "LaueUtil": "LaueUtil's own",
-    "NXdata": "NeXus",
-    "DECTRIS": "DECTRIS master file",
-    "CXI": "CXI",
-    "BLISS": "ESRF BLISS",
-    "Lima": "Lima",
-    "CrystFEL": "CrystFEL, SwissFEL",
-    "LaueProc": "LaueProc",
-    "HDF5": "unknown; the only stack in the file, or the one given",
-}
+
+
+def _title(layout: str) -> str:
+    """Return the name of a layout for people."""
+    from gpu_spots.files.layouts.recognise import LAYOUTS
+
+    titles = {"images": "images", **{one.name: one.title for one in LAYOUTS}}
+    return titles[layout]
 
 
 def _frames(frames: dict[str, Any]) -> Rows:

@@ -17,9 +17,10 @@ from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.hdf5.tree import FAILURES
 from gpu_spots.files.hdf5.virtual import Origin, require_complete, sources_in_order
 from gpu_spots.files.lauecollect import GROUP, copy_group, write_located
-from gpu_spots.files.layouts.detector import detector_facts
+from gpu_spots.files.layouts.layout import FrameDatasets
 from gpu_spots.files.layouts.metadata import read_metadata
-from gpu_spots.files.layouts.recognise import Layout, Part, recognise
+from gpu_spots.files.layouts.recognise import recognise
+from gpu_spots.files.layouts.search import Part
 from gpu_spots.files.output.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.storage import storage_of_datasets
@@ -207,17 +208,17 @@ def open_run(path: str | Path, options: Inputs | None = None) -> Iterator[FileSt
         try:
             if not options.frames_path and is_spots_file(file):
                 raise InputError(why_no_run(file))
-            layout = recognise(file, options.frames_path)
-            origins = [_origin(part, f"{path}: {part.path}") for part in layout.parts]
-            dtype = _type_of_all(path, layout, origins)
+            frames = recognise(file, options.frames_path)
+            origins = [_origin(part, f"{path}: {part.path}") for part in frames.parts]
+            dtype = _type_of_all(path, frames, origins)
             readers = []
-            for part, origin in zip(layout.parts, origins, strict=True):
+            for part, origin in zip(frames.parts, origins, strict=True):
                 for piece in sources_in_order(part.dataset, dtype, f"{path}: {part.path}", opened):
                     # sources that are read themselves are not in other files
                     others = origin.files if piece is part.dataset else ()
                     readers.append(opened.enter_context(FrameReader(piece, dtype, others)))
             all_others = [other for origin in origins for other in origin.files]
-            stack = _described(file, layout, dtype, readers, all_others, options)
+            stack = _described(file, frames, dtype, readers, all_others, options)
         except FAILURES as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
         yield stack
@@ -225,31 +226,29 @@ def open_run(path: str | Path, options: Inputs | None = None) -> Iterator[FileSt
 
 def _described(
     file: h5py.File,
-    layout: Layout,
+    frames: FrameDatasets,
     dtype: np.dtype[Any],
     readers: Sequence[FrameReader],
     other_files: Sequence[Path],
     options: Inputs,
 ) -> FileStack:
     """Return the stack with all that the file and the user say of it."""
-    n_frames = sum(len(part.dataset) for part in layout.parts)
-    n_x, n_y = layout.parts[0].dataset.shape[1:]
-    facts = detector_facts(
-        file,
-        layout,
-        (n_x, n_y),
+    facts = frames.layout.detector(
+        frames,
         dtype,
         with_mask=options.file_mask,
         with_bounds=options.valid_range is None or options.saturation is None,
     )
-    columns = read_metadata(file, layout, n_frames, options)
-    record: dict[str, Any] = {"layout": layout.kind}
+    columns = read_metadata(frames, options)
+    record: dict[str, Any] = {"layout": frames.layout.name}
     for name, place in columns.origin.items():
         if name in ("angle", "laser_on") and place != f"{GROUP}/{name}":
             record[f"{'angles' if name == 'angle' else 'laser'}_from"] = place
-    values = valid_values(file.filename, (n_x, n_y), dtype, facts, options)
-    provenance = Provenance(file.filename, layout.path, layout.kind, {**record, **values.record})
-    return FileStack(file, layout.parts, dtype, columns, values, readers, other_files, provenance)
+    values = valid_values(file.filename, frames.shape, dtype, facts, options)
+    provenance = Provenance(
+        file.filename, frames.path, frames.layout.name, {**record, **values.record}
+    )
+    return FileStack(file, frames.parts, dtype, columns, values, readers, other_files, provenance)
 
 
 def _origin(part: Part, source: str) -> Origin:
@@ -263,16 +262,16 @@ def _origin(part: Part, source: str) -> Origin:
     return require_complete(part.dataset, source)
 
 
-def _type_of_all(path: Path, layout: Layout, origins: Sequence[Origin]) -> np.dtype[Any]:
+def _type_of_all(path: Path, frames: FrameDatasets, origins: Sequence[Origin]) -> np.dtype[Any]:
     """The type of the frames.
 
     Raises `InputError` where those of a part have another size or type, or a type that is not for
     frames.
     """
-    first = layout.parts[0]
+    first = frames.parts[0]
     dtype = _stored_type(first, origins[0], f"{path}: {first.path}")
     expected = _frames_in_words(first, dtype)
-    for part, origin in zip(layout.parts, origins, strict=True):
+    for part, origin in zip(frames.parts, origins, strict=True):
         found = _frames_in_words(part, _stored_type(part, origin, f"{path}: {part.path}"))
         if found != expected:
             raise InputError(

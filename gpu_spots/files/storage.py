@@ -5,7 +5,7 @@ from typing import Any
 
 import h5py
 
-from gpu_spots.files.layouts.recognise import Part
+from gpu_spots.files.layouts.search import Part
 from gpu_spots.protocols import Stack
 
 FILTERS = {

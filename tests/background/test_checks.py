@@ -119,12 +119,10 @@ def test_real_series_with_the_same_spot_on_every_frame(rois: np.ndarray, backend
 def test_the_remedy_is_the_option_of_the_method() -> None:
     frames = noisy(1000 + gaussian((100, 150), 30, 40, 400), (100, 150))
     avg, std, highest = stats(frames)
-    nothing = np.zeros((100, 150))
-    maps = Background(
-        avg, std, std, highest, nothing, nothing, None, None, False, nothing, Validity()
-    )
+    nothing, none = np.zeros((100, 150)), np.zeros((100, 150), np.int32)
+    maps = Background(avg, std, std, highest, none, nothing, None, None, False, nothing, Validity())
     assert "increase n " in next(background_warnings(maps, 20, 15))
-    assert "increase alpha " in next(background_warnings(replace(maps, dropped=nothing), 20, 20))
+    assert "increase alpha " in next(background_warnings(replace(maps, dropped=none), 20, 20))
 
 
 def test_several_spots_are_counted(backend: Backend) -> None:
@@ -298,6 +296,13 @@ def corner() -> np.ndarray:
 
 
 SHAPE = (200, 240)
+
+
+def rings(level: float, width: float, height: float, *radii: float) -> np.ndarray:
+    """Powder rings around one centre, on an even background."""
+    return np.sum([ring(SHAPE, 100, 120, r, width, height) for r in radii], axis=0) + level
+
+
 SMOOTH: dict[str, Callable[[], np.ndarray]] = {
     "uniform": lambda: np.full(SHAPE, 1000.0),
     "zero": lambda: np.zeros(SHAPE) - 100,
@@ -315,8 +320,8 @@ SMOOTH: dict[str, Callable[[], np.ndarray]] = {
     "gaps": lambda: 2000 * gaps() - 100,
     "small ring": lambda: 1000 + ring(SHAPE, 100, 120, 8, 2, 600),
     "smaller ring": lambda: 1000 + ring(SHAPE, 100, 120, 5.5, 1.5, 600),
-    "powder rings": lambda: 1000 + sum(ring(SHAPE, 100, 120, r, 2.5, 800) for r in (30, 60, 85)),
-    "wide rings": lambda: 500 + sum(ring(SHAPE, 100, 120, r, 9, 1500) for r in (40, 80)),
+    "powder rings": lambda: rings(1000, 2.5, 800, 30, 60, 85),
+    "wide rings": lambda: rings(500, 9, 1500, 40, 80),
     "beamstop": lambda: beamstop(60),
     "corner of a beamstop": corner,
     "small beamstop": lambda: beamstop(20),
@@ -374,7 +379,7 @@ def test_small_frames(shape: tuple[int, int], dtype: type) -> None:
 )
 def test_every_type_of_frames(dtype: type) -> None:
     shape = (60, 70)
-    frames = (
+    frames: np.ndarray = (
         np.random.default_rng(6)
         .normal(40 + gaussian(shape, 30, 41, 80), 3, (20, *shape))
         .astype(dtype)
@@ -425,13 +430,13 @@ def test_stats_that_are_no_numbers(value: float) -> None:
         broken[k][5:9, 5:9] = value
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            spots = persistent_spots(*broken, highest, 15)
+            spots = persistent_spots(broken[0], broken[1], highest, 15)
         assert [35, 110] in spots.tolist()
         everywhere = [avg, std]
         everywhere[k] = np.full_like(avg, value)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert not len(persistent_spots(*everywhere, highest, 15))
+            assert not len(persistent_spots(everywhere[0], everywhere[1], highest, 15))
 
 
 def test_huge_frames(backend: Backend) -> None:

@@ -14,12 +14,6 @@ from gpu_spots.files.output.new_file import complete_or_absent
 from helpers import Ended, FullDisk, assert_refused, command, listing, process, refuses, write_run
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A sound run in a folder of its own."""
-    return write_run(tmp_path / "run__mccd.h5")
-
-
 def test_an_output_that_exists_is_refused(run: Path) -> None:
     (run.parent / "run__spots.h5").write_text("precious")
     refuses(run, words=("run__spots.h5", "already exists", "--force"))
@@ -193,7 +187,8 @@ def test_unfinished_files_are_marked_and_finished_ones_are_not(tmp_path: Path) -
 def test_a_new_file_that_another_run_removes_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, removed = locks.lock, []
+    lock = locks.lock
+    removed: list[int] = []
 
     def removed_and_locked(descriptor: int) -> bool:
         if not removed:

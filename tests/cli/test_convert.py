@@ -261,10 +261,8 @@ def test_rows_of_the_stack(scan: Scan) -> None:
 
 def test_from_python(scan: Scan, tmp_path: Path) -> None:
     assert find(scan.log, "-S", "pairs", "-o", tmp_path / "one.h5").status == 0
-    request, parameters = (
-        ImageRequest(log=str(scan.log), folder=str(scan.folder)),
-        Parameters(sync="pairs"),
-    )
+    names: dict[str, Any] = {"log": str(scan.log), "folder": str(scan.folder)}
+    request, parameters = ImageRequest(**names), Parameters(sync="pairs")
     find_spots(request, parameters, output=tmp_path / "two.h5").close()
     assert_same_spots(tmp_path / "two.h5", tmp_path / "one.h5")
     assert gpu_spots.convert(request) == scan.log.with_name("scan__mccd.h5")
@@ -289,16 +287,21 @@ def test_from_python(scan: Scan, tmp_path: Path) -> None:
 
 
 def test_requests_in_python_take_names_in_every_way(scan: Scan, tmp_path: Path) -> None:
-    ways = [str(scan.folder / "*.mccd"), (str(scan.folder / "*.mccd"),), sorted(scan.paths)]
+    ways: list[Any] = [
+        str(scan.folder / "*.mccd"),
+        (str(scan.folder / "*.mccd"),),
+        sorted(scan.paths),
+    ]
     for i, sources in enumerate(ways):
-        gpu_spots.convert(
-            ImageRequest(sources, laser="off,on", angle_step=1), tmp_path / f"{i}.h5", threads=1
-        )
+        laser: Any = "off,on"
+        request = ImageRequest(sources, laser=laser, angle_step=1)
+        gpu_spots.convert(request, tmp_path / f"{i}.h5", threads=1)
         with h5py.File(tmp_path / f"{i}.h5") as file:
             np.testing.assert_array_equal(file["lauecollect/laser_on"], LASER)
-    for name, value in (("columns", {"angle": ANGLES}), ("table", "t.csv")):
+    others: dict[str, Any] = {"columns": {"angle": ANGLES}, "table": "t.csv"}
+    for name, value in others.items():
         with pytest.raises(GpuSpotsError, match=f"{name}: cannot be used with images"):
-            find_spots(ImageRequest(scan.paths), **{name: value})
+            find_spots(ImageRequest(ways[2]), **{name: value})
 
 
 # ------------------------------------------------------------------------------------ what is in it
@@ -431,7 +434,7 @@ def test_metadata_of_no_use_is_warned_of(tmp_path: Path) -> None:
     ],
 )
 def test_the_summary_says_what_the_metadata_tells(
-    angles: list, laser: list, words: str, tmp_path: Path
+    angles: list[float], laser: list[int], words: str, tmp_path: Path
 ) -> None:
     scan = write_scan(tmp_path, series(4), angles, laser)
     assert f"4 frames of 24 x 40, uint16, {words}, " in convert(scan.log).lines[-1]

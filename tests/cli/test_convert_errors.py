@@ -1,6 +1,7 @@
 """Images that are missing or damaged, options that do not go together, full disks, interrupts: what convert and find make of them."""
 
 import gzip
+import importlib
 import os
 import shutil
 import signal
@@ -34,6 +35,12 @@ def find(*arguments: object) -> Any:
 
 # ------------------------------------------------------------------------------------------- damage
 
+
+def folder_for(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "1 of 20 images are missing"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
@@ -50,7 +57,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(marccd(series(1)[0].astype("u4"))),
         "is 24 x 40 pixels of uint32, expected 24 x 40",
     ),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    "folder": (folder_for, "is a folder"),
 }
 
 
@@ -125,7 +132,7 @@ def test_a_run_with_nothing_good_in_it_is_refused(scan: Scan) -> None:
 def test_an_image_that_changes_meanwhile_is_an_error(
     scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpu_spots.files.images import image_stack
+    image_stack: Any = importlib.import_module("gpu_spots.files.images.image_stack")
 
     def and_change(read: Callable[..., Any]) -> Callable[..., Any]:
         def read_and_change(path: Path, *rest: Any) -> Any:

@@ -49,7 +49,7 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
     assert listing(tmp_path) == before
     assert found == {
         "file": str(path),
-        "layout": "LaueUtil's own",
+        "layout": "LaueUtil",
         "frames": "/frames",
         "size": "20 frames of 24 x 40 (X x Y), uint16, 0.0 MB",
         "stored": "chunks none, filters none",

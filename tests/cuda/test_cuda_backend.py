@@ -42,6 +42,7 @@ def device_frames(backend: Any, held: Any) -> np.ndarray:
     return backend.toolkit.call(lambda: backend.toolkit.to_host(held))
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_uploads_of_any_view(device_backend: Backend, dtype: np.dtype) -> None:
     wide = np.random.default_rng(0).integers(0, 90, (7, 20, 30)).astype(dtype)
@@ -59,6 +60,7 @@ def test_uploads_of_any_view(device_backend: Backend, dtype: np.dtype) -> None:
         assert device_backend.upload(held[:, 1:2]).shape == view[:, 1:2].shape
 
 
+@pytest.mark.sanitize
 def test_large_uploads_go_in_pieces(
     device_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +69,7 @@ def test_large_uploads_go_in_pieces(
     assert np.array_equal(device_frames(device_backend, device_backend.upload(frames)), frames)
 
 
+@pytest.mark.sanitize
 def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     frames = np.arange(40 * 6 * 5, dtype=np.int32).reshape(40, 6, 5)
     held = device_backend.hold(frames.shape, frames.dtype)
@@ -89,6 +92,7 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     )
 
 
+@pytest.mark.sanitize
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:
     held = device_backend.hold((2, 3, 4), np.dtype("uint8"))
 
@@ -102,6 +106,7 @@ def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> Non
     assert device_frames(device_backend, device_backend.upload(np.ones((2, 3, 4), np.uint8))).all()
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize(
     ("erosions", "dilations"),
     [(9, 0), (0, 9), (8, 8), (3, 40), (17, 20), (200, 300), (10**9, 10**9), (0, 10**9)],
@@ -133,6 +138,7 @@ def test_many_steps_equal_scipy(
         assert np.array_equal(mask, expected)
 
 
+@pytest.mark.sanitize
 def test_more_masks_than_can_be_numbered_at_once(
     device_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +156,7 @@ def test_more_masks_than_can_be_numbered_at_once(
         assert getattr(parts, name).dtype == getattr(whole, name).dtype
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
 def test_results_do_not_depend_on_bands_or_batches(
     device_backend: Backend, sync: str, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
 from cpu_fallback.background import moments as cpu_moments
-from emulator.emulated import COMPILER, EmulatedToolkit
+from emulator.emulated import EmulatedToolkit
 from factories.moments import KINDS, SHORT, frames_of, small_stacks, validities
 from factories.plans import Device, Stack, planned
 from gpu_spots.backend import Backend
@@ -28,8 +28,6 @@ from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
 from helpers import assert_same, background_of, fetched, levels_of
-
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
 MAPS = ("avg", "std", "iqr", "max", "arg", "threshold", "n_used", "dropped")
 
@@ -85,6 +83,7 @@ def assert_equal(found: Background, expected: Background) -> None:
     assert_same(ours, theirs)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("cutoff", [0.0, 0.1, 1.0, 3.0, 1e5, 1e308])
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_maps_equal_the_hosts(device_backend: Backend, dtype: np.dtype, cutoff: float) -> None:
@@ -99,6 +98,7 @@ def test_maps_equal_the_hosts(device_backend: Backend, dtype: np.dtype, cutoff: 
                 assert_equal(found, learnt(CpuBackend(1), frames, validity, cutoff, percent))
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("n_blocks", [0, 5])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_every_type_and_method_equals_the_cpu(
@@ -115,6 +115,7 @@ def test_every_type_and_method_equals_the_cpu(
                 )
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
     """Of one frame every pixel is masked, though every value is valid."""
@@ -125,6 +126,7 @@ def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
         assert (found.validity.pixels is not None) == (n_frames == 1)
 
 
+@pytest.mark.sanitize
 @settings(
     deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -145,6 +147,7 @@ def test_any_small_stack(
     )
 
 
+@pytest.mark.sanitize
 def test_the_smallest_results(device_backend: Backend) -> None:
     """One count in as many frames as there can be: far above the values that -ftz=true takes for 0."""
     frames = np.zeros((most_frames(np.dtype("uint8")), 1, 40), np.uint8)
@@ -200,13 +203,15 @@ def map_that_differs(toolkit: EmulatedToolkit, dtype: np.dtype, cutoff: float) -
     return None
 
 
-@needs_compiler
+@pytest.mark.sanitize
+@pytest.mark.emulated
 @pytest.mark.parametrize("cutoff", [0.0, 1.0, 100.0, 1e308])
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_any_moments_equal_the_hosts(kernel_folder: Path, dtype: np.dtype, cutoff: float) -> None:
     assert map_that_differs(EmulatedToolkit(kernel_folder), dtype, cutoff) is None
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.dtype) -> None:
     """Limits and levels, of maps without and with pixels that are masked, and values that are missing."""
@@ -244,6 +249,7 @@ def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:
         assert np.array_equal(fetched(backend, ours), fetched(backend, theirs))
 
 
+@pytest.mark.sanitize
 def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backend) -> None:
     short, wide = np.dtype("uint16"), np.dtype("uint32")
     for shape, dtype, method, held in (
@@ -261,6 +267,7 @@ def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backen
             assert found.below.dtype == dtype
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_maps_that_are_uploaded_in_pieces(
     device_backend: Any, dtype: np.dtype, monkeypatch: pytest.MonkeyPatch
@@ -279,7 +286,8 @@ def test_maps_that_are_uploaded_in_pieces(
         limits = fetched(device_backend, prepared.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
-        level, levels = background.level, prepared.levels
+        level: Any = background.level
+        levels = prepared.levels
         if is_float:
             assert np.array_equal(fetched(device_backend, levels.float), level)
         else:
@@ -307,7 +315,7 @@ class Counting(EmulatedToolkit):
             yield lent
 
 
-@needs_compiler
+@pytest.mark.emulated
 @pytest.mark.parametrize(
     ("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)]
 )
@@ -323,7 +331,7 @@ def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) ->
     assert toolkit.waits == 0
 
 
-@needs_compiler
+@pytest.mark.emulated
 @pytest.mark.parametrize("n_blocks", [0, 4])
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
 def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
@@ -376,7 +384,7 @@ FAULTS = {
 }
 
 
-@needs_compiler
+@pytest.mark.emulated
 @pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> None:
     """By the comparison with the CPU, of the maps or of what is measured with them; without a fault there is no difference."""

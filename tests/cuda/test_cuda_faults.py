@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from emulator.emulated import EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
 from helpers import background_of, images_of, levels_of
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
 
 
@@ -61,7 +62,7 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     for connectivity in (1, 2):
         found = backend.components(masks, connectivity)
         yield from (found.pixels, found.begin, found.box, found.first)
-        measured = backend.measure(
+        measured: Any = backend.measure(
             backend.upload(frames),
             found,
             np.array([0, 2, 2]),
@@ -141,6 +142,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @pytest.mark.parametrize("scenario", [mask_arrays, spot_arrays])
 def test_without_a_fault_there_is_no_difference(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpu_fallback.background import moments as cpu_moments
-from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
+from emulator.emulated import EmulatedToolkit, EmulationError
 from factories.blocks import (
     BACK_AGAIN,
     EQUAL,
@@ -27,7 +27,7 @@ from gpu_spots.cuda.kruskal import kruskal_moments as kruskal_on_device
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import kruskal_h
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 
 
 @pytest.fixture(scope="module")

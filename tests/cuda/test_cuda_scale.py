@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from emulator.emulated import COMPILER, EmulatedToolkit
+from emulator.emulated import EmulatedToolkit
 from factories.moments import KINDS, band_of, frames_of
 from gpu_spots.cuda.scale import scaled
 from gpu_spots.cuda.shuffle import unshuffle
 from gpu_spots.model import FRAME_DTYPES, Validity
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 
 FACTORS = np.array([65536, 1, 0, 65535, 65537, 30000, 131072, 99999, 65536 * 300, 2**31])
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from emulator.arrays import ArrayModule
-from emulator.emulated import COMPILER, EmulatedToolkit
+from emulator.emulated import EmulatedToolkit
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.files.frames import open_run
 from gpu_spots.memory import plan
@@ -26,7 +26,7 @@ from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file
 from helpers import Notes, datasets, series, write_run
 
-pytestmark = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 
 N_FRAMES, SIZE, SCALE = 180, 64, 32
 THREADS = 4

@@ -1,5 +1,6 @@
 """Whole runs through the host code that drives CuPy, on streams that work as late as they may: the CPU's results, to the bit."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,7 @@ pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spot
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import ArrayModule
-from emulator.emulated import COMPILER
 from emulator.late import LateCupy, copies_come_late
-from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.files.frames import open_run
@@ -25,7 +24,10 @@ from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file, spool_for
 from helpers import Notes, assert_same, datasets, series, write_run
 
-pytestmark = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+device_module: Any = importlib.import_module("gpu_spots.cuda.device")
+"""Any, as tests replace what it imports."""
+
+pytestmark = pytest.mark.emulated
 
 SHAPE = (20, 64, 90)
 MODES = {

@@ -1,5 +1,6 @@
 """The order in which a device's streams wait for each other, on a CuPy that writes down what it is asked for."""
 
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ import pytest
 
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
 
-from gpu_spots.cuda import device as device_module
 from gpu_spots.cuda import shuffle as shuffle_module
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.errors import BackendError
+
+device_module: Any = importlib.import_module("gpu_spots.cuda.device")
+"""Any, as tests replace what it imports."""
 
 
 class FakeEvent:
@@ -264,7 +267,7 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
 
 def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log: list[str]) -> None:
     """Each begins at a multiple of 256 bytes, none is another's, and one that is empty is not copied."""
-    values = [
+    values: list[np.ndarray] = [
         np.arange(5, dtype=np.int32),
         np.full((70, 2), 7, np.uint16),
         np.zeros((0, 3)),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from emulator.arrays import ArrayModule
-from emulator.emulated import COMPILER, EmulatedToolkit
+from emulator.emulated import EmulatedToolkit
 from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
 from gpu_spots.cuda.reasons import reason
@@ -299,7 +299,7 @@ def fake_device() -> Any:
     """A device without one: what it says about errors needs none."""
     from gpu_spots.cuda.device import Device
 
-    device = object.__new__(Device)
+    device: Any = object.__new__(Device)
     device.number = 3
     device._make_current, device._compute = lambda: None, nullcontext()
     device._pool = SimpleNamespace(malloc=None)
@@ -473,7 +473,7 @@ def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyP
     assert not np.array_equal(frames[0], frames[4])
 
 
-@pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
+@pytest.mark.emulated
 def test_a_device_is_tried_with_the_kernels_that_are_used(kernel_folder: Path) -> None:
     """And with the sort of CuPy's, on more than it takes in one step; a fault in either shows."""
     toolkit: Any = EmulatedToolkit(kernel_folder)

@@ -188,7 +188,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(gpu: Any) -> None:
     pool = gpu.toolkit._pool
     before = pool.used_bytes()
 
-    class Hook(cupy.cuda.MemoryHook):
+    class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
         name = "peak"
 
         def malloc_postprocess(self, **_: Any) -> None:

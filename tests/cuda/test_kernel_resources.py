@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ def trimmed(n_frames: int, bits: int, *, check: bool = False) -> dict[str, int]:
 
 
 MASKS = {"FRAME": "u16", "LIMIT": "u16", "BOUND": "i64"}
-Limits = tuple[str, dict[str, int | str], dict[str, tuple[Figures, Figures]]]
+ResourceFigures = tuple[str, Mapping[str, int | str], dict[str, tuple[Figures, Figures]]]
 """Kernel file, its macros, and the most that each kernel may take: before sm_80, and from there on.
 """
 
@@ -51,7 +52,7 @@ def both(*figures: int) -> tuple[Figures, Figures]:
     return Figures(*figures), Figures(*figures)
 
 
-LIMITS: dict[str, Limits] = {
+LIMITS: dict[str, ResourceFigures] = {
     "180 frames": (
         "trimmed",
         trimmed(180, 16),
@@ -78,7 +79,7 @@ LIMITS: dict[str, Limits] = {
     ),
     "sums": ("measure", {"FRAME": "u16", "SUM": "i64", "FLOAT": 0}, {"measure": both(54, 4, 0)}),
 }
-MORE: dict[str, Limits] = {
+MORE: dict[str, ResourceFigures] = {
     "250 frames": ("trimmed", trimmed(250, 16, check=True), {"trimmed": both(168, 72, 0)}),
     "500 frames of 8 bits": (
         "trimmed",
@@ -95,7 +96,7 @@ MORE: dict[str, Limits] = {
 
 
 def compiled(
-    file: str, defines: dict[str, int | str], architecture: int, folder: Path
+    file: str, defines: Mapping[str, int | str], architecture: int, folder: Path
 ) -> dict[str, Figures]:
     """What the compiler says of each kernel of a file."""
     assert NVCC is not None

@@ -14,7 +14,7 @@ import pytest
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import CROSSED, MEMORIES, DeviceArray
-from emulator.emulated import EmulatedToolkit, EmulationError
+from emulator.emulated import EmulationError
 from factories.masks import masks_of
 from factories.plans import COLUMNS as PLAN_COLUMNS
 from factories.plans import LAYOUTS, MODES, force, results, saved
@@ -152,10 +152,9 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
 
     found = in_threads(2, rows_of_the_thread)
     assert {device for device, _ in found} == {0, 1}
+    expected = moments_of(CpuBackend(1), frames[:, 3:9], Trimmed(25), Validity()).total
     for _, total in found:
-        assert np.array_equal(
-            total, moments_of(CpuBackend(1), frames[:, 3:9], Trimmed(25), Validity()).total
-        )
+        assert np.array_equal(total, expected)
 
 
 def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
@@ -169,7 +168,9 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
     toolkit = several.backends[1].toolkit
     to_host = toolkit.to_host
     monkeypatch.setattr(
-        toolkit, "to_host", lambda array: crossed.append(array.nbytes) or to_host(array)
+        toolkit,
+        "to_host",
+        lambda array: crossed.append(array.nbytes) or to_host(array),  # type: ignore[func-returns-value]
     )
     onto = several.empty_masks(2, (20, 40))
     for masks in (here[:2], there[2:]):
@@ -236,7 +237,7 @@ def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) 
     ids=["to_host", "function", "method", "kernel"],
 )
 def test_a_device_refuses_the_others_arrays(
-    several: SeveralGpus, use: Callable[[EmulatedToolkit, DeviceArray], object]
+    several: SeveralGpus, use: Callable[[Any, DeviceArray], object]
 ) -> None:
     """In the emulation, so that whole runs show that none does it."""
     first, second = (backend.toolkit for backend in several.backends)
@@ -284,6 +285,7 @@ def test_no_device_takes_more_memory_than_was_planned(
         results(stack, MODES[mode], backend, tmp_path, Notes())
     for memory, live in zip(MEMORIES, before, strict=True):
         assert memory.peak - live > (frames.nbytes if place == Place.DEVICE else 0)
+        assert made.device_bytes is not None
         assert memory.peak - live <= made.device_bytes
 
 
@@ -353,7 +355,8 @@ def test_each_device_is_opened_with_the_same_pinned_memory(two_devices: list[Any
     (first, *given), (_, *others) = two_devices
     assert given == [9, 2, None]
     assert others == [9, 2, first]
-    assert select_backend("gpu", device=np.arange(2), threads=5).workers == 5
+    both: Any = np.arange(2)
+    assert select_backend("gpu", device=both, threads=5).workers == 5
     # one device is as it was, in a list too
     assert not isinstance(select_backend("gpu", device=(1,)), SeveralGpus)
     assert select_backend("gpu", device=1).device == "GPU 1"
@@ -396,8 +399,12 @@ def test_the_command_takes_a_list(
     assert_refused(
         command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old"
     )
-    asked = []
-    monkeypatch.setattr(devices, "open_backend", lambda *given: asked.append(given) or several)
+    asked: list[object] = []
+    monkeypatch.setattr(
+        devices,
+        "open_backend",
+        lambda *given: asked.append(given) or several,  # type: ignore[func-returns-value]
+    )
     ended = command(source, "--device", "0,1", "--threads", 1, "-o", output)
     assert ended.status == 0, ended.stderr
     assert asked == [((0, 1), None, 1)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from emulator.arrays import DeviceArray
-from emulator.emulated import COMPILER, EmulatedKernel, EmulatedToolkit, EmulationError, load
+from emulator.emulated import EmulatedKernel, EmulatedToolkit, EmulationError, load
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
+pytestmark = pytest.mark.emulated
 
 SOURCE = """
 typedef unsigned short u16; typedef unsigned u32; typedef long long i64;

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,10 @@ NEW_HEADER = (
 
 
 def marccd(
-    frame: np.ndarray, order: str = "<", data_order: str | None = None, **header: int
+    frame: np.ndarray,
+    order: str = "<",
+    data_order: str | None = None,
+    **header: Any,
 ) -> bytes:
     """A MarCCD file: a TIFF header, the MarCCD header at 1024, the frame at 4096.
 
@@ -60,7 +64,7 @@ def marccd(
         struct.pack_into(f"{order}i" if value < 2**31 else f"{order}I", content, begin, value)
     content[1028:1031] = b"MMX"
     content[2368:2383] = b"041621332005.17"
-    return bytes(content) + frame.astype(frame.dtype.newbyteorder(data_order)).tobytes()
+    return bytes(content) + frame.astype(f"{data_order}{frame.dtype.str[1:]}").tobytes()
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class Scan:
 def write_scan(
     root: Path,
     frames: np.ndarray,
-    angles: Sequence[float],
-    laser_on: Sequence[int],
+    angles: Sequence[float] | np.ndarray,
+    laser_on: Sequence[int] | np.ndarray,
     generation: str = "old",
 ) -> Scan:
     """A folder as Lauecollect leaves it: ``scan.log``, and the frames in ``xray_images``."""

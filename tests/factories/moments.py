@@ -94,13 +94,13 @@ def small_stacks(dtype: np.dtype) -> st.SearchStrategy[np.ndarray]:
             math.nan,
         ]
         elements: st.SearchStrategy[Any] = st.sampled_from(special) | st.floats(
-            -100, 100, width=8 * dtype.itemsize
+            -100, 100, width=64 if dtype.itemsize == 8 else 32
         )
     else:
-        limits = np.iinfo(dtype)
+        integers = np.iinfo(dtype)
         elements = (
             st.integers(0, 3)
-            | st.sampled_from([int(limits.min), int(limits.max)])
-            | st.integers(int(limits.min), int(limits.max))
+            | st.sampled_from([int(integers.min), int(integers.max)])
+            | st.integers(int(integers.min), int(integers.max))
         )
     return st.integers(1, 40).flatmap(lambda n: hnp.arrays(dtype, (n, 1, 5), elements=elements))

@@ -1,5 +1,7 @@
 """Angles and laser states: blocks, pairs, and how metadata is read."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,7 +108,7 @@ def test_angles_are_equal_to_a_thousandth_of_a_degree(one: float, other: float, 
 
 
 @pytest.mark.parametrize("values", [[b"1.5", b"2"], ["1.5", "2"], [1.5, 2]])
-def test_angles_may_be_text(values: list) -> None:
+def test_angles_may_be_text(values: list[Any]) -> None:
     assert grouping.angle_keys({"angle": np.array(values)}, 2, "run").tolist() == [1500, 2000]
 
 
@@ -142,7 +144,7 @@ def test_angles_may_be_text(values: list) -> None:
     ],
 )
 def test_laser_states_are_read_from_the_first_column_that_tells(
-    columns: dict, expected: list[bool]
+    columns: dict[str, Any], expected: list[bool]
 ) -> None:
     states = grouping.laser_states(columns, 3, "run")
     assert states is not None
@@ -157,7 +159,7 @@ def test_laser_states_are_read_from_the_first_column_that_tells(
         {"file": np.array(["balcony.mccd", "a_on.mccd"])},
     ],
 )
-def test_where_nothing_tells_the_state_is_unknown(columns: dict) -> None:
+def test_where_nothing_tells_the_state_is_unknown(columns: dict[str, Any]) -> None:
     assert grouping.laser_states(columns, 2, "run") is None
 
 
@@ -176,7 +178,7 @@ def test_where_nothing_tells_the_state_is_unknown(columns: dict) -> None:
         ({}, "run: lauecollect/angle is missing"),
     ],
 )
-def test_angles_that_are_none_are_named(columns: dict, message: str) -> None:
+def test_angles_that_are_none_are_named(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         grouping.angle_keys(columns, 2, "run")
 
@@ -217,7 +219,7 @@ def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
     ],
 )
 def test_a_dark_run_has_nothing_to_synchronise(
-    backend: Backend, sync: str, columns: dict, known: str
+    backend: Backend, sync: str, columns: dict[str, Any], known: str
 ) -> None:
     with pytest.raises(
         InputError,
@@ -257,7 +259,7 @@ def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -
     ],
 )
 def test_kruskal_needs_blocks_that_can_be_compared(
-    backend: Backend, columns: dict, message: str
+    backend: Backend, columns: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(

@@ -1,68 +1,27 @@
-"""The plan: where frames are kept, what that needs, and that it makes no difference to any result."""
+"""Places, sizes and limits of the plan, and whether the memory model holds."""
 
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from factories.frames import frames_of
-from factories.plans import COLUMNS, LAYOUTS, MODES, Device, Stack, force, planned, results, saved
+from factories.plans import MODES, Device, Stack, planned, saved
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis, Trimmed
-from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
-from gpu_spots.files.frames import ArrayStack, open_run
-from gpu_spots.files.hdf5.chunk_writer import ImageWriter
-from gpu_spots.files.output.scratch import scratch_file
-from gpu_spots.memory import plan
+from gpu_spots.errors import InputError
+from gpu_spots.files.frames import open_run
 from gpu_spots.memory.plan import Place, ResourceLimits, Work, make_plan, spans
-from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file, spool_for
-from helpers import Notes, assert_same, command, datasets, listing, series
+from helpers import Notes
 
 KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_batches_that_are_encoded_in_pieces_make_no_difference(
-    backend: Backend, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
-    stack = ArrayStack(frames, COLUMNS)
-    force(monkeypatch, batch_frames=30, piece_frames=30, threads=1)
-    expected = results(stack, MODES[mode], backend, tmp_path, Notes())
-    # pieces that do not divide batches, which do not divide the frames
-    force(monkeypatch, batch_frames=7, piece_frames=3, threads=3)
-    notes = Notes()
-    assert_same(results(stack, MODES[mode], backend, tmp_path, notes), expected)
-    assert notes.done == sum(total for _, total in notes.stages)
-
-
-def test_batches_in_pieces_are_halved_where_a_device_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
-    stack, expected = ArrayStack(frames, COLUMNS), {}
-    for frames_of_batch in (30, 4):
-        force(monkeypatch, batch_frames=16, piece_frames=3, threads=2)
-        found = results(
-            stack,
-            Parameters(angles=0, erosions=0),
-            Device(frames=frames_of_batch),
-            tmp_path,
-            Notes(),
-        )
-        assert_same(found, expected or found)
-        expected = found
 
 
 def test_a_device_that_has_all_frames_has_large_batches() -> None:
@@ -75,66 +34,6 @@ def test_a_device_that_has_all_frames_has_large_batches() -> None:
     assert (in_parts.place, in_parts.batch_frames) == (Place.FILE, in_parts.piece_frames)
     on_cpu = planned(Stack(LARGE, None), memory=2**34)
     assert (on_cpu.batch_frames, on_cpu.piece_frames) == (8, 8)
-
-
-@pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_place_of_frames_makes_no_difference(
-    backend: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
-    frames[7:9] += 9
-    expected, notes = (
-        results(ArrayStack(frames, COLUMNS), MODES[mode], backend, tmp_path, Notes()),
-        Notes(),
-    )
-    force(monkeypatch, place=place, band_rows=7, batch_frames=4, threads=3)
-    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip blocks"])) as stack:
-        found = results(stack, MODES[mode], backend, tmp_path, notes)
-    assert found.keys() == expected.keys()
-    assert len(found["spots/I"]) > 20
-    assert_same(found, expected)
-    assert {path.name for path in tmp_path.iterdir()} == {"x.h5"}
-    assert notes.stages[0] == ("levels" if place == Place.FILE else "read", 30)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", ["uint16", ">i4", "float32"])
-def test_rows_of_every_layout(
-    dtype: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = frames_of(np.dtype(dtype).newbyteorder("="), (21, 37, 45), seed=2)
-    with open_run(saved(tmp_path / "x.h5", frames.astype(dtype), **LAYOUTS[layout])) as stack:
-        for first, last in ((0, 37), (0, 1), (36, 37), (5, 19), (8, 16), (16, 31), (20, 20)):
-            for begin, end in ((0, 21), (4, 5), (3, 12)):
-                into = np.empty((end - begin, last - first, 45), stack.dtype)
-                stack.read_rows(begin, end, first, last, into)
-                assert np.array_equal(into, frames[begin:end, first:last])
-        with pytest.raises(ValueError, match="rows 3 to 38"):
-            stack._readers[0].read_rows(0, 1, 3, 38, np.empty((1, 35, 45), stack.dtype))
-    force(monkeypatch, place=Place.FILE, band_rows=10)
-    with open_run(tmp_path / "x.h5") as stack:
-        assert stack.is_decoded == (layout in ("contiguous", "plain chunks"))
-        found = results(stack, MODES["none"], CpuBackend(2), tmp_path, Notes())
-    assert_same(found, results(ArrayStack(frames), MODES["none"], CpuBackend(1), tmp_path, Notes()))
-
-
-@pytest.mark.parametrize("sync", ["none", "blocks"])
-def test_half_as_much_is_tried_where_a_device_is_full(sync: str, tmp_path: Path) -> None:
-    frames, parameters = (
-        frames_of(np.dtype("uint16"), (30, 37, 45), seed=9),
-        Parameters(angles=0, sync=sync),
-    )
-    expected = results(ArrayStack(frames, COLUMNS), parameters, CpuBackend(2), tmp_path, Notes())
-    backend, notes = Device(rows=3, frames=2, united=1), Notes()
-    assert_same(
-        results(ArrayStack(frames, COLUMNS), parameters, backend, tmp_path, notes), expected
-    )
-    assert backend.released > 10
-    assert notes.done == sum(total for _, total in notes.stages)
-    for full in (Device(rows=0), Device(frames=0), *([] if sync == "none" else [Device(united=0)])):
-        with pytest.raises(OutOfDeviceMemory):
-            results(ArrayStack(frames, COLUMNS), parameters, full, tmp_path, Notes())
 
 
 LARGE = (180, 2048, 2048)
@@ -291,187 +190,3 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
     assert used <= made.host_bytes <= 1.25 * used + 4e6, (
         f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"
     )
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="peak memory is read as Linux tells it"
-)
-def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
-    source, shape = tmp_path / "run__mccd.h5", (160, 900, 1024)
-    noise = np.random.default_rng(1).poisson(40, shape[1:]).astype(np.uint16)
-    with h5py.File(source, "w") as file:
-        frames = file.create_dataset(
-            "frames", shape, np.uint16, chunks=(1, *shape[1:]), compression="gzip"
-        )
-        writer = ImageWriter(frames)
-        for i in range(len(frames)):
-            noise = np.roll(noise, 7001)
-            image = noise.copy()
-            image[4 * i : 4 * i + 6, 3 * i : 3 * i + 6] = 300
-            writer.store(i, writer.compress(image))
-    limit = int(np.prod(shape)) * 2 // 4
-    program = (
-        "from gpu_spots.cli import lu_hdf2spots\n"
-        "try: lu_hdf2spots()\n"
-        "finally: print(next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )
-    arguments = [sys.executable, "-c", program, str(source), "-a", "0", "--threads", "2", "--quiet"]
-    peaks = {}
-    for name, more in {"free": [], "limited": ["--memory-limit", f"{limit}B"]}.items():
-        done = subprocess.run(
-            [*arguments, *more, "-o", str(tmp_path / name)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stderr == ""
-        peaks[name] = int(done.stdout)
-    assert peaks["limited"] <= limit + 300e6
-    assert peaks["free"] > limit + 300e6
-    with h5py.File(tmp_path / "free") as free, h5py.File(tmp_path / "limited") as limited:
-        assert len(free["spots/I"]) >= 160
-        assert_same(datasets(limited), datasets(free))
-
-
-def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape, dtype = (3, 4, 5), np.dtype("uint16")
-    with (
-        pytest.raises(
-            OutputError, match=r"nowhere: the scratch file cannot be written: No such file"
-        ),
-        scratch_file(tmp_path / "nowhere", shape, dtype),
-    ):
-        pass
-    with (
-        pytest.raises(
-            OutputError,
-            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; use scratch to name another folder",
-        ),
-        scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
-    ):
-        pass
-    with scratch_file(tmp_path, shape, dtype) as scratch:
-        assert not listing(tmp_path)
-        frames = np.arange(60, dtype=dtype).reshape(shape)
-        scratch.write(1, frames[1:])
-        scratch.write(0, frames[:1])
-        rows = np.empty((2, 2, 5), dtype)
-        scratch.read_rows(1, 3, 1, 3, rows)
-        assert np.array_equal(rows, frames[1:3, 1:3])
-        monkeypatch.setattr(
-            "os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-        )
-        with pytest.raises(OutputError, match="scratch file cannot be written: No space left"):
-            scratch.write(0, frames)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return saved(tmp_path / "run__mccd.h5", series(30))
-
-
-def test_only_the_stacks_that_are_kept_are_written(run: Path) -> None:
-    output = run.with_name("out.h5")
-    assert command(run, "-a", 0, "-S", "pairs", "-o", output).status == 0
-    with h5py.File(output) as file:
-        whole = datasets(file)
-    paths = {
-        "raw": {"masks_raw"},
-        "filtered": {"masks_filtered"},
-        "synced": {"masks_synced"},
-        "labels": {"masks/labels"},
-        "pixels": {"spots/pixel_list", "spots/pixel_list_BE"},
-    }
-    for keep in ("labels,pixels", "raw", "filtered,synced", "none"):
-        assert (
-            command(run, "-a", 0, "-S", "pairs", "-o", output, "--keep", keep, "--force").status
-            == 0
-        )
-        left_out = set().union(*(found for name, found in paths.items() if name not in keep))
-        with h5py.File(output) as file:
-            assert file["info"].attrs["keep"] == ("" if keep == "none" else keep)
-            kept = datasets(file)
-            assert all(file["masks"].get(link) is not None for link in file["masks"])
-        assert kept.keys() == whole.keys() - left_out
-        assert_same(kept, {path: values for path, values in whole.items() if path in kept})
-
-
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Path) -> None:
-    before = listing(run.parent)
-    ended = command(run, "-a", 0, "--dry-run", "--quiet", "--batch", 7, "--threads", 2)
-    assert (ended.status, ended.stderr) == (0, "")
-    said = dict(line.split(":", 1) for line in ended.stdout.splitlines())
-    assert said["frames"].strip() == "in their file, from which each pass reads what it needs"
-    assert said["masks and spots"].strip() == "5 batches of 7 frames"
-    assert said["memory"].strip().endswith("at most, besides the program itself")
-    assert said["output"].strip().startswith(f"{run.parent / 'run__spots.h5'}, about ")
-    assert listing(run.parent) == before
-    assert command(run, "-a", 0).status == 0
-    again = command(run, "-a", 0, "--dry-run")
-    assert again.status == 0
-    assert again.stdout.splitlines()[-1].endswith("already exists, use --force")
-    assert "--force" not in command(run, "-a", 0, "--dry-run", "--force").stdout
-
-
-@pytest.mark.parametrize("sync", ["none", "pairs"])
-def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> None:
-    run = tmp_path / "x__mccd.h5"
-    assert command("simulate", run, "--size", 256, "--angles", 6, name="gpu-spots").status == 0
-    options = (run, "-a", 0, "-S", sync, "--quiet")
-    said = command(*options, "--dry-run").stdout.splitlines()[-1]
-    number, unit = said.rsplit("about ", 1)[1].split()
-    assert command(*options).status == 0
-    size = (tmp_path / "x__spots.h5").stat().st_size
-    assert 0.6 < float(number) * {"KiB": 2**10, "MiB": 2**20}[unit] / size < 1.6
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        (
-            "--memory-limit",
-            "12",
-            "is not a size of at least 1 byte with a unit, such as 500MB, 2G or 1.5GiB",
-        ),
-        ("--memory-limit", "0GB", "is not a size"),
-        ("--memory-limit", "2Bi", "is not a size"),
-        ("--memory-limit", f"{'9' * 400}GB", "is not a size"),
-        ("--threads", "9" * 400, "--threads"),
-        ("--batch", "0", "--batch"),
-        ("--scratch", "nowhere", "nowhere"),
-        ("--keep", "masks", "is not none or some of raw,filtered,synced,labels,pixels"),
-        ("--keep", "none,raw", "is not none or some of"),
-        ("--keep", "", "is not none or some of"),
-    ],
-)
-def test_values_out_of_range_are_wrong_usage(
-    run: Path, option: str, value: str, words: str
-) -> None:
-    ended = command(run, option, value)
-    assert ended.status == 2
-    assert words in ended.stderr
-    assert len(ended.lines) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "n_bytes"),
-    [
-        ("9MB", 9_000_000),
-        ("1.5 GiB", 3 * 2**29),
-        ("300kb", 300_000),
-        (".5KiB", 512),
-        ("2G", 2 * 10**9),
-        ("2g", 2 * 10**9),
-        ("1T", 10**12),
-        ("64Mi", 2**26),
-        ("8 Ki", 2**13),
-        ("77k", 77_000),
-        ("5000000B", 5_000_000),
-        ("1TiB", 2**40),
-    ],
-)
-def test_sizes(run: Path, text: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(plan, "_memory", lambda limits: seen.append(limits.memory) or 2**40)
-    command(run, "-a", 0, "--memory-limit", text, "--dry-run")
-    assert seen == [n_bytes]

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def test_examples_run(
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
-LASER_RUNS = {
+LASER_RUNS: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
     "delay without laser_on": lambda on: {"delay": np.where(on, "100ps", "-").astype(object)},
     "delay NaN": lambda on: {"delay": np.where(on, 1e-10, np.nan)},
     "words": lambda on: {"laser_on": np.where(on, "on", "off").astype(object)},

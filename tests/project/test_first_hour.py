@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
 
-from emulator.emulated import COMPILER
 from emulator.stand_in import environment
 from helpers import ROOT
 
@@ -23,7 +23,6 @@ TINY = {
 A_FEW = "-k 'no_pixel_no_component or no_chunks_decoded or more_than_2_to_31' --ignore-glob='*/test_[d-f]*' --ignore-glob='*/test_[h-z]*'"
 """Some test for each step that has tests, without collecting all files."""
 STEPS = tuple(range(1, 11))
-needs_compiler = pytest.mark.skipif(not COMPILER, reason="g++ is not installed")
 
 
 def first_hour(
@@ -40,7 +39,7 @@ def first_hour(
     return subprocess.run([SCRIPT, *map(str, steps)], env=variables, capture_output=True, text=True)
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_all_steps_run_through(kernel_folder: Path, tmp_path: Path) -> None:
     ended = first_hour(tmp_path, kernel_folder, *STEPS)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -67,7 +66,7 @@ def test_all_steps_run_through(kernel_folder: Path, tmp_path: Path) -> None:
     } <= names
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_the_first_failure_ends_it(kernel_folder: Path, tmp_path: Path) -> None:
     """There is no device 7; what follows is not run, and a tar of the logs is there."""
     ended = first_hour(tmp_path, kernel_folder, 1, 10, DEVICE="7")
@@ -78,7 +77,7 @@ def test_the_first_failure_ends_it(kernel_folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "logs.tar.gz").exists()
 
 
-@needs_compiler
+@pytest.mark.emulated
 def test_a_step_has_a_limit(kernel_folder: Path, tmp_path: Path) -> None:
     ended = first_hour(tmp_path, kernel_folder, 5, LIMIT="1", FRAMES="200", SIZES="256")
     assert ended.returncode == 1
@@ -99,7 +98,7 @@ def test_no_such_step(tmp_path: Path) -> None:
         assert f"{step}: no such step" in ended.stderr
 
 
-FILE = {"x/y": np.array([[1.0, np.nan], [3.0, 4.0]]), "text": "words", "number": 3}
+FILE: dict[str, Any] = {"x/y": np.array([[1.0, np.nan], [3.0, 4.0]]), "text": "words", "number": 3}
 OTHERS = {
     "x/y: different values": FILE | {"x/y": np.array([[1.0, np.nan], [3.0, 4.5]])},
     "x/y: float64": FILE | {"x/y": FILE["x/y"].astype(np.float32)},
@@ -115,7 +114,7 @@ def test_files_that_differ_are_told_apart(expected: str, tmp_path: Path) -> None
         with h5py.File(tmp_path / name, "w") as file:
             for path, value in values.items():
                 file[path] = value
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         SCRIPT.with_suffix(".py"),
         "compare",

@@ -1,6 +1,7 @@
 """The walls of the house: who may import whom, read from the code itself, and what an import loads."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,20 @@ def test_no_room_asks_which_background_method_it_is() -> None:
         assert not compared & METHODS.keys(), name
 
 
+def test_no_room_asks_which_stack_it_is() -> None:
+    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    rooms = {
+        "ArrayStack": {"frames", "opening"},
+        "FileStack": {"frames"},
+        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+    }
+    for stack, allowed in rooms.items():
+        users = {
+            name for name, path in FILES.items() if re.search(rf"\b{stack}\b", path.read_text())
+        }
+        assert users == {f"gpu_spots/files/{name}" for name in allowed}, stack
+
+
 def test_every_background_method_can_be_chosen() -> None:
     """parameters.py has the names once more, since METHODS needs NumPy, which loads slowly."""
     assert tuple(METHODS) == METHOD_NAMES
@@ -216,6 +231,25 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
     assert said.stdout.split() == []
 
 
+def test_no_test_imports_another_test() -> None:
+    """What several test modules need is in a folder or a file without tests, as `tests/factories`."""
+    tests = ROOT / "tests"
+    modules = {path.stem for path in tests.rglob("test_*.py")}
+    importing = {
+        path.relative_to(tests).as_posix()
+        for path in tests.rglob("*.py")
+        if any(modules & set(name.split("/")) for name in imported(path))
+    }
+    assert len(modules) > 40
+    assert not importing
+
+
+def test_every_test_module_has_a_name_of_its_own() -> None:
+    """As pytest imports them by it."""
+    paths = list((ROOT / "tests").rglob("test_*.py"))
+    assert len({path.stem for path in paths}) == len(paths)
+
+
 def members(name: str, owner: str) -> list[str]:
     """Public functions of a class, or the names that it gives to some, as they stand in a file."""
     (found,) = (
@@ -225,13 +259,11 @@ def members(name: str, owner: str) -> list[str]:
     )
     names = []
     for node in found.body:
-        match node:
-            case (
-                ast.FunctionDef(name=function)
-                | ast.Assign(targets=[ast.Name(id=function)], value=ast.Call())
-            ):
-                names.append(function)
-    return [function for function in names if not function.startswith("_")]
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names.append(ast.unparse(node.targets[0]))
+    return [name for name in names if not name.startswith("_")]
 
 
 def functions(name: str) -> list[str]:

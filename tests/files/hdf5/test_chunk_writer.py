@@ -114,7 +114,10 @@ def test_sizes_are_at_most_twice_those_of_h5py(compressor: str) -> None:
     raw = filtered | (np.random.default_rng(0).random(filtered.shape) < 0.002).astype(np.uint8)
     here, by_h5py = np.transpose(
         [
-            [size(image, codecs.compress), size(image, lambda strip: zlib.compress(strip, 4))]
+            [
+                size(image, codecs.compress),
+                size(image, lambda strip: zlib.compress(bytes(strip), 4)),
+            ]
             for image in (raw, filtered, labels)
         ]
     )

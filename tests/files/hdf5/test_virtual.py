@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -78,7 +79,7 @@ def overlapping(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -
     ],
 )
 def test_a_virtual_stack_is_read_as_h5py_reads_it(
-    mapping: Callable, options: dict, direct: bool, tmp_path: Path
+    mapping: Callable[..., Any], options: dict[str, Any], direct: bool, tmp_path: Path
 ) -> None:
     """From its sources, by all threads, where they follow each other as they are; else by HDF5."""
     path = write_mapped(tmp_path / "run.h5", mapping, **options)

@@ -104,7 +104,8 @@ def assert_read(
 ) -> None:
     """The run is read without options, as it should be."""
     with open_run(path) as stack:
-        assert (stack.dtype, stack.storage()["read_through_hdf5"] is None) == (dtype, direct)
+        in_order = stack.storage()["read_through_hdf5"] is None
+        assert (str(stack.dtype), in_order) == (dtype, direct)
         into = np.zeros(stack.shape, stack.dtype)
         stack.read(0, len(into), into)
         stack.check_whole()

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +20,8 @@ ANGLES = np.repeat(np.arange(10) * 2.5 - 10, 2)
 def write_marccd(folder: Path, compressed: bool = False, **headers: np.ndarray) -> str:
     """20 images; ``headers``: offset of a header field to its value on each, millidegrees."""
     for i, frame in enumerate(series()):
-        content = marccd(frame, **{name: int(values[i]) for name, values in headers.items()})
+        header: dict[str, Any] = {name: int(values[i]) for name, values in headers.items()}
+        content = marccd(frame, **header)
         path = folder / f"a_{i:03}.mccd{'.gz' * compressed}"
         path.write_bytes(gzip.compress(content) if compressed else content)
     return str(folder / "a_*")
@@ -42,7 +45,7 @@ def gpu_spots(*arguments: object) -> tuple[str, str]:
 
 
 MILLI = np.round(ANGLES * 1000)
-RUNS = {
+RUNS: dict[str, tuple[Callable[[Path], str], str]] = {
     "omega": (lambda folder: write_marccd(folder, at1696=MILLI, at1728=MILLI + 100), "start_omega"),
     "phi, compressed": (
         lambda folder: write_marccd(folder, True, at1696=0 * MILLI + 7, at1708=MILLI),

@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,7 +302,8 @@ def test_tiff_tiles_and_floating_point_predictor(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).normal(100, 20, (20, 40)).astype("f4")
     padded = np.zeros((32, 48), "f4")
     padded[:20, :40] = frame
-    parts, offsets = [], []
+    parts: list[bytes] = []
+    offsets: list[int] = []
     for row, column in ((0, 0), (0, 16), (0, 32), (16, 0), (16, 16), (16, 32)):
         planes = (
             padded[row : row + 16, column : column + 16]
@@ -562,7 +564,8 @@ def test_damaged_logs_and_tables_give_a_result_or_one_line(seed: int, tmp_path: 
         for changed in mutations(content, seed, 15):
             (tmp_path / "a.txt").write_bytes(changed)
             try:
-                images = list_images(ImageRequest(**{name: tmp_path / "a.txt"}))
+                given: dict[str, Any] = {name: tmp_path / "a.txt"}
+                images = list_images(ImageRequest(**given))
                 angle_keys(
                     {key: column.values for key, column in images.columns.items()},
                     len(images.paths),

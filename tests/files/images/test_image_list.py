@@ -21,7 +21,7 @@ def images(folder: Path, *names: str) -> list[str]:
     return [str(folder / name) for name in names]
 
 
-def values(found: ImageList, name: str) -> list:
+def values(found: ImageList, name: str) -> list[Any]:
     return found.columns[name].values.tolist()
 
 
@@ -78,7 +78,7 @@ def test_a_name_with_magic_in_it_is_a_name(tmp_path: Path) -> None:
     ],
 )
 def test_names_tell(
-    pattern: str, names: list[str], expected: dict[str, list], tmp_path: Path
+    pattern: str, names: list[str], expected: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     found = listed(*images(tmp_path, *names), name_pattern=pattern)
     assert {name: values(found, name) for name in found.columns} == {"file": names, **expected}
@@ -170,7 +170,7 @@ def test_a_name_that_is_not_like_the_pattern_is_refused(name: str, tmp_path: Pat
     ],
 )
 def test_angles_and_states_as_given(
-    options: dict[str, Any], angles: list | None, states: list | None, tmp_path: Path
+    options: dict[str, Any], angles: list[float] | None, states: list[int] | None, tmp_path: Path
 ) -> None:
     found = listed(*images(tmp_path, *(f"{i}.tif" for i in range(7))), **options)
     assert (values(found, "angle") if "angle" in found.columns else None) == angles

@@ -1,6 +1,7 @@
 """Angles and laser states: where each layout has them, and what the user gives in their place."""
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ from gpu_spots.inputs import Inputs
 from helpers import assert_refused, command
 
 
-def columns_of(path: Path, **options: object) -> dict[str, list]:
+def columns_of(path: Path, **options: Any) -> dict[str, list[Any]]:
     with open_run(path, Inputs(**options)) as stack:
         return {name: values.tolist() for name, values in stack.columns.items()}
 
@@ -108,7 +109,10 @@ def test_states_of_a_table_are_not_mixed_with_the_files_own(tmp_path: Path) -> N
     ],
 )
 def test_columns_that_do_not_fit_are_refused(
-    options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_nexus(

@@ -5,6 +5,7 @@ import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,9 +29,9 @@ from factories.layouts_data import (
     write_nexus,
 )
 from gpu_spots import Parameters, find_spots
-from gpu_spots.cli.info import LAYOUTS
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import FileStack, open_run
+from gpu_spots.files.layouts.recognise import LAYOUTS
 from gpu_spots.inputs import Inputs
 from helpers import ROOT, assert_refused, assert_same, chunk_offset, command, datasets, listing
 
@@ -92,14 +93,29 @@ def test_each_layout_gives_what_its_frames_give(
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-def test_info_and_the_documentation_have_a_name_for_each_layout(
-    layout: str, tmp_path: Path
-) -> None:
-    write, kind, _ = WRITERS[layout]
+def test_info_gives_the_title_of_the_layout(layout: str, tmp_path: Path) -> None:
+    write, name, _ = WRITERS[layout]
     ended = command("info", write(tmp_path / "run_master.h5"), name="gpu-spots")
     assert ended.status == 0, ended.stderr
-    assert re.search(rf"^layout +{re.escape(LAYOUTS[kind])}$", ended.stdout, re.MULTILINE)
-    assert f"`{kind}`" in (ROOT / "docs/file-format.md").read_text()
+    [title] = {record.title for record in LAYOUTS if record.name == name}
+    assert re.search(rf"^layout +{re.escape(title)}$", ended.stdout, re.MULTILINE)
+
+
+def test_every_layout_has_a_writer() -> None:
+    names = {name for _, name, _ in WRITERS.values()}
+    assert names | {"LaueUtil"} == {record.name for record in LAYOUTS}
+
+
+def test_the_documentation_lists_the_layouts_in_their_order() -> None:
+    docs = ROOT / "docs"
+    table = (docs / "your-files.md").read_text().partition("| given by `--frames` |")[2]
+    rows = [
+        [re.sub(r"^\[(.*)\]\(.*\)$", r"\1", cell.strip()) for cell in line.split("|")[1:3]]
+        for line in table.partition("\n\n")[0].splitlines()[1:]
+    ]
+    assert rows == [[record.title, record.frames] for record in LAYOUTS if record.frames]
+    [row] = re.findall(r"^\| `layout` \|.*$", (docs / "file-format.md").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row)) - {"layout"} == {record.name for record in LAYOUTS}
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint32", "int32", "float32", ">u2"])
@@ -156,7 +172,7 @@ def test_a_stack_over_several_files_reads_as_one(per_file: int, tmp_path: Path) 
     ],
 )
 def test_rows_are_read_across_files(
-    options: list[dict], apart: int | None, decoded: bool, tmp_path: Path
+    options: list[dict[str, Any]], apart: int | None, decoded: bool, tmp_path: Path
 ) -> None:
     """Rows can be read apart where that is so in all files."""
     path, frames = write_dectris(tmp_path / "run_master.h5"), frames_of()
@@ -292,7 +308,8 @@ def test_several_scans_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
         with open_run(path, Inputs((place,))) as stack:
             assert stack.provenance.frames_path.startswith("/2.1/")
             assert stack.columns["angle"] is not None
-            assert stack.columns.origin["laser_on"] == "/2.1/measurement/laser_on"
+            columns: Any = stack.columns
+            assert columns.origin["laser_on"] == "/2.1/measurement/laser_on"
 
 
 def second(*places: str) -> Callable[[h5py.File], None]:
