@@ -105,7 +105,7 @@ def assert_read(
     """The run is read without options, as it should be."""
     with open_run(path) as stack:
         in_order = stack.storage()["read_through_hdf5"] is None
-        assert (str(stack.dtype), in_order) == (dtype, direct)
+        assert (stack.dtype, in_order) == (np.dtype(dtype), direct)
         into = np.zeros(stack.shape, stack.dtype)
         stack.read(0, len(into), into)
         stack.check_whole()
