@@ -56,7 +56,7 @@ def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Which frames belong together.
+    """Blocks of frames, in the forms that the test needs.
 
     Ranks are held block by block: their place says which block and frame they are of.
     """

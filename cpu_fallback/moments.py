@@ -1,4 +1,4 @@
-"""From values to moments: tiles of pixels out of a band of frames, and the statistics of sorted samples.
+"""Moments of pixels: tiles of pixels of a band of frames, and the statistics of sorted samples.
 
 A tile is copied into a buffer with a padded row before it is transposed: transposing the stack
 itself, whose frames are megabytes apart, is ten times slower. Sums are exact: every partial sum is
@@ -26,7 +26,7 @@ IN_CACHE = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Some pixels of a band on all frames."""
+    """Tile: some pixels of a band on all frames."""
 
     where: slice
     """Their flat indices in the band."""
@@ -113,13 +113,16 @@ class Band:
         counts: NDArray[np.int64],
         size: Callable[[int], int],
     ) -> None:
-        """The same where a row begins with ``counts`` values that are valid: of ``v``, the ``size(v)`` smallest are the sample."""
+        """Set moments of rows that begin with ``counts`` valid values each.
+
+        Of ``v`` valid values, the ``size(v)`` smallest are the sample.
+        """
         for count in np.unique(counts):
             alike = counts == count
             self.sample(where[alike], rows[alike, : size(int(count))])
 
     def moments(self) -> IntegerMoments | FloatMoments:
-        """What has been found; pixels that are invalid on every frame are masked."""
+        """Return the moments; pixels that are invalid on every frame are masked."""
         if self.pixels is not None:
             self._clear(~self.pixels)
         fields: dict[str, Any] = {

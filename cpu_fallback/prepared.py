@@ -1,4 +1,4 @@
-"""What the second pass needs of the background."""
+"""Background in the form that the second pass needs."""
 
 from dataclasses import dataclass
 

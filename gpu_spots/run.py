@@ -1,4 +1,4 @@
-"""One run into one spots file, on disk or in memory, with the record of how it was made."""
+"""Processing of one run into one spots file, on disk or in memory, with the record of how it was made."""
 
 import shlex
 import sys

@@ -81,7 +81,7 @@ def _run(
 
 
 def _known(stack: Any, observer: Any) -> str:
-    """What the metadata tells of angles and laser states; what is wrong with it is warned of, as find would refuse it."""
+    """Return angles and laser states in words, and warn of metadata that find would refuse."""
     from gpu_spots.masks import grouping
 
     n_frames = stack.shape[0]

@@ -24,7 +24,7 @@ THREADS = 256
 
 @dataclass(frozen=True, slots=True)
 class HeldBackground:
-    """What the second pass needs, on the device; written band by band."""
+    """Maps that the second pass needs, on the device; written band by band."""
 
     below: Any
     """(n_X, n_Y), the frames' dtype, counts: the threshold less 1, which values must be above."""

@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, and why one cannot be used.
+"""CUDA devices of the machine, and the reason why one cannot be used.
 
 CuPy is imported here when nothing else stands in the way.
 """
@@ -149,7 +149,7 @@ def _numbers_of(version: str) -> tuple[int, ...]:
 
 
 def _too_old(number: int) -> str | None:
-    """What is wrong with the compute capability of a device; None: it is supported."""
+    """Return the reason why the compute capability of a device is too low; None: it is supported."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -208,7 +208,7 @@ def _count() -> int:
 
 
 def _hidden() -> str:
-    """What hides devices, if anything does."""
+    """Return the environment variable that hides devices, if one does."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"
 

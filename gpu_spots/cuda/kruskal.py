@@ -96,7 +96,7 @@ def _blocks_to_drop(
     block_of_frame: NDArray[np.integer[Any]],
     limits: NDArray[np.float64],
 ) -> int:
-    """How many blocks the test rejects in a pixel (n,) with ``usable`` (n,) values, decided by exact fractions."""
+    """Return the number of blocks that the test rejects in a pixel (n,) with ``usable`` (n,) values, by exact fractions."""
     values, block = values[usable], block_of_frame[usable]
     for n_dropped in range(len(limits)):
         blocks, member, sizes = np.unique(block, return_inverse=True, return_counts=True)

@@ -104,7 +104,7 @@ def _spots(
 
 
 def _smallest_saturated(saturation: float | None, is_float: bool) -> np.generic:
-    """What a value must reach."""
+    """Return the smallest saturated value in the type that the kernel compares."""
     if is_float:
         return np.float64(math.inf if saturation is None else saturation)
     return np.int64(

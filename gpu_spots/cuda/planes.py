@@ -18,12 +18,12 @@ FRAME_BYTES = 1 << 32
 
 
 def is_possible(frames: Any) -> bool:
-    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames` and `FRAME_BYTES`."""
+    """Return True if bit planes can be used for a band (n, n_X, n_Y): see `most_frames` and `FRAME_BYTES`."""
     return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < FRAME_BYTES
 
 
 def most_frames(dtype: np.dtype[Any]) -> int:
-    """How many frames this can take; 0 for types that it cannot."""
+    """Return the largest number of frames for bit planes; 0: not for this type."""
     return (
         0
         if dtype.kind == "f" or dtype.itemsize > 2

@@ -1,4 +1,4 @@
-"""What the second pass needs of the background, on the device."""
+"""Background in the form that the second pass needs, on the device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,7 @@ def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
 
 
 def _mean(toolkit: Toolkit, background: Background) -> MeanOnDevice:
-    """What of a background has to be subtracted: as it is held on the device, else copied there."""
+    """Return the mean under each pixel on the device, as it is held there, otherwise copied."""
     mean = background.mean
     if not isinstance(mean, FixedPointMean):
         return MeanOnDevice(None, None, False, uploaded(toolkit, mean, mean.dtype))

@@ -1,4 +1,4 @@
-"""Which values of frames are valid, in the form that kernels test: unsigned keys within bounds, and a map of pixels."""
+"""Valid values of frames in the form that kernels test: unsigned keys within bounds, and a map of pixels."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from gpu_spots.model import Validity
 
 
 def sign_bit(dtype: np.dtype[Any]) -> int:
-    """What makes the bits of an integer an unsigned key of the same order, by XOR."""
+    """Return the mask that makes the bits of an integer an unsigned key of the same order, by XOR."""
     return 1 << (8 * dtype.itemsize - 1) if dtype.kind == "i" else 0
 
 
 def bits_of(array: Any) -> Any:
-    """The same array as unsigned integers."""
+    """Return the array as unsigned integers of the same size."""
     return array.view(np.dtype(f"u{array.dtype.itemsize}"))
 
 

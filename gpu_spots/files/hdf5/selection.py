@@ -32,7 +32,7 @@ class Hyperslab(NamedTuple):
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether they go on as far as the dataset does."""
+        """Return True if the indices go on to the end of the dataset."""
         return UNLIMITED in (self.n, self.block)
 
     @property
@@ -42,12 +42,12 @@ class Hyperslab(NamedTuple):
 
     @property
     def end(self) -> int:
-        """One after the last index."""
+        """Return the index after the last one."""
         return self.start + (self.n - 1) * self.stride + self.block
 
     @property
     def is_interval(self) -> bool:
-        """Whether no index between the first and the last is left out."""
+        """Return True if no index between the first and the last is left out."""
         return self.n == 1 or self.stride == self.block
 
     def at(self, i: int) -> int:

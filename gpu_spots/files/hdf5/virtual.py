@@ -43,7 +43,7 @@ NUMBER = "%b"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the values of a dataset come from."""
+    """Origin of the values of a dataset: files and types."""
 
     files: tuple[Path, ...]
     """Files besides its own."""
@@ -108,7 +108,7 @@ def require_regular_sources(dataset: h5py.Dataset) -> None:
 
 
 class _Incomplete(Exception):
-    """Some values of a dataset are stored nowhere: the number of the frame, None for all of them, and why."""
+    """Error: some values of a dataset are not stored. It holds the frame's number (None: all frames) and the reason."""
 
     def __init__(self, frame: int | None, why: str) -> None:
         where = "cannot be read" if frame is None else f"frame {frame} cannot be read"
@@ -116,7 +116,7 @@ class _Incomplete(Exception):
 
 
 class _Mapping(NamedTuple):
-    """What a virtual dataset has from one source."""
+    """Mapping of a virtual dataset to one source."""
 
     file: str
     dataset: str
@@ -345,7 +345,7 @@ def _named(name: str, number: int = 0) -> str:
 def _fitted(
     mapping: _Mapping, shape: tuple[int, ...], words: str
 ) -> tuple[list[Product], list[Product]]:
-    """Where a mapping goes and what it takes, without anything unlimited.
+    """Return target and source of a mapping, with unlimited selections cut to their size.
 
     Raises `_Incomplete` where the source is too small.
     """

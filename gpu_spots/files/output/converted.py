@@ -123,7 +123,7 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
 
 
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
-    """One value a frame of all that any header has; NaN, or nothing for text, where one has it not."""
+    """Return columns of all header values, one value per frame; NaN or empty text where a header lacks it."""
     columns = {
         "format": Column(
             np.array([kind for _, kind in headers], object),

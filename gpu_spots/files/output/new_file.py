@@ -290,7 +290,7 @@ class _Disk:
         pass
 
     def close(self) -> None:
-        """Some file systems tell only now that they had no room."""
+        """Close the file; some file systems report only now that the disk is full."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
