@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cpu_fallback import bits, memory
 from cpu_fallback.bits import PackedMasks
+from cpu_fallback.clip import clip_moments
 from cpu_fallback.components import components
 from cpu_fallback.kruskal import kruskal_moments
 from cpu_fallback.measure import measure
@@ -18,7 +19,7 @@ from cpu_fallback.scale import scaled
 from cpu_fallback.trimmed import TrimmedStatistics
 from cpu_fallback.validity import valid_values
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
 from gpu_spots.model import (
     Array,
     Background,
@@ -102,6 +103,10 @@ class CpuBackend:
                 return self._trimmed.moments(frames, percent, validity)
             case KruskalWallis():
                 return kruskal_moments(frames, method.block_of_frame, method.critical, validity)
+            case Clip():
+                return clip_moments(
+                    frames, method, validity, self._trimmed.sorting_dtype(frames.dtype)
+                )
 
     def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: Method) -> None:
         """Return None: the background is where this backend computes."""

@@ -26,7 +26,7 @@ class TrimmedStatistics:
     ) -> IntegerMoments | FloatMoments:
         """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
         band = Band(frames, validity)
-        buffer = np.empty((TILE, len(frames)), self._sorting_dtype(frames.dtype))
+        buffer = np.empty((TILE, len(frames)), self.sorting_dtype(frames.dtype))
 
         def size(n_valid: int) -> int:
             return n_valid - n_valid * percent // 100
@@ -46,7 +46,8 @@ class TrimmedStatistics:
                 )
         return band.moments()
 
-    def _sorting_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    def sorting_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the type that values of a type are sorted as."""
         if dtype.kind == "f" or dtype.itemsize == 4:
             return dtype
         return np.dtype(f"{dtype.kind}{2 if self._short_sort_is_fast else 4}")

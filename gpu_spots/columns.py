@@ -113,6 +113,13 @@ STATS = (
         description="number of frames in the background sample",
         absent="the number is the same for every pixel that is not masked",
     ),
+    DatasetRecord(
+        path="stats/noise",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="noise of a value: standard deviation, drawn towards the noise model's",
+    ),
 )
 """Maps of the background, one value per pixel. Each is the field of `Background` of that name."""
 

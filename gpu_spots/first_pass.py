@@ -1,5 +1,6 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
+from gpu_spots.background.complete import complete
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
@@ -36,4 +37,6 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
         learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
     ):
         observer.advance(n_done)
-    return maps.finish(validity)
+    return complete(
+        maps.finish(validity), *maps.samples, method, cutoff, threads=source.plan.threads
+    )

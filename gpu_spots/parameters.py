@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_spots.errors import ParameterError
 
-METHOD_NAMES = ("n_removed", "kruskal")
+METHOD_NAMES = ("n_removed", "kruskal", "clip")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
@@ -29,7 +29,7 @@ class Parameters:
 
     method: str = "n_removed"
     """How a pixel's background sample is chosen from the run's frames: n_removed or kruskal
-    (manual: -m).
+    (manual: -m), or clip (ours).
     """
     n: int = DEFAULT_PERCENT
     """Percent of the largest values that n_removed drops, 0 to 99; 0 means 25 (manual: -n)."""

@@ -151,6 +151,11 @@ class BackgroundMaps:
             held=self._held,
         )
 
+    @property
+    def samples(self) -> tuple[NDArray[np.int32], Array]:
+        """(n_X, n_Y) each: values in the sample of each pixel, and `BackgroundRows.level`."""
+        return self._kept, self._level
+
     def finish(self, validity: Validity) -> Background:
         """The background of the whole frame, once every row is filled."""
         good = self._kept > 0
@@ -183,6 +188,18 @@ class BackgroundMaps:
         return IntegerLevel(
             scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32)
         )
+
+
+def threshold_map(
+    mean: Array, sigma: Array, cutoff: float, masked: NDArray[np.bool_], dtype: np.dtype[Any]
+) -> Array:
+    """Return the thresholds of pixels of frames of some type: ``cutoff * sigma`` above the mean.
+
+    (n,) float64 each; NaN where a pixel of float frames is masked.
+    """
+    if dtype.kind == "f":
+        return _float_threshold(mean, sigma, cutoff, masked)
+    return _integer_threshold(mean, sigma, cutoff, masked, np.iinfo(dtype))
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background import clip
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import Columns
@@ -162,9 +163,92 @@ class KruskalWallis:
         return n_frames
 
 
-Method = Trimmed | KruskalWallis
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Leave out what stands out above a pixel's own background: values, or whole blocks (``-m clip``).
+
+    A run with blocks leaves out blocks, as spots are on all frames of a block.
+    """
+
+    name: ClassVar[str] = "clip"
+    varies: ClassVar[bool] = True
+
+    start: clip.StartTable
+    """Samples that the clip of values begins with."""
+    block_of_frame: NDArray[np.integer] | None
+    """(n_frames,) int: block of each frame, numbered in the order of their first frames; None:
+    single values are left out.
+    """
+    block_shifts: NDArray[np.float64]
+    """(n_blocks + 1,) float64: see `clip.block_shifts`."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of frames that are compared with each other; 0: none are."""
+        return len(self.block_shifts) - 1
+
+    @classmethod
+    def for_run(
+        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
+    ) -> "Clip":
+        """Return the method for a run. Raises `InputError` where `check` does."""
+        cls.check(parameters, columns, n_frames, source)
+        blocks = grouping.repeated_blocks(columns, n_frames, source)
+        return cls(
+            clip.start_table(n_frames, parameters.percent_removed),
+            None if blocks is None else blocks.mask_of_frame,
+            clip.block_shifts(0 if blocks is None else blocks.n_masks),
+        )
+
+    @staticmethod
+    def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
+        """Raise `InputError` for a run with too many frames, or too few for the percentage."""
+        Trimmed.check(parameters, columns, n_frames, source)
+
+    def warnings(self, n_frames: int, source: str) -> list[str]:
+        """Return what the user should know before the run starts."""
+        if n_frames >= clip.MIN_FRAMES:
+            return []
+        return [
+            f"{source}: {given('method', 'clip')}: found {n_frames} frames, expected at least "
+            f"{clip.MIN_FRAMES}; spots stay in the background of their pixels, so that weak spots "
+            "are lost and strong ones come out too weak"
+        ]
+
+    def outcome(self, background: Background) -> Outcome | None:
+        """Return how much was left out; None where every pixel is masked."""
+        good, used = background.validity.pixels, background.n_used
+        if used is None or background.flagged is None:
+            return None
+        used = used if good is None else used[good]
+        if not used.size:
+            return None
+        n_frames = len(self.start.kept) - 1
+        what = "values" if self.block_of_frame is None else f"blocks of {self.n_blocks}"
+        return Outcome(
+            f"clip ({what}): the background of a pixel is the mean of {np.median(used):g} of "
+            f"{n_frames} values (median; at least {used.min()}); "
+            f"{np.count_nonzero(background.flagged)} hot or cold pixels",
+            None,
+        )
+
+    def record(self, n_frames: int) -> Mapping[str, Any]:
+        """Return the attributes that the group ``info`` has of the method."""
+        if self.block_of_frame is None:
+            return {"n_removed": 0, "n_blocks": 0}
+        sizes = np.bincount(self.block_of_frame)
+        return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
+
+    def n_sampled(self, n_frames: int) -> int:
+        """Return the number of values in the sample of a pixel without spots."""
+        return n_frames
+
+
+Method = Trimmed | KruskalWallis | Clip
 """Every background method."""
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (Trimmed, KruskalWallis)}
+METHODS: Mapping[str, type[Method]] = {
+    method.name: method for method in (Trimmed, KruskalWallis, Clip)
+}
 """Background methods by their names for ``-m``."""
 SUSPICIOUS = 0.25
 """Share of pixels that lost all blocks but two above which rejection can't be due to spots."""

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
 from gpu_spots.cuda import memory
 from gpu_spots.cuda.background import HeldBackground, fill
+from gpu_spots.cuda.clip import clip_bytes, clip_on_device
 from gpu_spots.cuda.components import components
 from gpu_spots.cuda.kruskal import kruskal_on_device
 from gpu_spots.cuda.masks import (
@@ -98,6 +99,8 @@ class GpuBackend:
 
     def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
         """What is known of each pixel of the band, and what a kernel keeps of its values."""
+        if isinstance(method, Clip):
+            return clip_bytes(n_frames, n_pixels, dtype, method.n_blocks)
         return moments_bytes(n_frames, n_pixels, dtype, method.n_blocks)
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
@@ -177,7 +180,7 @@ class GpuBackend:
     def _moments(
         self, frames: Any, method: Method, validity: Validity
     ) -> PlaneMoments | RankedMoments:
-        """Select by bit planes or from sorted values (`Trimmed`), or sort and drop blocks (`KruskalWallis`)."""
+        """Select by bit planes or from sorted values (`Trimmed`), or sort and drop blocks or values."""
         match method:
             case Trimmed(percent):
                 return moments_on_device(self.toolkit, frames, percent, validity)
@@ -185,6 +188,8 @@ class GpuBackend:
                 return kruskal_on_device(
                     self.toolkit, frames, method.block_of_frame, method.critical, validity
                 )
+            case Clip():
+                return clip_on_device(self.toolkit, frames, method, validity)
 
     @_on_device
     def prepare(

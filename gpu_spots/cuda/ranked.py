@@ -1,8 +1,9 @@
 """Statistics of pixels whose values are sorted on the device: frames of every type and number (kernels/ranked.cu)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,12 @@ class Launch:
     """Memory of a team."""
 
     @classmethod
-    def of(cls, dtype: np.dtype[Any], n_frames: int, n_blocks: int = 0) -> "Launch":
-        """``n_blocks``: blocks of frames to test, 0: none."""
+    def of(
+        cls, dtype: np.dtype[Any], n_frames: int, n_blocks: int = 0, beside: int = 0
+    ) -> "Launch":
+        """``n_blocks``: blocks of frames to test, 0: none; ``beside``: bytes of a team beside its entries."""
         size = max(2, 1 << (n_frames - 1).bit_length())
-        needed = size * _entry_bytes(dtype)
+        needed = size * _entry_bytes(dtype) + beside
         if n_blocks:
             # the sum and size of each block; values before each group of equals, and the group of
             # each entry
@@ -145,6 +148,7 @@ class Launch:
         n_pixels: int,
         before: Any,
         after: Any,
+        defines: Mapping[str, int | str] = MappingProxyType({}),
     ) -> None:
         """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
         dtype = np.dtype(frames.dtype)
@@ -159,6 +163,7 @@ class Launch:
             BIAS=f"{sign_bit(dtype)}u",
             ENTRY=_entry_bytes(dtype),
             TEAM=self.team,
+            **defines,
         )
         in_global = self.team != WARP
         kernel(

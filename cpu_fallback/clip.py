@@ -1,0 +1,368 @@
+"""Clip of a pixel's values, or of its blocks of frames: docs/decisions/clip-background.md.
+
+Values are sorted first, so that a sample is the first m values of a pixel, and its sums are
+differences of cumulative sums. Few pixels change after the first step, and only these are looked at
+again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cpu_fallback.kruskal import _Blocks, _store
+from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
+from cpu_fallback.trimmed import TILE
+from gpu_spots.background.clip import BLOCK_STEPS, STEPS, limit, lower_half, unclipped
+from gpu_spots.background.methods import Clip
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+
+TILE_VALUES = 1 << 19
+"""Values of a tile where blocks are compared: some megabytes of work."""
+FEW = 4
+"""One pixel in so many that changed, or fewer, are copied before they are looked at again."""
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
+"""Mean, population variance and variance of the first ``m`` values of some pixels."""
+
+
+def clip_moments(
+    frames: Array, method: Clip, validity: Validity, sorting_dtype: np.dtype[Any]
+) -> IntegerMoments | FloatMoments:
+    """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
+    if method.block_of_frame is not None:
+        return _by_blocks(frames, method, validity)
+    band = Band(frames, validity)
+    buffer = np.empty((min(TILE, frames[0].size), len(frames)), sorting_dtype)
+    for tile in tiles(frames, validity, TILE):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        rows.sort(axis=1)
+        if tile.usable is None:
+            _sample(band, tile.where, rows, method)
+            continue
+        where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
+        for count in np.unique(counts):
+            alike = counts == count
+            _sample(band, where[alike], rows[alike, : int(count)], method)
+    return band.moments()
+
+
+def _sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
+    """Store the statistics of ascending rows (p, n) after the clip."""
+    n = rows.shape[1]
+    m = int(method.start.kept[n])
+    if m < 2:
+        band.sample(where, rows[:, :m])
+        return
+    shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    if band.is_float:
+        m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
+    elif band.is_wide:
+        m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
+    else:
+        _sample_short(band, where, rows, m, shift, width)
+        return
+    if isinstance(where, slice):
+        where = np.arange(where.start, where.stop)
+    band.sample_counted(where, rows, m_of_pixel, int)
+
+
+def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
+    """Return mean and variance of all values, as if the smallest were those of a Gaussian."""
+    sd = np.sqrt(population) / width
+    return mean + shift * sd, sd * sd
+
+
+def _steps(
+    moments: Moments,
+    count: Callable[[Floats, NDArray[np.int64]], Counts],
+    n_pixels: int,
+    m: int,
+    shift: float,
+    width: float,
+    quantum: float,
+) -> Counts:
+    """Return (p,) int64: the number of smallest values that each pixel keeps."""
+    pixels = np.arange(n_pixels)
+    kept = np.full(n_pixels, m)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, population, _ = moments(kept, pixels)
+        mean, variance = _start(mean, population, shift, width)
+        for step in range(STEPS):
+            found = np.maximum(count(limit(mean, variance, quantum), pixels), 2)
+            changed = (found != kept[pixels]) | (step == 0)
+            kept[pixels] = found
+            pixels, found = pixels[changed], found[changed]
+            if not len(pixels):
+                break
+            mean, _, variance = moments(found, pixels)
+            mean, variance = unclipped(mean, variance, quantum)
+    return kept
+
+
+def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending integer rows of any size."""
+    n, lowest = rows.shape[1], rows[:, :1].astype(np.int64)
+    shifted: Array = rows - lowest
+    if (n * int(shifted[:, -1].max(initial=0))) ** 2 >= 2**63:
+        shifted = shifted.astype(object)
+    sums, squares = (
+        np.concatenate([np.zeros_like(lowest, shifted.dtype), values.cumsum(axis=1)], axis=1)
+        for values in (shifted, shifted * shifted)
+    )
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        total, square = sums[pixels, m], squares[pixels, m]
+        scatter = (m * square - total * total).astype(np.float64)
+        total = (total + m * lowest[pixels, 0]).astype(np.float64)
+        return _of_sums(m.astype(np.float64), total, scatter)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(rows[pixels] <= most[:, None], axis=1)
+
+    return moments, count
+
+
+def _of_sums(m: Floats, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return mean, population variance and variance from S and m*Q - S*S."""
+    return total / m, scatter / (m * m), scatter / (m * (m - 1.0))
+
+
+def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending rows of floats."""
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.cumsum(columns, axis=0)
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        number = m.astype(np.float64)
+        mean = sums[m - 1, pixels] / number
+        same = columns[0, pixels] == columns[m - 1, pixels]
+        mean = np.where(same, columns[0, pixels], mean) + 0.0
+        deviation = np.zeros(len(m))
+        for i in range(int(m.max(initial=0))):
+            difference = columns[i, pixels] - mean
+            difference *= difference
+            deviation += np.where(i < m, difference, 0.0)
+        return mean, deviation / number, deviation / (number - 1.0)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(columns[:, pixels] <= most, axis=0)
+
+    return moments, count
+
+
+def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
+    n_pixels, n = rows.shape
+    total, scatter = _narrow_sums(rows[:, :m])
+    square = ((scatter + (total * total).astype(np.uint64)) // np.uint64(m)).astype(np.int64)
+    top = np.ascontiguousarray(rows[:, m:].T)
+    sums, squares = np.empty((n - m + 1, n_pixels), np.int64), np.empty((n - m + 1, n_pixels))
+    sums[0], squares[0] = total, square
+    exact = np.empty(n_pixels)
+    for i, values in enumerate(top):
+        np.add(sums[i], values, out=sums[i + 1])
+        np.copyto(exact, values)
+        exact *= exact
+        np.add(squares[i], exact, out=squares[i + 1])  # below 2^53
+    flat_sums, flat_squares = sums.reshape(-1), squares.reshape(-1)
+    of_type = np.iinfo(rows.dtype)
+
+    def scatter_of(kept: Counts, at: NDArray[np.int64]) -> tuple[Counts, NDArray[np.uint64]]:
+        some = flat_sums.take(at)
+        difference = kept * flat_squares.take(at).astype(np.int64)
+        return some, (difference - some * some).view(np.uint64)
+
+    below: list[NDArray[np.int64]] = []
+
+    def moments(kept: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        some, scatter = scatter_of(kept, (np.maximum(kept, m) - m) * n_pixels + pixels)
+        return _of_sums(
+            kept.astype(np.float64), some.astype(np.float64), scatter.astype(np.float64)
+        )
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        # no value is above the type's largest, and what is below all values keeps none
+        most = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        highest = most.astype(rows.dtype)
+        some = top
+        if len(pixels) * FEW < n_pixels:
+            some = top.take(pixels, axis=1)
+        elif len(pixels) < n_pixels:
+            every = np.full(n_pixels, of_type.max, rows.dtype)
+            every[pixels] = highest
+            highest = every
+        within = (some <= highest).view(np.uint8)
+        found = np.add.reduce(within, axis=0, dtype=np.uint8 if len(top) < 256 else np.uint16)
+        if some is top and len(pixels) < n_pixels:
+            found = found[pixels]
+            highest = highest[pixels]
+        low = pixels[rows[pixels, m - 1] > highest]
+        if len(low):
+            below.append(low)
+        return found.astype(np.int64) + m
+
+    kept = _steps(moments, count, n_pixels, m, shift, width, 1.0)
+    total, scatter = scatter_of(kept, (kept - m) * n_pixels + np.arange(n_pixels))
+    some = np.unique(np.concatenate(below)) if below else np.zeros(0, np.int64)
+    if len(some):
+        # the smallest values are not all kept: rare, so all sums are made
+        kept[some] = _steps(*_of_integers(rows[some]), len(some), m, shift, width, 1.0)
+        for number in np.unique(kept[some]):
+            alike = some[kept[some] == number]
+            total[alike], scatter[alike] = _narrow_sums(rows[alike, : int(number)])
+    band.kept[where] = kept
+    band.total[where], band.scatter_low[where] = total, scatter
+    band.iqr4[where] = _quartiles(rows, kept)
+
+
+def _quartiles(rows: Array, kept: Counts) -> Counts:
+    """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
+    pixels = np.arange(len(rows))
+    result = np.zeros(len(rows), np.int64)
+    for sign, quarter in ((1, 3), (-1, 1)):
+        index, rest = np.divmod(quarter * (kept - 1), 4)
+        low = rows[pixels, index].astype(np.int64)
+        high = rows[pixels, np.minimum(index + 1, kept - 1)].astype(np.int64)
+        result += sign * ((4 - rest) * low + rest * high)
+    return result
+
+
+# ---------------------------------------------------------------------------------- blocks of frames
+
+
+def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+    """Moments of a band whose blocks are compared."""
+    assert method.block_of_frame is not None
+    blocks = _Blocks.of(method.block_of_frame)
+    band = Band(frames, validity)
+    n_frames, n_pixels = len(frames), frames[0].size
+    step = max(1, TILE_VALUES // n_frames)
+    buffer = np.empty((min(step, n_pixels), n_frames), _row_dtype(frames.dtype))
+    for tile in tiles(frames, validity, step):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            left = _blocks_left(tile, blocks, method.block_shifts)
+        _store(band, tile, rows, ~left.T, blocks)
+    return band.moments()
+
+
+def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values are sorted: some processors sort short integers slowly."""
+    return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
+
+
+def _blocks_left(tile: Tile, blocks: _Blocks, shifts: Floats) -> NDArray[np.bool_]:
+    """(b, p) bool: the blocks that are kept; blocks without valid values are left out."""
+    is_float = tile.values.dtype.kind == "f"
+    quantum = 0.0 if is_float else 1.0
+    sizes, totals, scatters = (_float_sums if is_float else _integer_sums)(tile, blocks)
+    number = sizes.astype(np.float64)
+    there = sizes > 0
+    with np.errstate(divide="ignore"):
+        means = np.where(there, totals / number, np.inf)
+    n_blocks = np.count_nonzero(there, axis=0)
+    n_values = sizes.sum(axis=0).astype(np.float64)
+
+    half = np.array([lower_half(b) for b in range(len(sizes) + 1)])[n_blocks]
+    # ties: the first block of the run
+    order = means.argsort(axis=0, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
+    left = there & (rank < half)
+    mean = _in_order(np.where(left, means, 0.0)) / np.maximum(half, 1)
+    variance = _pooled(left, sizes, scatters)
+    mean = mean + shifts[n_blocks] * np.sqrt(
+        np.divide(variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0)
+    )
+    first = rank == 0
+    for _ in range(BLOCK_STEPS):
+        left = (means <= limit(mean, variance, quantum, number)) & there
+        left |= first & there & ~left.any(axis=0)
+        kept = np.where(left, sizes, 0).sum(axis=0).astype(np.float64)
+        mean = _total(np.where(left, totals, 0)) / np.maximum(kept, 1.0)
+        variance = _pooled(left, sizes, scatters)
+    return left
+
+
+def _pooled(left: NDArray[np.bool_], sizes: Counts, scatters: Floats) -> Floats:
+    """(p,) variance of a value inside the blocks that are left."""
+    freedom = np.where(left, sizes - 1, 0).sum(axis=0).astype(np.float64)
+    return np.divide(
+        _in_order(np.where(left, scatters, 0.0)),
+        freedom,
+        out=np.zeros(sizes.shape[1]),
+        where=freedom > 0,
+    )
+
+
+def _in_order(values: Floats) -> Floats:
+    """(p,) sums over the blocks, one after the other."""
+    total = np.zeros(values.shape[1])
+    for row in values:
+        total += row
+    return total
+
+
+def _total(totals: Array) -> Floats:
+    """(p,) float64 sums over the blocks: exact ones of integers, rounded once."""
+    return _in_order(totals) if totals.dtype.kind == "f" else totals.sum(axis=0).astype(np.float64)
+
+
+def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
+    """(b, p) each: number of values, their sum, and the sum of squared deviations."""
+    n_blocks, values = len(blocks.begin) - 1, tile.values
+    usable = tile.usable
+    lowest = values.min(axis=0).astype(np.int64)
+    span = int((values.max(axis=0) - lowest).max(initial=0))
+    kind: DTypeLike = object if (len(values) * span) ** 2 >= 2**63 else np.int64
+    sizes = np.empty((n_blocks, values.shape[1]), np.int64)
+    totals = np.empty_like(sizes)
+    scatters = np.empty(sizes.shape)
+    for block in range(n_blocks):
+        sums = np.zeros(values.shape[1], kind)
+        squares = np.zeros(values.shape[1], kind)
+        size: Any = 0
+        for frame in blocks.order[blocks.begin[block] : blocks.begin[block + 1]]:
+            value = (values[frame] - lowest).astype(kind)
+            if usable is not None:
+                value = np.where(usable[frame], value, 0)
+                size = size + usable[frame]
+            else:
+                size = size + 1
+            sums += value
+            squares += value * value
+        sizes[block] = size
+        totals[block] = sums + sizes[block] * lowest
+        scatter = (sizes[block] * squares - sums * sums).astype(np.float64)
+        scatters[block] = scatter / np.maximum(sizes[block], 1)
+    return sizes, totals, scatters
+
+
+def _float_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Floats, Floats]:
+    """The same of floats, each block's values ascending."""
+    n_blocks, p = len(blocks.begin) - 1, tile.values.shape[1]
+    sizes = np.empty((n_blocks, p), np.int64)
+    totals, scatters = np.zeros((n_blocks, p)), np.zeros((n_blocks, p))
+    for block in range(n_blocks):
+        which = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        values = tile.values[which].astype(np.float64)
+        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable[which]
+        values[~usable] = np.inf
+        values.sort(axis=0)
+        sizes[block] = usable.sum(axis=0)
+        for i, row in enumerate(values):
+            totals[block] += np.where(i < sizes[block], row, 0.0)
+        last = values[np.maximum(sizes[block] - 1, 0), np.arange(p)]
+        mean = totals[block] / np.maximum(sizes[block], 1)
+        mean = np.where(values[0] == last, values[0], mean)
+        for i, row in enumerate(values):
+            difference = row - mean
+            scatters[block] += np.where(i < sizes[block], difference * difference, 0.0)
+    return sizes, totals, scatters

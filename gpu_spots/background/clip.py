@@ -1,0 +1,344 @@
+"""Constants, tables and whole-frame maps of the background method ``-m clip``.
+
+docs/decisions/clip-background.md specifies the arithmetic. All floating-point operations are
+float64, correctly rounded, in the order written there.
+"""
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.memory.workers import in_order
+from gpu_spots.model import Array, NoiseModel
+
+STEPS = 5
+"""Times that a pixel's sample is chosen anew, runs without blocks."""
+BLOCK_STEPS = 3
+"""Times that the blocks of a pixel are chosen anew."""
+WIDTH = 3.0
+"""A value is left out if it is that many standard deviations above the background."""
+MARGIN = 1.5
+"""And that many counts, integer frames."""
+MOST_OF_POISSON = 4.0
+"""The variance of integer frames is at least the background, up to that many counts: the own
+variance of a pixel with few photons means little.
+"""
+CLIPPED_SD = 0.9866
+"""Standard deviation of a unit Gaussian without its values above `WIDTH`."""
+CLIPPED_MEAN = 0.0044
+"""By how much the mean of that Gaussian is too small."""
+SPARSE = 0.4
+"""Counts^2: with a variance far below this nothing is cut off a pixel, as `MARGIN` is larger."""
+PRIOR = 64.0
+"""Weight of the neighbourhood, counted units: it is known to 1/8 of itself."""
+NEAR, WIDE = 11, 61
+"""Sides of the windows that the mean of the neighbourhood is taken from, pixels."""
+ROUNDS = 3
+"""Times that hot and cold pixels are looked for; each time those found before are left out of the
+windows.
+"""
+FLAG_WIDTH, FLAG_MARGIN = 4.5, 4.4
+"""A pixel is hot or cold if its sum is that many standard deviations, and that many counted units,
+from its neighbourhood's.
+"""
+SHRINK = 20.0
+"""Degrees of freedom of the noise model in the variance of a pixel."""
+LEAST_GAIN_SQUARED = 1e-3
+"""Smallest variance of a pixel, squared counted units."""
+MIN_FRAMES = 8
+"""Fewer frames cannot tell a spot from the background."""
+DIGITS = 2.0**20
+"""Constants from logarithms and exponentials are rounded to multiples of 1 / this: equal on every
+platform.
+"""
+FIXED_BITS = 48
+"""Sums of float frames are rounded to that many bits below the largest before they are added over
+windows.
+"""
+STRIP_PIXELS = 1 << 17
+"""Pixels of a strip of rows that windows are taken of at a time."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StartTable:
+    """Where the clip begins, by the number of valid values of a pixel."""
+
+    kept: NDArray[np.int32]
+    """(n_frames + 1,) int32: the smallest values that are taken first."""
+    shift: Floats
+    """(n_frames + 1,) float64: the mean of a unit Gaussian is above that of its smallest values by
+    this.
+    """
+    width: Floats
+    """(n_frames + 1,) float64: standard deviation of the smallest values of a unit Gaussian."""
+
+
+def start_table(n_frames: int, percent: int) -> StartTable:
+    """Return the table for a run whose largest ``percent`` % of values are left out at first."""
+    n = np.arange(n_frames + 1)
+    kept = n - n * percent // 100
+    shift, width = np.zeros(n_frames + 1), np.ones(n_frames + 1)
+    for count in range(1, n_frames + 1):
+        if kept[count] < count:
+            shift[count], width[count] = lower_part(int(kept[count]) / count)
+    return StartTable(kept.astype(np.int32), shift, width)
+
+
+def block_shifts(n_blocks: int) -> Floats:
+    """Return by how much a unit Gaussian's mean is above that of the lower half of b values.
+
+    (n_blocks + 1,) float64, index b.
+    """
+    shifts = np.zeros(n_blocks + 1)
+    for b in range(1, n_blocks + 1):
+        if lower_half(b) < b:
+            shifts[b] = lower_part(lower_half(b) / b)[0]
+    return shifts
+
+
+def lower_half(n_blocks: int) -> int:
+    """Return how many of ``n_blocks`` blocks are taken first."""
+    return min(n_blocks, max(2, (n_blocks + 1) // 2))
+
+
+def lower_part(share: float) -> tuple[float, float]:
+    """Return by how much the mean of the lowest ``share`` of a unit Gaussian is below 0, and its sd."""
+    if share <= 0:
+        return 0.0, 1.0
+    unit = NormalDist()
+    z = unit.inv_cdf(share)
+    below = unit.pdf(z) / share
+    sd = (1 - z * below - below * below) ** 0.5
+    return round(below * DIGITS) / DIGITS, round(sd * DIGITS) / DIGITS
+
+
+def limit(mean: Floats, variance: Floats, quantum: float, number: Floats | float = 1.0) -> Floats:
+    """Return the largest mean of ``number`` values that stays in the sample, counts.
+
+    Args:
+        mean: background, counts.
+        variance: of a value, counts^2.
+        quantum: 1 for integer frames, 0 for float frames.
+        number: values in a block of frames; 1 for single values.
+    """
+    least = np.minimum(np.maximum(mean, 0.0), MOST_OF_POISSON) * quantum
+    return (mean + WIDTH * np.sqrt(np.maximum(variance, least) / number)) + (
+        MARGIN * quantum / number
+    )
+
+
+def unclipped(mean: Floats, variance: Floats, quantum: float) -> tuple[Floats, Floats]:
+    """Return mean and variance of the values before the clip, from those of the values it kept."""
+    sd = np.sqrt(variance) / CLIPPED_SD
+    whole = sd * sd
+    with np.errstate(invalid="ignore"):
+        part = np.where(sd > 0, whole / (whole + SPARSE * quantum), 0.0)
+    return mean + (CLIPPED_MEAN * sd) * part, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Background samples of some pixels, after the clip."""
+
+    kept: NDArray[np.int32]
+    """int32: values in each sample; 0: the pixel is masked."""
+    total: Array
+    """Their sums, counts: uint32 or int64; float frames: their mean, float64."""
+    std: NDArray[np.float32]
+    """float32, counts: their population standard deviations."""
+    quantum: float
+    """1 for integer frames, 0 for float frames."""
+    by_blocks: bool
+    """Whole blocks were left out, not the largest values."""
+
+    def __getitem__(self, rows: Any) -> "Samples":
+        """Return some of them, as a view."""
+        return replace(self, kept=self.kept[rows], total=self.total[rows], std=self.std[rows])
+
+    def statistics(self) -> tuple[Floats, Floats, Floats]:
+        """Return mean of the sample, and mean and variance without the bias of the clip, float64."""
+        count = np.maximum(self.kept, 1).astype(np.float64)
+        own = self.total if self.total.dtype.kind == "f" else self.total / count
+        sd = self.std.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # huge values of float frames
+            variance = (sd * sd) * (count / np.maximum(count - 1.0, 1.0))
+            if self.by_blocks:
+                return own, own, variance
+            return own, *unclipped(own, variance, self.quantum)
+
+
+def background_of(samples: Samples, noise: NoiseModel, threads: int) -> tuple[Floats, Bools]:
+    """Return the background of all pixels: their own mean, drawn towards that of their neighbourhood.
+
+    Args:
+        samples: (n_X, n_Y) each: samples of all pixels.
+        noise: noise model of the run.
+        threads: number of threads; the result does not depend on it.
+
+    Returns:
+        (n_X, n_Y) float64, counts: the background, 0 where a pixel is masked, and (n_X, n_Y) bool:
+        hot and cold pixels, whose background is their own mean.
+    """
+    n_rows, n_columns = samples.kept.shape
+    mean, flagged = np.zeros((n_rows, n_columns)), np.zeros((n_rows, n_columns), bool)
+    scale = _scale(samples)
+    rows = max(1, STRIP_PIXELS // n_columns)
+    spans = [(begin, min(begin + rows, n_rows)) for begin in range(0, n_rows, rows)]
+    for _ in range(ROUNDS):
+        before, flagged = flagged, np.empty_like(flagged)
+
+        def strip(span: tuple[int, int], before: Bools = before, flagged: Bools = flagged) -> None:
+            part = slice(*span)
+            mean[part], flagged[part] = _strip(samples, noise, scale, before, *span)
+
+        for _ in in_order(strip, spans, threads):
+            pass
+        if np.array_equal(before, flagged):
+            break
+    return mean, flagged
+
+
+def _strip(
+    samples: Samples, noise: NoiseModel, scale: float, flagged: Bools, begin: int, end: int
+) -> tuple[Floats, Bools]:
+    """Return background and flags of some rows; ``flagged`` are left out of the windows."""
+    g, r2 = noise.gain, noise.read_variance
+    first, last = max(0, begin - WIDE // 2), min(len(flagged), end + WIDE // 2)
+    around, inside = samples[first:last], slice(begin - first, end - first)
+    valid = (around.kept > 0) & np.isfinite(around.total)
+    fixed = _fixed(around, valid, scale)
+    usable = valid & ~flagged[first:last]
+    m = _neighbourhood(
+        np.where(usable, fixed, 0), scale, np.where(usable, around.kept, 0), inside, g, r2
+    )
+    samples, valid, fixed = samples[begin:end], valid[inside], fixed[inside]
+    own, mean, _ = samples.statistics()
+    count = samples.kept.astype(np.float64)
+    total = fixed.astype(np.float64) * scale
+    noise_of_sum = count * (g * np.maximum(m, 0.0) + r2)
+    spread = ((m * m + r2) * (count * count)) / PRIOR
+    allowed = FLAG_WIDTH * np.sqrt(noise_of_sum + spread) + FLAG_MARGIN * g
+    flags = valid & (np.abs(total - count * m) > allowed)
+    weight = _weight(m, g, r2)
+    drawn = np.divide(
+        total + weight * m, count + weight, out=np.zeros_like(total), where=count + weight > 0
+    )
+    with np.errstate(invalid="ignore"):
+        found = np.where(flags | ~valid, mean, drawn + (mean - own))
+    return np.where(samples.kept > 0, found, 0.0), flags
+
+
+def variance_of(
+    mean: Floats, variance: Floats, kept: NDArray[np.int32], noise: NoiseModel
+) -> Floats:
+    """Return the variance of each pixel, counts^2: its own, drawn towards the noise model's.
+
+    Args:
+        mean: (n_X, n_Y) float64, counts: background.
+        variance: (n_X, n_Y) float64, counts^2: own variance.
+        kept: (n_X, n_Y) int32: values it is known from; 0: the pixel is masked.
+        noise: noise model of the run.
+    """
+    g = noise.gain
+    positive = np.maximum(mean, 0.0)
+    model = g * positive + noise.read_variance
+    freedom = np.maximum(kept - 1, 0).astype(np.float64)
+    twice = 2.0 * (model * model)
+    with np.errstate(over="ignore", invalid="ignore"):
+        full = twice + (g * g * g) * positive
+        nu = freedom * np.divide(twice, full, out=np.zeros_like(full), where=full > 0)
+        shrunk = (nu * variance + SHRINK * model) / (nu + SHRINK)
+        found = np.maximum(np.maximum(model, shrunk), LEAST_GAIN_SQUARED * (g * g))
+    return np.where(kept > 0, found, 0.0)
+
+
+def _weight(m: Floats, g: float, r2: float) -> Floats:
+    """Return the weight of a neighbourhood of mean ``m``, in values."""
+    spread = m * m + r2
+    return np.divide(
+        PRIOR * (g * np.maximum(m, 0.0) + r2), spread, out=np.zeros_like(m), where=spread > 0
+    )
+
+
+def _neighbourhood(
+    total: NDArray[np.int64],
+    scale: float,
+    kept: NDArray[np.int32],
+    inside: slice,
+    g: float,
+    r2: float,
+) -> Floats:
+    """Return the mean of the neighbourhood of the pixels of some rows, counts.
+
+    ``total`` and ``kept`` are 0 where a pixel is left out.
+    """
+    count = kept.astype(np.int64)
+    wide_count = window_sums(count, WIDE, inside).astype(np.float64)
+    wide_total = window_sums(total, WIDE, inside).astype(np.float64) * scale
+    wide = (wide_total + g) / np.maximum(wide_count, 1.0)
+    near_count = window_sums(count, NEAR, inside).astype(np.float64)
+    near_total = window_sums(total, NEAR, inside).astype(np.float64) * scale
+    weight = _weight(wide, g, r2)
+    return np.divide(
+        near_total + weight * wide,
+        near_count + weight,
+        out=wide.copy(),
+        where=near_count + weight > 0,
+    )
+
+
+def window_sums(values: NDArray[np.int64], side: int, rows: slice) -> NDArray[np.int64]:
+    """Return the sum over a square of ``side`` pixels around each pixel of some rows.
+
+    (n_X, n_Y) int64; outside of the frame is 0.
+    """
+    reach = side // 2
+    sums = np.empty((rows.stop - rows.start, values.shape[1]), np.int64)
+    column = values[max(0, rows.start - reach) : rows.start + reach].sum(axis=0)
+    for x in range(rows.start, rows.stop):
+        if x + reach < len(values):
+            column += values[x + reach]
+        _row_sums(column, reach, sums[x - rows.start])
+        if x >= reach:
+            column -= values[x - reach]
+    return sums
+
+
+def _row_sums(row: NDArray[np.int64], reach: int, into: NDArray[np.int64]) -> None:
+    """Fill ``into`` with the sums over the columns within ``reach``."""
+    n = len(row)
+    running = np.zeros(n + 1, np.int64)
+    np.cumsum(row, out=running[1:])
+    first, last = np.arange(n) - reach, np.arange(n) + reach + 1
+    if n > 2 * reach + 1:
+        into[reach : n - reach] = running[2 * reach + 1 :] - running[: n - 2 * reach]
+        into[:reach] = running[reach + 1 : 2 * reach + 1]
+        into[n - reach :] = running[n] - running[n - 2 * reach : n - reach]
+    else:
+        into[:] = running[np.minimum(last, n)] - running[np.maximum(first, 0)]
+
+
+def _scale(samples: Samples) -> float:
+    """Return the power of two that `_fixed` is to be multiplied by."""
+    if samples.total.dtype.kind != "f":
+        return 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        known = np.abs(samples.total * samples.kept)
+    largest = known[np.isfinite(known)].max(initial=0.0)
+    return float(np.ldexp(1.0, int(np.frexp(largest)[1]) - FIXED_BITS))
+
+
+def _fixed(samples: Samples, valid: Bools, scale: float) -> NDArray[np.int64]:
+    """Return the sums of samples in units of ``scale``; 0 where not valid."""
+    if samples.total.dtype.kind != "f":
+        return np.where(valid, samples.total, 0).astype(np.int64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        known = np.where(valid, samples.total * samples.kept, 0.0)
+    known[~np.isfinite(known)] = 0.0
+    return np.rint(known / scale).astype(np.int64)

@@ -1,0 +1,66 @@
+"""Clip of a pixel's values, or of its blocks of frames, on the device: kernels of ranked.cu."""
+
+from typing import Any
+
+import numpy as np
+
+from gpu_spots.background import clip
+from gpu_spots.background.methods import Clip
+from gpu_spots.cuda.moments import check_number
+from gpu_spots.cuda.ranked import Launch, RankedMoments
+from gpu_spots.cuda.toolkit import Toolkit
+from gpu_spots.model import Validity
+
+BLOCK_BYTES = 32
+"""Bytes that a team keeps of a block of frames: mean, scatter, sum, and two numbers."""
+DEFINES = {
+    "CLIP": 1,
+    "STEPS": clip.STEPS,
+    "BLOCK_STEPS": clip.BLOCK_STEPS,
+    "WIDTH": repr(clip.WIDTH),
+    "MARGIN": repr(clip.MARGIN),
+    "MOST_OF_POISSON": repr(clip.MOST_OF_POISSON),
+    "CLIPPED_SD": repr(clip.CLIPPED_SD),
+    "CLIPPED_MEAN": repr(clip.CLIPPED_MEAN),
+    "SPARSE": repr(clip.SPARSE),
+}
+"""Macros of the kernels."""
+
+
+def clip_on_device(
+    toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
+) -> RankedMoments:
+    """Return the moments of a band, on the device; see ``gpu_spots.backend.Backend.moments``.
+
+    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
+    `MAX_FRAMES` frames.
+    """
+    check_number(len(frames))
+    dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
+    found = RankedMoments.empty(toolkit, dtype, n_pixels)
+    launch = launch_of(dtype, len(frames), method.n_blocks)
+    before: tuple[Any, ...]
+    if method.block_of_frame is None:
+        name, start = "clip", method.start
+        before = tuple(map(toolkit.to_device, (start.kept, start.shift, start.width)))
+    else:
+        name = "clip_blocks"
+        before = (
+            toolkit.to_device(method.block_of_frame.astype(np.int32)),
+            np.int32(method.n_blocks),
+            toolkit.to_device(method.block_shifts),
+        )
+    launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), DEFINES)
+    return found
+
+
+def launch_of(dtype: np.dtype[Any], n_frames: int, n_blocks: int) -> Launch:
+    """Return how the kernels work on a band; ``n_blocks`` 0: single values are left out."""
+    return Launch.of(dtype, n_frames, beside=BLOCK_BYTES * n_blocks)
+
+
+def clip_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int) -> int:
+    """Return the device memory that the moments of a band take beside its frames, at most."""
+    a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32)
+    scratch = launch_of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
+    return (a_pixel + 1) * n_pixels + scratch + 24 * (n_frames + 1) + 8 * n_blocks + (1 << 12)
