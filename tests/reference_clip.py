@@ -143,7 +143,7 @@ def _pooled(blocks: Sequence[Sequence[Any]], scatters: Sequence[float]) -> float
 
 def noise_line(means: list[float], variances: list[float], sizes: list[int], integer: bool) -> Line:
     """Fit the noise model; pixels in raster order, 0 values where masked."""
-    step = max(1, len(means) // 2**17) | 1
+    step = max(1, len(means) // 2**15) | 1
     pixels = [i for i in range(0, len(means), step) if sizes[i] >= 2]
     pixels.sort(key=lambda i: means[i])
     if not pixels:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Array, NoiseModel
 
 STEPS = 5
@@ -58,9 +57,6 @@ FIXED_BITS = 48
 """Sums of float frames are rounded to that many bits below the largest before they are added over
 windows.
 """
-STRIP_PIXELS = 1 << 17
-"""Pixels of a strip of rows that windows are taken of at a time."""
-
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -142,6 +138,12 @@ def unclipped(mean: Floats, variance: Floats, quantum: float) -> tuple[Floats, F
     return mean + (CLIPPED_MEAN * sd) * part, whole
 
 
+def sample_variance(sd: Floats, kept: NDArray[np.int32]) -> Floats:
+    """Return the variance of a value, counts^2, from the population sd of ``kept`` of them."""
+    count = np.maximum(kept, 1).astype(np.float64)
+    return (sd * sd) * (count / np.maximum(count - 1.0, 1.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Background samples of some pixels, after the clip."""
@@ -152,8 +154,6 @@ class Samples:
     """Their sums, counts: uint32 or int64; float frames: their mean, float64."""
     std: NDArray[np.float32]
     """float32, counts: their population standard deviations."""
-    quantum: float
-    """1 for integer frames, 0 for float frames."""
     by_blocks: bool
     """Whole blocks were left out, not the largest values."""
 
@@ -161,53 +161,54 @@ class Samples:
         """Return some of them, as a view."""
         return replace(self, kept=self.kept[rows], total=self.total[rows], std=self.std[rows])
 
+    def flat(self) -> "Samples":
+        """Return them as arrays of one dimension."""
+        return replace(
+            self,
+            kept=self.kept.reshape(-1),
+            total=self.total.reshape(-1),
+            std=self.std.reshape(-1),
+        )
+
     def statistics(self) -> tuple[Floats, Floats, Floats]:
         """Return mean of the sample, and mean and variance without the bias of the clip, float64."""
         count = np.maximum(self.kept, 1).astype(np.float64)
         own = self.total if self.total.dtype.kind == "f" else self.total / count
-        sd = self.std.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):  # huge values of float frames
-            variance = (sd * sd) * (count / np.maximum(count - 1.0, 1.0))
-            if self.by_blocks:
-                return own, own, variance
-            return own, *unclipped(own, variance, self.quantum)
+        variance = sample_variance(self.std.astype(np.float64), self.kept)
+        if self.by_blocks:
+            return own, own, variance
+        return own, *unclipped(own, variance, 0.0 if self.total.dtype.kind == "f" else 1.0)
 
 
-def background_of(samples: Samples, noise: NoiseModel, threads: int) -> tuple[Floats, Bools]:
-    """Return the background of all pixels: their own mean, drawn towards that of their neighbourhood.
+def scale_of(samples: Samples) -> float:
+    """Return the power of two that sums of samples are whole numbers of in windows; 1 for integers."""
+    if samples.total.dtype.kind != "f":
+        return 1.0
+    largest = 0.0
+    for total, kept in zip(samples.total, samples.kept, strict=True):  # row by row
+        with np.errstate(over="ignore", invalid="ignore"):
+            known = np.abs(total * kept)
+        largest = max(largest, float(known[np.isfinite(known)].max(initial=0.0)))
+    return float(np.ldexp(1.0, int(np.frexp(largest)[1]) - FIXED_BITS))
+
+
+def background_of_rows(
+    samples: Samples, noise: NoiseModel, scale: float, flagged: Bools, begin: int, end: int
+) -> tuple[Floats, Bools]:
+    """Return the background of some rows: own means, drawn towards those of the neighbourhoods.
 
     Args:
         samples: (n_X, n_Y) each: samples of all pixels.
         noise: noise model of the run.
-        threads: number of threads; the result does not depend on it.
+        scale: `scale_of` the samples.
+        flagged: (n_X, n_Y) bool: pixels that are left out of the neighbourhoods.
+        begin: first row.
+        end: last row, exclusive.
 
     Returns:
-        (n_X, n_Y) float64, counts: the background, 0 where a pixel is masked, and (n_X, n_Y) bool:
-        hot and cold pixels, whose background is their own mean.
+        (end - begin, n_Y) float64, counts: the background, 0 where a pixel is masked; and bool: hot
+        and cold pixels, whose background is their own mean.
     """
-    n_rows, n_columns = samples.kept.shape
-    mean, flagged = np.zeros((n_rows, n_columns)), np.zeros((n_rows, n_columns), bool)
-    scale = _scale(samples)
-    rows = max(1, STRIP_PIXELS // n_columns)
-    spans = [(begin, min(begin + rows, n_rows)) for begin in range(0, n_rows, rows)]
-    for _ in range(ROUNDS):
-        before, flagged = flagged, np.empty_like(flagged)
-
-        def strip(span: tuple[int, int], before: Bools = before, flagged: Bools = flagged) -> None:
-            part = slice(*span)
-            mean[part], flagged[part] = _strip(samples, noise, scale, before, *span)
-
-        for _ in in_order(strip, spans, threads):
-            pass
-        if np.array_equal(before, flagged):
-            break
-    return mean, flagged
-
-
-def _strip(
-    samples: Samples, noise: NoiseModel, scale: float, flagged: Bools, begin: int, end: int
-) -> tuple[Floats, Bools]:
-    """Return background and flags of some rows; ``flagged`` are left out of the windows."""
     g, r2 = noise.gain, noise.read_variance
     first, last = max(0, begin - WIDE // 2), min(len(flagged), end + WIDE // 2)
     around, inside = samples[first:last], slice(begin - first, end - first)
@@ -256,6 +257,12 @@ def variance_of(
         shrunk = (nu * variance + SHRINK * model) / (nu + SHRINK)
         found = np.maximum(np.maximum(model, shrunk), LEAST_GAIN_SQUARED * (g * g))
     return np.where(kept > 0, found, 0.0)
+
+
+def least_noise(noise: NDArray[np.float32], model: NoiseModel) -> Floats:
+    """Return the standard deviation, counts, that thresholds are multiples of: half a counted unit or more."""
+    own, g = noise.astype(np.float64), model.gain
+    return np.sqrt(np.maximum(own * own, (g * g) / 4.0))
 
 
 def _weight(m: Floats, g: float, r2: float) -> Floats:
@@ -322,16 +329,6 @@ def _row_sums(row: NDArray[np.int64], reach: int, into: NDArray[np.int64]) -> No
         into[n - reach :] = running[n] - running[n - 2 * reach : n - reach]
     else:
         into[:] = running[np.minimum(last, n)] - running[np.maximum(first, 0)]
-
-
-def _scale(samples: Samples) -> float:
-    """Return the power of two that `_fixed` is to be multiplied by."""
-    if samples.total.dtype.kind != "f":
-        return 1.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        known = np.abs(samples.total * samples.kept)
-    largest = known[np.isfinite(known)].max(initial=0.0)
-    return float(np.ldexp(1.0, int(np.frexp(largest)[1]) - FIXED_BITS))
 
 
 def _fixed(samples: Samples, valid: Bools, scale: float) -> NDArray[np.int64]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from gpu_spots.background import clip, noise
 from gpu_spots.background.clip import Samples
 from gpu_spots.background.maps import threshold_map
-from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Method
 from gpu_spots.memory.workers import in_order
-from gpu_spots.model import Array, Background, IntegerLevel
+from gpu_spots.model import Array, Background, IntegerLevel, NoiseModel
 
-Floats = NDArray[np.float64]
-
-PIECE_PIXELS = 1 << 16
+PIECE_PIXELS = 1 << 14
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
+STRIP_PIXELS = 1 << 17
+"""Pixels of a strip of rows whose neighbourhoods are added up at a time."""
 
 
 def complete(
@@ -43,112 +43,111 @@ def complete(
         correlation: correlation factor of the noise, and its error.
         threads: number of threads; the result does not depend on it.
     """
-    is_integer = background.max.dtype.kind != "f"
-    quantum = 1.0 if is_integer else 0.0
-    statistics = _statistics_of(background, kept, total, method, quantum)
-    n_pixels = kept.size
-    some = slice(None, None, max(1, n_pixels // noise.SAMPLE) | 1)
-    sampled, counts = statistics(some), kept.reshape(-1)[some]
-    model = noise.fit(*sampled, counts, correlation, counts=is_integer)
+    n, s = kept.reshape(-1), total.reshape(-1)
+    avg, std = background.avg.reshape(-1), background.std.reshape(-1)
+    some = slice(None, None, max(1, len(n) // noise.SAMPLE) | 1)
+    with _quiet():
+        sampled = method.unbiased(n[some], s[some], avg[some], std[some])
+        is_integer = background.max.dtype.kind != "f"
+        model = noise.fit(*sampled, n[some], correlation, counts=is_integer)
+    samples = method.clipped(kept, total, background.std)
+    if samples is not None:
+        return _with_clipped(background, samples, model, cutoff, threads)
 
     sigma = np.empty(kept.shape, np.float32)
-    if not isinstance(method, Clip):
 
-        def rows(part: slice) -> None:
-            mean, variance = statistics(part)
-            v = clip.variance_of(mean, variance, kept.reshape(-1)[part], model)
-            with np.errstate(over="ignore", invalid="ignore"):
-                sigma.reshape(-1)[part] = np.sqrt(v)
+    def fill(part: slice) -> None:
+        mean, variance = method.unbiased(n[part], s[part], avg[part], std[part])
+        sigma.reshape(-1)[part] = np.sqrt(clip.variance_of(mean, variance, n[part], model))
 
-        _in_pieces(rows, n_pixels, threads)
-        return replace(background, noise=sigma, noise_model=model)
+    _in_pieces(fill, len(n), threads)
+    return replace(background, noise=sigma, noise_model=model)
 
-    by_blocks = method.block_of_frame is not None
-    samples = Samples(kept, total, background.std, quantum, by_blocks)
-    mean, flagged = clip.background_of(samples, model, threads)
-    flat_mean = mean.reshape(-1)
-    avg, std = (np.empty(kept.shape, np.float32) for _ in range(2))
+
+def _with_clipped(
+    background: Background, samples: Samples, model: NoiseModel, cutoff: float, threads: int
+) -> Background:
+    """Return the background of clipped samples."""
+    shape, dtype = samples.kept.shape, background.max.dtype
+    mean, flagged = _means(samples, model, threads)
+    avg, std, sigma = (np.empty(shape, np.float32) for _ in range(3))
     threshold = np.empty_like(background.threshold)
-    high = np.empty(kept.shape, np.int64) if is_integer else None
-    low = np.empty(kept.shape, np.uint32) if is_integer else None
-    g = model.gain
+    level: Array | IntegerLevel = mean
+    if dtype.kind != "f":
+        level = IntegerLevel(2**32, np.empty(shape, np.int64), np.empty(shape, np.uint32))
+    flat = samples.flat()
 
-    def clipped_rows(part: slice) -> None:
-        mean, masked = flat_mean[part], kept.reshape(-1)[part] == 0
-        _, variance = statistics(part)
-        with np.errstate(over="ignore", invalid="ignore"):
-            v = clip.variance_of(mean, variance, kept.reshape(-1)[part], model)
-            sigma.reshape(-1)[part] = np.sqrt(v)
-            avg.reshape(-1)[part] = mean
-            std.reshape(-1)[part] = np.where(masked, 0.0, np.sqrt(variance))
-            own = sigma.reshape(-1)[part].astype(np.float64)
-            apart = np.sqrt(np.maximum(own * own, (g * g) / 4.0))
-            threshold.reshape(-1)[part] = threshold_map(
-                mean, apart, cutoff, masked, background.max.dtype
-            )
-        if high is not None and low is not None:
-            whole = np.floor(mean)
-            high.reshape(-1)[part] = whole
-            low.reshape(-1)[part] = np.floor((mean - whole) * 2.0**32)
+    def fill(part: slice) -> None:
+        own, b = flat[part], mean.reshape(-1)[part]
+        masked = own.kept == 0
+        _, _, variance = own.statistics()
+        noise_of = sigma.reshape(-1)[part]
+        noise_of[:] = np.sqrt(clip.variance_of(b, variance, own.kept, model))
+        avg.reshape(-1)[part] = b
+        std.reshape(-1)[part] = np.where(masked, 0.0, np.sqrt(variance))
+        threshold.reshape(-1)[part] = threshold_map(
+            b, clip.least_noise(noise_of, model), cutoff, masked, dtype
+        )
+        if isinstance(level, IntegerLevel) and level.high is not None:
+            whole = np.floor(b)
+            level.high.reshape(-1)[part] = whole
+            level.low.reshape(-1)[part] = np.floor((b - whole) * 2.0**32)
 
-    _in_pieces(clipped_rows, n_pixels, threads)
+    _in_pieces(fill, flat.kept.size, threads)
     return replace(
         background,
         avg=avg,
         std=std,
         threshold=threshold,
         dropped=None,
-        level=mean if high is None or low is None else IntegerLevel(2**32, high, low),
+        level=level,
         noise=sigma,
         noise_model=model,
         flagged=flagged,
     )
 
 
+def _means(
+    samples: Samples, model: NoiseModel, threads: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the background of all pixels, counts, and which of them are hot or cold."""
+    n_rows, n_columns = samples.kept.shape
+    mean, flagged = np.empty((n_rows, n_columns)), np.zeros((n_rows, n_columns), bool)
+    scale = clip.scale_of(samples)
+    rows = max(1, STRIP_PIXELS // n_columns)
+    spans = [(begin, min(begin + rows, n_rows)) for begin in range(0, n_rows, rows)]
+    for _ in range(clip.ROUNDS):
+        before, flagged = flagged, np.empty_like(flagged)
+
+        def fill(
+            span: tuple[int, int],
+            before: NDArray[np.bool_] = before,
+            flagged: NDArray[np.bool_] = flagged,
+        ) -> None:
+            part = slice(*span)
+            with _quiet():
+                mean[part], flagged[part] = clip.background_of_rows(
+                    samples, model, scale, before, *span
+                )
+
+        for _ in in_order(fill, spans, threads):
+            pass
+        if np.array_equal(before, flagged):
+            break
+    return mean, flagged
+
+
 def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int) -> None:
     """Call the function for all pixels, some at a time, in threads."""
-    pieces = (
-        slice(begin, min(begin + PIECE_PIXELS, n_pixels))
-        for begin in range(0, n_pixels, PIECE_PIXELS)
-    )
-    for _ in in_order(function, pieces, threads):
+
+    def one(begin: int) -> None:
+        with _quiet():
+            function(slice(begin, min(begin + PIECE_PIXELS, n_pixels)))
+
+    for _ in in_order(one, range(0, n_pixels, PIECE_PIXELS), threads):
         pass
 
 
-def _statistics_of(
-    background: Background,
-    kept: NDArray[np.int32],
-    total: Array,
-    method: Method,
-    quantum: float,
-) -> Callable[[slice], tuple[Floats, Floats]]:
-    """Return a function of some pixels: their mean and variance, without the bias of the method."""
-    shift, width = 0.0, 1.0
-    match method:
-        case Clip():
-            by_blocks = method.block_of_frame is not None
-
-            def of_clip(part: slice) -> tuple[Floats, Floats]:
-                _, mean, variance = Samples(
-                    kept.reshape(-1)[part],
-                    total.reshape(-1)[part],
-                    background.std.reshape(-1)[part],
-                    quantum,
-                    by_blocks,
-                ).statistics()
-                return mean, variance
-
-            return of_clip
-        case Trimmed(percent):
-            shift, width = clip.lower_part(1 - percent / 100)
-        case KruskalWallis():
-            pass
-
-    def of_sample(part: slice) -> tuple[Floats, Floats]:
-        count = np.maximum(kept.reshape(-1)[part], 1).astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            sd = background.std.reshape(-1)[part].astype(np.float64) / width
-            mean = background.avg.reshape(-1)[part].astype(np.float64) + shift * sd
-            return mean, (sd * sd) * (count / np.maximum(count - 1.0, 1.0))
-
-    return of_sample
+def _quiet() -> np.errstate:
+    """Float frames may hold values so large that their statistics overflow; such a pixel stands out on no frame."""
+    return np.errstate(over="ignore", invalid="ignore")

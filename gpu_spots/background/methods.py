@@ -15,7 +15,7 @@ from gpu_spots.background import clip
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Background
+from gpu_spots.model import MAX_FRAMES, Array, Background
 from gpu_spots.parameters import Parameters
 
 
@@ -82,6 +82,25 @@ class Trimmed:
     def n_sampled(self, n_frames: int) -> int:
         """Return the number of values in the sample of a pixel whose values are all valid."""
         return n_frames - self._n_removed(n_frames)
+
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of all values of some pixels, as if those dropped were noise.
+
+        Args:
+            kept: int32: values in the sample of each pixel.
+            total: sum of each sample, counts.
+            avg: float32, counts: average of each sample.
+            std: float32, counts: population standard deviation of each sample.
+
+        Returns:
+            float64, counts and counts^2.
+        """
+        shift, width = clip.lower_part(1 - self.percent / 100)
+        sd = std.astype(np.float64) / width
+        return avg.astype(np.float64) + shift * sd, clip.sample_variance(sd, kept)
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> None:
+        """Return None: avg, std and threshold are those of the samples."""
 
     def _n_removed(self, n_frames: int) -> int:
         """Return the values dropped from a pixel whose values are all valid."""
@@ -161,6 +180,13 @@ class KruskalWallis:
     def n_sampled(self, n_frames: int) -> int:
         """Return the number of values in the sample of a pixel that keeps all blocks."""
         return n_frames
+
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of the values of some pixels; see `Trimmed.unbiased`."""
+        return avg.astype(np.float64), clip.sample_variance(std.astype(np.float64), kept)
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> None:
+        """Return None: avg, std and threshold are those of the samples."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,6 +268,15 @@ class Clip:
     def n_sampled(self, n_frames: int) -> int:
         """Return the number of values in the sample of a pixel without spots."""
         return n_frames
+
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of the values without spots; see `Trimmed.unbiased`."""
+        _, mean, variance = self.clipped(kept, total, std).statistics()
+        return mean, variance
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> clip.Samples:
+        """Return the samples of some pixels, from which the background is made."""
+        return clip.Samples(kept, total, std, self.block_of_frame is not None)
 
 
 Method = Trimmed | KruskalWallis | Clip

@@ -16,7 +16,7 @@ N_BINS = 40
 """Bins of background that pixels are divided into, equally many in each."""
 TRIMMED = 20
 """One in so many variances is left out at either end of a bin."""
-SAMPLE = 1 << 17
+SAMPLE = 1 << 15
 """Pixels that the model is fitted to, where there are as many."""
 ENOUGH_SPREAD = 4.0
 """The backgrounds must differ by that many times the error of one, or no offset is fitted."""

@@ -13,7 +13,7 @@ from gpu_spots.model import Validity
 
 BLOCK_BYTES = 32
 """Bytes that a team keeps of a block of frames: mean, scatter, sum, and two numbers."""
-DEFINES = {
+DEFINES: dict[str, int | str] = {
     "CLIP": 1,
     "STEPS": clip.STEPS,
     "BLOCK_STEPS": clip.BLOCK_STEPS,
@@ -42,7 +42,7 @@ def clip_on_device(
     before: tuple[Any, ...]
     if method.block_of_frame is None:
         name, start = "clip", method.start
-        before = tuple(map(toolkit.to_device, (start.kept, start.shift, start.width)))
+        before = tuple(toolkit.to_device(table) for table in (start.kept, start.shift, start.width))
     else:
         name = "clip_blocks"
         before = (
