@@ -38,5 +38,10 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
     ):
         observer.advance(n_done)
     return complete(
-        maps.finish(validity), *maps.samples, method, cutoff, threads=source.plan.threads
+        maps.finish(validity),
+        *maps.samples,
+        method,
+        cutoff,
+        source.sampler.correlation(),
+        source.plan.threads,
     )

@@ -153,6 +153,18 @@ class NoiseModel:
     n_pixels: NDArray[np.int64]
     """(n_bins,) int64: pixels in each bin."""
 
+    def words(self) -> str:
+        """Return the model in one line."""
+
+        def number(value: float, error: float) -> str:
+            return f"{value:.4g}" + (f" +- {error:.2g}" if error == error else "")
+
+        return (
+            f"noise: variance = {number(self.offset, self.offset_error)} + "
+            f"({number(self.gain, self.gain_error)}) x background, counts^2; "
+            f"correlation factor {number(self.correlation, self.correlation_error)}"
+        )
+
     @property
     def read_variance(self) -> float:
         """Variance without background, counts^2, not below 0."""

@@ -22,7 +22,7 @@ from gpu_spots.masks import grouping
 from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.memory.source import OpenSpool, Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, NoiseModel, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
@@ -42,6 +42,8 @@ class Summary:
     """Background method."""
     outcome: Outcome | None
     """What the method did; None: nothing worth a line."""
+    noise: NoiseModel | None
+    """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
     """Smallest and largest scale of a frame; None where frames were not scaled."""
     plan: Plan
@@ -136,6 +138,9 @@ def find_spots(
                 observer.warn(outcome.warning)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
+            noise = background.noise_model
+            if noise is not None:
+                sink.write_noise(noise)
             for name, encoded in in_order(
                 lambda item: (item[0], sink.encode(lambda: item[1])),
                 _maps(background),
@@ -154,7 +159,7 @@ def find_spots(
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table)
-    return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
+    return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
 
 
 def _maps(background: Background) -> Iterator[tuple[str, Array]]:
@@ -169,6 +174,7 @@ def _summary(
     table: SpotTable,
     method: Method,
     outcome: Outcome | None,
+    noise: NoiseModel | None,
     factors: NDArray[np.int64] | None,
     plan: Plan,
     watch: Stopwatch,
@@ -180,6 +186,7 @@ def _summary(
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         method=method,
         outcome=outcome,
+        noise=noise,
         scales=None
         if factors is None
         else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),

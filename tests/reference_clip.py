@@ -144,10 +144,12 @@ def _pooled(blocks: Sequence[Sequence[Any]], scatters: Sequence[float]) -> float
 def noise_line(means: list[float], variances: list[float], sizes: list[int], integer: bool) -> Line:
     """Fit the noise model; pixels in raster order, 0 values where masked."""
     step = max(1, len(means) // 2**15) | 1
-    pixels = [i for i in range(0, len(means), step) if sizes[i] >= 2]
+    known = [i for i in range(0, len(means), step) if sizes[i] >= 2 and math.isfinite(means[i])]
+    pixels = [i for i in known if math.isfinite(variances[i]) and variances[i] > 0]
     pixels.sort(key=lambda i: means[i])
     if not pixels:
-        return Line(0.0, 0.0, [], [])
+        is_dark = integer and known and sorted(means[i] for i in known)[len(known) // 2] < 1
+        return Line(1.0 if is_dark else 0.0, 0.0, [], [])
     bins = [list(part) for part in np.array_split(pixels, 40) if len(part)]
 
     def inner(values: list[float]) -> float:
@@ -162,9 +164,7 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
     y = [inner([variances[i] for i in part]) for part in bins]
     level = math.fsum(inner([means[i] for i in part]) for part in bins) / len(bins)
     noise = math.fsum(y) / len(bins)
-    alike = Line(1.0 if integer and level < 1 else 0.0, noise, x, y)
-    if level > 0 and noise > 0:
-        alike = Line(noise / level, 0.0, x, y)
+    alike = Line(noise / level, 0.0, x, y) if level > 0 else Line(0.0, noise, x, y)
     tenth = len(x) // 10
     error = math.sqrt(middle(y) / middle([float(sizes[i]) for i in pixels]))
     if len(x) < 3 or not x[len(x) - 1 - tenth] - x[tenth] > 4 * error:

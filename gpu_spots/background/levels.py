@@ -6,6 +6,7 @@ few counts only. A factor is a whole number of 1/65536, so that scaled frames ar
 every backend.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,12 @@ LARGE_SCATTER = 0.2
 """Relative scatter of the levels that is worth a warning, even where it is smaller than the noise
 of a pixel.
 """
+OUTLIER, SMALL, AROUND = 5.0, 2.0, 6
+"""Larger differences of neighbouring frames, of their median size and in counts, are left out of
+the correlation, with so many pixels on either side.
+"""
+ENOUGH = 1000
+"""Differences that a correlation is taken from, at least."""
 SIGNIFICANT = 4.0
 """Such a scatter is that many times the scatter expected from counting statistics."""
 
@@ -115,6 +122,40 @@ class LevelSampler:
             f"of equal exposure together, or increase {given('cutoff')} "
             f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
+
+    def correlation(self) -> tuple[float, float]:
+        """Return the correlation factor of the noise, and its error.
+
+        The factor is the variance of the sum of 3 x 3 pixels divided by the sum of their variances.
+        It comes from the correlation of neighbours along rows, taken to be the same along columns,
+        in differences of neighbouring frames. 1 and NaN where these are too few.
+        """
+        products, squares, n = [0.0, 0.0], 0.0, 0
+        for i in self._first_of_pairs:
+            before, after = self._kept[i], self._kept[i + 1]
+            usable = _usable(before, self._validity) & _usable(after, self._validity)
+            with np.errstate(over="ignore", invalid="ignore"):
+                change = after.astype(np.float64) - before - (self.levels[i + 1] - self.levels[i])
+            usable &= np.isfinite(change)
+            change[~usable] = 0.0
+            if not usable.any():
+                continue
+            # spots and zingers are no noise, and neither is what is around them
+            most = max(OUTLIER * float(np.median(np.abs(change[usable]))), SMALL)
+            far = np.abs(change) > most
+            for step in range(1, AROUND + 1):
+                usable[:, step:] &= ~far[:, :-step]
+                usable[:, :-step] &= ~far[:, step:]
+            change[far | ~usable] = 0.0
+            squares += math.fsum((change * change).reshape(-1).tolist())
+            n += int(np.count_nonzero(usable))
+            for lag in (1, 2):
+                both = change[:, lag:] * change[:, :-lag]
+                products[lag - 1] += math.fsum(both.reshape(-1).tolist())
+        if not (n >= ENOUGH and 0 < squares < math.inf):
+            return 1.0, math.nan
+        along = 1 + (4 * products[0] + 2 * products[1]) / (3 * squares)
+        return along * along, 2 * abs(along) * math.sqrt(20 / 9 / n)
 
     def _pixel_noise(self) -> float:
         """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""

@@ -41,14 +41,16 @@ def fit(
     Args:
         mean: (n,) float64, counts: background of some pixels, about `SAMPLE`.
         variance: (n,) float64, counts^2: variance of their values.
-        kept: (n,) int32: values they are known from; pixels with fewer than 2 are left out.
+        kept: (n,) int32: values they are known from; pixels with fewer than 2 are left out, and
+            pixels without variance, as dead ones.
         correlation: correlation factor and its error.
         counts: frames hold integers, of which one is the smallest unit.
 
     Returns:
-        The model; gain 0 and offset 0 where no pixel is left.
+        The model. Where no pixel is left the gain is 1 for counts below 1, else 0.
     """
-    good = (kept >= 2) & np.isfinite(mean) & np.isfinite(variance)
+    known = mean[(kept >= 2) & np.isfinite(mean)]
+    good = (kept >= 2) & np.isfinite(mean) & np.isfinite(variance) & (variance > 0)
     b, v, n = mean[good], variance[good], kept[good]
     order = np.argsort(b, kind="stable")
     bins = [part for part in np.array_split(order, N_BINS) if len(part)]
@@ -56,21 +58,23 @@ def fit(
     y = np.array([_trimmed_mean(v[part]) for part in bins])
     n_pixels = np.array([len(part) for part in bins], np.int64)
     if not len(bins):
-        line = (0.0, 0.0, math.nan, math.nan)
+        # frames with next to no photons: each is a count
+        is_dark = counts and len(known) > 0 and _median(known) < 1
+        line = (1.0 if is_dark else 0.0, 0.0, math.nan, math.nan)
     else:
         typical = _median(n.astype(np.float64))
         means = np.array([_trimmed_mean(b[part]) for part in bins])
-        line = _line(x, y, means, typical, counts=counts)
+        line = _line(x, y, means, typical)
     gain, offset, gain_error, offset_error = line
     return NoiseModel(gain, offset, gain_error, offset_error, *correlation, x, y, n_pixels)
 
 
 def _line(
-    x: Floats, y: Floats, means: Floats, n_values: float, *, counts: bool
+    x: Floats, y: Floats, means: Floats, n_values: float
 ) -> tuple[float, float, float, float]:
     """Return gain, offset and their errors."""
     errors = math.nan, math.nan
-    through_zero = _through_zero(means, y, counts=counts)
+    through_zero = _through_zero(means, y)
     low, high = x[len(x) // 10], x[len(x) - 1 - len(x) // 10]
     if len(x) < 3 or not high - low > ENOUGH_SPREAD * math.sqrt(_median(y) / n_values):
         return (*through_zero, *errors)
@@ -92,13 +96,10 @@ def _line(
     return gain, y0 - gain * x0, gain_error, offset_error
 
 
-def _through_zero(means: Floats, y: Floats, *, counts: bool) -> tuple[float, float]:
+def _through_zero(means: Floats, y: Floats) -> tuple[float, float]:
     """Return gain and offset where backgrounds are too much alike to tell one from the other."""
     level, variance = _mean(means), _mean(y)
-    if level > 0 and variance > 0:
-        return variance / level, 0.0
-    # frames with next to no photons: each is a count
-    return (1.0 if counts and level < 1 else 0.0), variance
+    return (variance / level, 0.0) if level > 0 else (0.0, variance)
 
 
 def _mean(values: Floats) -> float:
