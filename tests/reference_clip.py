@@ -298,19 +298,20 @@ def _neighbours(
 
     flags = [False] * len(own)
     background: list[float] = []
-    for _ in range(3):
+    for _ in range(2):
         before, flags, background = flags, [], []
         usable = np.array([m > 0 and not f for m, f in zip(sizes, before, strict=True)])
         s = np.where(usable, np.array(sums, object), 0).reshape(n_x, n_y)
         c = np.where(usable, np.array(sizes, object), 0).reshape(n_x, n_y)
         for i in range(n_x * n_y):
             x, y = divmod(i, n_y)
-            wide = np.s_[max(0, x - 30) : x + 31, max(0, y - 30) : y + 31]
+            left, top = 8 * (x // 8 - 4), 8 * (y // 8 - 4)
+            wide = np.s_[max(0, left) : left + 72, max(0, top) : top + 72]
             near = np.s_[max(0, x - 5) : x + 6, max(0, y - 5) : y + 6]
-            m61 = (float(s[wide].sum()) * unit + g) / float(max(c[wide].sum(), 1))
-            k, count = weight(m61), float(c[near].sum())
+            wide_mean = (float(s[wide].sum()) * unit + g) / float(max(c[wide].sum(), 1))
+            k, count = weight(wide_mean), float(c[near].sum())
             total = float(s[near].sum()) * unit
-            m11 = (total + k * m61) / (count + k) if count + k > 0 else m61
+            m11 = (total + k * wide_mean) / (count + k) if count + k > 0 else wide_mean
             m, total = float(sizes[i]), float(sums[i]) * unit
             noise = m * (g * max(m11, 0.0) + r2)
             spread = (m11 * m11 + r2) * (m * m) / 64
@@ -322,6 +323,6 @@ def _neighbours(
             k = weight(m11)
             drawn = (total + k * m11) / (m + k) if m + k > 0 else 0.0
             background.append(drawn + (mean[i] - own[i]))
-        if flags == before:
+        if not any(flags):
             break
     return background, flags

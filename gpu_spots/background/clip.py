@@ -33,9 +33,11 @@ SPARSE = 0.4
 """Counts^2: with a variance far below this nothing is cut off a pixel, as `MARGIN` is larger."""
 PRIOR = 64.0
 """Weight of the neighbourhood, counted units: it is known to 1/8 of itself."""
-NEAR, WIDE = 11, 61
-"""Sides of the windows that the mean of the neighbourhood is taken from, pixels."""
-ROUNDS = 3
+NEAR = 11
+"""Side of the window that the mean of the neighbourhood is taken from, pixels."""
+CELL, CELLS = 8, 9
+"""Side of a cell, pixels, and of the window of cells whose mean that mean is drawn towards."""
+ROUNDS = 2
 """Times that hot and cold pixels are looked for; each time those found before are left out of the
 windows.
 """
@@ -133,8 +135,7 @@ def unclipped(mean: Floats, variance: Floats, quantum: float) -> tuple[Floats, F
     """Return mean and variance of the values before the clip, from those of the values it kept."""
     sd = np.sqrt(variance) / CLIPPED_SD
     whole = sd * sd
-    with np.errstate(invalid="ignore"):
-        part = np.where(sd > 0, whole / (whole + SPARSE * quantum), 0.0)
+    part = _divided(whole, whole + SPARSE * quantum)
     return mean + (CLIPPED_MEAN * sd) * part, whole
 
 
@@ -192,8 +193,39 @@ def scale_of(samples: Samples) -> float:
     return float(np.ldexp(1.0, int(np.frexp(largest)[1]) - FIXED_BITS))
 
 
+def cell_sums(
+    samples: Samples, scale: float, flagged: Bools, begin: int, end: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return sums over cells of `CELL` x `CELL` pixels of the rows ``begin`` to ``end``.
+
+    ``begin`` is a multiple of `CELL`. (cells of the rows, cells of a row) int64: sum of the samples
+    in units of ``scale``, and number of their values; pixels that are ``flagged`` are left out.
+    """
+    part = slice(begin, end)
+    total, count = _usable_sums(samples[part], scale, flagged[part])
+    rows, columns = (np.arange(0, n, CELL) for n in total.shape)
+    sums = (
+        np.add.reduceat(np.add.reduceat(each, rows), columns, axis=1) for each in (total, count)
+    )
+    return next(sums), next(sums)
+
+
+def wide_means(
+    totals: NDArray[np.int64], counts: NDArray[np.int64], scale: float, noise: NoiseModel
+) -> Floats:
+    """Return the mean over `CELLS` x `CELLS` cells around each cell, counts, from `cell_sums`."""
+    total, count = (window_sums(np.pad(each, CELLS // 2), CELLS) for each in (totals, counts))
+    return (total.astype(np.float64) * scale + noise.gain) / np.maximum(count, 1).astype(np.float64)
+
+
 def background_of_rows(
-    samples: Samples, noise: NoiseModel, scale: float, flagged: Bools, begin: int, end: int
+    samples: Samples,
+    noise: NoiseModel,
+    scale: float,
+    wide: Floats,
+    flagged: Bools,
+    begin: int,
+    end: int,
 ) -> tuple[Floats, Bools]:
     """Return the background of some rows: own means, drawn towards those of the neighbourhoods.
 
@@ -201,8 +233,9 @@ def background_of_rows(
         samples: (n_X, n_Y) each: samples of all pixels.
         noise: noise model of the run.
         scale: `scale_of` the samples.
+        wide: `wide_means` of all cells.
         flagged: (n_X, n_Y) bool: pixels that are left out of the neighbourhoods.
-        begin: first row.
+        begin: first row, a multiple of `CELL`.
         end: last row, exclusive.
 
     Returns:
@@ -210,29 +243,51 @@ def background_of_rows(
         and cold pixels, whose background is their own mean.
     """
     g, r2 = noise.gain, noise.read_variance
-    first, last = max(0, begin - WIDE // 2), min(len(flagged), end + WIDE // 2)
-    around, inside = samples[first:last], slice(begin - first, end - first)
-    valid = (around.kept > 0) & np.isfinite(around.total)
-    fixed = _fixed(around, valid, scale)
-    usable = valid & ~flagged[first:last]
-    m = _neighbourhood(
-        np.where(usable, fixed, 0), scale, np.where(usable, around.kept, 0), inside, g, r2
-    )
-    samples, valid, fixed = samples[begin:end], valid[inside], fixed[inside]
+    m = _near_means(samples, noise, scale, wide, flagged, begin, end)
+    samples = samples[begin:end]
+    valid = (samples.kept > 0) & np.isfinite(samples.total)
     own, mean, _ = samples.statistics()
     count = samples.kept.astype(np.float64)
-    total = fixed.astype(np.float64) * scale
-    noise_of_sum = count * (g * np.maximum(m, 0.0) + r2)
-    spread = ((m * m + r2) * (count * count)) / PRIOR
-    allowed = FLAG_WIDTH * np.sqrt(noise_of_sum + spread) + FLAG_MARGIN * g
-    flags = valid & (np.abs(total - count * m) > allowed)
-    weight = _weight(m, g, r2)
-    drawn = np.divide(
-        total + weight * m, count + weight, out=np.zeros_like(total), where=count + weight > 0
-    )
-    with np.errstate(invalid="ignore"):
-        found = np.where(flags | ~valid, mean, drawn + (mean - own))
+    total = _fixed(samples, valid, scale).astype(np.float64) * scale
+    level = g * np.maximum(m, 0.0) + r2
+    spread = m * m + r2
+    allowed = FLAG_WIDTH * np.sqrt(count * level + (spread * (count * count)) / PRIOR)
+    flags = valid & (np.abs(total - count * m) > allowed + FLAG_MARGIN * g)
+    weight = _divided(PRIOR * level, spread)
+    drawn = _divided(total + weight * m, count + weight)
+    found = np.where(flags | ~valid, mean, drawn + (mean - own))
     return np.where(samples.kept > 0, found, 0.0), flags
+
+
+def _near_means(
+    samples: Samples,
+    noise: NoiseModel,
+    scale: float,
+    wide: Floats,
+    flagged: Bools,
+    begin: int,
+    end: int,
+) -> Floats:
+    """Return the mean of the neighbourhood of the pixels of some rows, counts."""
+    g, r2 = noise.gain, noise.read_variance
+    n_rows, n_columns = samples.kept.shape
+    first, last = max(0, begin - NEAR // 2), min(n_rows, end + NEAR // 2)
+    edges = (NEAR // 2 - (begin - first), NEAR // 2 - (last - end)), (NEAR // 2, NEAR // 2)
+    total, count = (
+        window_sums(np.pad(each, edges), NEAR).astype(np.float64)
+        for each in _usable_sums(samples[first:last], scale, flagged[first:last])
+    )
+    of_cells = wide[begin // CELL : -(-end // CELL)]
+    weights = _divided(PRIOR * (g * np.maximum(of_cells, 0.0) + r2), of_cells * of_cells + r2)
+
+    def of_pixels(cells: Floats) -> Floats:
+        rows = np.repeat(cells, CELL, axis=0)[: end - begin]
+        return np.repeat(rows, CELL, axis=1)[:, :n_columns]
+
+    weight, mean = of_pixels(weights), of_pixels(of_cells)
+    divisor = count + weight
+    total = total * scale + of_pixels(weights * of_cells)
+    return np.divide(total, divisor, out=mean, where=divisor > 0)
 
 
 def variance_of(
@@ -251,11 +306,9 @@ def variance_of(
     model = g * positive + noise.read_variance
     freedom = np.maximum(kept - 1, 0).astype(np.float64)
     twice = 2.0 * (model * model)
-    with np.errstate(over="ignore", invalid="ignore"):
-        full = twice + (g * g * g) * positive
-        nu = freedom * np.divide(twice, full, out=np.zeros_like(full), where=full > 0)
-        shrunk = (nu * variance + SHRINK * model) / (nu + SHRINK)
-        found = np.maximum(np.maximum(model, shrunk), LEAST_GAIN_SQUARED * (g * g))
+    nu = freedom * _divided(twice, twice + (g * g * g) * positive)
+    shrunk = (nu * variance + SHRINK * model) / (nu + SHRINK)
+    found = np.maximum(np.maximum(model, shrunk), LEAST_GAIN_SQUARED * (g * g))
     return np.where(kept > 0, found, 0.0)
 
 
@@ -265,70 +318,42 @@ def least_noise(noise: NDArray[np.float32], model: NoiseModel) -> Floats:
     return np.sqrt(np.maximum(own * own, (g * g) / 4.0))
 
 
-def _weight(m: Floats, g: float, r2: float) -> Floats:
-    """Return the weight of a neighbourhood of mean ``m``, in values."""
-    spread = m * m + r2
-    return np.divide(
-        PRIOR * (g * np.maximum(m, 0.0) + r2), spread, out=np.zeros_like(m), where=spread > 0
-    )
+def window_sums(values: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """Return the sum over each square of ``side`` (8 to 15) pixels: (n_X - side + 1, n_Y - side + 1) int64."""
+    n = len(values) - side + 1
+    two = values[:-1] + values[1:]
+    four = two[:-2] + two[2:]
+    sums = (four[:-4] + four[4:])[:n]
+    at = 8
+    for size, some in ((4, four), (2, two), (1, values)):
+        if (side - 8) & size:
+            sums = sums + some[at : at + n]
+            at += size
+    n = sums.shape[1] - side + 1
+    two = sums[:, :-1] + sums[:, 1:]
+    four = two[:, :-2] + two[:, 2:]
+    across = (four[:, :-4] + four[:, 4:])[:, :n]
+    at = 8
+    for size, some in ((4, four), (2, two), (1, sums)):
+        if (side - 8) & size:
+            across = across + some[:, at : at + n]
+            at += size
+    return across
 
 
-def _neighbourhood(
-    total: NDArray[np.int64],
-    scale: float,
-    kept: NDArray[np.int32],
-    inside: slice,
-    g: float,
-    r2: float,
-) -> Floats:
-    """Return the mean of the neighbourhood of the pixels of some rows, counts.
-
-    ``total`` and ``kept`` are 0 where a pixel is left out.
-    """
-    count = kept.astype(np.int64)
-    wide_count = window_sums(count, WIDE, inside).astype(np.float64)
-    wide_total = window_sums(total, WIDE, inside).astype(np.float64) * scale
-    wide = (wide_total + g) / np.maximum(wide_count, 1.0)
-    near_count = window_sums(count, NEAR, inside).astype(np.float64)
-    near_total = window_sums(total, NEAR, inside).astype(np.float64) * scale
-    weight = _weight(wide, g, r2)
-    return np.divide(
-        near_total + weight * wide,
-        near_count + weight,
-        out=wide.copy(),
-        where=near_count + weight > 0,
-    )
+def _divided(a: Floats, b: Floats) -> Floats:
+    """Return a / b, 0 where b is not above 0."""
+    return np.divide(a, b, out=np.zeros_like(b), where=b > 0)
 
 
-def window_sums(values: NDArray[np.int64], side: int, rows: slice) -> NDArray[np.int64]:
-    """Return the sum over a square of ``side`` pixels around each pixel of some rows.
-
-    (n_X, n_Y) int64; outside of the frame is 0.
-    """
-    reach = side // 2
-    sums = np.empty((rows.stop - rows.start, values.shape[1]), np.int64)
-    column = values[max(0, rows.start - reach) : rows.start + reach].sum(axis=0)
-    for x in range(rows.start, rows.stop):
-        if x + reach < len(values):
-            column += values[x + reach]
-        _row_sums(column, reach, sums[x - rows.start])
-        if x >= reach:
-            column -= values[x - reach]
-    return sums
-
-
-def _row_sums(row: NDArray[np.int64], reach: int, into: NDArray[np.int64]) -> None:
-    """Fill ``into`` with the sums over the columns within ``reach``."""
-    n = len(row)
-    running = np.zeros(n + 1, np.int64)
-    np.cumsum(row, out=running[1:])
-    first, last = np.arange(n) - reach, np.arange(n) + reach + 1
-    if n > 2 * reach + 1:
-        into[reach : n - reach] = running[2 * reach + 1 :] - running[: n - 2 * reach]
-        into[:reach] = running[reach + 1 : 2 * reach + 1]
-        into[n - reach :] = running[n] - running[n - 2 * reach : n - reach]
-    else:
-        into[:] = running[np.minimum(last, n)] - running[np.maximum(first, 0)]
+def _usable_sums(
+    samples: Samples, scale: float, flagged: Bools
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return sum and number of values of each sample, int64; 0 where a pixel is left out."""
+    usable = (samples.kept > 0) & ~flagged
+    if samples.total.dtype.kind == "f":
+        usable &= np.isfinite(samples.total)
+    return _fixed(samples, usable, scale), np.where(usable, samples.kept, 0).astype(np.int64)
 
 
 def _fixed(samples: Samples, valid: Bools, scale: float) -> NDArray[np.int64]:

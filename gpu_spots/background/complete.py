@@ -14,13 +14,15 @@ from gpu_spots.background import clip, noise
 from gpu_spots.background.clip import Samples
 from gpu_spots.background.maps import threshold_map
 from gpu_spots.background.methods import Method
-from gpu_spots.memory.workers import in_order
+from gpu_spots.memory.workers import Span, in_order
 from gpu_spots.model import Array, Background, IntegerLevel, NoiseModel
+
+Bools = NDArray[np.bool_]
 
 PIECE_PIXELS = 1 << 14
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
-STRIP_PIXELS = 1 << 17
-"""Pixels of a strip of rows whose neighbourhoods are added up at a time."""
+STRIP_PIXELS = 1 << 15
+"""The same of a strip of rows whose neighbourhoods are added up."""
 
 
 def complete(
@@ -114,25 +116,37 @@ def _means(
     n_rows, n_columns = samples.kept.shape
     mean, flagged = np.empty((n_rows, n_columns)), np.zeros((n_rows, n_columns), bool)
     scale = clip.scale_of(samples)
-    rows = max(1, STRIP_PIXELS // n_columns)
+    cell = clip.CELL
+    rows = cell * max(1, STRIP_PIXELS // n_columns // cell)
     spans = [(begin, min(begin + rows, n_rows)) for begin in range(0, n_rows, rows)]
+    totals, counts = (np.empty((-(-n_rows // cell), -(-n_columns // cell)), np.int64) for _ in "12")
     for _ in range(clip.ROUNDS):
         before, flagged = flagged, np.empty_like(flagged)
 
+        def add_up(span: Span, before: Bools = before) -> None:
+            part = slice(span[0] // cell, -(-span[1] // cell))
+            with _quiet():
+                totals[part], counts[part] = clip.cell_sums(samples, scale, before, *span)
+
+        for _ in in_order(add_up, spans, threads):
+            pass
+        wide = clip.wide_means(totals, counts, scale, model)
+
         def fill(
-            span: tuple[int, int],
-            before: NDArray[np.bool_] = before,
-            flagged: NDArray[np.bool_] = flagged,
+            span: Span,
+            wide: NDArray[np.float64] = wide,
+            before: Bools = before,
+            flagged: Bools = flagged,
         ) -> None:
             part = slice(*span)
             with _quiet():
                 mean[part], flagged[part] = clip.background_of_rows(
-                    samples, model, scale, before, *span
+                    samples, model, scale, wide, before, *span
                 )
 
         for _ in in_order(fill, spans, threads):
             pass
-        if np.array_equal(before, flagged):
+        if not flagged.any():
             break
     return mean, flagged
 
