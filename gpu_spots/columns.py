@@ -87,6 +87,13 @@ STATS = (
         description="interquartile range Q75 - Q25 of the background sample",
     ),
     DatasetRecord(
+        path="stats/noise",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="noise of a value: standard deviation, drawn towards the noise model's",
+    ),
+    DatasetRecord(
         path="stats/max",
         dtypes=(FRAMES_TYPE,),
         shape=IMAGE,
@@ -112,13 +119,6 @@ STATS = (
         shape=IMAGE,
         description="number of frames in the background sample",
         absent="the number is the same for every pixel that is not masked",
-    ),
-    DatasetRecord(
-        path="stats/noise",
-        dtypes=("float32",),
-        shape=IMAGE,
-        unit="counts",
-        description="noise of a value: standard deviation, drawn towards the noise model's",
     ),
 )
 """Maps of the background, one value per pixel. Each is the field of `Background` of that name."""

@@ -19,9 +19,9 @@ from gpu_spots.model import Array, Background, IntegerLevel, NoiseModel
 
 Bools = NDArray[np.bool_]
 
-PIECE_PIXELS = 1 << 14
+PIECE_PIXELS = 1 << 13
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
-STRIP_PIXELS = 1 << 15
+STRIP_PIXELS = 1 << 14
 """The same of a strip of rows whose neighbourhoods are added up."""
 
 

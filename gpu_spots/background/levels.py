@@ -130,12 +130,15 @@ class LevelSampler:
         It comes from the correlation of neighbours along rows, taken to be the same along columns,
         in differences of neighbouring frames. 1 and NaN where these are too few.
         """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._correlation()
+
+    def _correlation(self) -> tuple[float, float]:
         products, squares, n = [0.0, 0.0], 0.0, 0
         for i in self._first_of_pairs:
             before, after = self._kept[i], self._kept[i + 1]
             usable = _usable(before, self._validity) & _usable(after, self._validity)
-            with np.errstate(over="ignore", invalid="ignore"):
-                change = after.astype(np.float64) - before - (self.levels[i + 1] - self.levels[i])
+            change = after.astype(np.float64) - before - (self.levels[i + 1] - self.levels[i])
             usable &= np.isfinite(change)
             change[~usable] = 0.0
             if not usable.any():

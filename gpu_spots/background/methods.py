@@ -39,6 +39,8 @@ class Trimmed:
     """Samples differ in size from pixel to pixel even where all values are valid."""
     n_blocks: ClassVar[int] = 0
     """Number of blocks of frames that are compared with each other; 0: none are."""
+    bytes_to_complete: ClassVar[int] = 0
+    """Bytes of a pixel that the last step of the first pass needs for its maps."""
 
     percent: int
     """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
@@ -113,6 +115,7 @@ class KruskalWallis:
 
     name: ClassVar[str] = "kruskal"
     varies: ClassVar[bool] = True
+    bytes_to_complete: ClassVar[int] = 0
 
     block_of_frame: NDArray[np.integer]
     """(n_frames,) int: block of each frame, numbered in the order of their first frames."""
@@ -198,6 +201,7 @@ class Clip:
 
     name: ClassVar[str] = "clip"
     varies: ClassVar[bool] = True
+    bytes_to_complete: ClassVar[int] = 40
 
     start: clip.StartTable
     """Samples that the clip of values begins with."""
