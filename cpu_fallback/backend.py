@@ -15,7 +15,7 @@ from cpu_fallback.clip import clip_moments
 from cpu_fallback.components import components
 from cpu_fallback.kruskal import kruskal_moments
 from cpu_fallback.measure import measure
-from cpu_fallback.scale import scaled
+from cpu_fallback.scale import levelled, scaled
 from cpu_fallback.trimmed import TrimmedStatistics
 from cpu_fallback.validity import valid_values
 from gpu_spots.background.maps import BackgroundRows
@@ -93,6 +93,16 @@ class CpuBackend:
     def scaled(self, frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
         """By a table where values have 16 bits: `cpu_fallback.scale`."""
         return scaled(frames, factors, validity)
+
+    def levelled(
+        self,
+        frames: Array,
+        levels: NDArray[np.integer],
+        validity: Validity,
+        prepared: _Prepared,
+    ) -> Array:
+        """Frame by frame: `cpu_fallback.scale`."""
+        return levelled(frames, levels, validity, prepared.level)
 
     def moments(
         self, frames: Array, method: Method, validity: Validity

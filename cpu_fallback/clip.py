@@ -16,7 +16,7 @@ from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
 from cpu_fallback.trimmed import TILE
 from gpu_spots.background.clip import BLOCK_STEPS, STEPS, limit, lower_half, unclipped
 from gpu_spots.background.methods import Clip
-from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
 TILE_VALUES = 1 << 19
 """Values of a tile where blocks are compared: some megabytes of work."""
@@ -33,6 +33,8 @@ def clip_moments(
     frames: Array, method: Clip, validity: Validity, sorting_dtype: np.dtype[Any]
 ) -> IntegerMoments | FloatMoments:
     """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
+    if method.levels is not None:
+        return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
         return _by_blocks(frames, method, validity)
     band = Band(frames, validity)
@@ -69,6 +71,76 @@ def _sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
     if isinstance(where, slice):
         where = np.arange(where.start, where.stop)
     band.sample_counted(where, rows, m_of_pixel, int)
+
+
+def _levelled(
+    band: Band, frames: Array, method: Clip, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Moments of a band whose frames are brought to one level by the background of each pixel."""
+    assert method.levels is not None
+    # levelled values may be beyond the type of the frames
+    band.is_wide = not band.is_float
+    above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
+    blocks = None if method.block_of_frame is None else _Blocks.of(method.block_of_frame)
+    n_frames = len(frames)
+    step = max(1, TILE_VALUES // n_frames)
+    buffer = np.empty((min(step, frames[0].size), n_frames), _row_dtype(frames.dtype))
+    for tile in tiles(frames, validity, step):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if blocks is None:
+                rows.sort(axis=1)
+                start = _starts(rows, tile.usable, method)
+            else:
+                start = _Comparison(tile, blocks, method.block_shifts).mean
+            values = _less(tile.values, above, start)
+            levelled = Tile(tile.where, values, tile.usable)
+            left = None
+            if blocks is not None:
+                left = _Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable
+        kept = usable if left is None else usable & left
+        most = np.inf if band.is_float else np.iinfo(np.int64).max
+        rows = np.where(kept, values, most).T
+        rows.sort(axis=1)
+        where, counts = np.arange(tile.where.start, tile.where.stop), kept.sum(axis=0)
+        if left is not None:
+            band.sample_counted(where, rows, counts, int)
+            continue
+        for count in np.unique(counts):
+            alike = counts == count
+            _sample(band, where[alike], rows[alike, : int(count)], method)
+    return band.moments()
+
+
+def _starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
+    """Return the background (p,) that the clip of ascending rows (p, n) begins with; 0 where masked."""
+    means = np.zeros(len(rows))
+    counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
+    for count in np.unique(counts):
+        m = int(method.start.kept[count])
+        if m < 2:
+            continue
+        alike = np.flatnonzero(counts == count)
+        some = rows[alike, :count]
+        moments, _ = (_of_floats if rows.dtype.kind == "f" else _of_integers)(some)
+        mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
+        means[alike], _ = _start(
+            mean, population, float(method.start.shift[count]), float(method.start.width[count])
+        )
+    return means
+
+
+def _less(values: Array, above: Counts, background: Floats) -> Array:
+    """Return values (n, p) less ``above`` (n,), in 2^-16, times their background (p,)."""
+    if values.dtype.kind == "f":
+        part = (above / 2**FACTOR_BITS)[:, None] * background
+        return (values.astype(np.float64) - part).astype(values.dtype)
+    sixteenths = np.floor(16.0 * background).astype(np.int64)
+    lowest = int(np.iinfo(values.dtype).min) - 2**30
+    left = values - ((above[:, None] * sixteenths + (1 << 19)) >> 20)
+    return np.clip(left, lowest, lowest + 2**32 - 1)
 
 
 def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
@@ -248,7 +320,7 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            left = _blocks_left(tile, blocks, method.block_shifts)
+            left = _Comparison(tile, blocks, method.block_shifts).left()
         _store(band, tile, rows, ~left.T, blocks)
     return band.moments()
 
@@ -258,37 +330,45 @@ def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
 
 
-def _blocks_left(tile: Tile, blocks: _Blocks, shifts: Floats) -> NDArray[np.bool_]:
-    """(b, p) bool: the blocks that are kept; blocks without valid values are left out."""
-    is_float = tile.values.dtype.kind == "f"
-    quantum = 0.0 if is_float else 1.0
-    sizes, totals, scatters = (_float_sums if is_float else _integer_sums)(tile, blocks)
-    number = sizes.astype(np.float64)
-    there = sizes > 0
-    with np.errstate(divide="ignore"):
-        means = np.where(there, totals / number, np.inf)
-    n_blocks = np.count_nonzero(there, axis=0)
-    n_values = sizes.sum(axis=0).astype(np.float64)
+class _Comparison:
+    """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
 
-    half = np.array([lower_half(b) for b in range(len(sizes) + 1)])[n_blocks]
-    # ties: the first block of the run
-    order = means.argsort(axis=0, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
-    left = there & (rank < half)
-    mean = _in_order(np.where(left, means, 0.0)) / np.maximum(half, 1)
-    variance = _pooled(left, sizes, scatters)
-    mean = mean + shifts[n_blocks] * np.sqrt(
-        np.divide(variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0)
-    )
-    first = rank == 0
-    for _ in range(BLOCK_STEPS):
-        left = (means <= limit(mean, variance, quantum, number)) & there
-        left |= first & there & ~left.any(axis=0)
-        kept = np.where(left, sizes, 0).sum(axis=0).astype(np.float64)
-        mean = _total(np.where(left, totals, 0)) / np.maximum(kept, 1.0)
-        variance = _pooled(left, sizes, scatters)
-    return left
+    def __init__(self, tile: Tile, blocks: _Blocks, shifts: Floats) -> None:
+        is_float = tile.values.dtype.kind == "f"
+        self.quantum = 0.0 if is_float else 1.0
+        self.totals: Array
+        self.sizes, self.totals, self.scatters = (_float_sums if is_float else _integer_sums)(
+            tile, blocks
+        )
+        self.number = self.sizes.astype(np.float64)
+        self.there = self.sizes > 0
+        self.means = np.where(self.there, self.totals / self.number, np.inf)
+        n_blocks = np.count_nonzero(self.there, axis=0)
+        n_values = self.sizes.sum(axis=0).astype(np.float64)
+        half = np.array([lower_half(b) for b in range(len(self.sizes) + 1)])[n_blocks]
+        # ties: the first block of the run
+        order = self.means.argsort(axis=0, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
+        self.first = (rank == 0) & self.there
+        left = self.there & (rank < half)
+        mean = _in_order(np.where(left, self.means, 0.0)) / np.maximum(half, 1)
+        self.variance = _pooled(left, self.sizes, self.scatters)
+        error = np.divide(
+            self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
+        )
+        self.mean = mean + shifts[n_blocks] * np.sqrt(error)
+
+    def left(self) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
+        mean, variance = self.mean, self.variance
+        for _ in range(BLOCK_STEPS):
+            left = (self.means <= limit(mean, variance, self.quantum, self.number)) & self.there
+            left |= self.first & ~left.any(axis=0)
+            kept = np.where(left, self.sizes, 0).sum(axis=0).astype(np.float64)
+            mean = _total(np.where(left, self.totals, 0)) / np.maximum(kept, 1.0)
+            variance = _pooled(left, self.sizes, self.scatters)
+        return left
 
 
 def _pooled(left: NDArray[np.bool_], sizes: Counts, scatters: Floats) -> Floats:
@@ -323,7 +403,7 @@ def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
     span = int((values.max(axis=0) - lowest).max(initial=0))
     kind: DTypeLike = object if (len(values) * span) ** 2 >= 2**63 else np.int64
     sizes = np.empty((n_blocks, values.shape[1]), np.int64)
-    totals = np.empty_like(sizes)
+    totals = np.empty(sizes.shape, np.int64)
     scatters = np.empty(sizes.shape)
     for block in range(n_blocks):
         sums = np.zeros(values.shape[1], kind)

@@ -95,6 +95,14 @@ class Backend(Protocol):
         ``validity.of_scaled`` says.
         """
 
+    def levelled(self, frames: Any, levels: NDArray[Any], validity: Validity, prepared: Any) -> Any:
+        """Frames less what their background is above the run's, in their own type.
+
+        Integers: ``I - (((level - 2^16) * floor(16 * background) + 2^19) >> 20)``, with ``levels``
+        (one a frame, int64, in 2^-16) and the background of ``prepared``; floats: ``I - ((level -
+        2^16) / 2^16) * background`` in float64. Results and invalid values are as those of `scaled`.
+        """
+
     def moments(
         self, frames: Any, method: Method, validity: Validity
     ) -> IntegerMoments | FloatMoments:

@@ -1,5 +1,7 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
+from dataclasses import replace
+
 from gpu_spots.background.complete import complete
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
@@ -18,7 +20,12 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
         lambda: backend.hold_background(source.shape, source.dtype, method), backend.release
     )
     maps = BackgroundMaps(
-        (n_rows, n_columns), source.dtype, cutoff, varies=method.varies, held=held
+        (n_rows, n_columns),
+        source.dtype,
+        cutoff,
+        method.varies,
+        held,
+        levelled=not method.scales_frames,
     )
     validity = source.scaled_validity
 
@@ -37,7 +44,7 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
         learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
     ):
         observer.advance(n_done)
-    return complete(
+    found = complete(
         maps.finish(validity),
         *maps.samples,
         method,
@@ -45,3 +52,8 @@ def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> 
         source.sampler.correlation(),
         source.plan.threads,
     )
+    if source.factors is None or method.scales_frames:
+        return found
+    # masks are those of levelled frames, whose invalid values are marked
+    marked = replace(source.validity.of_scaled(source.dtype), pixels=found.validity.pixels)
+    return replace(found, validity=marked)

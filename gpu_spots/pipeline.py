@@ -112,7 +112,9 @@ def find_spots(
         def read(allowed: Limits) -> Source | None:
             plan = plan_run(stack, parameters, backend, allowed)
             try:
-                return opened.enter_context(open_source(stack, backend, plan, open_spool, observer))
+                return opened.enter_context(
+                    open_source(stack, backend, plan, method, open_spool, observer)
+                )
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
@@ -127,6 +129,7 @@ def find_spots(
         with watch.stage("background"):
             if parameters.normalise == "level":
                 source.factors = levels.factors(source.sampler.levels, stack.source)
+                method = method.at_levels(levels.relative_levels(source.factors))
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)

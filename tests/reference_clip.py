@@ -79,16 +79,34 @@ def corrected(mean: float, variance: float, u: int) -> tuple[float, float]:
     return mean + 0.0044 * s * part, v
 
 
-def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
-    """Give the sample of one pixel; `values` ascend. Empty: the pixel is masked."""
-    n, u = len(values), int(integer)
+def start_of(values: Sequence[Any], percent: int, integer: bool) -> tuple[int, float, float]:
+    """Give m, the background and the variance that the clip of ascending values begins with."""
+    n = len(values)
     m = n - n * percent // 100
     if m < 2:
-        return []
+        return m, 0.0, 0.0
     a, w = lower_part(m / n)
     mean, population, _, _ = squares_about_mean(values[:m], integer)
     s = math.sqrt(population) / w
-    mean, variance = mean + a * s, s * s
+    return m, mean + a * s, s * s
+
+
+def levelled(value: Any, level: int, background: float, dtype: Any) -> Any:
+    """Subtract from a value what its background is above the run's; `level` in 2^-16."""
+    above = level - 65536
+    if dtype.kind == "f":
+        return float(dtype.type(value - above / 65536 * background))
+    lowest = int(np.iinfo(dtype).min) - 2**30
+    left = value - ((above * math.floor(16 * background) + 2**19) >> 20)
+    return min(max(left, lowest), lowest + 2**32 - 1)
+
+
+def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
+    """Give the sample of one pixel; `values` ascend. Empty: the pixel is masked."""
+    u = int(integer)
+    m, mean, variance = start_of(values, percent, integer)
+    if m < 2:
+        return []
     for _ in range(5):
         most = limit(mean, variance, u)
         m = max(2, sum(value <= most for value in values))
@@ -97,12 +115,15 @@ def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
     return list(values[:m])
 
 
-def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool) -> list[Any]:
-    """Give the ascending sample of one pixel; each block holds its valid values, ascending."""
+def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool, *, only_start: bool = False) -> Any:
+    """Give the ascending sample of one pixel; each block holds its valid values, ascending.
+
+    Or the background that the clip begins with.
+    """
     u = int(integer)
     blocks = [block for block in blocks if len(block)]
     if not blocks:
-        return []
+        return 0.0 if only_start else []
     means, scatters = [], []
     for block in blocks:
         mean, _, _, scatter = squares_about_mean(block, integer)
@@ -117,6 +138,8 @@ def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool) -> list[Any]:
     mean = _total([means[j] for j in kept]) / h
     variance = _pooled([blocks[j] for j in kept], [scatters[j] for j in kept])
     mean = mean + lower_part(h / b)[0] * math.sqrt(variance * b / n_values)
+    if only_start:
+        return mean
     for _ in range(3):
         kept = [
             j for j in range(b) if means[j] <= limit(mean, variance, u, len(blocks[j]))
@@ -189,10 +212,12 @@ def clip_maps(
     percent: int,
     cutoff: float,
     blocks: list[list[int]] | None = None,
+    levels: Sequence[int] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Line, NDArray[np.bool_], list[float]]:
     """Give the maps of a run: stats by name, the noise line, the flags, and B in raster order.
 
-    `blocks`: frames of each block, None: single values are left out.
+    `blocks`: frames of each block, None: single values are left out. `levels`: level of each frame
+    over the run's, in 2^-16.
     """
     _, n_x, n_y = frames.shape
     dtype = frames.dtype
@@ -202,6 +227,17 @@ def clip_maps(
     for x in range(n_x):
         for y in range(n_y):
             values, good = frames[:, x, y].tolist(), valid[:, x, y].tolist()
+            if levels is not None:
+                ascending = sorted(v for v, is_good in zip(values, good, strict=True) if is_good)
+                if blocks is None:
+                    _, start, _ = start_of(ascending, percent, integer)
+                else:
+                    parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
+                    start = blocks_kept(parts, integer, only_start=True)
+                values = [
+                    levelled(v, level, start, dtype) if is_good else v
+                    for v, level, is_good in zip(values, levels, good, strict=True)
+                ]
             if blocks is None:
                 samples.append(
                     clipped(
@@ -217,10 +253,10 @@ def clip_maps(
                     )
                 )
     sizes = [len(sample) for sample in samples]
-    own, mean, variance, iqr = [], [], [], []
+    own, mean, variance, iqr, spread = [], [], [], [], []
     for sample in samples:
         if not sample:
-            for values in (own, mean, variance, iqr):
+            for values in (own, mean, variance, iqr, spread):
                 values.append(0.0)
             continue
         m = len(sample)
@@ -231,6 +267,7 @@ def clip_maps(
             std = math.sqrt(scatter) / m
         else:
             std = math.sqrt(population)
+        spread.append(std)
         d = float(np.float32(std))
         v = d * d * (m / max(m - 1, 1))
         own.append(average)
@@ -271,6 +308,7 @@ def clip_maps(
         "n_used": np.array(sizes, np.int32).reshape(shape),
         "noise": np.array(noise, np.float32).reshape(shape),
     }
+    stats["spread"] = np.array(spread).astype(np.float32).reshape(shape)
     return stats, line, np.array(flags).reshape(shape), background
 
 

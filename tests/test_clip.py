@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from gpu_spots.backend import Backend
-from gpu_spots.model import Validity
+from gpu_spots.background.methods import METHODS
+from gpu_spots.model import IntegerLevel, IntegerMoments, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, run
+from helpers import assert_same, background_of, fetched, run
 from reference import find_valid, make_blocks
-from reference_clip import clip_maps
+from reference_clip import clip_maps, levelled
 
 SHAPE = (9, 14)
 ALL = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
@@ -58,6 +59,7 @@ def assert_as_reference(
         None if angles is None else {"angle": np.asarray(angles, np.float64)},
         Validity(pixels, low, high),
     )
+    del stats["spread"]
     assert_same(found, {f"stats/{name}": values for name, values in stats.items()})
     return found
 
@@ -96,3 +98,67 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
     assert_as_reference(
         frames, backend, angles=angles if blocks else None, pixels=pixels, low=low, high=high
     )
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
+    """Moments of frames of different exposures, some values invalid."""
+    rng = np.random.default_rng(5)
+    exposure = rng.uniform(0.6, 1.5, 18)
+    frames = frames_of(dtype, 18, 20, 6)
+    frames = (frames * exposure[:, None, None]).astype(dtype)
+    if frames.dtype.kind == "f":
+        frames[rng.random(frames.shape) < 0.05] = np.nan
+        high = None
+    else:
+        high = 125
+        frames[rng.random(frames.shape) < 0.05] = 126
+    frames[:, 0, 0] = frames[0, 0, 0] = 3
+    levels = np.rint(exposure * 65536).astype(np.int64)
+    angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
+    columns = {"angle": angles} if blocks else {}
+    method = METHODS["clip"].for_run(Parameters(), columns, len(frames), "run").at_levels(levels)
+    found = backend.moments(backend.upload(frames), method, Validity(high=high))
+    valid = find_valid(frames, None, None, high)
+    stats, _, _, _ = clip_maps(
+        frames, valid, 25, 3.0, make_blocks(angles) if blocks else None, levels.tolist()
+    )
+    assert np.array_equal(found.kept, stats["n_used"])
+    assert np.array_equal(found.max, np.where(valid, frames, 0).max(axis=0))
+    if isinstance(found, IntegerMoments):
+        assert found.scatter_high is None
+        spread = np.sqrt(found.scatter_low.astype(np.float64)) / np.maximum(found.kept, 1)
+        assert np.array_equal((found.iqr4 / 4).astype(np.float32), stats["iqr"])
+    else:
+        spread = np.sqrt(found.deviation / np.maximum(found.kept, 1))
+        assert np.array_equal(found.iqr.astype(np.float32), stats["iqr"])
+    assert np.array_equal(spread.astype(np.float32), stats["spread"])
+
+
+@pytest.mark.parametrize("dtype", ALL)
+def test_frames_less_their_background(backend: Backend, dtype: str) -> None:
+    rng = np.random.default_rng(7)
+    frames = rng.integers(0, 127, (3, 5, 70)).astype(dtype)
+    levels = np.array([65536, 40000, 130000])
+    level: Any = rng.uniform(-3, 90, (5, 70))
+    whole = np.floor(level)
+    if frames.dtype.kind != "f":
+        low = np.floor((level - whole) * 2.0**32).astype(np.uint32)
+        level = IntegerLevel(2**32, whole.astype(np.int64), low)
+    threshold = np.ones((5, 70), np.float64 if frames.dtype.kind == "f" else np.int32)
+    background = background_of(threshold, frames.dtype, level)
+    prepared = backend.prepare(background, Morphology(0, 0, 1), None)
+    validity = Validity(high=120)
+    found = fetched(backend, backend.levelled(backend.upload(frames), levels, validity, prepared))
+    assert found.dtype == frames.dtype
+    for (f, x, y), value in np.ndenumerate(frames):
+        if value > 120:
+            assert np.isnan(found[f, x, y]) or found[f, x, y] == np.iinfo(dtype).max
+            continue
+        b = level[x, y] if frames.dtype.kind == "f" else whole[x, y] + level.low[x, y] / 2**32
+        expected = levelled(value.item(), int(levels[f]), float(b), frames.dtype)
+        if frames.dtype.kind != "f":
+            limits = np.iinfo(dtype)
+            expected = min(max(expected, int(limits.min)), int(limits.max) - 1)
+        assert found[f, x, y] == expected

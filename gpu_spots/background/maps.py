@@ -116,10 +116,13 @@ class BackgroundMaps:
         cutoff: float,
         varies: bool,
         held: Any = None,
+        *,
+        levelled: bool = False,
     ) -> None:
         """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
 
-        ``held``: what the backend holds of them where it computes.
+        ``held``: what the backend holds of them where it computes. ``levelled``: sums may be beyond
+        those of the frames' type.
         """
         self._cutoff = cutoff
         self._varies = varies
@@ -130,7 +133,8 @@ class BackgroundMaps:
         self._threshold = np.empty(shape, threshold_dtype(dtype))
         self._kept = np.empty(shape, np.int32)
         # sums of at most 65535 values of 16 bits fit 32 bits
-        exact = np.uint32 if dtype.kind == "u" and dtype.itemsize <= 2 else np.int64
+        is_short = dtype.kind == "u" and dtype.itemsize <= 2 and not levelled
+        exact = np.uint32 if is_short else np.int64
         self._level = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
 
     def rows(self, begin: int, end: int) -> BackgroundRows:

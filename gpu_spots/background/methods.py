@@ -5,17 +5,19 @@ checks, its memory needs and its words are its own, so nothing else asks which m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background import clip
+from gpu_spots.background.clipped_levels import ClippedLevelSampler
+from gpu_spots.background.levels import LevelSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Array, Background
+from gpu_spots.model import MAX_FRAMES, Array, Background, Validity
 from gpu_spots.parameters import Parameters
 
 
@@ -41,6 +43,9 @@ class Trimmed:
     """Number of blocks of frames that are compared with each other; 0: none are."""
     bytes_to_complete: ClassVar[int] = 0
     """Bytes of a pixel that the last step of the first pass needs for its maps."""
+
+    scales_frames: ClassVar[bool] = True
+    """Frames are multiplied to bring them to a level; False: their background is subtracted."""
 
     percent: int
     """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
@@ -104,6 +109,16 @@ class Trimmed:
     def clipped(self, kept: Array, total: Array, std: Array) -> None:
         """Return None: avg, std and threshold are those of the samples."""
 
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack."""
+        return LevelSampler(shape, validity)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "Trimmed":
+        """Return the method for frames that have been brought to one level."""
+        return self
+
     def _n_removed(self, n_frames: int) -> int:
         """Return the values dropped from a pixel whose values are all valid."""
         return n_frames * self.percent // 100
@@ -116,6 +131,7 @@ class KruskalWallis:
     name: ClassVar[str] = "kruskal"
     varies: ClassVar[bool] = True
     bytes_to_complete: ClassVar[int] = 0
+    scales_frames: ClassVar[bool] = True
 
     block_of_frame: NDArray[np.integer]
     """(n_frames,) int: block of each frame, numbered in the order of their first frames."""
@@ -191,6 +207,16 @@ class KruskalWallis:
     def clipped(self, kept: Array, total: Array, std: Array) -> None:
         """Return None: avg, std and threshold are those of the samples."""
 
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack."""
+        return LevelSampler(shape, validity)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "KruskalWallis":
+        """Return the method for frames that have been brought to one level."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
@@ -201,7 +227,8 @@ class Clip:
 
     name: ClassVar[str] = "clip"
     varies: ClassVar[bool] = True
-    bytes_to_complete: ClassVar[int] = 40
+    bytes_to_complete: ClassVar[int] = 44
+    scales_frames: ClassVar[bool] = False
 
     start: clip.StartTable
     """Samples that the clip of values begins with."""
@@ -211,6 +238,8 @@ class Clip:
     """
     block_shifts: NDArray[np.float64]
     """(n_blocks + 1,) float64: see `clip.block_shifts`."""
+    levels: NDArray[np.int64] | None = None
+    """(n_frames,) int64, 2^-16: level of each frame over the run's; None: frames are not levelled."""
 
     @property
     def n_blocks(self) -> int:
@@ -281,6 +310,16 @@ class Clip:
     def clipped(self, kept: Array, total: Array, std: Array) -> clip.Samples:
         """Return the samples of some pixels, from which the background is made."""
         return clip.Samples(kept, total, std, self.block_of_frame is not None)
+
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack, from clipped counts."""
+        return ClippedLevelSampler(shape, dtype, validity, self.start)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "Clip":
+        """Return the method for frames as they are, whose levels are known."""
+        return replace(self, levels=levels)
 
 
 Method = Trimmed | KruskalWallis | Clip

@@ -33,7 +33,7 @@ from gpu_spots.cuda.measure import Levels, levels, measure
 from gpu_spots.cuda.moments import moments_bytes, moments_on_device
 from gpu_spots.cuda.planes import FRAME_BYTES, PlaneMoments, most_frames
 from gpu_spots.cuda.ranked import RankedMoments
-from gpu_spots.cuda.scale import scaled
+from gpu_spots.cuda.scale import levelled, scaled
 from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import (
@@ -149,6 +149,13 @@ class GpuBackend:
     def scaled(self, frames: Any, factors: NDArray[np.integer], validity: Validity) -> Any:
         """Value by value: `gpu_spots.cuda.scale`."""
         return scaled(self.toolkit, frames, factors, validity)
+
+    @_on_device
+    def levelled(
+        self, frames: Any, levels: NDArray[np.integer], validity: Validity, prepared: _Prepared
+    ) -> Any:
+        """Value by value: `gpu_spots.cuda.scale`."""
+        return levelled(self.toolkit, frames, levels, prepared.levels, validity)
 
     @_on_device
     def moments(

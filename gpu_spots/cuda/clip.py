@@ -38,29 +38,41 @@ def clip_on_device(
     check_number(len(frames))
     dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
     found = RankedMoments.empty(toolkit, dtype, n_pixels)
-    launch = launch_of(dtype, len(frames), method.n_blocks)
+    levels, defines = None, DEFINES
+    if method.levels is not None:
+        levels, defines = toolkit.to_device(method.levels.astype(np.int32)), DEFINES | {"LEVELS": 1}
+    launch = launch_of(dtype, len(frames), method.n_blocks, levelled=levels is not None)
     before: tuple[Any, ...]
     if method.block_of_frame is None:
         name, start = "clip", method.start
-        before = tuple(toolkit.to_device(table) for table in (start.kept, start.shift, start.width))
+        tables = (start.kept, start.shift, start.width)
+        before = (*(toolkit.to_device(table) for table in tables), levels)
     else:
         name = "clip_blocks"
         before = (
             toolkit.to_device(method.block_of_frame.astype(np.int32)),
             np.int32(method.n_blocks),
             toolkit.to_device(method.block_shifts),
+            levels,
         )
-    launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), DEFINES)
+    launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), defines)
     return found
 
 
-def launch_of(dtype: np.dtype[Any], n_frames: int, n_blocks: int) -> Launch:
-    """Return how the kernels work on a band; ``n_blocks`` 0: single values are left out."""
-    return Launch.of(dtype, n_frames, beside=BLOCK_BYTES * n_blocks)
+def launch_of(dtype: np.dtype[Any], n_frames: int, n_blocks: int, *, levelled: bool) -> Launch:
+    """Return how the kernels work on a band; ``n_blocks`` 0: single values are left out.
+
+    ``levelled``: values are less a part of their background, and may be beyond the type.
+    """
+    entry = 8 if levelled and dtype.kind != "f" else None
+    return Launch.of(dtype, n_frames, beside=BLOCK_BYTES * n_blocks, entry=entry)
 
 
 def clip_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int) -> int:
     """Return the device memory that the moments of a band take beside its frames, at most."""
     a_pixel = 4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32)
-    scratch = launch_of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
-    return (a_pixel + 1) * n_pixels + scratch + 24 * (n_frames + 1) + 8 * n_blocks + (1 << 12)
+    scratch = max(
+        launch_of(dtype, n_frames, n_blocks, levelled=levelled).scratch_bytes(n_pixels)
+        for levelled in (False, True)
+    )
+    return (a_pixel + 1) * n_pixels + scratch + 28 * (n_frames + 1) + 8 * n_blocks + (1 << 12)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.cuda.measure import Levels
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.cuda.validity import float_bounds, integer_bounds
 from gpu_spots.model import Validity
@@ -19,6 +20,32 @@ def scaled(
 
     The result is on the device, contiguous.
     """
+    return _launched(toolkit, "scaled", frames, factors, (), validity)
+
+
+def levelled(
+    toolkit: Toolkit,
+    frames: Any,
+    levels: NDArray[np.integer[Any]],
+    background: Levels,
+    validity: Validity,
+) -> Any:
+    """Each frame less its part of the background; see ``gpu_spots.backend.Backend.levelled``.
+
+    The result is on the device, contiguous.
+    """
+    maps = (background.high, background.low, background.float)
+    return _launched(toolkit, "levelled", frames, levels, maps, validity)
+
+
+def _launched(
+    toolkit: Toolkit,
+    name: str,
+    frames: Any,
+    of_frame: NDArray[np.integer[Any]],
+    maps: tuple[Any, ...],
+    validity: Validity,
+) -> Any:
     dtype = np.dtype(frames.dtype)
     n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
     low: float | int
@@ -34,7 +61,7 @@ def scaled(
         low, high = first + lowest, last + lowest
     result = toolkit.xp.empty(frames.shape, dtype)
     kernel = toolkit.kernel(
-        "scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
+        "scale", name, FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
     )
     kernel(
         (*blocks_for(n_pixels, THREADS), n_frames),
@@ -43,7 +70,8 @@ def scaled(
             frames,
             np.int64(frame_stride(frames)),
             np.int32(n_pixels),
-            toolkit.to_device(factors.astype(np.int64)),
+            toolkit.to_device(of_frame.astype(np.int64)),
+            *maps,
             wide(low),
             wide(high),
             wide(lowest),

@@ -153,6 +153,18 @@ class SeveralGpus:
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
+    def levelled(
+        self,
+        frames: _Frames,
+        levels: NDArray[np.integer],
+        validity: Validity,
+        prepared: tuple[Any, ...],
+    ) -> _Frames:
+        """Where they are."""
+        device, found = self._here(frames)
+        backend = self.backends[device]
+        return _Frames({device: backend.levelled(found, levels, validity, prepared[device])})
+
     def moments(
         self, frames: _Frames, method: Method, validity: Validity
     ) -> IntegerMoments | FloatMoments:

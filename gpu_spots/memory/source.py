@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import Backend
-from gpu_spots.background.levels import LevelSampler, rows_of_shuffled
+from gpu_spots.background.levels import relative_levels, rows_of_shuffled
+from gpu_spots.background.methods import Method
 from gpu_spots.memory.plan import Place, Plan, arrives_shuffled, frames_of_piece, spans
 from gpu_spots.memory.workers import Span, in_order
 from gpu_spots.protocols import Observer, Spool, Stack
@@ -25,8 +26,9 @@ OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextMan
 class Source:
     """Frames, and how they come to the backend; several threads may ask for them."""
 
-    def __init__(self, stack: Stack, backend: Backend, plan: Plan) -> None:
+    def __init__(self, stack: Stack, backend: Backend, plan: Plan, method: Method) -> None:
         """The frames of ``stack``, which are still where they are."""
+        self._scales = method.scales_frames
         self.shape, self.dtype = stack.shape, stack.dtype
         self.backend = backend
         self.plan = plan
@@ -34,7 +36,7 @@ class Source:
         """Which values count, in the frames' own counts."""
         self.saturation = stack.saturation
         """The smallest saturated value, in the frames' own counts; None: unknown."""
-        self.sampler = LevelSampler(stack.shape, stack.validity)
+        self.sampler = method.sampler(stack.shape, stack.dtype, stack.validity)
         self.factors: NDArray[np.int64] | None = None
         """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
         None: they are not scaled.
@@ -48,8 +50,14 @@ class Source:
 
     @property
     def scaled_validity(self) -> Any:
-        """Which values count in scaled frames."""
-        return self.validity if self.factors is None else self.validity.of_scaled(self.dtype)
+        """Which values count in the frames that the background is learnt from."""
+        is_scaled = self.factors is not None and self._scales
+        return self.validity.of_scaled(self.dtype) if is_scaled else self.validity
+
+    @property
+    def relative_levels(self) -> NDArray[np.int64] | None:
+        """(n_frames,) int64, 2^-16: level of each frame over the run's; None: not asked for."""
+        return None if self.factors is None else relative_levels(self.factors)
 
     def band(self, begin: int, end: int) -> Any:
         """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
@@ -102,28 +110,36 @@ class Source:
             self._own.room = room = self.backend.hold(shape, self.dtype)
         return room
 
-    def at_level(self, frames: Any, begin: int, end: int) -> Any:
-        """A batch at the run's level."""
-        return self._scaled(frames, slice(begin, end))
+    def at_level(self, frames: Any, begin: int, end: int, prepared: Any) -> Any:
+        """A batch at the run's level; ``prepared``: the background, as the backend prepared it."""
+        if self.factors is None or self._scales:
+            return self._scaled(frames, slice(begin, end))
+        levels = relative_levels(self.factors[begin:end])
+        return self.backend.levelled(frames, levels, self.validity, prepared)
 
     def _scaled(self, frames: Any, which: slice) -> Any:
         return (
             frames
-            if self.factors is None
+            if self.factors is None or not self._scales
             else self.backend.scaled(frames, self.factors[which], self.validity)
         )
 
 
 @contextmanager
 def open_source(
-    stack: Stack, backend: Backend, plan: Plan, open_spool: OpenSpool | None, observer: Observer
+    stack: Stack,
+    backend: Backend,
+    plan: Plan,
+    method: Method,
+    open_spool: OpenSpool | None,
+    observer: Observer,
 ) -> Iterator[Source]:
     """Bring the frames to the place that the plan names, and look at the level of each on the way.
 
     Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
     written.
     """
-    source = Source(stack, backend, plan)
+    source = Source(stack, backend, plan, method)
     stack.check_whole()
     with ExitStack() as opened:
         if source.whole is not None:
@@ -137,6 +153,7 @@ def open_source(
         else:
             _read_all(stack, source, observer)
         stack.check_whole()
+        source.sampler.finish()
         yield source
         stack.check_whole()
 
