@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from cpu_fallback.kruskal import _Blocks, _store
 from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
 from cpu_fallback.trimmed import TILE
-from gpu_spots.background.clip import BLOCK_STEPS, STEPS, limit, lower_half, unclipped
+from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, STEPS, limit, lower_half, unclipped
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
@@ -363,7 +363,8 @@ class _Comparison:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
         mean, variance = self.mean, self.variance
         for _ in range(BLOCK_STEPS):
-            left = (self.means <= limit(mean, variance, self.quantum, self.number)) & self.there
+            highest = limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
+            left = (self.means <= highest) & self.there
             left |= self.first & ~left.any(axis=0)
             kept = np.where(left, self.sizes, 0).sum(axis=0).astype(np.float64)
             mean = _total(np.where(left, self.totals, 0)) / np.maximum(kept, 1.0)

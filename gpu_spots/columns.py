@@ -265,7 +265,8 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         unit="counts",
-        description="level of each frame: interquartile mean of a sample of its pixels",
+        description="level of each frame: interquartile mean of a sample of its pixels, or with "
+        "-m clip the mean of its clipped counts",
     ),
     DatasetRecord(
         path="frame_scale",

@@ -156,9 +156,12 @@ def find_spots(
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,
             )
+            clipped = background.flagged is not None
             del background  # most of it is not needed any more
             table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
-    if message := static_spots.cover_warning(walk.table.covered, n_good, sparse=sparse):
+    if message := static_spots.cover_warning(
+        walk.table.covered, n_good, sparse=sparse, clipped=clipped
+    ):
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table)

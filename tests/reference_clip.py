@@ -65,10 +65,10 @@ def squares_about_mean(values: Sequence[Any], integer: bool) -> tuple[float, flo
     return mean, deviation / m, divided(deviation, m - 1), deviation
 
 
-def limit(mean: float, variance: float, u: int, number: int = 1) -> float:
+def limit(mean: float, variance: float, u: int, number: int = 1, margin: float = 1.5) -> float:
     """Give the largest mean of `number` values that is kept."""
     least = min(max(mean, 0.0), 4.0) * u
-    return (mean + 3.0 * math.sqrt(max(variance, least) / number)) + 1.5 * u / number
+    return (mean + 3.0 * math.sqrt(max(variance, least) / number)) + margin * u / number
 
 
 def corrected(mean: float, variance: float, u: int) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool, *, only_start: b
         return mean
     for _ in range(3):
         kept = [
-            j for j in range(b) if means[j] <= limit(mean, variance, u, len(blocks[j]))
+            j for j in range(b) if means[j] <= limit(mean, variance, u, len(blocks[j]), 2.5)
         ] or order[:1]
         number = sum(len(blocks[j]) for j in kept)
         sums = [sum(blocks[j]) if integer else _total(blocks[j]) for j in kept]

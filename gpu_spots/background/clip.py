@@ -21,6 +21,8 @@ WIDTH = 3.0
 """A value is left out if it is that many standard deviations above the background."""
 MARGIN = 1.5
 """And that many counts, integer frames."""
+BLOCK_MARGIN = 2.5
+"""The same of the sum of a block: the background of few photons is known worse from a half of them."""
 MOST_OF_POISSON = 4.0
 """The variance of integer frames is at least the background, up to that many counts: the own
 variance of a pixel with few photons means little.
@@ -116,7 +118,13 @@ def lower_part(share: float) -> tuple[float, float]:
     return round(below * DIGITS) / DIGITS, round(sd * DIGITS) / DIGITS
 
 
-def limit(mean: Floats, variance: Floats, quantum: float, number: Floats | float = 1.0) -> Floats:
+def limit(
+    mean: Floats,
+    variance: Floats,
+    quantum: float,
+    number: Floats | float = 1.0,
+    margin: float = MARGIN,
+) -> Floats:
     """Return the largest mean of ``number`` values that stays in the sample, counts.
 
     Args:
@@ -124,10 +132,11 @@ def limit(mean: Floats, variance: Floats, quantum: float, number: Floats | float
         variance: of a value, counts^2.
         quantum: 1 for integer frames, 0 for float frames.
         number: values in a block of frames; 1 for single values.
+        margin: `MARGIN`, or `BLOCK_MARGIN` for blocks.
     """
     least = np.minimum(np.maximum(mean, 0.0), MOST_OF_POISSON) * quantum
     return (mean + WIDTH * np.sqrt(np.maximum(variance, least) / number)) + (
-        MARGIN * quantum / number
+        margin * quantum / number
     )
 
 

@@ -19,6 +19,8 @@ MOST_VALUES = 1 << 23
 """Values of the sample, of all frames together."""
 STEPS = 4
 """Times that the level of a frame is taken anew, each time with a limit at the level before."""
+CLIPS = 2
+"""Times that the values of a pixel are clipped before."""
 FRACTION = 2.0**16
 """Backgrounds are rounded to multiples of 1 / this before they are added, so that sums are exact."""
 FLOAT_BITS = 40
@@ -86,7 +88,7 @@ class ClippedLevelSampler(LevelSampler):
         for begin in range(0, sample.shape[1], step):
             part = slice(begin, begin + step)
             mean[part], variance[part] = _background(
-                sample[:, part], good[:, part], ratios, self._start
+                sample[:, part], good[:, part], ratios, self._start, quantum
             )
         known = np.isfinite(mean) & np.isfinite(variance)
         highest = limit(mean, variance, quantum)
@@ -131,21 +133,29 @@ class ClippedLevelSampler(LevelSampler):
 
 
 def _background(
-    sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable
+    sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable, quantum: float
 ) -> tuple[Floats, Floats]:
-    """Return mean and variance of pixels (n, p) from their smallest values, divided by ``ratios`` (n,).
+    """Return mean and variance of pixels (n, p) after a clip of their values divided by ``ratios`` (n,).
 
-    NaN where a pixel has fewer than 2.
+    NaN where a pixel has too few.
     """
     values = np.where(good, sample.astype(np.float64) / ratios[:, None], np.inf).T
     values = np.sort(values, axis=1)
     n = np.count_nonzero(good, axis=0)
-    m = start.kept[n]
-    known = m >= 2
-    values[np.arange(values.shape[1]) >= m[:, None]] = 0.0
-    sums, squares = (np.cumsum(each, axis=1)[:, -1] for each in (values, values * values))
-    count = np.maximum(m, 1).astype(np.float64)
-    mean = sums / count
-    sd = np.sqrt(np.maximum(squares / count - mean * mean, 0.0)) / start.width[n]
-    mean = mean + start.shift[n] * sd
-    return np.where(known, mean, np.nan), np.where(known, sd * sd, np.nan)
+    exact = np.where(np.arange(values.shape[1]) < n[:, None], values, 0.0)
+    sums, squares = (np.cumsum(each, axis=1) for each in (exact, exact * exact))
+    pixels, m = np.arange(len(n)), np.maximum(start.kept[n], 1)
+
+    def statistics() -> tuple[Floats, Floats]:
+        mean = sums[pixels, m - 1] / m
+        return mean, np.maximum(squares[pixels, m - 1] / m - mean * mean, 0.0)
+
+    mean, variance = statistics()
+    sd = np.sqrt(variance) / start.width[n]
+    mean, variance = mean + start.shift[n] * sd, sd * sd
+    for _ in range(CLIPS):
+        m = np.count_nonzero(values <= limit(mean, variance, quantum)[:, None], axis=1)
+        m = np.clip(m, 1, np.maximum(n, 1))
+        mean, variance = statistics()
+    known = start.kept[n] >= 2
+    return np.where(known, mean, np.nan), np.where(known, variance, np.nan)

@@ -19,6 +19,7 @@ DEFINES: dict[str, int | str] = {
     "BLOCK_STEPS": clip.BLOCK_STEPS,
     "WIDTH": repr(clip.WIDTH),
     "MARGIN": repr(clip.MARGIN),
+    "BLOCK_MARGIN": repr(clip.BLOCK_MARGIN),
     "MOST_OF_POISSON": repr(clip.MOST_OF_POISSON),
     "CLIPPED_SD": repr(clip.CLIPPED_SD),
     "CLIPPED_MEAN": repr(clip.CLIPPED_MEAN),

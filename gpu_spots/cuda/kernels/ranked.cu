@@ -509,7 +509,7 @@ kruskal(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, 
 
 // docs/decisions/clip-background.md has the arithmetic. Every operation on f64 is one of IEEE 754's, rounded to nearest, in its order.
 //
-// CLIP: 1 for these kernels. STEPS, BLOCK_STEPS, WIDTH, MARGIN, MOST_OF_POISSON, CLIPPED_SD, CLIPPED_MEAN, SPARSE: as in
+// CLIP: 1 for these kernels. STEPS, BLOCK_STEPS, WIDTH, MARGIN, BLOCK_MARGIN, MOST_OF_POISSON, CLIPPED_SD, CLIPPED_MEAN, SPARSE: as in
 // gpu_spots/background/clip.py.
 #ifdef CLIP
 #if IS_FLOAT
@@ -517,12 +517,12 @@ static __device__ __forceinline__ FRAME rounded_to_frame(f64 value) { return siz
 #endif
 #define QUANTUM (IS_FLOAT ? 0.0 : 1.0)
 
-static __device__ f64 clip_limit(f64 mean, f64 variance, f64 number) {
+static __device__ f64 clip_limit(f64 mean, f64 variance, f64 number, f64 margin) {
   f64 least = mean > 0 ? mean : 0.0;
   if (least > MOST_OF_POISSON) least = MOST_OF_POISSON;
   least *= QUANTUM;
   if (variance > least || variance != variance) least = variance;
-  return (mean + WIDTH * sqrt(least / number)) + MARGIN * QUANTUM / number;
+  return (mean + WIDTH * sqrt(least / number)) + margin * QUANTUM / number;
 }
 
 static __device__ void correct(f64 &mean, f64 &variance) {
@@ -651,7 +651,7 @@ clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict
     start_of(team, entries, n_valid, m, SAMPLE_BIAS, start_shift, start_width, mean, variance);
 #endif
     for (int step = 0; step < STEPS; step++) {
-      const f64 most = clip_limit(mean, variance, 1.0);
+      const f64 most = clip_limit(mean, variance, 1.0, MARGIN);
       u64 within = 0;
       for (int i = team.thread; i < n_valid; i += TEAM) within += counts_of(entries[i]) <= most;
       m = (int)sum_of_team(team, within);
@@ -759,7 +759,7 @@ static __device__ void clip_of_blocks(Team team, int n_blocks, const Blocks &blo
     meet();
     u64 any = 0;
     for (int b = team.thread; b < n_blocks; b += TEAM) {
-      const bool left = blocks.size[b] && blocks.mean[b] <= clip_limit(mean, variance, (f64)blocks.size[b]);
+      const bool left = blocks.size[b] && blocks.mean[b] <= clip_limit(mean, variance, (f64)blocks.size[b], BLOCK_MARGIN);
       blocks.left[b] = left;
       any += left;
     }
