@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cpu_fallback.kruskal import _Blocks, _store
+from cpu_fallback.kruskal import _Blocks
 from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
 from cpu_fallback.trimmed import TILE
 from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, STEPS, limit, lower_half, unclipped
@@ -36,7 +36,7 @@ def clip_moments(
     if method.levels is not None:
         return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
-        return _by_blocks(frames, method, validity)
+        return _by_blocks(frames, method, validity, sorting_dtype)
     band = Band(frames, validity)
     buffer = np.empty((min(TILE, frames[0].size), len(frames)), sorting_dtype)
     for tile in tiles(frames, validity, TILE):
@@ -295,33 +295,59 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
 
 def _quartiles(rows: Array, kept: Counts) -> Counts:
     """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
-    pixels = np.arange(len(rows))
+    n = rows.shape[1]
     result = np.zeros(len(rows), np.int64)
+    # most pixels keep all values
+    for sign, quarters in ((1, 3 * (n - 1)), (-1, n - 1)):
+        place, rest = divmod(quarters, 4)
+        result += sign * (4 - rest) * rows[:, place].astype(np.int64)
+        if rest:
+            result += sign * rest * rows[:, place + 1].astype(np.int64)
+    pixels = np.flatnonzero(kept < n)
+    some = kept[pixels]
+    other = np.zeros(len(pixels), np.int64)
     for sign, quarter in ((1, 3), (-1, 1)):
-        index, rest = np.divmod(quarter * (kept - 1), 4)
+        index, weight = np.divmod(quarter * (some - 1), 4)
         low = rows[pixels, index].astype(np.int64)
-        high = rows[pixels, np.minimum(index + 1, kept - 1)].astype(np.int64)
-        result += sign * ((4 - rest) * low + rest * high)
+        high = rows[pixels, np.minimum(index + 1, some - 1)].astype(np.int64)
+        other += sign * ((4 - weight) * low + weight * high)
+    result[pixels] = other
     return result
 
 
 # ---------------------------------------------------------------------------------- blocks of frames
 
 
-def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+def _by_blocks(
+    frames: Array, method: Clip, validity: Validity, sorting_dtype: np.dtype[Any]
+) -> IntegerMoments | FloatMoments:
     """Moments of a band whose blocks are compared."""
     assert method.block_of_frame is not None
     blocks = _Blocks.of(method.block_of_frame)
     band = Band(frames, validity)
     n_frames, n_pixels = len(frames), frames[0].size
     step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, n_pixels), n_frames), _row_dtype(frames.dtype))
+    buffer = np.empty((min(step, n_pixels), n_frames), sorting_dtype)
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             left = _Comparison(tile, blocks, method.block_shifts).left()
-        _store(band, tile, rows, ~left.T, blocks)
+        parts = np.flatnonzero(~left.all(axis=0))
+        if tile.usable is not None:
+            parts = np.arange(len(rows))
+        some = rows[parts]
+        rows.sort(axis=1)
+        band.sample(tile.where, rows)
+        if not len(parts):
+            continue
+        gone = ~left[:, parts].T.take(blocks.of_frame, axis=1)
+        if tile.usable is not None:
+            gone |= ~tile.usable.T[parts]
+        some[gone] = band.limits.max
+        some.sort(axis=1)
+        counts = gone.shape[1] - np.count_nonzero(gone, axis=1)
+        band.sample_counted(tile.where.start + parts, some, counts, int)
     return band.moments()
 
 
@@ -398,31 +424,42 @@ def _total(totals: Array) -> Floats:
 
 def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
     """(b, p) each: number of values, their sum, and the sum of squared deviations."""
-    n_blocks, values = len(blocks.begin) - 1, tile.values
-    usable = tile.usable
-    lowest = values.min(axis=0).astype(np.int64)
-    span = int((values.max(axis=0) - lowest).max(initial=0))
-    kind: DTypeLike = object if (len(values) * span) ** 2 >= 2**63 else np.int64
-    sizes = np.empty((n_blocks, values.shape[1]), np.int64)
-    totals = np.empty(sizes.shape, np.int64)
-    scatters = np.empty(sizes.shape)
-    for block in range(n_blocks):
-        sums = np.zeros(values.shape[1], kind)
-        squares = np.zeros(values.shape[1], kind)
-        size: Any = 0
-        for frame in blocks.order[blocks.begin[block] : blocks.begin[block + 1]]:
-            value = (values[frame] - lowest).astype(kind)
-            if usable is not None:
-                value = np.where(usable[frame], value, 0)
-                size = size + usable[frame]
+    values, usable = tile.values, tile.usable
+    lowest: Any = 0
+    kind: DTypeLike = np.float64
+    is_short = values.dtype.itemsize <= 2
+    if not is_short:
+        lowest = values.min(axis=0).astype(np.int64)
+        span = int((values.max(axis=0) - lowest).max(initial=0))
+        kind = object if (len(values) * span) ** 2 >= 2**63 else np.int64
+    shape = len(blocks.begin) - 1, values.shape[1]
+    sizes, totals, scatters = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
+    value, sums, squares = (np.empty(shape[1], kind) for _ in "123")
+    for block in range(shape[0]):
+        frames = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        sums[:] = squares[:] = 0
+        for frame in frames:
+            if is_short:
+                # sums of 16-bit values and of their squares are exact
+                np.copyto(value, values[frame])
             else:
-                size = size + 1
+                value[:] = values[frame] - lowest
+            if usable is not None:
+                value[~usable[frame]] = 0
             sums += value
-            squares += value * value
+            value *= value
+            squares += value
+        size = len(frames) if usable is None else usable[frames].sum(axis=0)
         sizes[block] = size
-        totals[block] = sums + sizes[block] * lowest
-        scatter = (sizes[block] * squares - sums * sums).astype(np.float64)
-        scatters[block] = scatter / np.maximum(sizes[block], 1)
+        exact, square = (
+            (sums, squares) if kind is object else (sums.astype(np.int64), squares.astype(np.int64))
+        )
+        totals[block] = exact + sizes[block] * lowest
+        # modulo 2^64, as the difference fits
+        scatter = sizes[block] * square - exact * exact
+        if kind is not object:
+            scatter = scatter.view(np.uint64)
+        scatters[block] = scatter.astype(np.float64) / np.maximum(sizes[block], 1)
     return sizes, totals, scatters
 
 
