@@ -11,7 +11,7 @@ from gpu_spots.errors import BackendError
 
 MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
 """The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
-ON_TWO = {"test_backend", "test_contract", "test_levels", "test_plan"}
+ON_TWO = {"test_backend", "test_clip", "test_contract", "test_levels", "test_plan"}
 """Where the kernels run as two devices too; elsewhere it is one of them that matters."""
 
 
