@@ -20,8 +20,6 @@ from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Va
 
 TILE_VALUES = 1 << 19
 """Values of a tile where blocks are compared: some megabytes of work."""
-FEW = 4
-"""One pixel in so many that changed, or fewer, are copied before they are looked at again."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -227,68 +225,61 @@ def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64
 
 
 def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
-    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
+
+    Few values of few pixels are left out, so sums are those of all values less these.
+    """
     n_pixels, n = rows.shape
-    total, scatter = _narrow_sums(rows[:, :m])
-    square = ((scatter + (total * total).astype(np.uint64)) // np.uint64(m)).astype(np.int64)
-    top = np.ascontiguousarray(rows[:, m:].T)
-    sums, squares = np.empty((n - m + 1, n_pixels), np.int64), np.empty((n - m + 1, n_pixels))
-    sums[0], squares[0] = total, square
-    exact = np.empty(n_pixels)
-    for i, values in enumerate(top):
-        np.add(sums[i], values, out=sums[i + 1])
-        np.copyto(exact, values)
-        exact *= exact
-        np.add(squares[i], exact, out=squares[i + 1])  # below 2^53
-    flat_sums, flat_squares = sums.reshape(-1), squares.reshape(-1)
+    first = _sums_and_squares(rows[:, :m])
+    every = first
+    if m < n:
+        every = [
+            low + high for low, high in zip(first, _sums_and_squares(rows[:, m:]), strict=True)
+        ]
     of_type = np.iinfo(rows.dtype)
-
-    def scatter_of(kept: Counts, at: NDArray[np.int64]) -> tuple[Counts, NDArray[np.uint64]]:
-        some = flat_sums.take(at)
-        difference = kept * flat_squares.take(at).astype(np.int64)
-        return some, (difference - some * some).view(np.uint64)
-
-    below: list[NDArray[np.int64]] = []
+    total, square = first
+    is_start = True
 
     def moments(kept: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        some, scatter = scatter_of(kept, (np.maximum(kept, m) - m) * n_pixels + pixels)
+        some = slice(None) if len(pixels) == n_pixels else pixels
+        scatter = (kept * square[some] - total[some] * total[some]).view(np.uint64)
         return _of_sums(
-            kept.astype(np.float64), some.astype(np.float64), scatter.astype(np.float64)
+            kept.astype(np.float64), total[some].astype(np.float64), scatter.astype(np.float64)
         )
 
     def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
-        # no value is above the type's largest, and what is below all values keeps none
-        most = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
-        highest = most.astype(rows.dtype)
-        some = top
-        if len(pixels) * FEW < n_pixels:
-            some = top.take(pixels, axis=1)
-        elif len(pixels) < n_pixels:
-            every = np.full(n_pixels, of_type.max, rows.dtype)
-            every[pixels] = highest
-            highest = every
-        within = (some <= highest).view(np.uint8)
-        found = np.add.reduce(within, axis=0, dtype=np.uint8 if len(top) < 256 else np.uint16)
-        if some is top and len(pixels) < n_pixels:
-            found = found[pixels]
-            highest = highest[pixels]
-        low = pixels[rows[pixels, m - 1] > highest]
-        if len(low):
-            below.append(low)
-        return found.astype(np.int64) + m
+        nonlocal total, square, is_start
+        if is_start:
+            total, square, is_start = every[0].copy(), every[1].copy(), False
+        elif len(pixels) == n_pixels:
+            total[:], square[:] = every
+        else:
+            total[pixels], square[pixels] = every[0][pixels], every[1][pixels]
+        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        kept = np.full(len(pixels), n)
+        left = np.flatnonzero(rows[pixels, -1] > highest)
+        for last in range(n - 1, 1, -1):
+            if not len(left):
+                break
+            some = pixels[left]
+            value = rows[some, last].astype(np.int64)
+            total[some] -= value
+            square[some] -= value * value
+            kept[left] = last
+            left = left[rows[some, last - 1] > highest[left]]
+        return kept
 
     kept = _steps(moments, count, n_pixels, m, shift, width, 1.0)
-    total, scatter = scatter_of(kept, (kept - m) * n_pixels + np.arange(n_pixels))
-    some = np.unique(np.concatenate(below)) if below else np.zeros(0, np.int64)
-    if len(some):
-        # the smallest values are not all kept: rare, so all sums are made
-        kept[some] = _steps(*_of_integers(rows[some]), len(some), m, shift, width, 1.0)
-        for number in np.unique(kept[some]):
-            alike = some[kept[some] == number]
-            total[alike], scatter[alike] = _narrow_sums(rows[alike, : int(number)])
-    band.kept[where] = kept
-    band.total[where], band.scatter_low[where] = total, scatter
+    band.kept[where], band.total[where] = kept, total
+    band.scatter_low[where] = (kept * square - total * total).view(np.uint64)
     band.iqr4[where] = _quartiles(rows, kept)
+
+
+def _sums_and_squares(rows: Array) -> list[Counts]:
+    """(p,) int64 each: sums of rows (p, m) of 8- or 16-bit values, and of their squares."""
+    total, scatter = _narrow_sums(rows)
+    squares = (scatter + (total * total).view(np.uint64)) // np.uint64(rows.shape[1])
+    return [total, squares.view(np.int64)]
 
 
 def _quartiles(rows: Array, kept: Counts) -> Counts:
@@ -358,24 +349,28 @@ class _Comparison:
     def __init__(self, tile: Tile, blocks: _Blocks, shifts: Floats) -> None:
         is_float = tile.values.dtype.kind == "f"
         self.quantum = 0.0 if is_float else 1.0
+        self.sizes: Counts
+        """(b, p), or (b, 1) where all values are valid."""
         self.totals: Array
         self.sizes, self.totals, self.scatters = (_float_sums if is_float else _integer_sums)(
             tile, blocks
         )
+        shape = self.totals.shape
+        if tile.usable is None:
+            self.sizes = self.sizes[:, :1]
+        self.there = np.broadcast_to(self.sizes > 0, shape)
+        self.means = self.totals / self.sizes
+        self.means[~self.there] = np.inf
         self.number = self.sizes.astype(np.float64)
-        self.there = self.sizes > 0
-        self.means = np.where(self.there, self.totals / self.number, np.inf)
+        if (self.sizes == self.sizes[0]).all():
+            # the limit of all blocks of a pixel is one number
+            self.number = self.number[:1]
         n_blocks = np.count_nonzero(self.there, axis=0)
-        n_values = self.sizes.sum(axis=0).astype(np.float64)
-        half = np.array([lower_half(b) for b in range(len(self.sizes) + 1)])[n_blocks]
-        # ties: the first block of the run
-        order = self.means.argsort(axis=0, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.arange(len(order))[:, None], axis=0)
-        self.first = (rank == 0) & self.there
-        left = self.there & (rank < half)
-        mean = _in_order(np.where(left, self.means, 0.0)) / np.maximum(half, 1)
-        self.variance = _pooled(left, self.sizes, self.scatters)
+        n_values = np.broadcast_to(self.sizes, shape).sum(axis=0).astype(np.float64)
+        half = np.array([lower_half(b) for b in range(len(shifts))])[n_blocks]
+        left = self._lowest(half)
+        mean = _in_order(self.means, left) / np.maximum(half, 1)
+        self.variance = self._pooled(left)
         error = np.divide(
             self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
         )
@@ -384,38 +379,50 @@ class _Comparison:
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
         mean, variance = self.mean, self.variance
-        for _ in range(BLOCK_STEPS):
-            highest = limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
-            left = (self.means <= highest) & self.there
-            left |= self.first & ~left.any(axis=0)
-            kept = np.where(left, self.sizes, 0).sum(axis=0).astype(np.float64)
-            mean = _total(np.where(left, self.totals, 0)) / np.maximum(kept, 1.0)
-            variance = _pooled(left, self.sizes, self.scatters)
+        for step in range(BLOCK_STEPS):
+            left = self.means <= limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
+            left &= self.there
+            none = np.flatnonzero(~left.any(axis=0))
+            if len(none):
+                left[self.means[:, none].argmin(axis=0), none] = self.there[:, none].any(axis=0)
+            if step < BLOCK_STEPS - 1:
+                kept = np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
+                mean = self._total(left) / np.maximum(kept, 1)
+                variance = self._pooled(left)
         return left
 
+    def _lowest(self, half: Counts) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run."""
+        ascending = np.sort(self.means.T, axis=1)
+        pixels = np.arange(len(half))
+        highest = ascending[pixels, np.maximum(half - 1, 0)]
+        left = (self.means <= highest) & self.there
+        more = np.flatnonzero(np.count_nonzero(left, axis=0) > half)
+        if len(more):
+            tied = self.means[:, more] == highest[more]
+            below = np.count_nonzero(self.means[:, more] < highest[more], axis=0)
+            left[:, more] &= ~tied | (tied.cumsum(axis=0) <= half[more] - below)
+        return left
 
-def _pooled(left: NDArray[np.bool_], sizes: Counts, scatters: Floats) -> Floats:
-    """(p,) variance of a value inside the blocks that are left."""
-    freedom = np.where(left, sizes - 1, 0).sum(axis=0).astype(np.float64)
-    return np.divide(
-        _in_order(np.where(left, scatters, 0.0)),
-        freedom,
-        out=np.zeros(sizes.shape[1]),
-        where=freedom > 0,
-    )
+    def _total(self, left: NDArray[np.bool_]) -> Floats:
+        """Return the sum (p,) of the values of the blocks that are left; of integers exactly, rounded once."""
+        if self.quantum:
+            return np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
+        return _in_order(self.totals, left)
+
+    def _pooled(self, left: NDArray[np.bool_]) -> Floats:
+        """Return the variance (p,) of a value inside the blocks that are left."""
+        freedom = np.add.reduce(np.broadcast_to(self.sizes - 1, left.shape), axis=0, where=left)
+        scatter = _in_order(self.scatters, left)
+        return np.divide(scatter, freedom, out=np.zeros(left.shape[1]), where=freedom > 0)
 
 
-def _in_order(values: Floats) -> Floats:
-    """(p,) sums over the blocks, one after the other."""
+def _in_order(values: Floats, left: NDArray[np.bool_]) -> Floats:
+    """Return the sums (p,) over the blocks that are left, added one after the other."""
     total = np.zeros(values.shape[1])
-    for row in values:
-        total += row
+    for row, counts in zip(values, left, strict=True):
+        np.add(total, row, out=total, where=counts)
     return total
-
-
-def _total(totals: Array) -> Floats:
-    """(p,) float64 sums over the blocks: exact ones of integers, rounded once."""
-    return _in_order(totals) if totals.dtype.kind == "f" else totals.sum(axis=0).astype(np.float64)
 
 
 def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:

@@ -1,4 +1,4 @@
-"""Clip of a pixel's values, or of its blocks of frames, on the device: kernels of ranked.cu."""
+"""Clip of a pixel's values, or of its blocks of frames, on the device (kernels/clip.cu)."""
 
 from typing import Any
 
@@ -14,7 +14,6 @@ from gpu_spots.model import Validity, check_frame_count
 BLOCK_BYTES = 32
 """Bytes that a team keeps of a block of frames: mean, scatter, sum, and two numbers."""
 DEFINES: dict[str, int | str] = {
-    "CLIP": 1,
     "STEPS": clip.STEPS,
     "BLOCK_STEPS": clip.BLOCK_STEPS,
     "WIDTH": repr(clip.WIDTH),
@@ -26,6 +25,8 @@ DEFINES: dict[str, int | str] = {
     "SPARSE": repr(clip.SPARSE),
 }
 """Macros of the kernels."""
+FILE = "ranked+clip"
+"""Files of the kernels."""
 
 
 def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity) -> RankedMoments:
@@ -54,7 +55,7 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
             toolkit.to_device(method.block_shifts),
             levels,
         )
-    launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), defines)
+    launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), defines, FILE)
     return found
 
 

@@ -90,6 +90,7 @@ class Launch:
         before: Any,
         after: Any,
         defines: Mapping[str, int | str] = MappingProxyType({}),
+        file: str = "ranked",
     ) -> None:
         """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
         dtype = np.dtype(frames.dtype)
@@ -97,7 +98,7 @@ class Launch:
         low, high = validity.bounds(dtype) if is_float else key_bounds(dtype, validity)
         bound = np.float64 if is_float else np.uint32
         kernel = toolkit.kernel(
-            "ranked",
+            file,
             name,
             FRAME=c_type(dtype if is_float else np.dtype(f"u{dtype.itemsize}")),
             IS_FLOAT=int(is_float),

@@ -102,6 +102,14 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
     )
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_one_pixel(backend: Backend, blocks: bool) -> None:
+    """Sums of many blocks of floats, whose order counts."""
+    frames = frames_of("float64", 60, 20, 8)[:, 4:5, 4:5]
+    frames = frames * np.random.default_rng(9).uniform(0.9, 1.1, frames.shape)
+    assert_as_reference(frames, backend, angles=np.arange(60) // 3 if blocks else None)
+
+
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("blocks", [False, True])
 def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
