@@ -23,6 +23,7 @@ import scipy
 from scipy import ndimage
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from gpu_spots import pipeline
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
@@ -122,7 +123,7 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     morphology = Morphology(PARAMETERS.erosions, PARAMETERS.dilations, PARAMETERS.connectivity)
     bands = range(0, frames.shape[1], 128)
     moments, of_bands = timed(
-        lambda: [backend.moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands],
+        lambda: [cpu_moments(frames[:, i : i + 128], Trimmed(25), Validity()) for i in bands],
         repeats,
     )
     maps = BackgroundMaps(frames.shape[1:], frames.dtype, PARAMETERS.cutoff, varies=False)

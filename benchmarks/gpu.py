@@ -34,11 +34,12 @@ import numpy as np
 from cupyx.scipy import ndimage
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from gpu_spots.backend import select_backend
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.background import HeldBackground, evaluated, fill
-from gpu_spots.cuda.moments import moments_on_device
+from gpu_spots.cuda.trimmed import trimmed_moments
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.memory.plan import spans
 from gpu_spots.memory.workers import in_order
@@ -171,7 +172,7 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     n_frames, size, _ = frames.shape
     device, n_pixels = backend.toolkit, size * size
     values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
-    moments = device.call(lambda: moments_on_device(device, frames, PERCENT, Validity()))
+    moments = device.call(lambda: trimmed_moments(device, frames, PERCENT, Validity()))
     held = device.call(lambda: HeldBackground.empty(device, (size, size), np.dtype(np.uint16)))
     maps = BackgroundMaps((size, size), np.dtype(np.uint16), CUTOFF, varies=False, held=held)
     device.call(lambda: fill(device, moments, maps.rows(0, size)))
@@ -195,7 +196,7 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     )
 
     def to_threshold() -> None:
-        evaluated(device, moments_on_device(device, frames, PERCENT, Validity()), CUTOFF, held)
+        evaluated(device, trimmed_moments(device, frames, PERCENT, Validity()), CUTOFF, held)
 
     def fill_maps() -> None:
         device.call(lambda: fill(device, moments, maps.rows(0, size)))
@@ -211,7 +212,7 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
         )
 
     def only_moments() -> None:
-        moments_on_device(device, frames, PERCENT, Validity())
+        trimmed_moments(device, frames, PERCENT, Validity())
 
     def both(stage: str) -> tuple[float | None, float | None]:
         return of_cupy.get(stage), of_cpu.get(stage)
@@ -247,7 +248,11 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
         Row("moments to maps, to the host", wall(fill_maps, clock.repeats)),
         Row(
             "moments, to the host",
-            clock(lambda: backend.moments(frames, Trimmed(PERCENT), Validity())),
+            clock(
+                lambda: trimmed_moments(device, frames, PERCENT, Validity()).to_host(
+                    device, (size, size)
+                )
+            ),
         ),
         Row("all of it, frames resident", clock(everything), 2 * values),
     ]
@@ -353,11 +358,15 @@ def cpu_stages(
         backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total,
     )
     rows = slice(0, 64)
-    there = backend.moments(on_device[: len(frames), rows], Trimmed(PERCENT), Validity())
-    assert np.array_equal(
-        there.scatter_low, cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low
+    there = backend.toolkit.call(
+        lambda: trimmed_moments(
+            backend.toolkit, on_device[: len(frames), rows], PERCENT, Validity()
+        ).to_host(backend.toolkit, frames[:, rows].shape[1:])
     )
-    of_rows = wall(lambda: cpu.moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
+    assert np.array_equal(
+        there.scatter_low, cpu_moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low
+    )
+    of_rows = wall(lambda: cpu_moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
     return {
         "background": of_rows * frames.shape[1] / 64 * scale,
         "masks": wall(lambda: cpu.find_masks(frames, here), 3) * scale,

@@ -23,6 +23,7 @@ import scipy
 from scipy.stats import chi2, kruskal, rankdata
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.model import Validity
 
@@ -105,10 +106,8 @@ def main() -> None:
     for drift in options.drift:
         frames, block_of_frame = simulated(options.frames, options.blocks, options.rows, drift)
         method = KruskalWallis(block_of_frame, critical)
-        ours, moments = best(partial(backend.moments, frames, method, Validity()), options.repeats)
-        trimmed, _ = best(
-            partial(backend.moments, frames, Trimmed(25), Validity()), options.repeats
-        )
+        ours, moments = best(partial(cpu_moments, frames, method, Validity()), options.repeats)
+        trimmed, _ = best(partial(cpu_moments, frames, Trimmed(25), Validity()), options.repeats)
         few = frames[:, 0, : options.pixels].T.copy()
         loop, found = best(partial(loop_over, few, block_of_frame, options.blocks), 1)
         assert [size for size, *_ in found] == moments.kept[0, : options.pixels].tolist()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.bits import PackedMasks, set_pixels
+from cpu_fallback.packed import PackedMasks, set_pixels
 from gpu_spots.model import Components
 
 
@@ -25,7 +25,7 @@ class _Runs:
 
 
 def components(masks: PackedMasks, connectivity: int) -> Components:
-    """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
+    """Components of each mask; see ``gpu_spots.backend.Operations.components``."""
     n_masks, n_rows = masks.words.shape[:2]
     pixels = set_pixels(masks.words, masks.n_columns)
     if not len(pixels):

@@ -28,7 +28,7 @@ def kruskal_moments(
     critical: NDArray[np.float64],
     validity: Validity,
 ) -> IntegerMoments | FloatMoments:
-    """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
+    """Return the moments of a band (n, n_X, n_Y); see ``cpu_fallback.background.moments``."""
     blocks = _Blocks.of(block_of_frame)
     limits = np.array(critical, np.float64)
     limits[:TESTED_FROM] = np.inf

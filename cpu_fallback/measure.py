@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cpu_fallback.prepared import Prepared
 from cpu_fallback.validity import at_least
 from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
 
@@ -11,12 +12,11 @@ def measure(
     frames: Array,
     components: Components,
     mask_of_frame: NDArray[np.integer],
-    level: IntegerLevel | NDArray[np.float64],
+    prepared: Prepared,
     factors: NDArray[np.integer] | None,
-    saturation: float | None,
 ) -> Measurements:
-    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``."""
-    n_pixels = frames[0].size
+    """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
+    level, saturation, n_pixels = prepared.level, prepared.saturation, frames[0].size
     pixels, begin, frame = _repeated(components, mask_of_frame)
     if not len(begin):
         empty = np.zeros(0, np.int64)

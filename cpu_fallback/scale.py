@@ -8,7 +8,7 @@ from gpu_spots.model import FACTOR_BITS, Array, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
-    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``."""
+    """Each frame times its factor; see ``gpu_spots.backend.Operations.scaled``."""
     usable = valid_values(frames, validity)
     marks = validity.marks(frames.dtype)
     if frames.dtype.kind == "f":

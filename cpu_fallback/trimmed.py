@@ -1,6 +1,7 @@
 """Trimmed statistics of each pixel: tiles of pixels, transposed so that a pixel's values lie in a row, then sorted."""
 
 import time
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,41 +16,48 @@ the cache.
 """
 
 
-class TrimmedStatistics:
-    """Computes moments band by band; chooses once the integer type that this machine sorts fastest."""
+def trimmed_moments(
+    frames: Array, percent: int, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Return the moments of a band; see ``cpu_fallback.background.moments``.
 
-    def __init__(self) -> None:
-        self._short_sort_is_fast = _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
+    Args:
+        frames: (n, n_X, n_Y), counts.
+        percent: share of the valid values of a pixel that is dropped, the largest ones.
+        validity: which values count.
 
-    def moments(
-        self, frames: Array, percent: int, validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Moments of a band; see ``gpu_spots.backend.Backend.moments``."""
-        band = Band(frames, validity)
-        buffer = np.empty((TILE, len(frames)), self._sorting_dtype(frames.dtype))
+    Raises:
+        ValueError: there are more than `MAX_FRAMES` frames.
+    """
+    band = Band(frames, validity)
+    buffer = np.empty((TILE, len(frames)), _sorting_dtype(frames.dtype))
 
-        def size(n_valid: int) -> int:
-            return n_valid - n_valid * percent // 100
+    def size(n_valid: int) -> int:
+        return n_valid - n_valid * percent // 100
 
-        for tile in tiles(frames, validity, TILE):
-            rows = buffer[: tile.values.shape[1]]
-            band.load(tile, rows)
-            rows.sort(axis=1)
-            if tile.usable is None:
-                band.sample(tile.where, rows[:, : size(len(frames))])
-            else:
-                band.sample_counted(
-                    np.arange(tile.where.start, tile.where.stop),
-                    rows,
-                    tile.usable.sum(axis=0),
-                    size,
-                )
-        return band.moments()
+    for tile in tiles(frames, validity, TILE):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        rows.sort(axis=1)
+        if tile.usable is None:
+            band.sample(tile.where, rows[:, : size(len(frames))])
+        else:
+            where = np.arange(tile.where.start, tile.where.stop)
+            band.sample_counted(where, rows, tile.usable.sum(axis=0), size)
+    return band.moments()
 
-    def _sorting_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        if dtype.kind == "f" or dtype.itemsize == 4:
-            return dtype
-        return np.dtype(f"{dtype.kind}{2 if self._short_sort_is_fast else 4}")
+
+def _sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the integer type that this machine sorts fastest, or a type of 4 or 8 bytes as it is."""
+    if dtype.kind == "f" or dtype.itemsize == 4:
+        return dtype
+    return np.dtype(f"{dtype.kind}{2 if _sorts_short_integers_fast() else 4}")
+
+
+@cache
+def _sorts_short_integers_fast() -> bool:
+    """Whether to sort 16 bits; measured once, as some processors sort them slowly."""
+    return _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
 
 
 def _seconds_to_sort(dtype: DTypeLike) -> float:

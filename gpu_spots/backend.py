@@ -7,9 +7,9 @@ at once, and may be given any band of rows or batch of frames. Frames, masks and
 live wherever the backend wants them; everything else is NumPy.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,155 @@ from gpu_spots.model import (
     Array,
     Background,
     Components,
-    FloatMoments,
     FoundMasks,
-    IntegerMoments,
+    Frames,
+    Masks,
     Measurements,
     Morphology,
+    PackedImages,
     Validity,
 )
 
 NAMES = ("auto", "gpu", "cpu")
 """What a user may ask for."""
+Prepared = TypeVar("Prepared")
+"""What a backend needs of the background in the second pass."""
 
 
-class Backend(Protocol):
-    """The operations of the pipeline, in the order in which it calls them."""
+class DeviceMemory(Protocol[Frames]):
+    """Memory where a backend computes, and the way of frames to it."""
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that are free; None: the backend computes in the host's memory."""
+
+    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
+        """Return an upper bound of what the background of a band needs beside its frames."""
+
+    def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
+        """Return an upper bound of what masks, components and sums need beside their frames."""
+
+    def hold(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
+    ) -> Frames:
+        """Return memory for frames.
+
+        Args:
+            shape: (n, n_X, n_Y).
+            dtype: one of `FRAME_DTYPES`.
+            shared: other threads than this one work on its parts, which they `upload`: where each
+                of them computes may be elsewhere.
+
+        Raises:
+            OutOfDeviceMemory: there is not enough.
+        """
+
+    def staging(
+        self, held: Frames, begin: int, end: int, shuffled_rows: int | None = None
+    ) -> AbstractContextManager[Array]:
+        """Lend a host array, contiguous, to be filled with some frames of ``held``.
+
+        When the block ends they are on their way: what any thread asks for afterwards sees them.
+
+        Args:
+            held: what `hold` returned.
+            begin: the first frame.
+            end: the one after the last.
+            shuffled_rows: None: the array is (end - begin, n_X, n_Y); always where `free_bytes` is
+                None. Else its frames are shuffled in stretches of so many rows, which divide n_X
+                (`gpu_spots.memory.shuffled.Shuffled`): the backend puts them in order, and needs
+                as much memory once more until the block has ended.
+        """
+
+    def upload(self, frames: Frames | Array) -> Frames:
+        """Put frames where the backend computes, unless they are there.
+
+        (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame.
+        """
+
+    def release(self) -> None:
+        """Give back memory that is kept for later, after `OutOfDeviceMemory`.
+
+        Every operation may raise that.
+        """
+
+
+class Operations(Protocol[Frames, Masks, Prepared]):
+    """What the pipeline computes, in the order in which it does."""
+
+    def scaled(self, frames: Frames, factors: NDArray[np.int64], validity: Validity) -> Frames:
+        """Return frames times ``factors`` (one a frame, int64, in 2^-16), in their own type.
+
+        For integers that is ``(I * factor + 2^15) >> 16``. Results are limited to the type. Invalid
+        values become NaN, or the type's maximum, as ``validity.of_scaled`` says.
+        """
+
+    def hold_background(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
+    ) -> Any:
+        """Return memory for what `prepare` will need; None where it takes all from the host.
+
+        ``shape`` and ``dtype`` are those of the stack. `background` fills it.
+        """
+
+    def background(
+        self, frames: Frames, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
+        """Fill the rows of a band with its background; return whether there are gaps.
+
+        ``into.fill`` does it from moments. A backend that does it otherwise gives the same bits.
+        """
+
+    def prepare(
+        self, background: Background, morphology: Morphology, saturation: float | None
+    ) -> Prepared:
+        """Put what the second pass needs where it computes.
+
+        ``saturation``: the smallest saturated value, of frames as read.
+        """
+
+    def find_masks(self, frames: Frames, prepared: Prepared) -> FoundMasks[Masks]:
+        """Return raw and filtered masks of each frame."""
+
+    def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> Masks:
+        """Return ``n_masks`` masks with no pixel set."""
+
+    def union(self, onto: Masks, masks: Masks, mask_of_frame: NDArray[np.int64]) -> None:
+        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``.
+
+        It changes its argument: one thread at a time.
+        """
+
+    def without(self, masks: Masks, invalid: Masks) -> Masks:
+        """Return the pixels of ``masks`` that are not in ``invalid``, mask by mask."""
+
+    def fetch(self, masks: Sequence[Masks]) -> list[PackedImages]:
+        """Return batches of masks, of the same number and shape, in the host's memory."""
+
+    def components(self, masks: Masks, connectivity: int) -> Components:
+        """Return components of each mask, numbered as ``scipy.ndimage.label`` does."""
+
+    def measure(
+        self,
+        frames: Frames,
+        components: Components,
+        mask_of_frame: NDArray[np.int64],
+        prepared: Prepared,
+        factors: NDArray[np.int64] | None,
+    ) -> Measurements:
+        """Return sums over components for every frame, in the frame's own counts.
+
+        Frame ``i`` has the components of mask ``mask_of_frame[i]``. ``factors`` are those that the
+        background's frames were scaled by, None for 1: float frames divide the background by them
+        (the sums of integer frames are of the background as it is).
+        """
+
+
+class BackendOf(
+    DeviceMemory[Frames],
+    Operations[Frames, Masks, Prepared],
+    Protocol[Frames, Masks, Prepared],
+):
+    """A backend with its own kinds of frames, masks and prepared backgrounds."""
 
     name: str
     """Short name: cpu, ..."""
@@ -44,127 +179,9 @@ class Backend(Protocol):
     workers: int
     """How many bands or batches it is worth computing at the same time."""
 
-    def free_bytes(self) -> int | None:
-        """Bytes of memory that are free where the backend computes; None: it computes in the host's memory."""
 
-    def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
-        """Return an upper bound of the memory, there, that the background of a band needs beside its frames."""
-
-    def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-        """Upper bound of the memory, there, that masks, components and sums of a batch need beside its frames."""
-
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
-        """Room for frames where the backend computes: what `upload` returns, and sliced as NumPy's arrays are, by frames and by rows.
-
-        ``shared``: other threads than this one work on its parts, which they `upload`: where each
-        of them computes may be elsewhere. Raises `OutOfDeviceMemory`.
-        """
-
-    def staging(self, held: Any, begin: int, end: int) -> AbstractContextManager[Array]:
-        """A host array, contiguous, to be filled with the frames from ``begin`` to ``end`` of ``held``.
-
-        When the block ends they are on their way there: what any thread asks for afterwards sees
-        them.
-        """
-
-    @property
-    def staging_shuffled(
-        self,
-    ) -> Callable[[Any, int, int, int], AbstractContextManager[Array]] | None:
-        """``staging_shuffled(held, begin, end, rows)``: `staging` for frames that are still shuffled; None: frames come in order only.
-
-        The array is (end - begin, stretches, bytes of a value, rows, n_Y) uint8, each stretch of
-        ``rows`` rows as `gpu_spots.protocols.Shuffled` has it; ``rows`` divides the rows of
-        ``held``. It needs as much memory, where the backend computes, as these frames take, until
-        the block has ended.
-        """
-
-    def upload(self, frames: Any) -> Any:
-        """Put frames where the backend computes, unless they are there.
-
-        (n, n_X, n_Y), one of `FRAME_DTYPES`, contiguous inside a frame.
-        """
-
-    def release(self) -> None:
-        """Give back memory that is kept for later, after `OutOfDeviceMemory`: which every operation may raise."""
-
-    def scaled(self, frames: Any, factors: NDArray[Any], validity: Validity) -> Any:
-        """Frames times ``factors`` (one a frame, int64, in 2^-16), in their own type: for integers ``(I * factor + 2^15) >> 16``.
-
-        Results are limited to the type. Invalid values become NaN, or the type's maximum, as
-        ``validity.of_scaled`` says.
-        """
-
-    def moments(
-        self, frames: Any, method: Method, validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Return the moments of each pixel's background sample, on the host.
-
-        A pixel with fewer than two values left is masked (``kept`` 0). `KruskalWallis` decides
-        exactly; a block without a valid value in a pixel takes no part there.
-        """
-
-    def hold_background(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
-    ) -> Any:
-        """Return room for what `prepare` will need of a background; None where `prepare` takes all of it from the host.
-
-        ``shape`` and ``dtype`` are those of the stack. `background` fills it.
-        """
-
-    def background(
-        self, frames: Any, method: Method, validity: Validity, into: BackgroundRows
-    ) -> bool:
-        """Fill the rows of a band with its background; return whether there are gaps.
-
-        ``into.fill`` does it from `moments`. A backend that does it otherwise gives the same bits.
-        """
-
-    def prepare(
-        self, background: Background, morphology: Morphology, saturation: float | None
-    ) -> Any:
-        """Put what the second pass needs where it computes.
-
-        ``saturation``: the smallest saturated value, of frames as read.
-        """
-
-    def find_masks(self, frames: Any, prepared: Any) -> FoundMasks:
-        """Raw and filtered masks of each frame."""
-
-    def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> Any:
-        """``n_masks`` masks with no pixel set."""
-
-    def union(self, onto: Any, masks: Any, mask_of_frame: NDArray[Any]) -> None:
-        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``.
-
-        It changes its argument: one thread at a time.
-        """
-
-    def without(self, masks: Any, invalid: Any) -> Any:
-        """The pixels of ``masks`` that are not in ``invalid``, mask by mask."""
-
-    def fetch(self, masks: Sequence[Any]) -> list[Any]:
-        """Return masks of the same number and shape in the host's memory, for `unpack`."""
-
-    def unpack(self, masks: Any) -> NDArray[Any]:
-        """(k, n_X, n_Y) uint8, 0 or 1."""
-
-    def components(self, masks: Any, connectivity: int) -> Components:
-        """Connected components of each mask, numbered as ``scipy.ndimage.label`` does."""
-
-    def measure(
-        self,
-        frames: Any,
-        components: Components,
-        mask_of_frame: NDArray[Any],
-        prepared: Any,
-        factors: NDArray[Any] | None,
-    ) -> Measurements:
-        """Sums over the components of mask ``mask_of_frame[i]`` on frame ``i``, for every frame, in the frame's own counts.
-
-        ``factors`` are those that the background's frames were scaled by, None for 1: float frames
-        divide the background by them (the sums of integer frames are of the background as it is).
-        """
+Backend: TypeAlias = BackendOf[Any, Any, Any]
+"""Any backend."""
 
 
 def select_backend(

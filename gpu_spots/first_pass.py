@@ -1,15 +1,18 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
+from gpu_spots.backend import Prepared
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, at_last, in_halves, in_order
-from gpu_spots.model import Background
+from gpu_spots.model import Background, Frames, Masks
 from gpu_spots.protocols import Observer
 
 
-def learn(source: Source, method: Method, cutoff: float, observer: Observer) -> Background:
+def learn(
+    source: Source[Frames, Masks, Prepared], method: Method, cutoff: float, observer: Observer
+) -> Background:
     """Learn the background band by band; ``cutoff`` goes into the threshold."""
     _, n_rows, n_columns = source.shape
     backend = source.backend

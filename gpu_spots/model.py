@@ -7,7 +7,7 @@ Y``. In a band, ``n_X`` is the number of rows of that band.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +163,7 @@ class Background:
     validity: Validity
     """Which values count in masks and spots: masked pixels are invalid here."""
     held: Any = None
-    """What the backend holds of these very maps where it computes (`Backend.hold_background`);
+    """What the backend holds of these very maps where it computes (`Operations.hold_background`);
     None: nothing.
     """
 
@@ -180,18 +180,59 @@ class Morphology:
     """1: cross of five pixels; 2: square of nine."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundMasks:
-    """The masks of a batch of frames, in the backend's own packed form: opaque, but it has a length and can be sliced."""
+class HeldFrames(Protocol):
+    """What can be asked of frames where they are computed with."""
 
-    raw: Any
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, n_X, n_Y)."""
+
+    def __getitem__(self: "Frames", part: slice | tuple[slice, slice], /) -> "Frames":
+        """Return some of the frames, or of the rows of all, as a view."""
+
+
+class HeldMasks(Protocol):
+    """What can be asked of masks where they are computed with."""
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+
+    def __getitem__(self: "Masks", masks: slice, /) -> "Masks":
+        """Return some of the masks, as a view."""
+
+
+Frames = TypeVar("Frames", bound=HeldFrames)
+"""Frames where a backend computes."""
+Masks = TypeVar("Masks", bound=HeldMasks)
+"""Masks where a backend computes, in its own packed form."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMasks(Generic[Masks]):
+    """The masks of a batch of frames."""
+
+    raw: Masks
     """Pixels at or above their threshold, one mask a frame."""
-    filtered: Any
+    filtered: Masks
     """Those after erosions, dilations and validity, one mask a frame."""
-    invalid: Any
+    invalid: Masks | None
     """Pixels whose value on the frame is invalid, one mask a frame; None: only ``Validity.pixels``
     excludes any.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImages:
+    """Masks in the host's memory, a bit a pixel; an index or a slice unpacks some."""
+
+    octets: NDArray[np.uint8]
+    """(k, n_X, b) uint8: column ``j`` is bit ``j % 8`` of byte ``j // 8``; more bits are 0."""
+    n_columns: int
+    """n_Y."""
+
+    def __getitem__(self, masks: int | slice) -> NDArray[np.uint8]:
+        """Return one image, (n_X, n_Y) uint8, 0 or 1, or several, (k, n_X, n_Y)."""
+        return np.unpackbits(self.octets[masks], axis=-1, bitorder="little", count=self.n_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +249,10 @@ class Components:
     first: NDArray[np.int64]
     """(k + 1,) int64: mask ``j`` has the components ``first[j]`` to ``first[j + 1]``, labelled 1,
     2, ... in raster order.
+    """
+    held: Any = None
+    """What the backend holds of these very components where it computes, to `measure` them at once;
+    None: nothing.
     """
 
     @property

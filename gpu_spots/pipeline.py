@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.backend import Backend
+from gpu_spots.backend import Backend, BackendOf, Prepared
 from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
@@ -22,7 +22,7 @@ from gpu_spots.masks import grouping
 from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.memory.source import OpenSpool, Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, Frames, Masks, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.second_pass import SecondPass
@@ -83,7 +83,7 @@ def method_of(stack: Stack, parameters: Parameters) -> Method:
 def find_spots(
     stack: Stack,
     parameters: Parameters,
-    backend: Backend,
+    backend: BackendOf[Frames, Masks, Prepared],
     sink: Sink,
     observer: Observer,
     limits: Limits | None = None,
@@ -107,7 +107,7 @@ def find_spots(
     watch, limits = Stopwatch(), limits or Limits()
     with ExitStack() as opened:
 
-        def read(allowed: Limits) -> Source | None:
+        def read(allowed: Limits) -> Source[Frames, Masks, Prepared] | None:
             plan = plan_run(stack, parameters, backend, allowed)
             try:
                 return opened.enter_context(open_source(stack, backend, plan, open_spool, observer))

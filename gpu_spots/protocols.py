@@ -1,29 +1,14 @@
 """What the pipeline asks of those around it: where frames come from, where results go, and who is told how far it is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.masks.grouping import Columns
+from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import Array, SpotTable, Validity
-
-
-@dataclass(frozen=True, slots=True)
-class Shuffled:
-    """Frames as they are stored where HDF5's shuffle filter is the last one left to undo."""
-
-    rows: int
-    """Each stretch of so many rows of a frame is shuffled by itself; frames consist of whole
-    stretches.
-    """
-    read: Callable[[int, int, int, int, Array], None]
-    """As `Stack.read_rows`, of whole stretches, which stay shuffled: into (end - begin, stretches,
-    bytes of a value, rows, n_Y) uint8, where the first bytes of all values of a stretch come first,
-    as in memory, then all second ones, and so on.
-    """
 
 
 class Stack(Protocol):
@@ -54,7 +39,7 @@ class Stack(Protocol):
 
     @property
     def shuffled(self) -> Shuffled | None:
-        """How all frames can be had still shuffled, for a backend that puts them in order itself; None: they cannot."""
+        """How frames can be read shuffled (see `gpu_spots.memory.shuffled`); None: they cannot."""
 
     def resident(self) -> Array | None:
         """The whole stack if it is in memory already."""

@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.backend import Prepared
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, at_last, in_halves, in_order
 from gpu_spots.model import (
-    Array,
     Background,
     Components,
     FoundMasks,
+    Frames,
+    Masks,
     Measurements,
     Morphology,
+    PackedImages,
     SpotTable,
 )
 from gpu_spots.parameters import Parameters
@@ -35,8 +38,8 @@ Sums = tuple[NDArray[np.float64], Measurements]
 class _Images:
     """Images of consecutive masks that are to be written, on the host."""
 
-    masks: dict[str, Any]
-    """Packed masks, by the kinds that the sink keeps."""
+    masks: dict[str, PackedImages]
+    """By the kinds that the sink keeps."""
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
 
@@ -49,7 +52,7 @@ class _Encoded:
     labels: list[Any]
 
 
-class SecondPass:
+class SecondPass(Generic[Frames, Masks, Prepared]):
     """Masks, components and sums, batch by batch.
 
     Workers compute and encode; this thread alone writes, in order.
@@ -57,7 +60,7 @@ class SecondPass:
 
     def __init__(
         self,
-        source: Source,
+        source: Source[Frames, Masks, Prepared],
         background: Background,
         parameters: Parameters,
         sink: Sink,
@@ -86,8 +89,10 @@ class SecondPass:
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
-            images = self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found)
-            return images, self._measure(on_device, found, np.arange(end - begin), begin, end)
+            sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
+            # what waits to be written takes no memory of a device
+            found = replace(found, held=None)
+            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
         for begin, end, (intensity, measured) in self._walk(
             "masks and spots", self.source.shape[0], "frames", one_batch
@@ -112,11 +117,12 @@ class SecondPass:
             self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
         return self.table.table()
 
-    def _synced_masks(self, groups: Groups) -> Any:
+    def _synced_masks(self, groups: Groups) -> Masks:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
-        synced, invalid = self._empty_masks(groups), None
+        synced = self._empty_masks(groups)
+        invalid: Masks | None = None
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, FoundMasks]:
+        def one_batch(begin: int, end: int) -> tuple[_Images, FoundMasks[Masks]]:
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
@@ -132,12 +138,12 @@ class SecondPass:
             else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
         )
 
-    def _empty_masks(self, groups: Groups) -> Any:
+    def _empty_masks(self, groups: Groups) -> Masks:
         return at_last(
             lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release
         )
 
-    def _unite(self, onto: Any, masks: Any, mask_of_frame: NDArray[np.int64]) -> None:
+    def _unite(self, onto: Masks, masks: Masks, mask_of_frame: NDArray[np.int64]) -> None:
         """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""
 
         def some(begin: int, end: int) -> None:
@@ -145,11 +151,13 @@ class SecondPass:
 
         in_halves(some, (0, len(masks)), self.backend.release)
 
-    def _label(self, synced: Any) -> Components:
+    def _label(self, synced: Masks) -> Components:
         """Components of all synced masks."""
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
-            found = self.backend.components(synced[begin:end], self.connectivity)
+            found = replace(
+                self.backend.components(synced[begin:end], self.connectivity), held=None
+            )
             return self._fetch({"synced": synced[begin:end]}, found), found
 
         return joined(
@@ -211,12 +219,12 @@ class SecondPass:
                     yield begin, begin + last, result
                 self.observer.advance(last - first)
 
-    def _find_masks(self, on_device: Any, begin: int, end: int) -> FoundMasks:
+    def _find_masks(self, on_device: Frames, begin: int, end: int) -> FoundMasks[Masks]:
         return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
 
     def _measure(
         self,
-        on_device: Any,
+        on_device: Frames,
         found: Components,
         mask_of_frame: NDArray[np.int64],
         begin: int,
@@ -228,7 +236,7 @@ class SecondPass:
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.level, of_row), measured
 
-    def _fetch(self, masks: dict[str, Any], found: Components | None = None) -> _Images:
+    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> _Images:
         """Bring the masks that the sink keeps to the host."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
         return _Images(
@@ -238,14 +246,10 @@ class SecondPass:
 
     def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
-
-        def unpacked(packed: Any, i: int) -> Array:
-            return self.backend.unpack(packed[i : i + 1])[0]
-
         found = images.found
         return _Encoded(
             masks={
-                kind: [self.sink.encode(partial(unpacked, packed, i)) for i in range(first, last)]
+                kind: [self.sink.encode(partial(packed.__getitem__, i)) for i in range(first, last)]
                 for kind, packed in images.masks.items()
             },
             labels=[

@@ -15,11 +15,14 @@ import h5py
 import numpy as np
 import pytest
 
+from cpu_fallback import background as cpu_background
 from gpu_spots import cli
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import Method
+from gpu_spots.cuda import background as cuda_background
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import Background, IntegerLevel, Validity
+from gpu_spots.model import Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 
@@ -102,6 +105,28 @@ def fetched(backend: Any, array: Any) -> np.ndarray:
         device, array = backend._here(array)
         backend = backend.backends[device]
     return backend.toolkit.call(lambda: backend.toolkit.to_host(array))
+
+
+def images_of(backend: Backend, masks: Any) -> np.ndarray:
+    """Masks that are where the backend computes, as images (k, n_X, n_Y) of 0 and 1."""
+    return backend.fetch([masks])[0][:]
+
+
+def moments_of(
+    backend: Any, frames: Any, method: Method, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """The moments that a backend makes the background of a band from, on the host."""
+    if isinstance(frames, np.ndarray):
+        return cpu_background.moments(frames, method, validity)
+    if hasattr(backend, "backends"):
+        device, frames = backend._here(frames)
+        backend = backend.backends[device]
+    toolkit = backend.toolkit
+    return toolkit.call(
+        lambda: cuda_background.moments(toolkit, frames, method, validity).to_host(
+            toolkit, frames.shape[1:]
+        )
+    )
 
 
 def series(

@@ -12,7 +12,7 @@ from gpu_spots.errors import BackendError
 from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, run
+from helpers import assert_same, background_of, images_of, run
 from reference import reference_run
 
 NO_MORPHOLOGY = Morphology(0, 0, 1)
@@ -40,7 +40,9 @@ def test_morphology_equals_scipy(
     backend: Backend, stack: np.ndarray, erosions: int, dilations: int, connectivity: int
 ) -> None:
     structure = ndimage.generate_binary_structure(2, connectivity)
-    found = backend.unpack(masks_of(backend, stack, Morphology(erosions, dilations, connectivity)))
+    found = images_of(
+        backend, masks_of(backend, stack, Morphology(erosions, dilations, connectivity))
+    )
     for image, mask in zip(stack.astype(bool), found, strict=True):
         expected = ndimage.binary_erosion(image, structure, erosions) if erosions else image
         expected = (
@@ -125,9 +127,9 @@ def test_a_value_is_in_the_raw_mask_if_it_is_at_least_the_threshold(
             Morphology(0, 0, 2),
             None,
         )
-        found = backend.unpack(backend.find_masks(backend.upload(frame[None, None]), prepared).raw)[
-            0, 0
-        ]
+        found = images_of(
+            backend, backend.find_masks(backend.upload(frame[None, None]), prepared).raw
+        )[0, 0]
         assert found.tolist() == [int(float(value) >= threshold) for value in frame], threshold
 
 
@@ -137,8 +139,8 @@ def test_union_and_without(backend: Backend) -> None:
     onto = backend.empty_masks(2, (6, 70))
     backend.union(onto, masks, np.array([0, 1, 1, 0, 0]))
     united = np.stack([stack[[0, 3, 4]].any(0), stack[[1, 2]].any(0)])
-    assert np.array_equal(backend.unpack(onto), united)
-    assert np.array_equal(backend.unpack(backend.without(onto, masks[3:])), united & ~stack[3:])
+    assert np.array_equal(images_of(backend, onto), united)
+    assert np.array_equal(images_of(backend, backend.without(onto, masks[3:])), united & ~stack[3:])
     assert len(onto) == 2
 
 

@@ -17,13 +17,22 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import components as cuda_components
 from gpu_spots.cuda import masks as cuda_masks
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import assert_same, background_of, levels_of, run, series
+from helpers import (
+    assert_same,
+    background_of,
+    images_of,
+    levels_of,
+    moments_of,
+    run,
+    series,
+)
 
 COLUMNS = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
 
@@ -74,9 +83,9 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     for thread in threads:
         thread.join()
     assert np.array_equal(device_frames(device_backend, held), frames)
-    found = device_backend.moments(held[:, 2:5], Trimmed(25), Validity())
+    found = moments_of(device_backend, held[:, 2:5], Trimmed(25), Validity())
     assert np.array_equal(
-        found.total, CpuBackend(1).moments(frames[:, 2:5], Trimmed(25), Validity()).total
+        found.total, moments_of(CpuBackend(1), frames[:, 2:5], Trimmed(25), Validity()).total
     )
 
 
@@ -111,8 +120,8 @@ def test_many_steps_equal_scipy(
         Morphology(erosions, dilations, connectivity),
         None,
     )
-    found = device_backend.unpack(
-        device_backend.find_masks(device_backend.upload(images), prepared).filtered
+    found = images_of(
+        device_backend, device_backend.find_masks(device_backend.upload(images), prepared).filtered
     )
     structure = ndimage.generate_binary_structure(2, connectivity)
     for image, mask in zip(images.astype(bool), found, strict=True):
@@ -134,7 +143,7 @@ def test_more_masks_than_can_be_numbered_at_once(
     )
     masks = device_backend.find_masks(device_backend.upload(images), prepared).raw
     whole = device_backend.components(masks, 2)
-    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * cuda_masks.words_for(50))
+    monkeypatch.setattr(cuda_components, "MOST_WORDS", 2 * 30 * words_for(50))
     parts = device_backend.components(masks, 2)
     for name in ("pixels", "begin", "box", "first"):
         assert np.array_equal(getattr(parts, name), getattr(whole, name))
@@ -281,11 +290,11 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     else:
         staging = backend.staging
 
-        def full_once(held: Any, begin: int, end: int) -> Any:
+        def full_once(*given: Any) -> Any:
             staged.append(MEMORY.live)
             if len(staged) == 5:
                 raise OutOfDeviceMemory("GPU 0: out of memory")
-            return staging(held, begin, end)
+            return staging(*given)
 
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
@@ -345,8 +354,8 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
         return lend_all(arrays)
 
     monkeypatch.setattr(toolkit, "lend_all", noted)
-    masks = [cuda_masks.PackedMasks(toolkit.to_device(each), 70) for each in words]
+    masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
     assert lent == [[3, 3], [3, 3], [1, 1]]
-    assert np.array_equal(np.stack([each.words for each in fetched]), words)
+    assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from emulator.emulated import COMPILER, EmulatedToolkit
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE, BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed, critical_values
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.background import HeldBackground, evaluated
-from gpu_spots.cuda.planes import PlaneMoments, most_frames
+from gpu_spots.cuda.moments import PlaneMoments
+from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.memory import plan
 from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
@@ -216,13 +218,11 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 device_backend.prepare(each, Morphology(1, 2, 2), 3)
                 for each in (background, replace(background, held=None))
             )
-            assert held.rules.limits is background.held.below
+            assert held.limits is background.held.below
             assert (held.levels.low is background.held.total) == (not background.gaps)
-            assert held.rules.value_range == sent.rules.value_range
+            assert held.value_range == sent.value_range
             for name in ("limits", "valid"):
-                assert_same_there(
-                    device_backend, getattr(held.rules, name), getattr(sent.rules, name)
-                )
+                assert_same_there(device_backend, getattr(held, name), getattr(sent, name))
             for name in ("low", "float"):
                 assert_same_there(
                     device_backend, getattr(held.levels, name), getattr(sent.levels, name)
@@ -276,7 +276,7 @@ def test_maps_that_are_uploaded_in_pieces(
         threshold[4, 5] = least
         background = background_of(threshold, dtype, levels_of(dtype, shape, rng))
         prepared = device_backend.prepare(background, Morphology(0, 0, 1), None)
-        limits = fetched(device_backend, prepared.rules.limits)
+        limits = fetched(device_backend, prepared.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
         level, levels = background.level, prepared.levels
@@ -336,9 +336,7 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
     assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
     for shape in ((40, 50), (200, 201)):
         maps = BackgroundMaps(shape, dtype, 3.0, varies=n_blocks > 0)
-        moments = CpuBackend(1).moments(
-            frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity()
-        )
+        moments = cpu_moments(frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity())
         tracemalloc.start()
         maps.rows(0, shape[0]).fill(moments)
         needed = tracemalloc.get_traced_memory()[1]
@@ -407,7 +405,7 @@ def is_held_otherwise(backend: Any) -> bool:
         for each in (background, replace(background, held=None))
     )
     try:
-        assert_same_there(backend, held.rules.limits, sent.rules.limits)
+        assert_same_there(backend, held.limits, sent.limits)
         assert_same_there(backend, held.levels.low, sent.levels.low)
     except AssertionError:
         return True

@@ -12,7 +12,7 @@ from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
-from helpers import background_of, levels_of
+from helpers import background_of, images_of, levels_of
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
@@ -31,12 +31,14 @@ def mask_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
         found = backend.find_masks(
             backend.upload(frames), backend.prepare(background, morphology, None)
         )
-        yield from map(backend.unpack, (found.raw, found.filtered, found.invalid))
+        yield from (
+            images_of(backend, masks) for masks in (found.raw, found.filtered, found.invalid)
+        )
         # which also sees bits beyond the last column
         yield backend.components(found.filtered, 2).pixels
         onto = backend.empty_masks(1, shape)
         backend.union(onto, found.filtered, np.array([0, 0]))
-        yield backend.unpack(onto)
+        yield images_of(backend, onto)
 
 
 def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:

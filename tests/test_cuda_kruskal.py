@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.cuda import kruskal, ranked
-from gpu_spots.cuda.kruskal import kruskal_on_device
+from gpu_spots.cuda.kruskal import kruskal_moments as kruskal_on_device
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import kruskal_h
 from test_cuda_moments import assert_equal, band_of, validities
@@ -28,8 +28,6 @@ from test_kruskal import (
 )
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
-
-CPU = CpuBackend(1)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_equals_the_cpu_in_a_band(
                 toolkit, band_of(toolkit, frames), block_of_frame, critical, validity
             )
             assert_equal(
-                found, CPU.moments(frames, KruskalWallis(block_of_frame, critical), validity)
+                found, cpu_moments(frames, KruskalWallis(block_of_frame, critical), validity)
             )
     assert not answers
 
@@ -107,7 +105,7 @@ def test_any_share_of_memory(
             )
             assert_equal(
                 found,
-                CPU.moments(frames, KruskalWallis(UNEQUAL, critical_values(0.2, 5)), validity),
+                cpu_moments(frames, KruskalWallis(UNEQUAL, critical_values(0.2, 5)), validity),
             )
 
 
@@ -132,7 +130,7 @@ def test_runs_of_any_length(toolkit: EmulatedToolkit, block_of_frame: np.ndarray
         found = kruskal_moments(
             toolkit, toolkit.to_device(frames), block_of_frame, critical, validity
         )
-        assert_equal(found, CPU.moments(frames, KruskalWallis(block_of_frame, critical), validity))
+        assert_equal(found, cpu_moments(frames, KruskalWallis(block_of_frame, critical), validity))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +163,7 @@ def test_only_doubtful_pixels_are_asked_of_the_host(
                 found = kruskal_moments(
                     toolkit, toolkit.to_device(frames), UNEQUAL, critical, validity
                 )
-                assert_equal(found, CPU.moments(frames, KruskalWallis(UNEQUAL, critical), validity))
+                assert_equal(found, cpu_moments(frames, KruskalWallis(UNEQUAL, critical), validity))
                 n_asked += len(answers)
                 assert len(answers) < 12
     assert n_asked >= 12 * 3 * (1 if validity.pixels is None else 0.5)
@@ -202,7 +200,7 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
     frames, blocks = many_equal_blocks()
     critical = np.append(np.full(300, math.inf), 0.01)
     found = kruskal_moments(toolkit, toolkit.to_device(frames), blocks, critical, Validity())
-    assert_equal(found, CPU.moments(frames, KruskalWallis(blocks, critical), Validity()))
+    assert_equal(found, cpu_moments(frames, KruskalWallis(blocks, critical), Validity()))
     assert isinstance(found, IntegerMoments)
     assert found.total.tolist() == frames[blocks != 5].sum(axis=0).tolist()
 
@@ -293,7 +291,7 @@ def test_planted_faults_are_found(
                 raise
             return False
         try:
-            assert_equal(found, CPU.moments(frames, KruskalWallis(blocks, critical), validity))
+            assert_equal(found, cpu_moments(frames, KruskalWallis(blocks, critical), validity))
         except AssertionError:
             return False
         return True

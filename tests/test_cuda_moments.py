@@ -12,15 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cpu_fallback import CpuBackend
+from cpu_fallback.background import moments as cpu_moments
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import ranked
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.cuda.moments import moments_bytes, moments_on_device
-from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames
-from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
+from gpu_spots.cuda.memory import band_bytes
+from gpu_spots.cuda.moments import PlaneMoments, RankedMoments
+from gpu_spots.cuda.planes import is_possible, most_frames
+from gpu_spots.cuda.ranked import Launch, ranked_moments
+from gpu_spots.cuda.trimmed import trimmed_moments as moments_on_device
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
 from reference import find_valid, four_quantile, pixel_sample
 
@@ -28,7 +30,6 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
 SHORT = [np.dtype(name) for name in ("uint8", "uint16", "int16")]
 KINDS = ["noise", "full range", "few values", "at the top", "smallest", "saturated"]
-CPU = CpuBackend(1)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def test_bit_planes_equal_the_cpu(toolkit: EmulatedToolkit, dtype: str, n_frames
                 found = moments_on_device(toolkit, band_of(toolkit, frames), percent, validity)
                 assert isinstance(found, PlaneMoments)
                 assert_equal(
-                    found.to_host(toolkit, (3, 47)), CPU.moments(frames, Trimmed(percent), validity)
+                    found.to_host(toolkit, (3, 47)), cpu_moments(frames, Trimmed(percent), validity)
                 )
 
 
@@ -197,7 +198,7 @@ def test_sorted_values_equal_the_cpu(
                 found = ranked_moments(
                     toolkit, band_of(toolkit, frames), percent, validity
                 ).to_host(toolkit, (2, 17))
-                assert_equal(found, CPU.moments(frames, Trimmed(percent), validity))
+                assert_equal(found, cpu_moments(frames, Trimmed(percent), validity))
 
 
 @pytest.mark.parametrize("n_frames", [2, 5, 32, 40])
@@ -221,7 +222,7 @@ def test_any_part_may_be_dropped(toolkit: EmulatedToolkit, percent: int) -> None
         frames = frames_of(np.dtype(dtype), (n_frames, 1, 9), "noise")
         assert_equal(
             trimmed_moments(toolkit, toolkit.to_device(frames), percent, Validity()),
-            CPU.moments(frames, Trimmed(percent), Validity()),
+            cpu_moments(frames, Trimmed(percent), Validity()),
         )
 
 
@@ -261,7 +262,7 @@ def test_thousands_of_frames(toolkit: EmulatedToolkit, dtype: str, n_frames: int
     for validity in (Validity(), Validity(low=1)):
         found = moments_on_device(toolkit, on_device, 25, validity)
         assert isinstance(found, kind)
-        assert_equal(found.to_host(toolkit, (1, 3)), CPU.moments(frames, Trimmed(25), validity))
+        assert_equal(found.to_host(toolkit, (1, 3)), cpu_moments(frames, Trimmed(25), validity))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
@@ -291,7 +292,7 @@ def test_any_size_of_band(toolkit: EmulatedToolkit, shape: tuple[int, int]) -> N
     for dtype, n_frames in (("uint16", 33), ("uint16", 600), ("float32", 9)):
         frames = frames_of(np.dtype(dtype), (n_frames, *shape), "noise")
         found = trimmed_moments(toolkit, band_of(toolkit, frames), 10, Validity())
-        assert_equal(found, CPU.moments(frames, Trimmed(10), Validity()))
+        assert_equal(found, cpu_moments(frames, Trimmed(10), Validity()))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_any_share_of_memory(
             found = ranked_moments(toolkit, band_of(toolkit, frames), 30, validity).to_host(
                 toolkit, (2, 9)
             )
-            assert_equal(found, CPU.moments(frames, Trimmed(30), validity))
+            assert_equal(found, cpu_moments(frames, Trimmed(30), validity))
 
 
 def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
@@ -342,7 +343,7 @@ def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
                 frames, Trimmed(25), Validity(np.ones(shape, bool)), maps.rows(0, shape[0])
             )
         allocated += shape[0] * shape[1]
-        bound = moments_bytes(n_frames, shape[0] * shape[1], np.dtype(dtype))
+        bound = band_bytes(n_frames, shape[0] * shape[1], np.dtype(dtype), Trimmed(25))
         assert allocated <= bound <= 1.2 * allocated + 4 * n_frames + 4096
 
 
@@ -395,7 +396,7 @@ def test_any_small_stack(
     found = (ranked_moments if by_rank else moments_on_device)(
         toolkit, toolkit.to_device(frames), percent, validity
     )
-    assert_equal(found.to_host(toolkit, (1, 5)), CPU.moments(frames, Trimmed(percent), validity))
+    assert_equal(found.to_host(toolkit, (1, 5)), cpu_moments(frames, Trimmed(percent), validity))
 
 
 FAULTS = [
@@ -487,7 +488,7 @@ def test_planted_faults_are_found(
                 raise
             return False
         try:
-            assert_equal(found, CPU.moments(frames, Trimmed(25), validity))
+            assert_equal(found, cpu_moments(frames, Trimmed(25), validity))
         except AssertionError:
             return False
         return True

@@ -161,7 +161,8 @@ def test_shuffled_frames_are_put_in_order_after_their_copy(
         "unshuffle",
         lambda toolkit, chunks, into: log.append(f"compute writes {into.shape}"),
     )
-    with GpuBackend(device, 1).staging_shuffled(np.zeros((5, 6, 7), np.uint16), 1, 4, 3) as slot:
+    held = np.zeros((5, 6, 7), np.uint16)
+    with GpuBackend(device, 1).staging(held, 1, 4, shuffled_rows=3) as slot:
         slot[...] = 7
     assert log == [
         f"{slot.nbytes} bytes pinned",

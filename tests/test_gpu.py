@@ -15,13 +15,24 @@ import pytest
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background.methods import Trimmed
-from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory.plan import Place
 from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
-from helpers import Notes, assert_same, background_of, command, datasets, run, series, write_run
+from helpers import (
+    Notes,
+    assert_same,
+    background_of,
+    command,
+    datasets,
+    images_of,
+    moments_of,
+    run,
+    series,
+    write_run,
+)
 from test_plan import COLUMNS, MODES, force, results, saved
 
 pytestmark = pytest.mark.gpu
@@ -108,8 +119,8 @@ def test_bands_of_more_than_2_to_31_values(gpu: Any, huge: tuple[np.ndarray, Any
     frames, held = huge
     for begin in (0, 1023, 2046):
         rows = slice(begin, begin + 2)
-        found = gpu.moments(held[:, rows], Trimmed(25), Validity())
-        expected = CpuBackend(1).moments(frames[:, rows], Trimmed(25), Validity())
+        found = moments_of(gpu, held[:, rows], Trimmed(25), Validity())
+        expected = moments_of(CpuBackend(1), frames[:, rows], Trimmed(25), Validity())
         for name in ("kept", "total", "scatter_low", "iqr4", "max", "arg"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
@@ -126,7 +137,7 @@ def test_batches_of_more_than_2_to_31_pixels(gpu: Any, huge: tuple[np.ndarray, A
     measured = gpu.measure(held, found, np.arange(len(frames)), there, None)
     last = slice(len(frames) - 3, len(frames))
     expected_masks = cpu.find_masks(frames[last], here).filtered
-    assert np.array_equal(gpu.unpack(masks[last]), cpu.unpack(expected_masks))
+    assert np.array_equal(images_of(gpu, masks[last]), images_of(cpu, expected_masks))
     expected = cpu.components(expected_masks, 2)
     first = found.first[-4]
     assert np.array_equal(found.first[-4:] - first, expected.first)

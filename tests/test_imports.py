@@ -213,3 +213,63 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert said.stdout.split() == []
+
+
+def members(name: str, owner: str) -> list[str]:
+    """Public functions of a class, or the names that it gives to some, as they stand in a file."""
+    (found,) = (
+        node
+        for node in ast.parse(FILES[name].read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == owner
+    )
+    names = [
+        node.name if isinstance(node, ast.FunctionDef) else node.targets[0].id
+        for node in found.body
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
+    ]
+    return [name for name in names if not name.startswith("_")]
+
+
+def functions(name: str) -> list[str]:
+    """Public functions of a file, as they stand in it."""
+    nodes = ast.parse(FILES[name].read_text()).body
+    return [
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+
+
+CONTRACT = [
+    operation
+    for part in ("DeviceMemory", "Operations")
+    for operation in members("gpu_spots/backend", part)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("cpu_fallback/backend", "CpuBackend"),
+        ("gpu_spots/cuda/backend", "GpuBackend"),
+        ("gpu_spots/cuda/several", "SeveralGpus"),
+    ],
+)
+def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, owner: str) -> None:
+    assert members(name, owner) == CONTRACT
+
+
+def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
+    """The CPU has two more files for the ranks of Kruskal-Wallis, CUDA has more for the device."""
+    twins = {
+        name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
+    } - {"__init__", "blocks", "ranks"}
+    file_of: dict[str, str] = {}
+    for twin in twins:
+        ours, theirs = functions(f"cpu_fallback/{twin}"), functions(f"gpu_spots/cuda/{twin}")
+        both = [name for name in ours if name in theirs]
+        assert both == [name for name in theirs if name in ours], twin
+        file_of |= dict.fromkeys(both, twin)
+    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    assert {*CONTRACT} - {*file_of} == only_in_backends

@@ -16,6 +16,7 @@ from cpu_fallback.kruskal import kruskal_moments
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
+from helpers import moments_of
 from reference import critical_value, group_by_first_seen, kruskal_h, kruskal_keep
 
 EQUAL = np.repeat(np.arange(6), 5)
@@ -136,8 +137,8 @@ def test_equals_reference(
 ) -> None:
     frames = frames_of(dtype, block_of_frame, (5, 7), seed=dtype.num)
     critical = critical_values(alpha, block_of_frame.max() + 1)
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, alpha)
     assert 0 < np.count_nonzero(moments.dropped) < moments.dropped.size
@@ -162,7 +163,8 @@ def test_invalid_values_equal_reference(
         frames.dtype.type(0) if dtype.kind == "u" else frames.min()
     )  # a block without a valid value
     validity = Validity(rng.random(frames.shape[1:]) < 0.9, low, high)
-    moments = backend.moments(
+    moments = moments_of(
+        backend,
         backend.upload(frames),
         KruskalWallis(block_of_frame, critical_values(0.2, block_of_frame.max() + 1)),
         validity,
@@ -181,8 +183,11 @@ def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
     frames = choices[rng.integers(0, 5, (24, 4, 6))]
     block_of_frame = np.arange(24) % 4
     for validity in (Validity(), Validity(low=1)):
-        moments = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, critical_values(0.4, 4)), validity
+        moments = moments_of(
+            backend,
+            backend.upload(frames),
+            KruskalWallis(block_of_frame, critical_values(0.4, 4)),
+            validity,
         )
         if dtype[0] == "f":
             whole = frames.astype(np.float64)
@@ -215,13 +220,13 @@ def test_many_frames_equal_reference(backend: Backend, block_of_frame: np.ndarra
     """Above 256 values the order is kept in 16 bits; large blocks leave through a table."""
     frames = frames_of(np.dtype("uint16"), block_of_frame, (2, 5), seed=9)
     critical = critical_values(0.05, block_of_frame.max() + 1)
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), Validity()
     )
     assert_equals_reference(moments, frames, block_of_frame, 0.05)
     validity = Validity(low=60)
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical), validity
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, critical), validity
     )
     assert_equals_reference(moments, frames, block_of_frame, 0.05, validity)
 
@@ -236,8 +241,11 @@ def test_ranks_beyond_16_bits(backend: Backend, n_frames: int, dtype: str, low: 
     frames[block_of_frame == 2, 0, 1] += 1500
     frames[::7, 0, 0] = np.where(frames[::7, 0, 0] % 2, 0, np.iinfo(dtype).max)
     validity = Validity(low=low)
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, critical_values(1e-9, 4)), validity
+    moments = moments_of(
+        backend,
+        backend.upload(frames),
+        KruskalWallis(block_of_frame, critical_values(1e-9, 4)),
+        validity,
     )
     assert_equals_reference(moments, frames, block_of_frame, 1e-9, validity)
     assert moments.dropped.tolist() == [[0, 1]]
@@ -279,8 +287,8 @@ def test_decisions_and_order_are_scipys(
     for n_drops in range(n_blocks - 1):
         limits = critical.copy()
         limits[: n_blocks - n_drops + 1] = math.inf
-        moments = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+        moments = moments_of(
+            backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         for pixel, order in expected.items():
             left = ~np.isin(block_of_frame, order[:n_drops])
@@ -338,8 +346,11 @@ def test_at_the_critical_value(
         for critical in (math.nextafter(float(h), 0), float(h), math.nextafter(float(h), math.inf)):
             limits = np.full(n_blocks + 1, math.inf)
             limits[n_blocks] = critical
-            moments = backend.moments(
-                backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity(low=low)
+            moments = moments_of(
+                backend,
+                backend.upload(frames),
+                KruskalWallis(block_of_frame, limits),
+                Validity(low=low),
             )
             assert moments.dropped[0, y] == (h > Fraction(critical))
             decisions.add((critical - float(h) < 0, h > Fraction(critical)))
@@ -368,8 +379,8 @@ def test_equal_to_the_critical_value_is_not_larger(
     assert Fraction(h) >= Fraction(str(h))
     for critical, dropped in ((h, 0), (math.nextafter(h, 0), 1)):
         limits = np.array([math.inf, math.inf, math.inf, critical])
-        moments = backend.moments(
-            backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+        moments = moments_of(
+            backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
         )
         assert moments.dropped.item() == dropped
 
@@ -397,8 +408,8 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
     frames = np.array([value for _, _, value in pairs], np.uint16)[:, None, None]
     block_of_frame = np.array([block for _, block, _ in pairs])
     limits = np.array([math.inf, math.inf, math.inf, math.inf, 1.0])
-    moments = backend.moments(
-        backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
+    moments = moments_of(
+        backend, backend.upload(frames), KruskalWallis(block_of_frame, limits), Validity()
     )
     assert (moments.dropped.item(), moments.total.item()) == (1, total)
 
@@ -406,16 +417,20 @@ def test_of_equal_mean_ranks_the_first_block_leaves(
 def test_nothing_to_test(backend: Backend) -> None:
     """Two blocks, all equal values, or no limit: nothing leaves, whatever the limit for two."""
     frames = np.arange(8, dtype=np.uint16).reshape(8, 1, 1)
-    two = backend.moments(
-        backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity()
+    two = moments_of(
+        backend, backend.upload(frames), KruskalWallis(np.arange(8) // 4, np.zeros(3)), Validity()
     )
-    same = backend.moments(
+    same = moments_of(
+        backend,
         backend.upload(np.full_like(frames, 3)),
         KruskalWallis(np.arange(8) // 2, np.zeros(5)),
         Validity(),
     )
-    free = backend.moments(
-        backend.upload(frames), KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)), Validity()
+    free = moments_of(
+        backend,
+        backend.upload(frames),
+        KruskalWallis(np.arange(8) // 2, np.full(5, math.inf)),
+        Validity(),
     )
     for moments in (two, same, free):
         assert (moments.kept.item(), moments.dropped.item()) == (8, 0)

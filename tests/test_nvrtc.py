@@ -17,7 +17,7 @@ from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
-from helpers import background_of, levels_of
+from helpers import background_of, levels_of, moments_of
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 AS_CUPY = ("-ftz=true",)
@@ -101,7 +101,12 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
                     held=backend.hold_background(frames.shape, dtype, Trimmed(25)),
                 )
                 backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
-                backend.moments(frames, KruskalWallis(np.arange(n) % 3, np.full(4, 3.0)), validity)
+                moments_of(
+                    backend,
+                    frames,
+                    KruskalWallis(np.arange(n) % 3, np.full(4, 3.0)),
+                    validity,
+                )
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         for threshold in (1, lowest):

@@ -16,6 +16,7 @@ import pytest
 from cpu_fallback import CpuBackend
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
+from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
 from gpu_spots.errors import InputError, OutOfDeviceMemory, OutputError
 from gpu_spots.files.frames import ArrayStack, FileStack, open_run
@@ -192,10 +193,12 @@ class Device(CpuBackend):
     def release(self) -> None:
         self.released += 1
 
-    def moments(self, frames: np.ndarray, method: Method, validity: Validity) -> Any:
+    def background(
+        self, frames: np.ndarray, method: Method, validity: Validity, into: BackgroundRows
+    ) -> bool:
         if frames.shape[1] > self.rows:
             raise OutOfDeviceMemory("device: out of memory")
-        return super().moments(frames, method, validity)
+        return super().background(frames, method, validity, into)
 
     def find_masks(self, frames: np.ndarray, prepared: Any) -> Any:
         if len(frames) > self.frames:

@@ -33,6 +33,8 @@ from helpers import (
     command,
     datasets,
     fetched,
+    images_of,
+    moments_of,
     run,
     series,
     write_run,
@@ -144,13 +146,13 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
         # of a stack that is everywhere the thread's device takes its own
-        return device, several.moments(held[:, 3:9], Trimmed(25), Validity()).total
+        return device, moments_of(several, held[:, 3:9], Trimmed(25), Validity()).total
 
     found = in_threads(2, rows_of_the_thread)
     assert {device for device, _ in found} == {0, 1}
     for _, total in found:
         assert np.array_equal(
-            total, CpuBackend(1).moments(frames[:, 3:9], Trimmed(25), Validity()).total
+            total, moments_of(CpuBackend(1), frames[:, 3:9], Trimmed(25), Validity()).total
         )
 
 
@@ -173,9 +175,11 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
     assert onto.device == 0
     # two masks of 20 rows of two words, one by one
     assert crossed == [160, 160]
-    assert np.array_equal(several.unpack(onto), frames[[1, 0]] | frames[[3, 2]])
+    assert np.array_equal(images_of(several, onto), frames[[1, 0]] | frames[[3, 2]])
     left = several.without(onto, there[:2])
-    assert np.array_equal(several.unpack(left), (frames[[1, 0]] | frames[[3, 2]]) & ~frames[:2] & 1)
+    assert np.array_equal(
+        images_of(several, left), (frames[[1, 0]] | frames[[3, 2]]) & ~frames[:2] & 1
+    )
     # they are labelled on the devices of those who ask
     found = in_threads(2, lambda: several.components(onto, 2))
     expected = CpuBackend(1).components(masks_of(CpuBackend(1), frames[[1, 0]] | frames[[3, 2]]), 2)

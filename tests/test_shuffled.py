@@ -19,7 +19,6 @@ from cpu_fallback import CpuBackend
 from emulator.arrays import MEMORY
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
-from gpu_spots.background.levels import rows_of_shuffled
 from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda import shuffle as cuda_shuffle
 from gpu_spots.cuda.backend import GpuBackend
@@ -30,6 +29,7 @@ from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Limits, Place, make_plan
+from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
@@ -293,7 +293,7 @@ def test_rows_of_shuffled_frames(
     stretches = np.stack(
         [codecs.shuffle(stretch).reshape(dtype.itemsize, *shape[1:]) for stretch in values]
     )
-    found = rows_of_shuffled(stretches, slice(0, shape[0] * shape[1], step), dtype)
+    found = Shuffled.rows_in_order(stretches, slice(0, shape[0] * shape[1], step), dtype)
     expected = values.reshape(-1, shape[2])[::step]
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     assert found.tobytes() == expected.tobytes()
@@ -432,7 +432,7 @@ def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
     # a device's free memory is also others' business
     is_emulated = "emulation" in device_backend.device
     free = device_backend.free_bytes()
-    with device_backend.staging_shuffled(held, 1, 4, 6) as slot:
+    with device_backend.staging(held, 1, 4, shuffled_rows=6) as slot:
         assert not is_emulated or device_backend.free_bytes() == free - frames[1:4].nbytes
         assert (slot.shape, slot.dtype, slot.flags.c_contiguous) == (
             (3, 2, 2, 6, 9),

@@ -7,7 +7,6 @@ every backend.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,18 +131,6 @@ class LevelSampler:
         # the median size of a normal difference of two is 0.6745 * sqrt(2) of one's standard
         # deviation
         return float(np.median(sizes)) / 0.9539 if sizes else np.inf
-
-
-def rows_of_shuffled(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
-    """Some rows of a whole frame that is still shuffled; only they are put in order.
-
-    ``stretches`` (stretches, bytes of a value, rows of a stretch, n_Y) uint8, as
-    `gpu_spots.protocols.Shuffled` has them.
-    """
-    n_rows = stretches.shape[2]
-    stretch, row = np.divmod(np.arange(len(stretches) * n_rows)[rows], n_rows)
-    octets = stretches[stretch, :, row]  # (rows, bytes of a value, n_Y)
-    return np.ascontiguousarray(octets.swapaxes(1, 2)).view(dtype)[..., 0]
 
 
 def frame_level(rows: Array, validity: Validity) -> float:

@@ -1,4 +1,4 @@
-"""From the moments of a band to its rows of the background's maps.
+"""The background of a band of rows.
 
 For frames of 8 and 16 bits the device makes the maps itself (kernels/background.cu), to the bits of
 `gpu_spots.background.maps`. The host only puts the rows in their places, and what masks and sums
@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.cuda.planes import PlaneMoments
-from gpu_spots.cuda.ranked import RankedMoments
+from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.cuda.kruskal import kruskal_moments
+from gpu_spots.cuda.moments import PlaneMoments, RankedMoments
+from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type
+from gpu_spots.cuda.trimmed import trimmed_moments
+from gpu_spots.model import Validity
 
 THREADS = 256
 
@@ -47,6 +51,43 @@ class DeviceMaps:
     """float32."""
     threshold: Any
     """int32."""
+
+
+def hold_background(
+    toolkit: Toolkit, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
+) -> HeldBackground | None:
+    """Return memory for maps that are made on the device: those of `Trimmed`, from bit planes."""
+    n_frames, n_rows, n_columns = shape
+    is_made_here = (
+        isinstance(method, Trimmed)
+        and n_frames <= most_frames(dtype)
+        and n_rows * n_columns * dtype.itemsize < FRAME_BYTES
+    )
+    return HeldBackground.empty(toolkit, (n_rows, n_columns), dtype) if is_made_here else None
+
+
+def background(
+    toolkit: Toolkit, frames: Any, method: Method, validity: Validity, into: BackgroundRows
+) -> bool:
+    """Fill rows of the maps; see ``gpu_spots.backend.Operations.background``."""
+    return fill(toolkit, moments(toolkit, frames, method, validity), into)
+
+
+def moments(
+    toolkit: Toolkit, frames: Any, method: Method, validity: Validity
+) -> PlaneMoments | RankedMoments:
+    """Return the moments of each pixel's background sample, in the kernels' own types.
+
+    They are those of ``cpu_fallback.background.moments`` once on the host. ``frames``: (n, n_X,
+    n_Y) on the device, contiguous inside a frame. Raises ValueError above `MAX_FRAMES` frames.
+    """
+    match method:
+        case Trimmed(percent):
+            return trimmed_moments(toolkit, frames, percent, validity)
+        case KruskalWallis():
+            return kruskal_moments(
+                toolkit, frames, method.block_of_frame, method.critical, validity
+            )
 
 
 def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: BackgroundRows) -> bool:

@@ -1,11 +1,10 @@
 """Connected components of packed masks, by union-find on the device. Kernels: components.cu."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.masks import PackedMasks
+from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for
 from gpu_spots.errors import BackendError
 from gpu_spots.model import Components
@@ -17,17 +16,8 @@ MOST_WORDS = 2**25
 """Words of masks at a time: pixels of more could not be numbered in 31 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Components, and what is still on the device of them."""
-
-    found: Components
-    on_device: tuple[Any, Any] | None
-    """Their ``pixels`` (int32) and ``begin``, for `measure`; None: not all in one place."""
-
-
-def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
-    """Components of each mask; see ``gpu_spots.backend.Backend.components``."""
+def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:
+    """Components of each mask; see ``gpu_spots.backend.Operations.components``."""
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
         raise BackendError(
@@ -38,10 +28,10 @@ def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Label
         _components(toolkit, masks[begin : begin + step], connectivity)
         for begin in range(0, len(masks), step)
     ]
-    return parts[0] if len(parts) == 1 else Labelled(joined([part.found for part in parts]), None)
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
-def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labelled:
+def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:
     xp, words = toolkit.xp, masks.words
     n_masks, n_rows, row_words = words.shape
     n_words = words.size
@@ -65,14 +55,11 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     n_pixels = int(toolkit.to_host(begin_of_block[-1:])[0])
     if not n_pixels:
         nothing = np.zeros(0, np.int64)
-        return Labelled(
-            Components(
-                nothing,
-                np.zeros(1, np.int64),
-                np.zeros((0, 4), np.int32),
-                np.zeros(n_masks + 1, np.int64),
-            ),
-            None,
+        return Components(
+            nothing,
+            np.zeros(1, np.int64),
+            np.zeros((0, 4), np.int32),
+            np.zeros(n_masks + 1, np.int64),
         )
 
     first_pixel, parent, position = (
@@ -123,5 +110,6 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Labe
     )
     with toolkit.lend_all((pixels, begin, box, mask)) as (short, begins, boxes, masks_there):
         first = np.searchsorted(masks_there, np.arange(n_masks + 1)).astype(np.int64, copy=False)
-        found = Components(short.astype(np.int64), begins.copy(), boxes.copy(), first)
-    return Labelled(found, (pixels, begin))
+        return Components(
+            short.astype(np.int64), begins.copy(), boxes.copy(), first, held=(pixels, begin)
+        )

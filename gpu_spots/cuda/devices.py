@@ -222,13 +222,13 @@ def _try(device: "Device") -> None:
     import numpy as np
 
     from gpu_spots.cuda.components import components
-    from gpu_spots.cuda.masks import PackedMasks
+    from gpu_spots.cuda.packed import PackedMasks
 
     n_rows, n_columns = TRIED
     words = np.full((1, n_rows, n_columns // 32), 0x55555555, np.uint32)
     try:
         found = device.call(
-            lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1).found
+            lambda: components(device, PackedMasks(device.to_device(words), n_columns), 1)
         )
     except RuntimeError as error:  # of CuPy's, where a library cannot be loaded
         raise BackendError(f"GPU {device.number}: {reason(error)}") from error

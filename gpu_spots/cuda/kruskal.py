@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.moments import check_number
-from gpu_spots.cuda.ranked import Launch, RankedMoments
+from gpu_spots.cuda.moments import RankedMoments, check_number
+from gpu_spots.cuda.ranked import Launch
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
 from gpu_spots.cuda.validity import bits_of, valid_values
 from gpu_spots.model import Array, Validity
@@ -26,18 +26,14 @@ AT_ONCE = 1 << 18
 """Values that are fetched for the host to decide at a time."""
 
 
-def kruskal_on_device(
+def kruskal_moments(
     toolkit: Toolkit,
     frames: Any,
     block_of_frame: NDArray[np.integer[Any]],
     critical: NDArray[np.float64],
     validity: Validity,
 ) -> RankedMoments:
-    """Return the moments of a band, on the device; see ``gpu_spots.backend.Backend.moments``.
-
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
-    `MAX_FRAMES` frames.
-    """
+    """Return the moments of a band; see ``gpu_spots.cuda.background.moments``."""
     xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
     check_number(n_frames)
     n_pixels = shape[0] * shape[1]

@@ -1,4 +1,4 @@
-"""Masks on the device, packed 32 pixels a word: thresholds, erosions, dilations, unions.
+"""Masks: thresholds, erosions and dilations, unions.
 
 Kernels: masks.cu, union.cu.
 """
@@ -6,16 +6,16 @@ Kernels: masks.cu, union.cu.
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
-from gpu_spots.model import Array, Background, FoundMasks, Morphology, Validity
+from gpu_spots.cuda.packed import PackedMasks, words_for
+from gpu_spots.cuda.prepared import Prepared
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
+from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
 
-WORD = 32
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """As in masks.cu."""
 STEPS = 8
@@ -26,133 +26,37 @@ WIDEST = 2**62
 """No count of an integer frame is as large."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedMasks:
-    """A batch of masks."""
-
-    words: Any
-    """(k, n_X, ceil(n_Y / 32)) uint32, on the device, or on the host once fetched; bits beyond the
-    last column are 0.
-    """
-    n_columns: int
-    """n_Y."""
-
-    def __len__(self) -> int:
-        """Number of masks."""
-        return len(self.words)
-
-    def __getitem__(self, masks: slice) -> "PackedMasks":
-        """Some of the masks, as a view."""
-        return PackedMasks(self.words[masks], self.n_columns)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Which values make a mask."""
-
-    limits: Any
-    """(n_X, n_Y), on the device: integer values stand out above it, float values at or above it."""
-    valid: Any
-    """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
-    value_range: Validity | None
-    """Which values count; None: all values of all pixels that are not masked do."""
-    morphology: Morphology
-
-
-def words_for(n_columns: int) -> int:
-    """Words of a row."""
-    return -(-n_columns // WORD)
-
-
-def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """(n_X, n_Y) bool to (n_X, words) uint32, on the host."""
-    n_bytes = words_for(mask.shape[1]) * WORD // 8
-    packed = np.packbits(mask, axis=1, bitorder="little")
-    whole = np.zeros((len(mask), n_bytes), np.uint8)
-    whole[:, : packed.shape[1]] = packed
-    return whole.view("<u4").astype(np.uint32, copy=False)
-
-
-def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedMasks]:
-    """Return masks, the same number of each, packed on the host: an eighth of the bytes is copied."""
-    if not masks:
-        return []
-    on_host = [PackedMasks(np.empty(each.words.shape, np.uint32), each.n_columns) for each in masks]
-    step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
-    for begin in range(0, len(masks[0]), step):
-        some = slice(begin, begin + step)
-        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
-            for each, words in zip(on_host, lent, strict=True):
-                np.copyto(each.words[some], words)
-    return on_host
-
-
-def unpack(masks: PackedMasks) -> NDArray[np.uint8]:
-    """A byte a pixel, of masks on the host."""
-    words = masks.words.astype("<u4", copy=False)
-    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little", count=masks.n_columns)
-
-
-def rules(toolkit: Toolkit, background: Background, morphology: Morphology) -> Rules:
-    """What masks need, on the device."""
-    valid = background.validity.pixels
-    return Rules(
-        limits=_limits(toolkit, background.threshold, background.max.dtype)
-        if background.held is None
-        else background.held.below,
-        valid=None if valid is None else toolkit.to_device(pack(valid)),
-        value_range=background.validity if background.gaps else None,
-        morphology=morphology,
-    )
-
-
-def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
-    """A threshold as a map that values of ``dtype`` are compared with."""
-    if dtype.kind == "f":
-        return uploaded(toolkit, threshold, threshold.dtype)
-    # the frames' own type where it can be, as it is read fastest; what lets every value pass has no
-    # value below it
-    lowest = np.iinfo(dtype).min
-    fits = threshold.min(initial=lowest + 1) > lowest
-    return uploaded(
-        toolkit,
-        threshold,
-        dtype if fits else np.int64,
-        lambda slot, rows: np.subtract(rows, 1, out=slot, casting="unsafe"),
-    )
-
-
-def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
-    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Backend.find_masks``."""
+def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
+    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Operations.find_masks``."""
     n_frames, n_rows, n_columns = frames.shape
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
-    checked = rules.value_range is not None
+    checked = prepared.value_range is not None
     invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
     is_float = frames.dtype.kind == "f"
     types = {
         "FRAME": c_type(frames.dtype),
-        "LIMIT": c_type(rules.limits.dtype),
+        "LIMIT": c_type(prepared.limits.dtype),
         "BOUND": "f64" if is_float else "i64",
     }
     find = toolkit.kernel("masks", "find_masks", **types)
     size = (np.int32(n_rows), np.int32(n_columns))
-    square = np.int32(rules.morphology.connectivity == 2)
-    (erosions, dilations), *others = _launches(rules.morphology, n_rows, n_columns)
+    square = np.int32(prepared.morphology.connectivity == 2)
+    (erosions, dilations), *others = _launches(prepared.morphology, n_rows, n_columns)
     find(
         *_tiles(shape),
         (
             *(
                 frames,
                 np.int64(frame_stride(frames)),
-                rules.limits,
+                prepared.limits,
                 *size,
                 np.int32(_loads_wide(frames)),
                 np.int32(checked),
             ),
             *(
-                *_bounds(rules.value_range or Validity(), is_float),
-                rules.valid,
+                *_bounds(prepared.value_range or Validity(), is_float),
+                prepared.valid,
                 np.int32(erosions),
                 np.int32(dilations),
                 square,
@@ -170,7 +74,7 @@ def find_masks(toolkit: Toolkit, frames: Any, rules: Rules) -> FoundMasks:
             steps = (np.int32(erosions), np.int32(dilations), square, np.int32(i == len(others)))
             clean(
                 *_tiles(shape),
-                (filtered, *size, rules.valid, invalid, *steps, other),
+                (filtered, *size, prepared.valid, invalid, *steps, other),
                 shared_mem=_shared(erosions + dilations),
             )
             filtered, other = other, filtered
@@ -191,7 +95,7 @@ def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> Packe
 def union(
     toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
 ) -> None:
-    """OR masks onto others; see ``gpu_spots.backend.Backend.union``."""
+    """OR masks onto others; see ``gpu_spots.backend.Operations.union``."""
     n_words = onto.words.shape[1] * onto.words.shape[2]
     which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
     unite = toolkit.kernel("union", "unite")
@@ -209,6 +113,23 @@ def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> Packe
         (masks.words, invalid.words, np.int64(n_words), left),
     )
     return PackedMasks(left, masks.n_columns)
+
+
+def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
+    """Copy masks, the same number of each, to the host: all kinds of some frames in one transfer."""
+    if not masks:
+        return []
+    on_host = [np.empty(each.words.shape, np.uint32) for each in masks]
+    step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
+    for begin in range(0, len(masks[0]), step):
+        some = slice(begin, begin + step)
+        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
+            for words, copied in zip(on_host, lent, strict=True):
+                np.copyto(words[some], copied)
+    return [
+        PackedImages(words.astype("<u4", copy=False).view(np.uint8), each.n_columns)
+        for words, each in zip(on_host, masks, strict=True)
+    ]
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:

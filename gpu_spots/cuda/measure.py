@@ -4,14 +4,14 @@ Kernel: measure.cu.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_stride, uploaded
-from gpu_spots.model import FACTOR_BITS, Background, Components, IntegerLevel, Measurements
+from gpu_spots.cuda.prepared import Prepared
+from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_stride
+from gpu_spots.model import FACTOR_BITS, Components, Measurements
 
 THREADS = 256
 """As in measure.cu."""
@@ -19,46 +19,16 @@ WIDEST = 2**62
 """No count of an integer frame is as large."""
 
 
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """The background to subtract, on the device."""
-
-    high: Any
-    """(n_X, n_Y) int64: upper part of integers; None: 0 everywhere."""
-    low: Any
-    """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
-    low_is_signed: bool
-    """Whether ``low`` is an int32 level, whose upper part is its sign; then ``high`` is None."""
-    float: Any
-    """(n_X, n_Y) float64, for float frames; None for integers."""
-
-
-def levels(toolkit: Toolkit, background: Background) -> Levels:
-    """What of a background has to be subtracted: as it is held on the device, else copied there."""
-    level = background.level
-    if not isinstance(level, IntegerLevel):
-        return Levels(None, None, False, uploaded(toolkit, level, level.dtype))
-    # sums are the level where all samples are of one size
-    if background.held is not None and background.n_used is None:
-        return Levels(None, background.held.total, level.high is not None, None)
-    high = None if level.high is None else uploaded(toolkit, level.high, level.high.dtype)
-    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), False, None)
-
-
 def measure(
     toolkit: Toolkit,
     frames: Any,
     components: Components,
     mask_of_frame: NDArray[np.integer],
-    levels: Levels,
-    saturation: float | None,
+    prepared: Prepared,
     factors: NDArray[np.integer] | None,
-    on_device: tuple[Any, Any] | None = None,
 ) -> Measurements:
-    """Measure every frame's components; see ``gpu_spots.backend.Backend.measure``.
-
-    ``on_device``: the components' pixels and begins, where they still are there.
-    """
+    """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
+    levels, saturation, on_device = prepared.levels, prepared.saturation, components.held
     xp, is_float = toolkit.xp, levels.float is not None
     if on_device is None:
         masks, mask_of_frame = np.unique(mask_of_frame, return_inverse=True)

@@ -1,8 +1,18 @@
-"""Upper bounds of the device memory that the operations need beside their frames."""
+"""Device memory: upper bounds of what operations need beside their frames, and the way of frames to it."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
+
+from gpu_spots.background.methods import Method
+from gpu_spots.cuda.planes import most_frames
+from gpu_spots.cuda.ranked import Launch
+from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
+from gpu_spots.cuda.toolkit import Toolkit
+from gpu_spots.model import Array
 
 MASKS = 4
 """Packed masks of a batch at the same time: raw, filtered, invalid, and one more while they are
@@ -20,7 +30,46 @@ SLACK = 1 << 20
 """What is rounded up, and small arrays."""
 
 
+def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
+    """Return what the moments of a band and its maps take, at most."""
+    n_blocks = method.n_blocks
+    if not n_blocks and n_frames <= most_frames(dtype):
+        # with avg, std, iqr and the threshold
+        a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2 + 16
+        scratch = 0
+    else:
+        a_pixel = (
+            4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
+        )
+        scratch = Launch.of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
+    # with the map of masked pixels, and small change
+    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + 8 * n_blocks + (1 << 12)
+
+
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-    """Of the masks, components and sums of a batch."""
+    """Return what the masks, components and sums of a batch take, at most."""
     n_values = n_frames * n_pixels
     return n_values * MASKS // 8 + n_values * PER_SET_PIXEL // SET_PIXELS + SLACK
+
+
+@contextmanager
+def staging(
+    parts: Sequence[tuple[Toolkit, Any]], shuffled_rows: int | None = None
+) -> Iterator[Array]:
+    """Lend a slot of pinned memory that goes to all ``parts``: devices, and frames on each.
+
+    Shuffled frames go to other memory of each device, and from there to their places by a kernel;
+    see ``gpu_spots.backend.DeviceMemory.staging``.
+    """
+    sent = list(parts)
+    if shuffled_rows is not None:
+        sent = [
+            (toolkit, toolkit.call(partial(room_for_stretches, toolkit, frames, shuffled_rows)))
+            for toolkit, frames in parts
+        ]
+    (toolkit, first), *others = sent
+    with toolkit.staging(first, others) as slot:
+        yield slot
+    if shuffled_rows is not None:
+        for (toolkit, frames), (_, stretches) in zip(parts, sent, strict=True):
+            toolkit.call(partial(put_in_order, toolkit, stretches, frames))

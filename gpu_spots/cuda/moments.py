@@ -1,48 +1,124 @@
-"""Trimmed statistics of each pixel: by bit planes where values are short and frames not too many, else from sorted values."""
+"""Moments of a band as the kernels leave them on the device, and their way to the host."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.planes import PlaneMoments, is_possible, most_frames, plane_moments
-from gpu_spots.cuda.ranked import Launch, RankedMoments, ranked_moments
-from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import MAX_FRAMES, Validity
+from gpu_spots.cuda.toolkit import Toolkit, fetched
+from gpu_spots.cuda.validity import bits_of
+from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments
 
 
-def moments_on_device(
-    toolkit: Toolkit, frames: Any, percent: int, validity: Validity
-) -> PlaneMoments | RankedMoments:
-    """Return the moments of a band, on the device and in the kernels' own types; see ``gpu_spots.backend.Backend.moments``.
+@dataclass(frozen=True, slots=True)
+class PlaneMoments:
+    """What the kernel leaves on the device, in types as short as can be: flat arrays of the band's pixels, zeros where masked."""
 
-    ``frames``: (n, n_X, n_Y) on the device, contiguous inside a frame. Raises ValueError above
-    `MAX_FRAMES` frames.
-    """
-    check_number(len(frames))
-    return (plane_moments if is_possible(frames) else ranked_moments)(
-        toolkit, frames, percent, validity
-    )
+    kept: Any
+    """uint16."""
+    total: Any
+    """uint32, modulo 2^32: int32 for signed frames."""
+    scatter: Any
+    """uint64."""
+    iqr4: Any
+    """int32."""
+    max: Any
+    """The frames' dtype."""
+    arg: Any
+    """uint16."""
+    gaps: Any
+    """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
+
+    def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments:
+        """As the contract has it."""
+        on_device = (self.kept, self.total, self.scatter, self.iqr4, self.max, self.arg, self.gaps)
+        kept, total, scatter, iqr4, largest, arg, gaps = fetched(toolkit, on_device)
+        return IntegerMoments(
+            kept=kept.astype(np.int32).reshape(shape),
+            total=total.view(np.int32 if largest.dtype.kind == "i" else np.uint32)
+            .astype(np.int64)
+            .reshape(shape),
+            scatter_low=scatter.reshape(shape),
+            scatter_high=None,
+            iqr4=iqr4.astype(np.int64).reshape(shape),
+            max=largest.reshape(shape),
+            arg=arg.astype(np.int32).reshape(shape),
+            gaps=bool(gaps[0]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RankedMoments:
+    """What the kernels leave on the device: flat arrays of the band's pixels, zeros where masked."""
+
+    maps: dict[str, Any]
+    """By the names of ``IntegerMoments`` or ``FloatMoments``; kruskal's have ``dropped`` too."""
+    gaps: Any
+    """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
+
+    @classmethod
+    def empty(cls, toolkit: Toolkit, dtype: np.dtype[Any], n_pixels: int) -> "RankedMoments":
+        """Room for the moments of frames of that type."""
+        types: dict[str, Any] = {"kept": np.int32, "max": dtype, "arg": np.int32}
+        if dtype.kind == "f":
+            types |= dict.fromkeys(("average", "deviation", "iqr"), np.float64)
+        else:
+            types |= {
+                "total": np.int64,
+                "iqr4": np.int64,
+                "scatter_low": np.uint64,
+                "scatter_high": np.uint64,
+            }
+        return cls(
+            {name: toolkit.xp.empty(n_pixels, kind) for name, kind in types.items()},
+            toolkit.xp.zeros(1, np.int32),
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """In the kernels' order."""
+        names = (
+            ["average", "deviation", "iqr"]
+            if "average" in self.maps
+            else ["total", "iqr4", "scatter_low", "scatter_high"]
+        )
+        largest = self.maps["max"]
+        return (
+            self.maps["kept"],
+            largest if "average" in self.maps else bits_of(largest),
+            self.maps["arg"],
+            self.gaps,
+            *(self.maps[name] for name in names),
+        )
+
+    def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
+        """As the contract has it."""
+        return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
+
+    @contextmanager
+    def lent(
+        self, toolkit: Toolkit, shape: tuple[int, ...]
+    ) -> Iterator[IntegerMoments | FloatMoments]:
+        """The same, which lasts as long as the block."""
+        with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
+            yield self._moments(on_host, shape)
+
+    def _moments(
+        self, on_host: list[Array], shape: tuple[int, ...]
+    ) -> IntegerMoments | FloatMoments:
+        *maps, gaps = on_host
+        fields: dict[str, Any] = {
+            name: values.reshape(shape) for name, values in zip(self.maps, maps, strict=True)
+        }
+        if "average" in fields:
+            return FloatMoments(**fields, gaps=bool(gaps[0]))
+        if not fields["scatter_high"].any():
+            fields["scatter_high"] = None
+        return IntegerMoments(**fields, gaps=bool(gaps[0]))
 
 
 def check_number(n_frames: int) -> None:
-    """More would overflow the sums."""
+    """Raise ValueError for more frames than `MAX_FRAMES`: they would overflow the sums."""
     if n_frames > MAX_FRAMES:
         raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
-
-
-def moments_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int = 0) -> int:
-    """Device memory that the moments of a band and its maps take beside its frames, at most.
-
-    ``n_blocks``: of the Kruskal-Wallis test; 0: n_removed.
-    """
-    if not n_blocks and n_frames <= most_frames(dtype):
-        # with avg, std, iqr and the threshold
-        a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2 + 16
-        scratch = 0
-    else:
-        a_pixel = (
-            4 + dtype.itemsize + 4 + (24 if dtype.kind == "f" else 32) + (5 if n_blocks else 0)
-        )
-        scratch = Launch.of(dtype, n_frames, n_blocks).scratch_bytes(n_pixels)
-    # with the map of masked pixels, and small change
-    return (a_pixel + 1) * n_pixels + scratch + 4 * n_frames + 8 * n_blocks + (1 << 12)

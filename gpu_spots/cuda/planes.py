@@ -1,13 +1,13 @@
 """Trimmed statistics of frames of 8 and 16 bits, read once: bit planes in registers (kernels/trimmed.cu)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.toolkit import Toolkit, fetched
+from gpu_spots.cuda.moments import PlaneMoments
+from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
-from gpu_spots.model import IntegerMoments, Validity
+from gpu_spots.model import Validity
 
 REGISTERS = 128
 """Registers of a thread that hold planes: 256 frames of 16 bits, 512 of 8."""
@@ -15,43 +15,6 @@ MOST_THREADS = 8
 """Threads that may share a pixel."""
 FRAME_BYTES = 1 << 32
 """A frame of the stack must be smaller: addresses in it are of 32 bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlaneMoments:
-    """What the kernel leaves on the device, in types as short as can be: flat arrays of the band's pixels, zeros where masked."""
-
-    kept: Any
-    """uint16."""
-    total: Any
-    """uint32, modulo 2^32: int32 for signed frames."""
-    scatter: Any
-    """uint64."""
-    iqr4: Any
-    """int32."""
-    max: Any
-    """The frames' dtype."""
-    arg: Any
-    """uint16."""
-    gaps: Any
-    """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
-
-    def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments:
-        """As the contract has it."""
-        on_device = (self.kept, self.total, self.scatter, self.iqr4, self.max, self.arg, self.gaps)
-        kept, total, scatter, iqr4, largest, arg, gaps = fetched(toolkit, on_device)
-        return IntegerMoments(
-            kept=kept.astype(np.int32).reshape(shape),
-            total=total.view(np.int32 if largest.dtype.kind == "i" else np.uint32)
-            .astype(np.int64)
-            .reshape(shape),
-            scatter_low=scatter.reshape(shape),
-            scatter_high=None,
-            iqr4=iqr4.astype(np.int64).reshape(shape),
-            max=largest.reshape(shape),
-            arg=arg.astype(np.int32).reshape(shape),
-            gaps=bool(gaps[0]),
-        )
 
 
 def is_possible(frames: Any) -> bool:
@@ -69,7 +32,7 @@ def most_frames(dtype: np.dtype[Any]) -> int:
 
 
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
-    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.backend.Backend.moments``."""
+    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.cuda.background.moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
     low, high, checked = integer_bounds(dtype, validity)
     macros = variant(n_frames, dtype, checked)

@@ -1,13 +1,12 @@
 """Statistics of pixels whose values are sorted on the device: frames of every type and number (kernels/ranked.cu)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpu_spots.cuda.toolkit import Toolkit, c_type, fetched, frame_stride
+from gpu_spots.cuda.moments import RankedMoments
+from gpu_spots.cuda.toolkit import Toolkit, c_type, frame_stride
 from gpu_spots.cuda.validity import (
     bits_of,
     float_bounds,
@@ -15,7 +14,7 @@ from gpu_spots.cuda.validity import (
     pixels_on_device,
     sign_bit,
 )
-from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Validity
 
 SHARED = (48 << 10) - 512
 """Bytes of shared memory that a block may ask for beside its fixed ones."""
@@ -25,75 +24,6 @@ SCRATCH = 256 << 20
 """Bytes of global memory that all blocks together may use in place of shared memory."""
 MOST_BLOCKS = 1024
 """Blocks that share them."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankedMoments:
-    """What the kernels leave on the device: flat arrays of the band's pixels, zeros where masked."""
-
-    maps: dict[str, Any]
-    """By the names of ``IntegerMoments`` or ``FloatMoments``; kruskal's have ``dropped`` too."""
-    gaps: Any
-    """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
-
-    @classmethod
-    def empty(cls, toolkit: Toolkit, dtype: np.dtype[Any], n_pixels: int) -> "RankedMoments":
-        """Room for the moments of frames of that type."""
-        types: dict[str, Any] = {"kept": np.int32, "max": dtype, "arg": np.int32}
-        if dtype.kind == "f":
-            types |= dict.fromkeys(("average", "deviation", "iqr"), np.float64)
-        else:
-            types |= {
-                "total": np.int64,
-                "iqr4": np.int64,
-                "scatter_low": np.uint64,
-                "scatter_high": np.uint64,
-            }
-        return cls(
-            {name: toolkit.xp.empty(n_pixels, kind) for name, kind in types.items()},
-            toolkit.xp.zeros(1, np.int32),
-        )
-
-    def arguments(self) -> tuple[Any, ...]:
-        """In the kernels' order."""
-        names = (
-            ["average", "deviation", "iqr"]
-            if "average" in self.maps
-            else ["total", "iqr4", "scatter_low", "scatter_high"]
-        )
-        largest = self.maps["max"]
-        return (
-            self.maps["kept"],
-            largest if "average" in self.maps else bits_of(largest),
-            self.maps["arg"],
-            self.gaps,
-            *(self.maps[name] for name in names),
-        )
-
-    def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
-        """As the contract has it."""
-        return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
-
-    @contextmanager
-    def lent(
-        self, toolkit: Toolkit, shape: tuple[int, ...]
-    ) -> Iterator[IntegerMoments | FloatMoments]:
-        """The same, which lasts as long as the block."""
-        with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
-            yield self._moments(on_host, shape)
-
-    def _moments(
-        self, on_host: list[Array], shape: tuple[int, ...]
-    ) -> IntegerMoments | FloatMoments:
-        *maps, gaps = on_host
-        fields: dict[str, Any] = {
-            name: values.reshape(shape) for name, values in zip(self.maps, maps, strict=True)
-        }
-        if "average" in fields:
-            return FloatMoments(**fields, gaps=bool(gaps[0]))
-        if not fields["scatter_high"].any():
-            fields["scatter_high"] = None
-        return IntegerMoments(**fields, gaps=bool(gaps[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +115,7 @@ class Launch:
 def ranked_moments(
     toolkit: Toolkit, frames: Any, percent: int, validity: Validity
 ) -> RankedMoments:
-    """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.backend.Backend.moments``."""
+    """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.cuda.background.moments``."""
     dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
     found = RankedMoments.empty(toolkit, dtype, n_pixels)
     Launch.of(dtype, len(frames))(

@@ -15,7 +15,7 @@ THREADS = 256
 def scaled(
     toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], validity: Validity
 ) -> Any:
-    """Each frame times its factor; see ``gpu_spots.backend.Backend.scaled``.
+    """Each frame times its factor; see ``gpu_spots.backend.Operations.scaled``.
 
     The result is on the device, contiguous.
     """

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method
+from gpu_spots.cuda import memory
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.cuda.masks import PackedMasks
-from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
+from gpu_spots.cuda.packed import PackedMasks
+from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.model import (
     Array,
     Background,
     Components,
-    FloatMoments,
     FoundMasks,
-    IntegerMoments,
     Measurements,
     Morphology,
+    PackedImages,
     Validity,
 )
 
@@ -114,27 +114,15 @@ class SeveralGpus:
         return _Frames({device: self.backends[device].hold(shape, dtype) for device in devices})
 
     @contextmanager
-    def staging(self, held: _Frames, begin: int, end: int) -> Iterator[Array]:
-        """One slot of pinned memory, which goes to all devices that have the frames at the same time."""
-        (first, part), *others = held[begin:end].on.items()
-        also = [(self.backends[device].toolkit, frames) for device, frames in others]
-        with self.backends[first].toolkit.staging(part, also) as slot:
+    def staging(
+        self, held: _Frames, begin: int, end: int, shuffled_rows: int | None = None
+    ) -> Iterator[Array]:
+        """Lend one slot of pinned memory, which goes to all devices that have the frames."""
+        parts = [
+            (self.backends[device].toolkit, frames) for device, frames in held[begin:end].on.items()
+        ]
+        with memory.staging(parts, shuffled_rows) as slot:
             yield slot
-
-    @contextmanager
-    def staging_shuffled(self, held: _Frames, begin: int, end: int, rows: int) -> Iterator[Array]:
-        """One slot too; each device puts its frames in order."""
-        sent = []
-        for device, part in held[begin:end].on.items():
-            toolkit = self.backends[device].toolkit
-            sent.append(
-                (toolkit, toolkit.call(partial(room_for_stretches, toolkit, part, rows)), part)
-            )
-        (toolkit, stretches, _), *others = sent
-        with toolkit.staging(stretches, [(there, room) for there, room, _ in others]) as slot:
-            yield slot
-        for toolkit, stretches, part in sent:
-            toolkit.call(partial(put_in_order, toolkit, stretches, part))
 
     def upload(self, frames: Any) -> _Frames:
         """To the thread's device. Of frames that are on several, the thread's are taken."""
@@ -153,13 +141,6 @@ class SeveralGpus:
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
-    def moments(
-        self, frames: _Frames, method: Method, validity: Validity
-    ) -> IntegerMoments | FloatMoments:
-        """Where the band is."""
-        device, band = self._here(frames)
-        return self.backends[device].moments(band, method, validity)
-
     def hold_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> None:
@@ -174,13 +155,13 @@ class SeveralGpus:
 
     def prepare(
         self, background: Background, morphology: Morphology, saturation: float | None
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Prepared, ...]:
         """On every device."""
         return tuple(
             backend.prepare(background, morphology, saturation) for backend in self.backends
         )
 
-    def find_masks(self, frames: _Frames, prepared: tuple[Any, ...]) -> FoundMasks:
+    def find_masks(self, frames: _Frames, prepared: tuple[Prepared, ...]) -> FoundMasks[_Masks]:
         """Where the batch is."""
         device, batch = self._here(frames)
         found = self.backends[device].find_masks(batch, prepared[device])
@@ -207,35 +188,31 @@ class SeveralGpus:
             self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)),
         )
 
-    def fetch(self, masks: Sequence[_Masks]) -> list[_Masks]:
-        """From where each is; those of a batch are on one device."""
+    def fetch(self, masks: Sequence[_Masks]) -> list[PackedImages]:
+        """Copy each from where it is; those of a batch are on one device."""
         if len({each.device for each in masks}) > 1:
             return [self.fetch([each])[0] for each in masks]
         device = masks[0].device if masks else HOME
-        return [
-            _Masks(device, packed)
-            for packed in self.backends[device].fetch([each.packed for each in masks])
-        ]
-
-    def unpack(self, masks: _Masks) -> NDArray[np.uint8]:
-        """Where they are."""
-        return self.backends[masks.device].unpack(masks.packed)
+        return self.backends[device].fetch([each.packed for each in masks])
 
     def components(self, masks: _Masks, connectivity: int) -> Components:
         """On the thread's device: masks of groups leave home for it, so that all devices share the work."""
         device = self._threads.device()
-        return self.backends[device].components(self._moved(masks, device), connectivity)
+        found = self.backends[device].components(self._moved(masks, device), connectivity)
+        return replace(found, held=(device, found.held))
 
     def measure(
         self,
         frames: _Frames,
         components: Components,
         mask_of_frame: NDArray[np.integer],
-        prepared: tuple[Any, ...],
+        prepared: tuple[Prepared, ...],
         factors: NDArray[np.integer] | None,
     ) -> Measurements:
         """Where the batch is."""
         device, batch = self._here(frames)
+        there, held = components.held or (device, None)
+        components = replace(components, held=held if there == device else None)
         return self.backends[device].measure(
             batch, components, mask_of_frame, prepared[device], factors
         )

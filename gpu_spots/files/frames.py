@@ -25,8 +25,8 @@ from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.validity import Limits, limits
 from gpu_spots.inputs import InputOptions
 from gpu_spots.masks.grouping import Columns
+from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
-from gpu_spots.protocols import Shuffled
 
 READ_BYTES = 2**28
 """At most this much is read in one call."""

@@ -16,8 +16,9 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, given
+from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
-from gpu_spots.protocols import Shuffled, Stack
+from gpu_spots.protocols import Stack
 
 BAND_PIXELS = 1 << 17
 """Pixels of a band in the first pass: some tens of milliseconds of work, so that Ctrl-C and the
@@ -77,6 +78,11 @@ class Place(StrEnum):
     DEVICE = "device"
     FILE = "file"
     SCRATCH = "scratch file"
+
+    @property
+    def is_direct(self) -> bool:
+        """Frames go to a device straight from the input."""
+        return self in (Place.DEVICE, Place.FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +155,6 @@ def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
     """Begin and end of consecutive stretches of at most ``step``."""
     for begin in range(0, total, step):
         yield begin, min(begin + step, total)
-
-
-def arrives_shuffled(stack: Stack, backend: Backend, place: Place) -> Shuffled | None:
-    """How frames are read that the backend puts in order; None: they are read in order."""
-    # those that are held in memory or in a scratch file are in order there
-    is_direct = place in (Place.DEVICE, Place.FILE) and backend.staging_shuffled is not None
-    return stack.shuffled if is_direct else None
 
 
 def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
@@ -320,10 +319,10 @@ class _Planner:
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
         """Peak of the device's memory: each thread may have a band or a batch on it."""
-        shuffled = self._shuffled(place) * self.stack.step * self.n_pixels
+        arriving = self._in_transit(place) * self.stack.step * self.n_pixels
         n_batches = -(-self.n_frames // frames)
         passes = (
-            self.threads * shuffled,
+            self.threads * arriving,
             self.threads * self._band_on_device(place, rows),
             min(self.threads, n_batches) * self._batch_on_device(place, frames),
         )
@@ -336,7 +335,7 @@ class _Planner:
         needed = self.backend.band_bytes(
             self.n_frames, n_pixels, self.stack.dtype, self.work.method
         )
-        piece = 0 if place == Place.DEVICE else self._shuffled(place) * self._piece(rows)
+        piece = 0 if place == Place.DEVICE else self._in_transit(place) * self._piece(rows)
         return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(
             piece, needed
         )
@@ -345,21 +344,16 @@ class _Planner:
         """Of one thread in the second pass."""
         n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
-        whole = 0 if place == Place.DEVICE else self._shuffled(place) * n_values
+        whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
         return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
 
     def _copies_on_device(self, place: Place) -> int:
         """Of the frames of a band or a batch, beside those that stay there."""
         return (place != Place.DEVICE) + self.work.scales
 
-    def _shuffled(self, place: Place) -> int:
-        """Bytes of each value that is sent still shuffled, until it is in order; 0 where none is.
-
-        That is when frames are first read, or before a band or a batch is worked on.
-        """
-        return self.stack.dtype.itemsize * (
-            arrives_shuffled(self.stack, self.backend, place) is not None
-        )
+    def _in_transit(self, place: Place) -> int:
+        """Bytes that each value needs once more when it arrives, before it is worked on."""
+        return Transfer(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
 
     def _piece(self, rows: int) -> int:
         """Values of a band that are read in one call."""

@@ -1,4 +1,4 @@
-"""Masks packed 64 pixels a word: thresholding, erosion, dilation and union by shifts and ANDs.
+"""Masks packed 64 pixels a word: erosions and dilations by shifts and ANDs.
 
 Bit ``j`` of word ``w`` of a row is the column ``64 * w + j``. Bits beyond the last column are
 always 0.
@@ -51,13 +51,6 @@ def pack(mask: NDArray[np.bool_]) -> Words:
     return packed.view("<u8").astype(np.uint64, copy=False)
 
 
-def unpack(words: Words, n_columns: int) -> NDArray[np.uint8]:
-    """(..., words) uint64 to (..., n_Y) uint8, 0 or 1."""
-    return np.unpackbits(
-        words.astype("<u8", copy=False).view(np.uint8), axis=-1, bitorder="little", count=n_columns
-    )
-
-
 def erode(words: Words, connectivity: int) -> Words:
     """One binary erosion of each mask (k, n_X, words); outside of the frame is False."""
     row, after = _neighbours(words)
@@ -104,10 +97,15 @@ def set_pixels(words: Words, n_columns: int) -> NDArray[np.int64]:
     """(p,) int64, ascending: flat index ``(mask * n_X + X) * n_Y + Y`` of every set bit of (k, n_X, words)."""
     flat = words.reshape(-1)
     occupied = np.flatnonzero(flat)
-    bits = np.flatnonzero(unpack(flat[occupied][:, None], WORD).reshape(-1).view(bool))
+    bits = np.flatnonzero(_unpacked(flat[occupied]).view(bool))
     which, column = bits >> 6, bits & (WORD - 1)
     word = occupied[which]
     if n_columns % WORD == 0:
         return (word << 6) + column
     row = word // words.shape[-1]
     return row * n_columns + (word - row * words.shape[-1]) * WORD + column
+
+
+def _unpacked(words: Words) -> NDArray[np.uint8]:
+    """Return the bits of some words, 64 values 0 or 1 each."""
+    return np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")

@@ -1,0 +1,119 @@
+"""The way of frames from a stack to where a backend computes, shuffled where that saves time.
+
+Nothing else in the pipeline knows of shuffled frames: a `Stack` says how its own can be read so,
+and `DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+
+from gpu_spots.background.levels import LevelSampler
+from gpu_spots.memory.workers import Span
+from gpu_spots.model import Array, Frames
+
+if TYPE_CHECKING:
+    from gpu_spots.backend import DeviceMemory
+    from gpu_spots.protocols import Spool, Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """Frames as they are stored where HDF5's shuffle filter is the last one left to undo."""
+
+    rows: int
+    """Each stretch of so many rows of a frame is shuffled by itself; frames consist of whole
+    stretches.
+    """
+    read: Callable[[int, int, int, int, Array], None]
+    """As `Stack.read_rows`, of whole stretches, which stay shuffled: into (end - begin, stretches,
+    bytes of a value, rows, n_Y) uint8, where the first bytes of all values of a stretch come first,
+    as in memory, then all second ones, and so on.
+    """
+
+    def has(self, rows: Span) -> bool:
+        """Return whether these rows are whole stretches."""
+        return rows[0] % self.rows == 0 and rows[1] % self.rows == 0
+
+    @staticmethod
+    def rows_in_order(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
+        """Return some rows of a whole frame; only they are put in order.
+
+        Args:
+            stretches: (stretches, bytes of a value, rows of a stretch, n_Y) uint8.
+            rows: of the frame.
+            dtype: of the frame.
+
+        Returns:
+            (rows, n_Y), counts.
+        """
+        n_rows = stretches.shape[2]
+        stretch, row = np.divmod(np.arange(len(stretches) * n_rows)[rows], n_rows)
+        octets = stretches[stretch, :, row]  # (rows, bytes of a value, n_Y)
+        return np.ascontiguousarray(octets.swapaxes(1, 2)).view(dtype)[..., 0]
+
+
+class Transfer(Generic[Frames]):
+    """Frames that are read into a backend's memory, several threads at a time."""
+
+    def __init__(self, stack: "Stack", memory: "DeviceMemory[Frames]", *, is_direct: bool) -> None:
+        """Prepare it; ``is_direct``: frames come from the stack itself, not from a copy of it."""
+        self.reader: Stack | Spool = stack
+        """Where frames are read from."""
+        self._memory, self._dtype = memory, stack.dtype
+        # in the host's memory the reader puts them in order faster
+        is_away = is_direct and memory.free_bytes() is not None
+        self._shuffled = stack.shuffled if is_away else None
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of device memory that each value needs once more while it is put in order."""
+        return 0 if self._shuffled is None else self._dtype.itemsize
+
+    def fill(
+        self, held: Frames, to: int, frames: Span, rows: Span, sampler: LevelSampler | None = None
+    ) -> None:
+        """Read some rows of some frames into ``held``, from its frame ``to`` on.
+
+        ``sampler``: looks at each frame on the way; None: its level is known.
+        """
+        (begin, end), shuffled = frames, self._shuffled
+        if shuffled is not None and not shuffled.has(rows):
+            shuffled = None
+        read = self.reader.read_rows if shuffled is None else shuffled.read
+        n_rows = None if shuffled is None else shuffled.rows
+        with self._memory.staging(held, to, to + end - begin, n_rows) as into:
+            read(begin, end, *rows, into)
+            if sampler is None:
+                return
+            for frame, image in enumerate(into, begin):
+                seen = (
+                    image[sampler.rows]
+                    if shuffled is None
+                    else shuffled.rows_in_order(image, sampler.rows, self._dtype)
+                )
+                sampler.see(frame, seen)
+
+
+def rows_of_frame(stack: "Stack", frame: int, rows: slice) -> Array:
+    """Return some rows of a frame, (rows, n_Y), counts.
+
+    Where they have to be decoded, that is done once, with all that is stored with them.
+    """
+    n_rows, n_columns = stack.shape[1:]
+    if (shuffled := stack.shuffled) is not None:
+        of_stretch = stack.dtype.itemsize, shuffled.rows, n_columns
+        stretches = np.empty((1, n_rows // shuffled.rows, *of_stretch), np.uint8)
+        shuffled.read(frame, frame + 1, 0, n_rows, stretches)
+        return shuffled.rows_in_order(stretches[0], rows, stack.dtype)
+    if not stack.is_decoded:
+        whole = np.empty((1, n_rows, n_columns), stack.dtype)
+        stack.read(frame, frame + 1, whole)
+        return whole[0, rows]
+    wanted = range(*rows.indices(n_rows))
+    found = np.empty((len(wanted), n_columns), stack.dtype)
+    for i, row in enumerate(wanted):
+        stack.read_rows(frame, frame + 1, row, row + 1, found[i : i + 1][None])
+    return found
