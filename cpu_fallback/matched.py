@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from cpu_fallback import bits
-from cpu_fallback.bits import PackedMasks
+from cpu_fallback import packed
+from cpu_fallback.packed import PackedMasks
 from cpu_fallback.validity import valid_values
 from gpu_spots.masks import matched
 from gpu_spots.masks.matched import (
@@ -77,12 +77,12 @@ class Sums:
 def significance(
     frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | None
 ) -> Significance:
-    """Significance of each frame, without zingers; see ``gpu_spots.backend``."""
+    """Significance of each frame, without zingers; see ``gpu_spots.backend.MatchedFinder``."""
     n_frames, n_x, n_y = frames.shape
     found = _empty(n_frames, (n_x, n_y))
     invalid = None
     if maps.validity is not None:
-        invalid = np.zeros((n_frames, n_x, bits.words_for(n_y)), np.uint64)
+        invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
     rows = max(1, TILE // n_y)
     width = n_y + 2 * MARGIN
     plain = np.empty((min(rows, n_x) + 2) * width + 2, np.int16)
@@ -98,7 +98,7 @@ def significance(
                 frame[first:last], inside, None if levels is None else int(levels[i])
             )
             if invalid is not None and usable is not None:
-                invalid[i, first:last] = bits.pack(~usable)
+                invalid[i, first:last] = packed.pack(~usable)
             without = _without_zingers(tile.reshape(-1), width)
             found.values[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
                 : (end - begin) * width
@@ -214,7 +214,17 @@ def _room(name: str, n: int) -> NDArray[np.int16]:
     return room[:n]
 
 
-def empty_sums(n: int, shape: tuple[int, int]) -> Sums:
+def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
+    """Return the constants, which are where this backend computes."""
+    return maps
+
+
+def prepare_seeds(levels: SeedLevels) -> SeedLevels:
+    """Return the seed levels, which are where this backend computes."""
+    return levels
+
+
+def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:
     """Sums of no frames."""
     return Sums(np.zeros((n, *shape), np.int32), None)
 
@@ -323,9 +333,10 @@ def _bands(shape: tuple[int, int], reach: int) -> Iterator[tuple[int, int, slice
         yield begin, end, slice(begin + MARGIN - reach, end + MARGIN + reach)
 
 
-def smoothed_maps(found: Significance, streaks: bool) -> NDArray[np.int16]:
+def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np.int16]:
     """(n, maps, n_X, n_Y) int16: the smoothed maps of each frame or group."""
     n_x, n_y = found.shape
+    streaks = prepared.streaks
     width = n_y + 2 * MARGIN
     maps = np.empty((len(found), len(matched.kernels(streaks=streaks)), n_x, n_y), np.int16)
     smoother = _Smoother(width, min(n_x, max(1, TILE // n_y)), streaks)
@@ -338,10 +349,10 @@ def smoothed_maps(found: Significance, streaks: bool) -> NDArray[np.int16]:
 
 def matched_masks(
     found: Significance, maps: SignificanceMaps, levels: Sequence[SeedLevels]
-) -> MatchedMasks:
-    """Seeds, and the spots that grow from them; see ``gpu_spots.backend``."""
+) -> MatchedMasks[PackedMasks]:
+    """Seeds, and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
-    raw = np.zeros((len(found), n_x, bits.words_for(n_y)), np.uint64)
+    raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
     smoother = _Smoother(n_y + 2 * MARGIN, min(n_x, max(1, TILE // n_y)), maps.streaks)
     for begin, end, rows in _bands(found.shape, smoother.reach):
         seeds, above = np.empty((end - begin, n_y), bool), np.empty((end - begin, n_y), bool)
@@ -352,7 +363,7 @@ def matched_masks(
                     np.logical_or(seeds, above, out=seeds)
             if maps.usable is not None:
                 seeds &= maps.usable[begin:end]
-            raw[i, begin:end] = bits.pack(seeds)
+            raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid
     masks, pixels, spots = [], [], []
@@ -397,10 +408,10 @@ class _Spots:
         self._invalid = None if found.invalid is None else found.invalid[i]
         self._usable, self._levels = maps.usable, levels
 
-    def grown(self, seeds: bits.Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def grown(self, seeds: packed.Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pixels of the spots as flat indices of the frame, and the pixel that names each one's spot."""
         n_y = self._shape[1]
-        flat = bits.set_pixels(seeds[None], n_y)
+        flat = packed.set_pixels(seeds[None], n_y)
         if not len(flat):
             return flat, flat
         x, y = np.divmod(flat, n_y)

@@ -55,7 +55,7 @@ def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[
                 np.int32(checked),
             ),
             *(
-                *_bounds(prepared.value_range or Validity(), is_float),
+                *bounds(prepared.value_range or Validity(), is_float),
                 prepared.valid,
                 np.int32(erosions),
                 np.int32(dilations),
@@ -166,7 +166,7 @@ def _loads_wide(frames: Any) -> bool:
     )
 
 
-def _bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]:
+def bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]:
     """Smallest and largest valid value: for floats no infinity, for integers rounded to integers."""
     low, high = validity.low, validity.high
     if is_float:

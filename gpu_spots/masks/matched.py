@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.masks.poisson import WeightedSum
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.model import Array, Components, Validity
+from gpu_spots.model import Array, Components, Masks, Validity
 
 UNIT = 16
 """Units of a pixel's significance in one ``s``."""
@@ -534,12 +534,12 @@ def quartiles(values: NDArray[np.int16]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class MatchedMasks:
-    """What the matched finder makes of a batch of frames or groups; masks in the backend's form."""
+class MatchedMasks(Generic[Masks]):
+    """What the matched finder makes of a batch of frames or groups."""
 
-    raw: Any
+    raw: Masks
     """Pixels at or above the seed level of any map, one mask a frame or group."""
-    filtered: Any
+    filtered: Masks
     """Pixels of spots, one mask a frame or group."""
     spots: Components
     """Spots. They may touch each other, unlike connected components."""
