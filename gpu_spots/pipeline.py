@@ -19,6 +19,7 @@ from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
 from gpu_spots.masks import grouping
+from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
 from gpu_spots.memory.source import OpenSpool, Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
@@ -70,7 +71,9 @@ def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Lim
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
     method = method_of(stack, parameters)
-    return make_plan(stack, Work(method, parameters.normalise != "none", n_masks), backend, limits)
+    is_matched = parameters.finder == "matched"
+    work = Work(method, parameters.normalise != "none", n_masks, is_matched)
+    return make_plan(stack, work, backend, limits)
 
 
 def method_of(stack: Stack, parameters: Parameters) -> Method:
@@ -143,7 +146,11 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = SecondPass(source, background, parameters, sink, observer, watch)
+            walk = (
+                MatchedPass(source, background, method, parameters, sink, observer, watch)
+                if parameters.finder == "matched"
+                else SecondPass(source, background, parameters, sink, observer, watch)
+            )
             sparse, n_good = (
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,

@@ -6,7 +6,7 @@ order. In formulas, ``V`` is the variance of a pixel (counts^2), ``g`` the gain 
 unit) and ``s`` the unit of the significance, ``s^2 = max(V, g^2 / 4)``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -420,7 +420,7 @@ class Thresholds:
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
 
-    def calibrate(self, maps: Sequence[Array], size: int) -> Calibration:
+    def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
 
         Only pixels with `ENOUGH_COUNTS` take part, and only the half of the values below the
@@ -431,41 +431,48 @@ class Thresholds:
             maps: of each frame or group, (kernels, n_X, n_Y) int16.
             size: frames of a group.
         """
+        stretches, enough, expected = self._sample(size)
+        found: list[list[tuple[float, float]]] = [[] for _ in self._kernels]
+        for of_frame in maps:
+            for k, some in enumerate(found):
+                if expected[k] is not None:
+                    parts = zip(stretches, enough[k], strict=True)
+                    values = [of_frame[k, begin:end][good] for (begin, end), good in parts]
+                    some.append(quartiles(np.concatenate(values)))
         offsets, widths = [], []
+        for some, width in zip(found, expected, strict=True):
+            measured = some if width is not None else []
+            offsets.append(median(q[1] for q in measured) - MAP_ZERO if measured else 0.0)
+            lower = median(q[1] - q[0] for q in measured) / 0.6745 if measured else 0.0
+            widths.append(max(1.0, lower / width if width else 1.0))
+        return Calibration(size, tuple(offsets), tuple(widths))
+
+    def _sample(
+        self, size: int
+    ) -> tuple[list[Span], list[list[NDArray[np.bool_]]], list[float | None]]:
+        """Stretches of rows; for each kernel which of their pixels take part, and the width that is expected.
+
+        None: too few take part.
+        """
         n_x, n_y = self._of.shape
         every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
         stretches = [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
         enough: list[list[NDArray[np.bool_]]] = [[] for _ in self._kernels]
         squares: list[list[NDArray[np.float64]]] = [[] for _ in self._kernels]
-        for begin, end in stretches if maps else ():
+        for begin, end in stretches:
             usable = self._of.usable(slice(begin, end))
             for k, (k2, _, b) in enumerate(self._moments(begin, end, size)):
                 first, second, _, _ = self._kernels[k].sum_of_counts.moments
                 good = usable & (b * (first * first / second) >= ENOUGH_COUNTS)
                 enough[k].append(good)
                 squares[k].append(k2[good])
+        expected: list[float | None] = []
         for k, kernel in enumerate(self._kernels):
-            expected = np.sqrt(np.concatenate([*squares[k], np.zeros(0)]))
-            if len(expected) < SAMPLE_PIXELS:
-                offsets.append(0.0)
-                widths.append(1.0)
-                continue
-            middle = float(np.partition(expected, len(expected) // 2)[len(expected) // 2])
-            found = [
-                quartiles(
-                    np.concatenate(
-                        [
-                            of_frame[k, begin:end][good]
-                            for (begin, end), good in zip(stretches, enough[k], strict=True)
-                        ]
-                    )
-                )
-                for of_frame in maps
-            ]
-            offsets.append(median(q[1] for q in found) - MAP_ZERO)
-            width = median(q[1] - q[0] for q in found) / 0.6745
-            widths.append(max(1.0, width / (kernel.unit * middle)))
-        return Calibration(size, tuple(offsets), tuple(widths))
+            values = np.sqrt(np.concatenate(squares[k]))
+            n = len(values)
+            middle = float(np.partition(values, n // 2)[n // 2]) if n >= SAMPLE_PIXELS else None
+            expected.append(None if middle is None else kernel.unit * middle)
+        return stretches, enough, expected
 
     def levels(self, size: int, calibration: Calibration) -> SeedLevels:
         """Return the levels for groups of a size."""

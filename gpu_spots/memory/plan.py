@@ -59,6 +59,12 @@ MAP_PIECE = 1 << 22
 """Bytes of a map that go to a device at a time."""
 PIECE_BYTES = 1 << 25
 """At most this much of a band is read in one call."""
+MATCHED_MAPS = 56
+"""Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
+MATCHED_BATCH, MATCHED_GROUPS = 8, 4
+"""Bytes of a pixel of a frame for its significance and spots, and for the sum of its group."""
+MATCHED_ROOM = 32 << 19
+"""Bytes for the smoothed maps of a band of rows."""
 SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
@@ -111,6 +117,8 @@ class Work:
     """Frames are scaled to the run's level."""
     n_masks: int | None
     """Masks that groups of frames share; None: every frame has its own."""
+    is_matched: bool = False
+    """Spots are found by the matched finder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +335,7 @@ class _Planner:
             min(self.threads, n_batches) * self._batch_on_device(place, frames),
         )
         stack = self.stack_bytes if place == Place.DEVICE else 0
-        return stack + 24 * self.n_pixels + self._synced() + max(passes)
+        return stack + 24 * self.n_pixels + self._matched_maps() + self._synced() + max(passes)
 
     def _band_on_device(self, place: Place, rows: int) -> int:
         """Of one thread in the first pass."""
@@ -344,6 +352,7 @@ class _Planner:
         """Of one thread in the second pass."""
         n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
+        needed += self._matched_batch(frames)
         whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
         return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
 
@@ -417,9 +426,10 @@ class _Planner:
                 copies * n_frames * self.n_pixels * dtype.itemsize
                 + wide
                 + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+                + self._matched_batch(n_frames)
             )
 
-        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
+        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels + self._matched_maps()
         if self._piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components
@@ -439,6 +449,16 @@ class _Planner:
             + self._synced()
             + self._spots()
         )
+
+    def _matched_maps(self) -> int:
+        """Constants of the matched finder."""
+        of_pixel = MATCHED_MAPS + 2 * self.stack.dtype.itemsize
+        return of_pixel * self.n_pixels * self.work.is_matched
+
+    def _matched_batch(self, n_frames: int) -> int:
+        """Significance and spots of a batch of frames or groups."""
+        of_pixel = MATCHED_BATCH + MATCHED_GROUPS * (self.work.n_masks is not None)
+        return (of_pixel * n_frames * self.n_pixels + MATCHED_ROOM) * self.work.is_matched
 
     def _at_once(self, total: int, step: int) -> list[int]:
         """Sizes of the stretches that threads work on at the same time."""
