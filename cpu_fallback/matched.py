@@ -361,8 +361,6 @@ def matched_masks(
                 np.greater_equal(smooth, levels[i].seed[k][begin:end], out=above if k else seeds)
                 if k:
                     np.logical_or(seeds, above, out=seeds)
-            if maps.usable is not None:
-                seeds &= maps.usable[begin:end]
             raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid

@@ -256,8 +256,9 @@ def moments(
     """k2 and k3 of each pixel."""
     variance, s, good = of.noise.astype(np.float64) ** 2, unit(of, is_float), usable_pixels(of)
     counted = np.maximum(variance - of.read_variance, of.gain * of.gain / 1000)
-    second = np.where(good, variance / (s * s), 0.0)
-    third = np.where(good, of.gain * counted / (s * s * s), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        second = np.where(good, variance / (s * s), 0.0)
+        third = np.where(good, of.gain * counted / (s * s * s), 0.0)
     return weighted(second, name, 2), weighted(third, name, 3)
 
 

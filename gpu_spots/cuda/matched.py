@@ -240,7 +240,7 @@ def _smooth(
         (THREADS,),
         (
             *(found.values, np.int32(n_rows), np.int32(n_columns)),
-            *(None if seeds is None else seeds.seed, prepared.usable, found.invalid, raw, maps),
+            *(None if seeds is None else seeds.seed, found.invalid, raw, maps),
         ),
     )
 

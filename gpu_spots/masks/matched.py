@@ -232,9 +232,12 @@ class NoiseMap:
         variance, _ = self._variances(rows)
         unit = self.unit(rows)
         usable = self.usable(rows)
-        counted = np.maximum(variance - self.read_variance, self.gain * self.gain / 1000)
+        # where noise is not finite, which is not usable
+        with np.errstate(over="ignore", invalid="ignore"):
+            counted = np.maximum(variance - self.read_variance, self.gain * self.gain / 1000)
+            counted = self.gain * counted
         results = []
-        for over, power in ((variance, 2), (self.gain * counted, 3)):
+        for over, power in ((variance, 2), (counted, 3)):
             whole = np.zeros((end - begin + 2 * margin, n_y + 2 * margin))
             at = first - (begin - margin)
             inside = whole[at : at + last - first, margin : margin + n_y]

@@ -139,10 +139,9 @@ __device__ __forceinline__ void smooth(const i16* from, i16* to, i32 step, i32 s
 }
 
 // Smoothed maps of each frame or group: either compared with the seed levels (raw: packed seeds), or written (maps).
-// levels: N_MAPS maps of n_rows x n_columns. usable, invalid: packed, or none. Grid: tiles of columns, tiles of rows, frames.
+// levels: N_MAPS maps of n_rows x n_columns, out of reach where a pixel is not usable. invalid: packed, or none. Grid: tiles of columns, tiles of rows, frames.
 extern "C" __global__ void __launch_bounds__(THREADS)
-smoothed(const i16* __restrict__ values, i32 n_rows, i32 n_columns, const i16* __restrict__ levels, const u32* usable, const u32* invalid,
-         u32* raw, i16* maps) {
+smoothed(const i16* __restrict__ values, i32 n_rows, i32 n_columns, const i16* __restrict__ levels, const u32* invalid, u32* raw, i16* maps) {
   __shared__ i16 clipped[SIZE], fine[SIZE], middle[SIZE], a[SIZE], b[SIZE];
   __shared__ u32 seeds[TILE_X * TILE_Y / 32];
   const i32 row = blockIdx.y * TILE_X, column = blockIdx.x * TILE_Y;
@@ -195,7 +194,6 @@ smoothed(const i16* __restrict__ values, i32 n_rows, i32 n_columns, const i16* _
     if (x >= n_rows || w >= row_words) continue;
     const i64 at = (i64)x * row_words + w, of_frame = frame * n_rows * row_words + at;
     u32 word = seeds[i];
-    if (usable) word &= usable[at];
     if (invalid) word &= ~invalid[of_frame];
     raw[of_frame] = word;
   }
