@@ -32,8 +32,7 @@ benchmark: $(VENV)/installed
 # Emulated kernels under AddressSanitizer and UndefinedBehaviorSanitizer, which have to be loaded before Python.
 sanitize: $(VENV)/installed-test
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	GPU_SPOTS_SANITIZE=1 $(BIN)/python -m pytest -n auto -k "(emulated and not two and not tangled) or without_a_fault or bit_planes or sorted_values or any_moments or (decoded and emulated)" \
-	tests/test_contract.py tests/test_cuda_background.py tests/test_cuda_backend.py tests/test_cuda_faults.py tests/test_cuda_moments.py tests/test_cuda_bitshuffle.py
+	GPU_SPOTS_SANITIZE=1 $(BIN)/python -m pytest -n auto -m "sanitize and emulated"
 
 # What only a device can show: accesses out of bounds, and races in shared memory.
 compute-sanitizer: $(VENV)/installed-test

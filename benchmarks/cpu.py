@@ -15,7 +15,8 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.model import Morphology, SpotTable, Validity
 from gpu_spots.parameters import Parameters
+from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
 PARAMETERS = Parameters(angles=0)
@@ -44,14 +46,18 @@ class Kept:
 
     def write_map(self, name: str, encoded: np.ndarray) -> None: ...
 
+    def expect_matched(self, n_masks: int | None) -> None: ...
+
     def expect_synced(self, n_masks: int) -> None: ...
 
     def encode(self, image: Callable[[], np.ndarray]) -> np.ndarray:
         return image()
 
-    def write_masks(self, kind: str, begin: int, images: list[np.ndarray]) -> None: ...
+    def write_masks(self, kind: str, begin: int, images: Sequence[np.ndarray]) -> None: ...
 
-    def write_labels(self, begin: int, counts: np.ndarray, images: list[np.ndarray]) -> None: ...
+    def write_labels(
+        self, begin: int, counts: np.ndarray, images: Sequence[np.ndarray]
+    ) -> None: ...
 
     def write_pixels(self, pixels: np.ndarray) -> None: ...
 
@@ -161,8 +167,13 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     for n in threads:
         backend = CpuBackend(n)
         whole, summary = timed(
-            lambda backend=backend: pipeline.find_spots(
-                ArrayStack(frames), PARAMETERS, backend, sink, Silent()
+            partial(
+                pipeline.find_spots,
+                ArrayStack(frames),
+                PARAMETERS,
+                Resources(backend),
+                sink,
+                Silent(),
             ),
             repeats,
         )

@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,12 @@ def main() -> None:
             frames[0].nbytes,
             options.rounds,
         )
-        chunks = stored_chunks(files["bitshuffle + LZ4"])
-        n_sequences, n_blocks = sequences(chunks[0], frames[0].nbytes)
+        packed = stored_chunks(files["bitshuffle + LZ4"])
+        n_sequences, n_blocks = sequences(packed[0], frames[0].nbytes)
         print(
             f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} sequences of LZ4 a block"
         )
-        on_device(chunks, frames, options.device, options.rounds, options.copy_mib)
+        on_device(packed, frames, options.device, options.rounds, options.copy_mib)
 
 
 def stored_chunks(path: Path) -> list[bytes]:
@@ -123,19 +124,25 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
             stored = file["frames"].id.get_storage_size() / len(frames)
             plain = len(into) / statistics.median(
-                in_turns({"copy": lambda path=path: read_all(path)}, rounds)["copy"]
+                in_turns({"copy": partial(read_all, path)}, rounds)["copy"]
             )
-            ways: dict[str, Callable[[int], None]] = {
-                name: lambda i, reader=reader: reader.read(i, i + 1, into[i : i + 1])
-            }
+
+            def in_order(i: int, reader: FrameReader = reader) -> None:
+                reader.read(i, i + 1, into[i : i + 1])
+
+            def shuffled(i: int, reader: FrameReader = reader) -> None:
+                reader.read_shuffled(i, i + 1, 0, frames.shape[1], planes[i : i + 1])
+
+            ways = {name: in_order}
             if reader.shuffled_rows:
-                ways[f"{name}, left shuffled"] = lambda i, reader=reader: reader.read_shuffled(
-                    i, i + 1, 0, frames.shape[1], planes[i : i + 1]
-                )
+                ways[f"{name}, left shuffled"] = shuffled
             for way, read in ways.items():
-                of_cpu = cpu_seconds(
-                    lambda read=read: [read(i) for i in range(len(into))], rounds
-                ) / len(into)
+
+                def every_frame(read: Callable[[int], None] = read) -> None:
+                    for i in range(len(into)):
+                        read(i)
+
+                of_cpu = cpu_seconds(every_frame, rounds) / len(into)
                 rates = [rate(read, len(into), n, rounds) for n in threads]
                 print(
                     f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |"
@@ -177,10 +184,7 @@ def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
         + "|"
     )
     for name, codec in CODECS.items():
-        taken = [
-            cpu_seconds(lambda codec=codec, data=data: codec(data, n_bytes), rounds)
-            for data in chunks.values()
-        ]
+        taken = [cpu_seconds(partial(codec, data, n_bytes), rounds) for data in chunks.values()]
         print(
             f"| {name} | {' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |"
         )

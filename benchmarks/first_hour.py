@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -144,6 +145,10 @@ def summary(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    {"versions": versions, "compare": compare, "fill": fill, "summary": summary}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    steps: dict[str, Callable[..., None]] = {
+        "versions": versions,
+        "compare": compare,
+        "fill": fill,
+        "summary": summary,
+    }
+    steps[sys.argv[1]](*sys.argv[2:])

@@ -121,7 +121,7 @@ step_sanitizer() {
         echo "$tool"
         within "$sanitizer" --tool "$tool" --error-exitcode 9 \
             "$PYTHON" -m pytest -q -x -m "gpu and not large" \
-            -k "$chosen" tests/test_contract.py tests/test_cuda_bitshuffle.py || return 1
+            -k "$chosen" tests/test_contract.py tests/cuda/test_cuda_bitshuffle.py || return 1
     done
 }
 
@@ -164,7 +164,7 @@ step_command() {
 
 step_large() {
     local files
-    mapfile -t files < <(grep -l "mark.large" tests/test_*.py)
+    mapfile -t files < <(grep -rl --include="test_*.py" "mark.large" tests)
     tests_on_device -m large "${files[@]}"
 }
 

@@ -196,7 +196,8 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     )
 
     def to_threshold() -> None:
-        evaluated(device, trimmed_moments(device, frames, PERCENT, Validity()), CUTOFF, held)
+        moments: Any = trimmed_moments(device, frames, PERCENT, Validity())
+        evaluated(device, moments, CUTOFF, held)
 
     def fill_maps() -> None:
         device.call(lambda: fill(device, moments, maps.rows(0, size)))
@@ -358,14 +359,13 @@ def cpu_stages(
         backend.measure(on_device[: len(frames)], theirs, everyone, prepared, None).total,
     )
     rows = slice(0, 64)
-    there = backend.toolkit.call(
+    there: Any = backend.toolkit.call(
         lambda: trimmed_moments(
             backend.toolkit, on_device[: len(frames), rows], PERCENT, Validity()
         ).to_host(backend.toolkit, frames[:, rows].shape[1:])
     )
-    assert np.array_equal(
-        there.scatter_low, cpu_moments(frames[:, rows], Trimmed(PERCENT), Validity()).scatter_low
-    )
+    here_too: Any = cpu_moments(frames[:, rows], Trimmed(PERCENT), Validity())
+    assert np.array_equal(there.scatter_low, here_too.scatter_low)
     of_rows = wall(lambda: cpu_moments(frames[:, rows], Trimmed(PERCENT), Validity()), 3)
     return {
         "background": of_rows * frames.shape[1] / 64 * scale,

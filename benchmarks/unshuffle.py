@@ -81,7 +81,7 @@ def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) ->
         def run(read: Callable[[int], None]) -> None:
             list(pool.map(read, range(n_frames)))
 
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "in order": lambda: run(lambda i: reader.read(i, i + 1, into[i : i + 1])),
             "shuffled": lambda: run(
                 lambda i: reader.read_shuffled(i, i + 1, 0, n_rows, planes[i : i + 1])

@@ -22,6 +22,7 @@ import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -34,9 +35,9 @@ NAIVE = Path(__file__).with_name("naive.py")
 COMMAND = Path(sysconfig.get_path("scripts")) / "lu_hdf2spots"
 
 
-def layouts() -> dict[str, dict]:
+def layouts() -> dict[str, dict[str, Any]]:
     """Name and options of each way to store the frames."""
-    known = {
+    known: dict[str, dict[str, Any]] = {
         "gzip": {"compression": "gzip"},
         "shuffled gzip": {"compression": "gzip", "shuffle": True},
         "contiguous": {},

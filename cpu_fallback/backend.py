@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpu_fallback import background, components, masks, matched, measure, memory, prepared, scale
+from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.methods import Method
 from gpu_spots.model import Array
 
@@ -19,6 +20,8 @@ class CpuBackend:
 
     def __init__(self, threads: int) -> None:
         self.workers = threads
+        # measures this machine before its threads are busy
+        sorting_dtype(np.dtype(np.uint16))
         self.device = (
             f"{_processor()}, {threads} thread{'s' * (threads > 1)}, NumPy {np.__version__}"
         )
@@ -37,7 +40,7 @@ class CpuBackend:
     def staging(
         self, held: Array, begin: int, end: int, shuffled_rows: int | None = None
     ) -> Iterator[Array]:
-        """Lend the frames' own place; they are never shuffled in the host's memory."""
+        """Provide the memory of the frames; in the host's memory they are never shuffled."""
         assert shuffled_rows is None
         yield held[begin:end]
 

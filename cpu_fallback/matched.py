@@ -74,6 +74,16 @@ class Sums:
     """(n, n_X, words) packed: pixels that have no valid value on some frame; None: none so far."""
 
 
+def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
+    """Return the constants, which are where this backend computes."""
+    return maps
+
+
+def prepare_seeds(levels: SeedLevels) -> SeedLevels:
+    """Return the seed levels, which are where this backend computes."""
+    return levels
+
+
 def significance(
     frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | None
 ) -> Significance:
@@ -212,16 +222,6 @@ def _room(name: str, n: int) -> NDArray[np.int16]:
         room = np.empty(n, np.int16)
         setattr(_own, name, room)
     return room[:n]
-
-
-def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
-    """Return the constants, which are where this backend computes."""
-    return maps
-
-
-def prepare_seeds(levels: SeedLevels) -> SeedLevels:
-    """Return the seed levels, which are where this backend computes."""
-    return levels
 
 
 def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:

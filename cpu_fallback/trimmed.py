@@ -30,7 +30,7 @@ def trimmed_moments(
         ValueError: there are more than `MAX_FRAMES` frames.
     """
     band = Band(frames, validity)
-    buffer = np.empty((TILE, len(frames)), _sorting_dtype(frames.dtype))
+    buffer = np.empty((TILE, len(frames)), sorting_dtype(frames.dtype))
 
     def size(n_valid: int) -> int:
         return n_valid - n_valid * percent // 100
@@ -47,7 +47,7 @@ def trimmed_moments(
     return band.moments()
 
 
-def _sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the integer type that this machine sorts fastest, or a type of 4 or 8 bytes as it is."""
     if dtype.kind == "f" or dtype.itemsize == 4:
         return dtype

@@ -1,4 +1,4 @@
-"""The Python interface: find_spots on a file or on arrays."""
+"""Python interface: find_spots for files, images and arrays; convert for images."""
 
 import sys
 import warnings
@@ -9,19 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.frames import ArrayStack, apply_inputs, open_run
+from gpu_spots.errors import ParameterError
 from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
-from gpu_spots.files.output.compression import filter_options
+from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
-from gpu_spots.files.output.spots_writer import STACKS
-from gpu_spots.inputs import InputOptions, parse_regions
-from gpu_spots.memory.plan import Limits
+from gpu_spots.inputs import Inputs, parse_regions
+from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
 from gpu_spots.parameters import STACK_NAMES, Parameters
-from gpu_spots.run import Job, Stack, find_in_memory, find_to_file
+from gpu_spots.resources import Resources
+from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 
 
 class PythonWarnings:
@@ -123,7 +122,7 @@ def find_spots(
     parameters = Parameters() if parameters is None else parameters
     if not isinstance(parameters, Parameters):
         raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
-    inputs = InputOptions(
+    inputs = Inputs(
         frames_path=(frames_path,) if isinstance(frames_path, str) else tuple(frames_path or ()),
         angles_path=angles_path,
         laser_path=laser_path,
@@ -134,56 +133,21 @@ def find_spots(
         reject=parse_regions(reject),
         valid_range=valid_range,
         saturation=saturation,
+        columns=columns,
+        valid_pixels=None if valid_pixels is None else np.asarray(valid_pixels, bool),
     )
-    filter_options(compression)
-    for name, value in {"memory_limit": memory_limit, "batch": batch}.items():
-        if value is not None and not value >= 1:
-            raise ParameterError(name, f"{value!r} is not an integer >= 1")
-    if unknown := sorted(set(keep) - STACKS):
-        raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
-    folder = None if scratch is None else Path(scratch)
-    chosen = select_backend(backend, threads, device, device_memory_limit)
-    limits = Limits(memory_limit, batch, chosen.workers)
-    job = Job(parameters, chosen, PythonWarnings(), limits, folder, frozenset(keep))
-
-    def find(stack: Stack) -> SpotsFile:
-        if valid_pixels is not None:
-            pixels = np.asarray(valid_pixels, bool)
-            if pixels.shape != stack.shape[1:]:
-                raise InputError(
-                    f"valid_pixels has shape {pixels.shape}, expected that of a frame, {stack.shape[1:]}"
-                )
-            stack.validity = stack.validity.less(pixels)
-            stack.record = {**stack.record, "masked_pixels": stack.validity.n_masked}
-        if output is None:
-            return find_in_memory(stack, job)
-        find_to_file(stack, Path(output), job, compression=compression, force=force)
-        return open_spots(output)
-
-    if isinstance(frames, ImageRequest):
-        if columns is not None or table is not None:
-            name = "table" if columns is None else "columns"
-            raise InputError(
-                f"{name}: cannot be used with images; give their metadata in ImageRequest"
-            )
-        images = open_images(frames, job.observer, job.backend.workers)
-        apply_inputs(images, inputs)
-        return find(images)
-    if not isinstance(frames, str | Path):
-        if isinstance(frames, np.ma.MaskedArray):
-            raise InputError(
-                "frames: found a masked array, expected a plain array; give frames.data, with valid_pixels=~frames.mask.any(axis=0), "
-                "or for floats frames.filled(numpy.nan)"
-            )
-        in_memory = ArrayStack(np.asarray(frames), columns)
-        apply_inputs(in_memory, inputs)
-        return find(in_memory)
-    if columns is not None:
-        raise InputError(
-            "columns: only for frames in memory; a file has its own in the group lauecollect"
-        )
-    with open_run(frames, inputs) as stack:
-        return find(stack)
+    results = Output(None if output is None else Path(output), compression, frozenset(keep), force)
+    resources = Resources(
+        select_backend(backend, threads, device, device_memory_limit),
+        ResourceLimits(memory_limit, batch),
+        spool_for(results.path, None if scratch is None else Path(scratch)),
+    )
+    observer = PythonWarnings()
+    with open_stack(frames, inputs, observer, resources.backend.workers) as stack:
+        if results.path is None:
+            return find_in_memory(stack, parameters, resources, results, observer)
+        find_to_file(stack, parameters, resources, results, observer)
+        return open_spots(results.path)
 
 
 def convert(

@@ -39,16 +39,16 @@ Prepared = TypeVar("Prepared")
 
 
 class DeviceMemory(Protocol[Frames]):
-    """Memory where a backend computes, and the way of frames to it."""
+    """Memory where a backend computes, and transfers of frames to it."""
 
     def free_bytes(self) -> int | None:
         """Return the bytes that are free; None: the backend computes in the host's memory."""
 
     def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
-        """Return an upper bound of what the background of a band needs beside its frames."""
+        """Return an upper bound of the memory for the background of a band, without its frames."""
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-        """Return an upper bound of what masks, components and sums need beside their frames."""
+        """Return an upper bound of the memory for masks, components and sums of a batch."""
 
     def hold(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
@@ -58,8 +58,8 @@ class DeviceMemory(Protocol[Frames]):
         Args:
             shape: (n, n_X, n_Y).
             dtype: one of `FRAME_DTYPES`.
-            shared: other threads than this one work on its parts, which they `upload`: where each
-                of them computes may be elsewhere.
+            shared: other threads than this one work on its parts, which they `upload`; each of
+                them may compute on another device.
 
         Raises:
             OutOfDeviceMemory: there is not enough.
@@ -68,9 +68,9 @@ class DeviceMemory(Protocol[Frames]):
     def staging(
         self, held: Frames, begin: int, end: int, shuffled_rows: int | None = None
     ) -> AbstractContextManager[Array]:
-        """Lend a host array, contiguous, to be filled with some frames of ``held``.
+        """Provide a host array, contiguous, for some frames of ``held``.
 
-        When the block ends they are on their way: what any thread asks for afterwards sees them.
+        When the block ends, they are copied: what any thread asks for afterwards sees them.
 
         Args:
             held: what `hold` returned.

@@ -1,4 +1,4 @@
-"""What a run is, and what find can do with it: everything that is known before its frames are read."""
+"""Description of a run before its frames are read: what it is, and what find can do with it."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,22 +8,20 @@ import numpy as np
 
 from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError
-from gpu_spots.files.frames import FileStack
-from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.storage import storage_of
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import LocatedColumns
 from gpu_spots.parameters import SYNCS, Parameters
+from gpu_spots.protocols import Stack
 
-Run = FileStack | ImageStack
 Description = dict[str, Any]
 """What JSON can hold."""
 
 DEFAULTS = Parameters()
 
 
-def describe(stack: Run) -> Description:
-    """Everything that is known of a run before its frames are read.
+def describe(stack: Stack) -> Description:
+    """Return everything that is known of a run before its frames are read.
 
     Keys: ``file``, ``layout``, ``frames`` (see `storage_of`), ``masked_pixels``, ``mask`` (what
     masks them), ``valid_range``, ``saturation``, ``angles``, ``laser``, ``blocks``, ``pairs``,
@@ -33,11 +31,11 @@ def describe(stack: Run) -> Description:
     angles, laser = _angles(stack), _laser(stack)
     blocks, pairs = _blocks(stack), _pairs(stack)
     possible = _possible(stack)
-    record = stack.record
+    record = stack.provenance.record
     all_masked = stack.validity.pixels is not None and not stack.validity.pixels.any()
     return {
-        "file": stack.file_name,
-        "layout": "images" if isinstance(stack, ImageStack) else stack.layout.kind,
+        "file": stack.provenance.input_file,
+        "layout": stack.provenance.layout,
         "frames": storage_of(stack),
         "masked_pixels": stack.validity.n_masked,
         "mask": {name: record[name] for name in MASKS if name in record} or None,
@@ -68,7 +66,7 @@ MASKS = (
 RANGE = ("valid_low", "valid_low_from", "valid_high", "valid_high_from")
 
 
-def _angles(stack: Run) -> Description:
+def _angles(stack: Stack) -> Description:
     columns = stack.columns
     try:
         keys = grouping.angle_keys(columns, stack.shape[0], stack.source)
@@ -82,7 +80,7 @@ def _angles(stack: Run) -> Description:
     }
 
 
-def _laser(stack: Run) -> Description:
+def _laser(stack: Stack) -> Description:
     try:
         states = grouping.laser_states(stack.columns, stack.shape[0], stack.source)
     except InputError as error:
@@ -102,7 +100,7 @@ def _laser(stack: Run) -> Description:
     }
 
 
-def _blocks(stack: Run) -> Description | None:
+def _blocks(stack: Stack) -> Description | None:
     try:
         found = grouping.blocks(grouping.angle_keys(stack.columns, stack.shape[0], stack.source))
     except InputError:
@@ -111,7 +109,7 @@ def _blocks(stack: Run) -> Description | None:
     return {"number": found.n_masks, "smallest": int(sizes.min()), "largest": int(sizes.max())}
 
 
-def _pairs(stack: Run) -> Description | None:
+def _pairs(stack: Stack) -> Description | None:
     try:
         found = grouping.group("pairs", stack.columns, stack.shape[0], stack.source)
     except InputError:
@@ -119,7 +117,7 @@ def _pairs(stack: Run) -> Description | None:
     return {"number": found.n_masks - found.n_unpaired, "frames_without_partner": found.n_unpaired}
 
 
-def _possible(stack: Run) -> Mapping[str, str | None]:
+def _possible(stack: Stack) -> Mapping[str, str | None]:
     """For each value of -m and -S: None where find can have it, else why not."""
     n_frames, columns = stack.shape[0], stack.columns
     run = columns, n_frames, stack.source
@@ -133,7 +131,7 @@ def _possible(stack: Run) -> Mapping[str, str | None]:
     return {name: _why_not(check, stack) for name, check in checks.items()}
 
 
-def _why_not(check: Callable[[], object], stack: Run) -> str | None:
+def _why_not(check: Callable[[], object], stack: Stack) -> str | None:
     try:
         check()
     except InputError as error:
@@ -153,7 +151,7 @@ def _options(
     return options
 
 
-def _problems(stack: Run, possible: Mapping[str, str | None]) -> list[str]:
+def _problems(stack: Stack, possible: Mapping[str, str | None]) -> list[str]:
     """For what find would refuse the run, whatever its options."""
     found = [possible[f"-m {DEFAULTS.method}"], _why_not(stack.check_whole, stack)]
     return [problem for problem in found if problem]
@@ -165,6 +163,7 @@ def _origin(columns: Mapping[str, Any], name: str) -> str:
     return f"/{place}" if place.startswith("lauecollect/") else place
 
 
-def _without_source(error: InputError, stack: Run) -> str:
-    """An error's text without the file, which is named already."""
-    return str(error).removeprefix(f"{stack.source}: ").removeprefix(f"{stack.file_name}: ")
+def _without_source(error: InputError, stack: Stack) -> str:
+    """Return the text of an error without the name of the file, which is shown already."""
+    text = str(error).removeprefix(f"{stack.source}: ")
+    return text.removeprefix(f"{stack.provenance.input_file}: ")

@@ -1,4 +1,4 @@
-"""What can go wrong, as one short line that names the file, dataset or option, the value found and what was expected."""
+"""Errors, each one short line that names the file, dataset or option, the value found and the expected one."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

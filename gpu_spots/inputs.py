@@ -1,9 +1,12 @@
-"""What the user says of the input: where frames and metadata are, which pixels do not count, and which values."""
+"""Inputs: where frames and metadata are, and which pixels and values are valid."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
 
 from gpu_spots.errors import ParameterError, given
 from gpu_spots.regions import Region, region
@@ -13,8 +16,8 @@ RangeOfValues = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class InputOptions:
-    """Every option about the input, validated when it is made. Raises `ParameterError`."""
+class Inputs:
+    """All options of the input, validated when they are made. Raises `ParameterError`."""
 
     frames_path: tuple[str, ...] = ()
     """Datasets of the frames, one after the other, or a group that has them; empty: they are looked
@@ -43,6 +46,10 @@ class InputOptions:
     """Values that count, in the place of the range that the file has; None: that of the file."""
     saturation: float | None = None
     """Smallest saturated value, counts; None: as the file has it, else the type's maximum."""
+    columns: Mapping[str, ArrayLike] | None = field(default=None, compare=False)
+    """Metadata of frames in memory, one value per frame; None: none."""
+    valid_pixels: NDArray[Any] | None = field(default=None, compare=False)
+    """(n_X, n_Y) bool: False pixels are invalid on every frame; None: all are valid."""
 
     def __post_init__(self) -> None:
         if self.mask_good not in (None, 0, 1):

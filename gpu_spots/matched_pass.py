@@ -40,7 +40,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         watch: Stopwatch,
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
-        of, threads = noise_map(background, method), source.plan.threads
+        of, threads = noise_map(background, method, source.shape[0]), source.plan.threads
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )

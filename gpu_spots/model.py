@@ -47,12 +47,6 @@ class Validity:
         """How many pixels are invalid on every frame."""
         return 0 if self.pixels is None else int(self.pixels.size - np.count_nonzero(self.pixels))
 
-    def less(self, valid_pixels: NDArray[np.bool_]) -> "Validity":
-        """The same, but only for the pixels that are valid in this image too."""
-        return replace(
-            self, pixels=valid_pixels if self.pixels is None else self.pixels & valid_pixels
-        )
-
     def marks(self, dtype: np.dtype[Any]) -> bool:
         """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
         return dtype.kind != "f" and (self.low is not None or self.high is not None)

@@ -21,7 +21,7 @@ DEFAULT_PERCENT = 25
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What to look for; names and defaults are the manual's.
+    """Parameters of the spot search; names and defaults are the manual's.
 
     Ranges are checked whether or not the method uses the value.
 

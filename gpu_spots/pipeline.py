@@ -8,11 +8,11 @@ is finished; neither is known here by more than its contract.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.backend import Backend, BackendOf, Prepared
 from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
@@ -20,12 +20,13 @@ from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
 from gpu_spots.masks import grouping
 from gpu_spots.matched_pass import MatchedPass
-from gpu_spots.memory.plan import Limits, Place, Plan, Work, make_plan
-from gpu_spots.memory.source import OpenSpool, Source, open_source
+from gpu_spots.memory.plan import Place, Plan, Work, make_plan
+from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, Frames, Masks, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
+from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
 
 
@@ -63,17 +64,18 @@ def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
     return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
 
 
-def plan_run(stack: Stack, parameters: Parameters, backend: Backend, limits: Limits) -> Plan:
-    """How `find_spots` will do a run.
+def plan_run(stack: Stack, parameters: Parameters, resources: Resources) -> Plan:
+    """Return the plan by which `find_spots` processes a run.
 
-    Raises `InputError` where it cannot be done within the limits, or does not fit the parameters.
+    Raises `InputError` if the resources are not enough, or the parameters do not fit the run.
     """
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
     method = method_of(stack, parameters)
     is_matched = parameters.finder == "matched"
     work = Work(method, parameters.normalise != "none", n_masks, is_matched)
-    return make_plan(stack, work, backend, limits)
+    limits = replace(resources.limits, may_spool=resources.open_spool is not None)
+    return make_plan(stack, work, resources.backend, limits)
 
 
 def method_of(stack: Stack, parameters: Parameters) -> Method:
@@ -86,16 +88,14 @@ def method_of(stack: Stack, parameters: Parameters) -> Method:
 def find_spots(
     stack: Stack,
     parameters: Parameters,
-    backend: BackendOf[Frames, Masks, Prepared],
+    resources: Resources,
     sink: Sink,
     observer: Observer,
-    limits: Limits | None = None,
-    open_spool: OpenSpool | None = None,
 ) -> Summary:
-    """Run both passes over a stack; results go to the sink.
+    """Pass over the frames of a stack twice, and write the results to the sink.
 
-    Raises `InputError` for a run that the parameters do not fit: too few angles, no laser states,
-    too few frames, no room in memory.
+    Raises `InputError` if the parameters do not fit the run (too few angles or frames, no laser
+    states), or there is too little memory.
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
@@ -107,13 +107,15 @@ def find_spots(
             f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own"
         )
 
-    watch, limits = Stopwatch(), limits or Limits()
+    watch = Stopwatch()
     with ExitStack() as opened:
 
-        def read(allowed: Limits) -> Source[Frames, Masks, Prepared] | None:
-            plan = plan_run(stack, parameters, backend, allowed)
+        def read(allowed: Resources) -> Source[Any, Any, Any] | None:
+            backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
             try:
-                return opened.enter_context(open_source(stack, backend, plan, open_spool, observer))
+                return opened.enter_context(
+                    open_source(stack, backend, plan, allowed.open_spool, observer)
+                )
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
@@ -123,11 +125,13 @@ def find_spots(
             return None
 
         with watch.stage("read"):
-            source = read(limits) or read(replace(limits, may_stay=False))
+            source = read(resources) or read(
+                replace(resources, limits=replace(resources.limits, may_stay=False))
+            )
             assert source is not None
         with watch.stage("background"):
             if parameters.normalise == "level":
-                source.factors = levels.factors(source.sampler.levels, stack.source)
+                source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)

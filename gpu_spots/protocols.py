@@ -1,6 +1,9 @@
-"""What the pipeline asks of those around it: where frames come from, where results go, and who is told how far it is."""
+"""Protocols of what surrounds the pipeline: stacks, scratch files, sinks and observers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,11 +14,33 @@ from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import Array, SpotTable, Validity
 
 
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Origin of a stack, for the group ``info`` of the results and for ``gpu-spots info``."""
+
+    input_file: str = ""
+    """Name of the HDF5 file, the log or table, or the first image; empty: frames in memory."""
+    frames_path: str = ""
+    """Path of the frames in the file, or folder of the images; empty: frames in memory."""
+    layout: str = ""
+    """Layout of the HDF5 file, or "images"; empty: frames in memory."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Further attributes of ``info``: layout of a file, origin of angles and laser states, masks,
+    valid range, origin of the saturation.
+    """
+
+
 class Stack(Protocol):
-    """Where frames come from."""
+    """Frames of a run, with what is known of them."""
 
     source: str
-    """Where that is, for messages."""
+    """Name in messages."""
+    files: tuple[Path, ...]
+    """Files that are read. They must not be overwritten."""
+    notes: tuple[str, ...]
+    """Lines that the user should read before the run."""
+    provenance: Provenance
+    """Origin of the frames."""
     shape: tuple[int, int, int]
     """n_frames, n_X, n_Y."""
     dtype: np.dtype[Any]
@@ -54,7 +79,16 @@ class Stack(Protocol):
         """The same for the rows from ``first`` to ``last`` of these frames: ``into`` is (end - begin, last - first, n_Y)."""
 
     def check_whole(self) -> None:
-        """Raise `InputError` if frames are missing, or are no longer what they were when the stack was opened."""
+        """Raise `InputError` if frames are missing, or were changed since the stack was opened."""
+
+    def storage(self) -> Mapping[str, Any]:
+        """Return how the frames are stored, for ``gpu-spots info``; empty: in memory."""
+
+    def write_metadata(self, file: Any, warn: Callable[[str], None]) -> None:
+        """Write the metadata of the run to an open HDF5 file.
+
+        ``warn`` is called with a message for each damaged item, which is left out.
+        """
 
 
 class Spool(Protocol):
@@ -71,6 +105,10 @@ class Spool(Protocol):
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
         """As a `Stack` does it."""
+
+
+OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
+"""Opens a scratch file for decoded frames of a shape (n_frames, n_X, n_Y) and a type."""
 
 
 class Sink(Protocol):

@@ -15,7 +15,7 @@ LARGEST = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One region."""
+    """Region of a frame that is left out."""
 
     kind: str
     """rect, disc or border."""
@@ -25,7 +25,7 @@ class Region:
     """
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the region as the user writes it."""
         return f"{self.kind}:{','.join(f'{number:.15g}' for number in self.numbers)}"
 
     def pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -1,155 +1,141 @@
-"""One run into one spots file, on disk or in memory: how the results were made is written with them."""
+"""One run into one spots file, on disk or in memory, with the record of how it was made."""
 
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from gpu_spots import __version__, pipeline, watchdog
-from gpu_spots.backend import Backend
-from gpu_spots.files.frames import ArrayStack, FileStack
-from gpu_spots.files.images.image_stack import ImageStack
+from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.compression import filter_options
 from gpu_spots.files.output.new_file import check_output, complete_or_absent, new_file
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
-from gpu_spots.memory.plan import Limits, Plan, output_bytes
+from gpu_spots.memory.plan import Plan, output_bytes
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
-from gpu_spots.protocols import Observer
-
-Stack = ArrayStack | FileStack | ImageStack
+from gpu_spots.protocols import Observer, OpenSpool, Stack
+from gpu_spots.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is asked, whatever it is asked of."""
+class Output:
+    """Requested results and their destination. Raises `GpuSpotsError` for unknown names."""
 
-    parameters: Parameters
-    """What to look for."""
-    backend: Backend
-    """What computes."""
-    observer: Observer
-    """Who is told how far it is."""
-    limits: Limits = field(default_factory=Limits)
-    """What it may use."""
-    scratch: Path | None = None
-    """Folder of a scratch file, should there be need of one; None: beside the output."""
+    path: Path | None = None
+    """Spots file; None: the results stay in memory."""
+    compression: str = "gzip"
+    """Compression of the file; results in memory have lzf, which is fast."""
     keep: frozenset[str] = STACKS
-    """Which stacks are written: some of `STACKS`."""
+    """Stacks that are written: some of `STACKS`."""
+    force: bool = False
+    """Whether an existing file is overwritten."""
 
-    def scratch_folder(self, output: Path | None) -> Path | None:
-        """Where a scratch file would go; None: nowhere."""
-        return self.scratch or (output.absolute().parent if output is not None else None)
-
-    def limits_for(self, output: Path | None) -> Limits:
-        """What a run to ``output`` may use; None: its results stay in memory."""
-        return replace(self.limits, may_spool=self.scratch_folder(output) is not None)
+    def __post_init__(self) -> None:
+        filter_options(self.compression)
+        if unknown := sorted(self.keep - STACKS):
+            raise ParameterError("keep", f"{unknown[0]!r} is not one of {', '.join(STACK_NAMES)}")
 
 
 def default_output(source: Path) -> Path:
-    """Beside the input: ``NAME__spots.h5`` for ``NAME__mccd.h5`` and for any other ``NAME.h5``."""
+    """Return ``NAME__spots.h5``, beside the input ``NAME__mccd.h5`` or ``NAME.h5``."""
     return source.with_name(
         source.name.removesuffix(source.suffix).removesuffix("__mccd") + "__spots.h5"
     )
 
 
+def spool_for(output: Path | None, folder: Path | None = None) -> OpenSpool | None:
+    """Return what opens a scratch file in a folder, or else beside the output; None: nowhere."""
+    if folder is None and output is not None:
+        folder = output.absolute().parent
+    return None if folder is None else partial(scratch_file, folder)
+
+
 def find_to_file(
-    stack: Stack, output: Path, job: Job, *, compression: str = "gzip", force: bool = False
+    stack: Stack, parameters: Parameters, resources: Resources, output: Output, observer: Observer
 ) -> Summary:
-    """Find the spots of a run and write them to ``output``.
+    """Find the spots of a run and write them to the path of ``output``.
 
     Raises `GpuSpotsError`; then nothing new is left on disk.
     """
-    filters = filter_options(compression)
-    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force)
-    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
-        return _find(
-            stack,
-            SpotsWriter(file, str(output), stack.shape, filters, job.keep),
-            job,
-            compression,
-            output,
-        )
+    assert output.path is not None
+    check_output(output.path, stack.files, output.force)
+    with complete_or_absent(output.path) as part, new_file(part, str(output.path)) as file:
+        filters = filter_options(output.compression)
+        writer = SpotsWriter(file, str(output.path), stack.shape, filters, output.keep)
+        return _find(stack, parameters, resources, output, observer, writer)
 
 
-def plan_to_file(stack: Stack, output: Path, job: Job) -> Plan:
-    """Return the plan of `find_to_file`, which is not carried out; an output that exists is no obstacle.
+def find_in_memory(
+    stack: Stack, parameters: Parameters, resources: Resources, output: Output, observer: Observer
+) -> SpotsFile:
+    """Find the spots of a run and return the results, which stay in memory.
 
-    Raises `GpuSpotsError` for what else would be refused before anything is read.
+    Masks shrink fiftyfold by the fast compression. Raises `GpuSpotsError`.
     """
-    check_output(output, () if isinstance(stack, ArrayStack) else stack.files, force=True)
-    return pipeline.plan_run(stack, job.parameters, job.backend, job.limits_for(output))
-
-
-def expected_size(stack: Stack, job: Job) -> int:
-    """About how many bytes the output of `find_to_file` will have, compressed by gzip."""
-    return output_bytes(stack.shape, pipeline.groups_of(stack, job.parameters).n_masks, job.keep)
-
-
-def find_in_memory(stack: Stack, job: Job) -> SpotsFile:
-    """Find the spots of a run and keep the results in memory, compressed by a fast filter: masks shrink fiftyfold."""
-    file = memory_file()
+    output, file = replace(output, compression="lzf"), memory_file()
     try:
-        _find(
-            stack,
-            SpotsWriter(file, "memory", stack.shape, filter_options("lzf"), job.keep),
-            job,
-            "lzf",
-            None,
-        )
+        filters = filter_options(output.compression)
+        writer = SpotsWriter(file, "memory", stack.shape, filters, output.keep)
+        _find(stack, parameters, resources, output, observer, writer)
         return SpotsFile(file)
     except BaseException:
         file.close()
         raise
 
 
+def plan_to_file(
+    stack: Stack, parameters: Parameters, resources: Resources, output: Output
+) -> Plan:
+    """Return the plan of `find_to_file`; an output that exists is not an error.
+
+    Raises `GpuSpotsError` for everything else that is checked before frames are read.
+    """
+    assert output.path is not None
+    check_output(output.path, stack.files, force=True)
+    return pipeline.plan_run(stack, parameters, resources)
+
+
+def expected_size(stack: Stack, parameters: Parameters, keep: frozenset[str]) -> int:
+    """Return the approximate size of the output of `find_to_file`, bytes, compressed by gzip."""
+    return output_bytes(stack.shape, pipeline.groups_of(stack, parameters).n_masks, keep)
+
+
 def _find(
-    stack: Stack, writer: SpotsWriter, job: Job, compression: str, output: Path | None
+    stack: Stack,
+    parameters: Parameters,
+    resources: Resources,
+    output: Output,
+    observer: Observer,
+    writer: SpotsWriter,
 ) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
     for note in stack.notes:
-        job.observer.warn(note)
-    if isinstance(stack, FileStack):
-        watchdog.reading(f"{stack.file_name}: lauecollect")
-        writer.copy_lauecollect(stack.file, job.observer.warn)
-    if isinstance(stack, ImageStack):
-        writer.write_images(stack.images)
-    else:
-        writer.write_lauecollect(stack.columns)
+        observer.warn(note)
+    writer.write_metadata(stack, observer.warn)
     watchdog.reading(stack.source)
-    folder = job.scratch_folder(output)
-    summary = pipeline.find_spots(
-        stack,
-        job.parameters,
-        job.backend,
-        writer,
-        job.observer,
-        job.limits_for(output),
-        None if folder is None else partial(scratch_file, folder),
-    )
+    summary = pipeline.find_spots(stack, parameters, resources, writer, observer)
+    origin = stack.provenance
     writer.write_info(
         {
-            **asdict(job.parameters),
-            "n": job.parameters.percent_removed,
-            "compression": compression,
-            "keep": ",".join(name for name in STACK_NAMES if name in job.keep),
+            **asdict(parameters),
+            "n": parameters.percent_removed,
+            "compression": output.compression,
+            "keep": ",".join(name for name in STACK_NAMES if name in output.keep),
             **summary.method.record(summary.n_frames),
-            "input_file": ""
-            if isinstance(stack, ArrayStack)
-            else str(Path(stack.file_name).absolute()),
-            "frames_path": "" if isinstance(stack, ArrayStack) else stack.path,
+            "input_file": str(Path(origin.input_file).absolute()) if origin.input_file else "",
+            "frames_path": origin.frames_path,
             "n_frames": summary.n_frames,
             **({} if stack.saturation is None else {"saturation": stack.saturation}),
-            **stack.record,
+            **origin.record,
             "program": "gpu_spots",
             "version": __version__,
-            "backend": job.backend.name,
-            "device": job.backend.device,
+            "backend": resources.backend.name,
+            "device": resources.backend.device,
             "plan": summary.plan.words(),
             "start_time": started.isoformat(timespec="seconds"),
             "duration": time.perf_counter() - clock,

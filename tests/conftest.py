@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from emulator.emulated import COMPILER
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 
-MEMBERS = ["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)]
+MEMBERS = [
+    "cpu",
+    pytest.param("emulated", marks=pytest.mark.emulated),
+    pytest.param("gpu", marks=pytest.mark.gpu),
+]
 """The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
-ON_TWO = {"test_backend", "test_contract", "test_levels", "test_plan"}
-"""Where the kernels run as two devices too; elsewhere it is one of them that matters."""
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +47,7 @@ class MakeBackend:
 
     def _make(self, name: str) -> Backend | str:
         if name.endswith("emulated"):
-            from emulator.emulated import COMPILER, EmulatedToolkit
+            from emulator.emulated import EmulatedToolkit
             from gpu_spots.cuda.backend import GpuBackend
             from gpu_spots.cuda.several import SeveralGpus
 
@@ -61,9 +64,10 @@ class MakeBackend:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each contract test runs on each backend."""
+    """Run a test of the fixture ``backend`` on each backend."""
     if "backend" in metafunc.fixturenames:
-        more = ["two emulated"] if metafunc.module.__name__ in ON_TWO else []
+        on_two = metafunc.definition.get_closest_marker("on_two_devices")
+        more = ["two emulated"] if on_two else []
         metafunc.parametrize("backend", [*MEMBERS, *more], indirect=True, scope="session")
 
 
@@ -77,6 +81,13 @@ def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backen
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of emulated kernels where nothing can compile them."""
+    if item.get_closest_marker("emulated") and not COMPILER:
+        pytest.skip("g++ is not installed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

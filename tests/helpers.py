@@ -22,9 +22,13 @@ from gpu_spots.background.methods import Method
 from gpu_spots.cuda import background as cuda_background
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import Background, IntegerLevel, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
+from gpu_spots.resources import Resources
+
+ROOT = Path(__file__).parents[1]
+"""The folder of the project."""
 
 
 class Notes:
@@ -74,11 +78,26 @@ def run(
         find_spots(
             stack,
             parameters,
-            backend,
+            Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
         )
         return datasets(file)
+
+
+def datasets_of(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of a file."""
+    with h5py.File(path) as file:
+        return datasets(file)
+
+
+def assert_equal_results(found: Path, expected: Path) -> None:
+    """Two spots files hold the same datasets."""
+    left, right = datasets_of(found), datasets_of(expected)
+    assert left.keys() == right.keys()
+    for path, values in left.items():
+        assert values.dtype == right[path].dtype, path
+        assert np.array_equal(values, right[path]), path
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -112,10 +131,8 @@ def images_of(backend: Backend, masks: Any) -> np.ndarray:
     return backend.fetch([masks])[0][:]
 
 
-def moments_of(
-    backend: Any, frames: Any, method: Method, validity: Validity
-) -> IntegerMoments | FloatMoments:
-    """The moments that a backend makes the background of a band from, on the host."""
+def moments_of(backend: Any, frames: Any, method: Method, validity: Validity) -> Any:
+    """Moments that a backend makes the background of a band from, on the host."""
     if isinstance(frames, np.ndarray):
         return cpu_background.moments(frames, method, validity)
     if hasattr(backend, "backends"):
@@ -196,7 +213,7 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
                 [str(argument) for argument in arguments], prog_name=name
             )
         except SystemExit as end:
-            return Ended(end.code, stdout.getvalue(), stderr.getvalue())
+            return Ended(int(end.code or 0), stdout.getvalue(), stderr.getvalue())
     raise AssertionError("a command always ends in SystemExit")
 
 
@@ -291,7 +308,7 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 def background_of(
     threshold: np.ndarray,
     dtype: np.dtype,
-    level: object = None,
+    level: IntegerLevel | np.ndarray | None = None,
     validity: Validity | None = None,
     gaps: bool = False,
 ) -> Background:

@@ -29,6 +29,9 @@ class Noise(NamedTuple):
     valid: NDArray[np.bool_]
 
 
+Pixel = tuple[int, int]
+
+
 class Found(NamedTuple):
     """What is found on one frame or group."""
 
@@ -381,8 +384,8 @@ def levels(
 def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: bool) -> Found:
     """Seeds and spots of one frame or group."""
     raw = np.zeros(p.shape, bool)
-    for each, seed in zip(smoothed(p, streaks), of.seed, strict=True):
-        raw |= each >= seed
+    for each, level in zip(smoothed(p, streaks), of.seed, strict=True):
+        raw |= each >= level
     raw &= allowed
     height = heights(p)
     n_x, n_y = p.shape
@@ -398,18 +401,19 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
         """Larger is higher; of equals the first in raster order is the higher one."""
         return int(height[pixel]), -pixel[0], -pixel[1]
 
-    root = {}
-    for seed in sorted(seeds, key=rank, reverse=True):
-        best = max([seed, *(other for other in beside(seed) if raw[other])], key=rank)
-        root[seed] = seed if best == seed else root[best]
-    saddles: dict[tuple[int, int], dict[tuple[int, int], int]] = {}
+    root: dict[Pixel, Pixel] = {}
+    for each_seed in sorted(seeds, key=rank, reverse=True):
+        near = [each_seed, *(other for other in beside(each_seed) if raw[other])]
+        best = max(near, key=rank)
+        root[each_seed] = each_seed if best == each_seed else root[best]
+    saddles: dict[Pixel, dict[Pixel, int]] = {}
     for seed in seeds:
         for other in beside(seed):
             if raw[other] and rank(root[seed]) < rank(root[other]):
                 of_lower = saddles.setdefault(root[seed], {})
                 saddle = int(min(height[seed], height[other]))
                 of_lower[root[other]] = max(saddle, of_lower.get(root[other], saddle))
-    parent = {}
+    parent: dict[Pixel, Pixel] = {}
     for lower, onto in saddles.items():
         saddle, x, y = max((saddle, -x, -y) for (x, y), saddle in onto.items())
         peak = int(height[lower])
@@ -422,7 +426,7 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
             pixel = parent[pixel]
         return pixel
 
-    spot = {}
+    spot: dict[Pixel, Pixel] = {}
     for seed in seeds:
         name = top(root[seed])
         if height[name] > 0 and 10 * height[seed] >= height[name]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -157,7 +158,7 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
         ({"frames": np.zeros((5, 4, 4)), "compression": "zip"}, "compression: 'zip' is not one of"),
     ],
 )
-def test_mistakes_are_named(call: dict, message: str) -> None:
+def test_mistakes_are_named(call: dict[str, Any], message: str) -> None:
     with pytest.raises(GpuSpotsError, match=message):
         find_spots(**{"parameters": ANY_ANGLES, **call})
 
@@ -206,7 +207,7 @@ def test_open_spots_refuses_other_files(tmp_path: Path) -> None:
         ("normalise", ["yes"]),
     ],
 )
-def test_parameters_out_of_range_are_named(field: str, bad: list) -> None:
+def test_parameters_out_of_range_are_named(field: str, bad: list[Any]) -> None:
     for value in bad:
         with pytest.raises(ParameterError, match=f"^{field}: ") as caught:
             Parameters(**{field: value})
@@ -214,7 +215,8 @@ def test_parameters_out_of_range_are_named(field: str, bad: list) -> None:
 
 
 def test_parameters_take_numpys_numbers_and_lists() -> None:
-    parameters = Parameters(n=np.int64(10), cutoff=np.float32(2.5), structure=[2, 1])
+    given: dict[str, Any] = {"n": np.int64(10), "cutoff": np.float32(2.5), "structure": [2, 1]}
+    parameters = Parameters(**given)
     assert parameters == Parameters(n=10, cutoff=2.5, structure=(2, 1))
     assert type(parameters.n) is int
 
@@ -258,8 +260,9 @@ def test_every_error_is_tested_to_be_pickled() -> None:
 
 @pytest.mark.parametrize("name", ["cutoff", "alpha"])
 def test_numbers_that_no_float_can_hold_are_refused(name: str) -> None:
+    given: dict[str, Any] = {name: 10**400}
     with pytest.raises(ParameterError, match=name):
-        Parameters(**{name: 10**400})
+        Parameters(**given)
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -1,36 +1,18 @@
 """The whole pipeline against the naive reference, to the bit."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from factories.frames import frames_of
 from gpu_spots.backend import Backend
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, run
 from reference import reference_run
 
-
-def frames_of(dtype: np.dtype, shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Asymmetric background, its own noise, and blobs that move from frame to frame."""
-    rng = np.random.default_rng(seed)
-    n_x, n_y = shape[1:]
-    x, y = np.mgrid[:n_x, :n_y]
-    level = 60 + 1.5 * x + 0.7 * y
-    frames = rng.normal(level, 6, shape)
-    for frame in frames:
-        for _ in range(rng.integers(1, 4)):
-            cx, cy = rng.integers(0, n_x), rng.integers(0, n_y)
-            frame += rng.uniform(20, 90) * np.exp(
-                -((x - cx) ** 2 / rng.uniform(1, 6) + (y - cy) ** 2 / rng.uniform(1, 9))
-            )
-    if dtype.kind == "f":
-        return (frames / 7).astype(dtype)
-    if dtype.kind == "i":
-        frames -= 90
-    if dtype.itemsize == 4:
-        frames *= 1000
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(frames), limits.min, limits.max).astype(dtype)
+pytestmark = [pytest.mark.on_two_devices, pytest.mark.sanitize]
 
 
 @pytest.mark.parametrize("dtype", FRAME_DTYPES, ids=str)
@@ -46,7 +28,9 @@ def frames_of(dtype: np.dtype, shape: tuple[int, int, int], seed: int) -> np.nda
         ",".join(f"{key[0]}={value}" for key, value in options.items()) or "defaults"
     ),
 )
-def test_dark_run_equals_reference(backend: Backend, dtype: np.dtype, options: dict) -> None:
+def test_dark_run_equals_reference(
+    backend: Backend, dtype: np.dtype, options: dict[str, Any]
+) -> None:
     frames = frames_of(dtype, (31, 23, 71), seed=dtype.num)
     assert_same(
         run(frames, Parameters(angles=0, **options), backend), reference_run(frames, **options)
@@ -138,7 +122,7 @@ def test_kruskal_run_equals_reference(
     for frame, angle in zip(frames, angles[blocks], strict=True):
         frame[3 + 2 * int(angle) : 7 + 2 * int(angle), 5:9] += 60
     laser = np.arange(24) // 4 % 2 == 1
-    options = {
+    options: dict[str, Any] = {
         "method": "kruskal",
         "alpha": alpha,
         "structure": structure,
@@ -170,7 +154,7 @@ def test_normalised_kruskal_run_with_invalid_values_equals_reference(
     )
     found = run(frames, parameters, backend, columns, Validity(low=low))
     factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
-    options = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
+    options: dict[str, Any] = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
     assert_same(
         found,
         reference_run(frames, **options, angles=angles, laser=laser, low=low, factors=factors),

@@ -240,7 +240,9 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
 
 IN_C = "collections.deque(itertools.repeat(0), 0)"
 """A loop in C that never ends, never looks at signals and keeps Python's interpreter lock."""
-COPYING = f"import collections, itertools, gpu_spots.files.output.spots_writer as s; s.SpotsWriter.copy_lauecollect = lambda *_: {IN_C}"
+COPYING = (
+    f"import collections, itertools, gpu_spots.files.frames as f; f.copy_group = lambda *_: {IN_C}"
+)
 READING = "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = lambda *_: time.sleep(1000)"
 
 

@@ -36,7 +36,7 @@ class LevelSampler:
     """Takes the levels of frames as they come by, in any order and from several threads."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
-        """For a stack of that shape."""
+        """Prepare sampling for a stack of that shape."""
         n_frames, n_rows, n_columns = shape
         self.rows = slice(0, n_rows, max(1, n_rows * n_columns // SAMPLE_PIXELS))
         """The rows of a frame that are looked at."""
@@ -183,7 +183,7 @@ def _remedy() -> str:
 
 
 def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
-    """Which values of some rows are valid; ``validity`` is that of these rows."""
+    """Return which values of some rows are valid; ``validity`` is that of these rows."""
     usable = np.isfinite(rows)
     if validity.pixels is not None:
         usable &= validity.pixels

@@ -64,7 +64,7 @@ def background_warnings(background: Background, n_frames: int, n_used: int) -> I
 
 
 def is_sparse(background: Background) -> bool:
-    """Whether less than half of the valid pixels have more than half a count, as on a photon counter."""
+    """Return True if less than half of the valid pixels have more than half a count, as on a photon counter."""
     if background.max.dtype.kind == "f":
         return False
     valid = background.validity.pixels

@@ -1,4 +1,4 @@
-"""How the C library hands out memory to a command that takes and returns tens of megabytes many times a second."""
+"""Setting of the C library's memory allocator, for a command that takes and returns tens of megabytes many times a second."""
 
 import ctypes
 import sys

@@ -14,7 +14,7 @@ DEVICE_OPTIONS = ("backend", "device", "device_memory_limit", "threads")
 
 
 def _numbers(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Of GPUs."""
+    """Return the numbers of the GPUs."""
     if value is None:
         return None
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", value, re.ASCII):

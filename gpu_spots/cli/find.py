@@ -240,55 +240,50 @@ def _run(
     from gpu_spots.backend import choose_backend
     from gpu_spots.cli.allocator import keep_freed_memory
     from gpu_spots.cli.progress import observer
-    from gpu_spots.files.frames import apply_inputs, open_run
     from gpu_spots.files.images import image_list
-    from gpu_spots.files.images.image_stack import open_images
-    from gpu_spots.files.output.compression import filter_options
+    from gpu_spots.files.opening import open_stack
     from gpu_spots.files.output.new_file import check_output
-    from gpu_spots.memory.plan import Limits
-    from gpu_spots.run import Job, Stack, default_output, expected_size, find_to_file, plan_to_file
+    from gpu_spots.memory.plan import ResourceLimits
+    from gpu_spots.resources import Resources
+    from gpu_spots.run import (
+        Output,
+        default_output,
+        expected_size,
+        find_to_file,
+        plan_to_file,
+        spool_for,
+    )
 
     keep_freed_memory()
-    filter_options(compression)  # before anything is read
+    frames: Path | image_list.ImageRequest
+    if images is None:
+        frames = Path(sources[0])
+        output = output or default_output(frames)
+    else:
+        frames = image_list.ImageRequest(**images)
+        output = output or image_list.default_output(frames, "spots")
+        check_output(output, frames.named, force or dry_run)  # before images are looked at
+    results = Output(output, compression, keep, force)
     chosen, note = choose_backend(backend, threads, device, device_memory_limit)
-    request = None if images is None else image_list.ImageRequest(**images)
+    resources = Resources(chosen, ResourceLimits(memory_limit, batch), spool_for(output, scratch))
     with ExitStack() as opened:
-        stack: Stack
-        if request is None:
-            stack = opened.enter_context(open_run(Path(sources[0]), inputs))
-            output = output or default_output(Path(sources[0]))
-        else:
-            output = output or image_list.default_output(request, "spots")
-            check_output(output, request.named, force or dry_run)  # before images are looked at
-            with observer(quiet) as watching:
-                stack = open_images(request, watching, chosen.workers)
-            apply_inputs(stack, inputs)
+        with observer(quiet or images is None) as watching:
+            stack = opened.enter_context(open_stack(frames, inputs, watching, chosen.workers))
         if not quiet:
             shape = " x ".join(map(str, stack.shape[1:]))
-            frames = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
+            counted = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             say(
-                f"{stack.source}: {frames} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}"
+                f"{stack.source}: {counted} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}"
             )
+        if dry_run:
+            plan = plan_to_file(stack, parameters, resources, results)
+            size = expected_size(stack, parameters, keep)
+            must_force = output.exists() and not force
+            for line in plan_in_words(plan, output, size, must_force):
+                show(line)
+            return
         with observer(quiet) as watching:
-            job = Job(
-                parameters,
-                chosen,
-                watching,
-                Limits(memory_limit, batch, chosen.workers),
-                scratch,
-                keep,
-            )
-            if dry_run:
-                plan = plan_to_file(stack, output, job)
-                for line in plan_in_words(
-                    plan,
-                    output,
-                    expected_size(stack, job),
-                    must_force=output.exists() and not force,
-                ):
-                    show(line)
-                return
-            summary = find_to_file(stack, output, job, compression=compression, force=force)
+            summary = find_to_file(stack, parameters, resources, results, watching)
     if quiet:
         return
     least, median, most = summary.spots_per_frame

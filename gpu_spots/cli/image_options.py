@@ -80,12 +80,12 @@ def image_options(command: Command) -> Command:
 
 
 def option_of(name: str) -> str:
-    """How the user writes an option about images; the name itself for any other."""
+    """Return an image option as the user writes it; any other name unchanged."""
     return IMAGE_OPTIONS.get(name, name)
 
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What an `ImageRequest` is made of: takes its options out of ``options``.
+    """Take the options of an `ImageRequest` out of ``options`` and return its arguments.
 
     One source that ends in ``.log`` is a log.
 
@@ -104,7 +104,10 @@ def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str
 
 
 def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any] | None:
-    """What an `ImageRequest` is made of, or None where the one source is to be read as HDF5; takes its options out of ``options``.
+    """Take the options of an `ImageRequest` out of ``options``.
+
+    Returns its arguments, or None if the one source is to be read as HDF5.
+
 
     Raises `ParameterError` where there is nothing to read, or several HDF5 files.
     """
@@ -130,7 +133,7 @@ def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, 
 
 
 def _is_hdf5(source: str) -> bool:
-    """By its name; where that says nothing, by its content."""
+    """Return True for an HDF5 file, by its name; if that is not enough, by its content."""
     path = Path(source)
     if path.suffix.lower() in HDF5_SUFFIXES or not path.is_file():
         return path.suffix.lower() in HDF5_SUFFIXES
@@ -142,9 +145,9 @@ def _is_hdf5(source: str) -> bool:
 
 
 def _is_image(source: str) -> bool:
-    """By its name; where that says nothing, by its content.
+    """Return True for an image, by its name; if that is not enough, by its content.
 
-    A folder is taken for images, so that the error says how to name them.
+    A folder counts as images, so that the error says how to name them.
     """
     path = Path(source)
     if any(suffix.lower() in IMAGE_SUFFIXES for suffix in path.suffixes[-2:]) or path.is_dir():

@@ -67,9 +67,9 @@ def _described(
     # here, so that --help and wrong usage answer at once
     from gpu_spots.cli.progress import observer
     from gpu_spots.describe import describe
-    from gpu_spots.files.frames import apply_inputs, open_hdf5, open_run
+    from gpu_spots.files.frames import open_hdf5
     from gpu_spots.files.images.image_list import ImageRequest
-    from gpu_spots.files.images.image_stack import open_images
+    from gpu_spots.files.opening import open_stack
     from gpu_spots.files.output.spots_summary import is_spots_file, summarise
     from gpu_spots.memory.workers import default_workers
 
@@ -77,18 +77,18 @@ def _described(
         with open_hdf5(Path(sources[0])) as file:
             if not inputs.frames_path and is_spots_file(file):
                 return summarise(file)
-        with open_run(Path(sources[0]), inputs) as run:
-            return describe(run)
-    with observer(True) as watching:
-        stack = open_images(ImageRequest(**images), watching, default_workers())
-    apply_inputs(stack, inputs)
-    return describe(stack)
+    frames = Path(sources[0]) if images is None else ImageRequest(**images)
+    with (
+        observer(True) as watching,
+        open_stack(frames, inputs, watching, default_workers()) as stack,
+    ):
+        return describe(stack)
 
 
 def _rows(found: dict[str, Any]) -> Rows:
     """Label and text of each line."""
     yield "file", found["file"]
-    yield "layout", LAYOUTS[found["layout"]]
+    yield "layout", _title(found["layout"])
     yield from _frames(found["frames"])
     yield from _what_counts(found)
     yield from _metadata(found)
@@ -121,18 +121,14 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
 
 SPOTS_FILE = "spots file"
 """Layout of a summary of a spots file."""
-LAYOUTS = {
-    "images": "images",
-    "LaueUtil": "LaueUtil's own",
-    "NXdata": "NeXus",
-    "DECTRIS": "DECTRIS master file",
-    "CXI": "CXI",
-    "BLISS": "ESRF BLISS",
-    "Lima": "Lima",
-    "CrystFEL": "CrystFEL, SwissFEL",
-    "LaueProc": "LaueProc",
-    "HDF5": "unknown; the only stack in the file, or the one given",
-}
+
+
+def _title(layout: str) -> str:
+    """Return the name of a layout for people."""
+    from gpu_spots.files.layouts.recognise import LAYOUTS
+
+    titles = {"images": "images", **{one.name: one.title for one in LAYOUTS}}
+    return titles[layout]
 
 
 def _frames(frames: dict[str, Any]) -> Rows:

@@ -83,13 +83,13 @@ def input_options(command: Command) -> Command:
 
 
 def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
-    """The `InputOptions` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`.
+    """The `Inputs` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`.
 
     Without ``with_table`` the table is another's business.
     """
     # here, so that --help and wrong usage answer at once
     from gpu_spots.errors import ParameterError
-    from gpu_spots.inputs import InputOptions, number, parse_range, parse_regions
+    from gpu_spots.inputs import Inputs, number, parse_range, parse_regions
 
     values = {name: options.pop(name) for name in NAMES}
     if not with_table:
@@ -107,13 +107,13 @@ def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
             raise ParameterError(
                 "saturation", f"{values['saturation']!r} is not a finite number"
             ) from None
-    return InputOptions(**values)
+    return Inputs(**values)
 
 
 def as_arguments(
     command: click.Command, options: dict[str, Any], names: Collection[str]
 ) -> list[str]:
-    """What to write on a command line for the values of the options that have these names."""
+    """Return the words of a command line that give the options of these names their values."""
     arguments = []
     for option in command.params:
         value = options.get(option.name or "")

@@ -1,4 +1,4 @@
-"""What the user sees of a run while it goes: a bar on a terminal, a line a stage elsewhere, nothing with --quiet. All on stderr."""
+"""Progress of a run, on stderr: a bar on a terminal, a line per stage elsewhere, nothing with --quiet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from gpu_spots.cli.terminal import Stderr, one_line, say
 
 
 class Lines:
-    """One line a stage, for logs."""
+    """Progress as one line per stage, for logs."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say what begins."""
@@ -60,7 +60,7 @@ def _bar() -> Iterator[Lines]:
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """How many a second."""
+        """Progress column: units per second."""
 
         def render(self, task: Task) -> Text:
             rate = (

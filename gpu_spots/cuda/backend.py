@@ -69,7 +69,7 @@ class GpuBackend:
     def staging(
         self, held: Any, begin: int, end: int, shuffled_rows: int | None = None
     ) -> Iterator[Array]:
-        """Lend a slot of pinned memory, which is copied while other slots are filled."""
+        """Provide pinned memory, which is copied while other slots are filled."""
         with memory.staging([(self.toolkit, held[begin:end])], shuffled_rows) as slot:
             yield slot
 

@@ -1,4 +1,4 @@
-"""Device memory: upper bounds of what operations need beside their frames, and the way of frames to it."""
+"""Device memory: upper bounds of what operations need, and transfers of frames."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,10 +56,10 @@ def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
 def staging(
     parts: Sequence[tuple[Toolkit, Any]], shuffled_rows: int | None = None
 ) -> Iterator[Array]:
-    """Lend a slot of pinned memory that goes to all ``parts``: devices, and frames on each.
+    """Provide pinned memory that is copied to all ``parts``: devices, and frames on each.
 
-    Shuffled frames go to other memory of each device, and from there to their places by a kernel;
-    see ``gpu_spots.backend.DeviceMemory.staging``.
+    Shuffled frames are copied to a buffer on each device, and a kernel puts them in order; see
+    ``gpu_spots.backend.DeviceMemory.staging``.
     """
     sent = list(parts)
     if shuffled_rows is not None:

@@ -131,7 +131,7 @@ class SeveralGpus:
     def staging(
         self, held: _Frames, begin: int, end: int, shuffled_rows: int | None = None
     ) -> Iterator[Array]:
-        """Lend one slot of pinned memory, which goes to all devices that have the frames."""
+        """Provide pinned memory, which is copied to all devices that have the frames."""
         parts = [
             (self.backends[device].toolkit, frames) for device, frames in held[begin:end].on.items()
         ]

@@ -1,32 +1,35 @@
-"""A run's frames and metadata, from an HDF5 file or from arrays in memory."""
+"""Stacks of frames in an HDF5 file or in memory, with their metadata."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
 
 from gpu_spots import watchdog
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.hdf5.tree import FAILURES
 from gpu_spots.files.hdf5.virtual import Origin, require_complete, sources_in_order
-from gpu_spots.files.lauecollect import GROUP
-from gpu_spots.files.layouts.detector import DetectorFacts, detector_facts
-from gpu_spots.files.layouts.metadata import given_to_frames_in_memory, read_metadata
-from gpu_spots.files.layouts.recognise import Layout, Part, recognise
+from gpu_spots.files.lauecollect import GROUP, copy_group, write_located
+from gpu_spots.files.layouts.layout import FrameDatasets
+from gpu_spots.files.layouts.metadata import read_metadata
+from gpu_spots.files.layouts.recognise import recognise
+from gpu_spots.files.layouts.search import Part
 from gpu_spots.files.output.spots_summary import is_spots_file, why_no_run
 from gpu_spots.files.paths import require_regular_file
-from gpu_spots.files.validity import Limits, limits
-from gpu_spots.inputs import InputOptions
+from gpu_spots.files.storage import storage_of_datasets
+from gpu_spots.files.validity import ValidRange, valid_values
+from gpu_spots.inputs import Inputs
 from gpu_spots.masks.grouping import Columns
 from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES, Array, Validity
+from gpu_spots.protocols import Provenance
 
 READ_BYTES = 2**28
 """At most this much is read in one call."""
@@ -39,6 +42,7 @@ class ArrayStack:
     """
 
     source = "frames"
+    files: tuple[Path, ...] = ()
     step = 1
     rows_apart: int | None = 1
     is_decoded = True
@@ -70,7 +74,7 @@ class ArrayStack:
             largest_value(self.dtype) if saturation is None else saturation
         )
         self.notes: tuple[str, ...] = ()
-        self.record: Mapping[str, Any] = {}
+        self.provenance = Provenance()
 
     def resident(self) -> Array:
         """The frames."""
@@ -85,7 +89,15 @@ class ArrayStack:
         into[...] = self._frames[begin:end, first:last]
 
     def check_whole(self) -> None:
-        """Frames in memory are."""
+        """Do nothing: no frame is missing."""
+
+    def storage(self) -> dict[str, Any]:
+        """Return nothing: the frames are in memory."""
+        return {}
+
+    def write_metadata(self, file: h5py.File, warn: Callable[[str], None]) -> None:
+        """Write the columns."""
+        write_located(file, self.columns)
 
 
 class FileStack:
@@ -94,31 +106,29 @@ class FileStack:
     def __init__(
         self,
         file: h5py.File,
-        layout: Layout,
+        parts: Sequence[Part],
         dtype: np.dtype[Any],
         columns: Columns,
-        limits: Limits,
+        values: ValidRange,
         readers: Sequence[FrameReader],
         other_files: Sequence[Path],
-        record: Mapping[str, Any],
+        provenance: Provenance,
     ) -> None:
         self._readers = readers
         self._begins = np.cumsum([0, *(reader.n_frames for reader in readers)]).tolist()
-        datasets = [part.dataset for part in layout.parts]
-        self.layout = layout
-        self.path = layout.path
-        self.file = file
-        self.file_name = file.filename
-        self.source = f"{self.file_name}: {self.path}"
+        datasets = [part.dataset for part in parts]
+        self._file = file
+        self._datasets = parts
+        self.source = f"{provenance.input_file}: {provenance.frames_path}"
+        self.provenance = provenance
         own = [Path(dataset.file.filename) for dataset in datasets]
-        self.files = list(dict.fromkeys([Path(file.filename), *own, *other_files]))
+        self.files = tuple(dict.fromkeys([Path(file.filename), *own, *other_files]))
         self.shape = (self._begins[-1], *datasets[0].shape[1:])
         self.dtype = dtype
         self.columns = columns
-        self.validity = limits.validity
-        self.saturation = limits.saturation
-        self.notes = limits.notes
-        self.record = {**record, **limits.record}
+        self.validity = values.validity
+        self.saturation = values.saturation
+        self.notes = values.notes
         frame_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         # a chunk that holds several frames is inflated once if they are read together
         frames_in_chunk = max(reader.frames_in_chunk for reader in readers)
@@ -172,77 +182,43 @@ class FileStack:
             reader.check_unchanged()
             reader.check_written()
 
-    @property
-    def why_not_direct(self) -> str | None:
-        """Why HDF5 reads the frames, in a few words; None where all chunks are read directly."""
-        return next(
-            (reader.why_not_direct for reader in self._readers if reader.why_not_direct), None
-        )
+    def storage(self) -> Mapping[str, Any]:
+        """Return chunks and filters, and why HDF5 reads the frames if it does."""
+        reasons = (reader.why_not_direct for reader in self._readers)
+        return storage_of_datasets(self._datasets, next(filter(None, reasons), None))
 
-
-class Apart(Protocol):
-    """Frames that are in no HDF5 file: an array, or images."""
-
-    source: str
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
-    columns: Columns
-    validity: Validity
-    saturation: float | None
-    notes: tuple[str, ...]
-    record: Mapping[str, Any]
-
-
-def apply_inputs(stack: Apart, options: InputOptions) -> None:
-    """Let frames that are in no HDF5 file have what the options say.
-
-    Raises `InputError` and `ParameterError` as `open_run`.
-    """
-    for name in ("frames_path", "angles_path", "laser_path"):
-        if getattr(options, name):
-            raise ParameterError(name, "can only be used with frames in an HDF5 file")
-    stack.columns = given_to_frames_in_memory(stack.columns, stack.shape[0], options)
-    facts = DetectorFacts(
-        low=stack.validity.low,
-        low_from="negative values mark pixels without a value",
-        saturation=stack.saturation,
-        saturation_from=f"the largest value of {stack.dtype}"
-        if stack.saturation == largest_value(stack.dtype)
-        else "the header",
-    )
-    found = limits(stack.source, stack.shape[1:], stack.dtype, facts, options)
-    stack.validity, stack.saturation, stack.notes, stack.record = (
-        found.validity,
-        found.saturation,
-        found.notes,
-        found.record,
-    )
+    def write_metadata(self, file: h5py.File, warn: Callable[[str], None]) -> None:
+        """Copy the group lauecollect, following links, and write the columns from elsewhere."""
+        watchdog.reading(f"{self._file.filename}: {GROUP}")
+        copy_group(self._file, file, warn)
+        write_located(file, self.columns)
 
 
 @contextmanager
-def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[FileStack]:
-    """Open a run; ``options`` say where things are that are not found by themselves, and what does not count.
+def open_run(path: str | Path, options: Inputs | None = None) -> Iterator[FileStack]:
+    """Open the HDF5 file of a run.
 
-    Raises `InputError` where the file is missing, is not HDF5, is damaged, where the frames are not
-    found or not frames, and where the options do not fit them; `ParameterError` where an option is
-    needed or wrong.
+    Raises:
+        InputError: the file is missing, not HDF5 or damaged, has no frames, or the options do not
+            fit it.
+        ParameterError: an option is missing or wrong.
     """
-    path, options = Path(path), options or InputOptions()
+    path, options = Path(path), options or Inputs()
     with open_hdf5(path) as file, ExitStack() as opened:
         try:
             if not options.frames_path and is_spots_file(file):
                 raise InputError(why_no_run(file))
-            layout = recognise(file, options.frames_path)
-            origins = [_origin(part, f"{path}: {part.path}") for part in layout.parts]
-            dtype = _type_of_all(path, layout, origins)
+            frames = recognise(file, options.frames_path)
+            origins = [_origin(part, f"{path}: {part.path}") for part in frames.parts]
+            dtype = _type_of_all(path, frames, origins)
             readers = []
-            for part, origin in zip(layout.parts, origins, strict=True):
+            for part, origin in zip(frames.parts, origins, strict=True):
                 for piece in sources_in_order(part.dataset, dtype, f"{path}: {part.path}", opened):
                     # sources that are read themselves are not in other files
                     others = origin.files if piece is part.dataset else ()
                     readers.append(opened.enter_context(FrameReader(piece, dtype, others)))
             all_others = [other for origin in origins for other in origin.files]
-            stack = _described(file, layout, dtype, readers, all_others, options)
+            stack = _described(file, frames, dtype, readers, all_others, options)
         except FAILURES as error:  # as h5py has it where a file is damaged
             raise InputError(f"{path}: cannot be read: {hdf5_reason(error)}") from error
         yield stack
@@ -250,30 +226,29 @@ def open_run(path: str | Path, options: InputOptions | None = None) -> Iterator[
 
 def _described(
     file: h5py.File,
-    layout: Layout,
+    frames: FrameDatasets,
     dtype: np.dtype[Any],
     readers: Sequence[FrameReader],
     other_files: Sequence[Path],
-    options: InputOptions,
+    options: Inputs,
 ) -> FileStack:
-    """The stack with all that the file and the user say of it."""
-    n_frames = sum(len(part.dataset) for part in layout.parts)
-    n_x, n_y = layout.parts[0].dataset.shape[1:]
-    facts = detector_facts(
-        file,
-        layout,
-        (n_x, n_y),
+    """Return the stack with all that the file and the user say of it."""
+    facts = frames.layout.detector(
+        frames,
         dtype,
         with_mask=options.file_mask,
         with_bounds=options.valid_range is None or options.saturation is None,
     )
-    columns = read_metadata(file, layout, n_frames, options)
-    record: dict[str, Any] = {"layout": layout.kind}
+    columns = read_metadata(frames, options)
+    record: dict[str, Any] = {"layout": frames.layout.name}
     for name, place in columns.origin.items():
         if name in ("angle", "laser_on") and place != f"{GROUP}/{name}":
             record[f"{'angles' if name == 'angle' else 'laser'}_from"] = place
-    found = limits(file.filename, (n_x, n_y), dtype, facts, options)
-    return FileStack(file, layout, dtype, columns, found, readers, other_files, record)
+    values = valid_values(file.filename, frames.shape, dtype, facts, options)
+    provenance = Provenance(
+        file.filename, frames.path, frames.layout.name, {**record, **values.record}
+    )
+    return FileStack(file, frames.parts, dtype, columns, values, readers, other_files, provenance)
 
 
 def _origin(part: Part, source: str) -> Origin:
@@ -287,16 +262,16 @@ def _origin(part: Part, source: str) -> Origin:
     return require_complete(part.dataset, source)
 
 
-def _type_of_all(path: Path, layout: Layout, origins: Sequence[Origin]) -> np.dtype[Any]:
+def _type_of_all(path: Path, frames: FrameDatasets, origins: Sequence[Origin]) -> np.dtype[Any]:
     """The type of the frames.
 
     Raises `InputError` where those of a part have another size or type, or a type that is not for
     frames.
     """
-    first = layout.parts[0]
+    first = frames.parts[0]
     dtype = _stored_type(first, origins[0], f"{path}: {first.path}")
     expected = _frames_in_words(first, dtype)
-    for part, origin in zip(layout.parts, origins, strict=True):
+    for part, origin in zip(frames.parts, origins, strict=True):
         found = _frames_in_words(part, _stored_type(part, origin, f"{path}: {part.path}"))
         if found != expected:
             raise InputError(

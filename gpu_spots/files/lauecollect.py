@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import h5py
+import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import check_lengths, checked
 from gpu_spots.files.hdf5.tree import FAILURES, item_at, member, why_broken
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.masks.grouping import Columns
+from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.model import Array
 
 GROUP = "lauecollect"
@@ -19,6 +20,11 @@ STATES = ("laser_on", "delay", "file")
 """Columns that tell the state of the laser; the first that is there is taken."""
 COLUMNS = ("angle", *STATES)
 """Columns that the program uses; the whole group is copied to the output."""
+COLUMN_ATTRIBUTES = {
+    "angle": {"description": "rotation angle of the crystal", "units": "degrees"},
+    "laser_on": {"description": "state of the laser: 1 or on, 0 or off"},
+}
+"""Attributes of columns that do not come from the group."""
 
 
 def read_columns(file: h5py.File, given: Collection[str] = ()) -> Columns:
@@ -82,7 +88,7 @@ def copy_group(file: h5py.File, into: h5py.File, warn: Callable[[str], None]) ->
 
 
 def _leads_elsewhere(group: h5py.Group, seen: frozenset[Any] = frozenset()) -> bool:
-    """Whether a link in a group, or in groups in it, leads to another file."""
+    """Return True if a link in a group, or in a group below it, points to another file."""
     links: list[str] = []
 
     def note(name: bytes, link: h5py.h5l.LinkInfo) -> None:
@@ -199,6 +205,32 @@ def write_columns(
         dataset.attrs.update(
             {**(column.attributes or {}), **({"units": column.units} if column.units else {})}
         )
+
+
+def write_located(file: h5py.File, columns: Columns) -> None:
+    """Write columns that the program used, each with its origin as an attribute.
+
+    A column replaces a copied one of the same name unless it was read from there.
+    """
+    origin = columns.origin if isinstance(columns, LocatedColumns) else {}
+    for name, values in columns.items():
+        path = f"{GROUP}/{name.replace('/', '_')}"
+        if path in file:
+            if origin.get(name) == path:
+                continue
+            del file[path]
+        text = values.dtype.kind in "USO"
+        file[path] = (
+            values.astype(h5py.string_dtype())
+            if text
+            else values.astype(np.uint8)
+            if values.dtype == bool
+            else values
+        )
+        if name in origin:
+            # paths that are not valid Unicode are escaped
+            file[path].attrs["origin"] = origin[name].encode(errors="backslashreplace").decode()
+            file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
 
 
 def write_comments(file: h5py.File, comments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.tree import FAILURES, absolute, datasets_below, item_at
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.images.image import read_image_of_any_type
-from gpu_spots.files.layouts.detector import good_of_cxi, good_of_nexus
+from gpu_spots.files.layouts.recognise import LAYOUTS
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import Array
 
@@ -20,7 +20,7 @@ DEPTH = 12
 
 
 def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels a mask lets through.
+    """Read a mask file and return the good pixels.
 
     Args:
         text: FILE, or FILE:PATH for a dataset of an HDF5 file.
@@ -49,15 +49,9 @@ def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArr
     if mask_good is not None:
         good = values == 0 if mask_good == 0 else values != 0
         return good & np.isfinite(values) if values.dtype.kind == "f" else good
-    name = place.rpartition("/")[2]
-    if name == "pixel_mask" and values.dtype.kind in "iu":
-        return good_of_nexus(values)
-    if (
-        name in ("mask", "mask_shared")
-        and re.search(r"/entry_\d+/", place)
-        and values.dtype.kind in "iu"
-    ):
-        return good_of_cxi(values)
+    for layout in LAYOUTS if values.dtype.kind in "iu" else ():
+        if (bits := layout.mask_bits) and re.fullmatch(bits.paths, place, re.DOTALL):
+            return bits.good(values)
     found = ", ".join(f"{value:g}" for value in np.unique(values)[:4].astype(float))
     n_zero = int((values == 0).sum())
     raise ParameterError(

@@ -1,11 +1,12 @@
-"""How frames are stored, in words: chunks, filters, files, and whether they can be read without HDF5."""
+"""Storage of frames in words: chunks, filters, files, and whether they are read without HDF5."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
 
-from gpu_spots.files.frames import FileStack
-from gpu_spots.files.images.image_stack import ImageStack
+from gpu_spots.files.layouts.search import Part
+from gpu_spots.protocols import Stack
 
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
@@ -22,29 +23,34 @@ FILTERS = {
     32015: "zstd",
     32026: "blosc2",
 }
-"""What filters are called, by the numbers that HDF5 knows them by."""
+"""Names of filters by their numbers in HDF5."""
 
 
-def storage_of(stack: FileStack | ImageStack) -> dict[str, Any]:
-    """What is known of how the frames are stored; of several datasets, chunks and filters are those of the first."""
-    frames = {
-        "path": stack.path,
+def storage_of(stack: Stack) -> dict[str, Any]:
+    """Return where and how the frames of a stack are stored: the key ``frames`` of `describe`."""
+    return {
+        "path": stack.provenance.frames_path,
         "files": sorted({str(path) for path in stack.files}),
         "shape": list(stack.shape),
         "dtype": str(stack.dtype),
         "megabytes": round(
             stack.dtype.itemsize * stack.shape[0] * stack.shape[1] * stack.shape[2] / 1e6, 3
         ),
+        **stack.storage(),
     }
-    if isinstance(stack, ImageStack):
-        return {**frames, "images": stack.format}
-    dataset = stack.layout.parts[0].dataset
+
+
+def storage_of_datasets(parts: Sequence[Part], why_not_direct: str | None) -> Mapping[str, Any]:
+    """Return how datasets of frames are stored: chunks and filters are those of the first.
+
+    ``why_not_direct`` is why HDF5 reads them; None: all chunks are read directly.
+    """
+    dataset = parts[0].dataset
     return {
-        **frames,
-        "datasets": [part.path for part in stack.layout.parts],
+        "datasets": [part.path for part in parts],
         "chunks": list(dataset.chunks) if dataset.chunks else None,
         "filters": _filters(dataset),
-        "read_through_hdf5": stack.why_not_direct,
+        "read_through_hdf5": why_not_direct,
     }
 
 

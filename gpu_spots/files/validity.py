@@ -1,4 +1,4 @@
-"""Which pixels and values count: what the file says of its detector, and what the user says, in one."""
+"""Valid pixels and values: what the file says of its detector, and what the user says."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.layouts.detector import DetectorFacts, ignore_mask
 from gpu_spots.files.pixel_masks import read_mask
-from gpu_spots.inputs import InputOptions
+from gpu_spots.inputs import Inputs
 from gpu_spots.model import Validity
 from gpu_spots.regions import in_any
 
@@ -20,27 +20,27 @@ SUSPICIOUS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Which pixels and values count, and where that comes from."""
+class ValidRange:
+    """Valid pixels and values, and their origin."""
 
     validity: Validity
-    """For the pipeline."""
+    """Valid pixels and values, for the pipeline."""
     saturation: float | None
     """The smallest saturated value, counts; None: unknown."""
     record: Mapping[str, Any]
-    """What ``info`` says of it: attribute to value."""
+    """Attributes of ``info``, by name."""
     notes: tuple[str, ...]
-    """What the user should know."""
+    """Lines for the user."""
 
 
-def limits(
+def valid_values(
     source: str,
     shape: tuple[int, int],
     dtype: np.dtype[Any],
     facts: DetectorFacts,
-    options: InputOptions,
-) -> Limits:
-    """Put together what the file and the user say.
+    options: Inputs,
+) -> ValidRange:
+    """Combine what the file and the user say.
 
     Args:
         source: the file, for messages.
@@ -84,6 +84,13 @@ def limits(
             "reject": [str(one) for one in options.reject],
             "reject_pixels": _n_bad(good[-1]),
         }
+    if options.valid_pixels is not None:
+        if options.valid_pixels.shape != shape:
+            raise InputError(
+                f"valid_pixels has shape {options.valid_pixels.shape}, "
+                f"expected that of a frame, {shape}"
+            )
+        good.append(options.valid_pixels)
     pixels = np.logical_and.reduce(good) if good else None
     if pixels is not None:
         record["masked_pixels"] = _n_bad(pixels)
@@ -103,7 +110,7 @@ def limits(
     saturation, saturation_from = _saturation(dtype, high, facts, options)
     if saturation is not None:
         record["saturation_from"] = saturation_from
-    return Limits(Validity(pixels, low, high), saturation, record, tuple(notes))
+    return ValidRange(Validity(pixels, low, high), saturation, record, tuple(notes))
 
 
 def _n_bad(good: NDArray[np.bool_]) -> int:
@@ -121,7 +128,7 @@ def _wrong_way_round(what: str, good: NDArray[np.bool_], remedy: str) -> list[st
 
 
 def _bounds(
-    source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: InputOptions
+    source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: Inputs
 ) -> tuple[float | None, float | None]:
     """Smallest and largest value that counts; None where all that the type can hold do."""
     low, high = (facts.low, facts.high) if options.valid_range is None else options.valid_range
@@ -152,7 +159,7 @@ def _other_bounds() -> str:
 
 
 def _saturation(
-    dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: InputOptions
+    dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: Inputs
 ) -> tuple[float | None, str]:
     """The smallest saturated value, and what says so."""
     most = high if high is not None else None if dtype.kind == "f" else int(np.iinfo(dtype).max)

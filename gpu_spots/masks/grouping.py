@@ -160,7 +160,7 @@ def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Arr
 
 
 def _where(columns: Columns, name: str) -> str:
-    """Where a column comes from, as messages call it."""
+    """Return the origin of a column, for messages."""
     return (columns.origin if isinstance(columns, LocatedColumns) else {}).get(
         name, f"lauecollect/{name}"
     )

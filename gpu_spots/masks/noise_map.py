@@ -6,23 +6,24 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.methods import Method, Trimmed
+from gpu_spots.background.methods import Method
 from gpu_spots.masks.matched import NoiseMap
 from gpu_spots.model import Background, IntegerLevel
 
 
-def noise_map(background: Background, method: Method) -> NoiseMap:
+def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap:
     """Return background and noise of a run.
 
-    The average of ``-m n_removed`` is that of the lowest values of a pixel: it is raised to the
-    mean of all, as if noise were Gaussian.
+    Where a method takes the lowest values of each pixel, their average is raised to the mean of
+    all, as if noise were Gaussian.
 
     Args:
         background: what the first pass learnt.
         method: background method that it did so by.
+        n_frames: frames of the run.
     """
     mean = _mean(background.level)
-    shift, width = lower_part(1 - method.percent / 100) if isinstance(method, Trimmed) else (0, 1)
+    shift, width = lower_part(method.n_sampled(n_frames) / n_frames)
     noise, model = background.noise, background.noise_model
     if noise is not None and model is not None:
         gain, read_variance = model.gain, model.read_variance

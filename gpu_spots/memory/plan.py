@@ -15,7 +15,7 @@ from pathlib import Path
 from gpu_spots.backend import Backend
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
-from gpu_spots.errors import InputError, given
+from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
 from gpu_spots.protocols import Stack
@@ -92,19 +92,22 @@ class Place(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the user, or the system, lets a run use."""
+class ResourceLimits:
+    """Limits of memory, batches and places that a plan keeps. Raises `ParameterError`."""
 
     memory: int | None = None
     """Bytes of the host's memory; None: what is free, less `RESERVE`."""
     batch: int | None = None
     """Frames of a batch; None: the plan's choice."""
-    threads: int | None = None
-    """Threads that read, compute and compress; None: as many as the backend wants."""
     may_spool: bool = False
     """There is a folder for a scratch file."""
     may_stay: bool = True
     """All frames may stay on a device."""
+
+    def __post_init__(self) -> None:
+        for name, value in {"memory_limit": self.memory, "batch": self.batch}.items():
+            if value is not None and not value >= 1:
+                raise ParameterError(name, f"{value!r} is not an integer >= 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + step, total)
 
 
-def make_plan(stack: Stack, work: Work, backend: Backend, limits: Limits) -> Plan:
+def make_plan(stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> Plan:
     """The plan that keeps frames as near as they fit.
 
     Raises `InputError` where not even one row or frame at a time fits.
@@ -181,12 +184,12 @@ def frames_of_piece(n_pixels: int, itemsize: int) -> int:
 class _Planner:
     """What is known of a run, while its plan is made."""
 
-    def __init__(self, stack: Stack, work: Work, backend: Backend, limits: Limits) -> None:
+    def __init__(self, stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> None:
         self.stack, self.work, self.backend, self.limits = stack, work, backend, limits
         self.n_frames, self.n_rows, self.n_columns = stack.shape
         self.n_pixels = self.n_rows * self.n_columns
         self.stack_bytes = self.n_frames * self.n_pixels * stack.dtype.itemsize
-        self.threads = limits.threads or backend.workers
+        self.threads = backend.workers
         self.on_host = backend.free_bytes() is None
         self.memory = _memory(limits)
 
@@ -361,8 +364,8 @@ class _Planner:
         return (place != Place.DEVICE) + self.work.scales
 
     def _in_transit(self, place: Place) -> int:
-        """Bytes that each value needs once more when it arrives, before it is worked on."""
-        return Transfer(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
+        """Bytes per value for the buffer in which frames arrive; 0: they need none."""
+        return Transfer.of(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
 
     def _piece(self, rows: int) -> int:
         """Values of a band that are read in one call."""
@@ -492,7 +495,7 @@ class _Planner:
         )
 
 
-def _memory(limits: Limits) -> int:
+def _memory(limits: ResourceLimits) -> int:
     """Bytes of the host's memory that may be used."""
     if limits.memory is not None:
         return limits.memory

@@ -1,7 +1,7 @@
-"""The way of frames from a stack to where a backend computes, shuffled where that saves time.
+"""Transfer of frames from a stack to a backend's memory, shuffled if that saves time.
 
-Nothing else in the pipeline knows of shuffled frames: a `Stack` says how its own can be read so,
-and `DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
+Nothing else in the pipeline knows of shuffled frames: `Stack.shuffled` reads them, and
+`DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
 """
 
 from collections.abc import Callable
@@ -55,22 +55,32 @@ class Shuffled:
         return np.ascontiguousarray(octets.swapaxes(1, 2)).view(dtype)[..., 0]
 
 
+@dataclass(frozen=True, slots=True)
 class Transfer(Generic[Frames]):
-    """Frames that are read into a backend's memory, several threads at a time."""
+    """Reader of frames into a backend's memory, for several threads."""
 
-    def __init__(self, stack: "Stack", memory: "DeviceMemory[Frames]", *, is_direct: bool) -> None:
-        """Prepare it; ``is_direct``: frames come from the stack itself, not from a copy of it."""
-        self.reader: Stack | Spool = stack
-        """Where frames are read from."""
-        self._memory, self._dtype = memory, stack.dtype
+    reader: "Stack | Spool"
+    """Where frames are read from."""
+    memory: "DeviceMemory[Frames]"
+    """Where they go."""
+    dtype: np.dtype[Any]
+    """Type of the frames."""
+    shuffled: Shuffled | None
+    """How they are read where the backend puts them in order; None: in order."""
+
+    @classmethod
+    def of(
+        cls, stack: "Stack", memory: "DeviceMemory[Frames]", *, is_direct: bool
+    ) -> "Transfer[Frames]":
+        """Return that of a stack; ``is_direct``: frames come from itself, not from a copy of it."""
         # in the host's memory the reader puts them in order faster
         is_away = is_direct and memory.free_bytes() is not None
-        self._shuffled = stack.shuffled if is_away else None
+        return cls(stack, memory, stack.dtype, stack.shuffled if is_away else None)
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes of device memory that each value needs once more while it is put in order."""
-        return 0 if self._shuffled is None else self._dtype.itemsize
+        """Bytes of device memory per value for the buffer in which shuffled frames arrive."""
+        return 0 if self.shuffled is None else self.dtype.itemsize
 
     def fill(
         self, held: Frames, to: int, frames: Span, rows: Span, sampler: LevelSampler | None = None
@@ -79,12 +89,12 @@ class Transfer(Generic[Frames]):
 
         ``sampler``: looks at each frame on the way; None: its level is known.
         """
-        (begin, end), shuffled = frames, self._shuffled
+        (begin, end), shuffled = frames, self.shuffled
         if shuffled is not None and not shuffled.has(rows):
             shuffled = None
         read = self.reader.read_rows if shuffled is None else shuffled.read
         n_rows = None if shuffled is None else shuffled.rows
-        with self._memory.staging(held, to, to + end - begin, n_rows) as into:
+        with self.memory.staging(held, to, to + end - begin, n_rows) as into:
             read(begin, end, *rows, into)
             if sampler is None:
                 return
@@ -92,7 +102,7 @@ class Transfer(Generic[Frames]):
                 seen = (
                     image[sampler.rows]
                     if shuffled is None
-                    else shuffled.rows_in_order(image, sampler.rows, self._dtype)
+                    else shuffled.rows_in_order(image, sampler.rows, self.dtype)
                 )
                 sampler.see(frame, seen)
 

@@ -6,7 +6,8 @@ scratch file: the plan says which.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -18,36 +19,43 @@ from gpu_spots.memory.plan import Place, Plan, frames_of_piece, spans
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
 from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Array, Frames, Masks, Validity
-from gpu_spots.protocols import Observer, Spool, Stack
-
-OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
-"""Makes room on disk for decoded frames of some shape and type."""
+from gpu_spots.protocols import Observer, OpenSpool, Spool, Stack
 
 
+@dataclass(frozen=True, slots=True)
 class Source(Generic[Frames, Masks, Prepared]):
     """Frames, and how they come to the backend; several threads may ask for them."""
 
-    def __init__(
-        self, stack: Stack, backend: BackendOf[Frames, Masks, Prepared], plan: Plan
-    ) -> None:
-        """The frames of ``stack``, which are still where they are."""
-        self.shape, self.dtype = stack.shape, stack.dtype
-        self.backend = backend
-        self.plan = plan
-        self.validity = stack.validity
-        """Which values count, in the frames' own counts."""
-        self.saturation = stack.saturation
-        """The smallest saturated value, in the frames' own counts; None: unknown."""
-        self.sampler = LevelSampler(stack.shape, stack.validity)
-        self.factors: NDArray[np.int64] | None = None
-        """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
-        None: they are not scaled.
-        """
-        self.whole: Frames | Array | None = stack.resident()
-        """All frames, in memory or on the device; None where they are read in parts."""
-        self.transfer = Transfer(stack, backend, is_direct=plan.place.is_direct)
-        """How parts are read."""
-        self._own = threading.local()
+    shape: tuple[int, int, int]
+    """n_frames, n_X, n_Y."""
+    dtype: np.dtype[Any]
+    """Type of the frames."""
+    backend: BackendOf[Frames, Masks, Prepared]
+    """Backend that the frames go to."""
+    plan: Plan
+    """Plan of the run."""
+    validity: Validity
+    """Which values count, in the frames' own counts."""
+    saturation: float | None
+    """The smallest saturated value, in the frames' own counts; None: unknown."""
+    sampler: LevelSampler
+    """Level of each frame, counts."""
+    transfer: Transfer[Frames]
+    """Reader of parts."""
+    whole: Frames | Array | None = None
+    """All frames, in memory or on the device; None where they are read in parts."""
+    factors: NDArray[np.int64] | None = None
+    """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
+    None: they are not scaled.
+    """
+    buffers: threading.local = field(default_factory=threading.local)
+    """Last band or batch of each thread. Its memory is used again: fresh memory costs more time
+    than reading into it.
+    """
+
+    def scaled_by(self, factors: NDArray[np.int64]) -> "Source[Frames, Masks, Prepared]":
+        """Return the same frames, scaled by ``factors``."""
+        return replace(self, factors=factors)
 
     @property
     def scaled_validity(self) -> Validity:
@@ -80,11 +88,11 @@ class Source(Generic[Frames, Masks, Prepared]):
             self.sampler.see(frame, image[self.sampler.rows])
 
     def _room(self, shape: tuple[int, int, int]) -> Frames:
-        """Room for a band or a batch: this thread's last one, if it fits, as fresh memory costs more time than reading into it."""
-        room: Frames | None = getattr(self._own, "room", None)
+        """Return room for a band or a batch: this thread's last one, if it fits."""
+        room: Frames | None = getattr(self.buffers, "room", None)
         if room is None or room.shape != shape:
-            self._own.room = None
-            self._own.room = room = self.backend.hold(shape, self.dtype)
+            self.buffers.room = None
+            self.buffers.room = room = self.backend.hold(shape, self.dtype)
         return room
 
     def at_level(self, frames: Frames, begin: int, end: int) -> Frames:
@@ -112,7 +120,17 @@ def open_source(
     Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
     written.
     """
-    source = Source(stack, backend, plan)
+    source = Source(
+        shape=stack.shape,
+        dtype=stack.dtype,
+        backend=backend,
+        plan=plan,
+        validity=stack.validity,
+        saturation=stack.saturation,
+        sampler=LevelSampler(stack.shape, stack.validity),
+        transfer=Transfer.of(stack, backend, is_direct=plan.place.is_direct),
+        whole=stack.resident(),
+    )
     stack.check_whole()
     with ExitStack() as opened:
         if (frames := stack.resident()) is not None:
@@ -121,15 +139,14 @@ def open_source(
             assert open_spool is not None  # or the plan would be another
             spool = opened.enter_context(open_spool(source.shape, source.dtype))
             _copy_to_scratch(stack, source, spool, observer)
-            source.transfer.reader = spool
+            source = replace(source, transfer=replace(source.transfer, reader=spool))
         elif plan.place == Place.FILE:
-            _sample(
-                source, observer, lambda frame: rows_of_frame(stack, frame, source.sampler.rows)
-            )
+            rows = source.sampler.rows
+            _sample(source, observer, lambda frame: rows_of_frame(stack, frame, rows))
         elif plan.place == Place.DEVICE:
-            _read_to_device(stack, source, observer)
+            source = replace(source, whole=_read_to_device(stack, source, observer))
         else:
-            _read_to_memory(stack, source, observer)
+            source = replace(source, whole=_read_to_memory(stack, source, observer))
         stack.check_whole()
         yield source
         stack.check_whole()
@@ -137,19 +154,21 @@ def open_source(
 
 def _read_to_device(
     stack: Stack, source: Source[Frames, Masks, Prepared], observer: Observer
-) -> None:
+) -> Frames:
+    """Return all frames on the device."""
     held = source.backend.hold(stack.shape, stack.dtype, shared=True)
 
     def read(begin: int, end: int) -> None:
         source.transfer.fill(held, begin, (begin, end), (0, stack.shape[1]), source.sampler)
 
     _walk("read", source, stack.step, observer, read)
-    source.whole = held
+    return held
 
 
 def _read_to_memory(
     stack: Stack, source: Source[Frames, Masks, Prepared], observer: Observer
-) -> None:
+) -> Array:
+    """Return all frames in the host's memory."""
     frames = np.empty(stack.shape, stack.dtype)
 
     def read(begin: int, end: int) -> None:
@@ -157,13 +176,13 @@ def _read_to_memory(
         source.see(begin, frames[begin:end])
 
     _walk("read", source, stack.step, observer, read)
-    source.whole = frames
+    return frames
 
 
 def _copy_to_scratch(
     stack: Stack, source: Source[Frames, Masks, Prepared], spool: Spool, observer: Observer
 ) -> None:
-    """All frames, decoded, to the scratch file."""
+    """Copy all frames, decoded, to the scratch file."""
 
     def copy(begin: int, end: int) -> None:
         frames = np.empty((end - begin, *stack.shape[1:]), stack.dtype)

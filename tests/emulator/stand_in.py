@@ -95,7 +95,7 @@ class StandIn(LateCupy):
         }
         pool |= {
             "get_limit": lambda: limits[0],
-            "set_limit": lambda size: limits.__setitem__(0, size),
+            "set_limit": lambda size: limits.__setitem__(0, size),  # type: ignore[dict-item]
         }
         self.cuda.MemoryPool = lambda: SimpleNamespace(**pool)
         self.cuda.Device = Number

@@ -16,9 +16,9 @@ from typing import Any
 import h5py
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
-import image_runs
-import layouts_data
+from factories import image_runs, layouts_data
 from fuzz.seeds import (
     BLOCKS,
     FIND,
@@ -79,6 +79,12 @@ def after(
         return commands
 
     return made
+
+
+def to_fifo(path: Path) -> None:
+    """Put a named pipe in the place of a file."""
+    path.unlink()
+    os.mkfifo(path)
 
 
 def edited(edit: Callable[[h5py.File], object]) -> Callable[[Path], Commands]:
@@ -181,7 +187,9 @@ def middle(put: bytes) -> Callable[[bytes], bytes]:
     """Damage: other bytes in the middle of the strip of a TIFF."""
 
     def damage(content: bytes) -> bytes:
-        tags = Image.open(io.BytesIO(content)).tag_v2
+        image = Image.open(io.BytesIO(content))
+        assert isinstance(image, TiffImageFile)
+        tags = image.tag_v2
         at = tags[273][0] + tags[279][0] // 2
         return content[:at] + put + content[at + len(put) :]
 
@@ -438,7 +446,7 @@ HAZARDS: dict[str, Hazard] = {
     "external-raw-is-fifo": Hazard(
         after(
             raw_storage(0),
-            lambda folder: ((folder / "raw.bin").unlink(), os.mkfifo(folder / "raw.bin")),
+            lambda folder: to_fifo(folder / "raw.bin"),
         )
     ),
     "tiff-deflate-damaged": Hazard(damaged_image("tiff-deflate", middle(b"\x55\xaa"))),

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from fuzz.seeds import Seed
 
@@ -42,7 +43,7 @@ class Edit:
         return {"file": self.file, "at": self.at, "cut": self.cut, "put": put}
 
     @classmethod
-    def of_json(cls, found: dict) -> "Edit":
+    def of_json(cls, found: dict[str, Any]) -> "Edit":
         """Return the edit that `as_json` describes."""
         put = found["put"]
         content = (
@@ -119,7 +120,8 @@ def _integer(file: str, content: bytes, at: int, _: Sequence[bytes], rng: random
     size = rng.choice((2, 4, 8))
     at -= at % rng.choice((1, size))
     largest = (1 << 8 * size) - 1
-    order = rng.choice(("little", "little", "big"))
+    orders: tuple[Literal["little", "big"], ...] = ("little", "little", "big")
+    order = rng.choice(orders)
     old = int.from_bytes(content[at : at + size], order)
     choices = (
         0,

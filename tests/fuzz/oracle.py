@@ -10,6 +10,7 @@ import csv
 import gzip
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def _frames(place: str) -> np.ndarray:
 
 def _by_chunks(dataset: h5py.Dataset) -> np.ndarray:
     """Values of a dataset, with the chunks that HDF5 lists but does not find in a damaged index."""
-    listed: list = []
+    listed: list[Any] = []
     dataset.id.chunk_iter(listed.append)
     values = np.asarray(dataset[()])
     created = dataset.id.get_create_plist()
@@ -174,9 +175,14 @@ def _tiff(content: bytes) -> np.ndarray:
     if tags.get(259, (1,)) == (1,) and 279 not in tags:  # some programs leave it out
         sizes = [min(rows, height - at * rows) * width * bits // 8 for at in range(len(tags[273]))]
         tags[279] = tuple(sizes)
-    decode = {1: bytes, 5: _lzw, 8: zlib.decompress, 32946: zlib.decompress, 32773: _packbits}[
-        tags.get(259, (1,))[0]
-    ]
+    decoders: dict[int, Callable[[bytes], bytes]] = {
+        1: bytes,
+        5: _lzw,
+        8: zlib.decompress,
+        32946: zlib.decompress,
+        32773: _packbits,
+    }
+    decode = decoders[tags.get(259, (1,))[0]]
     strips = []
     for number, (begin, size) in enumerate(zip(tags[273], tags[279], strict=True)):
         strip = decode(content[begin : begin + size])
@@ -278,8 +284,8 @@ def _bounds(oracle: Oracle, dtype: np.dtype) -> dict[str, Any]:
     """Valid range and saturation."""
     if oracle.bounds == "marccd":
         content = OPENERS.get(Path(oracle.frames[0]).suffix, open)(oracle.frames[0], "rb").read()
-        value = int.from_bytes(content[1128:1132], "little")
-        return {"saturation": value} if 0 < value <= np.iinfo(dtype).max else {}
+        saturation = int.from_bytes(content[1128:1132], "little")
+        return {"saturation": saturation} if 0 < saturation <= np.iinfo(dtype).max else {}
     found: dict[str, Any] = {}
     high = np.iinfo(dtype).max - 2 if oracle.sentinels and dtype.kind == "u" else None
     value = _item(f"{oracle.columns}:{oracle.bounds}/saturation_value") if oracle.bounds else None

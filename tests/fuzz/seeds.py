@@ -17,8 +17,7 @@ import hdf5plugin
 import numpy as np
 from PIL import Image
 
-import image_runs
-import layouts_data
+from factories import image_runs, layouts_data
 from gpu_spots.files.output.simulated_run import write_run as write_simulated
 from gpu_spots.simulate.run import Design, simulate_run
 from helpers import command, series

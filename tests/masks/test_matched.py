@@ -126,8 +126,8 @@ def check(backend: Backend, case: Case, run: Run | None = None) -> int:
     wanted = reference.levels(
         expected, size, case.significance, measured, size, case.streaks, is_float
     )
-    for one, other in zip(seeds.seed, wanted.seed, strict=True):
-        assert np.array_equal(one, other)
+    for level, other in zip(seeds.seed, wanted.seed, strict=True):
+        assert np.array_equal(level, other)
     assert np.array_equal(seeds.variance, wanted.variance)
     assert np.array_equal(seeds.own, wanted.own)
 

@@ -1,4 +1,4 @@
-"""How a stack lies in its file: where its chunks are, which were never written, and whether it can be read without HDF5."""
+"""Storage of a stack in its file: positions of its chunks, chunks never written, and whether it can be read without HDF5."""
 
 import math
 from contextlib import suppress
@@ -69,7 +69,7 @@ def why_not_direct(dataset: h5py.Dataset) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ChunkMap:
-    """Where the chunks of a stack are.
+    """Positions of the chunks of a stack in its file.
 
     Arrays have one value a chunk, in the chunks' own grid (frames, X, Y).
     """

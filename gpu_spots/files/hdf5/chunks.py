@@ -126,7 +126,7 @@ class FrameReader:
 
     @property
     def way(self) -> str:
-        """How frames come: "direct" or "h5py"."""
+        """Return how frames are read: "direct" (by threads, without HDF5) or "h5py"."""
         return "direct" if self.why_not_direct is None else "h5py"
 
     @property
@@ -136,7 +136,7 @@ class FrameReader:
 
     @property
     def frames_in_chunk(self) -> int:
-        """How many frames are stored together."""
+        """Return the number of frames that are stored in one chunk."""
         return int(self._dataset.chunks[0]) if self._dataset.chunks else 1
 
     @property
@@ -233,7 +233,9 @@ class FrameReader:
                         self._read_chunk(self._chunks, (frame, x, y), begin, first, into)
 
     def read_shuffled(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
-        """As `read_rows`, of whole stretches of `shuffled_rows` rows, whose bytes stay in the order in which they are stored.
+        """Read rows like `read_rows`, but leave the bytes in the order in which they are stored.
+
+        Only whole stretches of `shuffled_rows` rows can be read.
 
         ``into``: (end - begin, stretches, bytes of a value, rows of a stretch, n_Y) uint8,
         C-contiguous.
@@ -356,14 +358,14 @@ class FrameReader:
 
     @contextmanager
     def _blamed_for(self, begin: int, end: int, x: int, y: int) -> Iterator[None]:
-        """What goes wrong in the block is the fault of the chunk at X and Y of these frames."""
+        """Turn errors in the block into an error that names the chunk at X and Y of these frames."""
         try:
             yield
         except (CodecError, OSError, RuntimeError) as error:
             raise self._error(begin, end, f"chunk at X {x}, Y {y}: {hdf5_reason(error)}") from error
 
     def _is_plain(self, chunks: ChunkMap) -> bool:
-        """Whether each row of a chunk is a whole row of a frame, as it is in memory."""
+        """Return True if each row of a chunk is a whole row of a frame, as it is in memory."""
         return not self._filters and chunks.chunk[2] == self._shape[2]
 
     def _copy_rows(self, chunks: ChunkMap, at: Position, row: int, frame: int, out: Array) -> None:
@@ -380,7 +382,10 @@ class FrameReader:
             self._fill(image, int(chunks.begin[chunks.index(at)]) + (i * rows + row) * row_bytes)
 
     def _may_be_unfiltered(self, chunks: ChunkMap, at: Position) -> bool:
-        """Whether it may be one of the chunks at the edges of a stack that HDF5 can be told not to filter, and does not mark: it knows."""
+        """Return True if HDF5 may have stored this chunk, at the edge of a stack, without filters.
+
+        HDF5 has an option for that and does not mark such chunks.
+        """
         is_cut = any(
             begin + step > length
             for begin, step, length in zip(at, chunks.chunk, self._shape, strict=True)

@@ -1,4 +1,4 @@
-"""One image out of one file: its frame and what its header says.
+"""Reading of one image file: its frame and the values in its header.
 
 MarCCD, TIFF, CBF and ``.npy`` files are decoded by this package, strictly: a file that is damaged
 or cut off is an error, never zeros. The header and size of EDF files are checked before fabio reads
@@ -142,7 +142,7 @@ def read_image(path: Path) -> Image:
 
 
 def read_image_of_any_type(path: Path) -> Image:
-    """The same for images whose values need not be of one of `FRAME_DTYPES`, as those of masks."""
+    """Read an image with values of any type, such as a mask; `read_image` takes `FRAME_DTYPES` only."""
     head = _head(path)
     if not head:
         raise InputError(f"{path}: is empty, expected an image")
@@ -206,7 +206,7 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether the first bytes of a file, at least 1031, are those of an image of a known format."""
+    """Return True if the first bytes of a file, at least 1031, are those of an image of a known format."""
     known = (
         *tiff.SIGNATURES,
         cbf.SIGNATURE,
@@ -222,7 +222,7 @@ def is_image(head: bytes) -> bool:
 
 
 def read_header(path: Path) -> dict[str, float | str]:
-    """What the header of an image says, without decoding its pixels.
+    """Return the values in the header of an image, without decoding its pixels.
 
     Nothing is found in formats other than MarCCD, CBF and the TIFF files of Pilatus detectors.
     Raises `InputError` for a file that cannot be read.
@@ -475,7 +475,10 @@ def _marccd_time(stamp: bytes) -> str:
 
 
 class _Complaints(logging.Handler):
-    """What fabio logs while an image is read, kept by thread: some damage it only mentions, and fills up with zeros."""
+    """Messages that fabio logs while an image is read, kept for each thread.
+
+    fabio reports some kinds of damage only there, and fills the missing pixels with zeros.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -604,7 +607,7 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
 
 
 def _cbf_header(text: str) -> dict[str, float | str]:
-    """What a Pilatus wrote into a CBF header; elsewhere the header has other numbers."""
+    """Return the values that a Pilatus detector writes into a CBF header."""
     return _pilatus_header({"text": text[max(text.find("_array_data.header_contents"), 0) :]})
 
 

@@ -1,4 +1,4 @@
-"""Which images make a run, in which order, and what is known of each: from a log, a table, their names, or as given."""
+"""List of the images of a run, in order, with the metadata of each: from a log, a table, or their names."""
 
 import glob
 import itertools
@@ -35,7 +35,7 @@ IN_MESSAGES = 3
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """Which images, and what the user says of them.
+    """Request of the user: which images make the run, and where their metadata is.
 
     Names of files may be text or paths. Raises `ParameterError` for values out of range, and for
     options that do not go together.
@@ -141,7 +141,7 @@ class ImageList:
     """What the user should know."""
 
     def only(self, kept: Sequence[int]) -> "ImageList":
-        """The same with some of the images, by their indices."""
+        """Return the list with some of the images only, chosen by their indices."""
         index = np.asarray(kept, np.int64)
         columns = {
             name: replace(column, values=column.values[index])
@@ -267,7 +267,7 @@ def _of_names(sources: Sequence[str]) -> ImageList:
 
 
 def _inputs_in(folder: Path) -> str:
-    """What to give in place of a folder, from what is in it."""
+    """Return the inputs to use in place of a folder, from the files in it."""
     try:
         names = sorted(
             path.name for path in itertools.islice(folder.iterdir(), MANY) if path.is_file()
@@ -307,7 +307,7 @@ def _folder(path: Path, request: ImageRequest) -> Path:
 
 
 def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Path]:
-    """Where each image is: in the folder or in one below it, under its name as it stands there or the last part of it, or compressed."""
+    """Find each image in the folder or below it, by its full name or the last part of it, compressed or not."""
 
     def place(name: str) -> Path:
         ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
@@ -349,7 +349,7 @@ def _present(images: ImageList, skip_bad: bool) -> ImageList:
 
 
 def _with(images: ImageList, columns: dict[str, Column], whose: str) -> ImageList:
-    """With more columns. Raises `InputError` for one that is known already."""
+    """Return the list with more columns. Raises `InputError` for a column that it has already."""
     for name in columns:
         if name in images.columns and name != "file":
             raise InputError(
@@ -404,7 +404,10 @@ def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
 
 
 def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> ImageList:
-    """With what the names of the images tell; where they tell repeats, off and on of each come one after the other, as they were taken."""
+    """Return the list with the columns that the names of the images hold.
+
+    Where names hold a repeat, its off and on images follow each other, in the order of measurement.
+    """
     compiled = compile_pattern(pattern)
     found = []
     for path in images.paths:
@@ -464,7 +467,7 @@ def _in_turn(n_images: int, request: ImageRequest) -> NDArray[np.int64]:
 
 
 def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequest) -> ImageList:
-    """With the angles at which some steps from the first one are."""
+    """Return the list with angles: the first one plus a number of steps."""
     # 0.1 * 3 is 0.30000000000000004
     angles = np.round((request.angle_start or 0.0) + (request.angle_step or 0.0) * steps, 9)
     return _with(images, {"angle": Column(angles, UNITS["angle"])}, given("angle_step"))
@@ -474,7 +477,7 @@ def _with_angles(images: ImageList, steps: NDArray[np.int64], request: ImageRequ
 
 
 def default_output(request: ImageRequest, kind: str) -> Path:
-    """Beside the log, the table or the images: ``NAME__kind.h5``.
+    """Return the default output ``NAME__kind.h5``, beside the log, the table or the images.
 
     Raises `ParameterError` where the images have nothing in common.
     """
@@ -493,7 +496,7 @@ def default_output(request: ImageRequest, kind: str) -> Path:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What all names begin with, up to a number or to the end of a word."""
+    """Return the common beginning of all names, up to a number or to the end of a word."""
     first, last = min(names), max(names)
     n_equal = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from gpu_spots.errors import InputError, given, one_of
@@ -19,12 +20,18 @@ from gpu_spots.files.images.image import (
     read_rows,
     shape_of,
 )
-from gpu_spots.files.images.image_list import ImageList, ImageRequest, Skipped, list_images
+from gpu_spots.files.images.image_list import (
+    ImageList,
+    ImageRequest,
+    Skipped,
+    list_images,
+    write_images,
+)
 from gpu_spots.files.lauecollect import Column
 from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Array, Validity
-from gpu_spots.protocols import Observer
+from gpu_spots.protocols import Observer, Provenance
 
 COUNTING_PIXELS = ("cbf", "pilatus")
 """Formats of detectors that count photons, and mark gaps and bad pixels by negative values."""
@@ -55,9 +62,12 @@ class ImageStack:
     ) -> None:
         self.images = images
         self.source = images.source
-        self.file_name = str((images.inputs or images.paths)[0])
-        self.path = str(images.paths[0].parent.absolute())
-        self.files = [*images.inputs, *images.paths]
+        self.files: tuple[Path, ...] = (*images.inputs, *images.paths)
+        self.provenance = Provenance(
+            input_file=str(self.files[0]),
+            frames_path=str(images.paths[0].parent.absolute()),
+            layout="images",
+        )
         self.shape = (len(images.paths), *shape)
         self.dtype = dtype
         origin = {
@@ -77,7 +87,6 @@ class ImageStack:
             self.saturation = largest_value(dtype) if math.isnan(saturation) else int(saturation)
         self.format = first.format
         self.notes: tuple[str, ...] = ()
-        self.record: Mapping[str, Any] = {}
         self.is_decoded = first.format == "marccd" and not any(
             path.suffix.lower() in COMPRESSED for path in images.paths
         )
@@ -124,9 +133,17 @@ class ImageStack:
             if _state(path) != state:
                 raise InputError(f"{path}: was changed while it was being read")
 
+    def storage(self) -> dict[str, str]:
+        """Return the format of the images."""
+        return {"images": self.format}
+
+    def write_metadata(self, file: h5py.File, warn: Callable[[str], None]) -> None:
+        """Write the metadata of the images, and what was left out."""
+        write_images(file, self.images)
+
 
 def open_images(request: ImageRequest, observer: Observer, workers: int) -> ImageStack:
-    """The images that a request is about, as a stack. No file stays open.
+    """Return the images of a request as a stack. No file stays open.
 
     With ``skip_bad`` all images are looked at first, and those that cannot be read or differ from
     most others are left out. Warnings go to the observer.
@@ -186,7 +203,7 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
 
 
 def _with_header_angles(images: ImageList, workers: int) -> ImageList:
-    """With the angles that the headers of the images have, where one of `HEADER_ANGLES` varies over the run."""
+    """Return the list with angles from the image headers, if one of `HEADER_ANGLES` varies over the run."""
 
     def look(path: Path) -> list[float]:
         try:

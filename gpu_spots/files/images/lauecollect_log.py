@@ -47,7 +47,7 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a log says: one value a frame in each column."""
+    """Content of a log: columns with one value per frame."""
 
     columns: dict[str, Column]
     """By name; ``file`` is always there."""

@@ -104,7 +104,7 @@ def compile_pattern(pattern: str) -> NamePattern:
 
 
 def _ends(kind: str, text: str, name: str, begin: int) -> Iterator[int]:
-    """Where a part that begins at ``begin`` of a name may end, what is preferred first."""
+    """Yield the possible ends of a part that begins at ``begin`` of a name, the preferred one first."""
     if kind == "text":
         if name.startswith(text, begin):
             yield begin + len(text)

@@ -45,7 +45,7 @@ _ASCII = 2
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the parts (strips or tiles) of an image are, and what they hold."""
+    """Positions of the parts (strips or tiles) of an image, and their shape and type."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from gpu_spots.columns import DATASETS, MATCHED_MASKS
 from gpu_spots.errors import OutputError
-from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
-from gpu_spots.files.images.image_list import ImageList, write_images
 from gpu_spots.files.output.new_file import NewFile, uninterrupted
-from gpu_spots.masks.grouping import LocatedColumns
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 from gpu_spots.parameters import STACK_NAMES
+from gpu_spots.protocols import Stack
 
 STRIP = 128
 """Rows of an image in a chunk.
@@ -37,12 +35,6 @@ image would take most of the time.
 
 STACKS = frozenset(STACK_NAMES)
 """All stacks that a file can have."""
-
-COLUMN_ATTRIBUTES = {
-    "angle": {"description": "rotation angle of the crystal", "units": "degrees"},
-    "laser_on": {"description": "state of the laser: 1 or on, 0 or off"},
-}
-"""Attributes of columns that do not come from a group lauecollect."""
 
 Arguments = ParamSpec("Arguments")
 
@@ -154,46 +146,9 @@ class SpotsWriter:
         )
 
     @_writes
-    def copy_lauecollect(
-        self, source: h5py.File, warn: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """Copy the group lauecollect of a run, following links.
-
-        Args:
-            source: file of the run.
-            warn: called with a message for each damaged item, which is left out.
-        """
-        lauecollect.copy_group(source, self._file, warn)
-
-    @_writes
-    def write_lauecollect(self, columns: Mapping[str, Array]) -> None:
-        """Write columns of metadata, each with its origin as an attribute.
-
-        A column replaces a copied one of the same name unless it was read from there.
-        """
-        origin = columns.origin if isinstance(columns, LocatedColumns) else {}
-        for name, values in columns.items():
-            path = f"{lauecollect.GROUP}/{name.replace('/', '_')}"
-            if path in self._file:
-                if origin.get(name) == path:
-                    continue
-                del self._file[path]
-            text = values.dtype.kind in "USO"
-            self._file[path] = (
-                values.astype(h5py.string_dtype())
-                if text
-                else values.astype(np.uint8)
-                if values.dtype == bool
-                else values
-            )
-            if name in origin:
-                self._file[path].attrs["origin"] = _storable(origin[name])
-                self._file[path].attrs.update(COLUMN_ATTRIBUTES.get(name, {}))
-
-    @_writes
-    def write_images(self, images: ImageList) -> None:
-        """Write the metadata of a run of images."""
-        write_images(self._file, images)
+    def write_metadata(self, stack: Stack, warn: Callable[[str], None]) -> None:
+        """Write the metadata of a run; ``warn`` is called for each damaged item."""
+        stack.write_metadata(self._file, warn)
 
     @_writes
     def write_levels(

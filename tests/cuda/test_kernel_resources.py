@@ -1,0 +1,171 @@
+"""Registers, spills and shared memory of the kernels, from CUDA's compiler: none may get worse unnoticed.
+
+By default for two architectures; `pytest --all-architectures` takes minutes for all of them.
+"""
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from gpu_spots.cuda.planes import variant
+from gpu_spots.cuda.toolkit import OPTIONS, source_of
+
+NVCC = shutil.which("nvcc")
+pytestmark = pytest.mark.skipif(
+    NVCC is None, reason="nvcc is not installed: it comes with NVIDIA's CUDA toolkit"
+)
+
+ARCHITECTURES = (75, 80, 86, 90, 100, 120)
+BY_DEFAULT = (75, 90)
+FIRST_OF_NEW = 80
+"""Older architectures have other limits."""
+
+
+class Figures(NamedTuple):
+    """Of a kernel."""
+
+    registers: int
+    spilled: int
+    """Bytes that each thread stores in local memory for want of registers."""
+    shared: int
+    """Bytes of shared memory of a block, those that are asked for at launch not counted."""
+
+
+def trimmed(n_frames: int, bits: int, *, check: bool = False) -> dict[str, int]:
+    return variant(n_frames, np.dtype(f"uint{bits}"), check)
+
+
+MASKS = {"FRAME": "u16", "LIMIT": "u16", "BOUND": "i64"}
+ResourceFigures = tuple[str, Mapping[str, int | str], dict[str, tuple[Figures, Figures]]]
+"""Kernel file, its macros, and the most that each kernel may take: before sm_80, and from there on.
+"""
+
+
+def both(*figures: int) -> tuple[Figures, Figures]:
+    return Figures(*figures), Figures(*figures)
+
+
+LIMITS: dict[str, ResourceFigures] = {
+    "180 frames": (
+        "trimmed",
+        trimmed(180, 16),
+        {"trimmed": (Figures(128, 332, 0), Figures(128, 24, 0))},
+    ),
+    "180 frames, invalid values": (
+        "trimmed",
+        trimmed(180, 16, check=True),
+        {"trimmed": (Figures(128, 332, 0), Figures(128, 104, 0))},
+    ),
+    "2000 frames": ("trimmed", trimmed(2000, 16), {"trimmed": both(168, 0, 1024)}),
+    "masks": ("masks", MASKS, {"find_masks": both(40, 0, 0), "clean_masks": both(40, 0, 0)}),
+    "components": (
+        "components",
+        {},
+        {
+            **{name: both(20, 0, 32) for name in ("count_pixels", "find_roots", "number_roots")},
+            **{name: both(33, 0, 32) for name in ("scan", "list_pixels")},
+            **{
+                name: both(41, 0, 0)
+                for name in ("join_pixels", "number_components", "describe_components")
+            },
+        },
+    ),
+    "sums": ("measure", {"FRAME": "u16", "SUM": "i64", "FLOAT": 0}, {"measure": both(54, 4, 0)}),
+}
+MORE: dict[str, ResourceFigures] = {
+    "250 frames": ("trimmed", trimmed(250, 16, check=True), {"trimmed": both(168, 72, 0)}),
+    "500 frames of 8 bits": (
+        "trimmed",
+        trimmed(500, 8),
+        {"trimmed": (Figures(255, 1012, 0), Figures(255, 0, 0))},
+    ),
+    "2000 frames, invalid values": (
+        "trimmed",
+        trimmed(2000, 16, check=True),
+        {"trimmed": both(168, 402, 1024)},
+    ),
+}
+"""Only with --all-architectures."""
+
+
+def compiled(
+    file: str, defines: Mapping[str, int | str], architecture: int, folder: Path
+) -> dict[str, Figures]:
+    """What the compiler says of each kernel of a file."""
+    assert NVCC is not None
+    source = folder / f"{file}.cu"
+    source.write_text(source_of(file, **defines))
+    options = (
+        f"-arch=sm_{architecture}",
+        *OPTIONS,
+        "-ftz=true",
+        "-Xptxas",
+        "-v",
+        "-o",
+        str(folder / "kernel.cubin"),
+    )
+    ended = subprocess.run([NVCC, "-cubin", *options, str(source)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found = {}
+    for part in ended.stderr.split("Compiling entry function '")[1:]:
+
+        def number(pattern: str, text: str = part) -> int:
+            match = re.search(pattern, text)
+            return int(match[1]) if match else 0
+
+        name = part.split("'")[0]
+        found[name] = Figures(
+            number(r"Used (\d+) registers"),
+            number(r"(\d+) bytes spill stores"),
+            number(r"(\d+) bytes smem"),
+        )
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        everything = metafunc.config.getoption("--all-architectures")
+        metafunc.parametrize("architecture", ARCHITECTURES if everything else BY_DEFAULT)
+        metafunc.parametrize("case", [*LIMITS, *MORE] if everything else LIMITS)
+
+
+def test_kernels_take_no_more_than_they_did(
+    case: str, architecture: int, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """What has been compiled in an earlier session, and has not changed, is not compiled again."""
+    file, defines, limits = (LIMITS | MORE)[case]
+    assert pytestconfig.cache is not None
+    text = "\0".join([source_of(file, **defines), *OPTIONS, str(architecture), str(NVCC)])
+    key = f"kernel_resources/{hashlib.sha256(text.encode()).hexdigest()}"
+    known = pytestconfig.cache.get(key, None)
+    found = (
+        {name: Figures(*figures) for name, figures in known.items()}
+        if known
+        else compiled(file, defines, architecture, tmp_path)
+    )
+    pytestconfig.cache.set(key, found)
+    assert set(found) == set(limits)
+    most = {
+        name: new if architecture >= FIRST_OF_NEW else old for name, (old, new) in limits.items()
+    }
+    worse = {
+        name: f"{found[name]}, at most {most[name]}"
+        for name in most
+        if any(map(int.__gt__, found[name], most[name]))
+    }
+    assert not worse, f"sm_{architecture}: {worse}"
+
+
+def test_three_blocks_of_long_runs_fit() -> None:
+    """Of 128 threads with 168 registers, in the 65536 of a multiprocessor."""
+    for n_frames in (1025, 2048):
+        macros = trimmed(n_frames, 16)
+        assert macros["PIXELS"] * macros["SHARERS"] == 128
+        assert macros["RESIDENT"] >= 3

@@ -1,0 +1,1 @@
+"""Frames, files and backends that tests are made with; one module per subject."""

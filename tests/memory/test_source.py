@@ -1,0 +1,164 @@
+"""Frames from every place: no place changes a result."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cpu_fallback import CpuBackend
+from factories.frames import frames_of
+from factories.plans import COLUMNS, LAYOUTS, MODES, force, results, saved
+from gpu_spots import pipeline
+from gpu_spots.backend import Backend
+from gpu_spots.errors import OutputError
+from gpu_spots.files.frames import ArrayStack, open_run
+from gpu_spots.files.hdf5.chunk_writer import ImageWriter
+from gpu_spots.files.output.scratch import scratch_file
+from gpu_spots.memory.plan import Place
+from gpu_spots.memory.source import open_source
+from gpu_spots.model import Validity
+from gpu_spots.resources import Resources
+from helpers import Notes, assert_same, datasets, listing
+
+pytestmark = pytest.mark.on_two_devices
+
+
+@pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_place_of_frames_makes_no_difference(
+    backend: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
+    frames[7:9] += 9
+    expected, notes = (
+        results(ArrayStack(frames, COLUMNS), MODES[mode], backend, tmp_path, Notes()),
+        Notes(),
+    )
+    force(monkeypatch, place=place, band_rows=7, batch_frames=4, threads=3)
+    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip blocks"])) as stack:
+        found = results(stack, MODES[mode], backend, tmp_path, notes)
+    assert found.keys() == expected.keys()
+    assert len(found["spots/I"]) > 20
+    assert_same(found, expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.h5"}
+    assert notes.stages[0] == ("levels" if place == Place.FILE else "read", 30)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["uint16", ">i4", "float32"])
+def test_rows_of_every_layout(
+    dtype: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = frames_of(np.dtype(dtype).newbyteorder("="), (21, 37, 45), seed=2)
+    with open_run(saved(tmp_path / "x.h5", frames.astype(dtype), **LAYOUTS[layout])) as stack:
+        for first, last in ((0, 37), (0, 1), (36, 37), (5, 19), (8, 16), (16, 31), (20, 20)):
+            for begin, end in ((0, 21), (4, 5), (3, 12)):
+                into = np.empty((end - begin, last - first, 45), stack.dtype)
+                stack.read_rows(begin, end, first, last, into)
+                assert np.array_equal(into, frames[begin:end, first:last])
+        with pytest.raises(ValueError, match="rows 3 to 38"):
+            stack._readers[0].read_rows(0, 1, 3, 38, np.empty((1, 35, 45), stack.dtype))
+    force(monkeypatch, place=Place.FILE, band_rows=10)
+    with open_run(tmp_path / "x.h5") as stack:
+        assert stack.is_decoded == (layout in ("contiguous", "plain chunks"))
+        found = results(stack, MODES["none"], CpuBackend(2), tmp_path, Notes())
+    assert_same(found, results(ArrayStack(frames), MODES["none"], CpuBackend(1), tmp_path, Notes()))
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="peak memory is read as Linux tells it"
+)
+def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
+    source, shape = tmp_path / "run__mccd.h5", (160, 900, 1024)
+    noise = np.random.default_rng(1).poisson(40, shape[1:]).astype(np.uint16)
+    with h5py.File(source, "w") as file:
+        frames = file.create_dataset(
+            "frames", shape, np.uint16, chunks=(1, *shape[1:]), compression="gzip"
+        )
+        writer = ImageWriter(frames)
+        for i in range(len(frames)):
+            noise = np.roll(noise, 7001)
+            image = noise.copy()
+            image[4 * i : 4 * i + 6, 3 * i : 3 * i + 6] = 300
+            writer.store(i, writer.compress(image))
+    limit = int(np.prod(shape)) * 2 // 4
+    program = (
+        "from gpu_spots.cli import lu_hdf2spots\n"
+        "try: lu_hdf2spots()\n"
+        "finally: print(next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    arguments = [sys.executable, "-c", program, str(source), "-a", "0", "--threads", "2", "--quiet"]
+    peaks = {}
+    for name, more in {"free": [], "limited": ["--memory-limit", f"{limit}B"]}.items():
+        done = subprocess.run(
+            [*arguments, *more, "-o", str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        peaks[name] = int(done.stdout)
+    assert peaks["limited"] <= limit + 300e6
+    assert peaks["free"] > limit + 300e6
+    with h5py.File(tmp_path / "free") as free, h5py.File(tmp_path / "limited") as limited:
+        assert len(free["spots/I"]) >= 160
+        assert_same(datasets(limited), datasets(free))
+
+
+def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, dtype = (3, 4, 5), np.dtype("uint16")
+    with (
+        pytest.raises(
+            OutputError, match=r"nowhere: the scratch file cannot be written: No such file"
+        ),
+        scratch_file(tmp_path / "nowhere", shape, dtype),
+    ):
+        pass
+    with (
+        pytest.raises(
+            OutputError,
+            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; use scratch to name another folder",
+        ),
+        scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
+    ):
+        pass
+    with scratch_file(tmp_path, shape, dtype) as scratch:
+        assert not listing(tmp_path)
+        frames = np.arange(60, dtype=dtype).reshape(shape)
+        scratch.write(1, frames[1:])
+        scratch.write(0, frames[:1])
+        rows = np.empty((2, 2, 5), dtype)
+        scratch.read_rows(1, 3, 1, 3, rows)
+        assert np.array_equal(rows, frames[1:3, 1:3])
+        monkeypatch.setattr(
+            "os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+        with pytest.raises(OutputError, match="scratch file cannot be written: No space left"):
+            scratch.write(0, frames)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
+def test_bands_and_batches_are_parts_of_the_stack(
+    place: Place, scaled: bool, tmp_path: Path
+) -> None:
+    """Scaled frames are those times factors in 2^-16, rounded; batches come as they are."""
+    frames, backend = frames_of(np.dtype("uint16"), (30, 37, 45), seed=4), CpuBackend(2)
+    factors = 65536 + 1000 * np.arange(30)
+    expected = backend.scaled(frames, factors, Validity()) if scaled else frames
+    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
+        spool = partial(scratch_file, tmp_path)
+        made = pipeline.plan_run(stack, MODES["none"], Resources(backend, open_spool=spool))
+        with open_source(stack, backend, replace(made, place=place), spool, Notes()) as source:
+            source = source.scaled_by(factors) if scaled else source
+            for begin, end in ((0, 37), (8, 16), (3, 22), (36, 37)):
+                assert np.array_equal(source.band(begin, end), expected[:, begin:end])
+            for begin, end in ((0, 30), (4, 5), (11, 29)):
+                batch = source.batch(begin, end)
+                assert np.array_equal(batch, frames[begin:end])
+                assert np.array_equal(source.at_level(batch, begin, end), expected[begin:end])

@@ -1,0 +1,421 @@
+"""The documentation holds: its examples run, its commands are understood, it leaves nothing out, and its links lead somewhere."""
+
+import ast
+import re
+import shlex
+import shutil
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from factories.image_runs import write_scan
+from gpu_spots import Parameters, find_spots
+from gpu_spots.cli import gpu_spots as gpu_spots_command
+from gpu_spots.cli.find import find
+from gpu_spots.columns import DATASETS, FRAMES_TYPE
+from gpu_spots.files.output.simulated_run import write_run
+from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
+from gpu_spots.simulate.run import Design, simulate_run
+from helpers import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(
+    r"^(?P<note>(?:<!--[^\n]*-->\n)?)```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+NOT_RUN = "<!-- not run"
+"""Stands on the line before an example that is not to be run, and says why."""
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|(?:src|href)=\"(?P<quoted>[^\"]+)\"")
+
+
+def blocks(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
+    """Line and text of the code blocks of a page, but for those marked as not run."""
+    text = page.read_text()
+    for found in BLOCK.finditer(text):
+        if found["language"] in languages and not found["note"].startswith(NOT_RUN):
+            yield text.count("\n", 0, found.start("code")) + 1, found["code"]
+
+
+def section(page: str, heading: str) -> str:
+    """The text from a heading that contains ``heading`` to the next one."""
+    parts = re.split(r"^#+ ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    return next((part for part in parts if heading in part.split("\n")[0]), "")
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return BLOCK.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", prose(page), re.MULTILINE)
+    plain = [
+        unicodedata.normalize("NFC", re.sub(r"[`*]", "", heading)).strip().lower()
+        for heading in headings
+    ]
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs that the examples are about, smaller than the tutorial's, and their spots."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, laser, angles, repeats in (("laser", True, 10, 3), ("dark", False, 30, 1)):
+        run = folder / f"{name}__mccd.h5"
+        write_run(
+            run,
+            simulate_run(
+                Design(laser=laser, size=(256, 288), angles=angles, repeats=repeats, spots=50)
+            ),
+        )
+        find_spots(
+            run, Parameters(sync="blocks" if laser else "none"), output=folder / f"{name}__spots.h5"
+        ).close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda page: page.name
+)
+def test_examples_run(
+    page: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page run one after the other, in one namespace, beside the simulated runs."""
+    for file in runs.iterdir():
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example"])
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line, code in blocks(page, "python"):
+        # empty lines first, so that a traceback names the line of the page
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+LASER_RUNS: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
+    "delay without laser_on": lambda on: {"delay": np.where(on, "100ps", "-").astype(object)},
+    "delay NaN": lambda on: {"delay": np.where(on, 1e-10, np.nan)},
+    "words": lambda on: {"laser_on": np.where(on, "on", "off").astype(object)},
+    "two delays": lambda on: {
+        "laser_on": on.astype(int),
+        "delay": np.where(on, ["-", "1ns", "-", "1ms"] * (len(on) // 4), "-").astype(object),
+    },
+    "on before off": lambda on: {"laser_on": on.astype(int)},
+    "missing frame": lambda on: {"laser_on": on.astype(int)},
+}
+
+
+@pytest.mark.parametrize("kind", LASER_RUNS)
+def test_ratios_of_every_laser_run(
+    kind: str,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tutorial's ratio script gives the same ratios whatever tells the laser state."""
+    pages = [code for _, code in blocks(ROOT / "docs/tutorial.md", "python")]
+    script = next(code for code in pages if "ratio =" in code)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(runs / "laser__spots.h5", tmp_path)
+    expected: dict[str, Any] = {}
+    exec(script, expected)
+
+    with h5py.File(runs / "laser__mccd.h5") as file:
+        frames, angle = file["frames"][:], file["lauecollect/angle"][:]
+        on = file["lauecollect/laser_on"][:].astype(bool)
+    order = np.arange(len(on))
+    if kind == "on before off":
+        order = order.reshape(-1, 2)[:, ::-1].ravel()
+    if kind == "missing frame":
+        order = np.delete(order, 7)
+    columns = {"angle": angle[order], **LASER_RUNS[kind](on[order])}
+    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters(sync="blocks")
+    find_spots(frames[order], blocks_shared, columns=columns, output=output, force=True).close()
+    found: dict[str, Any] = {}
+    exec(script, found)
+
+    assert found["skipped"] == 0
+    assert np.isfinite(found["ratio"]).all()
+    assert np.isfinite(found["error"]).all() or kind == "two delays"
+    if kind == "missing frame":  # another background, so other masks
+        assert len(found["ratio"]) > len(expected["ratio"]) / 2
+    elif kind == "two delays":
+        assert len(found["ratio"]) == 2 * len(expected["ratio"])
+    else:
+        np.testing.assert_allclose(found["ratio"], expected["ratio"], rtol=1e-12)
+
+
+@pytest.fixture(scope="session")
+def sharp_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dark run with spots of a sigma of 0.5 pixels."""
+    path = tmp_path_factory.mktemp("sharp") / "sharp__mccd.h5"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MEDIAN_AREA": 12, "AREA_SPREAD": 0.3, "SMALLEST_AREA": 2}.items():
+            patch.setattr(f"gpu_spots.simulate.run.{name}", value)
+        patch.setattr("gpu_spots.simulate.run.ELONGATION", (1.0, 1.5))
+        run = simulate_run(Design(laser=False, size=(512, 512), angles=30, repeats=1))
+    assert 0.4 < np.median(run.truth.spots.sigma) < 0.6
+    write_run(path, run)
+    return path
+
+
+SHARP_ROWS = re.findall(
+    r"^\| (defaults|`-[^`]*`) \| ([\d.]+) % \| ([\d.]+) \|$",
+    section("docs/options.md", "`--erosions"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("options", "recall", "false"), SHARP_ROWS)
+def test_options_for_sharp_spots(options: str, recall: str, false: str, sharp_run: Path) -> None:
+    """The table gives the numbers that the options yield."""
+    arguments = [] if options == "defaults" else shlex.split(options.strip("`"))
+    output = sharp_run.with_name("sharp__spots.h5")
+    runner = CliRunner()
+    arguments = [str(sharp_run), "-o", str(output), "--force", "--quiet", *arguments]
+    assert runner.invoke(find, arguments).exit_code == 0
+    score = runner.invoke(gpu_spots_command, ["score", str(sharp_run), str(output)]).output
+    found = re.search(r"above 10 sigma \(([\d.]+) %\)", score)
+    per_frame = re.search(r"at no true spot \(([\d.]+) per frame\)", score)
+    assert found
+    assert per_frame
+    assert found[1] == recall
+    assert float(per_frame[1]) == pytest.approx(float(false), abs=0.051)
+
+
+def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
+    commands = section("docs/options.md", "`--erosions")
+    assert len(SHARP_ROWS) == 5
+    recipe, recall, false = SHARP_ROWS[-1]
+    assert f"sharp_spots__mccd.h5 {recipe.strip('`')}" in commands
+    assert float(recall) > 95
+    assert float(false) < 5  # zingers
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(blocks(page, "sh", "console"))],
+    ids=lambda page: page.name,
+)
+def test_commands_are_understood(page: Path) -> None:
+    """Every command of ours in a page has only options that exist, with values of their types."""
+    programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
+    for line, code in blocks(page, "sh", "console"):
+        code = code.replace("\\\n", " ")
+        for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
+            name, *arguments = shlex.split(command, comments=True)
+            program = programs[name]
+            if isinstance(program, click.Group):
+                name, program, arguments = (
+                    arguments[0],
+                    program.commands[arguments[0]],
+                    arguments[1:],
+                )
+            try:
+                program.make_context(name, arguments)
+            except click.ClickException as error:
+                pytest.fail(f"{page.name}:{line}: {command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "n_outputs"),
+    [
+        ("README.md", "Use it in 30 seconds", 5),
+        ("docs/your-files.md", "MarCCD frames with a Lauecollect log", 3),
+    ],
+)
+def test_commands_of_a_section_run_in_order(
+    page: str,
+    heading: str,
+    n_outputs: int,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No output is in the way of a later one."""
+    with h5py.File(runs / "laser__mccd.h5") as file:
+        frames = file["frames"][:, 64:128, 64:128]
+        angles, laser_on = file["lauecollect/angle"][:], file["lauecollect/laser_on"][:]
+    scan = write_scan(tmp_path, frames, angles.tolist(), laser_on.tolist())
+    (tmp_path / "images").mkdir()
+    for index, path in enumerate(scan.paths):  # what an image is, its content tells
+        shutil.copy(path, tmp_path / f"images/run_{index:03}.tif")
+    rows = [f"{angle},{on}" for angle, on in zip(angles, laser_on, strict=True)]
+    (tmp_path / "angles.csv").write_text("\n".join(["angle,laser_on", *rows]) + "\n")
+
+    monkeypatch.chdir(tmp_path)
+    small = ["--size", "128", "--spots", "20"]
+    code = "".join(re.findall(r"```sh\n(.*?)```", section(page, heading), re.DOTALL))
+    for line in code.splitlines():
+        name, *arguments = shlex.split(line, comments=True) or [""]
+        if name:
+            program = find if name == "lu_hdf2spots" else gpu_spots_command
+            arguments += small if arguments[0] == "simulate" else []
+            ended = CliRunner().invoke(program, arguments)
+            assert ended.exit_code == 0, f"{line}: {ended.output}"
+    assert len(list(tmp_path.glob("*__spots.h5"))) == n_outputs
+
+
+@pytest.mark.parametrize(
+    "option",
+    [option for option in find.params if isinstance(option, click.Option)],
+    ids=lambda option: option.name,
+)
+def test_every_option_is_described(option: click.Option) -> None:
+    described = section("docs/options.md", f"`{option.opts[-1]}")
+    assert described, f"docs/options.md: no section for {option.opts[-1]}"
+    missing = [name for name in option.opts if f"`{name}" not in described]
+    assert not missing, f"docs/options.md: {option.opts[-1]}: {missing} not mentioned"
+    if isinstance(option.default, str | int | float) and not option.is_flag:
+        assert f"Default: `{option.default}`" in described
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--method", METHOD_NAMES),
+        ("-S", SYNCS),
+        ("--normalise", NORMALISATIONS),
+        ("--keep", STACK_NAMES),
+    ],
+)
+def test_every_allowed_value_is_described(option: str, values: tuple[str, ...]) -> None:
+    described = section("docs/options.md", f"`{option} ")
+    assert not [value for value in values if f"`{value}`" not in described]
+
+
+@pytest.mark.parametrize("command", ["convert", "info", "simulate", "score"])
+def test_every_option_of_the_other_commands_is_described(command: str) -> None:
+    described = section("docs/options.md", f"`gpu-spots {command}`")
+    options = [
+        option
+        for option in gpu_spots_command.commands[command].params
+        if isinstance(option, click.Option)
+    ]
+    assert not [option.opts[0] for option in options if f"`{option.opts[0]}" not in described]
+
+
+def messages(page: str) -> list[str]:
+    """The messages in the tables of a page's sections of errors and warnings."""
+    parts = re.split(r"^## ", (ROOT / page).read_text(), flags=re.MULTILINE)
+    tables = [part for part in parts if "you may see" in part.split("\n")[0]]
+    cells = re.findall(r"^\| (`.*?`) \| ", "\n".join(tables), re.MULTILINE)
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+@pytest.fixture(scope="session")
+def literals() -> set[str]:
+    """Texts of 10 characters or more in the program, and the fixed parts of its f-strings."""
+    files = [
+        path for package in ("gpu_spots", "cpu_fallback") for path in (ROOT / package).rglob("*.py")
+    ]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    texts = {
+        node.value.strip(" ;:,")
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return {text for text in texts if len(text) >= 10}
+
+
+@pytest.mark.parametrize(
+    "message", [*messages("docs/options.md"), *messages("docs/gpu.md")], ids=lambda text: text[:40]
+)
+def test_every_message_is_one_of_the_program(message: str, literals: set[str]) -> None:
+    """Part of it is a whole text of the program, or the other way round."""
+    pieces = [piece.strip(" ;:,") for piece in message.split("...")]
+    assert any(text in message for text in literals) or any(
+        piece in text for piece in pieces if len(piece) >= 10 for text in literals
+    ), f"no message of the program has this text: {message}"
+
+
+def test_tables_of_messages_are_found() -> None:
+    assert len(messages("docs/options.md")) > 60
+    assert len(messages("docs/gpu.md")) > 14
+
+
+def test_every_field_of_parameters_is_described_with_its_default() -> None:
+    table = section("docs/python.md", "`Parameters(...)`")
+    rows = re.findall(r"^\| `(\w+)` \| `(-+\w+)` \| `(.+)` \|$", table, re.MULTILINE)
+    options = {name: option.name for option in find.params for name in option.opts}
+    assert all(options[option] == field for field, option, _ in rows)
+    assert {field: ast.literal_eval(default) for field, _, default in rows} == asdict(Parameters())
+
+
+DTYPE = re.compile(r"\b(?:u?int|float)(?:8|16|32|64)\b")
+LENGTHS = {"n": "n_spots", "p": "n_pixels"}
+"""Names of dimensions that docs/file-format.md abbreviates."""
+UNITS = {record.unit for record in DATASETS.values() if record.unit}
+
+
+def documented_datasets() -> dict[str, list[str]]:
+    """Return the table rows of docs/file-format.md that describe datasets.
+
+    They begin with one path in backticks, and the second cell has a type. Keys are the paths,
+    values the cells after the path.
+    """
+    rows: dict[str, list[str]] = {}
+    for line in (ROOT / "docs/file-format.md").read_text().splitlines():
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        path = re.fullmatch(r"`([\w/]+)`", first)
+        if path and cells and (DTYPE.search(cells[0]) or FRAMES_TYPE in cells[0]):
+            assert path[1] not in rows, f"docs/file-format.md: two rows for {path[1]}"
+            rows[path[1]] = cells
+    return rows
+
+
+def test_every_dataset_has_a_row_in_the_file_format() -> None:
+    assert documented_datasets().keys() == DATASETS.keys()
+
+
+@pytest.mark.parametrize("path", DATASETS)
+def test_a_row_of_the_file_format_is_right(path: str) -> None:
+    """The second cell names the types; the shape is in the second or third cell."""
+    record, cells = DATASETS[path], documented_datasets()[path]
+    types = tuple(dict.fromkeys(DTYPE.findall(cells[0])))
+    assert (types or (FRAMES_TYPE,)) == record.dtypes
+    shape = re.search(r"\(([\w, ]+)\)", " ".join(cells[:2]))
+    assert shape, f"docs/file-format.md: {path}: no shape such as (n_X, n_Y)"
+    lengths = [LENGTHS.get(length, length) for length in re.split(r", *", shape[1].strip(", "))]
+    assert lengths == [str(length) for length in record.shape]
+    assert [cell for cell in cells if cell in UNITS] == ([record.unit] if record.unit else [])
+
+
+def test_every_attribute_and_link_is_described(runs: Path) -> None:
+    page = (ROOT / "docs/file-format.md").read_text()
+    with h5py.File(runs / "laser__spots.h5") as file:
+        assert not [name for name in file["info"].attrs if f"`{name}`" not in page]
+    links = [record.link for record in DATASETS.values() if record.link]
+    assert len(links) >= 4
+    assert not [path for path in links if f"`{path}`" not in page]
+
+
+def test_every_path_that_contributors_are_told_exists() -> None:
+    paths = set(re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(paths) > 40
+    made = {"build/coverage/html"}
+    assert not [path for path in paths - made if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files exist, and so do the headings in them. Addresses on the web are not asked."""
+    for found in LINK.finditer(prose(page)):
+        target = found["target"] or found["quoted"]
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, heading = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert linked.is_relative_to(ROOT), f"{page.name}: {target} is outside of the project"
+        if heading:
+            assert heading in anchors(linked), f"{page.name}: {target}"

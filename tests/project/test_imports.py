@@ -1,0 +1,312 @@
+"""The walls of the house: who may import whom, read from the code itself, and what an import loads."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpu_spots.background.methods import METHODS
+from gpu_spots.parameters import METHOD_NAMES
+from helpers import ROOT
+
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix(): path
+    for room in ("gpu_spots", "cpu_fallback")
+    for path in (ROOT / room).rglob("*.py")
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, as a path; ``from package import module`` counts as the module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.replace(".", "/") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            base = (node.module or "").replace(".", "/")
+            for alias in node.names:
+                name = f"{base}/{alias.name}"
+                yield name if name in FILES or f"{name}/__init__" in FILES else base
+
+
+IMPORTS = {name: set(imported(path)) for name, path in FILES.items()}
+
+
+def ours(name: str) -> set[str]:
+    return {
+        module for module in IMPORTS[name] if module.split("/")[0] in ("gpu_spots", "cpu_fallback")
+    }
+
+
+def importers(module: str) -> set[str]:
+    return {
+        name
+        for name, modules in IMPORTS.items()
+        if any(found.split("/")[0] == module for found in modules)
+    }
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(FILES) > 40
+    assert ours("gpu_spots/pipeline")
+
+
+@pytest.mark.parametrize("name", ["errors", "model", "parameters", "columns"])
+def test_the_foundation_stands_on_itself(name: str) -> None:
+    assert ours(f"gpu_spots/{name}") <= {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/parameters",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "background/maps",
+        "background/levels",
+        "background/static_spots",
+        "masks/grouping",
+        "spots/table",
+    ],
+)
+def test_formulas_import_the_foundation_only(name: str) -> None:
+    assert ours(f"gpu_spots/{name}") <= {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/parameters",
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipeline",
+        "memory/plan",
+        "memory/shuffled",
+        "memory/source",
+        "memory/workers",
+        "first_pass",
+        "second_pass",
+        "protocols",
+    ],
+)
+def test_the_pipeline_knows_contracts_and_no_implementation(name: str) -> None:
+    assert not [
+        module
+        for module in ours(f"gpu_spots/{name}")
+        if module.startswith(("cpu_fallback", "gpu_spots/files", "gpu_spots/cli"))
+    ]
+
+
+def test_only_files_imports_hdf5_and_codecs() -> None:
+    for module in ("h5py", "hdf5plugin", "deflate", "isal"):
+        assert importers(module)
+        assert all(name.startswith("gpu_spots/files/") for name in importers(module))
+
+
+def test_only_cli_imports_click_and_rich() -> None:
+    for module in ("click", "rich"):
+        assert importers(module)
+        assert all(name.startswith("gpu_spots/cli/") for name in importers(module))
+
+
+def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
+    assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
+        "gpu_spots/background/methods"
+    }
+
+
+def test_the_fallback_imports_the_model_and_formulas_only() -> None:
+    rooms = ("model", "background/maps", "background/methods", "masks/matched")
+    allowed = {f"gpu_spots/{room}" for room in rooms}
+    for name in FILES:
+        if name.startswith("cpu_fallback/"):
+            assert {module for module in ours(name) if module.startswith("gpu_spots")} <= allowed
+
+
+def test_no_room_asks_which_background_method_it_is() -> None:
+    """Only the backends, which compute it; everything else asks the method itself."""
+    names = {method.__name__ for method in METHODS.values()}
+    for name, path in FILES.items():
+        if (
+            name.startswith(("cpu_fallback/", "gpu_spots/cuda/"))
+            or name == "gpu_spots/background/methods"
+        ):
+            continue
+        source = ast.parse(path.read_text())
+        used = {node.id for node in ast.walk(source) if isinstance(node, ast.Name)}
+        compared = {
+            side.value
+            for node in ast.walk(source)
+            if isinstance(node, ast.Compare)
+            for side in (node.left, *node.comparators)
+            if isinstance(side, ast.Constant)
+        }
+        assert not used & names, name
+        assert not compared & METHODS.keys(), name
+
+
+def test_no_room_asks_which_stack_it_is() -> None:
+    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    rooms = {
+        "ArrayStack": {"frames", "opening"},
+        "FileStack": {"frames"},
+        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+    }
+    for stack, allowed in rooms.items():
+        users = {
+            name for name, path in FILES.items() if re.search(rf"\b{stack}\b", path.read_text())
+        }
+        assert users == {f"gpu_spots/files/{name}" for name in allowed}, stack
+
+
+def test_every_background_method_can_be_chosen() -> None:
+    """parameters.py has the names once more, since METHODS needs NumPy, which loads slowly."""
+    assert tuple(METHODS) == METHOD_NAMES
+
+
+def test_only_the_cuda_room_imports_cupy() -> None:
+    assert importers("cupy")
+    assert all(name.startswith("gpu_spots/cuda/") for name in importers("cupy"))
+
+
+def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
+    """By the choice of a backend and by the list of devices, inside functions; and it never enters the fallback."""
+    outside = {
+        name: {m for m in ours(name) if m.startswith("gpu_spots/cuda")}
+        for name in FILES
+        if not name.startswith("gpu_spots/cuda/")
+    }
+    assert {name: modules for name, modules in outside.items() if modules} == {
+        "gpu_spots/backend": {"gpu_spots/cuda/devices"},
+        "gpu_spots/cli/devices": {"gpu_spots/cuda/devices"},
+    }
+    for name in FILES:
+        if name.startswith("gpu_spots/cuda/"):
+            rooms = (
+                "errors",
+                "model",
+                "packages",
+                "spots/table",
+                "background/maps",
+                "background/methods",
+                "masks/matched",
+            )
+            allowed = {f"gpu_spots/{room}" for room in rooms}
+            assert (
+                not {module for module in ours(name) if not module.startswith("gpu_spots/cuda/")}
+                - allowed
+            ), name
+
+
+def test_only_select_backend_knows_the_fallback() -> None:
+    assert {name for name in importers("cpu_fallback") if name.startswith("gpu_spots/")} == {
+        "gpu_spots/backend"
+    }
+
+
+def test_files_never_import_a_backend_or_the_pipeline() -> None:
+    for name in FILES:
+        if name.startswith("gpu_spots/files/"):
+            assert not ours(name) & {
+                "gpu_spots/backend",
+                "gpu_spots/pipeline",
+                "gpu_spots/first_pass",
+                "gpu_spots/second_pass",
+            }
+
+
+@pytest.mark.parametrize(
+    "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
+    heavy = {"cupy", "scipy", "numpy", "h5py", "rich"}
+    program = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert said.stdout.split() == []
+
+
+def test_no_test_imports_another_test() -> None:
+    """What several test modules need is in a folder or a file without tests, as `tests/factories`."""
+    tests = ROOT / "tests"
+    modules = {path.stem for path in tests.rglob("test_*.py")}
+    importing = {
+        path.relative_to(tests).as_posix()
+        for path in tests.rglob("*.py")
+        if any(modules & set(name.split("/")) for name in imported(path))
+    }
+    assert len(modules) > 40
+    assert not importing
+
+
+def test_every_test_module_has_a_name_of_its_own() -> None:
+    """As pytest imports them by it."""
+    paths = list((ROOT / "tests").rglob("test_*.py"))
+    assert len({path.stem for path in paths}) == len(paths)
+
+
+def members(name: str, owner: str) -> list[str]:
+    """Public functions of a class, or the names that it gives to some, as they stand in a file."""
+    (found,) = (
+        node
+        for node in ast.parse(FILES[name].read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == owner
+    )
+    names = []
+    for node in found.body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names.append(ast.unparse(node.targets[0]))
+    return [name for name in names if not name.startswith("_")]
+
+
+def functions(name: str) -> list[str]:
+    """Public functions of a file, as they stand in it."""
+    nodes = ast.parse(FILES[name].read_text()).body
+    return [
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    ]
+
+
+CONTRACT = [
+    operation
+    for part in ("DeviceMemory", "Operations", "MatchedFinder")
+    for operation in members("gpu_spots/backend", part)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("cpu_fallback/backend", "CpuBackend"),
+        ("gpu_spots/cuda/backend", "GpuBackend"),
+        ("gpu_spots/cuda/several", "SeveralGpus"),
+    ],
+)
+def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, owner: str) -> None:
+    assert members(name, owner) == CONTRACT
+
+
+def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
+    """The CPU has two more files for the ranks of Kruskal-Wallis, CUDA has more for the device."""
+    twins = {
+        name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
+    } - {"__init__", "blocks", "ranks"}
+    file_of: dict[str, str] = {}
+    for twin in twins:
+        ours, theirs = functions(f"cpu_fallback/{twin}"), functions(f"gpu_spots/cuda/{twin}")
+        both = [name for name in ours if name in theirs]
+        assert both == [name for name in theirs if name in ours], twin
+        file_of |= dict.fromkeys(both, twin)
+    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    assert {*CONTRACT} - {*file_of} == only_in_backends
