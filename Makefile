@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
+.PHONY: demo test coverage check docs benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -25,6 +25,11 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of the documentation in build/site; a warning, such as a broken link, is an error.
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/make_pages.py
+	$(BIN)/zensical build --strict --clean
 
 benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/cpu.py
@@ -69,9 +74,13 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test$(if $(GPU),$(comma)$(GPU))]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 $(VENV)/installed-dev: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache

@@ -42,28 +42,25 @@ class ImageRequest:
     """
 
     sources: tuple[str, ...] = ()
-    """Names of images, or patterns with ``*``, ``?`` and ``[]``; one alone need not be in a tuple.
-    """
+    """Names of images, or patterns with ``*``, ``?`` and ``[]``. A single one may be a string."""
     log: Path | None = None
-    """A Lauecollect log, which names the images."""
+    """Lauecollect log with the names and the metadata of the images."""
     folder: Path | None = None
-    """Where the images are that a log or a table names; None: beside it."""
+    """Folder of the images that a log or a table lists. None: its own folder."""
     table: Path | None = None
-    """A table with one row an image."""
+    """Table (CSV or TSV) with one row per image."""
     name_pattern: str | None = None
-    """How names are made, such as ``{base}_{angle}_{laser}_{repeat}.mccd``."""
+    """Pattern of the names, such as ``{base}_{angle}_{laser}_{repeat}.mccd``."""
     angle_start: float | None = None
-    """Degrees: the first angle; None: 0, where there is a step."""
+    """First angle, degrees. None: 0 if ``angle_step`` is given."""
     angle_step: float | None = None
-    """Degrees from angle to angle; None: angles are not given like this."""
+    """Difference between successive angles, degrees. None: angles are from elsewhere."""
     frames_per_angle: int | None = None
-    """Frames at each of those angles, one after the other; None: as many as ``laser`` has states,
-    else 1.
-    """
+    """Number of consecutive frames at each angle. None: number of states in ``laser``, or 1."""
     laser: tuple[str, ...] | None = None
-    """Laser states, on or off, of the first frames, which repeat; None: not given."""
+    """Laser states of the frames, repeated in turn, such as ``"off,on"``. None: from elsewhere."""
     skip_bad: bool = False
-    """Leave out what is missing, damaged or of another size, in the place of an error."""
+    """Whether images that are missing, damaged or of another size are left out, not errors."""
 
     def __post_init__(self) -> None:
         sources = (self.sources,) if isinstance(self.sources, str | Path) else self.sources

@@ -20,12 +20,14 @@ from gpu_spots.model import Array
 
 
 class SpotsFile:
-    """The results of a run.
+    """Results of a run.
 
-    Arrays are read when they are asked for; use it as a context manager, or call `close`.
+    Use it in a ``with`` statement, or call `close`. Each access reads from the file; arrays remain
+    available after it is closed.
 
-    Everything that reads raises `InputError` where the file is damaged and ValueError where it is
-    closed.
+    Raises:
+        InputError: The file is damaged: a dataset is missing or cannot be read.
+        ValueError: The file is closed.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -47,7 +49,7 @@ class SpotsFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; arrays that were read stay."""
+        """Close the file."""
         self._file.close()
 
     def __repr__(self) -> str:
@@ -85,19 +87,19 @@ class SpotsFile:
     def threshold(self) -> Array:
         """(n_X, n_Y) int32, int64 or float64, counts: smallest value of a pixel in the raw mask.
 
-        docs/file-format.md says which of the types it has.
+        The type depends on the type of the frames; see docs/file-format.md.
         """
         return self._read("stats/threshold")
 
     @property
     def info(self) -> dict[str, Any]:
-        """Every option's value, and how the file was made."""
+        """Values of the options, and other information about how the file was made."""
         with self._reading("info"):
             return attributes(self._found("info", h5py.Group))
 
     @property
     def columns(self) -> dict[str, Array]:
-        """The run's metadata: one value a frame (group lauecollect)."""
+        """Metadata of the run: one value per frame for each name (group lauecollect)."""
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
             return {
@@ -115,8 +117,10 @@ class SpotsFile:
     def pixel_list(self) -> Array:
         """(p,) int32 or int64: flat index X * n_Y + Y of the pixels of all spots.
 
-        ``pixel_list_BE`` in the table of spots tells which are those of a spot. Raises KeyError
-        where the file has no pixels.
+        ``pixel_list_BE`` in the table of spots gives the range of each spot.
+
+        Raises:
+            KeyError: The file has no list of pixels.
         """
         self._check_kept("spots/pixel_list")
         return self._read("spots/pixel_list")
@@ -153,11 +157,15 @@ class SpotsFile:
         return self._read(f"masks_{kind}", index).astype(bool)
 
     def labels(self, frame: int) -> Array:
-        """Return the labels of the mask that the frame's spots come from; 0: no spot.
+        """Return the labels in the mask of a frame, (n_X, n_Y) uint16 or uint32; 0: no spot.
 
-        The image is (n_X, n_Y) uint16 or uint32.
+        Args:
+            frame: Index of the frame; negative indices count from the end.
 
-        Raises KeyError where the file has no labels, and IndexError and TypeError as `mask`.
+        Raises:
+            KeyError: The file has no labels.
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
         """
         self._check_kept("masks/labels")
         return self._read("masks/labels", self._mask_of(frame))
@@ -192,10 +200,13 @@ class SpotsFile:
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """Return X and Y of every pixel of a spot, (p, 2) int64.
 
-        ``spot`` is its row in the whole table.
+        Args:
+            spot: Row of the spot in the table of all frames; negative indices count from the end.
 
-        Raises KeyError where the file has no pixels, IndexError where there is no such spot, and
-        TypeError.
+        Raises:
+            KeyError: The file has no list of pixels.
+            IndexError: There is no such spot.
+            TypeError: ``spot`` is not an integer.
         """
         self._check_kept("spots/pixel_list_BE")
         begin, end = self._read("spots/pixel_list_BE", self._checked(spot, self.n_spots, "spot"))
@@ -257,7 +268,19 @@ class SpotsFile:
 
 
 def open_spots(path: str | Path) -> SpotsFile:
-    """Open a spots file. Raises `InputError` where there is none."""
+    """Open the results of an earlier run.
+
+    Args:
+        path: Spots file, the output of `find_spots` or of the command.
+
+    Raises:
+        InputError: The file does not exist, or is not a spots file.
+
+    Examples:
+        >>> with open_spots("laser__spots.h5") as results:
+        ...     print(results.n_frames, results.info["cutoff"])
+        60 3.0
+    """
     from gpu_spots.files.frames import open_hdf5
 
     file = open_hdf5(Path(path))
