@@ -35,7 +35,7 @@ from gpu_spots.model import Array
 
 MARGIN = 8
 """Rows and columns about a frame, at which the significance is that of the background."""
-TILE = 1 << 19
+TILE = 1 << 18
 """Pixels of a band of rows: long enough that threads seldom wait for the interpreter."""
 SMOOTHING = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32).ravel()
 """Weights of M1. Sums of them times significance are whole numbers below 2^24: exact in float32."""

@@ -60,7 +60,7 @@ SAMPLE_FRAMES = 6
 """Frames or groups that it is measured on."""
 LARGEST_VARIANCE, LARGEST_OWN = 2.0**30, 2.0**26
 """Limits of `SeedLevels.variance` and `SeedLevels.own`."""
-BAND_PIXELS = 1 << 17
+BAND_PIXELS = 1 << 16
 """Pixels of a band in the computation of maps: few enough for the cache."""
 
 

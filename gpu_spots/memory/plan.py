@@ -61,10 +61,12 @@ PIECE_BYTES = 1 << 25
 """At most this much of a band is read in one call."""
 MATCHED_MAPS = 56
 """Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
-MATCHED_BATCH, MATCHED_GROUPS = 8, 4
-"""Bytes of a pixel of a frame for its significance and spots, and for the sum of its group."""
-MATCHED_ROOM = 32 << 19
-"""Bytes for the smoothed maps of a band of rows."""
+MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 3, 8
+"""Bytes of a pixel of a frame or group for its significance and spots."""
+SIGNIFICANCE, SUM = 2, 4
+"""Bytes of a pixel of a frame that is added to the sum of its group, and of the sum."""
+MATCHED_TILE, MATCHED_ROOM = 1 << 18, 28
+"""Pixels of a band of rows that are smoothed at a time, and bytes of each."""
 SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
@@ -460,8 +462,15 @@ class _Planner:
 
     def _matched_batch(self, n_frames: int) -> int:
         """Significance and spots of a batch of frames or groups."""
-        of_pixel = MATCHED_BATCH + MATCHED_GROUPS * (self.work.n_masks is not None)
-        return (of_pixel * n_frames * self.n_pixels + MATCHED_ROOM) * self.work.is_matched
+        if not self.work.is_matched:
+            return 0
+        room = MATCHED_ROOM * min(self.n_pixels, MATCHED_TILE) * self.on_host
+        of_frame = MATCHED_FRAME if self.on_host else MATCHED_FRAME_ON_DEVICE
+        if self.work.n_masks is None:
+            return of_frame * n_frames * self.n_pixels + room
+        n_groups = min(n_frames, self.work.n_masks)
+        of_group = SUM + (0 if self.on_host else MATCHED_FRAME_ON_DEVICE)
+        return (SIGNIFICANCE * n_frames + of_group * n_groups) * self.n_pixels + room
 
     def _at_once(self, total: int, step: int) -> list[int]:
         """Sizes of the stretches that threads work on at the same time."""
