@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from cpu_fallback import packed
 from cpu_fallback.packed import PackedMasks
-from cpu_fallback.validity import valid_values
 from gpu_spots.masks import matched
 from gpu_spots.masks.matched import (
     BITS,
@@ -144,7 +143,7 @@ class _Band:
     ) -> NDArray[np.bool_] | None:
         """Significance of each value; returns which values are valid, None: all."""
         maps = self._maps
-        usable = None if maps.validity is None else valid_values(frame, maps.validity)
+        usable = None if maps.validity is None else maps.validity.allows(frame)
         if maps.dtype.kind == "f":
             self._of_floats(frame, into, level)
         else:

@@ -3,13 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.validity import valid_values
 from gpu_spots.model import FACTOR_BITS, Array, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
     """Each frame times its factor; see ``gpu_spots.backend.Operations.scaled``."""
-    usable = valid_values(frames, validity)
+    usable = validity.allows(frames)
     marks = validity.marks(frames.dtype)
     if frames.dtype.kind == "f":
         result = np.empty_like(frames)

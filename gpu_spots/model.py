@@ -5,6 +5,7 @@ Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y i
 Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,7 +22,6 @@ MAX_FRAMES = 65535
 """More frames would overflow the exact sums."""
 
 Array = NDArray[Any]
-
 
 FACTOR_BITS = 16
 """Factors that bring frames to a common level are whole numbers of 2^-16."""
@@ -47,6 +47,35 @@ class Validity:
         """How many pixels are invalid on every frame."""
         return 0 if self.pixels is None else int(self.pixels.size - np.count_nonzero(self.pixels))
 
+    def bounds(self, dtype: np.dtype[Any]) -> tuple[int, int] | tuple[float, float]:
+        """Return the smallest and the largest valid value of a type, counts.
+
+        They are integers of the type for integer frames, and finite float64 for float frames. If no
+        value is valid, the first is larger than the second.
+        """
+        if dtype.kind == "f":
+            largest = float(np.finfo(np.float64).max)
+            low = -largest if self.low is None else max(float(self.low), -largest)
+            return low, largest if self.high is None else min(float(self.high), largest)
+        least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        low = least if self.low is None else math.ceil(min(max(self.low, least), most + 1))
+        high = most if self.high is None else math.floor(max(min(self.high, most), least - 1))
+        return low, high
+
+    def allows(self, values: Array) -> NDArray[np.bool_] | None:
+        """Return bool of the values' shape: finite and within the bounds, wherever the pixel is.
+
+        None: all are.
+        """
+        is_float = values.dtype.kind == "f"
+        usable = np.isfinite(values) if is_float else None
+        for bound, compare in ((self.low, np.greater_equal), (self.high, np.less_equal)):
+            if bound is not None:
+                # NumPy would round a Python number to the type of float values
+                within = compare(values, np.float64(bound) if is_float else bound)
+                usable = within if usable is None else usable & within
+        return None if usable is None or usable.all() else usable
+
     def marks(self, dtype: np.dtype[Any]) -> bool:
         """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
         return dtype.kind != "f" and (self.low is not None or self.high is not None)
@@ -56,6 +85,12 @@ class Validity:
         return Validity(
             self.pixels, None, int(np.iinfo(dtype).max) - 1 if self.marks(dtype) else None
         )
+
+
+def check_frame_count(n_frames: int) -> None:
+    """Raise ValueError for more than `MAX_FRAMES` frames."""
+    if n_frames > MAX_FRAMES:
+        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +147,7 @@ class FloatMoments:
 
 
 @dataclass(frozen=True, slots=True)
-class IntegerLevel:
+class FixedPointMean:
     """The background under a pixel as an exact fixed-point number: ``(high * 2^32 + low) / scale`` counts."""
 
     scale: int
@@ -180,7 +215,7 @@ class Background:
     gaps: bool
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
     """
-    level: "IntegerLevel | NDArray[np.float64]"
+    mean: "FixedPointMean | NDArray[np.float64]"
     """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for
     float frames.
     """
@@ -305,9 +340,9 @@ class Measurements:
     pixel order.
     """
     background_high: NDArray[np.int64] | None
-    """(s,) int64: sum of ``IntegerLevel.high``."""
+    """(s,) int64: sum of ``FixedPointMean.high``."""
     background_low: NDArray[np.int64] | None
-    """(s,) int64: sum of ``IntegerLevel.low``."""
+    """(s,) int64: sum of ``FixedPointMean.low``."""
     peak: NDArray[np.int64]
     """(s,) int64: flat index of the largest value, the first in raster order of equals."""
     overload: NDArray[np.int64] | None

@@ -70,7 +70,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.source = source
         self.shape = source.shape[1:]
         self.connectivity = parameters.connectivity
-        self.level = background.level
+        self.mean = background.mean
         self.backend = source.backend
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = at_last(
@@ -237,7 +237,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
-        return intensities(measured, self.level, of_row), measured
+        return intensities(measured, self.mean, of_row), measured
 
     def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
         """Bring the masks that the sink keeps to the host."""

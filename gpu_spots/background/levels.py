@@ -184,11 +184,6 @@ def _remedy() -> str:
 
 def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
     """Return which values of some rows are valid; ``validity`` is that of these rows."""
-    usable = np.isfinite(rows)
-    if validity.pixels is not None:
-        usable &= validity.pixels
-    if validity.low is not None:
-        usable &= rows >= validity.low
-    if validity.high is not None:
-        usable &= rows <= validity.high
-    return usable
+    usable = validity.allows(rows)
+    usable = np.ones(rows.shape, bool) if usable is None else usable
+    return usable if validity.pixels is None else usable & validity.pixels

@@ -6,6 +6,7 @@ checks, its memory needs and its words are its own, so nothing else asks which m
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Background
+from gpu_spots.model import MAX_FRAMES, Array, Background
 from gpu_spots.parameters import Parameters
 
 
@@ -166,6 +167,8 @@ Method = Trimmed | KruskalWallis
 """Every background method."""
 METHODS: Mapping[str, type[Method]] = {method.name: method for method in (Trimmed, KruskalWallis)}
 """Background methods by their names for ``-m``."""
+TESTED_FROM = 3
+"""Number of blocks below which the Kruskal-Wallis test is not made."""
 SUSPICIOUS = 0.25
 """Share of pixels that lost all blocks but two above which rejection can't be due to spots."""
 
@@ -179,14 +182,33 @@ def critical_values(alpha: float, n_blocks: int) -> NDArray[np.float64]:
 
     Returns:
         (n_blocks + 1,) float64, index b: the quantile 1 - alpha of the chi-squared distribution
-        with b - 1 degrees of freedom; infinite below 3 blocks, which are never tested.
+        with b - 1 degrees of freedom; infinite below `TESTED_FROM` blocks.
     """
     from scipy.special import gammaincinv
 
     critical = np.full(n_blocks + 1, np.inf)
-    blocks = np.arange(3, n_blocks + 1)
-    critical[3:] = 2 * gammaincinv((blocks - 1) / 2, 1 - alpha)
+    blocks = np.arange(TESTED_FROM, n_blocks + 1)
+    critical[TESTED_FROM:] = 2 * gammaincinv((blocks - 1) / 2, 1 - alpha)
     return critical
+
+
+def rejects(n: int, sums: NDArray[np.integer], sizes: Array, squares: int, critical: float) -> bool:
+    """Return whether the Kruskal-Wallis test rejects a block of a pixel, in exact fractions.
+
+    With the centred ranks s of n values, and their sum D over each block of k values, the statistic
+    is ``H = (n - 1) * sum(D^2 / k) / sum(s^2)``.
+
+    Args:
+        n: number of values.
+        sums: (b,) int: D of each block.
+        sizes: (b,) whole numbers of at least 1: k of each block; any where D is 0.
+        squares: sum of s^2.
+        critical: finite; the test rejects if H is larger.
+    """
+    between = sum(
+        Fraction(d * d, int(k)) for d, k in zip(sums.tolist(), sizes.tolist(), strict=True)
+    )
+    return (n - 1) * between > Fraction(critical) * squares
 
 
 def _check_n_frames(n_frames: int, source: str) -> None:

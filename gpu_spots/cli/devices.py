@@ -11,13 +11,14 @@ from gpu_spots.cli.terminal import show
 def devices(debug: bool) -> None:
     """List the GPUs that can compute, and say why one cannot.
 
-    A small kernel is compiled for each and runs on it. The CPU can always be used.
+    A small kernel is compiled for each and runs on it. The CPU can always be used. One run on
+    several GPUs (find --device 0,1) is experimental.
     """
-    from gpu_spots.cuda.devices import found
+    from gpu_spots.cuda.devices import list_devices
     from gpu_spots.errors import BackendError
 
     try:
-        for device in found():
+        for device in list_devices():
             show(f"{device.number}: {device.description}: {device.problem or 'can be used'}")
     except BackendError as error:
         show(f"no GPU: {error}")

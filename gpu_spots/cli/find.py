@@ -14,12 +14,11 @@ import click
 from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
@@ -203,17 +202,13 @@ def find(
     erosions and dilations, labels the spots, integrates them, and writes statistics, masks, labels
     and the table of spots to the output.
     """
-    try:
+    with naming_options():
         images = take_images(sources, options)
         inputs = take_inputs(options, images is None)
         parameters = Parameters(
             **{field.name: options.pop(field.name) for field in fields(Parameters)}
         )
         _run(sources, images, inputs, output, parameters, **options)
-    except ParameterError as error:
-        if error.name == "sources":
-            raise click.UsageError(error.problem, click.get_current_context()) from error
-        raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
 
 
 def _run(
@@ -297,8 +292,3 @@ def _run(
         say(summary.outcome.summary)
     say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
-
-
-def _option_of(name: str) -> str:
-    """The options that set a parameter, as the user writes them."""
-    return next(("/".join(option.opts) for option in find.params if option.name == name), name)

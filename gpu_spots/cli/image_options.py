@@ -11,18 +11,18 @@ from gpu_spots.errors import ParameterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-IMAGE_OPTIONS: dict[str, str] = {
-    "log": "--log",
-    "folder": "-p/--path",
-    "table": "--table",
-    "name_pattern": "--name-pattern",
-    "angle_start": "--angle-start",
-    "angle_step": "--angle-step",
-    "frames_per_angle": "--frames-per-angle",
-    "laser": "--laser",
-    "skip_bad": "--skip-bad",
-}
-"""Names of the options, and how the user writes them."""
+IMAGE_OPTIONS = (
+    "log",
+    "folder",
+    "table",
+    "name_pattern",
+    "angle_start",
+    "angle_step",
+    "frames_per_angle",
+    "laser",
+    "skip_bad",
+)
+"""Names of the options."""
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
 """Ends of names of files that are no images."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -77,11 +77,6 @@ def image_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def option_of(name: str) -> str:
-    """Return an image option as the user writes it; any other name unchanged."""
-    return IMAGE_OPTIONS.get(name, name)
 
 
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:

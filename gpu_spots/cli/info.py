@@ -9,12 +9,11 @@ from typing import Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
 from gpu_spots.cli.terminal import show
-from gpu_spots.errors import ParameterError
 
 Rows = Iterator[tuple[str, str]]
 
@@ -35,17 +34,9 @@ def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -
     Of a spots file, the output of find: how many spots it has, and how they were found.
     """
     arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
-    try:
+    with naming_options():
         images = take_images(sources, options)
         found = _described(sources, images, take_inputs(options, images is None))
-    except ParameterError as error:
-        if error.name == "sources":
-            raise click.UsageError(error.problem, click.get_current_context()) from error
-        hint = next(
-            ("/".join(option.opts) for option in info.params if option.name == error.name),
-            error.name,
-        )
-        raise click.BadParameter(error.problem, param_hint=hint) from error
     is_run = found["layout"] != SPOTS_FILE
     if is_run:
         found["command"] = shlex.join(

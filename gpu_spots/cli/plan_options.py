@@ -76,14 +76,8 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
     """Return the lines that --dry-run prints."""
     from gpu_spots.memory.plan import in_words
 
-    places = {
-        "memory": "in memory, all of them",
-        "device": "on the device, all of them",
-        "file": "in their file, from which each pass reads what it needs",
-        "scratch file": "in a scratch file, decoded",
-    }
     lines = {
-        "frames": places[plan.place],
+        "frames": plan.place.words,
         "reading": "none, they are in memory"
         if not plan.decodings
         else f"the input is decoded {_times(plan.decodings)}",

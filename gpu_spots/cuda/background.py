@@ -24,7 +24,7 @@ THREADS = 256
 
 @dataclass(frozen=True, slots=True)
 class HeldBackground:
-    """What the second pass needs, on the device; written band by band."""
+    """Maps that the second pass needs, on the device; written band by band."""
 
     below: Any
     """(n_X, n_Y), the frames' dtype, counts: the threshold less 1, which values must be above."""
@@ -109,10 +109,10 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         moments.gaps,
     )
     with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
-        level = total.view(np.int32) if largest.dtype.kind == "i" else total
+        sums = total.view(np.int32) if largest.dtype.kind == "i" else total
         for rows, values in (
             *((into.avg, avg), (into.std, std), (into.iqr, iqr), (into.threshold, threshold)),
-            *((into.max, largest), (into.arg, arg), (into.kept, kept), (into.level, level)),
+            *((into.max, largest), (into.arg, arg), (into.kept, kept), (into.sums, sums)),
         ):
             np.copyto(rows, values.reshape(rows.shape))
         return bool(gaps[0])

@@ -142,7 +142,7 @@ class Device:
 
     @contextmanager
     def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
-        """One behind the other in a slot, all copies on their way before the last one is waited for."""
+        """Copy several arrays into one slot, and wait once for all of them."""
         begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
         with self._slot(begins[-1]) as slot:
             hosts = [
@@ -170,7 +170,7 @@ class Device:
                 device.call(partial(device._send, host, there, slot))
 
     def free_bytes(self) -> int:
-        """What the device has left beyond `RESERVE`, and the pool, within the limit."""
+        """Return the free bytes of the device and the pool, less `RESERVE`, within the limit."""
 
         def free() -> int:
             left = max(0, cupy.cuda.runtime.memGetInfo()[0] - RESERVE) + self._pool.free_bytes()
@@ -247,7 +247,7 @@ class _Slot:
     """The events that its last copies end with, one a device."""
 
     def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
-        """What begins at byte ``begin``, as an array."""
+        """Return the bytes from ``begin`` on as an array."""
         count = int(np.prod(shape))
         return (
             np.frombuffer(self.memory, dtype, count, begin).reshape(shape)
@@ -274,7 +274,7 @@ class _Slots:
             self._free.put(slot)
 
     def ready(self, slot: _Slot, n_bytes: int) -> None:
-        """Its copies have ended, and it has at least that size."""
+        """Wait for the copies of the slot, and make it at least that large."""
         while slot.busy:
             slot.busy[-1].synchronize()
             slot.busy.pop()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.masks import bounds
 from gpu_spots.cuda.packed import PackedMasks, pack, words_for
 from gpu_spots.cuda.seeds import numbered
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
@@ -145,6 +144,7 @@ def significance(
     invalid = (
         toolkit.xp.empty((n_frames, n_rows, words_for(n_columns)), np.uint32) if checked else None
     )
+    bound = np.float64 if is_float else np.int64
     shifts = floats = None
     if levels is not None and is_float:
         floats = toolkit.to_device(levels / 2.0**BITS)
@@ -157,7 +157,7 @@ def significance(
             *(frames, np.int64(frame_stride(frames)), np.int32(n_rows), np.int32(n_columns)),
             *(prepared.gain, prepared.offset, prepared.low, prepared.high, prepared.level),
             *(shifts, floats, np.int32(checked)),
-            *bounds(prepared.validity or Validity(), is_float),
+            *map(bound, (prepared.validity or Validity()).bounds(prepared.dtype)),
             *(values, invalid),
         ),
     )

@@ -9,8 +9,7 @@ from gpu_spots.cuda.moments import RankedMoments
 from gpu_spots.cuda.toolkit import Toolkit, c_type, frame_stride
 from gpu_spots.cuda.validity import (
     bits_of,
-    float_bounds,
-    integer_bounds,
+    key_bounds,
     pixels_on_device,
     sign_bit,
 )
@@ -79,7 +78,7 @@ class Launch:
         """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
         dtype = np.dtype(frames.dtype)
         is_float = dtype.kind == "f"
-        low, high = float_bounds(validity) if is_float else integer_bounds(dtype, validity)[:2]
+        low, high = validity.bounds(dtype) if is_float else key_bounds(dtype, validity)
         bound = np.float64 if is_float else np.uint32
         kernel = toolkit.kernel(
             "ranked",

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.cuda.validity import float_bounds, integer_bounds
 from gpu_spots.model import Validity
 
 THREADS = 256
@@ -21,17 +20,14 @@ def scaled(
     """
     dtype = np.dtype(frames.dtype)
     n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
-    low: float | int
-    high: float | int
+    low, high = validity.bounds(dtype)
     if dtype.kind == "f":
         wide: Any = np.float64
-        (low, high), mark = float_bounds(validity), 0
+        mark = 0
         lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
     else:
         wide, mark = np.int64, int(np.iinfo(dtype).max)
         lowest, highest = int(np.iinfo(dtype).min), mark - validity.marks(dtype)
-        first, last, _ = integer_bounds(dtype, validity)
-        low, high = first + lowest, last + lowest
     result = toolkit.xp.empty(frames.shape, dtype)
     kernel = toolkit.kernel(
         "scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"

@@ -1,5 +1,7 @@
 """SeveralGpus: the contract on several CUDA devices, by a `GpuBackend` on each.
 
+Experimental: it has run on emulated devices only, never on two real ones.
+
 A thread works with one device: its bands are of some rows, its batches of some frames. A stack that
 stays on the devices is on all of them. What was made on a device is worked on there; only packed
 masks go from one to another, through the host. See docs/decisions/a-thread-has-a-device.md.

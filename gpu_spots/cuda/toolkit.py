@@ -65,7 +65,7 @@ class Toolkit(Protocol):
         """A host copy of a device array that lasts as long as the block: faster than `to_host`."""
 
     def lend_all(self, arrays: Sequence[Any]) -> AbstractContextManager[list[Array]]:
-        """The same of several arrays, contiguous ones, for which it waits once."""
+        """Lend several contiguous arrays to the host, with one wait for all of them."""
 
     def to_device(self, array: Array) -> Any:
         """Copy a host array to the device, contiguous; the host array may change at once."""

@@ -92,6 +92,16 @@ class Place(StrEnum):
         """Frames go to a device straight from the input."""
         return self in (Place.DEVICE, Place.FILE)
 
+    @property
+    def words(self) -> str:
+        """How the frames are kept, in words."""
+        return {
+            Place.MEMORY: "in memory",
+            Place.DEVICE: "on the device",
+            Place.FILE: "read from the file for each pass",
+            Place.SCRATCH: "decoded to a scratch file",
+        }[self]
+
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
@@ -155,13 +165,10 @@ class Plan:
 
     def words(self) -> str:
         """In one line."""
-        place = {
-            Place.MEMORY: "frames in memory",
-            Place.DEVICE: "frames on the device",
-            Place.FILE: "frames read from the file for each pass",
-            Place.SCRATCH: "frames decoded to a scratch file",
-        }[self.place]
-        return f"{place}; bands of {self.band_rows} rows, batches of {self.batch_frames} frames, {self.threads} threads"
+        return (
+            f"frames {self.place.words}; bands of {self.band_rows} rows, "
+            f"batches of {self.batch_frames} frames, {self.threads} threads"
+        )
 
 
 def spans(total: int, step: int) -> Iterator[tuple[int, int]]:

@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Path) -> None:
     ended = command(run, "-a", 0, "--dry-run", "--quiet", "--batch", 7, "--threads", 2)
     assert (ended.status, ended.stderr) == (0, "")
     said = dict(line.split(":", 1) for line in ended.stdout.splitlines())
-    assert said["frames"].strip() == "in their file, from which each pass reads what it needs"
+    assert said["frames"].strip() == "read from the file for each pass"
     assert said["masks and spots"].strip() == "5 batches of 7 frames"
     assert said["memory"].strip().endswith("at most, besides the program itself")
     assert said["output"].strip().startswith(f"{run.parent / 'run__spots.h5'}, about ")

@@ -15,6 +15,7 @@ from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
+from gpu_spots.cuda.reasons import EXTRA
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
 from gpu_spots.masks.matched import (
     Calibration,
@@ -24,7 +25,7 @@ from gpu_spots.masks.matched import (
     significance_maps,
 )
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
-from helpers import background_of, levels_of, moments_of
+from helpers import background_of, means_of, moments_of
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 AS_CUPY = ("-ftz=true",)
@@ -41,7 +42,7 @@ def _nvrtc() -> Any:
 
             nvrtc.getVersion()
     except Exception as error:  # what CuPy raises depends on what is missing
-        return f"NVRTC cannot be loaded: {' '.join(str(error).split())[:100]}; pip install 'gpu_spots[gpu]' brings it"
+        return f"NVRTC cannot be loaded: {' '.join(str(error).split())[:100]}; {EXTRA} brings it"
     return nvrtc
 
 
@@ -119,7 +120,7 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         for threshold in (1, lowest):
             limits = np.full(shape, threshold, np.float64 if dtype.kind == "f" else np.int64)
             prepared = backend.prepare(
-                background_of(limits, dtype, levels_of(dtype, shape, rng)), Morphology(2, 20, 2), 3
+                background_of(limits, dtype, means_of(dtype, shape, rng)), Morphology(2, 20, 2), 3
             )
             masks = backend.find_masks(frames, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))

@@ -172,17 +172,6 @@ class FrameReader:
         skips = self._chunks.skipped >> self._filters.index(SHUFFLE) & 1
         return int(rows) if has_order and not skips.any() else None
 
-    @property
-    def working_bytes(self) -> int:
-        """An upper bound of the memory that one call of `read` needs besides its result."""
-        if self.why_not_direct is not None or self._chunks is None:
-            return 0
-        # as stored, as inflated, and in order, where it is not decoded straight into the result
-        return (
-            int(self._chunks.size.max(initial=0))
-            + 2 * int(np.prod(self._chunks.chunk, dtype=object)) * self._dtype.itemsize
-        )
-
     def check_written(self) -> None:
         """Raise `InputError` if anything was never written; it names the first such frame.
 

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.columns import DATASETS, MATCHED_MASKS
-from gpu_spots.errors import OutputError
-from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
-from gpu_spots.files.output.new_file import NewFile, uninterrupted
+from gpu_spots.files.output.new_file import writing
 from gpu_spots.model import FACTOR_BITS, Array, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
@@ -49,15 +47,8 @@ def _writes(
 
     @wraps(method)
     def whole(self: "SpotsWriter", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        with uninterrupted():
-            try:
-                method(self, *args, **kwargs)
-            except (OSError, RuntimeError) as error:
-                raise OutputError(
-                    f"{self._name}: cannot be written: {hdf5_reason(error)}"
-                ) from error
-            if isinstance(self._file, NewFile):
-                self._file.check()
+        with writing(self._file, self._name):
+            method(self, *args, **kwargs)
 
     return whole
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("fabio", reason="fabio is not installed: pip install 'gpu_spots[images]'")
+from gpu_spots.packages import install_command
+
+pytest.importorskip("fabio", reason=f"fabio is not installed: {install_command('images')}")
 
 import fabio
 import fabio.marccdimage
