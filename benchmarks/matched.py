@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import gpu_spots
 from gpu_spots.backend import select_backend
 from gpu_spots.masks.matched import Calibration, NoiseMap, Thresholds, significance_maps
-from gpu_spots.model import Background, Components, IntegerLevel, Morphology, Validity
+from gpu_spots.model import Background, Components, FixedPointMean, Morphology, Validity
 
 SIZE = 512
 """Rows and columns of a frame."""
@@ -375,7 +375,7 @@ def speed() -> None:
         np.zeros((size, size), np.int32),
         (mean + 25).astype(np.int32),
         None, None, False,
-        IntegerLevel(1, None, mean.astype(np.uint32)), Validity(),
+        FixedPointMean(1, None, mean.astype(np.uint32)), Validity(),
     )  # fmt: skip
     prepared = backend.prepare(background, Morphology(1, 2, 2), None)
     took("masks of --finder threshold", partial(backend.find_masks, counts, prepared))

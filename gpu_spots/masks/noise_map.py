@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.methods import Method
 from gpu_spots.masks.matched import NoiseMap
-from gpu_spots.model import Background, IntegerLevel
+from gpu_spots.model import Background, FixedPointMean
 
 
 def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap:
@@ -22,7 +22,7 @@ def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap
         method: background method that it did so by.
         n_frames: frames of the run.
     """
-    mean = _mean(background.level)
+    mean = _mean(background.mean)
     shift, width = lower_part(method.n_sampled(n_frames) / n_frames)
     noise, model = background.noise, background.noise_model
     if noise is not None and model is not None:
@@ -59,9 +59,9 @@ def lower_part(share: float) -> tuple[float, float]:
     return -density, math.sqrt(1 - round(z, 9) * density - density * density)
 
 
-def _mean(level: IntegerLevel | NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean(level: FixedPointMean | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the background to subtract, counts."""
-    if not isinstance(level, IntegerLevel):
+    if not isinstance(level, FixedPointMean):
         return level
     low = level.low.astype(np.float64)
     if level.high is not None:
