@@ -172,8 +172,9 @@ def rounding(rows: slice, n_columns: int) -> NDArray[np.int64]:
 
     (rows, n_Y) int64: 1/32, 3/32 ... 31/32, each once in any 4 x 4 pixels.
     """
-    x, y = np.arange(rows.start, rows.stop) & 3, np.arange(n_columns) & 3
-    return (2 * BAYER[x[:, None], y[None, :]] + 1) << (BITS - 5)
+    four_rows = ((2 * BAYER + 1) << (BITS - 5))[:, np.arange(n_columns) & 3]
+    every: NDArray[np.int64] = four_rows[np.arange(rows.start, rows.stop) & 3]
+    return every
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +423,9 @@ class Thresholds:
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
+        # once, before several threads ask for them
+        for kernel in self._kernels:
+            kernel.sum_of_counts.table(significance)
 
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.

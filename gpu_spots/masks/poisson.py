@@ -128,9 +128,10 @@ def _table(of: WeightedSum, significance: float) -> NDArray[np.float64]:
     chance = np.zeros((n_values, len(some)))
     chance[0] = [_exp(-Decimal(float(value)) * n_pixels) for value in some]
     products = (weights * pixels).astype(np.float64)[:, None]
+    everything, largest = len(weights), int(weights[-1])
     for n in range(1, n_values):
         # Panjer: n P(n) = b sum_j j c_j P(n - j); the terms are added one after the other
-        reach = int(np.searchsorted(weights, n, side="right"))
+        reach = everything if n >= largest else int(np.searchsorted(weights, n, side="right"))
         terms = products[:reach] * chance[n - weights[:reach]]
         chance[n] = np.add.accumulate(terms, axis=0)[-1] * (some / n) if reach else 0.0
     at_least = np.add.accumulate(chance[::-1], axis=0)[::-1]
