@@ -66,7 +66,7 @@ def _mean(level: FixedPointMean | NDArray[np.float64]) -> NDArray[np.float64]:
     low = level.low.astype(np.float64)
     if level.high is not None:
         low += level.high * 2.0**32
-    return low / level.scale
+    return low / max(1, level.scale)  # 0 where all pixels are masked
 
 
 def _photon_transfer(mean: NDArray[np.float64], noise: NDArray[np.float32]) -> tuple[float, float]:

@@ -157,3 +157,31 @@ def test_the_threshold_finder_does_not_depend_on_the_options_of_the_other() -> N
     expected = run(frames, Parameters(angles=0), CpuBackend(1))
     other = Parameters(angles=0, significance=9.0, streaks=True)
     assert_same(run(frames, other, CpuBackend(1)), expected)
+
+
+def edge_cases() -> dict[str, tuple[NDArray[Any], Validity | None]]:
+    rng = np.random.default_rng(0)
+    shape = (9, 20, 30)
+    return {
+        "all pixels masked": (
+            rng.poisson(5, shape).astype(np.uint16),
+            Validity(np.zeros(shape[1:], bool)),
+        ),
+        "two frames": (rng.poisson(50, (2, 20, 30)).astype(np.uint16), None),
+        "one row": (rng.poisson(50, (20, 1, 200)).astype(np.int16), None),
+        "huge floats": (rng.normal(0, 1e300, shape), None),
+        "negative floats": (rng.normal(-50, 1, (30, 20, 30)), None),
+        "a single photon": (np.eye(270, 600, dtype=np.int32)[:1].repeat(9, 0), None),
+        "infinite values": (np.full(shape, np.inf), None),
+        "values that are not numbers": (np.full(shape, np.nan, np.float32), None),
+    }
+
+
+@pytest.mark.parametrize("name", edge_cases())
+@pytest.mark.filterwarnings("error")
+def test_edge_cases_have_no_spots(name: str) -> None:
+    frames, validity = edge_cases()[name]
+    if name == "a single photon":
+        frames = frames.reshape(9, 20, 30) * (np.arange(9) == 4)[:, None, None]
+    parameters = Parameters(angles=0, finder="matched")
+    assert not len(run(frames, parameters, CpuBackend(2), validity=validity)["spots/I"])
