@@ -130,7 +130,8 @@ def in_words(limits: str) -> str:
 
 def options(command: click.Command) -> list[click.Option]:
     """Return the options of a command, ``--help`` first."""
-    with click.Context(command, **command.context_settings) as context:
+    group = click.Context(gpu_spots, **gpu_spots.context_settings)
+    with click.Context(command, parent=group, **command.context_settings) as context:
         found = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     return sorted(found, key=lambda option: "--help" not in option.opts)
 

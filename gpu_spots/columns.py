@@ -159,6 +159,14 @@ MASKS = (
 )
 """Stacks of mask images and label images."""
 
+MATCHED_MASKS = {
+    "masks_raw": "pixels at or above the seed level of any smoothed map",
+    "masks_filtered": "pixels of the spots, grown from the seeds",
+    "masks_synced": "pixels of the spots, grown from the seeds of the sum of the mask's frames",
+    "masks/labels": "label of the spot a pixel belongs to, 0 for none; spots may touch",
+}
+"""What datasets hold with ``--finder matched``, by path."""
+
 MASK_COLUMNS = (
     DatasetRecord(
         path="masks/counts",

@@ -19,6 +19,7 @@ from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
 from gpu_spots.masks import grouping
+from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
@@ -73,7 +74,8 @@ def plan_run(stack: Stack, parameters: Parameters, resources: Resources) -> Plan
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
     method = method_of(stack, parameters)
-    work = Work(method, parameters.normalise != "none", n_masks)
+    is_matched = parameters.finder == "matched"
+    work = Work(method, parameters.normalise != "none", n_masks, is_matched)
     limits = replace(resources.limits, may_spool=resources.open_spool is not None)
     return make_plan(stack, work, resources.backend, limits)
 
@@ -155,7 +157,11 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = SecondPass(source, background, parameters, sink, observer, watch)
+            walk = (
+                MatchedPass(source, background, method, parameters, sink, observer, watch)
+                if parameters.finder == "matched"
+                else SecondPass(source, background, parameters, sink, observer, watch)
+            )
             sparse, n_good = (
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,

@@ -135,6 +135,13 @@ class Sink(Protocol):
     def write_map(self, name: str, encoded: Any) -> None:
         """A map of the background: avg, std, ..."""
 
+    def expect_matched(self, n_masks: int | None) -> None:
+        """Masks will be those of the matched finder.
+
+        ``n_masks``: of each kind, raw, filtered and synced, one a group of frames; None: raw and
+        filtered, one a frame.
+        """
+
     def expect_synced(self, n_masks: int) -> None:
         """There will be that many synced masks, and they are the ones that are labelled."""
 

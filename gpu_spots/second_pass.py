@@ -35,7 +35,7 @@ Sums = tuple[NDArray[np.float64], Measurements]
 
 
 @dataclass(frozen=True, slots=True)
-class _Images:
+class Images:
     """Images of consecutive masks that are to be written, on the host."""
 
     masks: dict[str, PackedImages]
@@ -72,6 +72,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.connectivity = parameters.connectivity
         self.mean = background.mean
         self.backend = source.backend
+        if source.background_levels is not None:
+            # masks are those of levelled frames, whose invalid values are marked
+            pixels = background.validity.pixels
+            marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
+            background = replace(background, validity=marked)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = at_last(
             lambda: self.backend.prepare(background, morphology, source.saturation),
@@ -85,7 +90,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     def frame_by_frame(self) -> SpotTable:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
+        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
@@ -103,11 +108,14 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     def in_groups(self, groups: Groups) -> SpotTable:
         """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
         self.sink.expect_synced(groups.n_masks)
-        found = self._label(self._synced_masks(groups))
+        return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
+    def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
+        """Measure the spots of groups on each of their frames."""
+
+        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
-            return _Images({}), self._measure(
+            return Images({}), self._measure(
                 on_device, found, groups.mask_of_frame[begin:end], begin, end
             )
 
@@ -122,7 +130,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, FoundMasks[Masks]]:
+        def one_batch(begin: int, end: int) -> tuple[Images, FoundMasks[Masks]]:
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
@@ -154,7 +162,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     def _label(self, synced: Masks) -> Components:
         """Components of all synced masks."""
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
+        def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             found = replace(
                 self.backend.components(synced[begin:end], self.connectivity), held=None
             )
@@ -169,7 +177,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         stage: str,
         total: int,
         unit: str,
-        one_batch: Callable[[int, int], tuple[_Images, Result]],
+        one_batch: Callable[[int, int], tuple[Images, Result]],
     ) -> Iterator[tuple[int, int, Result]]:
         """Compute batches of ``total`` frames or masks, and write their images.
 
@@ -180,11 +188,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         batches = plan.spans(total, run.batch_frames)
         if run.piece_frames >= run.batch_frames:
 
-            def at_once(begin: int, end: int) -> tuple[_Images, Result, _Encoded]:
+            def at_once(begin: int, end: int) -> tuple[Images, Result, _Encoded]:
                 images, result = one_batch(begin, end)
                 return images, result, self._encode(images, 0, end - begin)
 
-            def some(span: Span) -> list[tuple[Span, tuple[_Images, Result, _Encoded]]]:
+            def some(span: Span) -> list[tuple[Span, tuple[Images, Result, _Encoded]]]:
                 return in_halves(at_once, span, self.backend.release)
 
             for done in in_order(some, batches, run.threads):
@@ -194,7 +202,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                     self.observer.advance(end - begin)
             return
 
-        def computed(span: Span) -> list[tuple[Span, tuple[_Images, Result]]]:
+        def computed(span: Span) -> list[tuple[Span, tuple[Images, Result]]]:
             return in_halves(one_batch, span, self.backend.release)
 
         with closing(in_order(computed, batches, run.threads)) as parts:
@@ -207,8 +215,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             )
 
             def encode(
-                piece: tuple[int, Span, _Images, Result, bool],
-            ) -> tuple[int, Span, _Images, Result, bool, _Encoded]:
+                piece: tuple[int, Span, Images, Result, bool],
+            ) -> tuple[int, Span, Images, Result, bool, _Encoded]:
                 return *piece, self._encode(piece[2], *piece[1])
 
             for begin, (first, last), images, result, is_last, of_piece in in_order(
@@ -237,15 +245,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
-    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> _Images:
+    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
         """Bring the masks that the sink keeps to the host."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return _Images(
+        return Images(
             dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
             found,
         )
 
-    def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
+    def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
         found = images.found
         return _Encoded(

@@ -28,6 +28,7 @@ OPTIONS = {
     "cutoff": "-c/--cutoff",
     "erosions": "-e/--erosions",
     "file_mask": "--no-file-mask",
+    "finder": "--finder",
     "folder": "-p/--path",
     "force": "--force",
     "frames_path": "--frames",

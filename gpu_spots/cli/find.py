@@ -19,7 +19,7 @@ from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_image
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
+from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
 OURS = {
@@ -27,6 +27,9 @@ OURS = {
     "Images and metadata": tuple(name for name in IMAGE_OPTIONS if name != "table"),
     "Background and masks": (
         "normalise",
+        "finder",
+        "significance",
+        "streaks",
         "mask",
         "mask_good",
         "no_file_mask",
@@ -162,6 +165,17 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     default="gzip",
     show_default=True,
     help="compression algorithm",
+)
+@click.option(
+    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True, shell_complete=one_of(FINDERS),
+    help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
+)  # fmt: skip
+@click.option(
+    "--significance", metavar="T", type=float, default=DEFAULTS.significance, show_default=True,
+    help="Standard deviations above the background from which on --finder matched finds a spot",
+)  # fmt: skip
+@click.option(
+    "--streaks", is_flag=True, help="Let --finder matched look for lines as well as round spots"
 )
 @input_options
 @image_options

@@ -24,6 +24,7 @@ from gpu_spots.cuda import memory
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.cuda.prepared import Prepared
+from gpu_spots.masks.matched import MatchedMasks, SeedLevels, SignificanceMaps
 from gpu_spots.model import (
     Array,
     Background,
@@ -80,6 +81,19 @@ class _Masks:
     def __getitem__(self, masks: slice) -> "_Masks":
         """Some of the masks, as a view."""
         return _Masks(self.device, self.packed[masks])
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a device holds, significance or sums of it."""
+
+    device: int
+    """Its index."""
+    held: Any
+
+    def __len__(self) -> int:
+        """Number of frames or groups."""
+        return len(self.held)
 
 
 class SeveralGpus:
@@ -229,6 +243,53 @@ class SeveralGpus:
         components = replace(components, held=held if there == device else None)
         return self.backends[device].measure(
             batch, components, mask_of_frame, prepared[device], factors
+        )
+
+    def prepare_significance(self, maps: SignificanceMaps) -> tuple[Any, ...]:
+        """On every device."""
+        return tuple(backend.prepare_significance(maps) for backend in self.backends)
+
+    def prepare_seeds(self, levels: SeedLevels) -> tuple[Any, ...]:
+        """On every device."""
+        return tuple(backend.prepare_seeds(levels) for backend in self.backends)
+
+    def significance(
+        self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | None
+    ) -> _Held:
+        """Where the batch is."""
+        device, batch = self._here(frames)
+        return _Held(device, self.backends[device].significance(batch, prepared[device], levels))
+
+    def empty_sums(self, prepared: tuple[Any, ...], n: int, shape: tuple[int, int]) -> _Held:
+        """On the thread's device."""
+        device = self._threads.device()
+        return _Held(device, self.backends[device].empty_sums(prepared[device], n, shape))
+
+    def add_significance(self, onto: _Held, found: _Held, which: NDArray[np.int64]) -> None:
+        """Where both are: a thread works with one device."""
+        assert onto.device == found.device
+        self.backends[onto.device].add_significance(onto.held, found.held, which)
+
+    def of_sums(self, sums: _Held, sizes: Sequence[int]) -> _Held:
+        """Where they are."""
+        return _Held(sums.device, self.backends[sums.device].of_sums(sums.held, sizes))
+
+    def smoothed_maps(self, found: _Held, prepared: tuple[Any, ...]) -> NDArray[np.int16]:
+        """Where it is."""
+        device = found.device
+        return self.backends[device].smoothed_maps(found.held, prepared[device])
+
+    def matched_masks(
+        self, found: _Held, prepared: tuple[Any, ...], levels: Sequence[tuple[Any, ...]]
+    ) -> MatchedMasks[_Masks]:
+        """Where it is."""
+        device = found.device
+        of_device = [each[device] for each in levels]
+        masks = self.backends[device].matched_masks(found.held, prepared[device], of_device)
+        return MatchedMasks(
+            raw=_Masks(device, masks.raw),
+            filtered=_Masks(device, masks.filtered),
+            spots=masks.spots,
         )
 
     def _here(self, frames: _Frames) -> tuple[int, Any]:

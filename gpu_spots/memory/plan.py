@@ -60,6 +60,14 @@ MAP_PIECE = 1 << 22
 """Bytes of a map that go to a device at a time."""
 PIECE_BYTES = 1 << 25
 """At most this much of a band is read in one call."""
+MATCHED_MAPS = 56
+"""Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
+MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 3, 8
+"""Bytes of a pixel of a frame or group for its significance and spots."""
+SIGNIFICANCE, SUM = 2, 4
+"""Bytes of a pixel of a frame that is added to the sum of its group, and of the sum."""
+MATCHED_TILE, MATCHED_ROOM = 1 << 18, 28
+"""Pixels of a band of rows that are smoothed at a time, and bytes of each."""
 SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
@@ -129,6 +137,8 @@ class Work:
     """Frames are scaled to the run's level."""
     n_masks: int | None
     """Masks that groups of frames share; None: every frame has its own."""
+    is_matched: bool = False
+    """Spots are found by the matched finder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +353,7 @@ class _Planner:
             min(self.threads, n_batches) * self._batch_on_device(place, frames),
         )
         stack = self.stack_bytes if place == Place.DEVICE else 0
-        return stack + 24 * self.n_pixels + self._synced() + max(passes)
+        return stack + 24 * self.n_pixels + self._matched_maps() + self._synced() + max(passes)
 
     def _band_on_device(self, place: Place, rows: int) -> int:
         """Of one thread in the first pass."""
@@ -360,6 +370,7 @@ class _Planner:
         """Of one thread in the second pass."""
         n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
+        needed += self._matched_batch(frames)
         whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
         return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
 
@@ -442,9 +453,10 @@ class _Planner:
                 copies * n_frames * self.n_pixels * dtype.itemsize
                 + wide
                 + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+                + self._matched_batch(n_frames)
             )
 
-        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels
+        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels + self._matched_maps()
         if self._piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components
@@ -464,6 +476,23 @@ class _Planner:
             + self._synced()
             + self._spots()
         )
+
+    def _matched_maps(self) -> int:
+        """Constants of the matched finder."""
+        of_pixel = MATCHED_MAPS + 2 * self.stack.dtype.itemsize
+        return of_pixel * self.n_pixels * self.work.is_matched
+
+    def _matched_batch(self, n_frames: int) -> int:
+        """Significance and spots of a batch of frames or groups."""
+        if not self.work.is_matched:
+            return 0
+        room = MATCHED_ROOM * min(self.n_pixels, MATCHED_TILE) * self.on_host
+        of_frame = MATCHED_FRAME if self.on_host else MATCHED_FRAME_ON_DEVICE
+        if self.work.n_masks is None:
+            return of_frame * n_frames * self.n_pixels + room
+        n_groups = min(n_frames, self.work.n_masks)
+        of_group = SUM + (0 if self.on_host else MATCHED_FRAME_ON_DEVICE)
+        return (SIGNIFICANCE * n_frames + of_group * n_groups) * self.n_pixels + room
 
     def _at_once(self, total: int, step: int) -> list[int]:
         """Sizes of the stretches that threads work on at the same time."""

@@ -123,13 +123,15 @@ def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
     }
 
 
-def test_the_fallback_imports_the_model_and_the_background_only() -> None:
-    allowed = {
-        "gpu_spots/model",
-        "gpu_spots/background/clip",
-        "gpu_spots/background/maps",
-        "gpu_spots/background/methods",
-    }
+def test_the_fallback_imports_the_model_and_formulas_only() -> None:
+    rooms = (
+        "model",
+        "background/clip",
+        "background/maps",
+        "background/methods",
+        "masks/matched",
+    )
+    allowed = {f"gpu_spots/{room}" for room in rooms}
     for name in FILES:
         if name.startswith("cpu_fallback/"):
             assert {module for module in ours(name) if module.startswith("gpu_spots")} <= allowed
@@ -202,6 +204,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "background/clip",
                 "background/maps",
                 "background/methods",
+                "masks/matched",
             )
             allowed = {f"gpu_spots/{room}" for room in rooms}
             assert (
@@ -286,7 +289,7 @@ def functions(name: str) -> list[str]:
 
 CONTRACT = [
     operation
-    for part in ("DeviceMemory", "Operations")
+    for part in ("DeviceMemory", "Operations", "MatchedFinder")
     for operation in members("gpu_spots/backend", part)
 ]
 

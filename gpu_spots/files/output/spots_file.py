@@ -173,12 +173,15 @@ class SpotsFile:
             TypeError: ``frame`` is not an integer.
         """
         self._check_kept(f"masks_{kind}")
+        path = f"masks_{kind}"
+        with self._reading(path):
+            n_masks = len(self._found(path, h5py.Dataset))
+        # the matched finder has raw and filtered masks of groups too
+        is_of_frames = kind != "synced" and n_masks == self.n_frames
         index = (
-            self._mask_of(frame)
-            if kind == "synced"
-            else self._checked(frame, self.n_frames, "frame")
+            self._checked(frame, self.n_frames, "frame") if is_of_frames else self._mask_of(frame)
         )
-        return self._read(f"masks_{kind}", index).astype(bool)
+        return self._read(path, index).astype(bool)
 
     def labels(self, frame: int) -> Array:
         """Return the labels in the mask of a frame, (n_X, n_Y) uint16 or uint32; 0: no spot.
