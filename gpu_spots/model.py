@@ -118,7 +118,7 @@ class IntegerMoments:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """True if a pixel that is not masked is invalid on some frames and valid on others."""
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
@@ -144,7 +144,7 @@ class FloatMoments:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """True if a pixel that is not masked is invalid on some frames and valid on others."""
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
@@ -189,7 +189,7 @@ class Background:
     dropped: NDArray[np.int32] | None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
     gaps: bool
-    """True if a pixel that is not masked is invalid on some frames and valid on others."""
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     mean: "FixedPointMean | NDArray[np.float64]"
     """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for
     float frames.
