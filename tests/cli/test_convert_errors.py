@@ -340,7 +340,7 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
         1,
         "lauecollect/angle is missing",
         "use --table, --name-pattern or --angle-step",
-        "-a/--angles: expected at least 10",
+        "expected at least 10 different angles (-a/--angles)",
     )
     assert_refused(
         find(images, "-a", 0, "-S", "pairs"),
