@@ -195,7 +195,7 @@ class Background:
     float frames.
     """
     validity: Validity
-    """Valid values in masks and spots. Masked pixels are invalid."""
+    """Which values count in masks and spots: masked pixels are invalid here."""
     held: Any = None
     """Copies of these maps in the memory of the backend (`Operations.hold_background`);
     None: nothing.

@@ -249,7 +249,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return intensities(measured, self.mean, of_row), measured
 
     def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> _Images:
-        """Copy the masks that the sink keeps to the host."""
+        """Bring the masks that the sink keeps to the host."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
         return _Images(
             dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
@@ -257,7 +257,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
-        """Encode the masks from ``first`` to ``last`` and their labels, if the sink keeps them."""
+        """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
         found = images.found
         return _Encoded(
             masks={
