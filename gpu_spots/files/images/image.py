@@ -75,7 +75,7 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "start_angle": ("degrees", "angle of the scan's axis at the begin of the exposure"),
     "acquired": (None, "when the frame was taken, as the header has it"),
 }
-"""What is taken from headers: units and description."""
+"""Fields that are read from headers, with units and description."""
 
 # MarCCD: byte from the begin of the file, and what one unit of the integer there is
 _MARCCD_NUMBERS = {
@@ -120,11 +120,11 @@ class Image:
     X, its columns Y.
     """
     header: dict[str, float | str]
-    """Some of `HEADER_FIELDS`; what the header does not have, or has as 0 where that says nothing,
-    is not there.
+    """Some of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0 where
+    0 means unknown.
     """
     format: str
-    """What it was: marccd, cbf, edf, tif, ..."""
+    """Format of the file: marccd, cbf, edf, tif, ..."""
 
 
 def read_image(path: Path) -> Image:
@@ -336,9 +336,9 @@ def _whole(path: Path, head: bytes) -> bytes:
 
 
 def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
-    """At most ``limit`` bytes of what gzip or bzip2 compressed, and whether that is all of it.
+    """Return at most ``limit`` decompressed bytes of gzip or bzip2, and whether they are all.
 
-    Checksums and lengths are verified of all streams that are read to their end.
+    Checksums and lengths are verified for each stream that is read to its end.
     """
     signature = next(
         (known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0"
