@@ -105,7 +105,8 @@ def allow_open_files(number: int, what: str) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
         except (OSError, ValueError):
             raise InputError(
-                f"{what}: its frames are in {number} files, and of the {needed} open files that this takes {soft} are allowed; "
+                f"{what}: the frames are in {number} files, found a limit of {soft} open files, "
+                f"expected at least {needed}; "
                 f"ulimit -n {needed} may allow more"
             ) from None
 
