@@ -47,7 +47,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """Whether complete files exist without this dataset."""
+        """True if complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -265,8 +265,8 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         description=(
-            "what each frame was multiplied by before it was compared with others; "
-            "stats are in these scaled counts"
+            "factor that scales each frame to the common background level; "
+            "stats are in scaled counts"
         ),
         absent="frames are not scaled (--normalise none)",
     ),
