@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.masks.grouping import Columns
 from gpu_spots.memory.shuffled import Shuffled
-from gpu_spots.model import Array, SpotTable, Validity
+from gpu_spots.model import Array, NoiseModel, SpotTable, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,9 @@ class Sink(Protocol):
             frame_levels: (n_frames,) float64, counts.
             factors: (n_frames,) int64, multiples of 2^-16; None: frames were not scaled.
         """
+
+    def write_noise(self, model: NoiseModel) -> None:
+        """Write the noise model of the run."""
 
     def encode(self, image: Callable[[], Array]) -> Any:
         """Prepare an image (n_X, n_Y) for writing.
