@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import h5py
 
@@ -172,6 +173,19 @@ def new_file(path: Path, name: str) -> Iterator[NewFile]:
         raise
     file.close()
     file.check()
+
+
+@contextmanager
+def new_binary_file(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file that is not HDF5 for writing; messages call it ``name``.
+
+    Raises `OutputError` where it cannot be made, written or closed.
+    """
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot_write(name, error) from error
 
 
 class _Disk:
