@@ -1,7 +1,7 @@
 """``gpu-spots export``: a spots file in the formats of other programs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,28 +23,22 @@ def _formats() -> "dict[str, Format]":
     return FORMATS
 
 
-class FormatName(click.ParamType[str]):
-    """Name of a format."""
+def _format_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Return the name of a format. Raises `click.BadParameter` for any other."""
+    if value not in _formats():
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(_formats())}.", ctx, param)
+    return value
 
-    name = "format"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name. Raises `click.BadParameter` for any other."""
-        if value not in _formats():
-            self.fail(f"{value!r} is not one of {', '.join(_formats())}.", param, ctx)
-        return str(value)
+def _complete(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Return the names of formats that begin with the text before the cursor."""
+    from click.shell_completion import CompletionItem
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> "list[CompletionItem]":
-        """Return the names that begin with the text before the cursor."""
-        from click.shell_completion import CompletionItem
-
-        return [
-            CompletionItem(name, help=one.title)
-            for name, one in _formats().items()
-            if name.startswith(incomplete)
-        ]
+    return [
+        CompletionItem(name, help=one.title)
+        for name, one in _formats().items()
+        if name.startswith(incomplete)
+    ]
 
 
 class ExportCommand(OneLineCommand):
@@ -59,7 +53,7 @@ class ExportCommand(OneLineCommand):
 
 
 @click.command("export", cls=ExportCommand)
-@click.argument("format_name", metavar="FORMAT", type=FormatName())
+@click.argument("format_name", metavar="FORMAT", callback=_format_name, shell_complete=_complete)
 @click.argument(
     "spots",
     metavar="RUN__spots.h5",

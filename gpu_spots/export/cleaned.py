@@ -27,7 +27,7 @@ class Cleaned(Format):
     def write(self, source: Source, target: Target) -> None:
         """Write the file; see `Format.write`."""
         results, (n_X, n_Y) = source.results, source.frame_shape()
-        average, scale = results.avg.astype(np.float64).ravel(), results.frame_scale
+        average, scale = results.avg.astype(np.float64).ravel(), source.frame_scale
         pixels = source.pixels_by_frame()
         with source.frames() as stack, new_file(target.path, target.name) as file:
             with uninterrupted():
@@ -62,8 +62,8 @@ class Cleaned(Format):
                 cleaned: NDArray[np.float32] = np.zeros(n_X * n_Y, np.float32)
                 flat = pixels.of_frame(index)
                 if len(flat):
-                    frame = read_frame(stack, index, scale).ravel()
-                    cleaned[flat] = frame[flat] - average[flat]
+                    frame = read_frame(stack, index).ravel()
+                    cleaned[flat] = frame[flat] - average[flat] / scale[index]
                 return writer.compress(cleaned.reshape(n_X, n_Y))
 
             source.observer.stage("export", results.n_frames, "frames")

@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.files.frames import FileStack
 from gpu_spots.files.output.frames_of_spots import open_frames
 from gpu_spots.files.output.new_file import check_output, complete_or_absent
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks import grouping
 from gpu_spots.model import Array
-from gpu_spots.protocols import Observer
+from gpu_spots.protocols import Observer, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,12 @@ class Source:
         return self.columns.get("n_pixels")
 
     @cached_property
+    def frame_scale(self) -> NDArray[np.float64]:
+        """(n_frames,) float64: by what ``stats/avg`` is divided to be the background of a frame."""
+        scale = self.results.frame_scale
+        return np.ones(self.results.n_frames) if scale is None else scale
+
+    @cached_property
     def frame_angles(self) -> NDArray[np.float64] | None:
         """(n_frames,) float64, degrees, NaN where unknown; None: the run has no angles."""
         angles = self.results.columns.get("angle")
@@ -122,7 +127,7 @@ class Source:
             if name not in used
         }
 
-    def frames(self) -> AbstractContextManager[FileStack]:
+    def frames(self) -> AbstractContextManager[Stack]:
         """Open the frames of the run. Raises `InputError` if they are not found."""
         return open_frames(self.results, self.options.frames_from)
 
@@ -147,7 +152,8 @@ class Source:
             InputError: The frames are needed and not found.
         """
         X, Y = self.columns["X"], self.columns["Y"]
-        return self.peak_values - self.results.avg[X, Y].astype(np.float64)
+        background = self.results.avg[X, Y].astype(np.float64)
+        return self.peak_values - background / self.frame_scale[self.columns["frame"]]
 
     @cached_property
     def peak_values(self) -> NDArray[np.float64]:
@@ -160,7 +166,7 @@ class Source:
             self.observer.stage("export", self.results.n_frames, "frames")
             for index, (begin, end) in enumerate(self.results.frame_ranges.tolist()):
                 if begin < end:
-                    frame = read_frame(stack, index, self.results.frame_scale)
+                    frame = read_frame(stack, index)
                     found[begin:end] = frame[X[begin:end], Y[begin:end]]
                 self.observer.advance(1)
         return found
@@ -195,11 +201,11 @@ class FramePixels:
         return np.sort(np.concatenate(parts).astype(np.int64))
 
 
-def read_frame(stack: FileStack, index: int, scale: NDArray[np.float64] | None) -> Array:
-    """Return a frame, (n_X, n_Y): in its own type, or float64 multiplied by its scale."""
+def read_frame(stack: Stack, index: int) -> Array:
+    """Return a frame, (n_X, n_Y), in its own type."""
     frame = np.empty((1, *stack.shape[1:]), stack.dtype)
     stack.read(index, index + 1, frame)
-    return frame[0] if scale is None else frame[0] * scale[index]
+    return frame[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class ImageD11Sparse(Format):
                 flat = pixels.of_frame(index)
                 if counts_here := len(flat):
                     X, Y = np.divmod(flat, shape[1])
-                    frame = read_frame(stack, index, None)
+                    frame = read_frame(stack, index)
                     begin, end = end, end + counts_here
                     for name, values in (("row", X), ("col", Y), ("intensity", frame[X, Y])):
                         datasets[name].resize(end, axis=0)

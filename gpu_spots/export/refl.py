@@ -182,7 +182,8 @@ def _describe(source: Source, keys: NDArray[np.int64], frames: NDArray[np.int64]
         )
     missing = len(np.unique(keys)) - len(frames)
     if missing:
-        source.notes.append(f"{missing} angles have no such frame and are left out")
+        angles_are = "angle without such a frame is" if missing == 1 else "angles without one are"
+        source.notes.append(f"{missing} {angles_are} left out")
 
 
 def _write(file: BinaryIO, columns: dict[str, tuple[str, Array]], n_rows: int, output: str) -> None:
@@ -197,7 +198,7 @@ def _write(file: BinaryIO, columns: dict[str, tuple[str, Array]], n_rows: int, o
         if n_bytes > LARGEST:
             raise OutputError(
                 f"{output}: column {name} has {n_bytes} bytes, expected at most {LARGEST} in a "
-                "DIALS reflection table; export fewer frames, or as parquet"
+                "DIALS reflection table; use the format parquet"
             )
         file.write(_text(name) + b"\x92" + _text(kind) + b"\x92" + _integer(n_rows))
         file.write(_header_of_bytes(n_bytes))

@@ -8,14 +8,15 @@ from typing import Any
 import h5py
 
 from gpu_spots.errors import InputError, given
-from gpu_spots.files.frames import FileStack, open_hdf5, open_run
+from gpu_spots.files.frames import open_hdf5, open_run
 from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.inputs import Inputs
+from gpu_spots.protocols import Stack
 
 
 @contextmanager
-def open_frames(results: SpotsFile, path: Path | None = None) -> Iterator[FileStack]:
+def open_frames(results: SpotsFile, path: Path | None = None) -> Iterator[Stack]:
     """Open the run that a spots file was made from.
 
     Args:
