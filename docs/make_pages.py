@@ -57,7 +57,7 @@ def main() -> None:
 def made_files() -> dict[Path, str]:
     """Return the files that have parts made here, with the texts that they should have."""
     texts = {}
-    pages = {
+    pages: dict[str, dict[str, Callable[[str], str]]] = {
         "options.md": OPTION_TABLES,
         "file-format.md": DATASET_TABLES,
         "export.md": {"formats": format_table},
