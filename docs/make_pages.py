@@ -163,6 +163,8 @@ def command_table(name: str) -> Callable[[str], str]:
         own: list[click.Option] = []
         shared: list[click.Option] = []
         for option in options(command):
+            if "--help" in option.opts:  # click lists -h too once the command has run in a group
+                continue
             same = option.opts in as_for_find and "--output" not in option.opts
             (shared if same and name in ("convert", "info") else own).append(option)
         cells = [option_row(option, command, page) for option in own]
