@@ -1,7 +1,7 @@
 """Base class of the formats, and what they all need of a spots file."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.output.frames_of_spots import open_frames
-from gpu_spots.files.output.new_file import check_output, complete_or_absent
+from gpu_spots.files.output.new_file import check_output, complete_or_absent, refuse_inputs
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks import grouping
 from gpu_spots.model import Array
@@ -44,6 +44,8 @@ class Source:
 
     results: SpotsFile
     """The spots file."""
+    output: Path
+    """Requested output."""
     options: ExportOptions
     """Options of the format."""
     observer: Observer
@@ -67,13 +69,21 @@ class Source:
     def positions(self) -> NDArray[np.float64]:
         """(n_spots, 2) float64, pixels: X and Y of the centroid, else of the most intense pixel."""
         columns = self.columns
-        if "centroid_X" in columns:
-            return np.stack([columns["centroid_X"], columns["centroid_Y"]], axis=1)
-        self.notes.append(
-            "positions are those of the most intense pixels (spots/XY): "
-            "the file has no spots/centroid"
-        )
-        return np.stack([columns["X"], columns["Y"]], axis=1).astype(np.float64)
+        brightest = np.stack([columns["X"], columns["Y"]], axis=1).astype(np.float64)
+        if "centroid_X" not in columns:
+            self.notes.append(
+                "positions are those of the most intense pixels (spots/XY): "
+                "the file has no spots/centroid"
+            )
+            return brightest
+        centroids = np.stack([columns["centroid_X"], columns["centroid_Y"]], axis=1)
+        is_known = np.isfinite(centroids).all(axis=1, keepdims=True)
+        if n_unknown := int((~is_known).sum()):
+            self.notes.append(
+                f"{n_unknown} spots have no centroid; their positions are those of their most "
+                "intense pixels"
+            )
+        return np.where(is_known, centroids, brightest)
 
     @cached_property
     def n_pixels(self) -> Array | None:
@@ -127,9 +137,17 @@ class Source:
             if name not in used
         }
 
-    def frames(self) -> AbstractContextManager[Stack]:
-        """Open the frames of the run. Raises `InputError` if they are not found."""
-        return open_frames(self.results, self.options.frames_from)
+    @contextmanager
+    def frames(self) -> Iterator[Stack]:
+        """Open the frames of the run.
+
+        Raises:
+            InputError: They are not found.
+            OutputError: The output is one of their files.
+        """
+        with open_frames(self.results, self.options.frames_from) as stack:
+            refuse_inputs(self.output, stack.files)
+            yield stack
 
     def frame_shape(self) -> tuple[int, int]:
         """Return n_X and n_Y."""

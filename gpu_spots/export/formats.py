@@ -12,6 +12,7 @@ from gpu_spots.export.lauetools import LaueTools
 from gpu_spots.export.parquet import Parquet
 from gpu_spots.export.pixel_peak_list import PixelPeakList
 from gpu_spots.export.refl import Refl
+from gpu_spots.files.output.frames_of_spots import recorded_inputs
 from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.protocols import Observer
 
@@ -73,11 +74,13 @@ def export_spots(
                 name, f"cannot be used with {format_name}; it is for {', '.join(users)}"
             )
     output = output or default_output(spots, chosen)
-    sources = [spots, *([options.frames_from] if options.frames_from else [])]
-    chosen.check_output(output, sources, force)
-    with open_spots(spots) as results, chosen.opened(output) as path:
-        source = Source(results, options, observer, workers)
-        chosen.write(source, Target(path, str(output)))
+    with open_spots(spots) as results:
+        sources = [spots, *recorded_inputs(results)]
+        sources += [options.frames_from] if options.frames_from else []
+        chosen.check_output(output, sources, force)
+        with chosen.opened(output) as path:
+            source = Source(results, output, options, observer, workers)
+            chosen.write(source, Target(path, str(output)))
         n_spots = results.n_spots
     return output, n_spots, source.notes
 

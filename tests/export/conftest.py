@@ -29,4 +29,7 @@ def spots(_laser: Path, tmp_path: Path) -> Path:
     """A copy of the spots file of a laser run, beside a copy of the run."""
     for path in _laser.parent.iterdir():
         shutil.copy(path, tmp_path)
-    return tmp_path / _laser.name
+    copy = tmp_path / _laser.name
+    with h5py.File(copy, "r+") as file:
+        file["info"].attrs["input_file"] = str(tmp_path / "run__mccd.h5")
+    return copy

@@ -75,6 +75,8 @@ def test_help_lists_the_formats() -> None:
         (("csv", "{folder}/no.h5"), 1, "no.h5: cannot be opened: No such file or directory"),
         (("csv", "{folder}/run__mccd.h5"), 1, "run__mccd.h5: not a spots file, it has no dataset"),
         (("csv", "{spots}", "-o", "{spots}"), 1, "the output is the input file"),
+        (("csv", "{spots}", "-o", RUN, "--force"), 1, "run__mccd.h5: the output is the input file"),
+        (("cleaned", "{spots}", "-o", RUN, "--force"), 1, "the output is the input file"),
         (("csv", "{spots}", "-o", "{folder}/no/a.csv"), 1, "is missing; name another output"),
         (("csv", "{spots}", "-o", "{folder}"), 1, "is a folder"),
         (("34id", "{spots}", "-o", "{folder}/no/a"), 1, "is missing; name another output with -o"),
@@ -175,6 +177,22 @@ def test_a_killed_run_leaves_a_folder_that_the_next_one_replaces(spots: Path) ->
     assert command("export", "34id", spots, "--quiet", name="gpu-spots").status == 0
     assert not part.exists()
     assert len(list(spots.with_name("run__34id").iterdir())) == 20
+
+
+def test_a_file_behind_the_run_is_not_overwritten(spots: Path) -> None:
+    """The run is a virtual dataset whose source is the output."""
+    run, source = spots.with_name("run__mccd.h5"), spots.with_name("source.h5")
+    run.rename(source)
+    with h5py.File(source) as file:
+        layout = h5py.VirtualLayout(file["frames"].shape, file["frames"].dtype)
+        layout[...] = h5py.VirtualSource(file["frames"])
+    with h5py.File(run, "w") as file:
+        file.create_virtual_dataset("frames", layout)
+    before = listing(spots.parent)
+    arguments = ("cleaned", spots, "-o", source, "--force", "--quiet")
+    ended = command("export", *arguments, name="gpu-spots")
+    assert_refused(ended, 1, "source.h5: the output is the input file")
+    assert listing(spots.parent) == before
 
 
 def test_a_file_of_the_first_version_is_exported(spots: Path) -> None:

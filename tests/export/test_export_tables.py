@@ -15,6 +15,7 @@ from factories.exports import Silent, edited, export, spots_of_run
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.columns import SPOT_COLUMNS
 from gpu_spots.export.format import ExportOptions, Source
+from gpu_spots.files.output.spots_file import SpotsFile
 from helpers import replaced
 
 COLUMNS = [
@@ -33,6 +34,16 @@ COLUMNS = [
     "angle",
     "laser_on",
 ]
+
+COMPONENTS = {
+    "XY": ("X", "Y"),
+    "box": ("X_begin", "X_end", "Y_begin", "Y_end"),
+    "centroid": ("centroid_X", "centroid_Y"),
+    "centroid_sigma": ("centroid_sigma_X", "centroid_sigma_Y"),
+    "moments": ("moments_XX", "moments_YY", "moments_XY"),
+    "fwhm": ("fwhm_major", "fwhm_minor"),
+}
+"""Names that the formats use, where a spots file has these datasets."""
 
 
 def expected(spots: Path) -> dict[str, np.ndarray]:
@@ -131,6 +142,8 @@ def test_every_column_with_two_dimensions_has_names_for_tables() -> None:
     for record in SPOT_COLUMNS:
         width = record.shape[1] if len(record.shape) == 2 else 0
         assert len(record.components) == width, record.path
+        if record.name in COMPONENTS:
+            assert record.components == COMPONENTS[record.name]
     names = [name for record in SPOT_COLUMNS for name in record.components or (record.name,)]
     assert len(names) == len(set(names))
 
@@ -205,9 +218,31 @@ def test_text_columns_are_str(tmp_path: Path) -> None:
     assert columns["angle"].dtype == np.float64
 
 
+def test_spots_without_a_centroid_are_at_their_most_intense_pixel(
+    spots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = SpotsFile.spot_columns
+
+    def with_centroids(self: SpotsFile, *_: object) -> dict[str, np.ndarray]:
+        columns = plain(self)
+        centroids = {f"centroid_{name}": columns[name] + 0.25 for name in "XY"}
+        centroids["centroid_X"][2] = np.nan
+        return {**columns, **centroids}
+
+    monkeypatch.setattr(SpotsFile, "spot_columns", with_centroids)
+    with open_spots(spots) as results:
+        source = Source(results, Path("out"), ExportOptions(), Silent())
+        shift = source.positions - results.spots()["XY"]
+    assert (shift[2] == 0).all()
+    assert (np.delete(shift, 2, axis=0) == 0.25).all()
+    assert source.notes == [
+        "1 spots have no centroid; their positions are those of their most intense pixels"
+    ]
+
+
 def test_the_source_notes_only_what_a_format_asks_for(spots: Path) -> None:
     with open_spots(spots) as results:
-        source = Source(results, ExportOptions(), Silent())
+        source = Source(results, Path("out"), ExportOptions(), Silent())
         source.table()
         assert source.notes == []
         assert source.positions.tolist() == results.spots()["XY"].tolist()

@@ -52,15 +52,20 @@ def recorded_run(results: SpotsFile) -> Path:
             f"{results.name}: the frames are images ({recorded}), expected an HDF5 file; "
             f"write one with gpu-spots convert, and {remedy}"
         )
-    path = Path(recorded)
+    path, moved = recorded_inputs(results)
     if path.is_file():
         return path
-    moved = Path(results.name).parent / path.name
     if not moved.is_file():
         raise InputError(
             f"{results.name}: its frames are not found: no file {path}, nor {moved}; {remedy}"
         )
     return moved
+
+
+def recorded_inputs(results: SpotsFile) -> tuple[Path, ...]:
+    """Return where the input of a spots file may be: as recorded, and in the same folder."""
+    recorded = _text(results.info.get("input_file", ""))
+    return (Path(recorded), Path(results.name).parent / Path(recorded).name) if recorded else ()
 
 
 def link_to_frames(results: SpotsFile, group: h5py.Group, name: str) -> str | None:

@@ -28,11 +28,7 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """
     if output.name in ("", ".."):
         raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
-    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
-        if path.exists() and any(
-            source.exists() and os.path.samefile(path, source) for source in sources
-        ):
-            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
+    refuse_inputs(output, sources)
     if output.exists() and not output.is_file():
         raise OutputError(
             f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
@@ -42,6 +38,15 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
         raise OutputError(f"{output}: already exists; use {given('force', True)} to overwrite it")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} is missing; {_other()}")
+
+
+def refuse_inputs(output: Path, sources: Sequence[Path]) -> None:
+    """Raise `OutputError` for an output that is one of the files that are read."""
+    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
+        if path.exists() and any(
+            source.exists() and os.path.samefile(path, source) for source in sources
+        ):
+            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
 
 
 @contextmanager
