@@ -39,6 +39,8 @@ class DatasetRecord:
     """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
     link: str | None = None
     """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
+    components: tuple[str, ...] = ()
+    """Names, in tables of 1-D columns, of the columns of a dataset with two dimensions."""
 
     @property
     def name(self) -> str:
@@ -47,7 +49,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """Whether complete files exist without this dataset."""
+        """True if complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -193,6 +195,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         unit="pixel",
         description="X and Y of the spot's most intense pixel",
+        components=("X", "Y"),
     ),
     DatasetRecord(
         path="spots/box",
@@ -200,6 +203,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 4),
         unit="pixel",
         description="box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+        components=("X_begin", "X_end", "Y_begin", "Y_end"),
     ),
     DatasetRecord(
         path="spots/frame",
@@ -229,6 +233,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         description="begin and end, exclusive, of each spot in spots/pixel_list",
         stack="pixels",
+        components=("pixel_list_begin", "pixel_list_end"),
     ),
     DatasetRecord(
         path="spots/overload",
@@ -281,8 +286,8 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         description=(
-            "what each frame was multiplied by before it was compared with others; "
-            "stats are in these scaled counts"
+            "factor that scales each frame to the common background level; "
+            "stats are in scaled counts"
         ),
         absent="frames are not scaled (--normalise none)",
     ),

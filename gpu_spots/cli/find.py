@@ -1,6 +1,6 @@
-"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots.
+"""Command ``gpu-spots find``, also called ``lu_hdf2spots``: find the spots of a run.
 
-Options and defaults are the manual's; ours follow them.
+The options of the manual come first, with its defaults.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class FindCommand(OneLineCommand):
 
 
 def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
-    """Numbers where there are numbers; which ones are allowed is the parameters' business."""
+    """Return the numbers, or the text if it is not a list of numbers, which is refused later."""
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -198,9 +198,9 @@ def find(
 ) -> None:
     """Find the spots of a Laue diffraction run.
 
-    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by
-    erosions and dilations, labels the spots, integrates them, and writes statistics, masks, labels
-    and the table of spots to the output.
+    Calculates the background of each pixel from all frames, marks the pixels significantly above
+    it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
+    statistics, masks, labels and the table of spots to the output.
     """
     with naming_options():
         images = take_images(sources, options)

@@ -230,6 +230,22 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
             }
 
 
+def test_exports_import_files_and_columns_and_no_computation() -> None:
+    """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
+    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed |= {"masks/grouping", "memory/workers"}
+    for name in FILES:
+        if name.startswith("gpu_spots/export/"):
+            others = {module.removeprefix("gpu_spots/") for module in ours(name)} - {"__init__"}
+            rest = {m for m in others if not m.startswith(("export/", "files/"))}
+            assert rest - {"gpu_spots"} <= allowed, name
+    outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
+    assert users == {"gpu_spots/cli/export"}
+    assert importers("pyarrow") == {"gpu_spots/export/parquet"}
+    assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
+
+
 @pytest.mark.parametrize(
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )
