@@ -137,12 +137,12 @@ def test_exposures_make_no_false_spots_on_a_photon_counter(sync: str) -> None:
     parameters = Parameters(method="clip", finder="matched", sync=sync, normalise="level", angles=0)
     found = run(frames, parameters, CpuBackend(2), COLUMNS, validity)
     begin, end = found["frame2spotsBE"].T
-    right = wrong = 0
+    right, wrong = 0, 0
     for frame, angle in enumerate(ANGLES):
         true = np.random.default_rng(int(angle)).uniform(5, np.array(SHAPE) - 5, (5, 2))
         places = found["spots/XY"][begin[frame] : end[frame]]
         apart = np.hypot(*(places[:, None] - true).transpose(2, 0, 1)).reshape(-1, 5)
-        wrong += np.count_nonzero(apart.min(axis=1) > 3)
-        right += np.count_nonzero(apart.min(axis=0, initial=9) <= 3)
+        wrong += int(np.count_nonzero(apart.min(axis=1) > 3))
+        right += int(np.count_nonzero(apart.min(axis=0, initial=9) <= 3))
     assert right >= 0.75 * 5 * len(ANGLES)
     assert wrong == 0
