@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(
     assert listing(spots.parent) == before
 
 
-@pytest.mark.parametrize("name", ["csv", "lauetools", "cleaned"])
+@pytest.mark.parametrize("name", ["csv", "lauetools", "imaged11-sparse", "cxi", "cleaned"])
 def test_ctrl_c_leaves_nothing(spots: Path, name: str) -> None:
     """The command waits where it has begun to write, until it is stopped."""
     before = listing(spots.parent)
