@@ -9,14 +9,11 @@ Prints the table of docs/results.md.
 """
 
 import argparse
-import tempfile
 import warnings
-from pathlib import Path
 
 import numpy as np
 
 from gpu_spots import Parameters, find_spots
-from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.simulate.run import Design, simulate_run
 from gpu_spots.simulate.score import Score, score
 
@@ -24,7 +21,7 @@ METHODS = ("n_removed", "kruskal")
 NORMALISATIONS = ("none", "level")
 
 
-def scores(design: Design, folder: Path) -> dict[tuple[str, str], Score]:
+def scores(design: Design) -> dict[tuple[str, str], Score]:
     """The score of each method and normalisation on one run."""
     simulated = simulate_run(design)
     frames = np.stack(list(simulated.frames()))
@@ -34,10 +31,10 @@ def scores(design: Design, folder: Path) -> dict[tuple[str, str], Score]:
     for method in METHODS:
         for normalise in NORMALISATIONS:
             parameters = Parameters(method=method, normalise=normalise, sync="blocks")
-            output = folder / "spots.h5"
             with warnings.catch_warnings(action="ignore"):  # that there is drift is the point
-                find_spots(frames, parameters, columns=columns, output=output, force=True).close()
-            found[method, normalise] = score(simulated.truth, read_found(output))
+                spots = find_spots(frames, parameters, columns=columns)
+            with spots:
+                found[method, normalise] = score(simulated.truth, spots)
     return found
 
 
@@ -52,18 +49,17 @@ def main() -> None:
         "| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false per frame |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for drift in options.drift:
-            designs = [
-                Design(size=(options.size, options.size), drift=drift, seed=seed)
-                for seed in options.seeds
-            ]
-            runs = [scores(design, Path(folder)) for design in designs]
-            for method, normalise in runs[0]:
-                print(
-                    row(drift, method, normalise, [run[method, normalise] for run in runs]),
-                    flush=True,
-                )
+    for drift in options.drift:
+        designs = [
+            Design(size=(options.size, options.size), drift=drift, seed=seed)
+            for seed in options.seeds
+        ]
+        runs = [scores(design) for design in designs]
+        for method, normalise in runs[0]:
+            print(
+                row(drift, method, normalise, [run[method, normalise] for run in runs]),
+                flush=True,
+            )
 
 
 def row(drift: float, method: str, normalise: str, of_runs: list[Score]) -> str:

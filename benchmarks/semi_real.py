@@ -48,7 +48,6 @@ from scipy import ndimage
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import GpuSpotsError
-from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 from gpu_spots.simulate.run import Schedule, TrueSpots, Truth
 from gpu_spots.simulate.score import CLEAR, FAINTEST, REACH, Score, score
@@ -436,13 +435,13 @@ def search(
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always")
-        find_spots(frames, chosen, output=output, compression="lzf", force=True).close()
+        found = find_spots(frames, chosen, output=output, compression="lzf", force=True)
     print(f"{time.perf_counter() - begun:.1f} s")
     for warning in noticed:
         print(f"warning: {warning.message}")
-    found = read_found(output)
-    print(table(score(truth, found)))
-    by_pixels = score(replace(truth, spots=replace(truth.spots, snr=in_sigmas)), found).clear
+    with found:
+        print(table(score(truth, found)))
+        by_pixels = score(replace(truth, spots=replace(truth.spots, snr=in_sigmas)), found).clear
     share = f"{by_pixels.found / by_pixels.true:.1%}" if by_pixels.true else "-"
     print(
         f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}"

@@ -25,6 +25,7 @@ from gpu_spots.columns import (
     FRAME_COLUMNS,
     MASK_COLUMNS,
     MASKS,
+    NOISE_COLUMNS,
     PIXEL_COLUMNS,
     SPOT_COLUMNS,
     STATS,
@@ -136,7 +137,8 @@ def in_words(limits: str) -> str:
 
 def options(command: click.Command) -> list[click.Option]:
     """Return the options of a command, ``--help`` first."""
-    with click.Context(command, **command.context_settings) as context:
+    group = click.Context(gpu_spots, **gpu_spots.context_settings)
+    with click.Context(command, parent=group, **command.context_settings) as context:
         found = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     return sorted(found, key=lambda option: "--help" not in option.opts)
 
@@ -221,6 +223,7 @@ DATASET_TABLES = {
     "masks": dataset_table((*MASKS, *MASK_COLUMNS)),
     "spots": dataset_table((*SPOT_COLUMNS, *PIXEL_COLUMNS)),
     "frames": dataset_table(FRAME_COLUMNS),
+    "noise": dataset_table(NOISE_COLUMNS),
     "links": link_table,
 }
 

@@ -32,6 +32,7 @@ OPTIONS = {
     "force": "--force",
     "frames_from": "--frames-from",
     "frames_path": "--frames",
+    "keep": "--keep",
     "laser": "--laser",
     "laser_path": "--laser-path",
     "mask": "--mask",
@@ -114,6 +115,20 @@ class OneLineCommand(_OneLine):
 
 class OneLineGroup(_OneLine, click.Group):
     """A group of commands."""
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Turn a `ParameterError` into click's error, which names the option of the running command."""
+    try:
+        yield
+    except ParameterError as error:
+        context = click.get_current_context()
+        if error.name == "sources":
+            raise click.UsageError(error.problem, context) from error
+        options = {option.name: "/".join(option.opts) for option in context.command.params}
+        hint = options.get(error.name, error.name)
+        raise click.BadParameter(error.problem, param_hint=hint) from error
 
 
 def _end(error: BaseException, name: str, debug: bool) -> Any:

@@ -24,14 +24,18 @@ def score(run: Path, spots: Path) -> None:
     """
     # Loaded here, so that --help is quick.
     from gpu_spots.errors import InputError
-    from gpu_spots.files.output.simulated_run import read_found, read_truth
+    from gpu_spots.files.output.simulated_run import read_truth
+    from gpu_spots.files.output.spots_file import open_spots
     from gpu_spots.simulate.score import score as compare
 
-    truth, found = read_truth(run), read_found(spots)
-    try:
-        result = compare(truth, found)
-    except ValueError as error:
-        raise InputError(f"{spots}: is not from {run}: {error}") from error
+    truth = read_truth(run)
+    with open_spots(spots) as found:
+        try:
+            result = compare(truth, found)
+        except KeyError as error:
+            raise InputError(error.args[0]) from error
+        except ValueError as error:
+            raise InputError(f"{spots}: is not from {run}: {error}") from error
     for line in table(result).splitlines():
         show(line)
 

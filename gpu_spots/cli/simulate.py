@@ -7,8 +7,8 @@ import click
 
 from gpu_spots.cli.terminal import Stderr, say
 
-MAX_FRAMES = 1_000_000
-"""Frames of a simulated run, at most."""
+MOST_FRAMES = 1_000_000
+"""Largest number of frames of a simulated run."""
 
 
 def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
@@ -40,21 +40,21 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
 )
 @click.option(
     "--angles",
-    type=click.IntRange(1, MAX_FRAMES),
+    type=click.IntRange(1, MOST_FRAMES),
     default=None,
     show_default="10, or 60 for a dark run",
     help="Number of angles; each has its own spots",
 )
 @click.option(
     "--pairs",
-    type=click.IntRange(1, MAX_FRAMES),
+    type=click.IntRange(1, MOST_FRAMES),
     default=None,
     show_default="3",
     help="Off/on pairs at each angle of a laser run",
 )
 @click.option(
     "--frames-per-angle",
-    type=click.IntRange(1, MAX_FRAMES),
+    type=click.IntRange(1, MOST_FRAMES),
     default=None,
     show_default="1",
     help="Frames at each angle of a dark run",
@@ -164,9 +164,9 @@ def simulate(
         interlaced=interlaced,
         seed=seed,
     )
-    if design.n_frames > MAX_FRAMES:
+    if design.n_frames > MOST_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease --angles",
+            f"the run has {design.n_frames} frames, expected at most {MOST_FRAMES}; decrease --angles",
             click.get_current_context(),
         )
     with click.progressbar(

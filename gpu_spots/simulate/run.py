@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import ParameterError
 
 Floats = NDArray[np.float64]
-Image = NDArray[np.float32]
+FloatImage = NDArray[np.float32]
 
 BIAS = 10.0
 """Counts of a pixel without light (MarCCD)."""
@@ -191,11 +191,11 @@ class Detector:
 
     inside: NDArray[np.bool_]
     """(n_X, n_Y) bool: pixels of the round detector."""
-    light: Image
+    light: FloatImage
     """(n_X, n_Y) float32: shadow of the beamstop times the pixel's sensitivity, about 1 in the
     open; 0 outside.
     """
-    background: Image
+    background: FloatImage
     """(n_X, n_Y) float32, counts: diffuse scattering above the bias, times ``light``."""
     beam: tuple[float, float]
     """X and Y of the direct beam, pixels."""
@@ -240,7 +240,7 @@ class SimulatedRun:
                 block, images = wanted, self._spot_images(wanted)
             yield self._draw(index, *images)
 
-    def _spot_images(self, block: int) -> tuple[Image, Image]:
+    def _spot_images(self, block: int) -> tuple[FloatImage, FloatImage]:
         """The spots of a block without laser, and what the laser adds: two images (n_X, n_Y) float32, counts."""
         off = np.zeros(self.design.size, np.float32)
         added = np.zeros(self.design.size, np.float32)
@@ -254,7 +254,7 @@ class SimulatedRun:
             added[window] += counts * np.float32(spots.response[i])
         return off, added
 
-    def _draw(self, index: int, off: Image, added: Image) -> NDArray[np.uint16]:
+    def _draw(self, index: int, off: FloatImage, added: FloatImage) -> NDArray[np.uint16]:
         """The picture with its noise, some rows at a time: that stays in the cache, and the temporary arrays stay small."""
         d, schedule = self.detector, self.truth.schedule
         rng = _generator(self.design.seed, _FRAME, *_place_in_run(schedule, index))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.simulate.run import Floats, Truth
 
 BINS = ((3.0, 5.0), (5.0, 10.0), (10.0, 30.0), (30.0, 100.0), (100.0, math.inf))
@@ -21,22 +22,6 @@ REACH = 2
 RESPONSE_FROM = 30.0
 """True spots at or above this expected signal-to-noise are asked for their response to the laser.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The part of a spots file that is scored."""
-
-    shape: tuple[int, int]
-    """n_X and n_Y, pixels."""
-    frame2spotsBE: NDArray[np.int64]
-    """(n_frames, 2) int64: begin and end of each frame's spots."""
-    pixel_list_BE: NDArray[np.int64]
-    """(n, 2) int64: begin and end of each spot's pixels in ``pixel_list``."""
-    pixel_list: NDArray[np.integer]
-    """(p,) int32 or int64: flat pixel index X * n_Y + Y."""
-    I: Floats  # noqa: E741 (the manual's name)
-    """(n,) float64, counts: integrated intensity above background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +62,8 @@ class Score:
     """
 
 
-def score(truth: Truth, found: Found) -> Score:
-    """Compare.
+def score(truth: Truth, found: SpotsFile) -> Score:
+    """Compare the spots of a file with the true ones.
 
     The rule: on its frame, a true spot goes to the found spot that owns the pixel nearest to the
     true centre, out to `REACH` pixels. It is the found spot's pixels that count: one far off
@@ -88,12 +73,15 @@ def score(truth: Truth, found: Found) -> Score:
 
     Raises:
         ValueError: ``truth`` and ``found`` differ in the shape or the number of frames.
+        KeyError: the file has no lists of pixels.
+        InputError: the file is damaged.
     """
-    n_frames = len(truth.schedule)
-    if truth.shape != found.shape or n_frames != len(found.frame2spotsBE):
-        ours, theirs = (n_frames, *truth.shape), (len(found.frame2spotsBE), *found.shape)
-        raise ValueError(f"the truth is about frames {ours}, the spots about {theirs}")
+    shape = (len(truth.schedule), *truth.shape)
+    if shape != found.shape:
+        raise ValueError(f"the truth is about frames {shape}, the spots about {found.shape}")
 
+    pixel_list, table = found.pixel_list, found.spots()
+    pixel_ranges, intensity = table["pixel_list_BE"], table["I"]
     visible = truth.spots.snr >= FAINTEST
     owner = np.full(truth.shape[0] * truth.shape[1], -1, np.int64)
     snr: list[Floats] = []
@@ -101,9 +89,9 @@ def score(truth: Truth, found: Found) -> Score:
     n_false = n_merged = 0
     # Sums of intensity and numbers of frames, without and with laser, of each true spot.
     total, frames = np.zeros((2, len(truth.spots))), np.zeros((2, len(truth.spots)), np.int64)
-    for frame, (begin, end) in enumerate(found.frame2spotsBE.tolist()):
+    for frame, (begin, end) in enumerate(found.frame_ranges.tolist()):
         present = np.flatnonzero((truth.spots.block == truth.schedule.block[frame]) & visible)
-        pieces = [found.pixel_list[b:e] for b, e in found.pixel_list_BE[begin:end].tolist()]
+        pieces = [pixel_list[b:e] for b, e in pixel_ranges[begin:end].tolist()]
         for spot, pixels in enumerate(pieces, begin):
             owner[pixels] = spot
         mine = _owners(owner, truth.shape, truth.spots.XY[present])
@@ -116,7 +104,7 @@ def score(truth: Truth, found: Found) -> Score:
         n_false += end - begin - len(hit)
         n_merged += int((times > 1).sum())
         on = truth.schedule.laser_on[frame]
-        total[on, present[mine >= 0]] += found.I[mine[mine >= 0]]
+        total[on, present[mine >= 0]] += intensity[mine[mine >= 0]]
         frames[on, present[mine >= 0]] += 1
 
     all_snr, is_found = np.concatenate(snr), np.concatenate(owners) >= 0
@@ -124,10 +112,10 @@ def score(truth: Truth, found: Found) -> Score:
     clear = _bin(all_snr, is_found, CLEAR, math.inf)
     strong = (truth.spots.snr >= RESPONSE_FROM) & (frames > 0).all(0) & (total > 0).all(0)
     return Score(
-        n_frames,
+        found.n_frames,
         bins,
         clear,
-        len(found.I),
+        found.n_spots,
         n_false,
         n_merged,
         int(strong.sum()),

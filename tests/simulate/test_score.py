@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from gpu_spots.cli.score import score as command
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.simulated_run import write_run
+from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.files.output.spots_writer import memory_file
 from gpu_spots.simulate.run import Design, Schedule, TrueSpots, Truth, simulate_run
-from gpu_spots.simulate.score import Bin, Found, score
+from gpu_spots.simulate.score import Bin, score
 
 SHAPE = (40, 50)
 
@@ -43,25 +45,30 @@ def truth_of(
     )
 
 
-def found_of(*frames: list[list[tuple[int, int]]], intensity: list[float] | None = None) -> Found:
-    """For each frame its spots, each a list of pixels X, Y."""
-    spots = [[x * SHAPE[1] + y for x, y in spot] for frame in frames for spot in frame]
-    ends, frame_ends = (
-        np.cumsum([len(s) for s in spots], dtype=np.int64),
-        np.cumsum([len(f) for f in frames], dtype=np.int64),
-    )
-    begin_end = (
-        np.column_stack([np.append(0, ends)[:-1], ends]) if spots else np.zeros((0, 2), np.int64)
-    )
-    pixels = np.array([pixel for spot in spots for pixel in spot], np.int32)
-    values = np.array(intensity if intensity is not None else [1.0] * len(spots))
-    return Found(
-        SHAPE,
-        np.column_stack([np.append(0, frame_ends)[:-1], frame_ends]),
-        begin_end,
-        pixels,
-        values,
-    )
+def fill(
+    file: h5py.File,
+    *frames: list[list[tuple[int, int]]],
+    intensity: list[float] | None = None,
+    shape: tuple[int, int] = SHAPE,
+) -> None:
+    """Write a spots file: for each frame its spots, each a list of pixels X, Y."""
+    spots = [[x * shape[1] + y for x, y in spot] for frame in frames for spot in frame]
+    file["stats/avg"] = np.zeros(shape, np.float32)
+    for name, parts in (("frame2spotsBE", frames), ("spots/pixel_list_BE", spots)):
+        ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        file[name] = np.column_stack([ends[:-1], ends[1:]])
+    file["spots/pixel_list"] = np.array([pixel for spot in spots for pixel in spot], np.int32)
+    file["spots/I"] = np.ones(len(spots)) if intensity is None else np.array(intensity)
+    for name, columns in (("XY", (2,)), ("box", (4,)), ("frame", ()), ("label", ()), ("mask", ())):
+        file[f"spots/{name}"] = np.zeros((len(spots), *columns), np.int64)
+
+
+def found_of(
+    *frames: list[list[tuple[int, int]]], intensity: list[float] | None = None
+) -> SpotsFile:
+    file = memory_file()
+    fill(file, *frames, intensity=intensity)
+    return SpotsFile(file)
 
 
 def square(x: int, y: int, half: int = 1) -> list[tuple[int, int]]:
@@ -166,43 +173,20 @@ def test_another_run_is_refused() -> None:
         score(truth, found_of([], [], []))
 
 
-def spots_file(path: Path, found: Found) -> Path:
-    with h5py.File(path, "w") as file:
-        file["stats/avg"] = np.zeros(found.shape, np.float32)
-        file["frame2spotsBE"] = found.frame2spotsBE
-        for name in ("pixel_list_BE", "pixel_list", "I"):
-            file[f"spots/{name}"] = getattr(found, name)
-        for name, columns in (
-            ("XY", (2,)),
-            ("box", (4,)),
-            ("frame", ()),
-            ("label", ()),
-            ("mask", ()),
-        ):
-            file[f"spots/{name}"] = np.zeros((len(found.I), *columns), np.int64)
-    return path
-
-
 def test_command_prints_the_table(tmp_path: Path) -> None:
     run = simulate_run(Design(size=(100, 80), angles=2, repeats=2, spots=8, seed=2))
     write_run(tmp_path / "a__mccd.h5", run, compression="none")
-    frames, pixels = 8, []
-    for frame in range(frames):
+    pixels = []
+    for frame in range(8):
         here = (run.truth.spots.block == run.truth.schedule.block[frame]) & (
             run.truth.spots.snr > 10
         )
-        pixels.append([np.rint(xy).astype(int) @ (80, 1) for xy in run.truth.spots.XY[here]])
+        pixels.append([[tuple(np.rint(xy).astype(int))] for xy in run.truth.spots.XY[here]])
     pixels[0].pop()
-    pixels[1].append(0)
-    ends, total = np.cumsum([len(p) for p in pixels]), sum(len(p) for p in pixels)
-    found = Found(
-        (100, 80),
-        np.column_stack([np.append(0, ends)[:-1], ends]),
-        np.column_stack([np.arange(total), np.arange(1, total + 1)]),
-        np.array([q for p in pixels for q in p]),
-        np.ones(total),
-    )
-    spots = spots_file(tmp_path / "a__spots.h5", found)
+    pixels[1].append([(0, 0)])
+    total, spots = sum(map(len, pixels)), tmp_path / "a__spots.h5"
+    with h5py.File(spots, "w") as file:
+        fill(file, *pixels, shape=(100, 80))
     result = CliRunner().invoke(command, [str(tmp_path / "a__mccd.h5"), str(spots)])
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -220,7 +204,9 @@ def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
     write_run(
         tmp_path / "a__mccd.h5", simulate_run(Design(size=(64, 64), angles=1, repeats=1, spots=1))
     )
-    other = spots_file(tmp_path / "b__spots.h5", found_of([], []))
+    other = tmp_path / "b__spots.h5"
+    with h5py.File(other, "w") as file:
+        fill(file, [], [])
     result = CliRunner().invoke(command, [str(tmp_path / "a__mccd.h5"), str(other)])
     assert isinstance(result.exception, InputError)
     assert "is not from" in str(result.exception)
@@ -231,14 +217,14 @@ def test_command_refuses_what_does_not_belong_together(tmp_path: Path) -> None:
 
 
 def test_command_names_what_is_damaged(tmp_path: Path) -> None:
-    run, found = tmp_path / "a__mccd.h5", found_of([square(10, 20)], [], [], [])
+    run, spots = tmp_path / "a__mccd.h5", tmp_path / "b__spots.h5"
     write_run(run, simulate_run(Design(size=(64, 64), angles=1, repeats=1, spots=1)))
 
     def error(spots: Path) -> str:
         return str(CliRunner().invoke(command, [str(run), str(spots)]).exception)
 
-    spots = spots_file(tmp_path / "b__spots.h5", found)
-    with h5py.File(spots, "a") as file:
+    with h5py.File(spots, "w") as file:
+        fill(file, [square(10, 20)], [], shape=(64, 64))
         file["spots/pixel_list"][0] = -1
     assert (
         error(spots)
@@ -246,16 +232,22 @@ def test_command_names_what_is_damaged(tmp_path: Path) -> None:
     )
     with h5py.File(spots, "a") as file:
         del file["spots/pixel_list"]
-    assert error(spots).startswith(f"{spots}: no spots/pixel_list;")
+    assert error(spots) == (
+        f"{spots}: no spots/pixel_list; keep and sync define which stacks a file has"
+    )
     with h5py.File(spots, "a") as file:
         values = file.create_dataset(
-            "spots/pixel_list", data=found.pixel_list, chunks=(4,), fletcher32=True
+            "spots/pixel_list", data=np.arange(9), chunks=(4,), fletcher32=True
         )
         begin = values.id.get_chunk_info(0).byte_offset
     with spots.open("r+b") as raw:
         raw.seek(begin)
         raw.write(b"\x7f")
     assert error(spots).startswith(f"{spots}: spots/pixel_list cannot be read: ")
+    with h5py.File(spots, "a") as file:
+        del file["stats/avg"]
+        file["stats/avg"] = np.zeros(3)
+    assert error(spots).startswith(f"{spots}: stats/avg has shape (3,), expected 2 dimensions;")
     with h5py.File(run, "a") as file:
         del file["truth/angle"]
         file["truth/angle"] = np.zeros(7)

@@ -14,6 +14,7 @@ import h5py
 
 from gpu_spots import watchdog
 from gpu_spots.errors import OutputError, given
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.output import locks
 
 SUFFIX = ".part"
@@ -47,6 +48,50 @@ def refuse_inputs(output: Path, sources: Sequence[Path]) -> None:
             source.exists() and os.path.samefile(path, source) for source in sources
         ):
             raise OutputError(f"{path}: the {what} is the input file; {_other()}")
+
+
+@contextmanager
+def new_output(
+    output: Path, sources: Sequence[Path] = (), *, force: bool = False
+) -> Iterator["NewFile"]:
+    """Yield a new HDF5 file that becomes ``output`` at once when the block ends well.
+
+    If the block fails, nothing new is left on disk.
+
+    Args:
+        output: path of the file.
+        sources: files that are read, which must not be overwritten.
+        force: replace a file that exists.
+
+    Raises:
+        OutputError: the output is one of the sources, exists, or cannot be written.
+    """
+    check_output(output, sources, force)
+    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
+        yield file
+
+
+@contextmanager
+def writing(file: h5py.File, name: Path | str) -> Iterator[None]:
+    """Delay signals until the end of a block that writes to an HDF5 file.
+
+    Datasets that are opened in the block should be closed at its end, so that the file is
+    consistent when a signal is handled.
+
+    Args:
+        file: a `NewFile`, or a file in memory.
+        name: name of the file in messages.
+
+    Raises:
+        OutputError: a write failed.
+    """
+    with uninterrupted():
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{name}: cannot be written: {hdf5_reason(error)}") from error
+        if isinstance(file, NewFile):
+            file.check()
 
 
 @contextmanager
@@ -264,7 +309,7 @@ class _Disk:
         pass
 
     def close(self) -> None:
-        """Some file systems tell only now that they had no room."""
+        """Close the file; some file systems report only now that the disk is full."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return

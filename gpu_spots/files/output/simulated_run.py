@@ -1,4 +1,4 @@
-"""Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it; and what a score needs of a spots file."""
+"""Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,36 +7,27 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.files.output.new_file import (
-    NewFile,
-    check_output,
-    complete_or_absent,
-    new_file,
-    uninterrupted,
-)
-from gpu_spots.files.output.spots_file import open_spots
+from gpu_spots.files.lauecollect import GROUP, Column, write_columns
+from gpu_spots.files.output.new_file import new_output, writing
+from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.model import Array
 from gpu_spots.simulate.run import BIAS, Design, Schedule, SimulatedRun, TrueSpots, Truth
-from gpu_spots.simulate.score import Found
 
+TRUTH = "truth"
+"""Group of the true spots."""
 COMPRESSIONS: dict[str, dict[str, Any]] = {
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
     "lzf": {"compression": "lzf", "shuffle": True},
     "none": {},
 }
 """How frames can be stored, and what HDF5 is told for it."""
-CHUNK_ROWS = 128
-"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through
-the run without reading all of it.
-"""
 
-SPOT_COLUMNS = {
+TRUE_SPOT_COLUMNS = {
     "XY": (
         "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]",
         "pixels",
@@ -83,12 +74,21 @@ def write_run(
     Raises:
         OutputError: the file exists, or cannot be written.
     """
-    check_output(path, (), force)
-    with complete_or_absent(path) as part, new_file(part, str(path)) as file:
-        with uninterrupted():
-            _write_columns(file.create_group("lauecollect"), run.design, run.truth.schedule)
-            _write_truth(file.create_group("truth"), run)
-        _write_frames(file, run, COMPRESSIONS[compression], progress)
+    with new_output(path, force=force) as file:
+        with writing(file, path):
+            write_columns(file, _log_columns(run.design, run.truth.schedule))
+            write_columns(
+                file,
+                _true_columns(run),
+                TRUTH,
+                "what was simulated: the options as attributes, the spots and the scales as datasets",
+            )
+            file[TRUTH].attrs.update(asdict(run.design))
+            frames = _create_frames(file, run.design, COMPRESSIONS[compression])
+        for index, frame in enumerate(run.frames()):
+            with writing(file, path):
+                frames[index] = frame
+            progress()
 
 
 def read_truth(path: Path) -> Truth:
@@ -102,12 +102,12 @@ def read_truth(path: Path) -> Truth:
         def values(name: str) -> Array:
             return read_values(_dataset(file, name, path), f"{path}: {name}")
 
-        spots = {name: values(f"truth/{name}") for name in SPOT_COLUMNS}
+        spots = {name: values(f"{TRUTH}/{name}") for name in TRUE_SPOT_COLUMNS}
         schedule = [
             values(name)
             for name in (
-                "truth/frame_block",
-                *(f"lauecollect/{name}" for name in ("angle", "laser_on", "repeat")),
+                f"{TRUTH}/frame_block",
+                *(f"{GROUP}/{name}" for name in ("angle", "laser_on", "repeat")),
             )
         ]
         shape = _dataset(file, "frames", path).shape
@@ -129,100 +129,60 @@ def read_truth(path: Path) -> Truth:
     return Truth(shape[1:], Schedule(*schedule), TrueSpots(**spots))
 
 
-def read_found(path: Path) -> Found:
-    """What a score needs of a spots file.
-
-    Raises:
-        InputError: the file cannot be read, is not a spots file, or has no lists of pixels.
-    """
-    with open_spots(path) as file:
-        shape, table = file.avg.shape, file.spots()
-        try:
-            pixels = file.pixel_list
-        except KeyError as error:
-            raise InputError(str(error.args[0])) from None
-    if pixels.size and not 0 <= pixels.min() <= pixels.max() < shape[0] * shape[1]:
-        raise InputError(
-            f"{path}: spots/pixel_list has pixels outside of the frame; the file is damaged"
-        )
-    return Found(shape, file.frame_ranges, table["pixel_list_BE"], pixels, table["I"])
+def _create_frames(file: h5py.File, design: Design, compression: dict[str, Any]) -> h5py.Dataset:
+    n_X, n_Y = design.size
+    chunks = (1, min(STRIP, n_X), n_Y)
+    frames = file.create_dataset(
+        "frames", (design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression
+    )
+    frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
+    frames.attrs["units"] = "counts"
+    frames.attrs["bias"] = BIAS
+    return frames
 
 
-def _write_frames(
-    file: NewFile, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]
-) -> None:
-    n_X, n_Y = run.design.size
-    chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
-    with uninterrupted():
-        frames = file.create_dataset(
-            "frames", (run.design.n_frames, n_X, n_Y), np.uint16, chunks=chunks, **compression
-        )
-        frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
-        frames.attrs["units"] = "counts"
-        frames.attrs["bias"] = BIAS
-    for index, frame in enumerate(run.frames()):
-        with uninterrupted():
-            frames[index] = frame
-        file.check()
-        progress()
-
-
-def _write_columns(group: h5py.Group, design: Design, schedule: Schedule) -> None:
-    """One column of the log a dataset, as LaueUtil has them."""
+def _log_columns(design: Design, schedule: Schedule) -> dict[str, Column]:
+    """Columns of the log, one value per frame."""
     on = schedule.laser_on.astype(bool)
     states = [f"{'on' if x else 'off'}_" if design.laser else "" for x in on]
     names = [
         f"sim_{a:07.3f}_{state}{r}.mccd"
         for a, state, r in zip(schedule.angle, states, schedule.repeat, strict=True)
     ]
-    _write(group, "angle", schedule.angle, "rotation angle of the crystal", "degrees")
-    _write(group, "laser_on", schedule.laser_on, "1 with laser, 0 without")
-    _write(
-        group,
-        "delay",
-        np.array(["100ps" if x else "-" for x in on], object),
-        "from laser to X-ray pulse; -: no laser pulse",
-    )
-    _write(group, "file", np.array(names, object), "name that the image would have")
-    _write(
-        group,
-        "repeat",
-        schedule.repeat,
-        "number of the frame, or of the off/on pair, at its angle, from 1",
-    )
+    delays = np.array(["100ps" if x else "-" for x in on], object)
+    return {
+        "angle": _column(schedule.angle, "rotation angle of the crystal", "degrees"),
+        "laser_on": _column(schedule.laser_on, "1 with laser, 0 without"),
+        "delay": _column(delays, "from laser to X-ray pulse; -: no laser pulse"),
+        "file": _column(np.array(names, object), "name that the image would have"),
+        "repeat": _column(
+            schedule.repeat, "number of the frame, or of the off/on pair, at its angle, from 1"
+        ),
+    }
 
 
-def _write_truth(group: h5py.Group, run: SimulatedRun) -> None:
-    group.attrs["description"] = (
-        "what was simulated: the options as attributes, the spots and the scales as datasets"
-    )
-    for name, value in asdict(run.design).items():
-        group.attrs[name] = value
-    for name, (description, units) in SPOT_COLUMNS.items():
-        _write(group, name, getattr(run.truth.spots, name), description, units)
-    _write(group, "frame_block", run.truth.schedule.block, "index of each frame's angle")
-    _write(
-        group, "scale", run.scale, "scale of the whole picture above the bias on each frame (drift)"
-    )
-    _write(
-        group,
-        "spot_scale",
-        run.spot_scale,
-        "scale of the spots on each frame, on top of that (jitter)",
-    )
-    _write(group, "hot", run.detector.hot, "pixels with a large constant signal, X and Y", "pixels")
-    _write(group, "dead", run.detector.dead, "pixels that are 0 on every frame, X and Y", "pixels")
+def _true_columns(run: SimulatedRun) -> dict[str, Column]:
+    """Datasets of the group ``truth``."""
+    spots, detector = run.truth.spots, run.detector
+    return {
+        **{
+            name: _column(getattr(spots, name), description, units)
+            for name, (description, units) in TRUE_SPOT_COLUMNS.items()
+        },
+        "frame_block": _column(run.truth.schedule.block, "index of each frame's angle"),
+        "scale": _column(
+            run.scale, "scale of the whole picture above the bias on each frame (drift)"
+        ),
+        "spot_scale": _column(
+            run.spot_scale, "scale of the spots on each frame, on top of that (jitter)"
+        ),
+        "hot": _column(detector.hot, "pixels with a large constant signal, X and Y", "pixels"),
+        "dead": _column(detector.dead, "pixels that are 0 on every frame, X and Y", "pixels"),
+    }
 
 
-def _write(
-    group: h5py.Group, name: str, data: NDArray[Any], description: str, units: str | None = None
-) -> None:
-    dataset = group.create_dataset(
-        name, data=data, dtype=h5py.string_dtype() if data.dtype == object else None
-    )
-    dataset.attrs["description"] = description
-    if units:
-        dataset.attrs["units"] = units
+def _column(values: Array, description: str, units: str | None = None) -> Column:
+    return Column(values, units, {"description": description})
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

@@ -1,5 +1,6 @@
 """Reader of the spots file."""
 
+import math
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.columns import DATASETS, SPOT_COLUMNS
-from gpu_spots.errors import GpuSpotsError, InputError
+from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes, read_checked
@@ -101,6 +102,11 @@ class SpotsFile:
         return self._read("stats/threshold")
 
     @property
+    def noise(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: noise of a value of each pixel."""
+        return self._read("stats/noise")
+
+    @property
     def info(self) -> dict[str, Any]:
         """Values of the options, and other information about how the file was made."""
         with self._reading("info"):
@@ -135,7 +141,25 @@ class SpotsFile:
             KeyError: The file has no list of pixels.
         """
         self._check_kept("spots/pixel_list")
-        return self._read("spots/pixel_list")
+        pixels = self._read("spots/pixel_list")
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() < math.prod(self.shape[1:]):
+            raise InputError(
+                f"{self._name}: spots/pixel_list has pixels outside of the frame; "
+                "the file is damaged"
+            )
+        return pixels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n_frames, n_X, n_Y) of the run."""
+        with self._reading("stats/avg"):
+            shape = self._found("stats/avg", h5py.Dataset).shape
+        if len(shape) != 2:
+            raise InputError(
+                f"{self._name}: stats/avg has shape {shape}, expected 2 dimensions; "
+                "the file is damaged"
+            )
+        return self.n_frames, *shape
 
     @property
     def frame_scale(self) -> NDArray[np.float64] | None:
@@ -285,9 +309,7 @@ class SpotsFile:
         self._check_kept("spots/pixel_list_BE")
         begin, end = self._read("spots/pixel_list_BE", self._checked(spot, self.n_spots, "spot"))
         flat = self._read("spots/pixel_list", slice(begin, end)).astype(np.int64)
-        with self._reading("stats/avg"):
-            n_columns = self._found("stats/avg", h5py.Dataset).shape[1]
-        return np.stack(np.divmod(flat, n_columns), axis=1)
+        return np.stack(np.divmod(flat, self.shape[2]), axis=1)
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -323,7 +345,10 @@ class SpotsFile:
     def _check_kept(self, path: str) -> None:
         """Raise KeyError for a stack that the file does not have."""
         if not self._has(path):
-            raise KeyError(f"{self._name}: no {path}; --keep and -S say which stacks a file has")
+            raise KeyError(
+                f"{self._name}: no {path}; {given('keep')} and {given('sync')} "
+                "define which stacks a file has"
+            )
 
     def _checked(self, index: int, n: int, what: str) -> int:
         """Return an index from 0 to n - 1."""
