@@ -50,8 +50,8 @@ from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import GpuSpotsError
 from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
-from gpu_spots.simulate.run import Schedule, TrueSpots, Truth
 from gpu_spots.simulate.score import CLEAR, FAINTEST, REACH, Score, score
+from gpu_spots.simulate.truth import Schedule, Truth, lone_spots, steady
 
 Image = NDArray[np.float32]
 
@@ -330,7 +330,7 @@ def series(
         frame[...] = np.clip(np.rint(picture + noise * np.sqrt(parts.variance(picture))), 0, 65535)
     x, y, number, intensity, snr, in_sigmas = np.array(rows).T
     nothing, each = np.zeros(len(rows)), np.arange(n_frames, dtype=np.int32)
-    spots = TrueSpots(
+    spots = lone_spots(
         np.stack([x, y], axis=1),
         number.astype(np.int32),
         number,
@@ -343,7 +343,7 @@ def series(
     schedule = Schedule(
         each, each.astype(np.float64), np.zeros(n_frames, np.int32), np.ones(n_frames, np.int32)
     )
-    return frames, Truth(background.shape, schedule, spots), in_sigmas
+    return frames, Truth(background.shape, schedule, spots, steady(schedule)), in_sigmas
 
 
 def noise_kernel(correlation: Image) -> Image:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.simulate.run import Floats, Truth
+from gpu_spots.simulate.truth import Floats, Truth
 
 BINS = ((3.0, 5.0), (5.0, 10.0), (10.0, 30.0), (30.0, 100.0), (100.0, math.inf))
 """Bins of expected signal-to-noise: at or above the first, below the second."""

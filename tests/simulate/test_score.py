@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from gpu_spots.cli.score import score as command
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.simulated_run import write_run
-from gpu_spots.simulate.run import Design, Schedule, TrueSpots, Truth, simulate_run
+from gpu_spots.simulate.run import Design, Schedule, Truth, simulate_run
 from gpu_spots.simulate.score import Bin, Found, score
+from gpu_spots.simulate.truth import lone_spots, steady
 
 SHAPE = (40, 50)
 
@@ -27,10 +28,11 @@ def truth_of(
     zero = np.zeros(len(X))
     block_of_frame = np.array([0, 0, 1, 1], np.int32)
     on = np.array([0, 1, 0, 1] if laser else [0] * 4, np.int32)
+    schedule = Schedule(block_of_frame, block_of_frame.astype(float), on, np.ones(4, np.int32))
     return Truth(
         SHAPE,
-        Schedule(block_of_frame, block_of_frame.astype(float), on, np.ones(4, np.int32)),
-        TrueSpots(
+        schedule,
+        lone_spots(
             np.column_stack([X, Y]),
             block.astype(np.int32),
             block,
@@ -40,6 +42,7 @@ def truth_of(
             zero,
             snr,
         ),
+        steady(schedule),
     )
 
 
