@@ -1,6 +1,7 @@
 """What makes a simulated run difficult is what its options say."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +363,12 @@ def test_presets_are_read_by_the_finder(preset: str, tmp_path: Path) -> None:
         assert file["truth"].attrs["gain"] == PRESETS[preset].get("gain", 0.07)
     # a photon counter has no level to scale to, the difficult run drifts
     parameters = Parameters(angles=0, normalise="level" if preset == "hard" else "none")
-    with find_spots(path, parameters, output=tmp_path / "s.h5") as spots:
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always")
+        spots = find_spots(path, parameters, output=tmp_path / "s.h5")
+    with spots:
         assert len(spots.frame_ranges) == 18
+    assert bool(noticed) == (preset == "hard")  # static spots
 
 
 def test_options_change_a_preset() -> None:

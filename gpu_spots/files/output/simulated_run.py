@@ -167,7 +167,9 @@ def read_truth(path: Path) -> Truth:
 
 
 def read_found(path: Path) -> Found:
-    """What a score needs of a spots file.
+    """Return what a score needs of a spots file.
+
+    The place of a spot is its centroid if the file has it, else the mean of its pixels.
 
     Raises:
         InputError: the file cannot be read, is not a spots file, or has no lists of pixels.
@@ -182,7 +184,39 @@ def read_found(path: Path) -> Found:
         raise InputError(
             f"{path}: spots/pixel_list has pixels outside of the frame; the file is damaged"
         )
-    return Found(shape, file.frame_ranges, table["pixel_list_BE"], pixels, table["I"])
+    ranges = table["pixel_list_BE"]
+    if ranges.size and not 0 <= ranges.min() <= ranges.max() <= len(pixels):
+        raise InputError(
+            f"{path}: spots/pixel_list_BE has ends outside of spots/pixel_list; the file is damaged"
+        )
+    centres = _mask_centres(ranges, pixels, shape[1])
+    XY = _optional(path, "centroid", centres.shape)
+    sigma = _optional(path, "sigma", centres.shape[:1])
+    XY = centres if XY is None else XY
+    return Found(shape, file.frame_ranges, XY, table["I"], sigma, ranges, pixels)
+
+
+def _optional(path: Path, name: str, shape: tuple[int, ...]) -> Array | None:
+    """Return a column of the spots that not every spots file has, or None."""
+    with open_hdf5(path) as file:
+        found = member(file, f"spots/{name}")
+        if not isinstance(found, h5py.Dataset):
+            return None
+        values = read_values(found, f"{path}: spots/{name}")
+    if values.shape != shape or values.dtype.kind != "f":
+        raise InputError(
+            f"{path}: spots/{name} is {values.dtype} {values.shape}, expected numbers {shape}; "
+            "the file is damaged"
+        )
+    return values
+
+
+def _mask_centres(ranges: Array, pixels: Array, n_Y: int) -> Array:
+    """Return the mean X and Y of each spot's pixels, (n, 2) float64."""
+    sums = np.zeros((len(pixels) + 1, 2))
+    np.cumsum(np.column_stack(np.divmod(pixels, n_Y)), axis=0, out=sums[1:])
+    begin, end = ranges.T
+    return (sums[end] - sums[begin]) / np.maximum(end - begin, 1)[:, None]
 
 
 def _write_frames(
