@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import Parameters, __version__, find_spots
+from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.simulate.design import PUBLISHED_SEEDS, TUNING_SEEDS, make_design
@@ -79,8 +80,15 @@ MANUAL: dict[str, dict[str, Any]] = {
 }
 """Settings of the manual's method, as changes of its defaults."""
 MATCHED: dict[str, dict[str, Any]] = {
-    f"--significance {level:g}": {"finder": "matched", "significance": level}
-    for level in (5.0, 5.5, 6.0)
+    f"-m {method}{' --streaks' if streaks else ''} --significance {level:g}": {
+        "method": method,
+        "finder": "matched",
+        "significance": level,
+        "streaks": streaks,
+    }
+    for method in ("n_removed", "clip")
+    for streaks in (False, True)
+    for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
 PEERS = ("om", "id11", "sep", "photutils")
@@ -158,9 +166,10 @@ def measured(
     published = [simulated(scene, size, n_frames, seed) for seed in seeds[1]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    has_finder = "finder" in {one.name for one in fields(Parameters)}
-    for name, settings in zip(OURS, (MANUAL, MATCHED), strict=True):
-        if name == "matched" and not has_finder:
+    for name, wanted in zip(OURS, (MANUAL, MATCHED), strict=True):
+        settings = {setting: changes for setting, changes in wanted.items() if _known(changes)}
+        if not settings:
+            print(f"{name}: not measured, this version does not have it", file=sys.stderr)
             continue
         tried = {
             setting: score(tuning.run.truth, ours(tuning, changes, folder), EDGES)
@@ -191,6 +200,15 @@ def measured(
         ]
         results[name] = Result(best, tuple(peer_scores), math.nan)
     return results, versions
+
+
+def _known(changes: Mapping[str, Any]) -> bool:
+    """Return whether this version has these parameters and values."""
+    try:
+        Parameters(**changes)
+    except (TypeError, ParameterError):
+        return False
+    return True
 
 
 def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
