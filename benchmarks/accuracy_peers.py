@@ -119,13 +119,13 @@ def id11(run: Run) -> Iterator[tuple[str, str, Finder]]:
 def sep(run: Run) -> Iterator[tuple[str, str, Finder]]:
     """Source Extractor's detection, with a Gaussian filter or none."""
     module = import_module("sep")
-    module.set_extract_pixstack(5_000_000)
+    module.set_extract_pixstack(300_000)
     x = np.arange(-3, 4)
     # the filter lowers the noise; far lower thresholds take minutes for sources that are noise
-    levels = {0.0: (2.5, 3.0, 4.0, 6.0), 1.0: (1.2, 1.5, 1.8, 2.2, 3.0), 2.0: (0.7, 0.8, 1.0, 1.5)}
+    levels = {0.0: (3.0, 4.0), 1.0: (1.4, 1.7, 2.0, 2.5), 2.0: (0.8, 1.0, 1.4)}
     for sigma, thresholds in levels.items():
         kernel = np.exp(-np.add.outer(x**2, x**2) / (2 * sigma**2)) if sigma else None
-        for pixels in (1, 3, 5):
+        for pixels in (1, 4):
             for level in thresholds:
 
                 def find(

@@ -199,12 +199,16 @@ def test_photon_counter_has_modules_gaps_and_whole_photons() -> None:
 
 
 def test_unsigned_gaps_have_the_largest_value(tmp_path: Path) -> None:
-    run = run_of("eiger", size=(150, 170), modules=(60, 170), gaps=(10, 10), repeats=2)
+    run = run_of("eiger", size=(150, 170), modules=(60, 170), gaps=(10, 10), repeats=8)
     assert run.frame(0)[65, 20] == 2**32 - 1
     write_run(tmp_path / "a__mccd.h5", run)
     with h5py.File(tmp_path / "a__mccd.h5") as file:
         assert file["frames"].attrs["valid_max"] == 2**32 - 2
         assert "valid_min" not in file["frames"].attrs
+    find_spots(tmp_path / "a__mccd.h5", Parameters(angles=0), output=tmp_path / "s.h5").close()
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["info"].attrs["valid_high"] == 2**32 - 2
+        assert file["stats/max"][65, 20] == 0  # masked
 
 
 def test_neighbours_are_equal_and_at_the_chosen_separation() -> None:
