@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test coverage check benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
+.PHONY: demo test readers coverage check docs benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -17,6 +17,16 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
 
+# The programs that read exported files in tests/export, in a Python of their own: they need old
+# versions of some packages. LaueTools needs Python 3.12 or earlier.
+readers: build/readers/installed
+
+build/readers/installed: tests/export/readers.txt
+	$(PYTHON) -m venv build/readers
+	build/readers/bin/python -m pip install --quiet -r tests/export/readers.txt
+	build/readers/bin/python -m pip install --quiet --no-deps ImageD11 lauetools reciprocalspaceship
+	touch $@
+
 # Line and branch coverage of the whole suite: a table here, and pages in build/coverage/html.
 coverage: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=html
@@ -25,6 +35,11 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of the documentation in build/site; a warning, such as a broken link, is an error.
+docs: $(VENV)/installed-docs
+	$(BIN)/python docs/make_pages.py
+	$(BIN)/zensical build --strict --clean
 
 benchmark: $(VENV)/installed
 	$(BIN)/python benchmarks/cpu.py
@@ -69,9 +84,13 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test$(if $(GPU),$(comma)$(GPU))]"
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 $(VENV)/installed-dev: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache

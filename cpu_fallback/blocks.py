@@ -149,5 +149,5 @@ class UnequalBlocks:
 
 
 def columns(values: Array, pixels: NDArray[np.int64]) -> Array:
-    """Some columns, as a contiguous array (``values[:, pixels]`` is not)."""
+    """Return some columns as a contiguous array (``values[:, pixels]`` is not)."""
     return values.take(pixels, axis=1, mode="clip")

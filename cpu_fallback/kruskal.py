@@ -1,7 +1,6 @@
 """Background of each pixel from the blocks that the Kruskal-Wallis test leaves."""
 
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,11 @@ from numpy.typing import NDArray
 from cpu_fallback.blocks import EqualBlocks, UnequalBlocks, columns
 from cpu_fallback.moments import Band, Tile, tiles
 from cpu_fallback.ranks import centred_ranks
+from gpu_spots.background.methods import TESTED_FROM, rejects
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 TILE_VALUES = 1 << 19
 """Values of a tile: some megabytes of work."""
-TESTED_FROM = 3
-"""Fewer blocks are never tested."""
 CERTAIN = 2.0**-36
 """Where both sides of the test differ by more than this, relatively, float64 decides as exact
 numbers would: the left side is a sum of less than 2^16 terms that are not negative, and each term
@@ -58,7 +56,7 @@ def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Which frames belong together.
+    """Blocks of frames, in the forms that the test needs.
 
     Ranks are held block by block: their place says which block and frame they are of.
     """
@@ -143,10 +141,9 @@ def _rejected(
             np.broadcast_to(x, (*x.shape[:-1], len(bound)))[..., pixel]
             for x in (left.n, limit, left.sizes)
         )
-        between = sum(
-            Fraction(d * d, int(k)) for d, k in zip(sums[:, pixel].tolist(), sizes, strict=True)
+        rejected[pixel] = rejects(
+            int(n), sums[:, pixel], sizes, int(squares[pixel]), float(own_limit)
         )
-        rejected[pixel] = (int(n) - 1) * between > Fraction(float(own_limit)) * int(squares[pixel])
     return rejected
 
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from cpu_fallback.packed import PackedMasks, Words, dilate, erode, pack, words_for
 from cpu_fallback.prepared import Prepared
-from cpu_fallback.validity import valid_values
 from gpu_spots.model import Array, FoundMasks, PackedImages
 
 
@@ -22,7 +21,7 @@ def find_masks(frames: Array, prepared: Prepared) -> FoundMasks[PackedMasks]:
     above = np.empty((n_rows, n_columns), bool)
     for i, frame in enumerate(frames):
         np.greater(frame, prepared.limits, out=above)
-        usable = None if prepared.value_range is None else valid_values(frame, prepared.value_range)
+        usable = None if prepared.value_range is None else prepared.value_range.allows(frame)
         if invalid is not None and usable is not None:
             above &= usable
             invalid[i] = pack(~usable)

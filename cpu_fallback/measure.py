@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.prepared import Prepared
-from cpu_fallback.validity import at_least
-from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements
+from gpu_spots.model import FACTOR_BITS, Array, Components, FixedPointMean, Measurements
 
 
 def measure(
@@ -16,12 +15,12 @@ def measure(
     factors: NDArray[np.integer] | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
-    level, saturation, n_pixels = prepared.level, prepared.saturation, frames[0].size
+    mean, saturation, n_pixels = prepared.mean, prepared.saturation, frames[0].size
     pixels, begin, frame = _repeated(components, mask_of_frame)
     if not len(begin):
         empty = np.zeros(0, np.int64)
         overload = None if saturation is None else empty
-        if isinstance(level, IntegerLevel):
+        if isinstance(mean, FixedPointMean):
             return Measurements(empty, empty, empty, empty, overload)
         return Measurements(np.zeros(0), None, None, empty, overload)
     length = np.diff(begin, append=len(pixels))
@@ -30,17 +29,17 @@ def measure(
     overload = (
         None
         if saturation is None
-        else np.add.reduceat(at_least(values, saturation), begin, dtype=np.int64)
+        else np.add.reduceat(values >= np.float64(saturation), begin, dtype=np.int64)
     )
-    if isinstance(level, IntegerLevel):
+    if isinstance(mean, FixedPointMean):
         return Measurements(
             total=np.add.reduceat(values.astype(np.int64), begin),
-            background_high=_sum_of(level.high, pixels, begin),
-            background_low=_sum_of(level.low, pixels, begin),
+            background_high=_sum_of(mean.high, pixels, begin),
+            background_low=_sum_of(mean.low, pixels, begin),
             peak=peak,
             overload=overload,
         )
-    background = level.reshape(-1)[pixels]
+    background = mean.reshape(-1)[pixels]
     # values may be as large as the type allows
     with np.errstate(over="ignore", invalid="ignore"):
         if factors is not None:
@@ -81,9 +80,9 @@ def _first_maximum(
 
 
 def _sum_of(
-    level: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]
+    mean: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Exact sums of a background map over components."""
-    if level is None:
+    if mean is None:
         return np.zeros(len(begin), np.int64)
-    return np.add.reduceat(level.reshape(-1)[pixels].astype(np.int64), begin)
+    return np.add.reduceat(mean.reshape(-1)[pixels].astype(np.int64), begin)

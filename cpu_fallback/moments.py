@@ -1,4 +1,4 @@
-"""From values to moments: tiles of pixels out of a band of frames, and the statistics of sorted samples.
+"""Moments of pixels: tiles of pixels of a band of frames, and the statistics of sorted samples.
 
 A tile is copied into a buffer with a padded row before it is transposed: transposing the stack
 itself, whose frames are megabytes apart, is ten times slower. Sums are exact: every partial sum is
@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.validity import valid_values
-from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity, check_frame_count
 
 PADDING = 32
 """Columns added to a tile's buffer, so that its rows do not fall on the same cache lines."""
@@ -27,7 +26,7 @@ IN_CACHE = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Some pixels of a band on all frames."""
+    """Tile: some pixels of a band on all frames."""
 
     where: slice
     """Their flat indices in the band."""
@@ -40,15 +39,14 @@ class Tile:
 def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
     """Cut a band (n, n_X, n_Y) into tiles of at most ``size`` pixels."""
     n_frames, n_pixels = len(frames), frames[0].size
-    if n_frames > MAX_FRAMES:
-        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")
+    check_frame_count(n_frames)
     flat = frames.reshape(n_frames, n_pixels)
     padded = np.empty((n_frames, min(size, n_pixels) + PADDING), frames.dtype)
     for begin in range(0, n_pixels, size):
         where = slice(begin, min(begin + size, n_pixels))
         values = padded[:, : where.stop - begin]
         np.copyto(values, flat[:, where])
-        yield Tile(where, values, valid_values(values, validity))
+        yield Tile(where, values, validity.allows(values))
 
 
 class Band:
@@ -115,13 +113,16 @@ class Band:
         counts: NDArray[np.int64],
         size: Callable[[int], int],
     ) -> None:
-        """The same where a row begins with ``counts`` values that are valid: of ``v``, the ``size(v)`` smallest are the sample."""
+        """Set moments of rows that begin with ``counts`` valid values each.
+
+        Of ``v`` valid values, the ``size(v)`` smallest are the sample.
+        """
         for count in np.unique(counts):
             alike = counts == count
             self.sample(where[alike], rows[alike, : size(int(count))])
 
     def moments(self) -> IntegerMoments | FloatMoments:
-        """What has been found; pixels that are invalid on every frame are masked."""
+        """Return the moments; pixels that are invalid on every frame are masked."""
         if self.pixels is not None:
             self._clear(~self.pixels)
         fields: dict[str, Any] = {

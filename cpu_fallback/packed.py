@@ -30,7 +30,7 @@ class PackedMasks:
         return len(self.words)
 
     def __getitem__(self, masks: slice) -> "PackedMasks":
-        """Some of the masks, as a view."""
+        """Return some of the masks, as a view."""
         return PackedMasks(self.words[masks], self.n_columns)
 
 
@@ -52,7 +52,7 @@ def pack(mask: NDArray[np.bool_]) -> Words:
 
 
 def erode(words: Words, connectivity: int) -> Words:
-    """One binary erosion of each mask (k, n_X, words); outside of the frame is False."""
+    """Return each mask (k, n_X, words) after one binary erosion; outside of the frame is False."""
     row, after = _neighbours(words)
     row &= after
     row &= words
@@ -66,7 +66,7 @@ def erode(words: Words, connectivity: int) -> Words:
 
 
 def dilate(words: Words, connectivity: int, n_columns: int) -> Words:
-    """One binary dilation of each mask (k, n_X, words); nothing grows outside of the frame."""
+    """Return each mask (k, n_X, words) after one binary dilation, cut at the frame's border."""
     row, after = _neighbours(words)
     row |= after
     row |= words
@@ -80,7 +80,7 @@ def dilate(words: Words, connectivity: int, n_columns: int) -> Words:
 
 
 def _neighbours(words: Words) -> tuple[Words, Words]:
-    """For each pixel the one before it, and the one after it, in its row.
+    """Return for each pixel the one before it and the one after it in its row.
 
     Bits go from word to word as if all rows were one, which is twice as fast; what came from
     another row is then taken away.

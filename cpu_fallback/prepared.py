@@ -1,4 +1,4 @@
-"""What the second pass needs of the background."""
+"""Background in the form that the second pass needs."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.packed import Words, pack
-from gpu_spots.model import Array, Background, IntegerLevel, Morphology, Validity
+from gpu_spots.model import Array, Background, FixedPointMean, Morphology, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Prepared:
     value_range: Validity | None
     """Which values count; None: all values of all pixels that are not masked do."""
     morphology: Morphology
-    level: IntegerLevel | NDArray[np.float64]
+    mean: FixedPointMean | NDArray[np.float64]
     """The background to subtract."""
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
@@ -36,7 +36,7 @@ def prepare(background: Background, morphology: Morphology, saturation: float | 
         valid=None if valid is None else pack(valid),
         value_range=background.validity if background.gaps else None,
         morphology=morphology,
-        level=background.level,
+        mean=background.mean,
         saturation=saturation,
     )
 

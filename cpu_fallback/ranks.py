@@ -135,7 +135,7 @@ def _compared_one_by_one(
 def _looked_up(
     codes: Array, gone: Array, counts: NDArray[np.bool_] | None, dtype: np.dtype[Any]
 ) -> Array:
-    """The same (n, p), from a table of every code of a pixel."""
+    """Return the ranks (n, p) from a table of every code of a pixel."""
     pixels = np.arange(codes.shape[1])
     beyond = max(int(codes.max()), int(gone.max())) + 1
     table = np.zeros((beyond + 2, len(pixels)), dtype)

@@ -71,53 +71,65 @@ def find_spots(
     """Find the spots of a run and return the results.
 
     Args:
-        frames: the HDF5 file of a run; or its images, by an `ImageRequest`; or its frames:
-            (n_frames, n_X, n_Y), counts, of uint8, uint16, uint32, int16, int32, float32 or
+        frames: Path of a run, an HDF5 file; an `ImageRequest` for images; or the frames themselves,
+            ``(n_frames, n_X, n_Y)``, counts, of uint8, uint16, uint32, int16, int32, float32 or
             float64.
-        parameters: what to look for; None: the manual's defaults, which ask for 10 different angles
-            (``Parameters(angles=0)`` does not).
-        output: the spots file to write; None: the results stay in memory.
-        frames_path: the dataset of the frames in the file, or several that follow each other; None:
-            where the file's layout has them.
-        angles_path: the dataset of the angles in the file, degrees, one a frame; None: where the
-            layout has them.
-        laser_path: the dataset of the laser states in the file, 0 or 1, one a frame; None: where
-            the layout has them.
-        table: a text file with the columns ``angle``, ``laser_on``, ...; they take the place of the
-            file's.
-        columns: for frames in memory, their metadata: ``angle`` (degrees), ``laser_on`` (0 or 1),
-            ...; one value a frame.
-        valid_pixels: (n_X, n_Y) bool; False pixels are in no mask and in no spot. None: all are
-            valid.
-        mask: a file with such an image, as ``--mask``: FILE or FILE:PATH.
-        mask_good: what marks a good pixel in it: 0, or 1 for anything else; None: as the format of
-            the mask has it, if that is certain.
-        file_mask: whether the pixel mask in the file of the frames counts.
-        reject: regions that are left out, as ``--reject`` has them: ``"rect:X0,X1,Y0,Y1"``,
-            ``"disc:X,Y,R"``, ``"border:N"``.
-        valid_range: smallest and largest value that counts, either may be None; None: as the file
-            has it.
-        saturation: the smallest saturated value, counts; None: as the file has it, else the largest
-            that frames of integers can hold.
-        compression: of ``output``: gzip, lzf, none, or a filter of hdf5plugin where that is
-            installed.
-        backend: auto, gpu or cpu.
-        threads: how many threads of the host are used, at least one a GPU; None: all cores.
-        device: number of the GPU, or of several that share the work; None: the first.
-        device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
-        memory_limit: bytes that frames and results may take; None: what is free.
-        scratch: folder of a scratch file, for runs that do not fit in memory; None: that of
+        parameters: Parameters of the search. None: the defaults of the manual, which require 10
+            different angles; ``Parameters(angles=0)`` requires none.
+        output: Spots file to write. None: the results stay in memory.
+        frames_path: Dataset of the frames in the file, or several that form one stack. None: as
+            the layout of the file defines it.
+        angles_path: Dataset of the angles in the file, degrees, one per frame. None: as the layout
+            defines it.
+        laser_path: Dataset of the laser states in the file, 0 or 1, one per frame. None: as the
+            layout defines it.
+        table: Text file with columns such as ``angle`` and ``laser_on``, which replace those of the
+            input.
+        columns: Metadata of frames in memory: one value per frame for each name, such as ``angle``
+            (degrees) and ``laser_on`` (0 or 1).
+        valid_pixels: ``(n_X, n_Y)`` bool; False pixels are in no mask and in no spot. None: all
+            pixels are valid.
+        mask: File with an image of good and bad pixels, as ``FILE`` or ``FILE:PATH``.
+        mask_good: Good pixels of ``mask``: 0 (zeros are good) or 1 (non-zeros are good). None: as
+            the format of the mask defines it, if it does.
+        file_mask: Whether the pixel mask in the input file is used.
+        reject: Regions to exclude: ``"rect:X0,X1,Y0,Y1"``, ``"disc:X,Y,R"`` or ``"border:N"``.
+        valid_range: Smallest and largest valid value, counts; None in its place: no limit. None:
+            as the file defines it.
+        saturation: Smallest saturated value, counts. None: as the file defines it, otherwise the
+            maximum of an integer type; unknown for floats.
+        compression: Compression of ``output``: ``"gzip"``, ``"lzf"``, ``"none"``, or a filter of
+            hdf5plugin, if that is installed.
+        backend: ``"auto"``, ``"gpu"`` or ``"cpu"``.
+        threads: Number of threads of the host, at least one per GPU. None: one per core.
+        device: Number of the GPU, or of several GPUs that share the work. None: the first one.
+        device_memory_limit: GPU memory that may be used, on each GPU, bytes. None: all that is
+            free.
+        memory_limit: Memory that frames and results may use, bytes. None: all that is free.
+        scratch: Folder of a scratch file, for runs that do not fit in memory. None: the folder of
             ``output``.
-        batch: frames whose masks are made at once; None: what suits.
-        keep: which stacks the results have: some of raw, filtered, synced, labels, pixels.
-        force: overwrite ``output``.
+        batch: Number of frames whose masks are computed at once. None: chosen by the program.
+        keep: Stacks of the results: some of ``raw``, ``filtered``, ``synced``, ``labels`` and
+            ``pixels``.
+        force: Whether an existing ``output`` is overwritten.
 
     Returns:
-        The results; close them when done, or use them in a ``with`` statement.
+        The results. Use them in a ``with`` statement, or close them.
 
     Raises:
-        GpuSpotsError: one line that names the file, dataset or parameter, what was found and what
-            was expected.
+        GpuSpotsError: The input, a parameter or the output cannot be used. The text is one line
+            that gives the file, dataset or parameter, the value found and the value expected.
+
+    Warns:
+        UserWarning: What the commands print as a warning, such as a beam that drifts.
+
+    Examples:
+        >>> import numpy as np
+        >>> frames = np.random.default_rng(7).poisson(100, (40, 60, 80)).astype(np.uint16)
+        >>> frames[5, 20:26, 30:35] += 200  # a spot on frame 5
+        >>> with find_spots(frames, Parameters(angles=0)) as results:
+        ...     print(results.n_spots, results.spots()["frame"])
+        1 [5]
     """
     parameters = Parameters() if parameters is None else parameters
     if not isinstance(parameters, Parameters):
@@ -160,17 +172,21 @@ def convert(
     """Write a run of images as one HDF5 file, as ``gpu-spots convert`` does.
 
     Args:
-        images: which images, and what is known of them.
-        output: the file to write; None: as for the command.
-        threads: how many read and compress; None: all cores.
-        force: overwrite ``output``.
+        images: Images of the run, and their metadata.
+        output: File to write. None: a name made from the log, the table or the images.
+        threads: Number of threads that read and compress. None: one per core.
+        force: Whether an existing ``output`` is overwritten.
 
     Returns:
-        The file's name.
+        Path of the file.
 
     Raises:
-        GpuSpotsError: one line that names the file or parameter, what was found and what was
-            expected.
+        GpuSpotsError: An image, a parameter or the output cannot be used. The text is one line that
+            gives the file or parameter, the value found and the value expected.
+
+    Examples:
+        >>> print(convert(ImageRequest(log="scan.log", folder="xray_images")))
+        scan__mccd.h5
     """
     path = default_output(images, "mccd") if output is None else Path(output)
     workers = threads or default_workers()

@@ -27,7 +27,7 @@ class DatasetRecord:
     """Names of the allowed NumPy types, the most common one first, or only `FRAMES_TYPE`."""
     shape: tuple[str | int, ...]
     """Length of each dimension: a number, or the name of one: ``n_frames``, ``n_masks``,
-    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_X`` and ``n_Y``.
+    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_bins``, ``n_X`` and ``n_Y``.
     """
     unit: str | None = None
     """Attribute ``units``; None: no such attribute."""
@@ -39,6 +39,8 @@ class DatasetRecord:
     """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
     link: str | None = None
     """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
+    components: tuple[str, ...] = ()
+    """Names, in tables of 1-D columns, of the columns of a dataset with two dimensions."""
 
     @property
     def name(self) -> str:
@@ -47,7 +49,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """Whether complete files exist without this dataset."""
+        """True if complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -85,6 +87,13 @@ STATS = (
         shape=IMAGE,
         unit="counts",
         description="interquartile range Q75 - Q25 of the background sample",
+    ),
+    DatasetRecord(
+        path="stats/noise",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="noise of a value: standard deviation, drawn towards the noise model's",
     ),
     DatasetRecord(
         path="stats/max",
@@ -178,6 +187,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         unit="pixel",
         description="X and Y of the spot's most intense pixel",
+        components=("X", "Y"),
     ),
     DatasetRecord(
         path="spots/box",
@@ -185,6 +195,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 4),
         unit="pixel",
         description="box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+        components=("X_begin", "X_end", "Y_begin", "Y_end"),
     ),
     DatasetRecord(
         path="spots/frame",
@@ -214,6 +225,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         description="begin and end, exclusive, of each spot in spots/pixel_list",
         stack="pixels",
+        components=("pixel_list_begin", "pixel_list_end"),
     ),
     DatasetRecord(
         path="spots/overload",
@@ -258,15 +270,16 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         unit="counts",
-        description="level of each frame: interquartile mean of a sample of its pixels",
+        description="level of each frame: interquartile mean of a sample of its pixels, or with "
+        "the method clip the mean of its clipped counts",
     ),
     DatasetRecord(
         path="frame_scale",
         dtypes=("float64",),
         shape=("n_frames",),
         description=(
-            "what each frame was multiplied by before it was compared with others; "
-            "stats are in these scaled counts"
+            "factor that scales each frame to the common background level; "
+            "stats are in scaled counts"
         ),
         absent="frames are not scaled (--normalise none)",
     ),
@@ -274,9 +287,45 @@ FRAME_COLUMNS = (
 """Columns with one row per frame."""
 
 
+NOISE_COLUMNS = (
+    DatasetRecord(
+        path="noise/level",
+        dtypes=("float64",),
+        shape=("n_bins",),
+        unit="counts",
+        description="median background of the pixels of each bin",
+    ),
+    DatasetRecord(
+        path="noise/variance",
+        dtypes=("float64",),
+        shape=("n_bins",),
+        unit="counts^2",
+        description="trimmed mean of the variances of the pixels of each bin",
+    ),
+    DatasetRecord(
+        path="noise/n_pixels",
+        dtypes=("int64",),
+        shape=("n_bins",),
+        description="number of pixels of each bin",
+    ),
+)
+"""Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
+NOISE_ATTRIBUTES = (
+    "gain",
+    "gain_error",
+    "offset",
+    "offset_error",
+    "correlation",
+    "correlation_error",
+)
+"""Attributes of the group ``noise``. Each is the field of `NoiseModel` of that name."""
+
+
 def _by_path(*groups: Iterable[DatasetRecord]) -> dict[str, DatasetRecord]:
     return {record.path: record for records in groups for record in records}
 
 
-DATASETS = _by_path(STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS)
+DATASETS = _by_path(
+    STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS, NOISE_COLUMNS
+)
 """Records of all datasets by path."""

@@ -15,7 +15,7 @@ from gpu_spots.parameters import SYNCS, Parameters
 from gpu_spots.protocols import Stack
 
 Description = dict[str, Any]
-"""What JSON can hold."""
+"""Description of a run, of types that JSON can store."""
 
 DEFAULTS = Parameters()
 
@@ -118,7 +118,7 @@ def _pairs(stack: Stack) -> Description | None:
 
 
 def _possible(stack: Stack) -> Mapping[str, str | None]:
-    """For each value of -m and -S: None where find can have it, else why not."""
+    """Return for each value of -m and -S the reason why find cannot use it; None: it can."""
     n_frames, columns = stack.shape[0], stack.columns
     run = columns, n_frames, stack.source
     checks: dict[str, Callable[[], object]] = {
@@ -152,13 +152,13 @@ def _options(
 
 
 def _problems(stack: Stack, possible: Mapping[str, str | None]) -> list[str]:
-    """For what find would refuse the run, whatever its options."""
+    """Return the problems for which find refuses the run with any options."""
     found = [possible[f"-m {DEFAULTS.method}"], _why_not(stack.check_whole, stack)]
     return [problem for problem in found if problem]
 
 
 def _origin(columns: Mapping[str, Any], name: str) -> str:
-    """Where a column is; empty where nobody knows."""
+    """Return the place of a column; empty: unknown."""
     place = columns.origin.get(name, "") if isinstance(columns, LocatedColumns) else ""
     return f"/{place}" if place.startswith("lauecollect/") else place
 

@@ -53,11 +53,14 @@ def in_options(options: Mapping[str, str]) -> Iterator[None]:
 
 
 class GpuSpotsError(Exception):
-    """Base of every error that is the user's to mend; its text is one line and needs no traceback."""
+    """Base class of all errors that the user can correct; the text is one line."""
 
 
 class ParameterError(GpuSpotsError):
-    """A parameter is outside its range: ``name`` is the parameter, ``problem`` the value found and the range."""
+    """A parameter is out of range.
+
+    ``name`` is the parameter; ``problem`` gives the value found and the range.
+    """
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")
@@ -78,7 +81,7 @@ class OutputError(GpuSpotsError):
 
 
 class BackendError(GpuSpotsError):
-    """The computing backend asked for cannot be used on this machine."""
+    """The requested backend cannot be used on this machine."""
 
 
 class OutOfDeviceMemory(BackendError):

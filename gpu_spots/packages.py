@@ -6,6 +6,7 @@ EXTRAS = {
     "plugins": ("hdf5plugin",),
     "images": ("fabio",),
     "plots": ("matplotlib",),
+    "export": ("pandas", "pyarrow"),
 }
 """Packages of each extra of pyproject.toml."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_spots.errors import ParameterError
 
-METHOD_NAMES = ("n_removed", "kruskal")
+METHOD_NAMES = ("n_removed", "kruskal", "clip")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
@@ -22,38 +22,36 @@ DEFAULT_PERCENT = 25
 class Parameters:
     """Parameters of the spot search; names and defaults are the manual's.
 
-    Ranges are checked whether or not the method uses the value.
+    The range of every value is checked, even if the method does not use it.
 
-    Raises `ParameterError`, which names the field, the value found and the range.
+    Raises:
+        ParameterError: A value is out of range. The text gives the name, the value and the range.
+
+    Examples:
+        >>> Parameters(sync="blocks", cutoff=4).cutoff
+        4.0
     """
 
     method: str = "n_removed"
-    """How a pixel's background sample is chosen from the run's frames: n_removed or kruskal
-    (manual: -m).
-    """
+    """Method that selects the background sample of each pixel: n_removed, kruskal or clip (``-m``)."""
     n: int = DEFAULT_PERCENT
-    """Percent of the largest values that n_removed drops, 0 to 99; 0 means 25 (manual: -n)."""
+    """Percentage of the largest values that n_removed drops, 0 to 99; 0 means 25 (``-n``)."""
     alpha: float = 0.05
-    """Significance level of kruskal's test, between 0 and 1, both exclusive (manual: -A)."""
+    """Significance level of the test of kruskal, between 0 and 1, both exclusive (``-A``)."""
     cutoff: float = 3.0
-    """A pixel stands out at avg + cutoff * std; finite, 0 or more (manual: -c)."""
+    """Threshold of the raw mask, standard deviations above the average; 0 or more (``-c``)."""
     erosions: int = 1
-    """Binary erosions of the raw masks, 0 or more (manual: -e)."""
+    """Binary erosions of the raw masks, 0 or more (``-e``)."""
     dilations: int = 2
-    """Binary dilations after the erosions, 0 or more (manual: -d)."""
+    """Binary dilations after the erosions, 0 or more (``-d``)."""
     structure: tuple[int, int] = (2, 2)
-    """Rank and connectivity of the structuring element, (2, 1) or (2, 2) (manual: -s)."""
+    """Rank and connectivity of the structuring element, (2, 1) or (2, 2) (``-s``)."""
     angles: int = 10
-    """At least this many different angles must be in lauecollect/angle; 0 switches the check off
-    (manual: -a).
-    """
+    """Minimum number of different angles in the run; 0 switches the check off (``-a``)."""
     sync: str = "none"
-    """Union of masks over off/on pairs or whole angle blocks: none, pairs or blocks (manual: -S).
-    """
+    """Frames that share a mask: none, pairs (off/on), or blocks (one angle) (``-S``)."""
     normalise: str = "none"
-    """Bring each frame to the run's level before the background is learnt and masks are made: none
-    or level (ours).
-    """
+    """Scaling of each frame to a common background level: none or level (``--normalise``)."""
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHOD_NAMES)

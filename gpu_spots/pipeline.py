@@ -1,8 +1,8 @@
-"""find_spots: the order of events, and nothing else.
+"""Order of the steps of a run.
 
-First pass, by bands of rows: every frame of a pixel -> its background. Second pass, by batches of
-frames: masks -> (union ->) components -> sums -> table. The backend computes; the sink takes what
-is finished; neither is known here by more than its contract.
+The first pass calculates the background of each pixel, in bands of rows of all frames. The second
+pass makes masks, components, sums and the table of spots, in batches of frames. The backend
+computes and the sink writes; this module uses only their protocols.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from gpu_spots.masks import grouping
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, NoiseModel, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
@@ -31,7 +31,7 @@ from gpu_spots.second_pass import SecondPass
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to."""
+    """Summary of a run."""
 
     n_frames: int
     """Frames of the run."""
@@ -43,10 +43,12 @@ class Summary:
     """Background method."""
     outcome: Outcome | None
     """What the method did; None: nothing worth a line."""
+    noise: NoiseModel | None
+    """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
-    """Smallest and largest scale of a frame; None where frames were not scaled."""
+    """Smallest and largest factor of a frame; None: frames were not scaled."""
     plan: Plan
-    """How it was done."""
+    """Plan of the run."""
     seconds: dict[str, float]
     """Wall time of each stage, in order: read, background, masks and spots, write."""
     n_bytes: int
@@ -54,10 +56,10 @@ class Summary:
 
 
 def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
-    """Which frames share a mask.
+    """Return the groups of frames that share a mask.
 
-    Raises `InputError` for a run without the angles or the laser states that the parameters ask
-    for.
+    Raises:
+        InputError: the run lacks the angles or the laser states that the parameters require.
     """
     grouping.check_angles(stack.columns, stack.shape[0], parameters.angles, stack.source)
     return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
@@ -66,7 +68,8 @@ def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
 def plan_run(stack: Stack, parameters: Parameters, resources: Resources) -> Plan:
     """Return the plan by which `find_spots` processes a run.
 
-    Raises `InputError` if the resources are not enough, or the parameters do not fit the run.
+    Raises:
+        InputError: the memory is too small, or the parameters do not fit the run.
     """
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
@@ -90,10 +93,18 @@ def find_spots(
     sink: Sink,
     observer: Observer,
 ) -> Summary:
-    """Pass over the frames of a stack twice, and write the results to the sink.
+    """Find the spots of a stack in two passes over its frames, and write the results.
 
-    Raises `InputError` if the parameters do not fit the run (too few angles or frames, no laser
-    states), or there is too little memory.
+    Args:
+        stack: frames and metadata of the run.
+        parameters: options of the method.
+        resources: backend, limits and scratch files.
+        sink: destination of the results.
+        observer: receiver of progress and warnings.
+
+    Raises:
+        InputError: the parameters do not fit the run (too few angles or frames, no laser states),
+            or there is too little memory.
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
@@ -112,13 +123,13 @@ def find_spots(
             backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
             try:
                 return opened.enter_context(
-                    open_source(stack, backend, plan, allowed.open_spool, observer)
+                    open_source(stack, backend, plan, method, allowed.open_spool, observer)
                 )
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
                     raise
                 observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
-            # nothing that was read is held any more
+            # only here, because the error kept the frames that were read
             backend.release()
             return None
 
@@ -130,6 +141,8 @@ def find_spots(
         with watch.stage("background"):
             if parameters.normalise == "level":
                 source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
+                if (relative := source.relative_levels) is not None:
+                    method = method.at_levels(relative)
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
@@ -141,6 +154,9 @@ def find_spots(
                 observer.warn(outcome.warning)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
+            noise = background.noise_model
+            if noise is not None:
+                sink.write_noise(noise)
             for name, encoded in in_order(
                 lambda item: (item[0], sink.encode(lambda: item[1])),
                 _maps(background),
@@ -153,13 +169,16 @@ def find_spots(
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,
             )
+            clipped = background.flagged is not None
             del background  # most of it is not needed any more
             table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
-    if message := static_spots.cover_warning(walk.table.covered, n_good, sparse=sparse):
+    if message := static_spots.cover_warning(
+        walk.table.covered, n_good, sparse=sparse, clipped=clipped
+    ):
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots(table)
-    return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
+    return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
 
 
 def _maps(background: Background) -> Iterator[tuple[str, Array]]:
@@ -174,6 +193,7 @@ def _summary(
     table: SpotTable,
     method: Method,
     outcome: Outcome | None,
+    noise: NoiseModel | None,
     factors: NDArray[np.int64] | None,
     plan: Plan,
     watch: Stopwatch,
@@ -185,6 +205,7 @@ def _summary(
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         method=method,
         outcome=outcome,
+        noise=noise,
         scales=None
         if factors is None
         else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),

@@ -1,4 +1,4 @@
-"""One run into one spots file, on disk or in memory, with the record of how it was made."""
+"""Processing of one run into one spots file, on disk or in memory, with the record of how it was made."""
 
 import shlex
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 from gpu_spots import __version__, pipeline, watchdog
 from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.compression import filter_options
-from gpu_spots.files.output.new_file import check_output, complete_or_absent, new_file
+from gpu_spots.files.output.new_file import check_output, new_output
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
@@ -29,11 +29,11 @@ class Output:
     path: Path | None = None
     """Spots file; None: the results stay in memory."""
     compression: str = "gzip"
-    """Compression of the file; results in memory have lzf, which is fast."""
+    """Compression of the file. Results in memory are compressed by lzf, which is fast."""
     keep: frozenset[str] = STACKS
-    """Stacks that are written: some of `STACKS`."""
+    """Stacks to write, some of `STACKS`."""
     force: bool = False
-    """Whether an existing file is overwritten."""
+    """Overwrite an existing file."""
 
     def __post_init__(self) -> None:
         filter_options(self.compression)
@@ -63,8 +63,7 @@ def find_to_file(
     Raises `GpuSpotsError`; then nothing new is left on disk.
     """
     assert output.path is not None
-    check_output(output.path, stack.files, output.force)
-    with complete_or_absent(output.path) as part, new_file(part, str(output.path)) as file:
+    with new_output(output.path, stack.files, force=output.force) as file:
         filters = filter_options(output.compression)
         writer = SpotsWriter(file, str(output.path), stack.shape, filters, output.keep)
         return _find(stack, parameters, resources, output, observer, writer)

@@ -1,4 +1,4 @@
-"""Second pass: batch by batch of frames, masks are found and united, their components labelled and measured, and all of it written."""
+"""Second pass over the frames: masks, their components, and the sums of the spots."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -31,7 +31,7 @@ from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_i
 
 Result = TypeVar("Result")
 Sums = tuple[NDArray[np.float64], Measurements]
-"""Intensity, and what else was measured, of the spots of a batch."""
+"""Intensities and other measurements of the spots of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +39,23 @@ class _Images:
     """Images of consecutive masks that are to be written, on the host."""
 
     masks: dict[str, PackedImages]
-    """By the kinds that the sink keeps."""
+    """Masks by kind, of the kinds that the sink keeps."""
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The same, ready for the sink."""
+    """Images of masks and labels that are ready for the sink."""
 
     masks: dict[str, list[Any]]
     labels: list[Any]
 
 
 class SecondPass(Generic[Frames, Masks, Prepared]):
-    """Masks, components and sums, batch by batch.
+    """Computation of masks, components and sums, in batches of frames.
 
-    Workers compute and encode; this thread alone writes, in order.
+    Worker threads compute and encode. Only the calling thread writes, in order.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.source = source
         self.shape = source.shape[1:]
         self.connectivity = parameters.connectivity
-        self.level = background.level
+        self.mean = background.mean
         self.backend = source.backend
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = at_last(
@@ -83,14 +83,14 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.table = SpotTableBuilder(self.shape[1])
 
     def frame_by_frame(self) -> SpotTable:
-        """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
+        """Label the filtered mask of each frame and measure its spots, in one pass."""
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
             sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
-            # what waits to be written takes no memory of a device
+            # results that wait to be written hold no device memory
             found = replace(found, held=None)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
@@ -101,7 +101,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return self.table.table()
 
     def in_groups(self, groups: Groups) -> SpotTable:
-        """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
+        """Label the union of the masks of each group, and measure its spots on each frame.
+
+        The frames are read once for the masks, and once more for the sums.
+        """
         self.sink.expect_synced(groups.n_masks)
         found = self._label(self._synced_masks(groups))
 
@@ -118,7 +121,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return self.table.table()
 
     def _synced_masks(self, groups: Groups) -> Masks:
-        """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
+        """Return the union of the filtered masks of each group.
+
+        Pixels that are invalid on any frame of the group are excluded.
+        """
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
 
@@ -144,7 +150,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _unite(self, onto: Masks, masks: Masks, mask_of_frame: NDArray[np.int64]) -> None:
-        """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""
+        """Unite masks of frames with those of their groups.
+
+        If a device is full, this is done in halves, because masks may be copied to another device.
+        """
 
         def some(begin: int, end: int) -> None:
             self.backend.union(onto, masks[begin:end], mask_of_frame[begin:end])
@@ -152,7 +161,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         in_halves(some, (0, len(masks)), self.backend.release)
 
     def _label(self, synced: Masks) -> Components:
-        """Components of all synced masks."""
+        """Return the components of all synced masks, and write the masks and labels."""
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
             found = replace(
@@ -173,7 +182,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     ) -> Iterator[tuple[int, int, Result]]:
         """Compute batches of ``total`` frames or masks, and write their images.
 
-        Yields begin, end and the result of each batch, in order, when its images are written.
+        Yields begin, end and the result of each batch, in order, after its images were written.
         """
         self.observer.stage(stage, total, unit)
         run = self.source.plan
@@ -198,7 +207,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             return in_halves(one_batch, span, self.backend.release)
 
         with closing(in_order(computed, batches, run.threads)) as parts:
-            # a device has large batches, which other threads encode in pieces
+            # batches of a device are large, so the threads encode them in pieces
             pieces = (
                 (begin, piece, images, result, piece[1] == end - begin)
                 for part in parts
@@ -220,7 +229,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 self.observer.advance(last - first)
 
     def _find_masks(self, on_device: Frames, begin: int, end: int) -> FoundMasks[Masks]:
-        return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
+        frames = self.source.at_level(on_device, begin, end, self.prepared)
+        return self.backend.find_masks(frames, self.prepared)
 
     def _measure(
         self,
@@ -230,11 +240,14 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         begin: int,
         end: int,
     ) -> Sums:
-        """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
+        """Measure the spots of the frames from ``begin`` to ``end``.
+
+        Intensities are in the counts of the frames, not in scaled counts.
+        """
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
-        return intensities(measured, self.level, of_row), measured
+        return intensities(measured, self.mean, of_row), measured
 
     def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> _Images:
         """Bring the masks that the sink keeps to the host."""
@@ -263,7 +276,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     def _write(
         self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool
     ) -> None:
-        """Write images of the batch from ``begin`` on, from its ``first``; with the last ones what was found in all of them."""
+        """Write some images of a batch, and after the last ones the components of the batch.
+
+        Args:
+            begin: index of the first mask of the batch.
+            first: index of the first image inside the batch.
+            encoded: images to write.
+            found: components of the whole batch; None: there are none.
+            is_last: the images are the last ones of the batch.
+        """
         with self.watch.stage("write"):
             for kind, images in encoded.masks.items():
                 self.sink.write_masks(kind, begin + first, images)

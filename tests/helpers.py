@@ -22,7 +22,7 @@ from gpu_spots.background.methods import Method
 from gpu_spots.cuda import background as cuda_background
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import Background, IntegerLevel, Validity
+from gpu_spots.model import Background, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 from gpu_spots.resources import Resources
@@ -308,11 +308,11 @@ def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, 
 def background_of(
     threshold: np.ndarray,
     dtype: np.dtype,
-    level: IntegerLevel | np.ndarray | None = None,
+    mean: FixedPointMean | np.ndarray | None = None,
     validity: Validity | None = None,
     gaps: bool = False,
 ) -> Background:
-    """A background of which only the threshold, the level and the validity matter."""
+    """A background of which only the threshold, the mean and the validity matter."""
     zeros = np.zeros(threshold.shape)
     return Background(
         avg=zeros.astype(np.float32),
@@ -324,18 +324,18 @@ def background_of(
         n_used=None,
         dropped=None,
         gaps=gaps,
-        level=IntegerLevel(1, None, zeros.astype(np.uint32)) if level is None else level,
+        mean=FixedPointMean(1, None, zeros.astype(np.uint32)) if mean is None else mean,
         validity=validity or Validity(),
     )
 
 
-def levels_of(
+def means_of(
     dtype: np.dtype, shape: tuple[int, int], rng: np.random.Generator
-) -> IntegerLevel | np.ndarray:
+) -> FixedPointMean | np.ndarray:
     """Any background to subtract from frames of that type."""
     if dtype.kind == "f":
         return rng.random(shape)
-    return IntegerLevel(
+    return FixedPointMean(
         7, rng.integers(-(2**31), 2**31, shape), rng.integers(0, 2**32, shape).astype(np.uint32)
     )
 

@@ -13,7 +13,7 @@ from factories.masks import masks_of
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 from gpu_spots.memory import plan
-from gpu_spots.model import FRAME_DTYPES, IntegerLevel, Morphology
+from gpu_spots.model import FRAME_DTYPES, FixedPointMean, Morphology
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, images_of, run
 from reference import reference_run
@@ -147,14 +147,14 @@ def test_sums_and_first_maximum_of_each_component(
     stack = rng.random((3, 9, 70)) < 0.3
     # few different values, so that maxima tie
     frames = (rng.integers(0, 4, (3, 9, 70)) * (60 if dtype.itemsize == 1 else 10000)).astype(dtype)
-    map_of_level = rng.random((9, 70)) if dtype.kind == "f" else rng.integers(0, 2**32, (9, 70))
-    level = (
-        map_of_level
+    map_of_mean = rng.random((9, 70)) if dtype.kind == "f" else rng.integers(0, 2**32, (9, 70))
+    mean = (
+        map_of_mean
         if dtype.kind == "f"
-        else IntegerLevel(7, map_of_level.astype(np.int64) - 2**31, map_of_level.astype(np.uint32))
+        else FixedPointMean(7, map_of_mean.astype(np.int64) - 2**31, map_of_mean.astype(np.uint32))
     )
     prepared = backend.prepare(
-        background_of(np.zeros((9, 70)), dtype, level),
+        background_of(np.zeros((9, 70)), dtype, mean),
         Morphology(0, 0, 2),
         30000 if dtype.itemsize > 1 else 180,
     )
@@ -169,16 +169,14 @@ def test_sums_and_first_maximum_of_each_component(
             values = frame.reshape(-1)[pixels]
             if dtype.kind == "f":
                 total = 0.0
-                for value, below in zip(values, map_of_level.reshape(-1)[pixels], strict=True):
+                for value, below in zip(values, map_of_mean.reshape(-1)[pixels], strict=True):
                     total += float(value) - float(below)
             else:
                 total = sum(values.tolist())
                 assert measured.background_high[row] == sum(
-                    (map_of_level.reshape(-1)[pixels] - 2**31).tolist()
+                    (map_of_mean.reshape(-1)[pixels] - 2**31).tolist()
                 )
-                assert measured.background_low[row] == sum(
-                    map_of_level.reshape(-1)[pixels].tolist()
-                )
+                assert measured.background_low[row] == sum(map_of_mean.reshape(-1)[pixels].tolist())
             assert measured.total[row] == total
             assert measured.peak[row] == pixels[np.argmax(values)]
             assert measured.overload[row] == sum(

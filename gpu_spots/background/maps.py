@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Background, FloatMoments, IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import (
+    Array,
+    Background,
+    FixedPointMean,
+    FloatMoments,
+    IntegerMoments,
+    Validity,
+)
 
 PIECE = 1 << 14
 """Pixels that are evaluated at a time: three times as fast as a whole band, as what comes in
@@ -58,7 +65,7 @@ class BackgroundRows:
     """(n_X, n_Y) int32, int64 or float64, counts."""
     kept: NDArray[np.int32]
     """(n_X, n_Y) int32: values in the sample; 0: the pixel is masked."""
-    level: Array
+    sums: Array
     """(n_X, n_Y), counts: sum of the sample, uint32 (uint8 and uint16 frames) or int64.
 
     Float frames: its average, float64.
@@ -87,13 +94,13 @@ class BackgroundRows:
                 avg = moments.total / m
                 std = np.sqrt(_rounded_once(moments.scatter_high, moments.scatter_low)) / m
                 iqr = moments.iqr4 / 4.0
-                self.level[rows] = moments.total
+                self.sums[rows] = moments.total
                 self.threshold[rows] = _integer_threshold(
                     avg, std, self.cutoff, masked, np.iinfo(self.max.dtype)
                 )
             else:
                 avg, std, iqr = moments.average, np.sqrt(moments.deviation / m), moments.iqr
-                self.level[rows] = avg
+                self.sums[rows] = avg
                 self.threshold[rows] = _float_threshold(avg, std, self.cutoff, masked)
             self.avg[rows], self.std[rows], self.iqr[rows] = avg, std, iqr
         self.max[rows], self.arg[rows], self.kept[rows] = moments.max, moments.arg, moments.kept
@@ -116,10 +123,13 @@ class BackgroundMaps:
         cutoff: float,
         varies: bool,
         held: Any = None,
+        *,
+        levelled: bool = False,
     ) -> None:
         """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
 
-        ``held``: what the backend holds of them where it computes.
+        ``held``: what the backend holds of them where it computes. ``levelled``: sums may be beyond
+        those of the frames' type.
         """
         self._cutoff = cutoff
         self._varies = varies
@@ -130,8 +140,9 @@ class BackgroundMaps:
         self._threshold = np.empty(shape, threshold_dtype(dtype))
         self._kept = np.empty(shape, np.int32)
         # sums of at most 65535 values of 16 bits fit 32 bits
-        exact = np.uint32 if dtype.kind == "u" and dtype.itemsize <= 2 else np.int64
-        self._level = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
+        is_short = dtype.kind == "u" and dtype.itemsize <= 2 and not levelled
+        exact = np.uint32 if is_short else np.int64
+        self._sums = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
 
     def rows(self, begin: int, end: int) -> BackgroundRows:
         """The rows from ``begin`` to ``end``, to be filled."""
@@ -146,10 +157,15 @@ class BackgroundMaps:
             arg=self._arg[rows],
             threshold=self._threshold[rows],
             kept=self._kept[rows],
-            level=self._level[rows],
+            sums=self._sums[rows],
             dropped=None if self._dropped is None else self._dropped[rows],
             held=self._held,
         )
+
+    @property
+    def samples(self) -> tuple[NDArray[np.int32], Array]:
+        """(n_X, n_Y) each: values in the sample of each pixel, and `BackgroundRows.sums`."""
+        return self._kept, self._sums
 
     def finish(self, validity: Validity) -> Background:
         """The background of the whole frame, once every row is filled."""
@@ -164,25 +180,39 @@ class BackgroundMaps:
             n_used=self._kept if self.gaps or self._varies else None,
             dropped=self._dropped,
             gaps=self.gaps,
-            level=self._finished_level(),
+            mean=self._mean(),
             validity=replace(validity, pixels=None if good.all() else good),
             held=self._held,
         )
 
-    def _finished_level(self) -> IntegerLevel | NDArray[np.float64]:
-        total = self._level
+    def _mean(self) -> FixedPointMean | NDArray[np.float64]:
+        total = self._sums
         if total.dtype.kind == "f":
             return total
         if self.gaps or self._varies:
             m = np.maximum(self._kept, 1).astype(np.int64)
             whole, rest = np.divmod(total.astype(np.int64), m)
-            return IntegerLevel(scale=2**32, high=whole, low=((rest << 32) // m).astype(np.uint32))
+            return FixedPointMean(
+                scale=2**32, high=whole, low=((rest << 32) // m).astype(np.uint32)
+            )
         scale = int(self._kept.max())
         if total.dtype == np.uint32:
-            return IntegerLevel(scale=scale, high=None, low=total)
-        return IntegerLevel(
+            return FixedPointMean(scale=scale, high=None, low=total)
+        return FixedPointMean(
             scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32)
         )
+
+
+def threshold_map(
+    mean: Array, sigma: Array, cutoff: float, masked: NDArray[np.bool_], dtype: np.dtype[Any]
+) -> Array:
+    """Return the thresholds of pixels of frames of some type: ``cutoff * sigma`` above the mean.
+
+    (n,) float64 each; NaN where a pixel of float frames is masked.
+    """
+    if dtype.kind == "f":
+        return _float_threshold(mean, sigma, cutoff, masked)
+    return _integer_threshold(mean, sigma, cutoff, masked, np.iinfo(dtype))
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:

@@ -1,4 +1,4 @@
-"""``gpu-spots convert``: images and what is known of them into one HDF5 file, as lu_mccd2hdf does."""
+"""Command ``gpu-spots convert``: write images and their metadata as one HDF5 file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.image_options import image_options, image_request, option_of
+from gpu_spots.cli.errors import naming_options
+from gpu_spots.cli.image_options import image_options, image_request
 from gpu_spots.cli.input_options import TABLE
 from gpu_spots.cli.terminal import say
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError
 
 
 @click.command()
@@ -41,22 +42,15 @@ def convert(
     debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
-    """Write a run of images as one HDF5 file, which find reads.
+    """Write a run of images as one HDF5 file for find.
 
-    A Lauecollect log names its images and has their metadata. Or give the images (MarCCD, TIFF,
-    CBF, EDF, ...; compressed by gzip or bzip2 too), or a pattern of their names in quotes, and say
-    where angles and laser states are: in a --table, in their names (--name-pattern), or by
-    --angle-step and --laser.
+    Give a Lauecollect log, which lists the images and their metadata. Or give the images (MarCCD,
+    TIFF, CBF, EDF, ...; also compressed by gzip or bzip2) or, in quotes, a pattern of their names.
+    Angles and laser states of such images come from a table (--table), from the names
+    (--name-pattern), or from --angle-step and --laser.
     """
-    try:
+    with naming_options():
         _run(image_request(sources, options), output, threads, force, quiet)
-    except ParameterError as error:
-        if error.name == "sources":
-            raise click.UsageError(error.problem, click.get_current_context()) from error
-        raise click.BadParameter(
-            error.problem,
-            param_hint="-o/--output" if error.name == "output" else option_of(error.name),
-        ) from error
 
 
 def _run(
@@ -87,7 +81,7 @@ def _run(
 
 
 def _known(stack: Any, observer: Any) -> str:
-    """What the metadata tells of angles and laser states; what is wrong with it is warned of, as find would refuse it."""
+    """Return angles and laser states in words, and warn of metadata that find would refuse."""
     from gpu_spots.masks import grouping
 
     n_frames = stack.shape[0]

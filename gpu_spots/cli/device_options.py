@@ -1,4 +1,4 @@
-"""Options of find that say what computes."""
+"""Options of find for the computing backend."""
 
 import re
 from collections.abc import Callable
@@ -31,8 +31,8 @@ def device_options(command: Command) -> Command:
         ),
         click.option(
             "--device", metavar="LIST", callback=_numbers,
-            help="Number of the GPU, or of several that share the work, such as 0,1 "
-            "(see gpu-spots devices)  [default: 0]",
+            help="Number of the GPU (see gpu-spots devices), or of several that share the work, "
+            "such as 0,1 (experimental)  [default: 0]",
         ),
         click.option(
             "--device-memory-limit", metavar="SIZE", callback=size,

@@ -30,7 +30,9 @@ OPTIONS = {
     "file_mask": "--no-file-mask",
     "folder": "-p/--path",
     "force": "--force",
+    "frames_from": "--frames-from",
     "frames_path": "--frames",
+    "keep": "--keep",
     "laser": "--laser",
     "laser_path": "--laser-path",
     "mask": "--mask",
@@ -40,6 +42,7 @@ OPTIONS = {
     "n": "-n/--n",
     "name_pattern": "--name-pattern",
     "normalise": "--normalise",
+    "one_per_angle": "--one-per-angle",
     "output": "-o",
     "reject": "--reject",
     "saturation": "--saturation",
@@ -112,6 +115,20 @@ class OneLineCommand(_OneLine):
 
 class OneLineGroup(_OneLine, click.Group):
     """A group of commands."""
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Turn a `ParameterError` into click's error, which names the option of the running command."""
+    try:
+        yield
+    except ParameterError as error:
+        context = click.get_current_context()
+        if error.name == "sources":
+            raise click.UsageError(error.problem, context) from error
+        options = {option.name: "/".join(option.opts) for option in context.command.params}
+        hint = options.get(error.name, error.name)
+        raise click.BadParameter(error.problem, param_hint=hint) from error
 
 
 def _end(error: BaseException, name: str, debug: bool) -> Any:

@@ -1,6 +1,6 @@
-"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots.
+"""Command ``gpu-spots find``, also called ``lu_hdf2spots``: find the spots of a run.
 
-Options and defaults are the manual's; ours follow them.
+The options of the manual come first, with its defaults.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,11 @@ import click
 from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.errors import ParameterError
 from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
@@ -67,7 +66,7 @@ class FindCommand(OneLineCommand):
 
 
 def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
-    """Numbers where there are numbers; which ones are allowed is the parameters' business."""
+    """Return the numbers, or the text if it is not a list of numbers, which is refused later."""
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -185,21 +184,17 @@ def find(
 ) -> None:
     """Find the spots of a Laue diffraction run.
 
-    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by
-    erosions and dilations, labels the spots, integrates them, and writes statistics, masks, labels
-    and the table of spots to the output.
+    Calculates the background of each pixel from all frames, marks the pixels significantly above
+    it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
+    statistics, masks, labels and the table of spots to the output.
     """
-    try:
+    with naming_options():
         images = take_images(sources, options)
         inputs = take_inputs(options, images is None)
         parameters = Parameters(
             **{field.name: options.pop(field.name) for field in fields(Parameters)}
         )
         _run(sources, images, inputs, output, parameters, **options)
-    except ParameterError as error:
-        if error.name == "sources":
-            raise click.UsageError(error.problem, click.get_current_context()) from error
-        raise click.BadParameter(error.problem, param_hint=_option_of(error.name)) from error
 
 
 def _run(
@@ -281,10 +276,7 @@ def _run(
         say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.outcome:
         say(summary.outcome.summary)
+    if summary.noise:
+        say(summary.noise.words())
     say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
-
-
-def _option_of(name: str) -> str:
-    """The options that set a parameter, as the user writes them."""
-    return next(("/".join(option.opts) for option in find.params if option.name == name), name)

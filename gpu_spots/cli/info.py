@@ -1,4 +1,4 @@
-"""gpu-spots info: what a file is taken for, and what find would do with it."""
+"""Command ``gpu-spots info``: show how a file is interpreted, and what find can do with it."""
 
 import json
 import shlex
@@ -9,12 +9,11 @@ from typing import Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
 from gpu_spots.cli.terminal import show
-from gpu_spots.errors import ParameterError
 
 Rows = Iterator[tuple[str, str]]
 
@@ -26,26 +25,19 @@ Rows = Iterator[tuple[str, str]]
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
-    """Show what a file, or a run of images, is taken for, without reading its frames.
+    """Show how a file or a run of images is interpreted.
 
-    The layout, the frames and how they are stored, which pixels and values count, angles, laser
-    states, blocks and pairs, what find can do with them, and the command to do it. Files, logs and
-    images are given as for find.
+    Frames are not read. The output lists the layout, the frames and their storage, masked pixels
+    and valid values, angles, laser states, blocks and pairs, the methods that find can use, and the
+    command to run it. Files, logs and images are given as for find.
 
-    Of a spots file, the output of find: how many spots it has, and how they were found.
+    For a spots file, the output of find, it lists the number of spots, the options, the program and
+    the datasets.
     """
     arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
-    try:
+    with naming_options():
         images = take_images(sources, options)
         found = _described(sources, images, take_inputs(options, images is None))
-    except ParameterError as error:
-        if error.name == "sources":
-            raise click.UsageError(error.problem, click.get_current_context()) from error
-        hint = next(
-            ("/".join(option.opts) for option in info.params if option.name == error.name),
-            error.name,
-        )
-        raise click.BadParameter(error.problem, param_hint=hint) from error
     is_run = found["layout"] != SPOTS_FILE
     if is_run:
         found["command"] = shlex.join(
@@ -86,7 +78,7 @@ def _described(
 
 
 def _rows(found: dict[str, Any]) -> Rows:
-    """Label and text of each line."""
+    """Yield label and text of each line for a run."""
     yield "file", found["file"]
     yield "layout", _title(found["layout"])
     yield from _frames(found["frames"])
@@ -96,7 +88,7 @@ def _rows(found: dict[str, Any]) -> Rows:
 
 
 def _rows_of_spots(found: dict[str, Any]) -> Rows:
-    """Label and text of each line, of a spots file."""
+    """Yield label and text of each line for a spots file."""
     unknown = "unknown"
     spots = found["spots_per_frame"]
     yield "file", found["file"]
@@ -109,6 +101,15 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
         for name, value in found["options"].items()
     }
     yield "options", ", ".join(f"{name} {value}" for name, value in options.items()) or unknown
+    if found["noise"]:
+        yield (
+            "noise",
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:.4g}"
+                for name, value in found["noise"].items()
+                if isinstance(value, float)
+            ),
+        )
     yield (
         "computed",
         f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})",

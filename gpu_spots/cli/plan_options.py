@@ -1,4 +1,4 @@
-"""Options of find that say what it may use and what it keeps: memory, scratch files, batches, stacks; and the plan in words."""
+"""Options of find for memory, scratch files, batches and stacks, and the text of a plan."""
 
 import re
 from collections.abc import Callable
@@ -61,7 +61,8 @@ def plan_options(command: Command) -> Command:
         ),
         click.option(
             "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True, callback=_keep,
-            help="Stacks to write, some of these or none; statistics and spots are always written",
+            help="Stacks to write, separated by commas, or none; "
+            "statistics and spots are always written",
         ),
         click.option(
             "--dry-run", is_flag=True, help="Print the plan of the run and its memory needs, and exit"
@@ -76,14 +77,8 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
     """Return the lines that --dry-run prints."""
     from gpu_spots.memory.plan import in_words
 
-    places = {
-        "memory": "in memory, all of them",
-        "device": "on the device, all of them",
-        "file": "in their file, from which each pass reads what it needs",
-        "scratch file": "in a scratch file, decoded",
-    }
     lines = {
-        "frames": places[plan.place],
+        "frames": plan.place.words,
         "reading": "none, they are in memory"
         if not plan.decodings
         else f"the input is decoded {_times(plan.decodings)}",

@@ -297,3 +297,7 @@ def simulate(
         f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {per_frame} spots a frame, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
+
+
+ORDER = ["output", *(name for names in SECTIONS.values() for name in names)]
+simulate.params.sort(key=lambda option: ORDER.index(str(option.name)))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
+from gpu_spots.cuda.clip import clip_moments
 from gpu_spots.cuda.kruskal import kruskal_moments
 from gpu_spots.cuda.moments import PlaneMoments, RankedMoments
 from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
@@ -24,7 +25,7 @@ THREADS = 256
 
 @dataclass(frozen=True, slots=True)
 class HeldBackground:
-    """What the second pass needs, on the device; written band by band."""
+    """Maps that the second pass needs, on the device; written band by band."""
 
     below: Any
     """(n_X, n_Y), the frames' dtype, counts: the threshold less 1, which values must be above."""
@@ -88,6 +89,8 @@ def moments(
             return kruskal_moments(
                 toolkit, frames, method.block_of_frame, method.critical, validity
             )
+        case Clip():
+            return clip_moments(toolkit, frames, method, validity)
 
 
 def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: BackgroundRows) -> bool:
@@ -109,10 +112,10 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         moments.gaps,
     )
     with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
-        level = total.view(np.int32) if largest.dtype.kind == "i" else total
+        sums = total.view(np.int32) if largest.dtype.kind == "i" else total
         for rows, values in (
             *((into.avg, avg), (into.std, std), (into.iqr, iqr), (into.threshold, threshold)),
-            *((into.max, largest), (into.arg, arg), (into.kept, kept), (into.level, level)),
+            *((into.max, largest), (into.arg, arg), (into.kept, kept), (into.sums, sums)),
         ):
             np.copyto(rows, values.reshape(rows.shape))
         return bool(gaps[0])

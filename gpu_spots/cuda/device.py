@@ -23,9 +23,9 @@ from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.model import Array
 
 ALIGNED = 256
-"""Where arrays that share a slot begin: multiples of so many bytes."""
+"""Alignment of the arrays that share a slot, bytes."""
 SLOTS = 2
-"""Slots of pinned memory beside one a thread: copies that are under way."""
+"""Slots of pinned memory in addition to one per thread, for copies that are not finished."""
 RESERVE = 256 << 20
 """Bytes of the device that arrays leave free: CUDA loads a kernel when it is first launched, and
 needs memory for its code and its stack, which no pool of ours can give.
@@ -71,11 +71,10 @@ class Device:
         self.description = self.call(self._describe)
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """On this device, its compute stream and its memory.
+        """Call a function on this device, with its compute stream and its memory pool.
 
-        The array library's errors become ours.
-
-        The thread stays on the device.
+        This remains the current device of the thread. Errors of the array library are replaced by
+        those of `gpu_spots.errors`.
         """
         try:
             self._make_current()
@@ -136,13 +135,13 @@ class Device:
 
     @contextmanager
     def lend(self, array: Any) -> Iterator[Array]:
-        """In a slot of pinned memory."""
+        """Copy an array into a slot of pinned memory."""
         with self.lend_all([array]) as (host,):
             yield host
 
     @contextmanager
     def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
-        """One behind the other in a slot, all copies on their way before the last one is waited for."""
+        """Copy several arrays into one slot, and wait once for all of them."""
         begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
         with self._slot(begins[-1]) as slot:
             hosts = [
@@ -170,7 +169,7 @@ class Device:
                 device.call(partial(device._send, host, there, slot))
 
     def free_bytes(self) -> int:
-        """What the device has left beyond `RESERVE`, and the pool, within the limit."""
+        """Return the free bytes of the device and the pool, less `RESERVE`, within the limit."""
 
         def free() -> int:
             left = max(0, cupy.cuda.runtime.memGetInfo()[0] - RESERVE) + self._pool.free_bytes()
@@ -247,7 +246,7 @@ class _Slot:
     """The events that its last copies end with, one a device."""
 
     def view(self, shape: tuple[int, ...], dtype: Any, begin: int = 0) -> Array:
-        """What begins at byte ``begin``, as an array."""
+        """Return the bytes from ``begin`` on as an array."""
         count = int(np.prod(shape))
         return (
             np.frombuffer(self.memory, dtype, count, begin).reshape(shape)
@@ -274,7 +273,7 @@ class _Slots:
             self._free.put(slot)
 
     def ready(self, slot: _Slot, n_bytes: int) -> None:
-        """Its copies have ended, and it has at least that size."""
+        """Wait for the copies of the slot, and make it at least that large."""
         while slot.busy:
             slot.busy[-1].synchronize()
             slot.busy.pop()

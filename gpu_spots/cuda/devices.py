@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, and why one cannot be used.
+"""CUDA devices of the machine, and the reason why one cannot be used.
 
 CuPy is imported here when nothing else stands in the way.
 """
@@ -35,15 +35,15 @@ and later.
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A device."""
+class DeviceInfo:
+    """Description of a device."""
 
     number: int
-    """As CUDA counts, from 0; of those that CUDA_VISIBLE_DEVICES lets through."""
+    """Number of the device for CUDA, from 0, among those that CUDA_VISIBLE_DEVICES allows."""
     description: str
-    """Its name, memory and compute capability."""
+    """Name, memory and compute capability of the device."""
     problem: str | None
-    """Why it cannot be used; None: a kernel ran on it."""
+    """Reason why the device cannot be used; None: a kernel ran on it."""
 
 
 def open_backend(
@@ -87,8 +87,8 @@ def open_device(
     return device
 
 
-def found() -> list[Found]:
-    """Every device, tried. Raises `BackendError` where there can be none."""
+def list_devices() -> list[DeviceInfo]:
+    """Try every device. Raises `BackendError` where there can be none."""
     if problem := obstacle():
         raise BackendError(problem)
     import cupy
@@ -108,7 +108,7 @@ def found() -> list[Found]:
             failure = None
         except BackendError as error:
             failure = str(error)
-        devices.append(Found(number, description, failure))
+        devices.append(DeviceInfo(number, description, failure))
     return devices
 
 
@@ -149,7 +149,7 @@ def _numbers_of(version: str) -> tuple[int, ...]:
 
 
 def _too_old(number: int) -> str | None:
-    """What is wrong with the compute capability of a device; None: it is supported."""
+    """Return the reason why the compute capability of a device is too low; None: it is supported."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -208,7 +208,7 @@ def _count() -> int:
 
 
 def _hidden() -> str:
-    """What hides devices, if anything does."""
+    """Return the environment variable that hides devices, if one does."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible!r}"
 

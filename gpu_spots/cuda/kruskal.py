@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.cuda.moments import RankedMoments, check_number
+from gpu_spots.background.methods import TESTED_FROM, rejects
+from gpu_spots.cuda.moments import RankedMoments
 from gpu_spots.cuda.ranked import Launch
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
-from gpu_spots.cuda.validity import bits_of, valid_values
-from gpu_spots.model import Array, Validity
+from gpu_spots.cuda.validity import bits_of
+from gpu_spots.model import Array, Validity, check_frame_count
 
-TESTED_FROM = 3
-"""Fewer blocks are never tested."""
 THREADS = 256
-"""As in gather.cu."""
+"""Threads of a block, as in gather.cu."""
 AT_ONCE = 1 << 18
-"""Values that are fetched for the host to decide at a time."""
+"""Values that are fetched at a time for decisions on the host."""
 
 
 def kruskal_moments(
@@ -35,7 +34,7 @@ def kruskal_moments(
 ) -> RankedMoments:
     """Return the moments of a band; see ``gpu_spots.cuda.background.moments``."""
     xp, dtype, n_frames, shape = toolkit.xp, np.dtype(frames.dtype), len(frames), frames.shape[1:]
-    check_number(n_frames)
+    check_frame_count(n_frames)
     n_pixels = shape[0] * shape[1]
     limits = np.array(critical, np.float64)
     limits[:TESTED_FROM] = np.inf
@@ -64,7 +63,8 @@ def kruskal_moments(
         some = undecided[begin : begin + step]
         listed = toolkit.to_device(some.astype(np.int32))
         columns = toolkit.to_host(_gathered(toolkit, frames, listed))
-        usable = valid_values(columns, validity)
+        usable = validity.allows(columns)
+        usable = np.ones(columns.shape, bool) if usable is None else usable
         numbers = [
             _blocks_to_drop(*each, block_of_frame, limits)
             for each in zip(columns.T, usable.T, strict=True)
@@ -96,7 +96,7 @@ def _blocks_to_drop(
     block_of_frame: NDArray[np.integer[Any]],
     limits: NDArray[np.float64],
 ) -> int:
-    """How many blocks the test rejects in a pixel (n,) with ``usable`` (n,) values, decided by exact fractions."""
+    """Return the number of blocks that the test rejects in a pixel (n,) with ``usable`` (n,) values, by exact fractions."""
     values, block = values[usable], block_of_frame[usable]
     for n_dropped in range(len(limits)):
         blocks, member, sizes = np.unique(block, return_inverse=True, return_counts=True)
@@ -116,9 +116,8 @@ def _blocks_to_drop(
             Fraction(rank_sum, size)
             for rank_sum, size in zip(sums.tolist(), sizes.tolist(), strict=True)
         ]
-        between = sum(mean * rank_sum for mean, rank_sum in zip(means, sums.tolist(), strict=True))
         squares = int((ranks.astype(np.int64) ** 2).sum())
-        if not (len(values) - 1) * between > Fraction(limit) * squares:
+        if not rejects(len(values), sums, sizes, squares, limit):
             return n_dropped
         stays = block != blocks[means.index(max(means))]
         values, block = values[stays], block[stays]

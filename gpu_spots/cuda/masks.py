@@ -3,8 +3,6 @@
 Kernels: masks.cu, union.cu.
 """
 
-import math
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,13 +15,11 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
 
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
-"""As in masks.cu."""
+"""Sizes that are equal in masks.cu."""
 STEPS = 8
-"""Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
+"""Erosions and dilations of one launch, limited by the halo of a tile in shared memory."""
 FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.memory.plan`."""
-WIDEST = 2**62
-"""No count of an integer frame is as large."""
+"""Bytes of packed masks that are copied to the host at a time, as in `gpu_spots.memory.plan`."""
 
 
 def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
@@ -33,11 +29,11 @@ def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
     checked = prepared.value_range is not None
     invalid = toolkit.xp.empty(shape, np.uint32) if checked else None
-    is_float = frames.dtype.kind == "f"
+    bound = np.float64 if frames.dtype.kind == "f" else np.int64
     types = {
         "FRAME": c_type(frames.dtype),
         "LIMIT": c_type(prepared.limits.dtype),
-        "BOUND": "f64" if is_float else "i64",
+        "BOUND": c_type(np.dtype(bound)),
     }
     find = toolkit.kernel("masks", "find_masks", **types)
     size = (np.int32(n_rows), np.int32(n_columns))
@@ -55,7 +51,7 @@ def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[
                 np.int32(checked),
             ),
             *(
-                *_bounds(prepared.value_range or Validity(), is_float),
+                *map(bound, (prepared.value_range or Validity()).bounds(frames.dtype)),
                 prepared.valid,
                 np.int32(erosions),
                 np.int32(dilations),
@@ -153,28 +149,14 @@ def _tiles(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[int
 
 
 def _shared(halo: int) -> int:
-    """Bytes of shared memory: two tiles with their halo, and a word before and after each."""
+    """Return the bytes of shared memory for two tiles with halo and a word on either side."""
     return 2 * ((TILE_ROWS + 2 * halo) * (TILE_WORDS + 2) + 2) * 4
 
 
 def _loads_wide(frames: Any) -> bool:
-    """Whether groups of 8 values lie at multiples of their size."""
+    """Return True if groups of 8 values are aligned to their size."""
     n_columns, address = frames.shape[2], frames.data.ptr
     aligned = address % min(16, 8 * frames.dtype.itemsize) == 0
     return bool(
         aligned and n_columns % 8 == 0 and (len(frames) == 1 or frame_stride(frames) % 8 == 0)
-    )
-
-
-def _bounds(validity: Validity, is_float: bool) -> tuple[np.generic, np.generic]:
-    """Smallest and largest valid value: for floats no infinity, for integers rounded to integers."""
-    low, high = validity.low, validity.high
-    if is_float:
-        largest = sys.float_info.max
-        return np.float64(-largest if low is None else max(low, -largest)), np.float64(
-            largest if high is None else min(high, largest)
-        )
-    return (
-        np.int64(-WIDEST if low is None else math.ceil(min(max(low, -WIDEST), WIDEST))),
-        np.int64(WIDEST if high is None else math.floor(min(max(high, -WIDEST), WIDEST))),
     )

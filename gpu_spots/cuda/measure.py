@@ -14,9 +14,9 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_s
 from gpu_spots.model import FACTOR_BITS, Components, Measurements
 
 THREADS = 256
-"""As in measure.cu."""
+"""Threads of a block, as in measure.cu."""
 WIDEST = 2**62
-"""No count of an integer frame is as large."""
+"""Number larger than any value of an integer frame."""
 
 
 def measure(
@@ -28,8 +28,8 @@ def measure(
     factors: NDArray[np.integer] | None,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
-    levels, saturation, on_device = prepared.levels, prepared.saturation, components.held
-    xp, is_float = toolkit.xp, levels.float is not None
+    mean, saturation, on_device = prepared.mean, prepared.saturation, components.held
+    xp, is_float = toolkit.xp, mean.float is not None
     if on_device is None:
         masks, mask_of_frame = np.unique(mask_of_frame, return_inverse=True)
         components = _of_masks(components, masks)
@@ -63,7 +63,7 @@ def measure(
             (
                 *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), spots[0], spots[1]),
                 *(begin, pixels, _smallest_saturated(saturation, is_float)),
-                *(levels.high, levels.low, np.int32(levels.low_is_signed), levels.float, scales),
+                *(mean.high, mean.low, np.int32(mean.low_is_signed), mean.float, scales),
                 *(total, high, low, peak, overload),
             ),
         )
@@ -104,7 +104,7 @@ def _spots(
 
 
 def _smallest_saturated(saturation: float | None, is_float: bool) -> np.generic:
-    """What a value must reach."""
+    """Return the smallest saturated value in the type that the kernel compares."""
     if is_float:
         return np.float64(math.inf if saturation is None else saturation)
     return np.int64(

@@ -9,12 +9,12 @@ import numpy as np
 
 from gpu_spots.cuda.toolkit import Toolkit, fetched
 from gpu_spots.cuda.validity import bits_of
-from gpu_spots.model import MAX_FRAMES, Array, FloatMoments, IntegerMoments
+from gpu_spots.model import Array, FloatMoments, IntegerMoments
 
 
 @dataclass(frozen=True, slots=True)
 class PlaneMoments:
-    """What the kernel leaves on the device, in types as short as can be: flat arrays of the band's pixels, zeros where masked."""
+    """Results of the bit-plane kernel on the device: flat arrays of the band's pixels in the shortest types, 0 where masked."""
 
     kept: Any
     """uint16."""
@@ -32,7 +32,7 @@ class PlaneMoments:
     """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
 
     def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments:
-        """As the contract has it."""
+        """Return the moments on the host."""
         on_device = (self.kept, self.total, self.scatter, self.iqr4, self.max, self.arg, self.gaps)
         kept, total, scatter, iqr4, largest, arg, gaps = fetched(toolkit, on_device)
         return IntegerMoments(
@@ -51,16 +51,16 @@ class PlaneMoments:
 
 @dataclass(frozen=True, slots=True)
 class RankedMoments:
-    """What the kernels leave on the device: flat arrays of the band's pixels, zeros where masked."""
+    """Results of the sorting kernels on the device: flat arrays of the band's pixels, 0 where masked."""
 
     maps: dict[str, Any]
-    """By the names of ``IntegerMoments`` or ``FloatMoments``; kruskal's have ``dropped`` too."""
+    """Maps by the fields of `IntegerMoments` or `FloatMoments`; ``dropped`` for kruskal only."""
     gaps: Any
     """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
 
     @classmethod
     def empty(cls, toolkit: Toolkit, dtype: np.dtype[Any], n_pixels: int) -> "RankedMoments":
-        """Room for the moments of frames of that type."""
+        """Allocate the moments of frames of a type."""
         types: dict[str, Any] = {"kept": np.int32, "max": dtype, "arg": np.int32}
         if dtype.kind == "f":
             types |= dict.fromkeys(("average", "deviation", "iqr"), np.float64)
@@ -77,7 +77,7 @@ class RankedMoments:
         )
 
     def arguments(self) -> tuple[Any, ...]:
-        """In the kernels' order."""
+        """Return the arrays in the order of the kernels' arguments."""
         names = (
             ["average", "deviation", "iqr"]
             if "average" in self.maps
@@ -93,14 +93,14 @@ class RankedMoments:
         )
 
     def to_host(self, toolkit: Toolkit, shape: tuple[int, ...]) -> IntegerMoments | FloatMoments:
-        """As the contract has it."""
+        """Return the moments on the host."""
         return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
 
     @contextmanager
     def lent(
         self, toolkit: Toolkit, shape: tuple[int, ...]
     ) -> Iterator[IntegerMoments | FloatMoments]:
-        """The same, which lasts as long as the block."""
+        """Yield the moments on the host; they are valid until the block ends."""
         with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
             yield self._moments(on_host, shape)
 
@@ -116,9 +116,3 @@ class RankedMoments:
         if not fields["scatter_high"].any():
             fields["scatter_high"] = None
         return IntegerMoments(**fields, gaps=bool(gaps[0]))
-
-
-def check_number(n_frames: int) -> None:
-    """Raise ValueError for more frames than `MAX_FRAMES`: they would overflow the sums."""
-    if n_frames > MAX_FRAMES:
-        raise ValueError(f"{n_frames} frames: at most {MAX_FRAMES} can be summed exactly")

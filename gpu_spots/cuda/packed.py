@@ -27,7 +27,7 @@ class PackedMasks:
         return len(self.words)
 
     def __getitem__(self, masks: slice) -> "PackedMasks":
-        """Some of the masks, as a view."""
+        """Return some of the masks, as a view."""
         return PackedMasks(self.words[masks], self.n_columns)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpu_spots.cuda.moments import PlaneMoments
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.cuda.validity import bits_of, integer_bounds, pixels_on_device, sign_bit
+from gpu_spots.cuda.validity import bits_of, key_bounds, pixels_on_device, sign_bit
 from gpu_spots.model import Validity
 
 REGISTERS = 128
@@ -18,12 +18,12 @@ FRAME_BYTES = 1 << 32
 
 
 def is_possible(frames: Any) -> bool:
-    """Whether a band (n, n_X, n_Y) is one for this: see `most_frames` and `FRAME_BYTES`."""
+    """Return True if bit planes can be used for a band (n, n_X, n_Y): see `most_frames` and `FRAME_BYTES`."""
     return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < FRAME_BYTES
 
 
 def most_frames(dtype: np.dtype[Any]) -> int:
-    """How many frames this can take; 0 for types that it cannot."""
+    """Return the largest number of frames for bit planes; 0: not for this type."""
     return (
         0
         if dtype.kind == "f" or dtype.itemsize > 2
@@ -34,8 +34,8 @@ def most_frames(dtype: np.dtype[Any]) -> int:
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
     """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.cuda.background.moments``."""
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
-    low, high, checked = integer_bounds(dtype, validity)
-    macros = variant(n_frames, dtype, checked)
+    low, high = key_bounds(dtype, validity)
+    macros = variant(n_frames, dtype, checked=(low, high) != (0, 2 ** (8 * dtype.itemsize) - 1))
     threads, pixels_of_block = macros["SHARERS"], macros["PIXELS"]
     kernel = toolkit.kernel("trimmed", "trimmed", **macros)
     found = PlaneMoments(

@@ -1,4 +1,4 @@
-"""What the second pass needs of the background, on the device."""
+"""Background in the form that the second pass needs, on the device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 
 from gpu_spots.cuda.packed import pack
 from gpu_spots.cuda.toolkit import Toolkit, uploaded
-from gpu_spots.model import Array, Background, IntegerLevel, Morphology, Validity
+from gpu_spots.model import Array, Background, FixedPointMean, Morphology, Validity
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class MeanOnDevice:
     """The background to subtract, on the device."""
 
     high: Any
@@ -19,7 +19,7 @@ class Levels:
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     low_is_signed: bool
-    """Whether ``low`` is an int32 level, whose upper part is its sign; then ``high`` is None."""
+    """True if ``low`` is an int32 mean, whose upper part is its sign; ``high`` is then None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
@@ -33,9 +33,9 @@ class Prepared:
     valid: Any
     """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
     value_range: Validity | None
-    """Which values count; None: all values of all pixels that are not masked do."""
+    """Valid values; None: all values of the pixels that are not masked."""
     morphology: Morphology
-    levels: Levels
+    mean: MeanOnDevice
     """The background to subtract."""
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
@@ -53,7 +53,7 @@ def prepare(
         valid=None if valid is None else toolkit.to_device(pack(valid)),
         value_range=background.validity if background.gaps else None,
         morphology=morphology,
-        levels=_levels(toolkit, background),
+        mean=_mean(toolkit, background),
         saturation=saturation,
     )
 
@@ -74,13 +74,13 @@ def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
     )
 
 
-def _levels(toolkit: Toolkit, background: Background) -> Levels:
-    """What of a background has to be subtracted: as it is held on the device, else copied there."""
-    level = background.level
-    if not isinstance(level, IntegerLevel):
-        return Levels(None, None, False, uploaded(toolkit, level, level.dtype))
-    # sums are the level where all samples are of one size
+def _mean(toolkit: Toolkit, background: Background) -> MeanOnDevice:
+    """Return the mean under each pixel on the device, as it is held there, otherwise copied."""
+    mean = background.mean
+    if not isinstance(mean, FixedPointMean):
+        return MeanOnDevice(None, None, False, uploaded(toolkit, mean, mean.dtype))
+    # sums are the mean where all samples are of one size
     if background.held is not None and background.n_used is None:
-        return Levels(None, background.held.total, level.high is not None, None)
-    high = None if level.high is None else uploaded(toolkit, level.high, level.high.dtype)
-    return Levels(high, uploaded(toolkit, level.low, level.low.dtype), False, None)
+        return MeanOnDevice(None, background.held.total, mean.high is not None, None)
+    high = None if mean.high is None else uploaded(toolkit, mean.high, mean.high.dtype)
+    return MeanOnDevice(high, uploaded(toolkit, mean.low, mean.low.dtype), False, None)

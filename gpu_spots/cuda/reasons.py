@@ -1,4 +1,4 @@
-"""What CuPy and CUDA say, as one line that says what to do."""
+"""Errors of CuPy and CUDA as one line with a remedy."""
 
 from gpu_spots.packages import install_command
 
@@ -46,7 +46,7 @@ KNOWN = (
 
 
 def reason(error: BaseException) -> str:
-    """One line: what it means where that is known, and what was said."""
+    """Return one line: the meaning of an error if it is known, and its message."""
     said = " ".join(str(error).split()) or type(error).__name__
     said = said if len(said) <= 200 else f"{said[:200]}..."
     for words, meaning in KNOWN:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.cuda.validity import float_bounds, integer_bounds
 from gpu_spots.model import Validity
 
 THREADS = 256
@@ -19,22 +19,45 @@ def scaled(
 
     The result is on the device, contiguous.
     """
+    return _launched(toolkit, "scaled", frames, factors, (), validity)
+
+
+def levelled(
+    toolkit: Toolkit,
+    frames: Any,
+    levels: NDArray[np.int64],
+    validity: Validity,
+    prepared: Prepared,
+) -> Any:
+    """Each frame less its part of the background; see ``gpu_spots.backend.Operations.levelled``.
+
+    The result is on the device, contiguous.
+    """
+    maps = prepared.mean.high, prepared.mean.low, prepared.mean.float
+    return _launched(toolkit, "levelled", frames, levels, maps, validity)
+
+
+def _launched(
+    toolkit: Toolkit,
+    name: str,
+    frames: Any,
+    of_frame: NDArray[np.integer[Any]],
+    maps: tuple[Any, ...],
+    validity: Validity,
+) -> Any:
     dtype = np.dtype(frames.dtype)
     n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
-    low: float | int
-    high: float | int
+    low, high = validity.bounds(dtype)
     if dtype.kind == "f":
         wide: Any = np.float64
-        (low, high), mark = float_bounds(validity), 0
+        mark = 0
         lowest, highest = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
     else:
         wide, mark = np.int64, int(np.iinfo(dtype).max)
         lowest, highest = int(np.iinfo(dtype).min), mark - validity.marks(dtype)
-        first, last, _ = integer_bounds(dtype, validity)
-        low, high = first + lowest, last + lowest
     result = toolkit.xp.empty(frames.shape, dtype)
     kernel = toolkit.kernel(
-        "scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
+        "scale", name, FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
     )
     kernel(
         (*blocks_for(n_pixels, THREADS), n_frames),
@@ -43,7 +66,8 @@ def scaled(
             frames,
             np.int64(frame_stride(frames)),
             np.int32(n_pixels),
-            toolkit.to_device(factors.astype(np.int64)),
+            toolkit.to_device(of_frame.astype(np.int64)),
+            *maps,
             wide(low),
             wide(high),
             wide(lowest),

@@ -32,7 +32,7 @@ from gpu_spots.model import FRAME_DTYPES, Array, Validity
 from gpu_spots.protocols import Provenance
 
 READ_BYTES = 2**28
-"""At most this much is read in one call."""
+"""Largest number of bytes that is read in one call."""
 
 
 class ArrayStack:
@@ -170,7 +170,7 @@ class FileStack:
     def _parts(
         self, begin: int, end: int, into: Array
     ) -> Iterator[tuple[FrameReader, int, int, Array]]:
-        """Of some frames: the readers that have them, which ones they are there, and where they go in ``into``."""
+        """Yield the readers that have some frames, the frames' numbers there, and their part of ``into``."""
         for reader, (first, last) in zip(self._readers, pairwise(self._begins), strict=True):
             from_, to = max(begin, first), min(end, last)
             if from_ < to:
@@ -252,7 +252,7 @@ def _described(
 
 
 def _origin(part: Part, source: str) -> Origin:
-    """Where the frames of a part come from.
+    """Return the files and types that the frames of a part come from.
 
     Raises `InputError` where they are no frames, or some are missing.
     """
@@ -353,7 +353,7 @@ def _check_shape(shape: tuple[int, ...] | None, source: str) -> None:
 
 
 def _type_name(dtype: np.dtype[Any]) -> str:
-    """As messages call it; NumPy has no words for some of HDF5's types."""
+    """Return the name of a type for messages; NumPy has no names for some types of HDF5."""
     if h5py.check_string_dtype(dtype):
         return "text"
     if h5py.check_dtype(enum=dtype):

@@ -75,7 +75,7 @@ def in_halves(
 
 
 def at_last(function: Callable[[], Result], release: Callable[[], None]) -> Result:
-    """What ``function`` makes, as soon as a device has memory for it; see `in_halves`."""
+    """Return the result of ``function``, after memory of the device is released if needed; see `in_halves`."""
     return in_halves(lambda *_: function(), (0, 1), release)[0][1]
 
 

@@ -1,4 +1,1 @@
-"""Runs with known truth: `run` draws them, `score` compares what was found with what is there.
-
-NumPy only, no files.
-"""
+"""Runs with known truth: `run` draws them, `score` compares what was found with what is there."""

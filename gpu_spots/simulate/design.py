@@ -133,7 +133,9 @@ class Design:
 
     laser: bool = True
     """Off/on pairs at each angle; False: a dark run."""
-    size: tuple[int, int] = _option((1024, 1024), "Rows (X) and columns (Y), pixels", 32, 16384)
+    size: tuple[int, int] = _option(
+        (1024, 1024), "Rows (X) and columns (Y) of a frame, 32 to 16384 each", 32, 16384
+    )
     angles: int = _option(10, "Number of angles; each has its own spots", 1, MAX_FRAMES)
     repeats: int = _option(
         3, "Pairs at each angle and delay of a laser run, frames at each angle of a dark one", 1

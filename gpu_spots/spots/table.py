@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, IntegerLevel, Measurements, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Components, FixedPointMean, Measurements, SpotTable
 
 
 def intensities(
     measured: Measurements,
-    level: IntegerLevel | NDArray[np.float64],
+    mean: FixedPointMean | NDArray[np.float64],
     factors: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """(s,) float64, counts: sum of I - background, for integer frames exact up to one division: ``(scale * sum(I) - sum(B)) / scale``.
@@ -17,16 +17,16 @@ def intensities(
     background is then that of scaled counts, and ``(factor * scale * sum(I) - 2^16 * sum(B)) /
     (factor * scale)`` brings it to the frame's own.
     """
-    if not isinstance(level, IntegerLevel):
+    if not isinstance(mean, FixedPointMean):
         return np.asarray(measured.total, np.float64)
     total, high, low = measured.total, measured.background_high, measured.background_low
     assert high is not None
     assert low is not None
     if (
         factors is None
-        and _largest(total) * level.scale + (_largest(high) << 32) + _largest(low) < 2**63
+        and _largest(total) * mean.scale + (_largest(high) << 32) + _largest(low) < 2**63
     ):
-        return (total * level.scale - (high << 32) - low).astype(np.float64) / level.scale
+        return (total * mean.scale - (high << 32) - low).astype(np.float64) / mean.scale
     # beyond 64 bits Python's integers go on, and float() rounds them once, to nearest even
     one = 1 if factors is None else 2**FACTOR_BITS
     rows = zip(
@@ -36,7 +36,7 @@ def intensities(
         [1] * len(total) if factors is None else factors.tolist(),
         strict=True,
     )
-    exact = [(f * level.scale * i - one * ((h << 32) + b), f * level.scale) for i, h, b, f in rows]
+    exact = [(f * mean.scale * i - one * ((h << 32) + b), f * mean.scale) for i, h, b, f in rows]
     return np.array(
         [float(numerator) / float(denominator) for numerator, denominator in exact], np.float64
     )

@@ -1,4 +1,4 @@
-"""background.py: rounding, thresholds and levels, against Python's integers and fractions."""
+"""background.py: rounding, thresholds and means, against Python's integers and fractions."""
 
 import math
 from fractions import Fraction
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpu_spots.background.maps import BackgroundMaps, _rounded_once
 from gpu_spots.background.methods import critical_values
-from gpu_spots.model import IntegerLevel, IntegerMoments, Validity
+from gpu_spots.model import FixedPointMean, IntegerMoments, Validity
 
 
 @given(st.lists(st.integers(0, 2**100), min_size=1, max_size=20))
@@ -93,13 +93,13 @@ def test_a_saturated_pixel_never_stands_out() -> None:
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=9))
-def test_level_is_the_exact_sum(values: list[int]) -> None:
+def test_mean_is_the_exact_sum(values: list[int]) -> None:
     maps, total, _ = maps_of(values, "int32", 3.0)
-    level = maps.finish(Validity()).level
-    assert isinstance(level, IntegerLevel)
-    assert level.high is not None
-    assert level.scale == len(values)
-    assert (int(level.high[0, 0]) << 32) + int(level.low[0, 0]) == total
+    mean = maps.finish(Validity()).mean
+    assert isinstance(mean, FixedPointMean)
+    assert mean.high is not None
+    assert mean.scale == len(values)
+    assert (int(mean.high[0, 0]) << 32) + int(mean.low[0, 0]) == total
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.2, 0.9])

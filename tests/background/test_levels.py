@@ -56,6 +56,12 @@ def test_level_ignores_invalid_values() -> None:
     assert np.isnan(levels.frame_level(np.full((2, 2), np.nan), Validity()))
 
 
+def test_bounds_are_not_rounded_to_the_type_of_the_frames() -> None:
+    """The nearest float32 to 0.7 is below it."""
+    frame = np.array([[0.7, 2.0]], np.float32)
+    assert levels.frame_level(frame, Validity(low=0.7)) == 2.0
+
+
 def test_factors_bring_frames_to_the_median_level() -> None:
     assert levels.factors(np.array([100.0, 50.0, 200.0]), "run").tolist() == [65536, 131072, 32768]
 

@@ -14,7 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-pytest.importorskip("fabio", reason="fabio is not installed: pip install 'gpu_spots[images]'")
+from gpu_spots.packages import install_command
+
+pytest.importorskip("fabio", reason=f"fabio is not installed: {install_command('images')}")
 
 from fabio.cbfimage import CbfImage
 from fabio.edfimage import EdfImage

@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run: Path) -> None:
     ended = command(run, "-a", 0, "--dry-run", "--quiet", "--batch", 7, "--threads", 2)
     assert (ended.status, ended.stderr) == (0, "")
     said = dict(line.split(":", 1) for line in ended.stdout.splitlines())
-    assert said["frames"].strip() == "in their file, from which each pass reads what it needs"
+    assert said["frames"].strip() == "read from the file for each pass"
     assert said["masks and spots"].strip() == "5 batches of 7 frames"
     assert said["memory"].strip().endswith("at most, besides the program itself")
     assert said["output"].strip().startswith(f"{run.parent / 'run__spots.h5'}, about ")
@@ -67,7 +67,7 @@ def test_a_dry_run_tells_the_size_of_the_output(tmp_path: Path, sync: str) -> No
     number, unit = said.rsplit("about ", 1)[1].split()
     assert command(*options).status == 0
     size = (tmp_path / "x__spots.h5").stat().st_size
-    assert 0.6 < float(number) * {"KiB": 2**10, "MiB": 2**20}[unit] / size < 1.6
+    assert 0.55 < float(number) * {"KiB": 2**10, "MiB": 2**20}[unit] / size < 1.6
 
 
 @pytest.mark.parametrize(

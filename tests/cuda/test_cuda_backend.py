@@ -28,7 +28,7 @@ from helpers import (
     assert_same,
     background_of,
     images_of,
-    levels_of,
+    means_of,
     moments_of,
     run,
     series,
@@ -189,7 +189,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np
     background = background_of(
         limits,
         dtype,
-        levels_of(dtype, shape, rng),
+        means_of(dtype, shape, rng),
         Validity(np.ones(shape, bool), 0, 50),
         gaps=True,
     )

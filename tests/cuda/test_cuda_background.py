@@ -26,8 +26,8 @@ from gpu_spots.cuda.moments import PlaneMoments
 from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
 from gpu_spots.memory import plan
-from gpu_spots.model import FRAME_DTYPES, Background, IntegerLevel, Morphology, Validity
-from helpers import assert_same, background_of, fetched, levels_of
+from gpu_spots.model import FRAME_DTYPES, Background, FixedPointMean, Morphology, Validity
+from helpers import assert_same, background_of, fetched, means_of
 
 MAPS = ("avg", "std", "iqr", "max", "arg", "threshold", "n_used", "dropped")
 
@@ -63,12 +63,12 @@ def learnt(
 
 def bits_of(background: Background) -> dict[str, np.ndarray]:
     """All that is known of the pixels, floats as their bits."""
-    level = background.level
+    mean = background.mean
     arrays = {name: getattr(background, name) for name in MAPS}
-    if isinstance(level, IntegerLevel):
-        arrays |= {"scale": np.array(level.scale), "high": level.high, "low": level.low}
+    if isinstance(mean, FixedPointMean):
+        arrays |= {"scale": np.array(mean.scale), "high": mean.high, "low": mean.low}
     else:
-        arrays["level"] = level
+        arrays["mean"] = mean
     arrays |= {"pixels": background.validity.pixels, "gaps": np.array(background.gaps)}
     return {
         name: values.view(f"u{values.itemsize}") if values.dtype.kind == "f" else values
@@ -214,7 +214,7 @@ def test_any_moments_equal_the_hosts(kernel_folder: Path, dtype: np.dtype, cutof
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.dtype) -> None:
-    """Limits and levels, of maps without and with pixels that are masked, and values that are missing."""
+    """Limits and means, of maps without and with pixels that are masked, and values that are missing."""
     for kind in KINDS:
         frames = frames_of(dtype, (33, 7, 61), kind)
         for validity in validities(frames):
@@ -224,20 +224,20 @@ def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.d
                 for each in (background, replace(background, held=None))
             )
             assert held.limits is background.held.below
-            assert (held.levels.low is background.held.total) == (not background.gaps)
+            assert (held.mean.low is background.held.total) == (not background.gaps)
             assert held.value_range == sent.value_range
             for name in ("limits", "valid"):
                 assert_same_there(device_backend, getattr(held, name), getattr(sent, name))
             for name in ("low", "float"):
                 assert_same_there(
-                    device_backend, getattr(held.levels, name), getattr(sent.levels, name)
+                    device_backend, getattr(held.mean, name), getattr(sent.mean, name)
                 )
-            if held.levels.low_is_signed:
-                signs = fetched(device_backend, held.levels.low).view(np.int32) >> 31
-                assert held.levels.high is None
-                assert np.array_equal(fetched(device_backend, sent.levels.high), signs)
+            if held.mean.low_is_signed:
+                signs = fetched(device_backend, held.mean.low).view(np.int32) >> 31
+                assert held.mean.high is None
+                assert np.array_equal(fetched(device_backend, sent.mean.high), signs)
             else:
-                assert_same_there(device_backend, held.levels.high, sent.levels.high)
+                assert_same_there(device_backend, held.mean.high, sent.mean.high)
 
 
 def assert_same_there(backend: Any, ours: Any, theirs: Any) -> None:
@@ -281,18 +281,18 @@ def test_maps_that_are_uploaded_in_pieces(
             rng.integers(least, 90, shape) if least else rng.integers(0, 90, shape)
         ).astype(np.float64 if is_float else np.int64)
         threshold[4, 5] = least
-        background = background_of(threshold, dtype, levels_of(dtype, shape, rng))
+        background = background_of(threshold, dtype, means_of(dtype, shape, rng))
         prepared = device_backend.prepare(background, Morphology(0, 0, 1), None)
         limits = fetched(device_backend, prepared.limits)
         assert limits.dtype == (np.float64 if is_float else np.int64 if least == lowest else dtype)
         assert np.array_equal(limits, threshold if is_float else threshold - 1)
-        level: Any = background.level
-        levels = prepared.levels
+        mean: Any = background.mean
+        on_device = prepared.mean
         if is_float:
-            assert np.array_equal(fetched(device_backend, levels.float), level)
+            assert np.array_equal(fetched(device_backend, on_device.float), mean)
         else:
-            assert np.array_equal(fetched(device_backend, levels.high), level.high)
-            assert np.array_equal(fetched(device_backend, levels.low), level.low)
+            assert np.array_equal(fetched(device_backend, on_device.high), mean.high)
+            assert np.array_equal(fetched(device_backend, on_device.low), mean.low)
 
 
 class Counting(EmulatedToolkit):
@@ -320,7 +320,7 @@ class Counting(EmulatedToolkit):
     ("dtype", "n_bytes"), [("uint8", 25), ("uint16", 26), ("uint32", 44), ("float32", 36)]
 )
 def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) -> None:
-    """avg, std, iqr, threshold, level, kept, max and arg of short frames; the moments of others."""
+    """avg, std, iqr, threshold, sums, kept, max and arg of short frames; the moments of others."""
     toolkit = Counting(kernel_folder)
     frames = frames_of(np.dtype(dtype), (20, 6, 50), "noise")
     background = learnt(GpuBackend(toolkit, 1), frames, Validity(), band=2)
@@ -379,7 +379,7 @@ FAULTS = {
     "averages that are rounded first": ("average + cutoff", "narrowed(average) + cutoff"),
     "quarters": ("iqr4[pixel] * 0.25", "iqr4[pixel] >> 2"),
     "a limit that is excluded": ("(i32)least - 1)", "(i32)least)"),
-    "another level": ("level[pixel] = sum", "level[pixel] = sum + 1"),
+    "another sum": ("sums[pixel] = sum", "sums[pixel] = sum + 1"),
     "the last pixel": ("pixel >= n_pixels", "pixel >= n_pixels - 1"),
 }
 
@@ -414,7 +414,7 @@ def is_held_otherwise(backend: Any) -> bool:
     )
     try:
         assert_same_there(backend, held.limits, sent.limits)
-        assert_same_there(backend, held.levels.low, sent.levels.low)
+        assert_same_there(backend, held.mean.low, sent.mean.low)
     except AssertionError:
         return True
     return False

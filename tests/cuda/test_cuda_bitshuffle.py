@@ -10,7 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-pytest.importorskip("hdf5plugin", reason="hdf5plugin is not installed: pip install hdf5plugin")
+from gpu_spots.packages import install_command
+
+pytest.importorskip(
+    "hdf5plugin", reason=f"hdf5plugin is not installed: {install_command('plugins')}"
+)
 
 import hdf5plugin
 

@@ -13,7 +13,7 @@ from emulator.emulated import EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.model import Morphology, Validity
-from helpers import background_of, images_of, levels_of
+from helpers import background_of, images_of, means_of
 
 pytestmark = pytest.mark.emulated
 Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
@@ -52,7 +52,7 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
     background = background_of(
         np.full(shape, 0.5 if dtype[0] == "f" else 1),
         frames.dtype,
-        levels_of(frames.dtype, shape, rng),
+        means_of(frames.dtype, shape, rng),
     )
     prepared = backend.prepare(background, Morphology(0, 0, 1), 3)
     as_masks = backend.prepare(
@@ -134,11 +134,11 @@ FAULTS = {
     "the last of equal maxima": Fault("measure", "other == value && there < at", "other == value && there > at"),
     "any of equal maxima": Fault("measure", "|| (other == value && there < at)", ""),
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
-    "the upper part of the background": Fault("measure", "if (level_high) high +=", "if (!level_high) high +="),
+    "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high +="),
     "floats that are added in another order": Fault(
         "measure", "for (i32 j = 0; j < n; j++) sum", "for (i32 j = n - 1; j >= 0; j--) sum", "float32"
     ),
-    "a factor that is not applied": Fault("measure", "level[pixel] * scale", "level[pixel]", "float64"),
+    "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
 }  # fmt: skip
 
 

@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+from gpu_spots.cuda.reasons import NO_CUPY
+
+pytest.importorskip("cupy", reason=NO_CUPY)
 
 from cpu_fallback import CpuBackend
 from emulator.arrays import ArrayModule

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+from gpu_spots.cuda.reasons import NO_CUPY
+
+pytest.importorskip("cupy", reason=NO_CUPY)
 
 from gpu_spots.cuda import shuffle as shuffle_module
 from gpu_spots.cuda.backend import GpuBackend

@@ -21,7 +21,7 @@ from emulator.arrays import ArrayModule
 from emulator.emulated import EmulatedToolkit
 from gpu_spots.backend import choose_backend, select_backend
 from gpu_spots.cuda import devices
-from gpu_spots.cuda.reasons import reason
+from gpu_spots.cuda.reasons import NO_CUPY, reason
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.packages import EXTRAS
 from helpers import ROOT, assert_refused, command, write_run
@@ -29,9 +29,7 @@ from helpers import ROOT, assert_refused, command, write_run
 NO_GPU = "no usable GPU; run gpu-spots devices for the reason"
 """What auto says where it falls back although there is a driver."""
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
-needs_cupy = pytest.mark.skipif(
-    not HAS_CUPY, reason="CuPy is not installed: pip install 'gpu_spots[gpu]'"
-)
+needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason=NO_CUPY)
 
 
 @pytest.fixture
@@ -117,7 +115,7 @@ def test_a_cupy_whose_sorts_hide_errors_is_refused(
         with pytest.raises(BackendError, match=refused):
             devices.open_backend((0,), None, 1)
         with pytest.raises(BackendError, match=refused):
-            devices.found()
+            devices.list_devices()
         assert choose_backend("auto", threads=1)[1] == NO_GPU
 
 
@@ -165,7 +163,7 @@ def test_a_device_without_the_instructions_is_refused(
         with pytest.raises(Opened):
             devices.open_device(0, None, 1)
         return
-    (listed,) = devices.found()
+    (listed,) = devices.list_devices()
     assert listed.problem is not None
     assert not [word for word in words if word not in listed.problem]
     assert ("cupy-cuda12x" in listed.problem) == ("cupy-cuda12x" in words)
@@ -434,10 +432,10 @@ def test_advice_names_the_packages_of_the_extras() -> None:
 
 def test_devices_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        devices.Found(0, "NVIDIA H200, 141 GiB", None),
-        devices.Found(1, "Tesla K80, 11 GiB", "GPU 1: it is too old"),
+        devices.DeviceInfo(0, "NVIDIA H200, 141 GiB", None),
+        devices.DeviceInfo(1, "Tesla K80, 11 GiB", "GPU 1: it is too old"),
     ]
-    monkeypatch.setattr(devices, "found", lambda: found)
+    monkeypatch.setattr(devices, "list_devices", lambda: found)
     ended = command("devices", name="gpu-spots")
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout.splitlines() == [

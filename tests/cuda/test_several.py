@@ -325,7 +325,7 @@ def test_one_device_has_less_memory_than_was_thought(
         monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
         monkeypatch.setattr(backend, "hold", partial(hold, device, backend.hold))
     # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments,
-    # and 10 kB for the thresholds and levels
+    # and 10 kB for the thresholds and means
     force(monkeypatch, band_rows=8, batch_frames=24, threads=2)
     monkeypatch.setattr(MEMORIES[1], "limit", MEMORIES[1].live + 60_000)
     assert_same(run(frames, parameters, several), expected)

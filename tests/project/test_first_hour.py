@@ -10,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'gpu_spots[gpu]'")
+from gpu_spots.cuda.reasons import NO_CUPY
+
+pytest.importorskip("cupy", reason=NO_CUPY)
 
 from emulator.stand_in import environment
 from helpers import ROOT

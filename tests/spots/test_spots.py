@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gpu_spots.model import Components, IntegerLevel, Measurements
+from gpu_spots.model import Components, FixedPointMean, Measurements
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
 
@@ -38,7 +38,7 @@ def measured(total: int, high: int, low: int) -> Measurements:
 )
 def test_intensity_is_rounded_once(total: int, scale: int, high: int, low: int) -> None:
     found = intensities(
-        measured(total, high, low), IntegerLevel(scale, None, np.zeros((1, 1), np.uint32))
+        measured(total, high, low), FixedPointMean(scale, None, np.zeros((1, 1), np.uint32))
     )
     assert found.tolist() == [float(total * scale - high * 2**32 - low) / float(scale)]
 

@@ -3,11 +3,11 @@
 // either: they are quotients of integers and of their roots by at most 65535, so none but 0 is as small as 1e-5.
 
 // total: modulo 2^32, of signed values if is_signed. beyond: one more than the largest value of a FRAME.
-// below, level: what the second pass needs, threshold - 1 and total; null pointers where it will be uploaded.
+// below, sums: what the second pass needs, threshold - 1 and total; null pointers where it will be uploaded.
 extern "C" __global__ void __launch_bounds__(256)
 background(const u16 *__restrict__ kept, const u32 *__restrict__ total, const u64 *__restrict__ scatter, const i32 *__restrict__ iqr4,
            i32 n_pixels, i32 is_signed, f64 cutoff, f64 beyond, f32 *__restrict__ avg, f32 *__restrict__ std, f32 *__restrict__ iqr,
-           i32 *__restrict__ threshold, FRAME *__restrict__ below, u32 *__restrict__ level) {
+           i32 *__restrict__ threshold, FRAME *__restrict__ below, u32 *__restrict__ sums) {
   const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (pixel >= n_pixels) return;
   const u32 sum = total[pixel];
@@ -25,5 +25,5 @@ background(const u16 *__restrict__ kept, const u32 *__restrict__ total, const u6
   iqr[pixel] = narrowed(iqr4[pixel] * 0.25);
   threshold[pixel] = (i32)least;
   if (below) below[pixel] = (FRAME)((i32)least - 1);
-  if (level) level[pixel] = sum;
+  if (sums) sums[pixel] = sum;
 }

@@ -36,12 +36,12 @@ template <class T> __device__ __forceinline__ T sum_of_warp(T value) {
 }
 
 // Pixels of a component ascend. Of equal values the first in raster order is the peak.
-// Integers: `total` and the two parts of the background are exact. low_is_signed: level_low is of 32 bits with a sign, and level_high null. Floats: differences from `level`, divided by the frame's factor,
+// Integers: `total` and the two parts of the background are exact. low_is_signed: mean_low is of 32 bits with a sign, and mean_high null. Floats: differences from `mean`, divided by the frame's factor,
 // are added one after the other in the order of the pixels, as rounding depends on it.
 extern "C" __global__ void __launch_bounds__(THREADS)
 measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __restrict__ frame_of_spot,
         const i32* __restrict__ component_of_spot, const i64* __restrict__ begin, const i32* __restrict__ pixels, SUM saturation,
-        const i64* __restrict__ level_high, const u32* __restrict__ level_low, i32 low_is_signed, const f64* __restrict__ level,
+        const i64* __restrict__ mean_high, const u32* __restrict__ mean_low, i32 low_is_signed, const f64* __restrict__ mean,
         const f64* __restrict__ one_over_factor, SUM* __restrict__ total, i64* __restrict__ background_high,
         i64* __restrict__ background_low, i64* __restrict__ peak, i64* __restrict__ overload) {
   const i32 spot = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
@@ -61,7 +61,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
       const SUM value = as_sum(values[pixel]);
       largest.meet(value, i + lane);
       n_over += value >= saturation;
-      difference = value - level[pixel] * scale;
+      difference = value - mean[pixel] * scale;
     }
     const i32 n = end - i < 32 ? (i32)(end - i) : 32;
     for (i32 j = 0; j < n; j++) sum += __shfl_sync(EVERY_LANE, difference, j);
@@ -74,9 +74,9 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
     largest.meet(value, i);
     n_over += value >= saturation;
     sum += value;
-    if (level_high) high += level_high[pixel];
-    if (low_is_signed) high += (i32)level_low[pixel] >> 31;
-    low += level_low[pixel];
+    if (mean_high) high += mean_high[pixel];
+    if (low_is_signed) high += (i32)mean_low[pixel] >> 31;
+    low += mean_low[pixel];
   }
   sum = sum_of_warp(sum);
   high = sum_of_warp(high);

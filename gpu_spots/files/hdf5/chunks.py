@@ -158,10 +158,10 @@ class FrameReader:
 
     @cached_property
     def shuffled_rows(self) -> int | None:
-        """Every stretch of so many rows is a shuffled chunk, which `read_shuffled` can leave so; None: not all are, or not so simply.
+        """Rows of a shuffled chunk, which `read_shuffled` can leave shuffled; None: it cannot.
 
-        That is for chunks of a frame, or of whole rows that divide a frame, and values of 2, 4 or 8
-        bytes in the machine's order.
+        It can if a chunk is one frame, or whole rows whose number divides the rows of the frame,
+        and if values have 2, 4 or 8 bytes in the order of this machine.
         """
         if self.why_not_direct is not None or self._chunks is None or SHUFFLE not in self._filters:
             return None
@@ -171,17 +171,6 @@ class FrameReader:
         has_order = not self._is_swapped and self._dtype.itemsize > 1
         skips = self._chunks.skipped >> self._filters.index(SHUFFLE) & 1
         return int(rows) if has_order and not skips.any() else None
-
-    @property
-    def working_bytes(self) -> int:
-        """An upper bound of the memory that one call of `read` needs besides its result."""
-        if self.why_not_direct is not None or self._chunks is None:
-            return 0
-        # as stored, as inflated, and in order, where it is not decoded straight into the result
-        return (
-            int(self._chunks.size.max(initial=0))
-            + 2 * int(np.prod(self._chunks.chunk, dtype=object)) * self._dtype.itemsize
-        )
 
     def check_written(self) -> None:
         """Raise `InputError` if anything was never written; it names the first such frame.

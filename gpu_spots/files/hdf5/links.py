@@ -1,6 +1,7 @@
-"""Where HDF5 looks for the files that links and virtual datasets name, and what it would find there."""
+"""The files that links and virtual datasets name, and how to follow links safely."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -15,31 +16,64 @@ MAX_LINKS = 16
 """Links in a row that HDF5 follows."""
 
 
-def find_file(file: Path, name: str, variable: str, prefix: str = "") -> Path | None:
-    """Return the file that HDF5 opens for a name that stands in another file; None where there is none.
+def linked_file(group: h5py.Group, link: h5py.ExternalLink) -> Path | None:
+    """Return the file that an external link of a group leads to; None if it is missing.
+
+    Raises `InputError` if it is not a regular file.
+    """
+    file = Path(group.file.filename)
+    what = f"the HDF5 file that a link in {file} leads to"
+    return _found(file, link.filename, LINK_PREFIX, "", what)
+
+
+def source_file(dataset: h5py.Dataset, name: str) -> Path | None:
+    """Return a source file of a virtual dataset; None if it is missing.
+
+    Raises `InputError` if it is not a regular file.
+    """
+    prefix = os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix())
+    return _found(Path(dataset.file.filename), name, VIRTUAL_PREFIX, prefix, "an HDF5 file")
+
+
+def why_not_hdf5(path: Path | None) -> str | None:
+    """Say why a file from `linked_file` or `source_file` is no HDF5 file; None if it is one."""
+    if path is None:
+        return "is missing"
+    return None if h5py.is_hdf5(path) else "is not an HDF5 file"
+
+
+def _found(file: Path, name: str, variable: str, prefix: str, what: str) -> Path | None:
+    """Return the file that HDF5 opens for a name in another file; None if it is missing.
 
     Args:
-        file: the HDF5 file that has the name, as it was opened.
-        name: the name as it is stored.
+        file: HDF5 file that has the name, as it was opened.
+        name: name as it is stored.
         variable: `LINK_PREFIX` or `VIRTUAL_PREFIX`.
-        prefix: the folder that the access properties of a dataset name.
+        prefix: folder that the access properties of a dataset name.
+        what: what is expected there, for the message of `require_regular_file`.
     """
+    found = next((place for place in _places(file, name, variable, prefix) if place.exists()), None)
+    if found is not None:
+        require_regular_file(found, what)
+    return found
+
+
+def _places(file: Path, name: str, variable: str, prefix: str) -> Iterator[Path]:
+    """Yield the paths at which HDF5 looks for a file, in its order."""
     given = Path(name)
     if given.is_absolute():
-        if given.exists():
-            return given
+        yield given
         given = Path(given.name)
     folders = [*os.environ.get(variable, "").split(":"), prefix]
-    places = [Path(folder) / given for folder in folders if folder]
-    places += [file.parent / given, given, file.resolve().parent / given]
-    return next((place for place in places if place.exists()), None)
+    yield from (Path(folder) / given for folder in folders if folder)
+    yield from (file.parent / given, given, file.resolve().parent / given)
 
 
 def require_followable(group: h5py.Group, path: str) -> None:
     """Raise `InputError` where a link on the way to a path leads to a named pipe, a device or the like.
 
-    HDF5 opens what an external link names, and to open a named pipe blocks. Links that lead nowhere
-    are left to those who follow them.
+    HDF5 opens what an external link names, and to open a named pipe blocks. Broken links are no
+    error here.
 
     Args:
         group: where a relative path begins.
@@ -59,7 +93,7 @@ def _follow(group: h5py.Group, path: str, n_left: int) -> None:
             return
         if isinstance(link, h5py.ExternalLink):
             found = linked_file(at, link)
-            if found is not None and n_left and h5py.is_hdf5(found):
+            if n_left and found is not None and h5py.is_hdf5(found):
                 with h5py.File(found, "r") as other:
                     _follow(other, f"/{link.path}/{rest}", n_left - 1)
             return
@@ -69,14 +103,3 @@ def _follow(group: h5py.Group, path: str, n_left: int) -> None:
         if not isinstance(item, h5py.Group):
             return
         at = item
-
-
-def linked_file(group: h5py.Group, link: h5py.ExternalLink) -> Path | None:
-    """Return the file that an external link leads to; None where it is missing.
-
-    Raises `InputError` where it is no regular file.
-    """
-    found = find_file(Path(group.file.filename), link.filename, LINK_PREFIX)
-    if found is not None:
-        require_regular_file(found, f"the HDF5 file that a link in {group.file.filename} leads to")
-    return found

@@ -18,7 +18,7 @@ MAX_CELLS = 2**27
 """Cells of a table of frames and patterns that is made to find what is not covered."""
 
 
-class Runs(NamedTuple):
+class Hyperslab(NamedTuple):
     """Indices of one dimension: ``n`` runs of ``block`` indices, which begin ``stride`` apart."""
 
     start: int
@@ -32,7 +32,7 @@ class Runs(NamedTuple):
 
     @property
     def is_unlimited(self) -> bool:
-        """Whether they go on as far as the dataset does."""
+        """Return True if the indices go on to the end of the dataset."""
         return UNLIMITED in (self.n, self.block)
 
     @property
@@ -42,12 +42,12 @@ class Runs(NamedTuple):
 
     @property
     def end(self) -> int:
-        """One after the last index."""
+        """Return the index after the last one."""
         return self.start + (self.n - 1) * self.stride + self.block
 
     @property
     def is_interval(self) -> bool:
-        """Whether no index between the first and the last is left out."""
+        """Return True if no index between the first and the last is left out."""
         return self.n == 1 or self.stride == self.block
 
     def at(self, i: int) -> int:
@@ -67,13 +67,13 @@ class Runs(NamedTuple):
         full, rest = divmod(n, self.stride)
         return full * self.block + min(rest, self.block)
 
-    def first(self, size: int) -> "list[Runs]":
+    def first(self, size: int) -> "list[Hyperslab]":
         """Return the first ``size`` indices: whole runs, and a part of one."""
         if self.block == UNLIMITED:
-            return [Runs(self.start, 1, 1, size)] if size else []
+            return [Hyperslab(self.start, 1, 1, size)] if size else []
         full, rest = divmod(size, self.block)
-        whole = [Runs(self.start, self.stride, full, self.block)] if full else []
-        return whole + ([Runs(self.start + full * self.stride, 1, 1, rest)] if rest else [])
+        whole = [Hyperslab(self.start, self.stride, full, self.block)] if full else []
+        return whole + ([Hyperslab(self.start + full * self.stride, 1, 1, rest)] if rest else [])
 
     def mark(self, flags: NDArray[np.bool_]) -> None:
         """Set the flags, (n,) bool, of all indices."""
@@ -105,13 +105,13 @@ class Runs(NamedTuple):
         return np.concatenate([begins, begins + self.block])
 
 
-Product = tuple[Runs, ...]
+Product = tuple[Hyperslab, ...]
 """One set of indices for each dimension; every combination of them is selected."""
 
 
 def whole(shape: Sequence[int]) -> Product:
     """Return the selection of everything in a dataset."""
-    return tuple(Runs(0, 1, 1, length) for length in shape)
+    return tuple(Hyperslab(0, 1, 1, length) for length in shape)
 
 
 def products(space: h5py.h5s.SpaceID) -> list[Product] | None:
@@ -122,11 +122,12 @@ def products(space: h5py.h5s.SpaceID) -> list[Product] | None:
     if kind == h5py.h5s.SEL_NONE:
         return []
     if space.is_regular_hyperslab():
-        return [tuple(map(Runs, *space.get_regular_hyperslab()))]
+        return [tuple(map(Hyperslab, *space.get_regular_hyperslab()))]
     boxes = space.get_select_hyper_blocklist()
     return [
         tuple(
-            Runs(int(low), 1, 1, int(high) - int(low) + 1) for low, high in zip(*box, strict=True)
+            Hyperslab(int(low), 1, 1, int(high) - int(low) + 1)
+            for low, high in zip(*box, strict=True)
         )
         for box in boxes
     ]

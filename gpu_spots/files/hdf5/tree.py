@@ -1,4 +1,4 @@
-"""What stands in an HDF5 file: opening by path, with an error that says which link leads nowhere, and walking through groups."""
+"""Objects of an HDF5 file: opening by path, with an error that names a broken link, and groups."""
 
 import resource
 from collections.abc import Collection, Iterator
@@ -11,24 +11,25 @@ from gpu_spots import watchdog
 from gpu_spots.errors import InputError
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attribute
-from gpu_spots.files.hdf5.links import linked_file, require_followable
+from gpu_spots.files.hdf5.links import linked_file, require_followable, why_not_hdf5
 
 FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""What h5py raises where a file is damaged or a link leads nowhere."""
+"""Errors that h5py raises if a file is damaged or a link is broken."""
 SPARE_FILES = 64
-"""Open files that are not of the input."""
+"""Number of open files to allow for in addition to those of the input."""
 
 
 def absolute(path: str) -> str:
-    """A path as the file's root has it."""
+    """Return a path with exactly one leading slash."""
     return "/" + path.strip("/")
 
 
 def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
-    """Return what stands at ``path``.
+    """Return the object at ``path``.
 
-    Raises `InputError` where nothing does; it names the file that is missing where a link leads to
-    one, and what is there instead of a file.
+    Raises:
+        InputError: there is no object. The message names the missing file if a link leads to one,
+            or the kind of object that is there instead of a file.
     """
     watchdog.reading(f"{file.file.filename}: {path}")
     try:
@@ -43,9 +44,9 @@ def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
 
 
 def why_broken(file: h5py.Group, path: str) -> str | None:
-    """Say which link on the way to ``path`` leads nowhere, or which object is damaged.
+    """Say which link on the way to ``path`` is broken, or which object is damaged.
 
-    None where there is neither.
+    None if all can be opened.
     """
     parts = [part for part in path.split("/") if part]
     for end in range(1, len(parts) + 1):
@@ -59,13 +60,16 @@ def why_broken(file: h5py.Group, path: str) -> str | None:
             require_followable(file.file, place)
             if _leads_somewhere(file.file, place):
                 continue
-            if isinstance(link, h5py.ExternalLink):
-                return f"{_in_words(place, link)}, {_why_unopened(file.file, link)}"
+            if isinstance(link, h5py.SoftLink):
+                return f"{place} is a broken link to {link.path}"
+            why = why_not_hdf5(linked_file(file.file, link))
         except FAILURES:
             return None
         except InputError as error:
-            return f"{_in_words(place, link)}: {error}"
-        return f"{_in_words(place, link)}, which leads nowhere"
+            where = f" in the file {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+            return f"{place} is a link to {link.path}{where}: {error}"
+        why = why or f"cannot be opened or has no {link.path}"
+        return f"{place} is a link to {link.path} in the file {link.filename}, which {why}"
     return None
 
 
@@ -74,13 +78,12 @@ def _damage(file: h5py.File, place: str) -> str | None:
     try:
         file[place]
     except FAILURES as error:
-        return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
+        return _damaged(place, error)
     return None
 
 
-def _in_words(place: str, link: h5py.SoftLink | h5py.ExternalLink) -> str:
-    where = f" in the file {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
-    return f"{place} is a link to {link.path}{where}"
+def _damaged(place: str, error: Exception) -> str:
+    return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
 
 
 def _leads_somewhere(file: h5py.File, path: str) -> bool:
@@ -88,16 +91,6 @@ def _leads_somewhere(file: h5py.File, path: str) -> bool:
         return file.get(path) is not None
     except FAILURES:  # a link that leads to itself
         return False
-
-
-def _why_unopened(file: h5py.File, link: h5py.ExternalLink) -> str:
-    """Why an external link cannot be followed."""
-    found = linked_file(file, link)
-    if found is None:
-        return "which is missing"
-    if not h5py.is_hdf5(found):
-        return "which is not an HDF5 file"
-    return f"which cannot be opened or has no {link.path}"
 
 
 def allow_open_files(number: int, what: str) -> None:
@@ -112,7 +105,8 @@ def allow_open_files(number: int, what: str) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
         except (OSError, ValueError):
             raise InputError(
-                f"{what}: its frames are in {number} files, and of the {needed} open files that this takes {soft} are allowed; "
+                f"{what}: the frames are in {number} files, found a limit of {soft} open files, "
+                f"expected at least {needed}; "
                 f"ulimit -n {needed} may allow more"
             ) from None
 
@@ -161,7 +155,7 @@ def members(
 ) -> Iterator[tuple[str, h5py.HLObject]]:
     """Yield name and object of everything in a group, sorted by name.
 
-    Links that lead nowhere are passed over. Raises `InputError` for a damaged object, unless
+    Broken links are left out. Raises `InputError` for a damaged object, unless
     ``skip_damaged``.
     """
     for name in names_in(group):
@@ -178,8 +172,8 @@ def members(
 def member(group: h5py.Group, path: str) -> h5py.HLObject | None:
     """Return the object at a path below a group; None where there is none.
 
-    None also stands for a link that leads nowhere, or to a named pipe or the like. A damaged object
-    is an error: it could be the pixel mask, which must not be lost without a word.
+    None also stands for a broken link, or one to a named pipe or the like. A damaged object is an
+    error: it could be the pixel mask, which must not be lost without a word.
 
     Raises:
         InputError: an object on the way, to which a hard link leads, cannot be opened.
@@ -213,7 +207,7 @@ def _damage_on_the_way(group: h5py.Group, path: str) -> str | None:
                 return None
             at = at[part]
         except FAILURES as error:
-            return f"{place} is damaged and cannot be opened: {hdf5_reason(error)}"
+            return _damaged(place, error)
     return None
 
 
@@ -226,46 +220,52 @@ def is_hard(group: h5py.Group, name: str) -> bool:
 
 
 def datasets_below(group: h5py.Group, path: str, depth: int) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Path and dataset of each dataset in a group and in groups in it, ``depth`` groups deep; each once, through links as well.
+    """Yield path and dataset of each dataset in a group and in groups in it, through links as well.
 
-    What is in ``group`` comes before what is deeper.
+    Each is yielded once; those of a group come before those of groups in it.
+
+    Args:
+        group: group to begin with.
+        path: path of the group.
+        depth: number of levels of groups, 1 or more.
     """
-    seen: set[Any] = {group.id}
-    level = [(path.rstrip("/"), group)]
-    for _ in range(depth):
-        deeper = []
-        for base, parent in level:
-            for name, item in members(parent):
-                if item.id in seen:
-                    continue
+    seen: set[Any] = set()
+    for base, _, items in _groups_below(group, path, depth):
+        for name, item in items:
+            if isinstance(item, h5py.Dataset) and item.id not in seen:
                 seen.add(item.id)
-                if isinstance(item, h5py.Dataset):
-                    yield f"{base}/{name}", item
-                elif isinstance(item, h5py.Group):
-                    deeper.append((f"{base}/{name}", item))
-        level = deeper
+                yield f"{base}/{name}", item
 
 
 def broken_links_below(
     group: h5py.Group, path: str, depth: int, names: Collection[str] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Each link in a group and in groups in it that leads nowhere: its path, and in words what it is.
+    """Yield path and description (`why_broken`) of each broken link, as `datasets_below`.
 
-    With ``names``, in lower case, only links that are called so are looked at.
+    ``names``: look only at links of these names, in lower case.
     """
+    for base, parent, _ in _groups_below(group, path, depth):
+        for name in names_in(parent):
+            if (names is not None and name.lower() not in names) or is_hard(parent, name):
+                continue
+            why = why_broken(group.file, f"{base}/{name}")
+            if why is not None:
+                yield f"{base}/{name}", why
+
+
+def _groups_below(
+    group: h5py.Group, path: str, depth: int
+) -> Iterator[tuple[str, h5py.Group, list[tuple[str, h5py.HLObject]]]]:
+    """Yield path, group and members of a group and of groups in it, each once, level by level."""
     seen: set[Any] = {group.id}
     level = [(path.rstrip("/"), group)]
     for _ in range(depth):
         deeper = []
         for base, parent in level:
-            for name in names_in(parent):
-                if (names is not None and name.lower() not in names) or is_hard(parent, name):
-                    continue
-                why = why_broken(group.file, f"{base}/{name}")
-                if why is not None:
-                    yield f"{base}/{name}", why
-            for name, item in groups_in(parent):
-                if item.id not in seen:
+            items = list(members(parent))
+            yield base, parent, items
+            for name, item in items:
+                if isinstance(item, h5py.Group) and item.id not in seen:
                     seen.add(item.id)
                     deeper.append((f"{base}/{name}", item))
         level = deeper

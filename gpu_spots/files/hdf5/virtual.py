@@ -20,12 +20,12 @@ import numpy as np
 from gpu_spots.errors import InputError
 from gpu_spots.files.hdf5.chunk_map import ChunkMap, hdf5_reason, require_filters, why_not_direct
 from gpu_spots.files.hdf5.heaps import read_checked
-from gpu_spots.files.hdf5.links import VIRTUAL_PREFIX, find_file, require_followable
+from gpu_spots.files.hdf5.links import require_followable, source_file, why_not_hdf5
 from gpu_spots.files.hdf5.selection import (
     MAX_CELLS,
     UNLIMITED,
+    Hyperslab,
     Product,
-    Runs,
     first_uncovered,
     products,
     size_of,
@@ -43,7 +43,7 @@ NUMBER = "%b"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the values of a dataset come from."""
+    """Origin of the values of a dataset: files and types."""
 
     files: tuple[Path, ...]
     """Files besides its own."""
@@ -98,21 +98,17 @@ def require_regular_sources(dataset: h5py.Dataset) -> None:
     """
     if not dataset.is_virtual:
         return
-    prefix = os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix())
-    names = {_named(mapped.file_name) for mapped in dataset.virtual_sources()} - {SAME_FILE}
-    for name in names:
-        path = find_file(Path(dataset.file.filename), name, VIRTUAL_PREFIX, prefix)
-        if path is not None:
-            try:
-                require_regular_file(path, "an HDF5 file")
-            except InputError as error:
-                raise InputError(
-                    f"{dataset.file.filename}: {dataset.name}: its source file {error}"
-                ) from None
+    for name in {_named(mapped.file_name) for mapped in dataset.virtual_sources()} - {SAME_FILE}:
+        try:
+            source_file(dataset, name)
+        except InputError as error:
+            raise InputError(
+                f"{dataset.file.filename}: {dataset.name}: its source file {error}"
+            ) from None
 
 
 class _Incomplete(Exception):
-    """Some values of a dataset are stored nowhere: the number of the frame, None for all of them, and why."""
+    """Error: some values of a dataset are not stored. It holds the frame's number (None: all frames) and the reason."""
 
     def __init__(self, frame: int | None, why: str) -> None:
         where = "cannot be read" if frame is None else f"frame {frame} cannot be read"
@@ -120,18 +116,18 @@ class _Incomplete(Exception):
 
 
 class _Mapping(NamedTuple):
-    """What a virtual dataset has from one source."""
+    """Mapping of a virtual dataset to one source."""
 
     file: str
     dataset: str
     target: list[Product]
-    """Where it goes."""
+    """Part of the virtual dataset that the source fills."""
     source: list[Product] | None
-    """What is taken; None: everything."""
+    """Part of the source that is used; None: all of it."""
 
     @property
     def frame(self) -> int:
-        """The first frame that comes from there."""
+        """First frame that comes from the source."""
         return self.target[0][0].start
 
 
@@ -169,12 +165,11 @@ class _Search:
             return
         self._open.append(key)
         covered: list[Product] = []
-        prefix = os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix())
         by_file: dict[str, dict[str, list[_Mapping]]] = {}
         for mapping in _mappings(dataset):
             by_file.setdefault(mapping.file, {}).setdefault(mapping.dataset, []).append(mapping)
         for by_dataset in by_file.values():
-            with self._opened(file, next(iter(by_dataset.values()))[0], prefix) as other:
+            with self._opened(dataset, file, next(iter(by_dataset.values()))[0]) as other:
                 source_file = _SourceFile(
                     other, other.filename, h5py.h5o.get_info(other.id).fileno, {}
                 )
@@ -197,21 +192,20 @@ class _Search:
         self._complete.add(key)
 
     @contextmanager
-    def _opened(self, file: h5py.File, mapping: _Mapping, prefix: str) -> Iterator[h5py.File]:
-        """The file of a source."""
+    def _opened(
+        self, dataset: h5py.Dataset, file: h5py.File, mapping: _Mapping
+    ) -> Iterator[h5py.File]:
+        """Open the file of a source of a dataset, which is in ``file``."""
         if mapping.file == SAME_FILE:
             yield file
             return
         words = f"its source file {mapping.file} (dataset {mapping.dataset})"
-        path = find_file(Path(file.filename), mapping.file, VIRTUAL_PREFIX, prefix)
-        if path is None:
-            raise _Incomplete(mapping.frame, f"{words} is missing")
         try:
-            require_regular_file(path, "an HDF5 file")
+            path = source_file(dataset, mapping.file)
         except InputError as error:
             raise _Incomplete(mapping.frame, f"its source file {error}") from None
-        if not h5py.is_hdf5(path):
-            raise _Incomplete(mapping.frame, f"{words} is not an HDF5 file")
+        if path is None or not h5py.is_hdf5(path):
+            raise _Incomplete(mapping.frame, f"{words} {why_not_hdf5(path)}")
         try:
             other = h5py.File(path, "r")
         except OSError as error:
@@ -260,9 +254,9 @@ class _SourceFile(NamedTuple):
     file: h5py.File
     name: str
     number: int
-    """HDF5's number of it."""
+    """Number of the file in HDF5."""
     groups: dict[str, h5py.Group]
-    """Those that have been opened."""
+    """Groups that have been opened, by path."""
 
     def open(self, path: str) -> Any:
         """Return what is at a path. Raises `InputError` for a link to a named pipe or the like."""
@@ -317,7 +311,7 @@ def _numbered(dataset: h5py.Dataset, mapping: _Mapping) -> Iterator[_Mapping]:
         )
     number = 0
     while frames.start + number * frames.stride < len(dataset):
-        target = [(Runs(frames.start + number * frames.stride, 1, 1, frames.block), *rest)]
+        target = [(Hyperslab(frames.start + number * frames.stride, 1, 1, frames.block), *rest)]
         yield _Mapping(
             _named(mapping.file, number), _named(mapping.dataset, number), target, mapping.source
         )
@@ -351,7 +345,7 @@ def _named(name: str, number: int = 0) -> str:
 def _fitted(
     mapping: _Mapping, shape: tuple[int, ...], words: str
 ) -> tuple[list[Product], list[Product]]:
-    """Where a mapping goes and what it takes, without anything unlimited.
+    """Return target and source of a mapping, with unlimited selections cut to their size.
 
     Raises `_Incomplete` where the source is too small.
     """
@@ -426,7 +420,7 @@ def _check_written(
             )
 
 
-def _touched(runs: Runs, step: int) -> Any:
+def _touched(runs: Hyperslab, step: int) -> Any:
     """Numbers of the chunks, of ``step`` indices each, that have some of the indices."""
     if runs.is_interval:
         return np.arange(runs.start // step, (runs.end - 1) // step + 1)
@@ -496,12 +490,11 @@ def _pieces(
     if None in frames or [*begins, len(dataset)] != [0, *ends]:
         return []
     allow_open_files(len(mappings), source)
-    prefix = os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix())
     files: dict[str, h5py.File] = {SAME_FILE: dataset.file}
     found: list[h5py.Dataset] = []
     for mapping, begin, end in zip(mappings, begins, ends, strict=True):
         if mapping.file not in files:
-            path = find_file(Path(dataset.file.filename), mapping.file, VIRTUAL_PREFIX, prefix)
+            path = source_file(dataset, mapping.file)
             files[mapping.file] = opened.enter_context(h5py.File(path, "r"))
         item = files[mapping.file][mapping.dataset]
         if item.shape != (end - begin, *dataset.shape[1:]):
@@ -513,7 +506,7 @@ def _pieces(
     return found
 
 
-def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Runs | None:
+def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Hyperslab | None:
     """The frames of a mapping that has whole ones, one after the other, which are everything that its source has."""
     if len(mapping.target) != 1 or any(runs.is_unlimited for runs in mapping.target[0]):
         return None

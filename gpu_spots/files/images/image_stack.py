@@ -110,7 +110,7 @@ class ImageStack:
             self._check(path, *read_rows(path, first, last, into[frame - begin]))
 
     def read_image(self, frame: int) -> Image:
-        """One image with its header.
+        """Read one image with its header.
 
         Raises `InputError` where it cannot be read or is not like the others.
         """

@@ -44,7 +44,7 @@ _ASCII = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _Parts:
     """Positions of the parts (strips or tiles) of an image, and their shape and type."""
 
     shape: tuple[int, int]
@@ -79,11 +79,11 @@ def read_tiff(content: bytes, path: Path) -> tuple[Array, str]:
     """
     try:
         order, tags = _directory(content, path)
-        layout = _layout(tags, order, len(content), path)
-        frame = _decode(content, layout, path)
+        parts = _parts_of(tags, order, len(content), path)
+        frame = _decode(content, parts, path)
     except (struct.error, OverflowError) as error:
         raise InputError(f"{path}: is a damaged TIFF file: its header is cut off") from error
-    if layout.bits == 1 and _one(tags, _PHOTOMETRIC, 1) == 0:
+    if parts.bits == 1 and _one(tags, _PHOTOMETRIC, 1) == 0:
         frame = ~frame
     return frame, tags.get(_DESCRIPTION, ("",))[0]
 
@@ -111,7 +111,7 @@ def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ..
             )
         (offset,) = struct.unpack_from(order + pointer, content, end)
     if len(seen) != 1:
-        raise InputError(f"{path}: holds {len(seen)} images, expected one a file")
+        raise InputError(f"{path}: contains {len(seen)} images, expected one per file")
     (n_entries,) = struct.unpack_from(order + number, content, first)
     tags: dict[int, tuple[Any, ...]] = {}
     for i in range(n_entries):
@@ -143,7 +143,7 @@ def _one(tags: dict[int, tuple[Any, ...]], tag: int, default: int) -> int:
     return int(values[0])
 
 
-def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Path) -> _Layout:
+def _parts_of(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Path) -> _Parts:
     shape = (_one(tags, _LENGTH, 0), _one(tags, _WIDTH, 0))
     if 0 in shape:
         raise InputError(f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels")
@@ -190,24 +190,22 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
     if 0 in part:
         raise InputError(f"{path}: is a damaged TIFF file: parts of {part[0]} x {part[1]} pixels")
     n_parts = -(-shape[0] // part[0]) * -(-shape[1] // part[1])
-    layout = _Layout(shape, dtype, bits, part, is_tiled, offsets, counts, compression, predictor)
+    parts = _Parts(shape, dtype, bits, part, is_tiled, offsets, counts, compression, predictor)
     if not counts and compression == NO_COMPRESSION:  # not written by some programs
         sizes = tuple(
-            layout.row_bytes * min(part[0], shape[0] - i * part[0])
+            parts.row_bytes * min(part[0], shape[0] - i * part[0])
             for i in range(min(n_parts, len(offsets)))
         )
-        layout = _Layout(shape, dtype, bits, part, is_tiled, offsets, sizes, compression, predictor)
-    if not len(layout.offsets) == len(layout.counts) == n_parts:
+        parts = _Parts(shape, dtype, bits, part, is_tiled, offsets, sizes, compression, predictor)
+    if not len(parts.offsets) == len(parts.counts) == n_parts:
         raise InputError(
             f"{path}: is a damaged TIFF file: {len(offsets)} offsets and {len(counts)} sizes of strips or tiles, expected {n_parts}"
         )
-    beyond = max(
-        offset + count for offset, count in zip(layout.offsets, layout.counts, strict=True)
-    )
+    beyond = max(offset + count for offset, count in zip(parts.offsets, parts.counts, strict=True))
     if beyond > n_bytes:
         raise InputError(f"{path}: is damaged or cut off: {n_bytes} bytes, expected {beyond}")
-    needed = n_parts * part[0] * layout.row_bytes if is_tiled else shape[0] * layout.row_bytes
-    stored = min(sum(layout.counts), n_bytes)  # strips of a damaged file may overlap
+    needed = n_parts * part[0] * parts.row_bytes if is_tiled else shape[0] * parts.row_bytes
+    stored = min(sum(parts.counts), n_bytes)  # strips of a damaged file may overlap
     if needed > stored * _MAX_RATIO[compression]:
         raise InputError(
             f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels of {bits} bits cannot be in {stored} bytes of data"
@@ -216,51 +214,51 @@ def _layout(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: Pa
         raise InputError(
             f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}"
         )
-    return layout
+    return parts
 
 
-def _decode(content: bytes, layout: _Layout, path: Path) -> Array:
-    n_rows, n_columns = layout.shape
-    frame = np.empty(layout.shape, layout.dtype.newbyteorder("="))
-    across = -(-n_columns // layout.part[1])
-    full = layout.part[0] * layout.row_bytes
-    for index, (offset, count) in enumerate(zip(layout.offsets, layout.counts, strict=True)):
-        row, column = index // across * layout.part[0], index % across * layout.part[1]
-        rows = layout.part[0] if layout.is_tiled else min(layout.part[0], n_rows - row)
-        expected = rows * layout.row_bytes
+def _decode(content: bytes, parts: _Parts, path: Path) -> Array:
+    n_rows, n_columns = parts.shape
+    frame = np.empty(parts.shape, parts.dtype.newbyteorder("="))
+    across = -(-n_columns // parts.part[1])
+    full = parts.part[0] * parts.row_bytes
+    for index, (offset, count) in enumerate(zip(parts.offsets, parts.counts, strict=True)):
+        row, column = index // across * parts.part[0], index % across * parts.part[1]
+        rows = parts.part[0] if parts.is_tiled else min(parts.part[0], n_rows - row)
+        expected = rows * parts.row_bytes
         try:
-            data = _DECODERS[layout.compression](content[offset : offset + count], full)
+            data = _DECODERS[parts.compression](content[offset : offset + count], full)
         except ValueError as error:
             raise InputError(
                 f"{path}: is damaged: strip or tile {index} of its TIFF data: {error}"
             ) from error
         # some programs fill up the last strip
         if len(data) != expected and (
-            (len(data) != full and layout.compression != NO_COMPRESSION) or len(data) < expected
+            (len(data) != full and parts.compression != NO_COMPRESSION) or len(data) < expected
         ):
             raise InputError(
                 f"{path}: is damaged: strip or tile {index} of its TIFF data has {len(data)} bytes, expected {expected}"
             )
-        pixels = _pixels(data[:expected], rows, layout)
-        end = min(row + rows, n_rows), min(column + layout.part[1], n_columns)
+        pixels = _pixels(data[:expected], rows, parts)
+        end = min(row + rows, n_rows), min(column + parts.part[1], n_columns)
         frame[row : end[0], column : end[1]] = pixels[: end[0] - row, : end[1] - column]
     return frame
 
 
-def _pixels(data: bytes, rows: int, layout: _Layout) -> Array:
+def _pixels(data: bytes, rows: int, parts: _Parts) -> Array:
     """(rows, columns of a part), with the predictor undone."""
-    columns, dtype = layout.part[1], layout.dtype
-    if layout.bits == 1:
+    columns, dtype = parts.part[1], parts.dtype
+    if parts.bits == 1:
         packed = np.frombuffer(data, np.uint8).reshape(rows, -1)
         return np.unpackbits(packed, axis=1, count=columns).view(bool)
-    if layout.predictor == 3:
+    if parts.predictor == 3:
         planes = np.cumsum(np.frombuffer(data, np.uint8).reshape(rows, -1), axis=1, dtype=np.uint8)
         interleaved = planes.reshape(rows, dtype.itemsize, columns).transpose(0, 2, 1)
         return (
             np.ascontiguousarray(interleaved).view(dtype.newbyteorder(">")).reshape(rows, columns)
         )
     pixels = np.frombuffer(data, dtype).reshape(rows, columns)
-    if layout.predictor == 2:
+    if parts.predictor == 2:
         unsigned = pixels.astype(dtype.newbyteorder("=")).view(f"u{dtype.itemsize}")
         return np.cumsum(unsigned, axis=1, dtype=unsigned.dtype).view(dtype.newbyteorder("="))
     return pixels

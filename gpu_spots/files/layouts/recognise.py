@@ -130,10 +130,9 @@ def _in_group(file: h5py.File, place: str, group: h5py.Group) -> list[Parts]:
 
 def _different(stacks: Iterable[Parts]) -> list[Parts]:
     """Return each stack once, with the first of the paths that lead to it."""
-    found: dict[tuple[h5py.h5d.DatasetID, ...], Parts] = {}
-    for stack in stacks:
-        found.setdefault(tuple(part.dataset.id for part in stack), stack)
-    return list(found.values())
+    last_first = reversed(list(stacks))
+    found = {tuple(part.dataset.id for part in stack): stack for stack in last_first}
+    return list(found.values())[::-1]
 
 
 def _listed(stacks: Sequence[Parts]) -> str:

@@ -1,7 +1,5 @@
 """A run of images as one HDF5 file: LaueUtil's layout, with NeXus markings so that viewers find the frames."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,20 +8,12 @@ import h5py
 import numpy as np
 
 from gpu_spots import __version__
-from gpu_spots.errors import OutputError
-from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.images.image import HEADER_FIELDS
 from gpu_spots.files.images.image_list import write_images
 from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
-from gpu_spots.files.output.new_file import (
-    NewFile,
-    check_output,
-    complete_or_absent,
-    new_file,
-    uninterrupted,
-)
+from gpu_spots.files.output.new_file import new_output, writing
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.memory.workers import in_order
 from gpu_spots.protocols import Observer
@@ -43,13 +33,12 @@ def write_converted(
     Threads read and compress. Raises `InputError`, which names the image, and `OutputError`; then
     nothing new is left on disk.
     """
-    check_output(output, stack.files, force)
-    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
-        with _writing(file, output):
+    with new_output(output, stack.files, force=force) as file:
+        with writing(file, output):
             _mark(file, stack)
             write_images(file, stack.images)
         headers = _write_frames(file, stack, output, observer, workers)
-        with _writing(file, output):
+        with writing(file, output):
             names = np.array([path.name for path in stack.images.paths], object)
             read = {"file": Column(names, None, {"description": "name of the image that was read"})}
             write_columns(
@@ -61,10 +50,10 @@ def write_converted(
 
 
 def _write_frames(
-    file: NewFile, stack: ImageStack, output: Path, observer: Observer, workers: int
+    file: h5py.File, stack: ImageStack, output: Path, observer: Observer, workers: int
 ) -> list[tuple[dict[str, float | str], str]]:
     """Write all frames; returns the header and the format of each."""
-    with _writing(file, output):
+    with writing(file, output):
         writer = ImageWriter(file["frames"])
 
     def prepare(frame: int) -> tuple[list[bytes], dict[str, float | str], str]:
@@ -77,7 +66,7 @@ def _write_frames(
     for frame, (strips, header, kind) in enumerate(
         in_order(prepare, range(stack.shape[0]), workers)
     ):
-        with _writing(file, output):
+        with writing(file, output):
             writer.store(frame, strips)
         headers.append((header, kind))
         observer.advance(1)
@@ -134,7 +123,7 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
 
 
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
-    """One value a frame of all that any header has; NaN, or nothing for text, where one has it not."""
+    """Return columns of all header values, one value per frame; NaN or empty text where a header lacks it."""
     columns = {
         "format": Column(
             np.array([kind for _, kind in headers], object),
@@ -153,14 +142,3 @@ def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[s
             np.array(filled, object if text else np.float64), units, {"description": description}
         )
     return columns
-
-
-@contextmanager
-def _writing(file: NewFile, output: Path) -> Iterator[None]:
-    """Signals wait until the block is over; failures are `OutputError`."""
-    with uninterrupted():
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            raise OutputError(f"{output}: cannot be written: {hdf5_reason(error)}") from error
-        file.check()

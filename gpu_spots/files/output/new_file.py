@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import h5py
 
 from gpu_spots import watchdog
 from gpu_spots.errors import OutputError, given
+from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.output import locks
 
 SUFFIX = ".part"
@@ -27,11 +29,7 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """
     if output.name in ("", ".."):
         raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
-    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
-        if path.exists() and any(
-            source.exists() and os.path.samefile(path, source) for source in sources
-        ):
-            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
+    refuse_inputs(output, sources)
     if output.exists() and not output.is_file():
         raise OutputError(
             f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
@@ -41,6 +39,59 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
         raise OutputError(f"{output}: already exists; use {given('force', True)} to overwrite it")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} is missing; {_other()}")
+
+
+def refuse_inputs(output: Path, sources: Sequence[Path]) -> None:
+    """Raise `OutputError` for an output that is one of the files that are read."""
+    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
+        if path.exists() and any(
+            source.exists() and os.path.samefile(path, source) for source in sources
+        ):
+            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
+
+
+@contextmanager
+def new_output(
+    output: Path, sources: Sequence[Path] = (), *, force: bool = False
+) -> Iterator["NewFile"]:
+    """Yield a new HDF5 file that becomes ``output`` at once when the block ends well.
+
+    If the block fails, nothing new is left on disk.
+
+    Args:
+        output: path of the file.
+        sources: files that are read, which must not be overwritten.
+        force: replace a file that exists.
+
+    Raises:
+        OutputError: the output is one of the sources, exists, or cannot be written.
+    """
+    check_output(output, sources, force)
+    with complete_or_absent(output) as part, new_file(part, str(output)) as file:
+        yield file
+
+
+@contextmanager
+def writing(file: h5py.File, name: Path | str) -> Iterator[None]:
+    """Delay signals until the end of a block that writes to an HDF5 file.
+
+    Datasets that are opened in the block should be closed at its end, so that the file is
+    consistent when a signal is handled.
+
+    Args:
+        file: a `NewFile`, or a file in memory.
+        name: name of the file in messages.
+
+    Raises:
+        OutputError: a write failed.
+    """
+    with uninterrupted():
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"{name}: cannot be written: {hdf5_reason(error)}") from error
+        if isinstance(file, NewFile):
+            file.check()
 
 
 @contextmanager
@@ -174,6 +225,19 @@ def new_file(path: Path, name: str) -> Iterator[NewFile]:
     file.check()
 
 
+@contextmanager
+def new_binary_file(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file that is not HDF5 for writing; messages call it ``name``.
+
+    Raises `OutputError` where it cannot be made, written or closed.
+    """
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot_write(name, error) from error
+
+
 class _Disk:
     """A new file for HDF5 to write to, in which nothing seems to fail.
 
@@ -245,7 +309,7 @@ class _Disk:
         pass
 
     def close(self) -> None:
-        """Some file systems tell only now that they had no room."""
+        """Close the file; some file systems report only now that the disk is full."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return

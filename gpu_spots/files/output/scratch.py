@@ -52,7 +52,7 @@ class ScratchFile:
         self._fill(into, begin * self._frame_bytes)
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
-        """The same for the rows from ``first`` to ``last`` of these frames."""
+        """Read the rows from ``first`` to ``last`` of the frames."""
         for frame, image in enumerate(into, begin):
             self._fill(image, frame * self._frame_bytes + first * self._row_bytes)
 

@@ -7,38 +7,31 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.files.output.new_file import (
-    NewFile,
-    check_output,
-    complete_or_absent,
-    new_file,
-    uninterrupted,
-)
+from gpu_spots.files.lauecollect import GROUP, Column, write_columns
+from gpu_spots.files.output.new_file import new_output, writing
 from gpu_spots.files.output.spots_file import open_spots
+from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.model import Array
 from gpu_spots.simulate.design import KINDS, LARGEST, Design
 from gpu_spots.simulate.run import SimulatedRun
 from gpu_spots.simulate.score import Found
 from gpu_spots.simulate.truth import Conditions, Schedule, TrueSpots, Truth, lone_spots, steady
 
+TRUTH = "truth"
+"""Group of the true spots."""
 COMPRESSIONS: dict[str, dict[str, Any]] = {
     "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
     "lzf": {"compression": "lzf", "shuffle": True},
     "none": {},
 }
 """How frames can be stored, and what HDF5 is told for it."""
-CHUNK_ROWS = 128
-"""Rows of a chunk: a frame can be decompressed by several threads, and a column of pixels through
-the run without reading all of it.
-"""
 
-SPOT_COLUMNS = {
+TRUE_SPOT_COLUMNS = {
     "XY": (
         "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]",
         "pixels",
@@ -104,12 +97,21 @@ def write_run(
     Raises:
         OutputError: the file exists, or cannot be written.
     """
-    check_output(path, (), force)
-    with complete_or_absent(path) as part, new_file(part, str(path)) as file:
-        with uninterrupted():
-            _write_columns(file.create_group("lauecollect"), run.design, run.truth)
-            _write_truth(file.create_group("truth"), run)
-        _write_frames(file, run, COMPRESSIONS[compression], progress)
+    with new_output(path, force=force) as file:
+        with writing(file, path):
+            write_columns(file, _log_columns(run.design, run.truth))
+            write_columns(
+                file,
+                _true_columns(run),
+                TRUTH,
+                "what was simulated: the options as attributes, the spots and the scales as datasets",
+            )
+            file[TRUTH].attrs.update(dict(_flat(asdict(run.design))))
+            frames = _create_frames(file, run.design, COMPRESSIONS[compression])
+        for index, frame in enumerate(run.frames()):
+            with writing(file, path):
+                frames[index] = frame
+            progress()
 
 
 def read_truth(path: Path) -> Truth:
@@ -123,18 +125,18 @@ def read_truth(path: Path) -> Truth:
         def values(name: str) -> Array:
             return read_values(_dataset(file, name, path), f"{path}: {name}")
 
-        columns = {name: values(f"truth/{name}") for name in SPOT_COLUMNS}
-        if all(f"truth/{name}" in file for name in MORE_COLUMNS):
-            columns |= {name: values(f"truth/{name}") for name in MORE_COLUMNS}
-        names = ["truth/frame_block"]
-        names += [f"lauecollect/{name}" for name in ("angle", "laser_on", "repeat")]
+        columns = {name: values(f"{TRUTH}/{name}") for name in TRUE_SPOT_COLUMNS}
+        if all(f"{TRUTH}/{name}" in file for name in MORE_COLUMNS):
+            columns |= {name: values(f"{TRUTH}/{name}") for name in MORE_COLUMNS}
+        names = [f"{TRUTH}/frame_block"]
+        names += [f"{GROUP}/{name}" for name in ("angle", "laser_on", "repeat")]
         schedule = [values(name) for name in names]
         shape = _dataset(file, "frames", path).shape
         conditions = None
-        if "truth/frame_delay" in file:
+        if f"{TRUTH}/frame_delay" in file:
             per_frame = ("frame_delay", "scale", "spot_scale", "shift")
-            conditions = [values(f"truth/{name}") for name in (*per_frame, "static")]
-            radius = float(values("truth/static_radius"))
+            conditions = [values(f"{TRUTH}/{name}") for name in (*per_frame, "static")]
+            radius = float(values(f"{TRUTH}/static_radius"))
     dimensions = {"XY": 2, "sigma": 2, "responses": 2}
     of_spots = {
         found.shape[:1]
@@ -219,29 +221,20 @@ def _mask_centres(ranges: Array, pixels: Array, n_Y: int) -> Array:
     return (sums[end] - sums[begin]) / np.maximum(end - begin, 1)[:, None]
 
 
-def _write_frames(
-    file: NewFile, run: SimulatedRun, compression: dict[str, Any], progress: Callable[[], None]
-) -> None:
-    n_X, n_Y = run.design.size
-    chunks = (1, min(CHUNK_ROWS, n_X), n_Y)
-    with uninterrupted():
-        frames = file.create_dataset(
-            "frames",
-            (run.design.n_frames, n_X, n_Y),
-            run.design.detector.dtype,
-            chunks=chunks,
-            **compression,
-        )
-        frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
-        frames.attrs["units"] = "counts"
-        frames.attrs["bias"] = run.design.detector.bias
-        for name, value in _bounds(run.design).items():
-            frames.attrs[name] = value
-    for index, frame in enumerate(run.frames()):
-        with uninterrupted():
-            frames[index] = frame
-        file.check()
-        progress()
+def _create_frames(file: h5py.File, design: Design, compression: dict[str, Any]) -> h5py.Dataset:
+    n_X, n_Y = design.size
+    frames = file.create_dataset(
+        "frames",
+        (design.n_frames, n_X, n_Y),
+        design.detector.dtype,
+        chunks=(1, min(STRIP, n_X), n_Y),
+        **compression,
+    )
+    frames.attrs["description"] = "simulated frames, indexed [frame, X, Y]"
+    frames.attrs["units"] = "counts"
+    frames.attrs["bias"] = design.detector.bias
+    frames.attrs.update(_bounds(design))
+    return frames
 
 
 def _bounds(design: Design) -> dict[str, int]:
@@ -257,8 +250,8 @@ def _bounds(design: Design) -> dict[str, int]:
     return found
 
 
-def _write_columns(group: h5py.Group, design: Design, truth: Truth) -> None:
-    """Write one column of the log a dataset, as LaueUtil has them."""
+def _log_columns(design: Design, truth: Truth) -> dict[str, Column]:
+    """Return the columns of the log, one value per frame."""
     schedule = truth.schedule
     on = schedule.laser_on.astype(bool)
     states = [f"{'on' if x else 'off'}_" if design.laser else "" for x in on]
@@ -271,52 +264,52 @@ def _write_columns(group: h5py.Group, design: Design, truth: Truth) -> None:
         f"sim_{a:07.3f}_{state}{r}.mccd"
         for a, state, r in zip(schedule.angle, states, schedule.repeat, strict=True)
     ]
-    _write(group, "angle", schedule.angle, "rotation angle of the crystal", "degrees")
-    _write(group, "laser_on", schedule.laser_on, "1 with laser, 0 without")
-    _write(
-        group,
-        "delay",
-        np.array(delays, object),
-        "from laser to X-ray pulse; -: no laser pulse",
-    )
-    _write(group, "file", np.array(names, object), "name that the image would have")
-    _write(
-        group,
-        "repeat",
-        schedule.repeat,
-        "number of the frame, or of the off/on pair, at its angle, from 1",
-    )
+    return {
+        "angle": _column(schedule.angle, "rotation angle of the crystal", "degrees"),
+        "laser_on": _column(schedule.laser_on, "1 with laser, 0 without"),
+        "delay": _column(np.array(delays, object), "from laser to X-ray pulse; -: no laser pulse"),
+        "file": _column(np.array(names, object), "name that the image would have"),
+        "repeat": _column(
+            schedule.repeat,
+            "number of the frame, or of the off/on pair, at its angle and delay, from 1",
+        ),
+    }
 
 
-def _write_truth(group: h5py.Group, run: SimulatedRun) -> None:
-    group.attrs["description"] = (
-        "what was simulated: the options as attributes, the spots and the scales as datasets"
-    )
-    for name, value in _flat(asdict(run.design)):
-        group.attrs[name] = value
-    for name, (description, units) in (SPOT_COLUMNS | MORE_COLUMNS).items():
-        _write(group, name, getattr(run.truth.spots, name), description, units)
-    _write(group, "frame_block", run.truth.schedule.block, "index of each frame's angle")
-    _write(
-        group, "scale", run.scale, "scale of the whole picture above the bias on each frame (drift)"
-    )
-    _write(
-        group,
-        "spot_scale",
-        run.spot_scale,
-        "scale of the spots on each frame, on top of that (jitter)",
-    )
-    conditions = run.truth.conditions
-    _write(group, "frame_delay", conditions.delay, "index of each frame's delay; -1 without laser")
-    _write(group, "shift", conditions.shift, "displacement of all spots on each frame", "pixels")
-    _write(group, "bias", run.bias, "value of a pixel without light on each frame", "counts")
-    _write(group, "static", conditions.static, "centres of spots that are on all frames", "pixels")
-    radius = np.float64(conditions.static_radius)
-    _write(group, "static_radius", np.asarray(radius), "half their width", "pixels")
-    flickering = run.detector.flickering
-    _write(group, "flickering", flickering, "pixels that are bright on some frames", "pixels")
-    _write(group, "hot", run.detector.hot, "pixels with a large constant signal, X and Y", "pixels")
-    _write(group, "dead", run.detector.dead, "pixels that are 0 on every frame, X and Y", "pixels")
+def _true_columns(run: SimulatedRun) -> dict[str, Column]:
+    """Return the datasets of the group ``truth``."""
+    spots, detector, conditions = run.truth.spots, run.detector, run.truth.conditions
+    return {
+        **{
+            name: _column(getattr(spots, name), description, units)
+            for name, (description, units) in (TRUE_SPOT_COLUMNS | MORE_COLUMNS).items()
+        },
+        "frame_block": _column(run.truth.schedule.block, "index of each frame's angle"),
+        "frame_delay": _column(conditions.delay, "index of each frame's delay; -1 without laser"),
+        "scale": _column(
+            run.scale, "scale of the whole picture above the bias on each frame (drift)"
+        ),
+        "spot_scale": _column(
+            run.spot_scale, "scale of the spots on each frame, on top of that (jitter)"
+        ),
+        "shift": _column(conditions.shift, "displacement of all spots on each frame", "pixels"),
+        "bias": _column(run.bias, "value of a pixel without light on each frame", "counts"),
+        "static": _column(
+            conditions.static, "centres of spots that are on all frames, X and Y", "pixels"
+        ),
+        "static_radius": _column(
+            np.asarray(conditions.static_radius), "half the width of the largest of them", "pixels"
+        ),
+        "hot": _column(detector.hot, "pixels with a large constant signal, X and Y", "pixels"),
+        "dead": _column(detector.dead, "pixels without a signal, X and Y", "pixels"),
+        "flickering": _column(
+            detector.flickering, "pixels that are bright on some frames, X and Y", "pixels"
+        ),
+    }
+
+
+def _column(values: Array, description: str, units: str | None = None) -> Column:
+    return Column(values, units, {"description": description})
 
 
 def _flat(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -328,17 +321,6 @@ def _flat(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, list(value)
         elif value is not None:
             yield name, value
-
-
-def _write(
-    group: h5py.Group, name: str, data: NDArray[Any], description: str, units: str | None = None
-) -> None:
-    dataset = group.create_dataset(
-        name, data=data, dtype=h5py.string_dtype() if data.dtype == object else None
-    )
-    dataset.attrs["description"] = description
-    if units:
-        dataset.attrs["units"] = units
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

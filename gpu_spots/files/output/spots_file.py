@@ -1,31 +1,38 @@
 """Reader of the spots file."""
 
+import math
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import SPOT_COLUMNS
-from gpu_spots.errors import InputError
+from gpu_spots.columns import DATASETS, SPOT_COLUMNS
+from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes, read_checked
 from gpu_spots.model import Array
+from gpu_spots.packages import install_command
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class SpotsFile:
-    """The results of a run.
+    """Results of a run.
 
-    Arrays are read when they are asked for; use it as a context manager, or call `close`.
+    Use it in a ``with`` statement, or call `close`. Each access reads from the file; arrays remain
+    available after it is closed.
 
-    Everything that reads raises `InputError` where the file is damaged and ValueError where it is
-    closed.
+    Raises:
+        InputError: The file is damaged: a dataset is missing or cannot be read.
+        ValueError: The file is closed.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -47,7 +54,7 @@ class SpotsFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; arrays that were read stay."""
+        """Close the file."""
         self._file.close()
 
     def __repr__(self) -> str:
@@ -55,6 +62,11 @@ class SpotsFile:
         if not self._file:
             return "<SpotsFile, closed>"
         return f"<SpotsFile {self._name!r}: {self.n_frames} frames, {self.n_spots} spots>"
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self._name
 
     @property
     def avg(self) -> NDArray[np.float32]:
@@ -85,23 +97,31 @@ class SpotsFile:
     def threshold(self) -> Array:
         """(n_X, n_Y) int32, int64 or float64, counts: smallest value of a pixel in the raw mask.
 
-        docs/file-format.md says which of the types it has.
+        The type depends on the type of the frames; see docs/file-format.md.
         """
         return self._read("stats/threshold")
 
     @property
+    def noise(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: noise of a value of each pixel."""
+        return self._read("stats/noise")
+
+    @property
     def info(self) -> dict[str, Any]:
-        """Every option's value, and how the file was made."""
+        """Values of the options, and other information about how the file was made."""
         with self._reading("info"):
             return attributes(self._found("info", h5py.Group))
 
     @property
     def columns(self) -> dict[str, Array]:
-        """The run's metadata: one value a frame (group lauecollect)."""
+        """Metadata of the run: one value per frame for each name (group lauecollect).
+
+        Text is an array of str.
+        """
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
             return {
-                name: read_checked(item)
+                name: _with_text(read_checked(item))
                 for name, item in group.items()
                 if isinstance(item, h5py.Dataset)
             }
@@ -115,11 +135,36 @@ class SpotsFile:
     def pixel_list(self) -> Array:
         """(p,) int32 or int64: flat index X * n_Y + Y of the pixels of all spots.
 
-        ``pixel_list_BE`` in the table of spots tells which are those of a spot. Raises KeyError
-        where the file has no pixels.
+        ``pixel_list_BE`` in the table of spots gives the range of each spot.
+
+        Raises:
+            KeyError: The file has no list of pixels.
         """
         self._check_kept("spots/pixel_list")
-        return self._read("spots/pixel_list")
+        pixels = self._read("spots/pixel_list")
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() < math.prod(self.shape[1:]):
+            raise InputError(
+                f"{self._name}: spots/pixel_list has pixels outside of the frame; "
+                "the file is damaged"
+            )
+        return pixels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n_frames, n_X, n_Y) of the run."""
+        with self._reading("stats/avg"):
+            shape = self._found("stats/avg", h5py.Dataset).shape
+        if len(shape) != 2:
+            raise InputError(
+                f"{self._name}: stats/avg has shape {shape}, expected 2 dimensions; "
+                "the file is damaged"
+            )
+        return self.n_frames, *shape
+
+    @property
+    def frame_scale(self) -> NDArray[np.float64] | None:
+        """(n_frames,) float64: what each frame was multiplied by; None: frames are not scaled."""
+        return self._read("frame_scale") if self._has("frame_scale") else None
 
     @property
     def n_frames(self) -> int:
@@ -153,11 +198,15 @@ class SpotsFile:
         return self._read(f"masks_{kind}", index).astype(bool)
 
     def labels(self, frame: int) -> Array:
-        """Return the labels of the mask that the frame's spots come from; 0: no spot.
+        """Return the labels in the mask of a frame, (n_X, n_Y) uint16 or uint32; 0: no spot.
 
-        The image is (n_X, n_Y) uint16 or uint32.
+        Args:
+            frame: Index of the frame; negative indices count from the end.
 
-        Raises KeyError where the file has no labels, and IndexError and TypeError as `mask`.
+        Raises:
+            KeyError: The file has no labels.
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
         """
         self._check_kept("masks/labels")
         return self._read("masks/labels", self._mask_of(frame))
@@ -189,20 +238,78 @@ class SpotsFile:
             if not record.optional or self._has(record.path)
         }
 
+    def spot_columns(self, frame: int | None = None) -> dict[str, Array]:
+        """Return the table of the spots of a frame, or of all frames, as 1-D columns.
+
+        Args:
+            frame: Index of the frame; negative indices count from the end. None: all frames.
+
+        Returns:
+            Columns by name, (n_spots,) each: those of `spots`, where ``XY`` becomes ``X`` and
+            ``Y``, and so on. ``pixel_list_BE`` is left out, but ``n_pixels`` is there.
+
+        Raises:
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(*results.spot_columns(), sep=", ")
+            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask, n_pixels, overload
+        """
+        columns: dict[str, Array] = {}
+        for name, values in self.spots(frame).items():
+            if name == "pixel_list_BE":
+                columns.setdefault("n_pixels", (values[:, 1] - values[:, 0]).astype(np.int32))
+            elif values.ndim == 1:
+                columns[name] = values
+            else:
+                names = DATASETS[f"spots/{name}"].components
+                columns |= zip(names, values.T, strict=True)
+        return columns
+
+    def to_dataframe(self, frame: int | None = None) -> "pandas.DataFrame":
+        """Return the table of the spots of a frame, or of all frames, as a pandas DataFrame.
+
+        Args:
+            frame: Index of the frame; negative indices count from the end. None: all frames.
+
+        Returns:
+            One row per spot, with the columns of `spot_columns`.
+
+        Raises:
+            GpuSpotsError: pandas is not installed.
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(results.to_dataframe()[["frame", "X", "Y", "I"]].dtypes.tolist())
+            [dtype('int32'), dtype('int32'), dtype('int32'), dtype('float64')]
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise GpuSpotsError(
+                f"to_dataframe: needs pandas; install it with {install_command('export')}"
+            ) from None
+        return pandas.DataFrame(self.spot_columns(frame))
+
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """Return X and Y of every pixel of a spot, (p, 2) int64.
 
-        ``spot`` is its row in the whole table.
+        Args:
+            spot: Row of the spot in the table of all frames; negative indices count from the end.
 
-        Raises KeyError where the file has no pixels, IndexError where there is no such spot, and
-        TypeError.
+        Raises:
+            KeyError: The file has no list of pixels.
+            IndexError: There is no such spot.
+            TypeError: ``spot`` is not an integer.
         """
         self._check_kept("spots/pixel_list_BE")
         begin, end = self._read("spots/pixel_list_BE", self._checked(spot, self.n_spots, "spot"))
         flat = self._read("spots/pixel_list", slice(begin, end)).astype(np.int64)
-        with self._reading("stats/avg"):
-            n_columns = self._found("stats/avg", h5py.Dataset).shape[1]
-        return np.stack(np.divmod(flat, n_columns), axis=1)
+        return np.stack(np.divmod(flat, self.shape[2]), axis=1)
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -238,7 +345,10 @@ class SpotsFile:
     def _check_kept(self, path: str) -> None:
         """Raise KeyError for a stack that the file does not have."""
         if not self._has(path):
-            raise KeyError(f"{self._name}: no {path}; --keep and -S say which stacks a file has")
+            raise KeyError(
+                f"{self._name}: no {path}; {given('keep')} and {given('sync')} "
+                "define which stacks a file has"
+            )
 
     def _checked(self, index: int, n: int, what: str) -> int:
         """Return an index from 0 to n - 1."""
@@ -256,8 +366,33 @@ class SpotsFile:
         return int(self._read("frame2mask", self._checked(frame, self.n_frames, "frame")))
 
 
+def _with_text(values: Any) -> Any:
+    """Return a column with its bytes as str. Bytes that are not UTF-8 are escaped."""
+    column = np.asarray(values)
+    items = column.ravel().tolist()
+    if column.dtype.kind not in "SO" or not all(isinstance(item, bytes | str) for item in items):
+        return values
+    texts = [
+        item.decode(errors="backslashreplace") if isinstance(item, bytes) else item
+        for item in items
+    ]
+    return np.array(texts, str).reshape(column.shape)
+
+
 def open_spots(path: str | Path) -> SpotsFile:
-    """Open a spots file. Raises `InputError` where there is none."""
+    """Open the results of an earlier run.
+
+    Args:
+        path: Spots file, the output of `find_spots` or of the command.
+
+    Raises:
+        InputError: The file does not exist, or is not a spots file.
+
+    Examples:
+        >>> with open_spots("laser__spots.h5") as results:
+        ...     print(results.n_frames, results.info["cutoff"])
+        60 3.0
+    """
     from gpu_spots.files.frames import open_hdf5
 
     file = open_hdf5(Path(path))

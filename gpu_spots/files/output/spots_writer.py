@@ -10,12 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS
-from gpu_spots.errors import OutputError
-from gpu_spots.files.hdf5.chunk_map import hdf5_reason
+from gpu_spots.columns import DATASETS, NOISE_ATTRIBUTES, NOISE_COLUMNS
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
-from gpu_spots.files.output.new_file import NewFile, uninterrupted
-from gpu_spots.model import FACTOR_BITS, Array, SpotTable
+from gpu_spots.files.output.new_file import writing
+from gpu_spots.model import FACTOR_BITS, Array, NoiseModel, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
 
@@ -49,15 +47,8 @@ def _writes(
 
     @wraps(method)
     def whole(self: "SpotsWriter", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        with uninterrupted():
-            try:
-                method(self, *args, **kwargs)
-            except (OSError, RuntimeError) as error:
-                raise OutputError(
-                    f"{self._name}: cannot be written: {hdf5_reason(error)}"
-                ) from error
-            if isinstance(self._file, NewFile):
-                self._file.check()
+        with writing(self._file, self._name):
+            method(self, *args, **kwargs)
 
     return whole
 
@@ -147,6 +138,13 @@ class SpotsWriter:
         if factors is not None:
             self._counts = "scaled counts"
             self._create_table("frame_scale", factors / 2**FACTOR_BITS)
+
+    @_writes
+    def write_noise(self, model: NoiseModel) -> None:
+        """Write the group ``noise``."""
+        for record in NOISE_COLUMNS:
+            self._create_table(record.path, getattr(model, record.name))
+        self._file["noise"].attrs.update({name: getattr(model, name) for name in NOISE_ATTRIBUTES})
 
     def encode(self, image: Callable[[], Array]) -> "Encoded":
         """Compute and compress an image if that can be done outside of HDF5.

@@ -324,9 +324,3 @@ def test_what_read_refuses(open_run: Callable[..., FrameReader], tmp_path: Path)
     reader.close()
     with pytest.raises(ValueError, match="closed"):
         reader.read(0, 1, np.empty((1, 21, 34), np.uint16))
-
-
-def test_memory_that_reading_needs(open_run: Callable[..., FrameReader], tmp_path: Path) -> None:
-    make(tmp_path / "run.h5", frames_of(), chunks=(2, 21, 34), compression="gzip")
-    largest = max(chunk.size for chunk in chunks_of(tmp_path / "run.h5"))
-    assert open_run(tmp_path / "run.h5").working_bytes == largest + 2 * 2 * 21 * 34 * 2

@@ -21,6 +21,7 @@ def test_open_spots_gives_what_is_in_the_file(paths: dict[str, Path], pairs: h5p
     with open_spots(str(paths["pairs"])) as found:
         assert isinstance(found, SpotsFile)
         assert (found.n_frames, found.n_spots) == (N, len(pairs["spots/I"]))
+        assert found.shape == (N, *pairs["stats/avg"].shape)
         for name in ("avg", "std", "iqr", "max", "arg", "threshold"):
             assert np.array_equal(getattr(found, name), pairs[f"stats/{name}"])
             assert getattr(found, name).dtype == pairs[f"stats/{name}"].dtype
@@ -112,7 +113,7 @@ def test_what_keep_left_out_is_a_key_error(paths: dict[str, Path], tmp_path: Pat
             ("masks/labels", lambda: found.labels(0)),
             ("spots/pixel_list_BE", lambda: found.pixels(0)),
         ):
-            with pytest.raises(KeyError, match=f"no {name}; --keep and -S"):
+            with pytest.raises(KeyError, match=f"no {name}; keep and sync define"):
                 read()
 
 
