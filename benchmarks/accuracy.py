@@ -79,6 +79,11 @@ MANUAL: dict[str, dict[str, Any]] = {
     "-e 0 -d 1 -c 10": {"erosions": 0, "dilations": 1, "cutoff": 10.0},
 }
 """Settings of the manual's method, as changes of its defaults."""
+CLIP = {
+    f"-m clip{'' if setting == 'defaults' else f' {setting}'}": {"method": "clip"} | changes
+    for setting, changes in MANUAL.items()
+}
+"""Settings of ``-m clip`` with the manual's masks."""
 MATCHED: dict[str, dict[str, Any]] = {
     f"-m {method}{' --streaks' if streaks else ''} --significance {level:g}": {
         "method": method,
@@ -93,7 +98,8 @@ MATCHED: dict[str, dict[str, Any]] = {
 """Settings of ``--finder matched``."""
 PEERS = ("om", "id11", "sep", "photutils")
 """Other programs, by the folders of their environments."""
-OURS = ("n_removed, threshold", "matched")
+OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
+"""Programs of ours and their settings."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def measured(
     published = [simulated(scene, size, n_frames, seed) for seed in seeds[1]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    for name, wanted in zip(OURS, (MANUAL, MATCHED), strict=True):
+    for name, wanted in OURS.items():
         settings = {setting: changes for setting, changes in wanted.items() if _known(changes)}
         if not settings:
             print(f"{name}: not measured, this version does not have it", file=sys.stderr)
