@@ -79,9 +79,14 @@ MANUAL: dict[str, dict[str, Any]] = {
     "-e 0 -d 1 -c 10": {"erosions": 0, "dilations": 1, "cutoff": 10.0},
 }
 """Settings of the manual's method, as changes of its defaults."""
-CLIP = {
-    f"-m clip{'' if setting == 'defaults' else f' {setting}'}": {"method": "clip"} | changes
-    for setting, changes in MANUAL.items()
+CLIP: dict[str, dict[str, Any]] = {
+    f"-m clip{' -s 2,1' if cross else ''} -c {cutoff:g}": {
+        "method": "clip",
+        "structure": (2, 1 if cross else 2),
+        "cutoff": cutoff,
+    }
+    for cross in (False, True)
+    for cutoff in (1.25, 1.5, 2.0, 2.5, 3.0)
 }
 """Settings of ``-m clip`` with the manual's masks."""
 MATCHED: dict[str, dict[str, Any]] = {
@@ -96,6 +101,8 @@ MATCHED: dict[str, dict[str, Any]] = {
     for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
+PATIENCE = 900
+"""Seconds that all settings of another program may take on one run."""
 PEERS = ("om", "id11", "sep", "photutils")
 """Other programs, by the folders of their environments."""
 OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
@@ -198,6 +205,8 @@ def measured(
             setting: score(tuning.run.truth, found, EDGES)
             for setting, found in theirs(python, name, tuning, folder, versions)
         }
+        if not tried:
+            continue
         best = chosen(tried, scene)
         peer_scores = [
             score(one.run.truth, found, EDGES)
@@ -259,10 +268,19 @@ def theirs(
     np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
     script = Path(__file__).with_name("accuracy_peers.py")
     command = [str(python), str(script), name, str(source), str(target)]
-    ended = subprocess.run([*command, *([setting] if setting else [])], capture_output=True)
-    if ended.returncode:
-        last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    try:
+        subprocess.run(
+            [*command, *([setting] if setting else [])],
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
         print(f"{name}: not measured, {' '.join(last)}", file=sys.stderr)
+        return
+    except subprocess.TimeoutExpired as error:
+        print(f"{name}: not measured, {error}", file=sys.stderr)
         return
     with np.load(target) as file:
         versions[name] = str(file["version"])
