@@ -181,7 +181,10 @@ def command_table(name: str) -> Callable[[str], str]:
 OPTION_TABLES = {
     "manual": find_table(None),
     **{heading: find_table(names) for heading, names in OURS.items()},
-    **{name: command_table(name) for name in ("convert", "info", "export", "simulate", "devices")},
+    **{
+        name: command_table(name)
+        for name in ("convert", "info", "export", "simulate", "score", "devices")
+    },
 }
 
 

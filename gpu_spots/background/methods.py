@@ -301,7 +301,7 @@ class Clip:
         return Outcome(
             f"clip ({what}): the background of a pixel is the mean of {np.median(used):g} of "
             f"{n_frames} values (median; at least {used.min()}); "
-            f"{np.count_nonzero(background.flagged)} hot or cold pixels",
+            f"{np.count_nonzero(background.flagged)} pixels differ from their neighbourhood",
             None,
         )
 

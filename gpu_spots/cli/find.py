@@ -287,7 +287,11 @@ def _run(
     per_frame = f"min {least}, median {median:g}, max {most}"
     say(f"{summary.n_spots} spots on {summary.n_frames} frames (per frame: {per_frame})")
     if summary.scales:
-        say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
+        least_scale, most_scale = summary.scales
+        if summary.method.scales_frames:
+            say(f"frames were scaled by {least_scale:.3f} to {most_scale:.3f}")
+        else:  # the scale of a frame is that of its background, the other way round
+            say(f"the background was scaled by {1 / most_scale:.3f} to {1 / least_scale:.3f}")
     if summary.outcome:
         say(summary.outcome.summary)
     if summary.noise:

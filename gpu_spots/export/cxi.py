@@ -4,7 +4,7 @@ import numpy as np
 
 from gpu_spots.export.format import Format, Source, Target
 from gpu_spots.files.output.frames_of_spots import link_to_frames
-from gpu_spots.files.output.new_file import new_file
+from gpu_spots.files.output.new_file import new_file, uninterrupted
 
 ROWS_IN_CHUNK = 1024
 """Rows of a chunk, at most."""
@@ -44,7 +44,7 @@ class Cxi(Format):
         for column, (name, description) in OTHERS.items():
             if column in source.columns:
                 lists[name] = (description, source.columns[column])
-        with new_file(target.path, target.name) as file:
+        with new_file(target.path, target.name) as file, uninterrupted():
             file.attrs["default"] = "entry_1"
             entry = file.create_group("entry_1")
             entry.attrs.update({"NX_class": "NXentry", "default": "result_1"})

@@ -14,13 +14,18 @@ from gpu_spots.export.format import (
     read_frame,
     rows_of_text,
 )
-from gpu_spots.files.output.new_file import new_binary_file, new_file
+from gpu_spots.files.output.new_file import new_binary_file, new_file, uninterrupted
 from gpu_spots.model import Array
 
 ROWS = 100_000
 """Rows that are made into text at once."""
-PIXELS_IN_CHUNK = 10_000
-"""Chunk of the sparse pixels, as ImageD11 has it."""
+SPARSE_OPTIONS: dict[str, Any] = {
+    "maxshape": (None,),
+    "chunks": (10_000,),
+    "compression": "lzf",
+    "shuffle": True,
+}
+"""How sparse pixels are stored, as ImageD11 does it."""
 LARGEST_INDEX = 2**16
 """Rows and columns of a frame, at most, whose indices are uint16."""
 
@@ -62,10 +67,11 @@ class ImageD11Columns(Format):
 
     def write(self, source: Source, target: Target) -> None:
         """Write the file; see `Format.write`."""
-        with new_file(target.path, target.name) as file:
+        columns = _columns(source)
+        with new_file(target.path, target.name) as file, uninterrupted():
             group = file.create_group("peaks")
             group.attrs["ImageD11_type"] = "peaks"
-            for name, values in _columns(source).items():
+            for name, values in columns.items():
                 group.create_dataset(name, data=values)  # not compressed: it can be mapped
 
 
@@ -90,48 +96,45 @@ class ImageD11Sparse(Format):
             )
         pixels = source.pixels_by_frame()
         with source.frames() as stack, new_file(target.path, target.name) as file:
-            group = file.create_group("entry")
-            options: dict[str, Any] = {
-                "maxshape": (None,),
-                "chunks": (PIXELS_IN_CHUNK,),
-                "compression": "lzf",
-                "shuffle": True,
-            }
-            datasets = {
-                name: group.create_dataset(name, (0,), dtype, **options)
-                for name, dtype in (
-                    ("row", np.uint16),
-                    ("col", np.uint16),
-                    ("intensity", stack.dtype),
-                )
-            }
+            with uninterrupted():
+                group = file.create_group("entry")
+                datasets = {
+                    name: group.create_dataset(name, (0,), dtype, **SPARSE_OPTIONS)
+                    for name, dtype in (
+                        ("row", np.uint16),
+                        ("col", np.uint16),
+                        ("intensity", stack.dtype),
+                    )
+                }
             counts = np.zeros(results.n_frames, np.uint32)
             source.observer.stage("export", results.n_frames, "frames")
             end = 0
             for index in range(results.n_frames):
                 flat = pixels.of_frame(index)
-                if counts_here := len(flat):
+                if len(flat):
                     X, Y = np.divmod(flat, shape[1])
-                    frame = read_frame(stack, index)
-                    begin, end = end, end + counts_here
-                    for name, values in (("row", X), ("col", Y), ("intensity", frame[X, Y])):
-                        datasets[name].resize(end, axis=0)
-                        datasets[name][begin:end] = values
-                    counts[index] = counts_here
+                    values = {"row": X, "col": Y, "intensity": read_frame(stack, index)[X, Y]}
+                    begin, end = end, end + len(flat)
+                    with uninterrupted():
+                        for name, dataset in datasets.items():
+                            dataset.resize(end, axis=0)
+                            dataset[begin:end] = values[name]
+                    counts[index] = len(flat)
                 file.check()
                 source.observer.advance(1)
-            group.create_dataset("nnz", data=counts)
-            group.attrs.update(
-                {
-                    "itype": "uint16",
-                    "nframes": results.n_frames,
-                    "shape0": shape[0],
-                    "shape1": shape[1],
-                    "npx": end,
-                }
-            )
-            if source.frame_angles is not None:
-                group.create_dataset("omega", data=source.frame_angles)
+            with uninterrupted():
+                group.create_dataset("nnz", data=counts)
+                group.attrs.update(
+                    {
+                        "itype": "uint16",
+                        "nframes": results.n_frames,
+                        "shape0": shape[0],
+                        "shape1": shape[1],
+                        "npx": end,
+                    }
+                )
+                if source.frame_angles is not None:
+                    group.create_dataset("omega", data=source.frame_angles)
 
 
 def _columns(source: Source) -> dict[str, Array]:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from gpu_spots import __version__
+from gpu_spots.export.folder import FolderFormat
 from gpu_spots.export.format import Source, Target, formatted, rows_of_text
-from gpu_spots.export.lauetools import FolderFormat
 from gpu_spots.files.output.new_file import new_binary_file
 from gpu_spots.model import Array
 

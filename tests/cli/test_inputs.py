@@ -236,3 +236,17 @@ def test_the_input_is_not_changed(run: Path) -> None:
 def test_an_input_may_be_read_by_others_at_the_same_time(run: Path) -> None:
     with h5py.File(run):
         assert process(run, "--quiet").status == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "what"), [("n_removed", "frames were"), ("clip", "the background was")]
+)
+def test_the_summary_says_what_was_scaled(method: str, what: str, tmp_path: Path) -> None:
+    """The second half of the run has 4/5 of the light: 50 counts, then 40."""
+    frames = series(shape=(40, 60))
+    frames[10:] = frames[10:] * 4 // 5
+    run = write_run(tmp_path / "a__mccd.h5", frames=frames)
+    ended = command(run, "-m", method, "--normalise", "level")
+    (line,) = [line for line in ended.lines if "scaled by" in line]
+    least, most = (float(word) for word in line.removeprefix(f"{what} scaled by ").split(" to "))
+    assert most / least == pytest.approx(5 / 4, abs=0.05)

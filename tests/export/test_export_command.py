@@ -6,11 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import click
 import h5py
 import numpy as np
 import pytest
 
 from factories.exports import spots_of_run
+from gpu_spots.cli.export import export as command_export
 from gpu_spots.export.format import Format
 from gpu_spots.export.formats import FORMATS
 from helpers import assert_refused, command, listing, started
@@ -131,7 +133,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(
     assert listing(spots.parent) == before
 
 
-@pytest.mark.parametrize("name", ["csv", "lauetools", "cleaned"])
+@pytest.mark.parametrize("name", ["csv", "lauetools", "imaged11-sparse", "cxi", "cleaned"])
 def test_ctrl_c_leaves_nothing(spots: Path, name: str) -> None:
     """The command waits where it has begun to write, until it is stopped."""
     before = listing(spots.parent)
@@ -227,3 +229,10 @@ def test_intensities_of_any_sign_are_exported(spots: Path) -> None:
         file["spots/I"] = values
     for name in NAMES:
         assert name == "parquet" or command("export", name, spots, name="gpu-spots").status == 0
+
+
+def test_the_shell_completes_names_of_formats() -> None:
+    format_name = command_export.params[0]
+    context = click.Context(command_export)
+    found = [item.value for item in format_name.shell_complete(context, "im")]
+    assert found == ["imaged11", "imaged11-h5", "imaged11-sparse"]

@@ -78,14 +78,20 @@ def test_cxi_of_a_run_without_spots(tmp_path: Path) -> None:
         assert not file["entry_1/result_1/nPeaks"][:].any()
 
 
-@pytest.mark.parametrize("normalise", ["none", "level"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-S", "blocks"),
+        ("-S", "blocks", "--normalise", "level"),
+        ("-m", "clip", "--normalise", "level"),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.parametrize("keep", ["pixels", "labels"])
 def test_cleaned_frames_sum_up_to_the_intensities(
-    tmp_path: Path, normalise: str, keep: str
+    tmp_path: Path, options: tuple[str, ...], keep: str
 ) -> None:
-    spots = spots_of_run(
-        tmp_path, "-S", "blocks", "--normalise", normalise, "--keep", "pixels,labels"
-    )
+    spots = spots_of_run(tmp_path, *options, "--keep", "pixels,labels")
     with open_spots(spots) as results:
         table = results.spots()
         pixels = [results.pixels(i) for i in range(results.n_spots)]
