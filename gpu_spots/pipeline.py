@@ -27,6 +27,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
+from gpu_spots.spots.frames import frame_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def find_spots(
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
-            n_sampled = method.n_sampled(n_frames)
-            for message in static_spots.background_warnings(background, n_frames, n_sampled):
+            places = static_spots.static_places(background, method.n_sampled(n_frames))
+            background = replace(background, static=places)
+            for message in static_spots.background_warnings(background, n_frames):
                 observer.warn(message)
             outcome = method.outcome(background)
             if outcome and outcome.warning:
@@ -158,7 +160,7 @@ def find_spots(
     if message := static_spots.cover_warning(walk.table.covered, n_good, sparse=sparse):
         observer.warn(message)
     with watch.stage("write"):
-        sink.write_spots(table)
+        sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
     return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
 
 

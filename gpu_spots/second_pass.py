@@ -27,6 +27,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
+from gpu_spots.spots.properties import ComponentMaps, ComponentSums
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
 Result = TypeVar("Result")
@@ -42,6 +43,8 @@ class _Images:
     """By the kinds that the sink keeps."""
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
+    sums: ComponentSums | None = None
+    """Their properties that are the same on every frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.sink = sink
         self.observer = observer
         self.watch = watch
-        self.table = SpotTableBuilder(self.shape[1])
+        self.maps = ComponentMaps.of(background, may_touch=parameters.connectivity == 1)
+        self.table = SpotTableBuilder(self.shape[1], source.dtype, background.mean, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
@@ -189,7 +193,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
             for done in in_order(some, batches, run.threads):
                 for (begin, end), (images, result, encoded) in done:
-                    self._write(begin, 0, encoded, images.found, is_last=True)
+                    self._write(begin, 0, encoded, images, is_last=True)
                     yield begin, end, result
                     self.observer.advance(end - begin)
             return
@@ -214,7 +218,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             for begin, (first, last), images, result, is_last, of_piece in in_order(
                 encode, pieces, run.threads
             ):
-                self._write(begin, first, of_piece, images.found, is_last=is_last)
+                self._write(begin, first, of_piece, images, is_last=is_last)
                 if is_last:
                     yield begin, begin + last, result
                 self.observer.advance(last - first)
@@ -242,6 +246,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return _Images(
             dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
             found,
+            None if found is None else self.maps.sums(found),
         )
 
     def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
@@ -261,12 +266,13 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _write(
-        self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool
+        self, begin: int, first: int, encoded: _Encoded, images: _Images, *, is_last: bool
     ) -> None:
         """Write images of the batch from ``begin`` on, from its ``first``; with the last ones what was found in all of them."""
+        found = images.found
         with self.watch.stage("write"):
-            for kind, images in encoded.masks.items():
-                self.sink.write_masks(kind, begin + first, images)
+            for kind, masks in encoded.masks.items():
+                self.sink.write_masks(kind, begin + first, masks)
             if found is not None:
                 if encoded.labels:
                     counts = found.counts[first : first + len(encoded.labels)]
@@ -274,4 +280,5 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 if is_last:
                     if "pixels" in self.sink.keep:
                         self.sink.write_pixels(found.pixels)
-                    self.table.add_components(found)
+                    assert images.sums is not None
+                    self.table.add_components(found, images.sums)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import chi2
 
+from reference_properties import Below, properties
+
 DEFAULT_N = 25
 ALLOWED_DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 
@@ -447,7 +449,21 @@ def reference_run(
             saturation = int(np.iinfo(own.dtype).max)
         if saturation is not None:
             result |= _all_overloads(own, result, saturation)
+        below = [_below(each, integer=own.dtype.kind != "f", varies=varies) for each in backgrounds]
+        result |= properties(own, result, below, factors or [])
     return result
+
+
+def _below(background: Background | None, *, integer: bool, varies: bool) -> Below | None:
+    """Give the background under a pixel: total / m, or a multiple of 2^-32 where m varies."""
+    if background is None:
+        return None
+    if not integer:
+        return Below(None, background.avg)
+    exact = int(background.total), background.m
+    if varies:
+        exact = exact[0] * 2**32 // background.m, 2**32
+    return Below(exact, float(exact[0]) / float(exact[1]))
 
 
 def _all_overloads(

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import SPOT_COLUMNS
+from gpu_spots.columns import FRAME_COLUMNS, SPOT_COLUMNS
 from gpu_spots.errors import InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
@@ -214,6 +214,19 @@ class SpotsFile:
             record.name: self._read(record.path, slice(begin, end))
             for record in SPOT_COLUMNS
             if not record.optional or self._has(record.path)
+        }
+
+    def per_frame(self) -> dict[str, Array]:
+        """Return what is known of each frame.
+
+        Returns:
+            Columns by name, each with one value per frame: the datasets of the group ``per_frame``
+            of the file; see docs/file-format.md for types and units.
+        """
+        return {
+            record.name: self._read(record.path)
+            for record in FRAME_COLUMNS
+            if record.path.startswith("per_frame/")
         }
 
     def pixels(self, spot: int) -> NDArray[np.int64]:

@@ -1,0 +1,188 @@
+"""A naive reference of the properties of spots: plain loops over Python numbers.
+
+Like `reference.py` it shares no code with the program. Python's floats are IEEE doubles without
+fused operations.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_SIDE = 4096
+BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
+AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+
+Place = tuple[int, int]
+
+
+class Below(NamedTuple):
+    """Background under a pixel that is not masked."""
+
+    exact: tuple[int, int] | None
+    """Numerator and denominator, counts, for integer frames; None for float frames."""
+    rounded: float
+    """Counts."""
+
+
+class Spot(NamedTuple):
+    """Pixels of a spot on a frame, in raster order."""
+
+    places: list[Place]
+    values: list[Any]
+    below: list[Below]
+
+
+def properties(
+    frames: NDArray[Any],
+    result: dict[str, NDArray[Any]],
+    below: list[Below | None],
+    factors: Sequence[int],
+    static: Sequence[Place] = (),
+) -> dict[str, NDArray[Any]]:
+    """Compute the properties of all spots.
+
+    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
+    background of every pixel in raster order, None for masked pixels. With `factors` the background
+    is that of frames times factor / 65536. `static` are places of static spots.
+    """
+    n_y = frames.shape[2]
+    masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
+    rows: dict[str, list[Any]] = {}
+    for row, frame in enumerate(result["spots/frame"].tolist()):
+        begin, end = result["spots/pixel_list_BE"][row]
+        pixels = result["spots/pixel_list"][begin:end].tolist()
+        image = frames[frame].ravel().tolist()
+        here = [each for each in (below[pixel] for pixel in pixels) if each is not None]
+        spot = Spot([divmod(p, n_y) for p in pixels], [image[p] for p in pixels], here)
+        label, labels = result["spots/label"][row], result["masks/labels"]
+        found = {
+            "n_pixels": len(pixels),
+            "max": max(spot.values),
+            "background": background_sum(spot, factors[frame] if factors else None),
+            **shape_of(
+                spot,
+                float(result["spots/I"][row]),
+                result["spots/box"][row].tolist(),
+                factors[frame] if factors else None,
+            ),
+            "n_maxima": count_maxima(dict(zip(spot.places, spot.values, strict=True))),
+        }
+        overload = result.get("spots/overload")
+        flags = {
+            BORDER: touches_border(spot.places, frames.shape[1:]),
+            INVALID: any(
+                (x + i, y + j) in masked for x, y in spot.places for i, j in [(0, 0), *AROUND]
+            ),
+            OVERLOADED: overload is not None and overload[row] > 0,
+            SEVERAL_MAXIMA: found["n_maxima"] > 1,
+            NEIGHBOUR: touches_other(spot.places, labels[result["spots/mask"][row]], label),
+            STATIC: any(
+                abs(x - a) <= 3 and abs(y - b) <= 3 for x, y in spot.places for a, b in static
+            ),
+        }
+        found["flags"] = sum(bit for bit, is_set in flags.items() if is_set)
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value)
+    n, dtype = len(result["spots/frame"]), frames.dtype.newbyteorder("=")
+    types: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "n_pixels": ("int32", ()),
+        "max": (dtype, ()),
+        "background": ("float64", ()),
+        "centroid": ("float64", (2,)),
+        "moments": ("float64", (3,)),
+        "fwhm": ("float64", (2,)),
+        "orientation": ("float64", ()),
+        "n_maxima": ("int32", ()),
+        "flags": ("uint16", ()),
+    }
+    return {
+        f"spots/{name}": np.array(rows.get(name, []), of).reshape(n, *shape)
+        for name, (of, shape) in types.items()
+    }
+
+
+def background_sum(spot: Spot, factor: int | None) -> float:
+    """Sum the background under a spot, at the level of the frame."""
+    if spot.below[0].exact is None:
+        total = 0.0
+        for each in spot.below:
+            total = total + each.rounded
+        return total if factor is None else (65536.0 / factor) * total
+    exact = [each.exact for each in spot.below if each.exact is not None]
+    numerator, (denominator,) = sum(a for a, _ in exact), {b for _, b in exact}
+    if factor is None:
+        return float(numerator) / float(denominator)
+    return float(65536 * numerator) / float(factor * denominator)
+
+
+def shape_of(spot: Spot, intensity: float, box: list[int], factor: int | None) -> dict[str, Any]:
+    """Compute centroid, second moments, widths and orientation."""
+    longest = max(box[1] - box[0], box[3] - box[2])
+    if not intensity > 0 or longest > LONGEST_SIDE:
+        nan = math.nan
+        return {
+            "centroid": (nan, nan), "moments": (nan,) * 3, "fwhm": (nan, nan), "orientation": nan,
+        }  # fmt: skip
+    means = []
+    for power_x, power_y in ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1)):
+        weights = [(x - box[0]) ** power_x * (y - box[2]) ** power_y for x, y in spot.places]
+        means.append(first_order(spot, weights, factor) / intensity)
+    x, y, xx, yy, xy = means
+    xx, yy, xy = xx - x * x, yy - y * y, xy - x * y
+    half, middle = (xx - yy) / 2, (xx + yy) / 2
+    spread = math.sqrt(half * half + xy * xy)
+    width = 2 * math.sqrt(2 * math.log(2))
+    fwhm = [width * math.sqrt(max(each, 0.0)) for each in (middle + spread, middle - spread)]
+    return {
+        "centroid": (box[0] + x, box[2] + y),
+        "moments": (xx, yy, xy),
+        "fwhm": fwhm,
+        "orientation": math.atan2(2 * xy + 0.0, xx - yy) * (90 / math.pi),
+    }
+
+
+def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:
+    """Sum (value - background) * weight over a spot."""
+    scale = 1.0 if factor is None else 65536.0 / factor
+    if spot.below[0].exact is None:
+        total = 0.0
+        for value, below, weight in zip(spot.values, spot.below, weights, strict=True):
+            total = total + (value - below.rounded * scale) * float(weight)
+        return total
+    exact = sum(value * weight for value, weight in zip(spot.values, weights, strict=True))
+    under = 0.0
+    for below, weight in zip(spot.below, weights, strict=True):
+        under = under + below.rounded * float(weight)
+    return float(exact) - scale * under
+
+
+def count_maxima(values: dict[Place, Any]) -> int:
+    """Count the local maxima of a spot that are at least half as high as its highest pixel."""
+    half = 0.5 * max(values.values()) + 0.5 * min(values.values())
+    count = 0
+    for (x, y), value in values.items():
+        beside = [(x + i, y + j) for i, j in AROUND if (x + i, y + j) in values]
+        is_beaten = any(
+            values[place] > value or (values[place] == value and place < (x, y)) for place in beside
+        )
+        count += value >= half and not is_beaten
+    return count
+
+
+def touches_border(places: list[Place], shape: tuple[int, ...]) -> bool:
+    """Tell whether a spot has a pixel in the outermost rows or columns."""
+    return any(x in (0, shape[0] - 1) or y in (0, shape[1] - 1) for x, y in places)
+
+
+def touches_other(places: list[Place], labels: NDArray[Any], label: int) -> bool:
+    """Tell whether a pixel of another spot is beside one of this spot."""
+    for x, y in places:
+        for i, j in AROUND:
+            a, b = x + i, y + j
+            inside = 0 <= a < labels.shape[0] and 0 <= b < labels.shape[1]
+            if inside and labels[a, b] not in (0, label):
+                return True
+    return False
