@@ -139,7 +139,7 @@ FAULTS = {
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
     "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high +="),
     "floats that are added in another order": Fault(
-        "measure", "for (i32 j = 0; j < n; j++) sum", "for (i32 j = n - 1; j >= 0; j--) sum", "float32"
+        "measure", "difference, j)", "difference, n - 1 - j)", "float32"
     ),
     "rows in the frame in place of the box": Fault("measure", "x = row - area.x_begin", "x = row"),
     "columns in the frame in place of the box": Fault(
