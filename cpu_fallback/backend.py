@@ -52,6 +52,7 @@ class CpuBackend:
         """Do nothing, as nothing is kept."""
 
     scaled = staticmethod(scale.scaled)
+    levelled = staticmethod(scale.levelled)
 
     def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: Method) -> None:
         """Return None: the background is where this backend computes."""

@@ -1,9 +1,10 @@
 """The background of a band of rows."""
 
+from cpu_fallback.clip import clip_moments
 from cpu_fallback.kruskal import kruskal_moments
 from cpu_fallback.trimmed import trimmed_moments
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 
@@ -23,3 +24,5 @@ def moments(frames: Array, method: Method, validity: Validity) -> IntegerMoments
             return trimmed_moments(frames, percent, validity)
         case KruskalWallis():
             return kruskal_moments(frames, method.block_of_frame, method.critical, validity)
+        case Clip():
+            return clip_moments(frames, method, validity)

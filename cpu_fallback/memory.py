@@ -7,7 +7,7 @@ import numpy as np
 from cpu_fallback.kruskal import TILE_VALUES
 from cpu_fallback.moments import IN_CACHE
 from cpu_fallback.trimmed import TILE
-from gpu_spots.background.methods import Method
+from gpu_spots.background.methods import Clip, Method
 
 OF_MOMENTS = 68
 """Bytes for what is known of a pixel of a band."""
@@ -18,10 +18,13 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
     if method.n_blocks:
         tile, of_value = (
             min(n_pixels, max(1, TILE_VALUES // n_frames)),
-            12 + 3 * max(4, dtype.itemsize),
+            12 + 3 * max(4, dtype.itemsize) + (24 if isinstance(method, Clip) else 0),
         )
     else:
         tile, of_value = min(n_pixels, TILE), 3 * max(4, dtype.itemsize)
+        if isinstance(method, Clip):
+            # cumulative sums: of what is above the smallest values, or of all
+            of_value += 8 if dtype.itemsize <= 2 else 40
     return OF_MOMENTS * n_pixels + of_value * tile * n_frames + 16 * IN_CACHE
 
 

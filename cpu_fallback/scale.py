@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Validity
+from cpu_fallback.prepared import Prepared
+from gpu_spots.model import FACTOR_BITS, Array, FixedPointMean, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
@@ -35,6 +36,36 @@ def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> A
     if usable is not None:
         result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
     return result
+
+
+def levelled(
+    frames: Array, levels: NDArray[np.int64], validity: Validity, prepared: Prepared
+) -> Array:
+    """Each frame less its part of the background; see ``gpu_spots.backend.Operations.levelled``."""
+    usable, background = validity.allows(frames), prepared.mean
+    result = np.empty_like(frames)
+    above = levels - (1 << FACTOR_BITS)
+    if isinstance(background, FixedPointMean):
+        limits, marks = np.iinfo(frames.dtype), validity.marks(frames.dtype)
+        sixteenths = _sixteen_fold(background)
+        for out, frame, part in zip(result, frames, above, strict=True):
+            left = frame - ((part * sixteenths + (1 << 19)) >> 20)
+            out[...] = np.clip(left, limits.min, limits.max - marks)
+    else:
+        for out, frame, part in zip(result, frames, above, strict=True):
+            with np.errstate(over="ignore", invalid="ignore"):
+                left = frame.astype(np.float64) - (part / 2**FACTOR_BITS) * background
+                out[...] = np.clip(left, np.finfo(frame.dtype).min, np.finfo(frame.dtype).max)
+    if usable is not None:
+        result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
+    return result
+
+
+def _sixteen_fold(background: FixedPointMean) -> NDArray[np.int64]:
+    """Return floor(16 * background), of a background in units of 2^-32."""
+    assert background.scale == 2**32
+    assert background.high is not None
+    return (background.high << 4) + (background.low >> np.uint32(28)).astype(np.int64)
 
 
 def _product(values: NDArray[np.int64], factor: np.integer, dtype: np.dtype, marks: bool) -> Array:

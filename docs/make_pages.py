@@ -24,6 +24,7 @@ from gpu_spots.columns import (
     FRAME_COLUMNS,
     MASK_COLUMNS,
     MASKS,
+    NOISE_COLUMNS,
     PIXEL_COLUMNS,
     SPOT_COLUMNS,
     STATS,
@@ -203,6 +204,7 @@ DATASET_TABLES = {
     "masks": dataset_table((*MASKS, *MASK_COLUMNS)),
     "spots": dataset_table((*SPOT_COLUMNS, *PIXEL_COLUMNS)),
     "frames": dataset_table(FRAME_COLUMNS),
+    "noise": dataset_table(NOISE_COLUMNS),
     "links": link_table,
 }
 

@@ -104,6 +104,21 @@ class Operations(Protocol[Frames, Masks, Prepared]):
         values become NaN, or the type's maximum, as ``validity.of_scaled`` says.
         """
 
+    def levelled(
+        self,
+        frames: Frames,
+        levels: NDArray[np.int64],
+        validity: Validity,
+        prepared: Prepared,
+    ) -> Frames:
+        """Return frames less what their background is above the run's, in their own type.
+
+        Integers: ``I - (((level - 2^16) * floor(16 * background) + 2^19) >> 20)``, with ``levels``
+        (one a frame, int64, in 2^-16) and the background of ``prepared``; floats: ``I - ((level -
+        2^16) / 2^16) * background`` in float64. Results and invalid values are as those of
+        `scaled`.
+        """
+
     def hold_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> Any:

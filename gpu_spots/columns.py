@@ -45,7 +45,7 @@ class DatasetRecord:
     """Names of the allowed NumPy types, the most common one first, or only `FRAMES_TYPE`."""
     shape: tuple[str | int, ...]
     """Length of each dimension: a number, or the name of one: ``n_frames``, ``n_masks``,
-    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_X`` and ``n_Y``.
+    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_bins``, ``n_X`` and ``n_Y``.
     """
     unit: str | None = None
     """Attribute ``units``; None: no such attribute."""
@@ -103,6 +103,13 @@ STATS = (
         shape=IMAGE,
         unit="counts",
         description="interquartile range Q75 - Q25 of the background sample",
+    ),
+    DatasetRecord(
+        path="stats/noise",
+        dtypes=("float32",),
+        shape=IMAGE,
+        unit="counts",
+        description="noise of a value: standard deviation, drawn towards the noise model's",
     ),
     DatasetRecord(
         path="stats/max",
@@ -388,7 +395,8 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         unit="counts",
-        description="level of each frame: interquartile mean of a sample of its pixels",
+        description="level of each frame: interquartile mean of a sample of its pixels, or with "
+        "the method clip the mean of its clipped counts",
         link="frame_level",
     ),
     DatasetRecord(
@@ -411,9 +419,45 @@ FRAME_COLUMNS = (
 """Columns with one row per frame."""
 
 
+NOISE_COLUMNS = (
+    DatasetRecord(
+        path="noise/level",
+        dtypes=("float64",),
+        shape=("n_bins",),
+        unit="counts",
+        description="median background of the pixels of each bin",
+    ),
+    DatasetRecord(
+        path="noise/variance",
+        dtypes=("float64",),
+        shape=("n_bins",),
+        unit="counts^2",
+        description="trimmed mean of the variances of the pixels of each bin",
+    ),
+    DatasetRecord(
+        path="noise/n_pixels",
+        dtypes=("int64",),
+        shape=("n_bins",),
+        description="number of pixels of each bin",
+    ),
+)
+"""Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
+NOISE_ATTRIBUTES = (
+    "gain",
+    "gain_error",
+    "offset",
+    "offset_error",
+    "correlation",
+    "correlation_error",
+)
+"""Attributes of the group ``noise``. Each is the field of `NoiseModel` of that name."""
+
+
 def _by_path(*groups: Iterable[DatasetRecord]) -> dict[str, DatasetRecord]:
     return {record.path: record for records in groups for record in records}
 
 
-DATASETS = _by_path(STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS)
+DATASETS = _by_path(
+    STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS, NOISE_COLUMNS
+)
 """Records of all datasets by path."""

@@ -1,6 +1,9 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
+from dataclasses import replace
+
 from gpu_spots.backend import Prepared
+from gpu_spots.background.complete import complete
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
@@ -20,7 +23,12 @@ def learn(
         lambda: backend.hold_background(source.shape, source.dtype, method), backend.release
     )
     maps = BackgroundMaps(
-        (n_rows, n_columns), source.dtype, cutoff, varies=method.varies, held=held
+        (n_rows, n_columns),
+        source.dtype,
+        cutoff,
+        method.varies,
+        held,
+        levelled=not method.scales_frames,
     )
     validity = source.scaled_validity
 
@@ -39,4 +47,16 @@ def learn(
         learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
     ):
         observer.advance(n_done)
-    return maps.finish(validity)
+    found = complete(
+        maps.finish(validity),
+        *maps.samples,
+        method,
+        cutoff,
+        source.sampler.correlation(),
+        source.plan.threads,
+    )
+    if source.factors is None or method.scales_frames:
+        return found
+    # masks are those of levelled frames, whose invalid values are marked
+    marked = replace(source.validity.of_scaled(source.dtype), pixels=found.validity.pixels)
+    return replace(found, validity=marked)

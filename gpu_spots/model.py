@@ -166,6 +166,48 @@ class FixedPointMean:
     """(n_X, n_Y) uint32: the lower 32 bits."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NoiseModel:
+    """Variance of a pixel as a function of its background."""
+
+    gain: float
+    """Counts a counted unit; 0: it cannot be told."""
+    offset: float
+    """Variance without background, counts^2; it may come out negative."""
+    gain_error: float
+    """Standard error; NaN: unknown."""
+    offset_error: float
+    """Standard error; NaN: unknown."""
+    correlation: float
+    """Variance of the sum of 3 x 3 pixels divided by the sum of their variances; 1: not correlated.
+    """
+    correlation_error: float
+    """Standard error; NaN: unknown."""
+    level: NDArray[np.float64]
+    """(n_bins,) float64, counts: median background of the pixels in each bin."""
+    variance: NDArray[np.float64]
+    """(n_bins,) float64, counts^2: trimmed mean of their variances."""
+    n_pixels: NDArray[np.int64]
+    """(n_bins,) int64: pixels in each bin."""
+
+    def words(self) -> str:
+        """Return the model in one line."""
+
+        def number(value: float, error: float) -> str:
+            return f"{value:.4g}" + (f" +- {error:.2g}" if error == error else "")
+
+        return (
+            f"noise: variance = {number(self.offset, self.offset_error)} + "
+            f"({number(self.gain, self.gain_error)}) x background, counts^2; "
+            f"correlation factor {number(self.correlation, self.correlation_error)}"
+        )
+
+    @property
+    def read_variance(self) -> float:
+        """Variance without background, counts^2, not below 0."""
+        return max(self.offset, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Background:
     """What is known of every pixel after the first pass. Stats are 0 where a pixel is masked."""
@@ -199,6 +241,14 @@ class Background:
     """
     validity: Validity
     """Which values count in masks and spots: masked pixels are invalid here."""
+    noise: NDArray[np.float32] | None = None
+    """(n_X, n_Y) float32, counts: noise of a value, drawn towards the noise model; 0 where a pixel
+    is masked. None: not known.
+    """
+    noise_model: NoiseModel | None = None
+    """Variance as a function of the background; None: not known."""
+    flagged: NDArray[np.bool_] | None = None
+    """(n_X, n_Y) bool: hot and cold pixels; None: the method does not look for them."""
     static: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """(n, 2) int64: X and Y of spots that are on so many frames that they stay in the background."""
     held: Any = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpu_spots.errors import ParameterError
 
-METHOD_NAMES = ("n_removed", "kruskal")
+METHOD_NAMES = ("n_removed", "kruskal", "clip")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
@@ -33,7 +33,7 @@ class Parameters:
     """
 
     method: str = "n_removed"
-    """Method that selects the background sample of each pixel: n_removed or kruskal (``-m``)."""
+    """Method that selects the background sample of each pixel: n_removed, kruskal or clip (``-m``)."""
     n: int = DEFAULT_PERCENT
     """Percentage of the largest values that n_removed drops, 0 to 99; 0 means 25 (``-n``)."""
     alpha: float = 0.05

@@ -22,7 +22,7 @@ from gpu_spots.masks import grouping
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, NoiseModel, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
@@ -44,6 +44,8 @@ class Summary:
     """Background method."""
     outcome: Outcome | None
     """What the method did; None: nothing worth a line."""
+    noise: NoiseModel | None
+    """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
     """Smallest and largest scale of a frame; None where frames were not scaled."""
     plan: Plan
@@ -113,7 +115,7 @@ def find_spots(
             backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
             try:
                 return opened.enter_context(
-                    open_source(stack, backend, plan, allowed.open_spool, observer)
+                    open_source(stack, backend, plan, method, allowed.open_spool, observer)
                 )
             except OutOfDeviceMemory as error:
                 if plan.place != Place.DEVICE:
@@ -131,6 +133,8 @@ def find_spots(
         with watch.stage("background"):
             if parameters.normalise == "level":
                 source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
+                if (relative := source.relative_levels) is not None:
+                    method = method.at_levels(relative)
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
@@ -143,6 +147,9 @@ def find_spots(
                 observer.warn(outcome.warning)
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
+            noise = background.noise_model
+            if noise is not None:
+                sink.write_noise(noise)
             for name, encoded in in_order(
                 lambda item: (item[0], sink.encode(lambda: item[1])),
                 _maps(background),
@@ -155,13 +162,16 @@ def find_spots(
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,
             )
+            clipped = background.flagged is not None
             del background  # most of it is not needed any more
             table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
-    if message := static_spots.cover_warning(walk.table.covered, n_good, sparse=sparse):
+    if message := static_spots.cover_warning(
+        walk.table.covered, n_good, sparse=sparse, clipped=clipped
+    ):
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
-    return _summary(stack, table, method, outcome, source.factors, source.plan, watch)
+    return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
 
 
 def _maps(background: Background) -> Iterator[tuple[str, Array]]:
@@ -176,6 +186,7 @@ def _summary(
     table: SpotTable,
     method: Method,
     outcome: Outcome | None,
+    noise: NoiseModel | None,
     factors: NDArray[np.int64] | None,
     plan: Plan,
     watch: Stopwatch,
@@ -187,6 +198,7 @@ def _summary(
         spots_per_frame=(int(per_frame.min()), float(np.median(per_frame)), int(per_frame.max())),
         method=method,
         outcome=outcome,
+        noise=noise,
         scales=None
         if factors is None
         else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.masks.grouping import Columns
 from gpu_spots.memory.shuffled import Shuffled
-from gpu_spots.model import Array, SpotTable, Validity
+from gpu_spots.model import Array, NoiseModel, SpotTable, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,9 @@ class Sink(Protocol):
         self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
     ) -> None:
         """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
+
+    def write_noise(self, model: NoiseModel) -> None:
+        """Write the noise model of the run."""
 
     def encode(self, image: Callable[[], Array]) -> Any:
         """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""

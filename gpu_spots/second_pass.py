@@ -224,7 +224,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 self.observer.advance(last - first)
 
     def _find_masks(self, on_device: Frames, begin: int, end: int) -> FoundMasks[Masks]:
-        return self.backend.find_masks(self.source.at_level(on_device, begin, end), self.prepared)
+        frames = self.source.at_level(on_device, begin, end, self.prepared)
+        return self.backend.find_masks(frames, self.prepared)
 
     def _measure(
         self,

@@ -6,6 +6,7 @@ few counts only. A factor is a whole number of 1/65536, so that scaled frames ar
 every backend.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,12 @@ LARGE_SCATTER = 0.2
 """Relative scatter of the levels that is worth a warning, even where it is smaller than the noise
 of a pixel.
 """
+OUTLIER, SMALL, AROUND = 5.0, 2.0, 6
+"""Larger differences of neighbouring frames, of their median size and in counts, are left out of
+the correlation, with so many pixels on either side.
+"""
+ENOUGH = 1000
+"""Differences that a correlation is taken from, at least."""
 SIGNIFICANT = 4.0
 """Such a scatter is that many times the scatter expected from counting statistics."""
 
@@ -67,10 +74,13 @@ class LevelSampler:
         """Look at the sampled rows of a frame: (rows, n_Y), counts."""
         self.levels[frame] = frame_level(rows, self._validity)
         if not self.levels[frame] >= 1:
-            values = rows[_usable(rows, self._validity)]
+            values = rows[usable(rows, self._validity)]
             self._shares[frame] = np.count_nonzero(values > 0) / max(1, len(values))
         if frame in self._first_of_pairs or frame - 1 in self._first_of_pairs:
             self._kept[frame] = rows.copy()
+
+    def finish(self) -> None:
+        """Make the levels final, once every frame was seen."""
 
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
@@ -90,12 +100,12 @@ class LevelSampler:
             return (
                 f"frame levels: found a scatter of {scatter:.3g} counts "
                 f"({100 * scatter / run:.1f} %), expected at most {100 * LARGE_SCATTER:.0f} %; "
-                f"masks of bright frames have many false spots; {_remedy()}"
+                f"masks of bright frames have many false spots; {remedy()}"
             )
         return (
             f"frame levels: found a scatter of {scatter:.3g} counts "
             f"({100 * scatter / run:.1f} %), expected less than the noise of a pixel, "
-            f"{noise:.3g} counts; drift hides weak spots and causes false ones; {_remedy()}"
+            f"{noise:.3g} counts; drift hides weak spots and causes false ones; {remedy()}"
         )
 
     def _sparse_warning(self) -> str | None:
@@ -115,16 +125,53 @@ class LevelSampler:
             f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
 
+    def correlation(self) -> tuple[float, float]:
+        """Return the correlation factor of the noise, and its error.
+
+        The factor is the variance of the sum of 3 x 3 pixels divided by the sum of their variances.
+        It comes from the correlation of neighbours along rows, taken to be the same along columns,
+        in differences of neighbouring frames. 1 and NaN where these are too few.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._correlation()
+
+    def _correlation(self) -> tuple[float, float]:
+        products, squares, n = [0.0, 0.0], 0.0, 0
+        for i in self._first_of_pairs:
+            before, after = self._kept[i], self._kept[i + 1]
+            good = usable(before, self._validity) & usable(after, self._validity)
+            change = after.astype(np.float64) - before - (self.levels[i + 1] - self.levels[i])
+            good &= np.isfinite(change)
+            change[~good] = 0.0
+            if not good.any():
+                continue
+            # spots and zingers are no noise, and neither is what is around them
+            most = max(OUTLIER * float(np.median(np.abs(change[good]))), SMALL)
+            far = np.abs(change) > most
+            for step in range(1, AROUND + 1):
+                good[:, step:] &= ~far[:, :-step]
+                good[:, :-step] &= ~far[:, step:]
+            change[far | ~good] = 0.0
+            squares += math.fsum((change * change).reshape(-1).tolist())
+            n += int(np.count_nonzero(good))
+            for lag in (1, 2):
+                both = change[:, lag:] * change[:, :-lag]
+                products[lag - 1] += math.fsum(both.reshape(-1).tolist())
+        if not (n >= ENOUGH and 0 < squares < math.inf):
+            return 1.0, math.nan
+        along = 1 + (4 * products[0] + 2 * products[1]) / (3 * squares)
+        return along * along, 2 * abs(along) * math.sqrt(20 / 9 / n)
+
     def _pixel_noise(self) -> float:
         """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""
         sizes = []
         for i in self._first_of_pairs:
             before, after = self._kept[i], self._kept[i + 1]
-            usable = _usable(before, self._validity) & _usable(after, self._validity)
-            if usable.any():
+            good = usable(before, self._validity) & usable(after, self._validity)
+            if good.any():
                 change = (
-                    after[usable].astype(np.float64)
-                    - before[usable]
+                    after[good].astype(np.float64)
+                    - before[good]
                     - (self.levels[i + 1] - self.levels[i])
                 )
                 sizes.append(np.median(np.abs(change)))
@@ -135,7 +182,7 @@ class LevelSampler:
 
 def frame_level(rows: Array, validity: Validity) -> float:
     """Interquartile mean of the valid values of some rows of a frame, counts; NaN where there is none."""
-    values = rows[_usable(rows, validity)]
+    values = rows[usable(rows, validity)]
     quarter = len(values) // 4
     last = len(values) - quarter
     if not len(values):
@@ -178,11 +225,17 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
 
 
-def _remedy() -> str:
+def relative_levels(factors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the level of each frame over the run's, in 2^-16, from the factors of the frames."""
+    return np.rint(2.0 ** (2 * FACTOR_BITS) / factors).astype(np.int64)
+
+
+def remedy() -> str:
+    """Return what helps against drift."""
     return f"use {given('normalise', 'level')} to scale the frames to a common background level"
 
 
-def _usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
+def usable(rows: Array, validity: Validity) -> NDArray[np.bool_]:
     """Return which values of some rows are valid; ``validity`` is that of these rows."""
     usable = validity.allows(rows)
     usable = np.ones(rows.shape, bool) if usable is None else usable

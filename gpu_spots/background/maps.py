@@ -123,10 +123,13 @@ class BackgroundMaps:
         cutoff: float,
         varies: bool,
         held: Any = None,
+        *,
+        levelled: bool = False,
     ) -> None:
         """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
 
-        ``held``: what the backend holds of them where it computes.
+        ``held``: what the backend holds of them where it computes. ``levelled``: sums may be beyond
+        those of the frames' type.
         """
         self._cutoff = cutoff
         self._varies = varies
@@ -137,7 +140,8 @@ class BackgroundMaps:
         self._threshold = np.empty(shape, threshold_dtype(dtype))
         self._kept = np.empty(shape, np.int32)
         # sums of at most 65535 values of 16 bits fit 32 bits
-        exact = np.uint32 if dtype.kind == "u" and dtype.itemsize <= 2 else np.int64
+        is_short = dtype.kind == "u" and dtype.itemsize <= 2 and not levelled
+        exact = np.uint32 if is_short else np.int64
         self._sums = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
 
     def rows(self, begin: int, end: int) -> BackgroundRows:
@@ -157,6 +161,11 @@ class BackgroundMaps:
             dropped=None if self._dropped is None else self._dropped[rows],
             held=self._held,
         )
+
+    @property
+    def samples(self) -> tuple[NDArray[np.int32], Array]:
+        """(n_X, n_Y) each: values in the sample of each pixel, and `BackgroundRows.sums`."""
+        return self._kept, self._sums
 
     def finish(self, validity: Validity) -> Background:
         """The background of the whole frame, once every row is filled."""
@@ -192,6 +201,18 @@ class BackgroundMaps:
         return FixedPointMean(
             scale=scale, high=total >> 32, low=(total & 0xFFFFFFFF).astype(np.uint32)
         )
+
+
+def threshold_map(
+    mean: Array, sigma: Array, cutoff: float, masked: NDArray[np.bool_], dtype: np.dtype[Any]
+) -> Array:
+    """Return the thresholds of pixels of frames of some type: ``cutoff * sigma`` above the mean.
+
+    (n,) float64 each; NaN where a pixel of float frames is masked.
+    """
+    if dtype.kind == "f":
+        return _float_threshold(mean, sigma, cutoff, masked)
+    return _integer_threshold(mean, sigma, cutoff, masked, np.iinfo(dtype))
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:

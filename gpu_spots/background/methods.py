@@ -5,17 +5,20 @@ checks, its memory needs and its words are its own, so nothing else asks which m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background import clip
+from gpu_spots.background.clipped_levels import ClippedLevelSampler
+from gpu_spots.background.levels import LevelSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Array, Background
+from gpu_spots.model import MAX_FRAMES, Array, Background, Validity
 from gpu_spots.parameters import Parameters
 
 
@@ -39,6 +42,11 @@ class Trimmed:
     """Samples differ in size from pixel to pixel even where all values are valid."""
     n_blocks: ClassVar[int] = 0
     """Number of blocks of frames that are compared with each other; 0: none are."""
+    bytes_to_complete: ClassVar[int] = 0
+    """Bytes of a pixel that the last step of the first pass needs for its maps."""
+
+    scales_frames: ClassVar[bool] = True
+    """Frames are multiplied to bring them to a level; False: their background is subtracted."""
 
     percent: int
     """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
@@ -83,6 +91,35 @@ class Trimmed:
         """Return the number of values in the sample of a pixel whose values are all valid."""
         return n_frames - self._n_removed(n_frames)
 
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of all values of some pixels, as if those dropped were noise.
+
+        Args:
+            kept: int32: values in the sample of each pixel.
+            total: sum of each sample, counts.
+            avg: float32, counts: average of each sample.
+            std: float32, counts: population standard deviation of each sample.
+
+        Returns:
+            float64, counts and counts^2.
+        """
+        shift, width = clip.lower_part(1 - self.percent / 100)
+        sd = std.astype(np.float64) / width
+        return avg.astype(np.float64) + shift * sd, clip.sample_variance(sd, kept)
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> None:
+        """Return None: avg, std and threshold are those of the samples."""
+
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack."""
+        return LevelSampler(shape, validity)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "Trimmed":
+        """Return the method for frames that have been brought to one level."""
+        return self
+
     def _n_removed(self, n_frames: int) -> int:
         """Return the values dropped from a pixel whose values are all valid."""
         return n_frames * self.percent // 100
@@ -94,6 +131,8 @@ class KruskalWallis:
 
     name: ClassVar[str] = "kruskal"
     varies: ClassVar[bool] = True
+    bytes_to_complete: ClassVar[int] = 0
+    scales_frames: ClassVar[bool] = True
 
     block_of_frame: NDArray[np.integer]
     """(n_frames,) int: block of each frame, numbered in the order of their first frames."""
@@ -162,10 +201,133 @@ class KruskalWallis:
         """Return the number of values in the sample of a pixel that keeps all blocks."""
         return n_frames
 
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of the values of some pixels; see `Trimmed.unbiased`."""
+        return avg.astype(np.float64), clip.sample_variance(std.astype(np.float64), kept)
 
-Method = Trimmed | KruskalWallis
+    def clipped(self, kept: Array, total: Array, std: Array) -> None:
+        """Return None: avg, std and threshold are those of the samples."""
+
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack."""
+        return LevelSampler(shape, validity)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "KruskalWallis":
+        """Return the method for frames that have been brought to one level."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Leave out what stands out above a pixel's own background: values, or whole blocks (``-m clip``).
+
+    A run with blocks leaves out blocks, as spots are on all frames of a block.
+    """
+
+    name: ClassVar[str] = "clip"
+    varies: ClassVar[bool] = True
+    bytes_to_complete: ClassVar[int] = 44
+    scales_frames: ClassVar[bool] = False
+
+    start: clip.StartTable
+    """Samples that the clip of values begins with."""
+    block_of_frame: NDArray[np.integer] | None
+    """(n_frames,) int: block of each frame, numbered in the order of their first frames; None:
+    single values are left out.
+    """
+    block_shifts: NDArray[np.float64]
+    """(n_blocks + 1,) float64: see `clip.block_shifts`."""
+    levels: NDArray[np.int64] | None = None
+    """(n_frames,) int64, 2^-16: level of each frame over the run's; None: frames are not levelled."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of frames that are compared with each other; 0: none are."""
+        return len(self.block_shifts) - 1
+
+    @classmethod
+    def for_run(
+        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
+    ) -> "Clip":
+        """Return the method for a run. Raises `InputError` where `check` does."""
+        cls.check(parameters, columns, n_frames, source)
+        blocks = grouping.repeated_blocks(columns, n_frames, source)
+        return cls(
+            clip.start_table(n_frames, parameters.percent_removed),
+            None if blocks is None else blocks.mask_of_frame,
+            clip.block_shifts(0 if blocks is None else blocks.n_masks),
+        )
+
+    @staticmethod
+    def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
+        """Raise `InputError` for a run with too many frames, or too few for the percentage."""
+        Trimmed.check(parameters, columns, n_frames, source)
+
+    def warnings(self, n_frames: int, source: str) -> list[str]:
+        """Return what the user should know before the run starts."""
+        if n_frames >= clip.MIN_FRAMES:
+            return []
+        return [
+            f"{source}: {given('method', 'clip')}: found {n_frames} frames, expected at least "
+            f"{clip.MIN_FRAMES}; spots stay in the background of their pixels, so that weak spots "
+            "are lost and strong ones come out too weak"
+        ]
+
+    def outcome(self, background: Background) -> Outcome | None:
+        """Return how much was left out; None where every pixel is masked."""
+        good, used = background.validity.pixels, background.n_used
+        if used is None or background.flagged is None:
+            return None
+        used = used if good is None else used[good]
+        if not used.size:
+            return None
+        n_frames = len(self.start.kept) - 1
+        what = "values" if self.block_of_frame is None else f"blocks of {self.n_blocks}"
+        return Outcome(
+            f"clip ({what}): the background of a pixel is the mean of {np.median(used):g} of "
+            f"{n_frames} values (median; at least {used.min()}); "
+            f"{np.count_nonzero(background.flagged)} hot or cold pixels",
+            None,
+        )
+
+    def record(self, n_frames: int) -> Mapping[str, Any]:
+        """Return the attributes that the group ``info`` has of the method."""
+        if self.block_of_frame is None:
+            return {"n_removed": 0, "n_blocks": 0}
+        sizes = np.bincount(self.block_of_frame)
+        return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
+
+    def n_sampled(self, n_frames: int) -> int:
+        """Return the number of values in the sample of a pixel without spots."""
+        return n_frames
+
+    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+        """Return mean and variance of the values without spots; see `Trimmed.unbiased`."""
+        _, mean, variance = self.clipped(kept, total, std).statistics()
+        return mean, variance
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> clip.Samples:
+        """Return the samples of some pixels, from which the background is made."""
+        return clip.Samples(kept, total, std, self.block_of_frame is not None)
+
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack, from clipped counts."""
+        return ClippedLevelSampler(shape, dtype, validity, self.start)
+
+    def at_levels(self, levels: NDArray[np.int64]) -> "Clip":
+        """Return the method for frames as they are, whose levels are known."""
+        return replace(self, levels=levels)
+
+
+Method = Trimmed | KruskalWallis | Clip
 """Every background method."""
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (Trimmed, KruskalWallis)}
+METHODS: Mapping[str, type[Method]] = {
+    method.name: method for method in (Trimmed, KruskalWallis, Clip)
+}
 """Background methods by their names for ``-m``."""
 TESTED_FROM = 3
 """Number of blocks below which the Kruskal-Wallis test is not made."""

@@ -65,12 +65,15 @@ def background_warnings(background: Background, n_frames: int) -> Iterator[str]:
     spots = background.static
     if len(spots):
         places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3]) + ", ..." * (len(spots) > 3)
-        option = given("n" if background.dropped is None else "alpha")
+        remedy = ""
+        if background.flagged is None:
+            option = given("n" if background.dropped is None else "alpha")
+            remedy = f", or increase {option} if the spot is absent from some frames"
         yield (
             f"stats/avg: found {len(spots)} spot{'s' * (len(spots) > 1)} in the background at "
             f"{places}, expected none; a spot in the same place on many of the {n_frames} frames "
             "counts as background and is missing or too weak in the results; add frames at other "
-            f"angles, or increase {option} if the spot is absent from some frames"
+            f"angles{remedy}"
         )
 
 
@@ -85,18 +88,26 @@ def is_sparse(background: Background) -> bool:
     return bool(2 * np.count_nonzero(sampled > 0.5) < sampled.size)
 
 
-def cover_warning(covered: Indices, n_pixels: int, *, sparse: bool) -> str | None:
+def cover_warning(
+    covered: Indices, n_pixels: int, *, sparse: bool, clipped: bool = False
+) -> str | None:
     """Return one line if masks cover an absurd share of the frame, else None.
 
     Args:
         covered: (n_masks,) int64: number of pixels in each mask.
         n_pixels: number of pixels that can be in a mask.
         sparse: whether most pixels of the background have no counts.
+        clipped: whether the background is that of ``-m clip``, which trims no photons.
     """
     n_absurd = np.count_nonzero(covered > LARGE_COVER * n_pixels)
     if not n_absurd or n_pixels < REGION:
         return None
-    if sparse:
+    if sparse and clipped:
+        reason = (
+            "the background is below one count; check frame_level for frames of different "
+            f"exposure, or increase {given('cutoff')} or {given('erosions')}"
+        )
+    elif sparse:
         reason = (
             "the background is below one count, so that single photons exceed the threshold; "
             f"decrease {given('n')}, which removes photons from the background, or increase "

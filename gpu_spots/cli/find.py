@@ -276,5 +276,7 @@ def _run(
         say(f"frames were scaled by {summary.scales[0]:.3f} to {summary.scales[1]:.3f}")
     if summary.outcome:
         say(summary.outcome.summary)
+    if summary.noise:
+        say(summary.noise.words())
     say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -100,6 +100,15 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
         for name, value in found["options"].items()
     }
     yield "options", ", ".join(f"{name} {value}" for name, value in options.items()) or unknown
+    if found["noise"]:
+        yield (
+            "noise",
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:.4g}"
+                for name, value in found["noise"].items()
+                if isinstance(value, float)
+            ),
+        )
     yield (
         "computed",
         f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})",

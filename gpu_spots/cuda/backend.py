@@ -81,6 +81,7 @@ class GpuBackend:
         self.toolkit.call(self.toolkit.release)
 
     scaled = _on_device(scale.scaled)
+    levelled = _on_device(scale.levelled)
     hold_background = _on_device(background.hold_background)
     background = _on_device(background.background)
     prepare = _on_device(prepared.prepare)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gpu_spots.background.maps import BackgroundRows
-from gpu_spots.background.methods import KruskalWallis, Method, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Method, Trimmed
+from gpu_spots.cuda.clip import clip_moments
 from gpu_spots.cuda.kruskal import kruskal_moments
 from gpu_spots.cuda.moments import PlaneMoments, RankedMoments
 from gpu_spots.cuda.planes import FRAME_BYTES, most_frames
@@ -88,6 +89,8 @@ def moments(
             return kruskal_moments(
                 toolkit, frames, method.block_of_frame, method.critical, validity
             )
+        case Clip():
+            return clip_moments(toolkit, frames, method, validity)
 
 
 def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: BackgroundRows) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpu_spots.background.methods import Method
+from gpu_spots.background.methods import Clip, Method
+from gpu_spots.cuda.clip import clip_bytes
 from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.ranked import Launch
 from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
@@ -33,6 +34,8 @@ SLACK = 1 << 20
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
     """Return what the moments of a band and its maps take, at most."""
     n_blocks = method.n_blocks
+    if isinstance(method, Clip):
+        return clip_bytes(n_frames, n_pixels, dtype, n_blocks)
     if not n_blocks and n_frames <= most_frames(dtype):
         # with avg, std, iqr and the threshold
         a_pixel = 2 + 4 + 8 + 4 + dtype.itemsize + 2 + 16

@@ -1,6 +1,8 @@
 """Statistics of pixels whose values are sorted on the device: frames of every type and number (kernels/ranked.cu)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,23 +39,36 @@ class Launch:
     """Pixels a block has at a time."""
     bytes: int
     """Memory of a team."""
+    entry: int
+    """Bytes of an entry."""
 
     @classmethod
-    def of(cls, dtype: np.dtype[Any], n_frames: int, n_blocks: int = 0) -> "Launch":
-        """``n_blocks``: blocks of frames to test, 0: none."""
+    def of(
+        cls,
+        dtype: np.dtype[Any],
+        n_frames: int,
+        n_blocks: int = 0,
+        beside: int = 0,
+        entry: int | None = None,
+    ) -> "Launch":
+        """``n_blocks``: blocks of frames to test, 0: none; ``beside``: bytes of a team beside its entries.
+
+        ``entry``: bytes of an entry, None: as few as there can be.
+        """
+        entry = entry or _entry_bytes(dtype)
         size = max(2, 1 << (n_frames - 1).bit_length())
-        needed = size * _entry_bytes(dtype)
+        needed = size * entry + beside
         if n_blocks:
             # the sum and size of each block; values before each group of equals, and the group of
             # each entry
             needed += 8 * n_blocks + 2 * (n_frames + 1) + 2 * n_frames
         needed = -(-needed // 16) * 16
         if needed > SHARED:
-            return cls(size, BLOCK, 1, needed)
+            return cls(size, BLOCK, 1, needed, entry)
         teams = 8
         while teams * needed > SHARED:
             teams //= 2
-        return cls(size, WARP, teams, needed)
+        return cls(size, WARP, teams, needed, entry)
 
     def blocks(self, n_pixels: int) -> int:
         """Blocks of the grid: with shared memory one for every few pixels, else as many as there is memory for."""
@@ -74,6 +89,8 @@ class Launch:
         n_pixels: int,
         before: Any,
         after: Any,
+        defines: Mapping[str, int | str] = MappingProxyType({}),
+        file: str = "ranked",
     ) -> None:
         """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
         dtype = np.dtype(frames.dtype)
@@ -81,13 +98,14 @@ class Launch:
         low, high = validity.bounds(dtype) if is_float else key_bounds(dtype, validity)
         bound = np.float64 if is_float else np.uint32
         kernel = toolkit.kernel(
-            "ranked",
+            file,
             name,
             FRAME=c_type(dtype if is_float else np.dtype(f"u{dtype.itemsize}")),
             IS_FLOAT=int(is_float),
             BIAS=f"{sign_bit(dtype)}u",
-            ENTRY=_entry_bytes(dtype),
+            ENTRY=self.entry,
             TEAM=self.team,
+            **defines,
         )
         in_global = self.team != WARP
         kernel(

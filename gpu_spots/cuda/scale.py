@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.model import Validity
 
@@ -18,6 +19,32 @@ def scaled(
 
     The result is on the device, contiguous.
     """
+    return _launched(toolkit, "scaled", frames, factors, (), validity)
+
+
+def levelled(
+    toolkit: Toolkit,
+    frames: Any,
+    levels: NDArray[np.int64],
+    validity: Validity,
+    prepared: Prepared,
+) -> Any:
+    """Each frame less its part of the background; see ``gpu_spots.backend.Operations.levelled``.
+
+    The result is on the device, contiguous.
+    """
+    maps = prepared.mean.high, prepared.mean.low, prepared.mean.float
+    return _launched(toolkit, "levelled", frames, levels, maps, validity)
+
+
+def _launched(
+    toolkit: Toolkit,
+    name: str,
+    frames: Any,
+    of_frame: NDArray[np.integer[Any]],
+    maps: tuple[Any, ...],
+    validity: Validity,
+) -> Any:
     dtype = np.dtype(frames.dtype)
     n_frames, n_pixels = len(frames), frames.shape[1] * frames.shape[2]
     low, high = validity.bounds(dtype)
@@ -30,7 +57,7 @@ def scaled(
         lowest, highest = int(np.iinfo(dtype).min), mark - validity.marks(dtype)
     result = toolkit.xp.empty(frames.shape, dtype)
     kernel = toolkit.kernel(
-        "scale", "scaled", FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
+        "scale", name, FRAME=c_type(dtype), IS_FLOAT=int(dtype.kind == "f"), MARK=f"{mark}u"
     )
     kernel(
         (*blocks_for(n_pixels, THREADS), n_frames),
@@ -39,7 +66,8 @@ def scaled(
             frames,
             np.int64(frame_stride(frames)),
             np.int32(n_pixels),
-            toolkit.to_device(factors.astype(np.int64)),
+            toolkit.to_device(of_frame.astype(np.int64)),
+            *maps,
             wide(low),
             wide(high),
             wide(lowest),

@@ -143,6 +143,18 @@ class SeveralGpus:
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
+    def levelled(
+        self,
+        frames: _Frames,
+        levels: NDArray[np.int64],
+        validity: Validity,
+        prepared: tuple[Prepared, ...],
+    ) -> _Frames:
+        """Where they are."""
+        device, found = self._here(frames)
+        backend = self.backends[device]
+        return _Frames({device: backend.levelled(found, levels, validity, prepared[device])})
+
     def hold_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> None:

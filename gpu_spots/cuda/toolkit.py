@@ -56,7 +56,7 @@ class Toolkit(Protocol):
         """
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
-        """The kernel ``name`` of kernels/``file``.cu, compiled with these macros; compiled once."""
+        """The kernel ``name`` of kernels/``file``.cu, compiled with these macros; compiled once; see `source_of`."""
 
     def to_host(self, array: Any) -> Array:
         """Copy a device array to the host; waits for it."""
@@ -112,10 +112,14 @@ def uploaded(
 
 
 def source_of(file: str, **defines: int | str) -> str:
-    """Return a kernel file behind its macros and what all files share; lines keep their numbers."""
+    """Return a kernel file behind its macros and what all files share; lines keep their numbers.
+
+    ``file``: its name without suffix, or several with + between them, of which the later ones use
+    what is in the earlier ones.
+    """
     macros = "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
-    common, own = ((KERNELS / name).read_text() for name in ("common.h", f"{file}.cu"))
-    return f'{macros}#line 1 "common.h"\n{common}\n#line 1 "{file}.cu"\n{own}'
+    names = ["common.h", *(f"{name}.cu" for name in file.split("+"))]
+    return macros + "\n".join(f'#line 1 "{name}"\n{(KERNELS / name).read_text()}' for name in names)
 
 
 C_TYPES = {

@@ -42,6 +42,8 @@ class LocatedColumns(dict[str, Array]):
 
 GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
 """Parameters that can give a column which a file does not have."""
+MIN_BLOCKS = 3
+"""Fewer blocks cannot tell which of them has a spot."""
 LARGEST_ANGLE = 1e12
 """Degrees, either way; what is beyond is no angle, and its 0.001 degrees would not fit 64 bits."""
 
@@ -284,6 +286,21 @@ def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
             f"{given('method', 'kruskal')} needs at least 2 frames at each angle"
         )
     return found
+
+
+def repeated_blocks(columns: Columns, n_frames: int, source: str) -> Groups | None:
+    """Return the blocks of a run whose angles repeat; None for any other run.
+
+    At least `MIN_BLOCKS` blocks must have two frames or more, and more than half of the frames must
+    be in such blocks. Raises `InputError` for an angle that is no number.
+    """
+    if "angle" not in columns:
+        return None
+    found = blocks(angle_keys(columns, n_frames, source))
+    sizes = np.bincount(found.mask_of_frame)
+    repeated = sizes >= 2
+    enough = np.count_nonzero(repeated) >= MIN_BLOCKS and 2 * sizes[repeated].sum() > n_frames
+    return found if enough else None
 
 
 def _states_of_laser_run(

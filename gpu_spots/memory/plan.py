@@ -13,6 +13,7 @@ from math import ceil, floor
 from pathlib import Path
 
 from gpu_spots.backend import Backend
+from gpu_spots.background.complete import STRIP_PIXELS
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, ParameterError, given
@@ -63,11 +64,15 @@ SCALING = 1 << 21
 """Bytes for a table that scales 16-bit values."""
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
+COMPLETING, COMPLETING_A_THREAD = 3 << 20, 5 << 18
+"""Bytes for what the noise model is fitted to, and for pieces of maps while their noise is made."""
+NEIGHBOURHOOD = 160
+"""Bytes of a pixel of a strip whose neighbourhoods are added up."""
 OUTPUT = {"raw": 0.067, "filtered": 0.007, "synced": 0.007, "labels": 0.009, "pixels": 0.04}
 """Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate`
 with its defaults.
 """
-OUTPUT_MAPS = 8
+OUTPUT_MAPS = 11
 """Bytes of the output per pixel of a frame for the statistics; from the same run."""
 
 
@@ -306,6 +311,7 @@ class _Planner:
         stages = (
             self._reading(place),
             self._first_pass(place, rows),
+            self._completing(),
             self._storing(),
             self._second_pass(place, frames),
         )
@@ -410,9 +416,18 @@ class _Planner:
             of_band(n_rows * self.n_columns) for n_rows in self._at_once(self.n_rows, rows)
         )
 
+    def _completing(self) -> int:
+        """The background, and what its last step makes: noise, and the background of clip."""
+        of_method = self.work.method.bytes_to_complete
+        # the strips of two cells at least, and what is around them
+        strip = max(STRIP_PIXELS, 8 * self.n_columns) + 10 * self.n_columns
+        a_thread = max(COMPLETING_A_THREAD, NEIGHBOURHOOD * strip if of_method else 0)
+        new = (4 + of_method) * self.n_pixels
+        return self._maps() + new + COMPLETING + self.threads * a_thread
+
     def _storing(self) -> int:
         """The finished background, what it is checked with, and maps that are compressed."""
-        return self._maps() + STORING * self.n_pixels
+        return self._maps() + (4 + STORING) * self.n_pixels
 
     def _second_pass(self, place: Place, frames: int) -> int:
         """Thresholds and levels, and batches that threads work on; with groups, what all of them have together."""

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import BackendOf, Prepared
-from gpu_spots.background.levels import LevelSampler
+from gpu_spots.background.levels import LevelSampler, relative_levels
+from gpu_spots.background.methods import Method
 from gpu_spots.memory.plan import Place, Plan, frames_of_piece, spans
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
 from gpu_spots.memory.workers import in_order
@@ -44,6 +45,9 @@ class Source(Generic[Frames, Masks, Prepared]):
     """Reader of parts."""
     whole: Frames | Array | None = None
     """All frames, in memory or on the device; None where they are read in parts."""
+    scales_frames: bool = True
+    """Frames are multiplied to bring them to the run's level; False: their background is subtracted.
+    """
     factors: NDArray[np.int64] | None = None
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.
@@ -59,8 +63,14 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     @property
     def scaled_validity(self) -> Validity:
-        """Which values count in scaled frames."""
-        return self.validity if self.factors is None else self.validity.of_scaled(self.dtype)
+        """Which values count in the frames that the background is learnt from."""
+        is_scaled = self.factors is not None and self.scales_frames
+        return self.validity.of_scaled(self.dtype) if is_scaled else self.validity
+
+    @property
+    def relative_levels(self) -> NDArray[np.int64] | None:
+        """(n_frames,) int64, 2^-16: level of each frame over the run's; None: not levelled."""
+        return None if self.factors is None else relative_levels(self.factors)
 
     def band(self, begin: int, end: int) -> Frames:
         """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
@@ -95,14 +105,17 @@ class Source(Generic[Frames, Masks, Prepared]):
             self.buffers.room = room = self.backend.hold(shape, self.dtype)
         return room
 
-    def at_level(self, frames: Frames, begin: int, end: int) -> Frames:
-        """A batch at the run's level."""
-        return self._scaled(frames, slice(begin, end))
+    def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
+        """A batch at the run's level; ``prepared``: the background, as the backend prepared it."""
+        if self.relative_levels is None or self.scales_frames:
+            return self._scaled(frames, slice(begin, end))
+        levels = self.relative_levels[begin:end]
+        return self.backend.levelled(frames, levels, self.validity, prepared)
 
     def _scaled(self, frames: Frames, which: slice) -> Frames:
         return (
             frames
-            if self.factors is None
+            if self.factors is None or not self.scales_frames
             else self.backend.scaled(frames, self.factors[which], self.validity)
         )
 
@@ -112,6 +125,7 @@ def open_source(
     stack: Stack,
     backend: BackendOf[Frames, Masks, Prepared],
     plan: Plan,
+    method: Method,
     open_spool: OpenSpool | None,
     observer: Observer,
 ) -> Iterator[Source[Frames, Masks, Prepared]]:
@@ -127,9 +141,10 @@ def open_source(
         plan=plan,
         validity=stack.validity,
         saturation=stack.saturation,
-        sampler=LevelSampler(stack.shape, stack.validity),
+        sampler=method.sampler(stack.shape, stack.dtype, stack.validity),
         transfer=Transfer.of(stack, backend, is_direct=plan.place.is_direct),
         whole=stack.resident(),
+        scales_frames=method.scales_frames,
     )
     stack.check_whole()
     with ExitStack() as opened:
@@ -148,6 +163,7 @@ def open_source(
         else:
             source = replace(source, whole=_read_to_memory(stack, source, observer))
         stack.check_whole()
+        source.sampler.finish()
         yield source
         stack.check_whole()
 

@@ -36,7 +36,7 @@ def offered(command: click.Command, *arguments: str) -> list[tuple[str, str]]:
         (("fi",), ["find"]),
         (("find", "--back"), ["--backend"]),
         (("find", "--backend", ""), ["auto", "gpu", "cpu"]),
-        (("find", "-m", ""), ["n_removed", "kruskal"]),
+        (("find", "-m", ""), ["n_removed", "kruskal", "clip"]),
         (("find", "-m", "k"), ["kruskal"]),
         (("find", "run.h5", "-S", "p"), ["pairs"]),
         (("find", "-s", ""), ["2,1", "2,2"]),

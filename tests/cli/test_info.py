@@ -61,7 +61,7 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
         "laser": "10 off, 10 on (/lauecollect/laser_on)",
         "blocks": "10, of 2 frames",
         "pairs": "10",
-        "find can": "-m n_removed, -m kruskal, -S none, -S pairs, -S blocks, -a 10",
+        "find can": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
         "command": f"gpu-spots find {path} -S blocks",
     }
 

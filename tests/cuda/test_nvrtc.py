@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from emulator.arrays import FUNCTIONS, ArrayModule, DeviceArray
+from gpu_spots.background.clip import block_shifts, start_table
 from gpu_spots.background.maps import BackgroundMaps
-from gpu_spots.background.methods import KruskalWallis, Trimmed
+from gpu_spots.background.methods import Clip, KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.reasons import EXTRA
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
@@ -62,7 +63,8 @@ class Recorder:
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Any:
         self.variants.add((file, macros(defines)))
-        self.names.add((file, name))
+        # the last of several files has the kernel
+        self.names.add((file.rpartition("+")[2], name))
         return lambda *_, **__: None
 
     def to_host(self, array: DeviceArray) -> np.ndarray:
@@ -102,12 +104,13 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
                     held=backend.hold_background(frames.shape, dtype, Trimmed(25)),
                 )
                 backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
-                moments_of(
-                    backend,
-                    frames,
-                    KruskalWallis(np.arange(n) % 3, np.full(4, 3.0)),
-                    validity,
-                )
+                of_frame = np.arange(n) % 3
+                moments_of(backend, frames, KruskalWallis(of_frame, np.full(4, 3.0)), validity)
+                for blocks in (None, of_frame):
+                    shifts = block_shifts(0 if blocks is None else 3)
+                    clip = Clip(start_table(n, 25), blocks, shifts)
+                    for method in (clip, clip.at_levels(np.full(n, 65536))):
+                        moments_of(backend, frames, method, validity)
                 backend.scaled(frames, np.full(n, 65536), validity)
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         for threshold in (1, lowest):
@@ -115,7 +118,8 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
             prepared = backend.prepare(
                 background_of(limits, dtype, means_of(dtype, shape, rng)), Morphology(2, 20, 2), 3
             )
-            masks = backend.find_masks(frames, prepared).filtered
+            levelled = backend.levelled(frames, np.full(len(frames), 65536), Validity(), prepared)
+            masks = backend.find_masks(levelled, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))
         backend.without(masks, masks)
         # the one component that is found is the second mask's
@@ -168,7 +172,8 @@ def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Confi
     )
     # these are for reading, which is not recorded
     integers |= {(file, macros({"SIZE": 2})) for file in ("unshuffle", "bitshuffle")}
-    assert {file for file, _ in integers | floats} == {path.stem for path in KERNELS.glob("*.cu")}
+    files = {name for file, _ in integers | floats for name in file.split("+")}
+    assert files == {path.stem for path in KERNELS.glob("*.cu")}
     jobs = [
         (variant, f"sm_{architecture}")
         for variant in sorted(integers)

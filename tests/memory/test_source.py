@@ -15,15 +15,17 @@ from factories.frames import frames_of
 from factories.plans import COLUMNS, LAYOUTS, MODES, force, results, saved
 from gpu_spots import pipeline
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import OutputError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.memory.plan import Place
 from gpu_spots.memory.source import open_source
-from gpu_spots.model import Validity
+from gpu_spots.model import FixedPointMean, Morphology, Validity
+from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
-from helpers import Notes, assert_same, datasets, listing
+from helpers import Notes, assert_same, background_of, datasets, listing
 
 pytestmark = pytest.mark.on_two_devices
 
@@ -142,23 +144,38 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             scratch.write(0, frames)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("how", ["as they are", "scaled", "levelled"])
 @pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
-def test_bands_and_batches_are_parts_of_the_stack(
-    place: Place, scaled: bool, tmp_path: Path
-) -> None:
-    """Scaled frames are those times factors in 2^-16, rounded; batches come as they are."""
+def test_bands_and_batches_are_parts_of_the_stack(place: Place, how: str, tmp_path: Path) -> None:
+    """Scaled frames are those times factors in 2^-16, rounded; batches come as they are.
+
+    With ``-m clip`` bands come as they are too, and batches lose a part of their background.
+    """
     frames, backend = frames_of(np.dtype("uint16"), (30, 37, 45), seed=4), CpuBackend(2)
     factors = 65536 + 1000 * np.arange(30)
-    expected = backend.scaled(frames, factors, Validity()) if scaled else frames
+    method = METHODS["clip" if how == "levelled" else "n_removed"].for_run(
+        Parameters(), {}, 30, "run"
+    )
+    mean = FixedPointMean(2**32, np.full((37, 45), 20), np.zeros((37, 45), np.uint32))
+    background = background_of(np.ones((37, 45), np.int32), frames.dtype, mean)
+    prepared = backend.prepare(background, Morphology(0, 0, 1), None)
+    banded = expected = frames
+    if how == "scaled":
+        banded = expected = backend.scaled(frames, factors, Validity())
+    elif how == "levelled":
+        levels = np.rint(2**32 / factors).astype(np.int64)
+        expected = backend.levelled(frames, levels, Validity(), prepared)
+        assert not np.array_equal(expected, frames)
     with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
         spool = partial(scratch_file, tmp_path)
         made = pipeline.plan_run(stack, MODES["none"], Resources(backend, open_spool=spool))
-        with open_source(stack, backend, replace(made, place=place), spool, Notes()) as source:
-            source = source.scaled_by(factors) if scaled else source
+        made = replace(made, place=place)
+        with open_source(stack, backend, made, method, spool, Notes()) as source:
+            source = source if how == "as they are" else source.scaled_by(factors)
             for begin, end in ((0, 37), (8, 16), (3, 22), (36, 37)):
-                assert np.array_equal(source.band(begin, end), expected[:, begin:end])
+                assert np.array_equal(source.band(begin, end), banded[:, begin:end])
             for begin, end in ((0, 30), (4, 5), (11, 29)):
                 batch = source.batch(begin, end)
                 assert np.array_equal(batch, frames[begin:end])
-                assert np.array_equal(source.at_level(batch, begin, end), expected[begin:end])
+                at_level = source.at_level(batch, begin, end, prepared)
+                assert np.array_equal(at_level, expected[begin:end])

@@ -69,6 +69,8 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
     [
         "background/maps",
         "background/levels",
+        "background/clip",
+        "background/noise",
         "background/static_spots",
         "masks/grouping",
         "spots/frames",
@@ -132,6 +134,7 @@ def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
 def test_the_fallback_imports_the_model_and_the_background_only() -> None:
     allowed = {
         "gpu_spots/model",
+        "gpu_spots/background/clip",
         "gpu_spots/background/maps",
         "gpu_spots/background/methods",
         "gpu_spots/spots/neighbours",
@@ -205,6 +208,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "model",
                 "packages",
                 "spots/table",
+                "background/clip",
                 "background/maps",
                 "background/methods",
             )

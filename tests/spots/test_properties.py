@@ -1,5 +1,6 @@
 """Properties of spots whose answer is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from gpu_spots.backend import Backend
 from gpu_spots.columns import Flag
 from gpu_spots.model import (
     HALF_BITS,
-    Background,
     Components,
     FixedPointMean,
     Measurements,
@@ -56,8 +56,8 @@ def test_shape_of_a_gaussian(backend: Backend, angle: float) -> None:
 
 def test_two_maxima_and_their_flag(backend: Backend) -> None:
     x, y = np.indices((31, 33))
-    spot = sum(3000 * np.exp(-((x - 15) ** 2 + (y - at) ** 2) / 4) for at in (13, 19))
-    found = run_with(spot, backend)
+    one, other = (3000 * np.exp(-((x - 15) ** 2 + (y - at) ** 2) / 4) for at in (13, 19))
+    found = run_with(one + other, backend)
     assert found["n_maxima"] == 2
     assert found["flags"] == Flag.SEVERAL_MAXIMA
 
@@ -112,14 +112,8 @@ def test_spots_that_touch_at_a_corner(backend: Backend) -> None:
 
 
 def test_a_static_place() -> None:
-    background = Background(
-        *(np.zeros((30, 40)),) * 6,
-        n_used=None,
-        dropped=None,
-        gaps=False,
-        mean=np.zeros((30, 40)),
-        validity=Validity(),
-        static=np.array([[10, 20], [0, 39]]),
+    background = replace(
+        background_of(np.zeros((30, 40)), np.dtype("uint16")), static=np.array([[10, 20], [0, 39]])
     )
     maps = ComponentMaps.of(background, may_touch=False)
     places = [(13, 17), (14, 20), (7, 23), (10, 24), (3, 36), (10, 20)]

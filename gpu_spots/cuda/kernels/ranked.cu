@@ -7,6 +7,12 @@
 // An entry is a value's key, an unsigned integer in the order of the values, with the number of its frame. Invalid values are no entries.
 //
 // FRAME: u8, u16, u32 (then BIAS makes a signed value such a key, by XOR), f32 or f64. IS_FLOAT, ENTRY: 4, 8 or 16 bytes.
+// LEVELS: 1 where samples are of levelled values, whose integer keys are higher by 2^30 (clip only).
+
+#ifndef LEVELS
+#define LEVELS 0
+#endif
+#define SAMPLE_BIAS ((i64)BIAS + ((i64)LEVELS << 30))
 
 #if IS_FLOAT
 typedef f64 Bound;
@@ -264,7 +270,7 @@ static __device__ void write_sample(Team team, const Entry *entries, int m, cons
   const u64 squares_low = high << 32 | (low & 0xffffffffu), squares_high = high >> 32;
   const u64 product_low = m * squares_low, product_high = m * squares_high + __umul64hi(m, squares_low);
   const u64 squared_low = sum * sum, squared_high = __umul64hi(sum, sum);
-  maps.total[pixel] = (i64)sum - (i64)m * (i64)BIAS;
+  maps.total[pixel] = (i64)sum - (i64)m * SAMPLE_BIAS;
   maps.scatter_low[pixel] = product_low - squared_low;
   maps.scatter_high[pixel] = product_high - squared_high - (product_low < squared_low);
   i64 quartiles = 0;

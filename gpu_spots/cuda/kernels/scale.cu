@@ -37,3 +37,29 @@ scaled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__
   if (scaled > highest) scaled = highest;
   set(to, scaled);
 }
+
+// The same of values less a part of their background: levels in 2^-16 over the run's. Integers: high and low as IntegerLevel has them, in
+// units of 2^-32. Floats: background.
+extern "C" __global__ void __launch_bounds__(256)
+levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ levels, const i64 *__restrict__ level_high,
+         const u32 *__restrict__ level_low, const f64 *__restrict__ background, Wide low, Wide high, Wide lowest, Wide highest,
+         FRAME *__restrict__ result) {
+  const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (pixel >= n_pixels) return;
+  const Wide value = wide(frames[blockIdx.y * stride + pixel]);
+  FRAME *const to = result + ((i64)blockIdx.y * n_pixels + pixel);
+  if (!(value >= low && value <= high)) {
+    set_invalid(to);
+    return;
+  }
+  const i64 above = levels[blockIdx.y] - 65536;
+#if IS_FLOAT
+  Wide left = value - (f64)above * (1.0 / 65536) * background[pixel];
+#else
+  const i64 sixteenths = level_high[pixel] * 16 + (level_low[pixel] >> 28);
+  Wide left = value - ((above * sixteenths + (1 << 19)) >> 20);
+#endif
+  if (left < lowest) left = lowest;
+  if (left > highest) left = highest;
+  set(to, left);
+}

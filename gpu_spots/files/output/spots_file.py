@@ -93,6 +93,11 @@ class SpotsFile:
         return self._read("stats/threshold")
 
     @property
+    def noise(self) -> NDArray[np.float32]:
+        """(n_X, n_Y) float32, counts: noise of a value of each pixel."""
+        return self._read("stats/noise")
+
+    @property
     def info(self) -> dict[str, Any]:
         """Values of the options, and other information about how the file was made."""
         with self._reading("info"):

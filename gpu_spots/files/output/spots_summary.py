@@ -6,6 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gpu_spots.columns import NOISE_ATTRIBUTES
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes
@@ -40,7 +41,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
     ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
-    ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
+    ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
     is None.
 
     Raises:
@@ -59,6 +60,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             )
         counts = ranges[:, 1] - ranges[:, 0]
         known = {name: _plain(value) for name, value in _attributes(file).items()}
+        noise = {name: _plain(value) for name, value in _attributes(file, "noise").items()}
         found = datasets_below(file, "", DEPTH)
         datasets = {
             path: f"{item.shape} {'text' if item.dtype.kind == 'O' else item.dtype}"
@@ -79,6 +81,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
         },
         "method": known.get("method"),
         "options": {name: known[name] for name in METHOD if name in known},
+        "noise": {name: noise.get(name) for name in NOISE_ATTRIBUTES} if noise else None,
         "backend": known.get("backend"),
         "device": known.get("device"),
         "date": known.get("start_time"),
@@ -89,9 +92,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
     }
 
 
-def _attributes(file: h5py.File) -> dict[str, Any]:
-    info = member(file, "info")
-    return attributes(info) if info is not None else {}
+def _attributes(file: h5py.File, group: str = "info") -> dict[str, Any]:
+    found = member(file, group)
+    return attributes(found) if found is not None else {}
 
 
 def _plain(value: Any) -> Any:

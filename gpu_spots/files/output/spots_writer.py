@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS
+from gpu_spots.columns import DATASETS, NOISE_ATTRIBUTES, NOISE_COLUMNS
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
-from gpu_spots.model import FACTOR_BITS, Array, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, NoiseModel, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
 
@@ -139,6 +139,13 @@ class SpotsWriter:
         scale = np.ones(len(frame_levels)) if factors is None else factors / 2**FACTOR_BITS
         self._create_table("per_frame/level", frame_levels)
         self._create_table("per_frame/scale", scale)
+
+    @_writes
+    def write_noise(self, model: NoiseModel) -> None:
+        """Write the group ``noise``."""
+        for record in NOISE_COLUMNS:
+            self._create_table(record.path, getattr(model, record.name))
+        self._file["noise"].attrs.update({name: getattr(model, name) for name in NOISE_ATTRIBUTES})
 
     def encode(self, image: Callable[[], Array]) -> "Encoded":
         """Compute and compress an image if that can be done outside of HDF5.

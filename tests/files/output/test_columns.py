@@ -12,6 +12,7 @@ from gpu_spots.columns import (
     FRAMES_TYPE,
     MASK_COLUMNS,
     MASKS,
+    NOISE_COLUMNS,
     PIXEL_COLUMNS,
     SPOT_COLUMNS,
     STATS,
@@ -23,8 +24,9 @@ from gpu_spots.parameters import STACK_NAMES
 
 
 def test_no_path_is_there_twice() -> None:
-    groups = (STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS)
-    paths = [record.path for group in groups for record in group]
+    images = (*STATS, *MASKS)
+    tables = (*MASK_COLUMNS, *SPOT_COLUMNS, *PIXEL_COLUMNS, *FRAME_COLUMNS, *NOISE_COLUMNS)
+    paths = [record.path for record in (*images, *tables)]
     assert len(paths) == len(set(paths)) == len(DATASETS)
     links = [record.link for record in DATASETS.values() if record.link]
     assert not set(links) & set(paths)

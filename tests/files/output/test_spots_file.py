@@ -63,6 +63,7 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
             "n_masks": len(file["masks/counts"]),
             "n_spots": len(file["spots/I"]),
             "n_pixels": len(file["spots/pixel_list"]),
+            "n_bins": len(file["noise/level"]),
             "n_X": X,
             "n_Y": Y,
         }

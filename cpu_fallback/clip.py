@@ -1,0 +1,489 @@
+"""Clip of a pixel's values, or of its blocks of frames: docs/decisions/clip-background.md.
+
+Values are sorted first, so that a sample is the first m values of a pixel, and its sums are
+differences of cumulative sums. Few pixels change after the first step, and only these are looked at
+again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cpu_fallback.kruskal import _Blocks
+from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
+from cpu_fallback.trimmed import TILE, sorting_dtype
+from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, STEPS, limit, lower_half, unclipped
+from gpu_spots.background.methods import Clip
+from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
+
+TILE_VALUES = 1 << 19
+"""Values of a tile where blocks are compared: some megabytes of work."""
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
+"""Mean, population variance and variance of the first ``m`` values of some pixels."""
+
+
+def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+    """Return the moments of a band; see ``cpu_fallback.background.moments``."""
+    if method.levels is not None:
+        return _levelled(Band(frames, validity), frames, method, validity)
+    if method.block_of_frame is not None:
+        return _by_blocks(frames, method, validity)
+    band = Band(frames, validity)
+    buffer = np.empty((min(TILE, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
+    for tile in tiles(frames, validity, TILE):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        rows.sort(axis=1)
+        if tile.usable is None:
+            _sample(band, tile.where, rows, method)
+            continue
+        where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
+        for count in np.unique(counts):
+            alike = counts == count
+            _sample(band, where[alike], rows[alike, : int(count)], method)
+    return band.moments()
+
+
+def _sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
+    """Store the statistics of ascending rows (p, n) after the clip."""
+    n = rows.shape[1]
+    m = int(method.start.kept[n])
+    if m < 2:
+        band.sample(where, rows[:, :m])
+        return
+    shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    if band.is_float:
+        m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
+    elif band.is_wide:
+        m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
+    else:
+        _sample_short(band, where, rows, m, shift, width)
+        return
+    if isinstance(where, slice):
+        where = np.arange(where.start, where.stop)
+    band.sample_counted(where, rows, m_of_pixel, int)
+
+
+def _levelled(
+    band: Band, frames: Array, method: Clip, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Moments of a band whose frames are brought to one level by the background of each pixel."""
+    assert method.levels is not None
+    # levelled values may be beyond the type of the frames
+    band.is_wide = not band.is_float
+    above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
+    blocks = None if method.block_of_frame is None else _Blocks.of(method.block_of_frame)
+    n_frames = len(frames)
+    step = max(1, TILE_VALUES // n_frames)
+    buffer = np.empty((min(step, frames[0].size), n_frames), _row_dtype(frames.dtype))
+    for tile in tiles(frames, validity, step):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if blocks is None:
+                rows.sort(axis=1)
+                start = _starts(rows, tile.usable, method)
+            else:
+                start = _Comparison(tile, blocks, method.block_shifts).mean
+            values = _less(tile.values, above, start)
+            levelled = Tile(tile.where, values, tile.usable)
+            left = None
+            if blocks is not None:
+                left = _Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable
+        kept = usable if left is None else usable & left
+        most = np.inf if band.is_float else np.iinfo(np.int64).max
+        rows = np.where(kept, values, most).T
+        rows.sort(axis=1)
+        where, counts = np.arange(tile.where.start, tile.where.stop), kept.sum(axis=0)
+        if left is not None:
+            band.sample_counted(where, rows, counts, int)
+            continue
+        for count in np.unique(counts):
+            alike = counts == count
+            _sample(band, where[alike], rows[alike, : int(count)], method)
+    return band.moments()
+
+
+def _starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
+    """Return the background (p,) that the clip of ascending rows (p, n) begins with; 0 where masked."""
+    means = np.zeros(len(rows))
+    counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
+    for count in np.unique(counts):
+        m = int(method.start.kept[count])
+        if m < 2:
+            continue
+        alike = np.flatnonzero(counts == count)
+        some = rows[alike, :count]
+        moments, _ = (_of_floats if rows.dtype.kind == "f" else _of_integers)(some)
+        mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
+        means[alike], _ = _start(
+            mean, population, float(method.start.shift[count]), float(method.start.width[count])
+        )
+    return means
+
+
+def _less(values: Array, above: Counts, background: Floats) -> Array:
+    """Return values (n, p) less ``above`` (n,), in 2^-16, times their background (p,)."""
+    if values.dtype.kind == "f":
+        part = (above / 2**FACTOR_BITS)[:, None] * background
+        return (values.astype(np.float64) - part).astype(values.dtype)
+    sixteenths = np.floor(16.0 * background).astype(np.int64)
+    lowest = int(np.iinfo(values.dtype).min) - 2**30
+    left = values - ((above[:, None] * sixteenths + (1 << 19)) >> 20)
+    return np.clip(left, lowest, lowest + 2**32 - 1)
+
+
+def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
+    """Return mean and variance of all values, as if the smallest were those of a Gaussian."""
+    sd = np.sqrt(population) / width
+    return mean + shift * sd, sd * sd
+
+
+def _steps(
+    moments: Moments,
+    count: Callable[[Floats, NDArray[np.int64]], Counts],
+    n_pixels: int,
+    m: int,
+    shift: float,
+    width: float,
+    quantum: float,
+) -> Counts:
+    """Return (p,) int64: the number of smallest values that each pixel keeps."""
+    pixels = np.arange(n_pixels)
+    kept = np.full(n_pixels, m)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, population, _ = moments(kept, pixels)
+        mean, variance = _start(mean, population, shift, width)
+        for step in range(STEPS):
+            found = np.maximum(count(limit(mean, variance, quantum), pixels), 2)
+            changed = (found != kept[pixels]) | (step == 0)
+            kept[pixels] = found
+            pixels, found = pixels[changed], found[changed]
+            if not len(pixels):
+                break
+            mean, _, variance = moments(found, pixels)
+            mean, variance = unclipped(mean, variance, quantum)
+    return kept
+
+
+def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending integer rows of any size."""
+    n, lowest = rows.shape[1], rows[:, :1].astype(np.int64)
+    shifted: Array = rows - lowest
+    if (n * int(shifted[:, -1].max(initial=0))) ** 2 >= 2**63:
+        shifted = shifted.astype(object)
+    sums, squares = (
+        np.concatenate([np.zeros_like(lowest, shifted.dtype), values.cumsum(axis=1)], axis=1)
+        for values in (shifted, shifted * shifted)
+    )
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        total, square = sums[pixels, m], squares[pixels, m]
+        scatter = (m * square - total * total).astype(np.float64)
+        total = (total + m * lowest[pixels, 0]).astype(np.float64)
+        return _of_sums(m.astype(np.float64), total, scatter)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(rows[pixels] <= most[:, None], axis=1)
+
+    return moments, count
+
+
+def _of_sums(m: Floats, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return mean, population variance and variance from S and m*Q - S*S."""
+    return total / m, scatter / (m * m), scatter / (m * (m - 1.0))
+
+
+def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending rows of floats."""
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.cumsum(columns, axis=0)
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        number = m.astype(np.float64)
+        mean = sums[m - 1, pixels] / number
+        same = columns[0, pixels] == columns[m - 1, pixels]
+        mean = np.where(same, columns[0, pixels], mean) + 0.0
+        deviation = np.zeros(len(m))
+        for i in range(int(m.max(initial=0))):
+            difference = columns[i, pixels] - mean
+            difference *= difference
+            deviation += np.where(i < m, difference, 0.0)
+        return mean, deviation / number, deviation / (number - 1.0)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(columns[:, pixels] <= most, axis=0)
+
+    return moments, count
+
+
+def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
+
+    Few values of few pixels are left out, so sums are those of all values less these.
+    """
+    n_pixels, n = rows.shape
+    first = _sums_and_squares(rows[:, :m])
+    every = first
+    if m < n:
+        every = [
+            low + high for low, high in zip(first, _sums_and_squares(rows[:, m:]), strict=True)
+        ]
+    of_type = np.iinfo(rows.dtype)
+    total, square = first
+    is_start = True
+
+    def moments(kept: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        some = slice(None) if len(pixels) == n_pixels else pixels
+        scatter = (kept * square[some] - total[some] * total[some]).view(np.uint64)
+        return _of_sums(
+            kept.astype(np.float64), total[some].astype(np.float64), scatter.astype(np.float64)
+        )
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        nonlocal total, square, is_start
+        if is_start:
+            total, square, is_start = every[0].copy(), every[1].copy(), False
+        elif len(pixels) == n_pixels:
+            total[:], square[:] = every
+        else:
+            total[pixels], square[pixels] = every[0][pixels], every[1][pixels]
+        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        kept = np.full(len(pixels), n)
+        left = np.flatnonzero(rows[pixels, -1] > highest)
+        for last in range(n - 1, 1, -1):
+            if not len(left):
+                break
+            some = pixels[left]
+            value = rows[some, last].astype(np.int64)
+            total[some] -= value
+            square[some] -= value * value
+            kept[left] = last
+            left = left[rows[some, last - 1] > highest[left]]
+        return kept
+
+    kept = _steps(moments, count, n_pixels, m, shift, width, 1.0)
+    band.kept[where], band.total[where] = kept, total
+    band.scatter_low[where] = (kept * square - total * total).view(np.uint64)
+    band.iqr4[where] = _quartiles(rows, kept)
+
+
+def _sums_and_squares(rows: Array) -> list[Counts]:
+    """(p,) int64 each: sums of rows (p, m) of 8- or 16-bit values, and of their squares."""
+    total, scatter = _narrow_sums(rows)
+    squares = (scatter + (total * total).view(np.uint64)) // np.uint64(rows.shape[1])
+    return [total, squares.view(np.int64)]
+
+
+def _quartiles(rows: Array, kept: Counts) -> Counts:
+    """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
+    n = rows.shape[1]
+    result = np.zeros(len(rows), np.int64)
+    # most pixels keep all values
+    for sign, quarters in ((1, 3 * (n - 1)), (-1, n - 1)):
+        place, rest = divmod(quarters, 4)
+        result += sign * (4 - rest) * rows[:, place].astype(np.int64)
+        if rest:
+            result += sign * rest * rows[:, place + 1].astype(np.int64)
+    pixels = np.flatnonzero(kept < n)
+    some = kept[pixels]
+    other = np.zeros(len(pixels), np.int64)
+    for sign, quarter in ((1, 3), (-1, 1)):
+        index, weight = np.divmod(quarter * (some - 1), 4)
+        low = rows[pixels, index].astype(np.int64)
+        high = rows[pixels, np.minimum(index + 1, some - 1)].astype(np.int64)
+        other += sign * ((4 - weight) * low + weight * high)
+    result[pixels] = other
+    return result
+
+
+# ---------------------------------------------------------------------------------- blocks of frames
+
+
+def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+    """Moments of a band whose blocks are compared."""
+    assert method.block_of_frame is not None
+    blocks = _Blocks.of(method.block_of_frame)
+    band = Band(frames, validity)
+    n_frames, n_pixels = len(frames), frames[0].size
+    step = max(1, TILE_VALUES // n_frames)
+    buffer = np.empty((min(step, n_pixels), n_frames), sorting_dtype(frames.dtype))
+    for tile in tiles(frames, validity, step):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            left = _Comparison(tile, blocks, method.block_shifts).left()
+        parts = np.flatnonzero(~left.all(axis=0))
+        if tile.usable is not None:
+            parts = np.arange(len(rows))
+        some = rows[parts]
+        rows.sort(axis=1)
+        band.sample(tile.where, rows)
+        if not len(parts):
+            continue
+        gone = ~left[:, parts].T.take(blocks.of_frame, axis=1)
+        if tile.usable is not None:
+            gone |= ~tile.usable.T[parts]
+        some[gone] = band.limits.max
+        some.sort(axis=1)
+        counts = gone.shape[1] - np.count_nonzero(gone, axis=1)
+        band.sample_counted(tile.where.start + parts, some, counts, int)
+    return band.moments()
+
+
+def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values are sorted: some processors sort short integers slowly."""
+    return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
+
+
+class _Comparison:
+    """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
+
+    def __init__(self, tile: Tile, blocks: _Blocks, shifts: Floats) -> None:
+        is_float = tile.values.dtype.kind == "f"
+        self.quantum = 0.0 if is_float else 1.0
+        self.sizes: Counts
+        """(b, p), or (b, 1) where all values are valid."""
+        self.totals: Array
+        self.sizes, self.totals, self.scatters = (_float_sums if is_float else _integer_sums)(
+            tile, blocks
+        )
+        shape = self.totals.shape
+        if tile.usable is None:
+            self.sizes = self.sizes[:, :1]
+        self.there = np.broadcast_to(self.sizes > 0, shape)
+        self.means = self.totals / self.sizes
+        self.means[~self.there] = np.inf
+        self.number = self.sizes.astype(np.float64)
+        if (self.sizes == self.sizes[0]).all():
+            # the limit of all blocks of a pixel is one number
+            self.number = self.number[:1]
+        n_blocks = np.count_nonzero(self.there, axis=0)
+        n_values = np.broadcast_to(self.sizes, shape).sum(axis=0).astype(np.float64)
+        half = np.array([lower_half(b) for b in range(len(shifts))])[n_blocks]
+        left = self._lowest(half)
+        mean = _in_order(self.means, left) / np.maximum(half, 1)
+        self.variance = self._pooled(left)
+        error = np.divide(
+            self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
+        )
+        self.mean = mean + shifts[n_blocks] * np.sqrt(error)
+
+    def left(self) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
+        mean, variance = self.mean, self.variance
+        for step in range(BLOCK_STEPS):
+            left = self.means <= limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
+            left &= self.there
+            none = np.flatnonzero(~left.any(axis=0))
+            if len(none):
+                left[self.means[:, none].argmin(axis=0), none] = self.there[:, none].any(axis=0)
+            if step < BLOCK_STEPS - 1:
+                kept = np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
+                mean = self._total(left) / np.maximum(kept, 1)
+                variance = self._pooled(left)
+        return left
+
+    def _lowest(self, half: Counts) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run."""
+        ascending = np.sort(self.means.T, axis=1)
+        pixels = np.arange(len(half))
+        highest = ascending[pixels, np.maximum(half - 1, 0)]
+        left = (self.means <= highest) & self.there
+        more = np.flatnonzero(np.count_nonzero(left, axis=0) > half)
+        if len(more):
+            tied = self.means[:, more] == highest[more]
+            below = np.count_nonzero(self.means[:, more] < highest[more], axis=0)
+            left[:, more] &= ~tied | (tied.cumsum(axis=0) <= half[more] - below)
+        return left
+
+    def _total(self, left: NDArray[np.bool_]) -> Floats:
+        """Return the sum (p,) of the values of the blocks that are left; of integers exactly, rounded once."""
+        if self.quantum:
+            return np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
+        return _in_order(self.totals, left)
+
+    def _pooled(self, left: NDArray[np.bool_]) -> Floats:
+        """Return the variance (p,) of a value inside the blocks that are left."""
+        freedom = np.add.reduce(np.broadcast_to(self.sizes - 1, left.shape), axis=0, where=left)
+        scatter = _in_order(self.scatters, left)
+        return np.divide(scatter, freedom, out=np.zeros(left.shape[1]), where=freedom > 0)
+
+
+def _in_order(values: Floats, left: NDArray[np.bool_]) -> Floats:
+    """Return the sums (p,) over the blocks that are left, added one after the other."""
+    total = np.zeros(values.shape[1])
+    for row, counts in zip(values, left, strict=True):
+        np.add(total, row, out=total, where=counts)
+    return total
+
+
+def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
+    """(b, p) each: number of values, their sum, and the sum of squared deviations."""
+    values, usable = tile.values, tile.usable
+    lowest: Any = 0
+    kind: DTypeLike = np.float64
+    is_short = values.dtype.itemsize <= 2
+    if not is_short:
+        lowest = values.min(axis=0).astype(np.int64)
+        span = int((values.max(axis=0) - lowest).max(initial=0))
+        kind = object if (len(values) * span) ** 2 >= 2**63 else np.int64
+    shape = len(blocks.begin) - 1, values.shape[1]
+    sizes, totals, scatters = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
+    value, sums, squares = (np.empty(shape[1], kind) for _ in "123")
+    for block in range(shape[0]):
+        frames = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        sums[:] = squares[:] = 0
+        for frame in frames:
+            if is_short:
+                # sums of 16-bit values and of their squares are exact
+                np.copyto(value, values[frame])
+            else:
+                value[:] = values[frame] - lowest
+            if usable is not None:
+                value[~usable[frame]] = 0
+            sums += value
+            value *= value
+            squares += value
+        size = len(frames) if usable is None else usable[frames].sum(axis=0)
+        sizes[block] = size
+        exact, square = (
+            (sums, squares) if kind is object else (sums.astype(np.int64), squares.astype(np.int64))
+        )
+        totals[block] = exact + sizes[block] * lowest
+        # modulo 2^64, as the difference fits
+        scatter = sizes[block] * square - exact * exact
+        if kind is not object:
+            scatter = scatter.view(np.uint64)
+        scatters[block] = scatter.astype(np.float64) / np.maximum(sizes[block], 1)
+    return sizes, totals, scatters
+
+
+def _float_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Floats, Floats]:
+    """The same of floats, each block's values ascending."""
+    n_blocks, p = len(blocks.begin) - 1, tile.values.shape[1]
+    sizes = np.empty((n_blocks, p), np.int64)
+    totals, scatters = np.zeros((n_blocks, p)), np.zeros((n_blocks, p))
+    for block in range(n_blocks):
+        which = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        values = tile.values[which].astype(np.float64)
+        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable[which]
+        values[~usable] = np.inf
+        values.sort(axis=0)
+        sizes[block] = usable.sum(axis=0)
+        for i, row in enumerate(values):
+            totals[block] += np.where(i < sizes[block], row, 0.0)
+        last = values[np.maximum(sizes[block] - 1, 0), np.arange(p)]
+        mean = totals[block] / np.maximum(sizes[block], 1)
+        mean = np.where(values[0] == last, values[0], mean)
+        for i, row in enumerate(values):
+            difference = row - mean
+            scatters[block] += np.where(i < sizes[block], difference * difference, 0.0)
+    return sizes, totals, scatters

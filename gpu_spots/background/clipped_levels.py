@@ -1,0 +1,161 @@
+"""Levels of frames from clipped counts: defined for photon counters too (``-m clip``).
+
+The level of a frame is the sum of the counts of its pixels divided by the sum of their backgrounds,
+over the pixels whose count is not above the limit of the clip, times the mean background.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.background.clip import StartTable, limit
+from gpu_spots.background.levels import LARGE_SCATTER, SIGNIFICANT, LevelSampler, remedy, usable
+from gpu_spots.model import Array, Validity
+
+MOST_VALUES = 1 << 23
+"""Values of the sample, of all frames together."""
+STEPS = 4
+"""Times that the level of a frame is taken anew, each time with a limit at the level before."""
+CLIPS = 2
+"""Times that the values of a pixel are clipped before."""
+FRACTION = 2.0**16
+"""Backgrounds are rounded to multiples of 1 / this before they are added, so that sums are exact."""
+FLOAT_BITS = 40
+"""Values of float frames are rounded to that many bits below the largest."""
+AT_ONCE = 1 << 18
+"""Values that are sorted at a time."""
+
+Floats = NDArray[np.float64]
+
+
+def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+    """Return the bytes that the sample of a stack takes, at most."""
+    return min(shape[0] * (1 << 16), 2 * MOST_VALUES + shape[0] * shape[2]) * dtype.itemsize
+
+
+class ClippedLevelSampler(LevelSampler):
+    """Takes samples of frames as they come by; `finish` makes their levels of them."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        validity: Validity,
+        start: StartTable,
+    ) -> None:
+        """For a stack of that shape; ``start``: `gpu_spots.background.clip.start_table` of its frames."""
+        super().__init__(shape, validity)
+        n_frames, n_rows, n_columns = shape
+        n_sampled = len(range(*self.rows.indices(n_rows)))
+        self._columns = slice(
+            0, n_columns, max(1, -(-n_frames * n_sampled * n_columns // MOST_VALUES))
+        )
+        n_columns = len(range(*self._columns.indices(n_columns)))
+        self._sample: Array | None = np.empty((n_frames, n_sampled, n_columns), dtype)
+        self._start = start
+        self._expected = math.inf
+        """Relative scatter of the levels by chance."""
+        self._noise = math.inf
+        """Noise of a pixel, counts."""
+
+    def see(self, frame: int, rows: Array) -> None:
+        """Look at the sampled rows of a frame: (rows, n_Y), counts."""
+        super().see(frame, rows)
+        assert self._sample is not None
+        self._sample[frame] = rows[:, self._columns]
+
+    def finish(self) -> None:
+        """Replace the levels by those of clipped counts; they stay where the background is not above 0."""
+        assert self._sample is not None
+        sample, self._sample = self._sample, None
+        validity = self._validity
+        if validity.pixels is not None:
+            validity = replace(validity, pixels=validity.pixels[:, self._columns])
+        good = usable(sample, validity).reshape(len(sample), -1)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._finish(sample.reshape(len(sample), -1), good)
+
+    def _finish(self, sample: Array, good: NDArray[np.bool_]) -> None:
+        quantum = 0.0 if sample.dtype.kind == "f" else 1.0
+        run = float(np.median(self.levels))
+        ratios = self.levels / run if run >= 1 else np.ones(len(sample))
+        ratios = np.where(np.isfinite(ratios) & (ratios > 0), ratios, 1.0)
+        mean, variance = np.zeros(sample.shape[1]), np.zeros(sample.shape[1])
+        step = max(1, AT_ONCE // len(sample))
+        for begin in range(0, sample.shape[1], step):
+            part = slice(begin, begin + step)
+            mean[part], variance[part] = _background(
+                sample[:, part], good[:, part], ratios, self._start, quantum
+            )
+        known = np.isfinite(mean) & np.isfinite(variance)
+        highest = limit(mean, variance, quantum)
+        fixed = np.rint(np.where(known, mean, 0.0) * FRACTION).astype(np.int64)
+        largest = float(np.abs(np.where(good, sample, 0)).max(initial=0)) if not quantum else 1.0
+        unit = 1.0 if quantum else math.ldexp(1.0, math.frexp(largest)[1] - FLOAT_BITS)
+        levels = np.full(len(sample), np.nan)
+        for frame, (values, is_good) in enumerate(zip(sample, good, strict=True)):
+            ratio = float(ratios[frame])
+            for _ in range(STEPS):
+                kept = is_good & known & (values <= ratio * highest)
+                below = int(fixed[kept].sum()) / FRACTION
+                above = np.rint(values[kept] / unit).astype(np.int64).sum() * unit
+                if not below > 0:
+                    return
+                ratio = float(above) / below
+            levels[frame] = ratio
+        n_known = max(1, int(np.count_nonzero(known)))
+        level = float(fixed.sum()) / FRACTION / n_known
+        if level > 0:
+            self.levels = levels * level
+            self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
+            total = math.fsum(np.maximum(variance, mean * quantum)[known].tolist())
+            self._expected = math.sqrt(total) / (level * n_known)
+
+    def drift_warning(self) -> str | None:
+        """Return one line if the beam drifts so much that masks suffer, else None.
+
+        The levels scatter by more than the noise of a pixel, or by `LARGE_SCATTER`.
+        """
+        run = float(np.median(self.levels))
+        if not (run > 0 and self._expected < math.inf):
+            return super().drift_warning()
+        scatter = float(np.std(self.levels)) / run
+        if not scatter > max(SIGNIFICANT * self._expected, min(LARGE_SCATTER, self._noise / run)):
+            return None
+        return (
+            f"frame levels: found a scatter of {scatter * run:.3g} counts ({100 * scatter:.1f} %), "
+            f"expected {100 * self._expected:.2g} % by chance; the beam drifts or exposures differ, "
+            f"which hides weak spots and causes false ones; {remedy()}"
+        )
+
+
+def _background(
+    sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable, quantum: float
+) -> tuple[Floats, Floats]:
+    """Return mean and variance of pixels (n, p) after a clip of their values divided by ``ratios`` (n,).
+
+    NaN where a pixel has too few.
+    """
+    values = np.where(good, sample.astype(np.float64) / ratios[:, None], np.inf).T
+    values = np.sort(values, axis=1)
+    n = np.count_nonzero(good, axis=0)
+    exact = np.where(np.arange(values.shape[1]) < n[:, None], values, 0.0)
+    sums, squares = (np.cumsum(each, axis=1) for each in (exact, exact * exact))
+    pixels, m = np.arange(len(n)), np.maximum(start.kept[n], 1)
+
+    def statistics() -> tuple[Floats, Floats]:
+        mean = sums[pixels, m - 1] / m
+        return mean, np.maximum(squares[pixels, m - 1] / m - mean * mean, 0.0)
+
+    mean, variance = statistics()
+    sd = np.sqrt(variance) / start.width[n]
+    mean, variance = mean + start.shift[n] * sd, sd * sd
+    for _ in range(CLIPS):
+        m = np.count_nonzero(values <= limit(mean, variance, quantum)[:, None], axis=1)
+        m = np.clip(m, 1, np.maximum(n, 1))
+        mean, variance = statistics()
+    known = start.kept[n] >= 2
+    return np.where(known, mean, np.nan), np.where(known, variance, np.nan)

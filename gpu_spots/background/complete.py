@@ -1,0 +1,167 @@
+"""Last step of the first pass: noise model, noise of each pixel, and the background of ``-m clip``.
+
+All of it is computed on the host from maps of the whole frame, for every backend.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.background import clip, noise
+from gpu_spots.background.clip import Samples
+from gpu_spots.background.maps import threshold_map
+from gpu_spots.background.methods import Method
+from gpu_spots.memory.workers import Span, in_order
+from gpu_spots.model import Array, Background, FixedPointMean, NoiseModel
+
+Bools = NDArray[np.bool_]
+
+PIECE_PIXELS = 1 << 13
+"""Pixels that are worked on at a time: what comes in between stays in the cache."""
+STRIP_PIXELS = 1 << 14
+"""The same of a strip of rows whose neighbourhoods are added up."""
+
+
+def complete(
+    background: Background,
+    kept: NDArray[np.int32],
+    total: Array,
+    method: Method,
+    cutoff: float,
+    correlation: tuple[float, float] = (1.0, math.nan),
+    threads: int = 1,
+) -> Background:
+    """Return the background with its noise; that of ``-m clip`` with its means and thresholds.
+
+    Args:
+        background: what the samples of the pixels gave.
+        kept: (n_X, n_Y) int32: values in each sample; 0: the pixel is masked.
+        total: (n_X, n_Y), counts: sum of each sample; float frames: its average.
+        method: background method.
+        cutoff: noises above the background from which on a value stands out; used for ``clip``.
+        correlation: correlation factor of the noise, and its error.
+        threads: number of threads; the result does not depend on it.
+    """
+    n, s = kept.reshape(-1), total.reshape(-1)
+    avg, std = background.avg.reshape(-1), background.std.reshape(-1)
+    some = slice(None, None, max(1, len(n) // noise.SAMPLE) | 1)
+    with _quiet():
+        sampled = method.unbiased(n[some], s[some], avg[some], std[some])
+        is_integer = background.max.dtype.kind != "f"
+        model = noise.fit(*sampled, n[some], correlation, counts=is_integer)
+    samples = method.clipped(kept, total, background.std)
+    if samples is not None:
+        return _with_clipped(background, samples, model, cutoff, threads)
+
+    sigma = np.empty(kept.shape, np.float32)
+
+    def fill(part: slice) -> None:
+        mean, variance = method.unbiased(n[part], s[part], avg[part], std[part])
+        sigma.reshape(-1)[part] = np.sqrt(clip.variance_of(mean, variance, n[part], model))
+
+    _in_pieces(fill, len(n), threads)
+    return replace(background, noise=sigma, noise_model=model)
+
+
+def _with_clipped(
+    background: Background, samples: Samples, model: NoiseModel, cutoff: float, threads: int
+) -> Background:
+    """Return the background of clipped samples."""
+    shape, dtype = samples.kept.shape, background.max.dtype
+    mean, flagged = _means(samples, model, threads)
+    avg, std, sigma = (np.empty(shape, np.float32) for _ in range(3))
+    threshold = np.empty_like(background.threshold)
+    exact: Array | FixedPointMean = mean
+    if dtype.kind != "f":
+        exact = FixedPointMean(2**32, np.empty(shape, np.int64), np.empty(shape, np.uint32))
+    flat = samples.flat()
+
+    def fill(part: slice) -> None:
+        own, b = flat[part], mean.reshape(-1)[part]
+        masked = own.kept == 0
+        _, _, variance = own.statistics()
+        noise_of = sigma.reshape(-1)[part]
+        noise_of[:] = np.sqrt(clip.variance_of(b, variance, own.kept, model))
+        avg.reshape(-1)[part] = b
+        std.reshape(-1)[part] = np.where(masked, 0.0, np.sqrt(variance))
+        threshold.reshape(-1)[part] = threshold_map(
+            b, clip.least_noise(noise_of, model), cutoff, masked, dtype
+        )
+        if isinstance(exact, FixedPointMean) and exact.high is not None:
+            whole = np.floor(b)
+            exact.high.reshape(-1)[part] = whole
+            exact.low.reshape(-1)[part] = np.floor((b - whole) * 2.0**32)
+
+    _in_pieces(fill, flat.kept.size, threads)
+    return replace(
+        background,
+        avg=avg,
+        std=std,
+        threshold=threshold,
+        dropped=None,
+        mean=exact,
+        noise=sigma,
+        noise_model=model,
+        flagged=flagged,
+    )
+
+
+def _means(
+    samples: Samples, model: NoiseModel, threads: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the background of all pixels, counts, and which of them are hot or cold."""
+    n_rows, n_columns = samples.kept.shape
+    mean, flagged = np.empty((n_rows, n_columns)), np.zeros((n_rows, n_columns), bool)
+    scale = clip.scale_of(samples)
+    cell = clip.CELL
+    rows = cell * max(1, STRIP_PIXELS // n_columns // cell)
+    spans = [(begin, min(begin + rows, n_rows)) for begin in range(0, n_rows, rows)]
+    totals, counts = (np.empty((-(-n_rows // cell), -(-n_columns // cell)), np.int64) for _ in "12")
+    for _ in range(clip.ROUNDS):
+        before, flagged = flagged, np.empty_like(flagged)
+
+        def add_up(span: Span, before: Bools = before) -> None:
+            part = slice(span[0] // cell, -(-span[1] // cell))
+            with _quiet():
+                totals[part], counts[part] = clip.cell_sums(samples, scale, before, *span)
+
+        for _ in in_order(add_up, spans, threads):
+            pass
+        wide = clip.wide_means(totals, counts, scale, model)
+
+        def fill(
+            span: Span,
+            wide: NDArray[np.float64] = wide,
+            before: Bools = before,
+            flagged: Bools = flagged,
+        ) -> None:
+            part = slice(*span)
+            with _quiet():
+                mean[part], flagged[part] = clip.background_of_rows(
+                    samples, model, scale, wide, before, *span
+                )
+
+        for _ in in_order(fill, spans, threads):
+            pass
+        if not flagged.any():
+            break
+    return mean, flagged
+
+
+def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int) -> None:
+    """Call the function for all pixels, some at a time, in threads."""
+
+    def one(begin: int) -> None:
+        with _quiet():
+            function(slice(begin, min(begin + PIECE_PIXELS, n_pixels)))
+
+    for _ in in_order(one, range(0, n_pixels, PIECE_PIXELS), threads):
+        pass
+
+
+def _quiet() -> np.errstate:
+    """Float frames may hold values so large that their statistics overflow; such a pixel stands out on no frame."""
+    return np.errstate(over="ignore", invalid="ignore")

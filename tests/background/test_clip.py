@@ -1,0 +1,174 @@
+"""The background of ``-m clip`` and the noise model, against the naive reference, to the bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_spots.backend import Backend
+from gpu_spots.background.methods import METHODS
+from gpu_spots.model import FixedPointMean, IntegerMoments, Morphology, Validity
+from gpu_spots.parameters import Parameters
+from helpers import assert_same, background_of, fetched, moments_of, run
+from reference import find_valid, make_blocks
+from reference_clip import clip_maps, levelled
+
+pytestmark = pytest.mark.on_two_devices
+
+SHAPE = (9, 14)
+ALL = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
+
+
+def frames_of(dtype: str, n: int, level: float, seed: int) -> np.ndarray:
+    """Poisson frames with a gradient, hot and dead pixels, spots and zingers."""
+    rng = np.random.default_rng(seed)
+    mean = level * np.linspace(0.6, 1.4, SHAPE[1]) * np.ones(SHAPE)
+    frames = rng.poisson(mean, (n, *SHAPE)).astype(np.float64)
+    frames[:, 2, 3] = 0
+    frames[:, 4, 9] += 40 + 10 * level
+    for f in range(n):
+        x, y = (3 * f) % 7, (5 * f) % 11
+        frames[f, x : x + 2, y : y + 2] += 8 + 3 * level**0.5
+    frames[n // 2, 8, 13] += 150
+    if dtype.startswith("float"):
+        return (frames * 1.37 - 3.1).astype(dtype)
+    if dtype.startswith("int"):
+        frames -= 5
+    limits = np.iinfo(dtype)
+    return np.clip(frames, limits.min, limits.max).astype(dtype)
+
+
+def assert_as_reference(
+    frames: np.ndarray,
+    backend: Backend,
+    *,
+    percent: int = 25,
+    cutoff: float = 3.0,
+    angles: Any = None,
+    pixels: np.ndarray | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, np.ndarray]:
+    """Hold the maps of a run against the reference's."""
+    valid = find_valid(frames, pixels, low, high)
+    blocks = None if angles is None else make_blocks(angles)
+    with np.errstate(all="ignore"):
+        stats, _, _, _ = clip_maps(frames, valid, percent, cutoff, blocks)
+    found = run(
+        frames,
+        Parameters(method="clip", n=percent, cutoff=cutoff, angles=0),
+        backend,
+        None if angles is None else {"angle": np.asarray(angles, np.float64)},
+        Validity(pixels, low, high),
+    )
+    del stats["spread"]
+    assert_same(found, {f"stats/{name}": values for name, values in stats.items()})
+    return found
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("level", [0.05, 3, 50])
+def test_values(backend: Backend, dtype: str, level: float) -> None:
+    assert_as_reference(frames_of(dtype, 21, level, 1), backend)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("level", [0.05, 30])
+def test_blocks(backend: Backend, dtype: str, level: float) -> None:
+    angles = np.repeat([0, 10, 20, 0, 30, 40], [3, 4, 2, 2, 5, 6])
+    frames = frames_of(dtype, len(angles), level, 2)
+    frames[angles == 20, 5:7, 5:7] += frames.dtype.type(37)
+    assert_as_reference(frames, backend, angles=angles)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> None:
+    angles = np.repeat([0, 10, 20, 30], 5)
+    frames = frames_of(dtype, 20, 20, 3)
+    rng = np.random.default_rng(4)
+    if frames.dtype.kind == "f":
+        frames[rng.random(frames.shape) < 0.1] = np.nan
+        low = high = None
+    else:
+        low, high = 0 if frames.dtype.kind == "i" else None, 120
+        frames[rng.random(frames.shape) < 0.1] = 121
+        frames[:5, 3, 3] = 125
+        frames[:, 6, 6] = 122
+        frames[1:, 6, 7] = 122
+    pixels = rng.random(SHAPE) > 0.1
+    assert_as_reference(
+        frames, backend, angles=angles if blocks else None, pixels=pixels, low=low, high=high
+    )
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_one_pixel(backend: Backend, blocks: bool) -> None:
+    """Sums of many blocks of floats, whose order counts."""
+    frames = frames_of("float64", 60, 20, 8)[:, 4:5, 4:5]
+    frames = frames * np.random.default_rng(9).uniform(0.9, 1.1, frames.shape)
+    assert_as_reference(frames, backend, angles=np.arange(60) // 3 if blocks else None)
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("blocks", [False, True])
+def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
+    """Moments of frames of different exposures, some values invalid."""
+    rng = np.random.default_rng(5)
+    exposure = rng.uniform(0.6, 1.5, 18)
+    frames = frames_of(dtype, 18, 20, 6)
+    frames = (frames * exposure[:, None, None]).astype(dtype)
+    if frames.dtype.kind == "f":
+        frames[rng.random(frames.shape) < 0.05] = np.nan
+        high = None
+    else:
+        high = 125
+        frames[rng.random(frames.shape) < 0.05] = 126
+    frames[:, 0, 0] = frames[0, 0, 0] = 3
+    levels = np.rint(exposure * 65536).astype(np.int64)
+    angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
+    columns = {"angle": angles} if blocks else {}
+    method = METHODS["clip"].for_run(Parameters(), columns, len(frames), "run").at_levels(levels)
+    found = moments_of(backend, backend.upload(frames), method, Validity(high=high))
+    valid = find_valid(frames, None, None, high)
+    stats, _, _, _ = clip_maps(
+        frames, valid, 25, 3.0, make_blocks(angles.tolist()) if blocks else None, levels.tolist()
+    )
+    assert np.array_equal(found.kept, stats["n_used"])
+    assert np.array_equal(found.max, np.where(valid, frames, 0).max(axis=0))
+    if isinstance(found, IntegerMoments):
+        assert found.scatter_high is None
+        spread = np.sqrt(found.scatter_low.astype(np.float64)) / np.maximum(found.kept, 1)
+        assert np.array_equal((found.iqr4 / 4).astype(np.float32), stats["iqr"])
+    else:
+        spread = np.sqrt(found.deviation / np.maximum(found.kept, 1))
+        assert np.array_equal(found.iqr.astype(np.float32), stats["iqr"])
+    assert np.array_equal(spread.astype(np.float32), stats["spread"])
+
+
+@pytest.mark.parametrize("dtype", ALL)
+def test_frames_less_their_background(backend: Backend, dtype: str) -> None:
+    rng = np.random.default_rng(7)
+    frames = rng.integers(0, 127, (3, 5, 70)).astype(dtype)
+    levels = np.array([65536, 40000, 130000])
+    mean: Any = rng.uniform(-3, 90, (5, 70))
+    whole = np.floor(mean)
+    if frames.dtype.kind != "f":
+        low = np.floor((mean - whole) * 2.0**32).astype(np.uint32)
+        mean = FixedPointMean(2**32, whole.astype(np.int64), low)
+    threshold = np.ones((5, 70), np.float64 if frames.dtype.kind == "f" else np.int32)
+    background = background_of(threshold, frames.dtype, mean)
+    prepared = backend.prepare(background, Morphology(0, 0, 1), None)
+    validity = Validity(high=120)
+    found = fetched(backend, backend.levelled(backend.upload(frames), levels, validity, prepared))
+    assert found.dtype == frames.dtype
+    for (f, x, y), value in np.ndenumerate(frames):
+        if value > 120:
+            assert np.isnan(found[f, x, y]) or found[f, x, y] == np.iinfo(dtype).max
+            continue
+        b = mean[x, y] if frames.dtype.kind == "f" else whole[x, y] + mean.low[x, y] / 2**32
+        expected = levelled(value.item(), int(levels[f]), float(b), frames.dtype)
+        if frames.dtype.kind != "f":
+            limits = np.iinfo(dtype)
+            expected = min(max(expected, int(limits.min)), int(limits.max) - 1)
+        assert found[f, x, y] == expected

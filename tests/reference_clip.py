@@ -1,0 +1,371 @@
+"""A naive reference of ``-m clip`` and of the noise model, written from docs/decisions/clip-background.md alone.
+
+Plain loops over Python integers and floats, which are IEEE double precision numbers.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Line(NamedTuple):
+    """Noise model: variance = offset + gain * mean, and the binned points."""
+
+    gain: float
+    offset: float
+    level: list[float]
+    variance: list[float]
+
+    @property
+    def read_variance(self) -> float:
+        """The offset, not below 0."""
+        return max(self.offset, 0.0)
+
+
+def lower_part(share: float) -> tuple[float, float]:
+    """Give a and w of the lowest share of a unit Gaussian."""
+    if share >= 1:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(share)
+    a = NormalDist().pdf(z) / share
+    w = (1 - z * a - a * a) ** 0.5
+    return round(a * 2**20) / 2**20, round(w * 2**20) / 2**20
+
+
+def divided(a: float, b: float) -> float:
+    """Divide as IEEE 754 does, by 0 as well."""
+    if b:
+        return a / b
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
+
+
+def squares_about_mean(values: Sequence[Any], integer: bool) -> tuple[float, float, float, float]:
+    """Give S / m, the sum of squared deviations over m, over m - 1, and over 1; values ascend."""
+    m = len(values)
+    if integer:
+        total, square = sum(values), sum(value * value for value in values)
+        scatter = float(m * square - total * total)
+        return (
+            float(total) / m,
+            scatter / (m * m),
+            divided(scatter, m * (m - 1)),
+            scatter / m,
+        )
+    total = 0.0
+    for value in values:
+        total += value
+    mean = values[0] if values[0] == values[-1] else total / m
+    deviation = 0.0
+    for value in values:
+        deviation += (value - mean) * (value - mean)
+    return mean, deviation / m, divided(deviation, m - 1), deviation
+
+
+def limit(mean: float, variance: float, u: int, number: int = 1, margin: float = 1.5) -> float:
+    """Give the largest mean of `number` values that is kept."""
+    least = min(max(mean, 0.0), 4.0) * u
+    return (mean + 3.0 * math.sqrt(max(variance, least) / number)) + margin * u / number
+
+
+def corrected(mean: float, variance: float, u: int) -> tuple[float, float]:
+    """Undo the cut of a Gaussian at 3 standard deviations."""
+    s = math.sqrt(variance) / 0.9866
+    v = s * s
+    part = v / (v + 0.4 * u) if s else 0.0
+    return mean + 0.0044 * s * part, v
+
+
+def start_of(values: Sequence[Any], percent: int, integer: bool) -> tuple[int, float, float]:
+    """Give m, the background and the variance that the clip of ascending values begins with."""
+    n = len(values)
+    m = n - n * percent // 100
+    if m < 2:
+        return m, 0.0, 0.0
+    a, w = lower_part(m / n)
+    mean, population, _, _ = squares_about_mean(values[:m], integer)
+    s = math.sqrt(population) / w
+    return m, mean + a * s, s * s
+
+
+def levelled(value: Any, level: int, background: float, dtype: Any) -> Any:
+    """Subtract from a value what its background is above the run's; `level` in 2^-16."""
+    above = level - 65536
+    if dtype.kind == "f":
+        return float(dtype.type(value - above / 65536 * background))
+    lowest = int(np.iinfo(dtype).min) - 2**30
+    left = value - ((above * math.floor(16 * background) + 2**19) >> 20)
+    return min(max(left, lowest), lowest + 2**32 - 1)
+
+
+def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
+    """Give the sample of one pixel; `values` ascend. Empty: the pixel is masked."""
+    u = int(integer)
+    m, mean, variance = start_of(values, percent, integer)
+    if m < 2:
+        return []
+    for _ in range(5):
+        most = limit(mean, variance, u)
+        m = max(2, sum(value <= most for value in values))
+        mean, _, variance, _ = squares_about_mean(values[:m], integer)
+        mean, variance = corrected(mean, variance, u)
+    return list(values[:m])
+
+
+def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool, *, only_start: bool = False) -> Any:
+    """Give the ascending sample of one pixel; each block holds its valid values, ascending.
+
+    Or the background that the clip begins with.
+    """
+    u = int(integer)
+    blocks = [block for block in blocks if len(block)]
+    if not blocks:
+        return 0.0 if only_start else []
+    means, scatters = [], []
+    for block in blocks:
+        mean, _, _, scatter = squares_about_mean(block, integer)
+        if not integer:
+            mean = block[0] if block[0] == block[-1] else mean
+        means.append(sum(block) / len(block) if integer else _total(block) / len(block))
+        scatters.append(scatter)
+    order = sorted(range(len(blocks)), key=lambda j: (means[j], j))
+    b, n_values = len(blocks), sum(len(block) for block in blocks)
+    h = min(b, max(2, (b + 1) // 2))
+    kept = sorted(order[:h])
+    mean = _total([means[j] for j in kept]) / h
+    variance = _pooled([blocks[j] for j in kept], [scatters[j] for j in kept])
+    mean = mean + lower_part(h / b)[0] * math.sqrt(variance * b / n_values)
+    if only_start:
+        return mean
+    for _ in range(3):
+        kept = [
+            j for j in range(b) if means[j] <= limit(mean, variance, u, len(blocks[j]), 2.5)
+        ] or order[:1]
+        number = sum(len(blocks[j]) for j in kept)
+        sums = [sum(blocks[j]) if integer else _total(blocks[j]) for j in kept]
+        mean = float(sum(sums) if integer else _total(sums)) / number
+        variance = _pooled([blocks[j] for j in kept], [scatters[j] for j in kept])
+    sample = sorted(value for j in kept for value in blocks[j])
+    return sample if len(sample) >= 2 else []
+
+
+def _total(values: Sequence[float]) -> float:
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+def _pooled(blocks: Sequence[Sequence[Any]], scatters: Sequence[float]) -> float:
+    freedom = sum(len(block) - 1 for block in blocks)
+    return _total(scatters) / freedom if freedom else 0.0
+
+
+def noise_line(means: list[float], variances: list[float], sizes: list[int], integer: bool) -> Line:
+    """Fit the noise model; pixels in raster order, 0 values where masked."""
+    step = max(1, len(means) // 2**15) | 1
+    known = [i for i in range(0, len(means), step) if sizes[i] >= 2 and math.isfinite(means[i])]
+    pixels = [i for i in known if math.isfinite(variances[i]) and variances[i] > 0]
+    pixels.sort(key=lambda i: means[i])
+    if not pixels:
+        is_dark = integer and known and sorted(means[i] for i in known)[len(known) // 2] < 1
+        return Line(1.0 if is_dark else 0.0, 0.0, [], [])
+    bins = [list(part) for part in np.array_split(pixels, 40) if len(part)]
+
+    def inner(values: list[float]) -> float:
+        ends = len(values) // 20
+        some = sorted(values)[ends : len(values) - ends]
+        return math.fsum(some) / len(some)
+
+    def middle(values: list[float]) -> float:
+        return sorted(values)[len(values) // 2]
+
+    x = [middle([means[i] for i in part]) for part in bins]
+    y = [inner([variances[i] for i in part]) for part in bins]
+    level = math.fsum(inner([means[i] for i in part]) for part in bins) / len(bins)
+    noise = math.fsum(y) / len(bins)
+    alike = Line(noise / level, 0.0, x, y) if level > 0 else Line(0.0, noise, x, y)
+    tenth = len(x) // 10
+    error = math.sqrt(middle(y) / middle([float(sizes[i]) for i in pixels]))
+    if len(x) < 3 or not x[len(x) - 1 - tenth] - x[tenth] > 4 * error:
+        return alike
+    w = [1 / max(each, max(y) / 100) ** 2 for each in y]
+    x0 = math.fsum(a * b for a, b in zip(w, x, strict=True)) / math.fsum(w)
+    y0 = math.fsum(a * b for a, b in zip(w, y, strict=True)) / math.fsum(w)
+    dx, dy = [each - x0 for each in x], [each - y0 for each in y]
+    sxx = math.fsum(a * b * b for a, b in zip(w, dx, strict=True))
+    sxy = math.fsum(a * b * c for a, b, c in zip(w, dx, dy, strict=True))
+    gain = sxy / sxx
+    rest = [b - gain * a for a, b in zip(dx, dy, strict=True)]
+    scatter = math.fsum(a * b * b for a, b in zip(w, rest, strict=True)) / (len(w) - 2)
+    if not gain > 3 * math.sqrt(scatter / sxx):
+        return alike
+    return Line(gain, y0 - gain * x0, x, y)
+
+
+def clip_maps(
+    frames: NDArray[Any],
+    valid: NDArray[np.bool_],
+    percent: int,
+    cutoff: float,
+    blocks: list[list[int]] | None = None,
+    levels: Sequence[int] | None = None,
+) -> tuple[dict[str, NDArray[Any]], Line, NDArray[np.bool_], list[float]]:
+    """Give the maps of a run: stats by name, the noise line, the flags, and B in raster order.
+
+    `blocks`: frames of each block, None: single values are left out. `levels`: level of each frame
+    over the run's, in 2^-16.
+    """
+    _, n_x, n_y = frames.shape
+    dtype = frames.dtype
+    integer = dtype.kind != "f"
+    u = int(integer)
+    samples = []
+    for x in range(n_x):
+        for y in range(n_y):
+            values, good = frames[:, x, y].tolist(), valid[:, x, y].tolist()
+            if levels is not None:
+                ascending = sorted(v for v, is_good in zip(values, good, strict=True) if is_good)
+                if blocks is None:
+                    _, start, _ = start_of(ascending, percent, integer)
+                else:
+                    parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
+                    start = blocks_kept(parts, integer, only_start=True)
+                values = [
+                    levelled(v, level, start, dtype) if is_good else v
+                    for v, level, is_good in zip(values, levels, good, strict=True)
+                ]
+            if blocks is None:
+                samples.append(
+                    clipped(
+                        sorted(v for v, is_good in zip(values, good, strict=True) if is_good),
+                        percent,
+                        integer,
+                    )
+                )
+            else:
+                samples.append(
+                    blocks_kept(
+                        [sorted(values[f] for f in block if good[f]) for block in blocks], integer
+                    )
+                )
+    sizes = [len(sample) for sample in samples]
+    own: list[float] = []
+    mean: list[float] = []
+    variance: list[float] = []
+    iqr: list[float] = []
+    spread: list[float] = []
+    for sample in samples:
+        if not sample:
+            for values in (own, mean, variance, iqr, spread):
+                values.append(0.0)
+            continue
+        m = len(sample)
+        average, population, _, _ = squares_about_mean(sample, integer)
+        if integer:
+            total = sum(sample)
+            scatter = float(m * sum(value * value for value in sample) - total * total)
+            std = math.sqrt(scatter) / m
+        else:
+            std = math.sqrt(population)
+        spread.append(std)
+        d = float(np.float32(std))
+        v = d * d * (m / max(m - 1, 1))
+        own.append(average)
+        if blocks is None:
+            average, v = corrected(average, v, u)
+        mean.append(average)
+        variance.append(v)
+        iqr.append(float(np.subtract(*np.percentile(np.array(sample, np.float64), [75, 25]))))
+    line = noise_line(mean, variance, sizes, integer)
+    background, flags = _neighbours(own, mean, sizes, samples, line, n_x, n_y, integer)
+
+    g, r2 = line.gain, line.read_variance
+    noise: list[np.float32] = []
+    threshold: list[float] = []
+    for b, v, m in zip(background, variance, sizes, strict=True):
+        model = g * max(b, 0.0) + r2
+        twice = 2.0 * (model * model)
+        full = twice + g * g * g * max(b, 0.0)
+        nu = (m - 1) * (twice / full) if full > 0 else 0.0
+        found = max(model, (nu * v + 20 * model) / (nu + 20), 0.001 * (g * g)) if m else 0.0
+        noise.append(np.float32(math.sqrt(found)))
+        apart = math.sqrt(max(float(noise[-1]) ** 2, g * g / 4))
+        level = b + cutoff * apart
+        if integer:
+            type_min, type_max = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+            least = max(math.ceil(level), math.floor(b) + 1)
+            threshold.append(min(max(least, type_min), type_max + 1) if m else type_max + 1)
+        else:
+            threshold.append(
+                (level if level > b else math.nextafter(b, math.inf)) if m else math.nan
+            )
+    wide = np.int64 if dtype.itemsize == 4 else np.int32
+    shape = (n_x, n_y)
+    stats = {
+        "avg": np.array(background, np.float64).astype(np.float32).reshape(shape),
+        "std": np.array([math.sqrt(v) for v in variance]).astype(np.float32).reshape(shape),
+        "iqr": np.array(iqr).astype(np.float32).reshape(shape),
+        "threshold": np.array(threshold, wide if integer else np.float64).reshape(shape),
+        "n_used": np.array(sizes, np.int32).reshape(shape),
+        "noise": np.array(noise, np.float32).reshape(shape),
+    }
+    stats["spread"] = np.array(spread).astype(np.float32).reshape(shape)
+    return stats, line, np.array(flags).reshape(shape), background
+
+
+def _neighbours(
+    own: list[float],
+    mean: list[float],
+    sizes: list[int],
+    samples: list[list[Any]],
+    line: Line,
+    n_x: int,
+    n_y: int,
+    integer: bool,
+) -> tuple[list[float], list[bool]]:
+    g, r2 = line.gain, line.read_variance
+    if integer:
+        sums, unit = [sum(sample) for sample in samples], 1.0
+    else:
+        products = [a * m for a, m in zip(own, sizes, strict=True)]
+        unit = 2.0 ** (math.frexp(max(map(abs, products), default=0.0))[1] - 48)
+        sums = [round(each / unit) for each in products]
+
+    def weight(v: float) -> float:
+        spread = v * v + r2
+        return 64 * (g * max(v, 0.0) + r2) / spread if spread > 0 else 0.0
+
+    flags = [False] * len(own)
+    background: list[float] = []
+    for _ in range(2):
+        before, flags, background = flags, [], []
+        usable = np.array([m > 0 and not f for m, f in zip(sizes, before, strict=True)])
+        s = np.where(usable, np.array(sums, object), 0).reshape(n_x, n_y)
+        c = np.where(usable, np.array(sizes, object), 0).reshape(n_x, n_y)
+        for i in range(n_x * n_y):
+            x, y = divmod(i, n_y)
+            left, top = 8 * (x // 8 - 4), 8 * (y // 8 - 4)
+            wide = np.s_[max(0, left) : left + 72, max(0, top) : top + 72]
+            near = np.s_[max(0, x - 5) : x + 6, max(0, y - 5) : y + 6]
+            wide_mean = (float(s[wide].sum()) * unit + g) / float(max(c[wide].sum(), 1))
+            k, count = weight(wide_mean), float(c[near].sum())
+            total = float(s[near].sum()) * unit
+            m11 = (total + k * wide_mean) / (count + k) if count + k > 0 else wide_mean
+            m, total = float(sizes[i]), float(sums[i]) * unit
+            noise = m * (g * max(m11, 0.0) + r2)
+            spread = (m11 * m11 + r2) * (m * m) / 64
+            flag = m > 0 and abs(total - m * m11) > 4.5 * math.sqrt(noise + spread) + 4.4 * g
+            flags.append(flag)
+            if not m or flag:
+                background.append(mean[i] if m else 0.0)
+                continue
+            k = weight(m11)
+            drawn = (total + k * m11) / (m + k) if m + k > 0 else 0.0
+            background.append(drawn + (mean[i] - own[i]))
+        if not any(flags):
+            break
+    return background, flags
