@@ -32,7 +32,9 @@ class Flag(IntFlag):
     NEIGHBOUR = 16
     """A pixel of the spot shares an edge or a corner with a pixel of another spot of its mask."""
     STATIC = 32
-    """A pixel of the spot is within 3 rows and 3 columns of a spot that stays in the background."""
+    """A pixel of the spot is within 3 rows and 3 columns of a spot that stays in the background, or
+    is a hot or cold pixel (method clip).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +282,13 @@ SPOT_COLUMNS = (
         ),
     ),
     DatasetRecord(
+        path="spots/centroid_sigma",
+        dtypes=("float64",),
+        shape=("n_spots", 2),
+        unit="pixel",
+        description="standard errors of the centroid along X and Y; NaN where the centroid is",
+    ),
+    DatasetRecord(
         path="spots/moments",
         dtypes=("float64",),
         shape=("n_spots", 3),
@@ -307,6 +316,20 @@ SPOT_COLUMNS = (
         description="angle of the major axis from X towards Y, above -90 and up to 90",
     ),
     DatasetRecord(
+        path="spots/sigma",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="standard error of I: noise of the pixels, the signal and the background; "
+        "NaN if the noise is unknown",
+    ),
+    DatasetRecord(
+        path="spots/snr",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        description="I divided by sigma; NaN where sigma is 0 or unknown",
+    ),
+    DatasetRecord(
         path="spots/n_maxima",
         dtypes=("int32",),
         shape=("n_spots",),
@@ -321,7 +344,7 @@ SPOT_COLUMNS = (
         shape=("n_spots",),
         description=(
             "sum of: 1 touches the border, 2 touches a masked pixel, 4 overloaded, "
-            "8 several maxima, 16 touches another spot, 32 at the place of a static spot"
+            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel"
         ),
     ),
 )

@@ -251,6 +251,8 @@ class Background:
     """(n_X, n_Y) bool: hot and cold pixels; None: the method does not look for them."""
     static: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """(n, 2) int64: X and Y of spots that are on so many frames that they stay in the background."""
+    n_sampled: int = 1
+    """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
     held: Any = None
     """What the backend holds of these very maps where it computes (`Operations.hold_background`);
     None: nothing.

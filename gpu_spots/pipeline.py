@@ -138,8 +138,9 @@ def find_spots(
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
-            places = static_spots.static_places(background, method.n_sampled(n_frames))
-            background = replace(background, static=places)
+            n_sampled = method.n_sampled(n_frames)
+            places = static_spots.static_places(background, n_sampled)
+            background = replace(background, static=places, n_sampled=n_sampled)
             for message in static_spots.background_warnings(background, n_frames):
                 observer.warn(message)
             outcome = method.outcome(background)

@@ -84,7 +84,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.observer = observer
         self.watch = watch
         self.maps = ComponentMaps.of(background, may_touch=parameters.connectivity == 1)
-        self.table = SpotTableBuilder(self.shape[1], source.dtype, background.mean, source.factors)
+        self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
         """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""

@@ -27,6 +27,17 @@ class Below(NamedTuple):
     """Counts."""
 
 
+class Noise(NamedTuple):
+    """Noise of a run."""
+
+    pixel: list[float]
+    """Noise of a value of each pixel in raster order, counts."""
+    n_used: list[int]
+    """Values that the background of each pixel is known from."""
+    gain: float
+    correlation: float
+
+
 class Spot(NamedTuple):
     """Pixels of a spot on a frame, in raster order."""
 
@@ -41,12 +52,14 @@ def properties(
     below: list[Below | None],
     factors: Sequence[int],
     static: Sequence[Place] = (),
+    noise: Noise | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
     `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
     background of every pixel in raster order, None for masked pixels. With `factors` the background
-    is that of frames times factor / 65536. `static` are places of static spots.
+    is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
+    errors are computed.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
@@ -70,6 +83,11 @@ def properties(
             ),
             "n_maxima": count_maxima(dict(zip(spot.places, spot.values, strict=True))),
         }
+        if noise is not None:
+            found |= errors_of(
+                spot, pixels, found, result["spots/box"][row].tolist(),
+                float(result["spots/I"][row]), factors[frame] if factors else None, noise,
+            )  # fmt: skip
         overload = result.get("spots/overload")
         flags = {
             BORDER: touches_border(spot.places, frames.shape[1:]),
@@ -84,6 +102,7 @@ def properties(
             ),
         }
         found["flags"] = sum(bit for bit, is_set in flags.items() if is_set)
+        found.pop("from_box", None)
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
     n, dtype = len(result["spots/frame"]), frames.dtype.newbyteorder("=")
@@ -95,6 +114,15 @@ def properties(
         "moments": ("float64", (3,)),
         "fwhm": ("float64", (2,)),
         "orientation": ("float64", ()),
+        **(
+            {}
+            if noise is None
+            else {
+                "sigma": ("float64", ()),
+                "snr": ("float64", ()),
+                "centroid_sigma": ("float64", (2,)),
+            }
+        ),
         "n_maxima": ("int32", ()),
         "flags": ("uint16", ()),
     }
@@ -138,10 +166,50 @@ def shape_of(spot: Spot, intensity: float, box: list[int], factor: int | None) -
     fwhm = [width * math.sqrt(max(each, 0.0)) for each in (middle + spread, middle - spread)]
     return {
         "centroid": (box[0] + x, box[2] + y),
+        "from_box": (x, y),
         "moments": (xx, yy, xy),
         "fwhm": fwhm,
         "orientation": math.atan2(2 * xy + 0.0, xx - yy) * (90 / math.pi),
     }
+
+
+def errors_of(
+    spot: Spot,
+    pixels: list[int],
+    found: dict[str, Any],
+    box: list[int],
+    intensity: float,
+    factor: int | None,
+    noise: Noise,
+) -> dict[str, Any]:
+    """Compute sigma of the intensity and of the centroid."""
+    level = 1.0 if factor is None else 65536.0 / factor
+    sums = []
+    for power_x, power_y in ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2)):
+        of_noise = of_background = 0.0
+        for (x, y), pixel, below in zip(spot.places, pixels, spot.below, strict=True):
+            weight = float((x - box[0]) ** power_x * (y - box[2]) ** power_y)
+            variance = noise.pixel[pixel] * noise.pixel[pixel]
+            of_noise = of_noise + (variance + variance / noise.n_used[pixel]) * weight
+            of_background = of_background + below.rounded * weight
+        sums.append(of_noise + ((level - 1.0) * noise.gain) * of_background)
+    signal = noise.gain * max(intensity, 0.0)
+    sigma = math.sqrt(noise.correlation * max(sums[0], 0.0) + signal)
+    result = {
+        "sigma": sigma,
+        "snr": intensity / sigma if sigma > 0 else math.nan,
+        "centroid_sigma": (math.nan, math.nan),
+    }
+    if not math.isnan(found["centroid"][0]):
+        each = []
+        for axis in (0, 1):
+            # the centroid from the begin of the box, before that was added
+            at = found["from_box"][axis]
+            second = sums[3 + axis] - 2 * at * sums[1 + axis] + at * at * sums[0]
+            along = noise.correlation * max(second, 0.0) + signal * max(found["moments"][axis], 0.0)
+            each.append(math.sqrt(along) / intensity)
+        result["centroid_sigma"] = (each[0], each[1])
+    return result
 
 
 def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:

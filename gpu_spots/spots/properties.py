@@ -23,6 +23,7 @@ from gpu_spots.model import (
     Components,
     FixedPointMean,
     Measurements,
+    NoiseModel,
 )
 from gpu_spots.spots.neighbours import neighbours
 
@@ -46,6 +47,10 @@ class ComponentSums:
     """(6, c) float64, counts times pixel^k: sums of B, B x, B y, B x^2, B y^2 and B x y, with x and y
     from the begin of the box.
     """
+    noise: Floats
+    """(5, c) float64, counts^2 times pixel^k: sums of W, W x, W y, W x^2 and W y^2, where W is the
+    variance of a value less the background.
+    """
     flags: NDArray[np.int64]
     """(c,) int64: `Flag` of what does not depend on the frame."""
 
@@ -58,6 +63,10 @@ class ComponentMaps:
     """(n_X, n_Y) of a frame."""
     mean: FixedPointMean | Floats
     """Background under each pixel, as `Background.mean`."""
+    noise: NDArray[np.float32] | None
+    """(n_X, n_Y) float32, counts: noise of a value; None: not known."""
+    n_used: NDArray[np.int32] | int
+    """Values in the background sample of each pixel, (n_X, n_Y) int32, or of all."""
     flagged: tuple[tuple[Flag, Bools], ...]
     """Flag of a component that has a pixel of the map, (n_X, n_Y) bool."""
     may_touch: bool
@@ -72,7 +81,16 @@ class ComponentMaps:
             maps.append((Flag.INVALID, _beside(~background.validity.pixels)))
         if len(background.static):
             maps.append((Flag.STATIC, _around(background.static, shape)))
-        return cls((shape[0], shape[1]), background.mean, tuple(maps), may_touch)
+        if background.flagged is not None and background.flagged.any():
+            maps.append((Flag.STATIC, background.flagged))
+        return cls(
+            shape=(shape[0], shape[1]),
+            mean=background.mean,
+            noise=background.noise,
+            n_used=background.n_sampled if background.n_used is None else background.n_used,
+            flagged=tuple(maps),
+            may_touch=may_touch,
+        )
 
     def sums(self, found: Components) -> ComponentSums:
         """Return the sums over components."""
@@ -83,6 +101,7 @@ class ComponentMaps:
         x = (row - found.box[component, 0]).astype(np.float64)
         y = (pixels - row * self.shape[1] - found.box[component, 2]).astype(np.float64)
         background = _sums_with(self._mean_at(pixels), x, y, component, n)
+        noise = _sums_with(self._variance_at(pixels), x, y, component, n, mixed=False)
         flags = np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0)
         for flag, is_flagged in self.flagged:
             hits = component[is_flagged.reshape(-1)[pixels]]
@@ -90,7 +109,7 @@ class ComponentMaps:
         if self.may_touch:
             for hits in _touching(found, component, self.shape):
                 flags[hits] |= int(Flag.NEIGHBOUR)
-        return ComponentSums(length, background, flags)
+        return ComponentSums(length, background, noise, flags)
 
     def _mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
@@ -101,6 +120,17 @@ class ComponentMaps:
         if mean.high is not None:
             exact += mean.high.reshape(-1)[pixels] * 2.0**32
         return exact / mean.scale
+
+    def _variance_at(self, pixels: NDArray[np.int64]) -> Floats:
+        """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
+        if self.noise is None:
+            return np.full(len(pixels), np.nan)
+        noise = self.noise.reshape(-1)[pixels].astype(np.float64)
+        n_used = self.n_used
+        if not isinstance(n_used, int):
+            n_used = n_used.reshape(-1)[pixels]
+        variance = noise * noise
+        return variance + variance / n_used
 
 
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
@@ -122,6 +152,7 @@ def spot_columns(
     scale: int | None,
     factors: NDArray[np.int64] | None,
     dtype: np.dtype[Any],
+    noise: NoiseModel | None,
 ) -> dict[str, Array]:
     """Return the columns of `gpu_spots.columns` that describe each spot, by name.
 
@@ -134,6 +165,7 @@ def spot_columns(
         scale: `FixedPointMean.scale`; None for float frames.
         factors: (n,) int64, 2^-16: factor of the frame of each row; None: frames are not scaled.
         dtype: type of the frames.
+        noise: noise model of the run; None: not known, and sigmas are NaN.
     """
     level = 1.0 if factors is None else 2**FACTOR_BITS / factors
     below = level * of_component.background[:, component]
@@ -148,6 +180,9 @@ def spot_columns(
         spread = np.sqrt(half * half + xy * xy)
         variances = np.stack([middle + spread, middle - spread], axis=1)
         fwhm = FWHM * np.sqrt(np.maximum(variances, 0.0))
+        sigma, centroid_sigma = _errors(
+            of_component, component, level, intensity, (x, y, xx, yy), noise
+        )
     flags = of_component.flags[component]
     if measured.overload is not None:
         flags = flags | np.where(measured.overload > 0, int(Flag.OVERLOADED), 0)
@@ -156,13 +191,54 @@ def spot_columns(
         "n_pixels": of_component.n_pixels[component].astype(np.int32),
         "max": (measured.largest + 0).astype(dtype),  # no negative zero
         "centroid": np.stack([box[:, 0] + x, box[:, 2] + y], axis=1),
+        "centroid_sigma": centroid_sigma,
         "moments": np.stack([xx, yy, xy], axis=1),
         "fwhm": fwhm,
         "orientation": _orientation(xx - yy, 2 * xy),
         "background": below[0] if scale is None else _exact_background(measured, scale, factors),
+        "sigma": sigma,
+        "snr": _ratio(intensity, sigma),
         "n_maxima": measured.n_maxima.astype(np.int32),
         "flags": flags.astype(np.uint16),
     }
+
+
+def _errors(
+    of_component: ComponentSums,
+    component: NDArray[np.int64],
+    level: Floats | float,
+    intensity: Floats,
+    shape: tuple[Floats, Floats, Floats, Floats],
+    noise: NoiseModel | None,
+) -> tuple[Floats, Floats]:
+    """Return sigma of the intensity (n,), and of the centroid (n, 2).
+
+    ``shape``: centroid from the begin of the box, and moments XX and YY.
+    """
+    if noise is None:
+        return np.full(len(component), np.nan), np.full((len(component), 2), np.nan)
+    x, y, xx, yy = shape
+    gain = np.float64(noise.gain)
+    # the photons that a frame has more of, or less, than the run
+    sums = (
+        of_component.noise[:, component]
+        + ((level - 1.0) * gain) * of_component.background[:5, component]
+    )
+    signal = gain * np.maximum(intensity, 0.0)
+    total, by_x, by_y, by_xx, by_yy = sums
+    variance = noise.correlation * np.maximum(total, 0.0) + signal
+    along = [
+        noise.correlation * np.maximum(second - 2 * at * first + at * at * total, 0.0)
+        + signal * np.maximum(moment, 0.0)
+        for at, first, second, moment in ((x, by_x, by_xx, xx), (y, by_y, by_yy, yy))
+    ]
+    return np.sqrt(variance), np.stack([np.sqrt(each) / intensity for each in along], axis=1)
+
+
+def _ratio(intensity: Floats, sigma: Floats) -> Floats:
+    """Intensity in units of its sigma; NaN where sigma is 0 or not known."""
+    with np.errstate(all="ignore"):
+        return np.where(sigma > 0, intensity / sigma, np.nan)
 
 
 def _moments(measured: Measurements) -> Floats:
@@ -209,23 +285,20 @@ def _orientation(cosine: Floats, sine: Floats) -> Floats:
 
 
 def _sums_with(
-    values: Floats, x: Floats, y: Floats, component: NDArray[np.int64], n: int
+    values: Floats,
+    x: Floats,
+    y: Floats,
+    component: NDArray[np.int64],
+    n: int,
+    *,
+    mixed: bool = True,
 ) -> Floats:
-    """Sums of values, and of values times x, y, x^2, y^2 and x y, (6, n), pixel by pixel."""
+    """Sums of values, and of values times x, y, x^2, y^2 and, if ``mixed``, x y, pixel by pixel."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack(
-            [
-                np.bincount(component, weights=part, minlength=n)
-                for part in (
-                    values,
-                    values * x,
-                    values * y,
-                    values * (x * x),
-                    values * (y * y),
-                    values * (x * y),
-                )
-            ]
-        )
+        parts = [values, values * x, values * y, values * (x * x), values * (y * y)]
+        if mixed:
+            parts.append(values * (x * y))
+        return np.stack([np.bincount(component, weights=part, minlength=n) for part in parts])
 
 
 def _at_border(box: NDArray[np.int32], shape: tuple[int, int]) -> Bools:

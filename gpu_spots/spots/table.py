@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, FixedPointMean, Measurements, SpotTable
+from gpu_spots.model import (
+    FACTOR_BITS,
+    Array,
+    Background,
+    Components,
+    FixedPointMean,
+    Measurements,
+    SpotTable,
+)
 from gpu_spots.spots.properties import (
     ComponentSums,
     joined_measurements,
@@ -61,7 +69,7 @@ class SpotTableBuilder:
         self,
         n_columns: int,
         dtype: np.dtype[Any],
-        mean: FixedPointMean | NDArray[np.float64],
+        background: Background,
         factors: NDArray[np.int64] | None = None,
     ) -> None:
         """Prepare an empty table.
@@ -69,12 +77,14 @@ class SpotTableBuilder:
         Args:
             n_columns: n_Y of the frames.
             dtype: type of the frames.
-            mean: background under each pixel, as `Background.mean`.
+            background: background of the run; its maps are not kept.
             factors: (n_frames,) int64, 2^-16: factor of each frame; None: frames are not scaled.
         """
         self._n_columns = n_columns
         self._dtype = dtype
+        mean = background.mean
         self._scale = mean.scale if isinstance(mean, FixedPointMean) else None
+        self._noise = background.noise_model
         self._factors = factors
         self._n_pixels = 0
         self._ranges: list[NDArray[np.int64]] = []
@@ -138,6 +148,7 @@ class SpotTableBuilder:
             self._scale,
             None if self._factors is None else self._factors[frame],
             self._dtype,
+            self._noise,
         )
         overload = measured.overload
         table = {

@@ -134,12 +134,13 @@ def test_a_spot_without_intensity_has_no_shape() -> None:
     found = spot_columns(
         Measurements(one, one, one, one, None, one, one, np.ones((5, 2), np.int64), None),
         np.array([0.0, 5.0]),
-        ComponentSums(one, np.zeros((6, 2)), one),
+        ComponentSums(one, np.zeros((6, 2)), np.ones((5, 2)), one),
         np.arange(2),
         np.array([[3, 5, 4, 6]] * 2, np.int32),
         1,
         None,
         np.dtype(np.uint16),
+        None,
     )
     for name in ("centroid", "moments", "fwhm", "orientation"):
         assert np.isnan(found[name][0]).all(), name
@@ -151,12 +152,13 @@ def test_a_box_that_is_too_long_has_no_shape() -> None:
     found = spot_columns(
         Measurements(one, one, one, one, None, one, one, np.ones((5, 2), np.int64), None),
         np.array([5.0, 5.0]),
-        ComponentSums(one, np.zeros((6, 2)), one),
+        ComponentSums(one, np.zeros((6, 2)), np.ones((5, 2)), one),
         np.arange(2),
         np.array([[0, 4096, 0, 1], [0, 1, 0, 4097]], np.int32),
         1,
         None,
         np.dtype(np.uint16),
+        None,
     )
     assert np.isnan(found["centroid"]).all(axis=1).tolist() == [False, True]
 
@@ -170,12 +172,13 @@ def test_moments_of_two_halves_are_rounded_once(upper: int) -> None:
             one, one, one, one, None, one, one, np.full((5, 1), lower), np.full((5, 1), upper)
         ),
         np.array([1.0]),
-        ComponentSums(one, np.zeros((6, 1)), one),
+        ComponentSums(one, np.zeros((6, 1)), np.ones((5, 1)), one),
         np.arange(1),
         np.array([[0, 2, 0, 2]], np.int32),
         1,
         None,
         np.dtype(np.uint32),
+        None,
     )
     assert found["centroid"][0, 0] == float(upper * 2**HALF_BITS + lower)
 

@@ -8,6 +8,7 @@ import pytest
 from gpu_spots.model import Components, FixedPointMean, Measurements
 from gpu_spots.spots.properties import ComponentMaps
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
+from helpers import background_of
 
 
 def measured(total: int, high: int, low: int) -> Measurements:
@@ -90,8 +91,8 @@ def test_the_table_by_hand_does_not_depend_on_batches(cuts: tuple[int, ...]) -> 
     """Frames 0 and 3 share mask 2; frame 1 has mask 0, frame 2 the empty mask 1, frame 4 mask 3."""
     mask_of_frame = np.array([2, 0, 1, 2, 3])
     spots = [MASKS[mask] for mask in mask_of_frame]
-    background = np.zeros((5, 10))
-    maps = ComponentMaps((5, 10), background, (), may_touch=False)
+    background = background_of(np.zeros((5, 10)), np.dtype("float64"), np.zeros((5, 10)))
+    maps = ComponentMaps.of(background, may_touch=False)
     builder = SpotTableBuilder(10, np.dtype("float64"), background)
     for a, b in pairwise([0, *cuts, 4]):
         found = batch(*MASKS[a:b])
@@ -111,7 +112,17 @@ def test_the_table_by_hand_does_not_depend_on_batches(cuts: tuple[int, ...]) -> 
         )
         builder.add_measurements(peaks / 4, sums, mask_of_frame[a:b])
     assert builder.covered.tolist() == [3, 0, 5, 1]
-    properties = {"background", "centroid", "moments", "fwhm", "orientation", "flags"}
+    properties = {
+        "sigma",
+        "snr",
+        "centroid_sigma",
+        "background",
+        "centroid",
+        "moments",
+        "fwhm",
+        "orientation",
+        "flags",
+    }
     table = {
         path: values.tolist()
         for path, values in builder.table().items()
