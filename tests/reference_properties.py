@@ -53,13 +53,14 @@ def properties(
     factors: Sequence[int],
     static: Sequence[Place] = (),
     noise: Noise | None = None,
+    hot: Sequence[Place] = (),
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
     `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
     background of every pixel in raster order, None for masked pixels. With `factors` the background
     is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
-    errors are computed.
+    errors are computed. `hot` are hot and cold pixels.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
@@ -99,7 +100,8 @@ def properties(
             NEIGHBOUR: touches_other(spot.places, labels[result["spots/mask"][row]], label),
             STATIC: any(
                 abs(x - a) <= 3 and abs(y - b) <= 3 for x, y in spot.places for a, b in static
-            ),
+            )
+            or any(place in spot.places for place in hot),
         }
         found["flags"] = sum(bit for bit, is_set in flags.items() if is_set)
         found.pop("from_box", None)
