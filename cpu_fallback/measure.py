@@ -42,6 +42,8 @@ def measure(
     mask_of_frame: NDArray[np.integer],
     prepared: Prepared,
     factors: NDArray[np.integer] | None,
+    *,
+    with_values: bool = False,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
     mean, saturation = prepared.mean, prepared.saturation
@@ -62,6 +64,7 @@ def measure(
             n_maxima=none,
             moments=no_sums if is_exact else np.zeros((5, 0)),
             moments_high=no_sums if is_wide else None,
+            values=np.zeros(0, frames.dtype.newbyteorder("=")) if with_values else None,
         )
     spot = np.repeat(np.arange(len(begin)), spots.length)
     found = frames.reshape(-1)[pixels + spots.frame * (frame_shape[0] * frame_shape[1])]
@@ -87,6 +90,7 @@ def measure(
             n_maxima=n_maxima,
             moments=_exact_moments(lower, places, begin),
             moments_high=_exact_moments(values >> HALF_BITS, places, begin) if is_wide else None,
+            values=found if with_values else None,
         )
     background = mean.reshape(-1)[pixels]
     # values may be as large as the type allows
@@ -100,7 +104,18 @@ def measure(
         moments = np.stack(
             [np.bincount(spot, weights=difference * u) for u in (x, y, x * x, y * y, x * y)]
         )
-    return Measurements(total, None, None, peak, overload, largest, n_maxima, moments, None)
+    return Measurements(
+        total=total,
+        background_high=None,
+        background_low=None,
+        peak=peak,
+        overload=overload,
+        largest=largest,
+        n_maxima=n_maxima,
+        moments=moments,
+        moments_high=None,
+        values=found if with_values else None,
+    )
 
 
 def _repeated(components: Components, mask_of_frame: NDArray[np.integer]) -> _Spots:

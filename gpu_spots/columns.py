@@ -330,6 +330,22 @@ SPOT_COLUMNS = (
         description="I divided by sigma; NaN where sigma is 0 or unknown",
     ),
     DatasetRecord(
+        path="spots/I_prf",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="intensity by weights from the profile of the spot on all frames of its mask",
+        absent="every frame has a mask of its own (-S none), or the noise is unknown",
+    ),
+    DatasetRecord(
+        path="spots/sigma_prf",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="standard error of I_prf",
+        absent="every frame has a mask of its own (-S none), or the noise is unknown",
+    ),
+    DatasetRecord(
         path="spots/n_maxima",
         dtypes=("int32",),
         shape=("n_spots",),

@@ -383,6 +383,10 @@ class Measurements:
     """
     moments_high: NDArray[np.int64] | None
     """(5, s) int64: sums of floor(value / 2^16) * u for integer frames of 32 bits, else None."""
+    values: Array | None = None
+    """(v,), the frames' dtype, counts: values of all pixels of each spot, one spot after the other,
+    pixels ascending; None: they were not asked for.
+    """
 
 
 SpotTable = Mapping[str, Array]

@@ -27,6 +27,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
+from gpu_spots.spots.profiles import WeightedSums
 from gpu_spots.spots.properties import ComponentMaps, ComponentSums
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
@@ -84,6 +85,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.observer = observer
         self.watch = watch
         self.maps = ComponentMaps.of(background, may_touch=parameters.connectivity == 1)
+        self.noise_model = background.noise_model
         self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
@@ -107,19 +109,35 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
     def in_groups(self, groups: Groups) -> SpotTable:
         """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
         self.sink.expect_synced(groups.n_masks)
-        found = self._label(self._synced_masks(groups))
+        return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
+
+    def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
+        """Measure the spots of groups on each of their frames."""
+        weighted = None
+        if self.noise_model is not None:
+            weighted = WeightedSums(
+                found, self.maps, self.noise_model, groups.mask_of_frame, self.source.factors
+            )
 
         def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
             on_device = self.source.batch(begin, end)
             return _Images({}), self._measure(
-                on_device, found, groups.mask_of_frame[begin:end], begin, end
+                on_device, found, groups.mask_of_frame[begin:end], begin, end, with_values=True
             )
 
         for begin, end, (intensity, measured) in self._walk(
             "spots", self.source.shape[0], "frames", one_batch
         ):
-            self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
-        return self.table.table()
+            mask_of_frame = groups.mask_of_frame[begin:end]
+            if weighted is not None:
+                assert measured.values is not None
+                weighted.add(measured.values, mask_of_frame)
+            self.table.add_measurements(intensity, replace(measured, values=None), mask_of_frame)
+        table = self.table.table()
+        if weighted is None:
+            return table
+        intensity, sigma = weighted.columns()
+        return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
 
     def _synced_masks(self, groups: Groups) -> Masks:
         """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
@@ -234,10 +252,14 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         mask_of_frame: NDArray[np.int64],
         begin: int,
         end: int,
+        *,
+        with_values: bool = False,
     ) -> Sums:
         """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
         factors = None if self.source.factors is None else self.source.factors[begin:end]
-        measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
+        measured = self.backend.measure(
+            on_device, found, mask_of_frame, self.prepared, factors, with_values=with_values
+        )
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 

@@ -242,6 +242,87 @@ def count_maxima(values: dict[Place, Any]) -> int:
     return count
 
 
+def weighted_intensities(
+    frames: NDArray[Any],
+    result: dict[str, NDArray[Any]],
+    below: list[Below | None],
+    factors: Sequence[int],
+    noise: Noise,
+) -> dict[str, NDArray[Any]]:
+    """Compute I_prf and sigma_prf of all spots; the arguments are those of `properties`."""
+    n_y = frames.shape[2]
+    images = [frame.ravel().tolist() for frame in frames]
+    levels = [65536.0 / factor for factor in factors] or [1.0] * len(frames)
+    spots: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(result["spots/mask"], result["spots/label"], strict=True)):
+        spots.setdefault((int(key[0]), int(key[1])), []).append(row)
+    found = np.full((2, len(result["spots/frame"])), math.nan)
+    for rows in spots.values():
+        begin, end = result["spots/pixel_list_BE"][rows[0]]
+        pixels = result["spots/pixel_list"][begin:end].tolist()
+        under = [
+            each.rounded if each is not None else math.nan
+            for each in map(below.__getitem__, pixels)
+        ]
+        on = [int(result["spots/frame"][row]) for row in rows]
+        differences = [
+            [
+                float(images[frame][p]) - levels[frame] * b
+                for p, b in zip(pixels, under, strict=True)
+            ]
+            for frame in on
+        ]
+        variances = []
+        for pixel in pixels:
+            variance = noise.pixel[pixel] * noise.pixel[pixel]
+            variances.append(variance + variance / noise.n_used[pixel])
+        weights, scale = weights_of(pixels, n_y, differences, variances, noise.gain)
+        for row, frame, difference in zip(rows, on, differences, strict=True):
+            total = squares = of_noise = 0.0
+            for w, d, v, b in zip(weights, difference, variances, under, strict=True):
+                total = total + w * d
+                squares = squares + w * (w * d)
+                of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
+            spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(squares, 0.0)
+            found[:, row] = scale * total, scale * math.sqrt(spread)
+    return {"spots/I_prf": found[0], "spots/sigma_prf": found[1]}
+
+
+def weights_of(
+    pixels: list[int],
+    n_y: int,
+    differences: list[list[float]],
+    variances: list[float],
+    gain: float,
+) -> tuple[list[float], float]:
+    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+    smooth: dict[Place, float] = {}
+    for i, pixel in enumerate(pixels):
+        total = 0.0
+        for difference in differences:
+            total = total + difference[i]
+        smooth[divmod(pixel, n_y)] = total / sigmas[i] if sigmas[i] > 0 else 0.0
+    for _ in range(2):
+        before = dict(smooth)
+        for x, y in smooth:
+            total = 4 * before[x, y]
+            # in pairs of opposite directions: along a row first
+            for i, j in ((0, 1), (0, -1), (1, -1), (-1, 1), (1, 0), (-1, 0), (1, 1), (-1, -1)):
+                if (x + i, y + j) in before:
+                    total = total + (2 if i == 0 or j == 0 else 1) * before[x + i, y + j]
+            smooth[x, y] = total
+    positive = [max(value, 0.0) for value in smooth.values()]
+    heights = [p / s if s > 0 else 0.0 for p, s in zip(positive, sigmas, strict=True)]
+    highest = max(heights)
+    weights = [float(round(15 * h / highest)) if highest > 0 else 0.0 for h in heights]
+    all_of_it = weighted = 0.0
+    for w, p, s in zip(weights, positive, sigmas, strict=True):
+        all_of_it = all_of_it + p * s
+        weighted = weighted + w * (p * s)
+    return weights, all_of_it / weighted if weighted > 0 else math.nan
+
+
 def touches_border(places: list[Place], shape: tuple[int, ...]) -> bool:
     """Tell whether a spot has a pixel in the outermost rows or columns."""
     return any(x in (0, shape[0] - 1) or y in (0, shape[1] - 1) for x, y in places)

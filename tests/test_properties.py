@@ -15,7 +15,7 @@ from gpu_spots.model import Background, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, datasets
-from reference_properties import Below, Noise, properties
+from reference_properties import Below, Noise, properties, weighted_intensities
 
 pytestmark = [pytest.mark.on_two_devices, pytest.mark.sanitize]
 
@@ -88,16 +88,20 @@ def test_properties_equal_the_reference(
         model.correlation,
     )
     factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
+    factors = factors if normalise == "level" else []
     flagged = background.flagged
     expected = properties(
         frames,
         found,
         below,
-        factors if normalise == "level" else [],
+        factors,
         [(int(x), int(y)) for x, y in static_places(background, N)],
         noise,
         [] if flagged is None else [(int(x), int(y)) for x, y in np.argwhere(flagged)],
     )
+    if sync != "none":
+        expected |= weighted_intensities(frames, found, below, factors, noise)
+    assert ("spots/I_prf" in found) == (sync != "none")
     assert len(expected["spots/sigma"]) > 20
     assert np.isfinite(expected["spots/sigma"]).all()
     assert_same(found, expected)

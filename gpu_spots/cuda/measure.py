@@ -26,6 +26,8 @@ def measure(
     mask_of_frame: NDArray[np.integer],
     prepared: Prepared,
     factors: NDArray[np.integer] | None,
+    *,
+    with_values: bool = False,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
     mean, saturation, on_device = prepared.mean, prepared.saturation, components.held
@@ -39,6 +41,8 @@ def measure(
     # rows as in measure.cu
     sums = xp.empty((2 + 5 * (1 + is_wide), n_spots), np.float64 if is_float else np.int64)
     counts = xp.empty((3 if is_float else 5, n_spots), np.int64)
+    ends = np.cumsum(np.diff(components.begin)[component])
+    values = xp.empty(int(ends[-1]) if n_spots else 0, frames.dtype) if with_values else None
     if n_spots:
         scales = (
             None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
@@ -66,9 +70,12 @@ def measure(
                 *(begin, pixels, box, np.int32(frames.shape[2])),
                 *(_smallest_saturated(saturation, is_float), mean.high, mean.low),
                 *(np.int32(mean.low_is_signed), mean.float, scales, sums, counts),
+                *(None if values is None else toolkit.to_device(ends), values),
             ),
         )
-    sums, counts = fetched(toolkit, (sums, counts))
+    sums, counts, *more = fetched(
+        toolkit, (sums, counts) if values is None else (sums, counts, values)
+    )
     return Measurements(
         total=sums[0],
         background_high=None if is_float else counts[3],
@@ -79,6 +86,7 @@ def measure(
         n_maxima=counts[2],
         moments=sums[2:7],
         moments_high=sums[7:] if is_wide else None,
+        values=more[0] if with_values else None,
     )
 
 

@@ -222,13 +222,20 @@ class SeveralGpus:
         mask_of_frame: NDArray[np.integer],
         prepared: tuple[Prepared, ...],
         factors: NDArray[np.integer] | None,
+        *,
+        with_values: bool = False,
     ) -> Measurements:
         """Where the batch is."""
         device, batch = self._here(frames)
         there, held = components.held or (device, None)
         components = replace(components, held=held if there == device else None)
         return self.backends[device].measure(
-            batch, components, mask_of_frame, prepared[device], factors
+            batch,
+            components,
+            mask_of_frame,
+            prepared[device],
+            factors,
+            with_values=with_values,
         )
 
     def _here(self, frames: _Frames) -> tuple[int, Any]:

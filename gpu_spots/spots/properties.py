@@ -100,8 +100,8 @@ class ComponentMaps:
         row = pixels // self.shape[1]
         x = (row - found.box[component, 0]).astype(np.float64)
         y = (pixels - row * self.shape[1] - found.box[component, 2]).astype(np.float64)
-        background = _sums_with(self._mean_at(pixels), x, y, component, n)
-        noise = _sums_with(self._variance_at(pixels), x, y, component, n, mixed=False)
+        background = _sums_with(self.mean_at(pixels), x, y, component, n)
+        noise = _sums_with(self.variance_at(pixels), x, y, component, n, mixed=False)
         flags = np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0)
         for flag, is_flagged in self.flagged:
             hits = component[is_flagged.reshape(-1)[pixels]]
@@ -111,7 +111,7 @@ class ComponentMaps:
                 flags[hits] |= int(Flag.NEIGHBOUR)
         return ComponentSums(length, background, noise, flags)
 
-    def _mean_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
         mean = self.mean
         if not isinstance(mean, FixedPointMean):
@@ -121,7 +121,7 @@ class ComponentMaps:
             exact += mean.high.reshape(-1)[pixels] * 2.0**32
         return exact / mean.scale
 
-    def _variance_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def variance_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
         if self.noise is None:
             return np.full(len(pixels), np.nan)

@@ -70,7 +70,9 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
             np.array([0, 2, 2]),
             prepared,
             np.array([65536, 65000, 70000]),
+            with_values=True,
         )
+        yield measured.values
         yield from (measured.total, measured.peak, measured.overload)
         yield from (measured.largest, measured.n_maxima, measured.moments)
         if measured.background_high is not None:
@@ -161,6 +163,7 @@ FAULTS = {
     "maxima with corners left out": Fault("measure", "if (step == 4 ||", "if (step % 2 == 0 ||"),
     "low maxima": Fault("measure", "2 * value >= largest.value + least", "2 * value >= least + least"),
     "maxima at half of the zero level": Fault("measure", "0.5 * largest.value + 0.5 * least", "0.5 * largest.value", "float64"),
+    "values that are a pixel late": Fault("measure", "kept[i] = found", "kept[i] = values[pixels[first]]"),
     "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
 }  # fmt: skip
 

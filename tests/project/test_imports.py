@@ -75,6 +75,7 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
         "masks/grouping",
         "spots/frames",
         "spots/neighbours",
+        "spots/profiles",
         "spots/properties",
         "spots/table",
     ],
@@ -83,6 +84,7 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     others = {
         "spots/frames": {"gpu_spots/masks/grouping"},
         "spots/properties": {"gpu_spots/columns", "gpu_spots/spots/neighbours"},
+        "spots/profiles": {"gpu_spots/spots/neighbours", "gpu_spots/spots/properties"},
         "spots/table": {"gpu_spots/spots/properties"},
     }
     assert ours(f"gpu_spots/{name}") <= others.get(name, set()) | {

@@ -75,6 +75,7 @@ struct Area {
 // `sums` has a row of n_spots for each of: total, largest value, and sums of value times x, y, x^2, y^2 and x y, with x and y from
 // the begin of the box; if WIDE these are of the lower halves of the values, and five rows of the upper halves follow.
 // `counts` has a row for each of: peak, overload, maxima, and for integers the upper and the lower part of the background.
+// `values_of_spots`, if it is not null, gets the values of each spot, which end at `end_of_values`.
 // Integers: all sums are exact. low_is_signed: mean_low is of 32 bits with a sign, and mean_high null. Moments are unsigned, as
 // they may overflow where they are not used. Floats: differences from `mean`, divided by the frame's factor,
 // are added one after the other in the order of the pixels, as rounding depends on it.
@@ -83,7 +84,8 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
         const i32* __restrict__ component_of_spot, const i64* __restrict__ begin, const i32* __restrict__ pixels,
         const i32* __restrict__ boxes, i32 n_columns, SUM saturation, const i64* __restrict__ mean_high,
         const u32* __restrict__ mean_low, i32 low_is_signed, const f64* __restrict__ mean,
-        const f64* __restrict__ one_over_factor, SUM* __restrict__ sums, i64* __restrict__ counts) {
+        const f64* __restrict__ one_over_factor, SUM* __restrict__ sums, i64* __restrict__ counts,
+        const i64* __restrict__ end_of_values, FRAME* __restrict__ values_of_spots) {
   const i32 spot = (i32)(((i64)blockIdx.x * THREADS + threadIdx.x) >> 5), lane = threadIdx.x & 31;
   if (spot >= n_spots) return;  // the whole warp
   const i32 component = component_of_spot[spot], frame = frame_of_spot[spot];
@@ -170,8 +172,11 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
     least = lower < least ? lower : least;
   }
   i64 n_maxima = 0;
+  FRAME* const kept = values_of_spots ? values_of_spots + end_of_values[spot] - end : nullptr;
   for (i64 i = first + lane; i < end; i += 32) {
-    const SUM value = as_sum(values[pixels[i]]);
+    const FRAME found = values[pixels[i]];
+    const SUM value = as_sum(found);
+    if (kept) kept[i] = found;
 #if FLOAT
     const bool is_high = value >= 0.5 * largest.value + 0.5 * least;
 #else
