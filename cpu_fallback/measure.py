@@ -1,5 +1,6 @@
 """Sums and maxima over components, for every frame that shares the components' mask."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from gpu_spots.model import (
     Measurements,
 )
 from gpu_spots.spots.neighbours import neighbours
+
+PIECE = 1 << 15
+"""Pixels of spots that are worked on at a time: what comes in between stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,38 @@ def measure(
     with_values: bool = False,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
+    counts = np.diff(components.begin[components.first])[mask_of_frame]
+    parts = []
+    for begin, end in _stretches(counts, PIECE):
+        some = None if factors is None else factors[begin:end]
+        masks = mask_of_frame[begin:end]
+        parts.append(
+            _measure(frames[begin:end], components, masks, prepared, some, with_values=with_values)
+        )
+    return parts[0] if len(parts) == 1 else Measurements.joined(parts)
+
+
+def _stretches(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of stretches of frames with at most ``most`` pixels, or of one frame."""
+    begin, n = 0, 0
+    for frame, count in enumerate(counts.tolist()):
+        if n and n + count > most:
+            yield begin, frame
+            begin, n = frame, 0
+        n += count
+    yield begin, len(counts)
+
+
+def _measure(
+    frames: Array,
+    components: Components,
+    mask_of_frame: NDArray[np.integer],
+    prepared: Prepared,
+    factors: NDArray[np.integer] | None,
+    *,
+    with_values: bool,
+) -> Measurements:
+    """Measure the components of a few frames."""
     mean, saturation = prepared.mean, prepared.saturation
     frame_shape = frames.shape[1:]
     spots = _repeated(components, mask_of_frame)

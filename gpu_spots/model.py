@@ -6,8 +6,8 @@ Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -387,6 +387,17 @@ class Measurements:
     """(v,), the frames' dtype, counts: values of all pixels of each spot, one spot after the other,
     pixels ascending; None: they were not asked for.
     """
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Measurements]") -> "Measurements":
+        """Return the measurements of consecutive frames, of at least one part, as one."""
+        joined: dict[str, Any] = {
+            each.name: None
+            if getattr(parts[0], each.name) is None
+            else np.concatenate([getattr(part, each.name) for part in parts], axis=-1)
+            for each in fields(cls)
+        }
+        return cls(**joined)
 
 
 SpotTable = Mapping[str, Array]

@@ -5,6 +5,7 @@ weights by it, the same on every frame of the group, so that weak pixels add les
 computed on the host, in a fixed order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,80 +41,76 @@ class WeightedSums:
 
     def add(self, values: Array, mask_of_frame: Indices) -> None:
         """Add the values of the next frames, `Measurements.values`, each with its mask."""
-        begin = self._pixel_begin
-        lengths = (begin[1:] - begin[:-1])[mask_of_frame]
+        lengths = np.diff(self.found.begin[self.found.first])[mask_of_frame]
         self.values.extend(np.split(values, np.cumsum(lengths)[:-1]))
 
     def columns(self) -> tuple[Floats, Floats]:
         """Return weighted intensity and its sigma of each spot, (n,) float64, counts."""
-        n_components = len(self.found.begin) - 1
-        component = np.repeat(np.arange(n_components), np.diff(self.found.begin))
-        background = self.maps.mean_at(self.found.pixels)
-        variance = self.maps.variance_at(self.found.pixels)
-        begin, first = self._pixel_begin, self.found.first
-        profile = np.zeros(len(component))
-        for frame, mask in enumerate(self.mask_of_frame.tolist()):
-            part = slice(begin[mask], begin[mask + 1])
-            profile[part] += self._difference(frame, background[part])
-        weight, scale = self._weights(profile, variance, component)
-        gain, correlation = self.noise.gain, self.noise.correlation
-        intensities, sigmas = [np.zeros(0)], [np.zeros(0)]
-        for frame, mask in enumerate(self.mask_of_frame.tolist()):
-            part, spots = slice(begin[mask], begin[mask + 1]), slice(first[mask], first[mask + 1])
-            label, w = component[part] - first[mask], weight[part]
-            by_weight = w * self._difference(frame, background[part])
-            # the photons that a frame has more of, or less, than the run
-            added = (self._level(frame) - 1.0) * gain
-            noise = (w * w) * (variance[part] + added * background[part])
-            total, squares, of_noise = (
-                np.bincount(label, weights=each, minlength=spots.stop - spots.start)
-                for each in (by_weight, w * by_weight, noise)
-            )
-            spread = correlation * np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0)
-            intensities.append(scale[spots] * total)
-            sigmas.append(scale[spots] * np.sqrt(spread))
+        intensities, sigmas = ([np.zeros(0)] * len(self.mask_of_frame) for _ in range(2))
+        order = np.argsort(self.mask_of_frame, kind="stable")
+        ends = np.cumsum(np.bincount(self.mask_of_frame, minlength=len(self.found.first) - 1))
+        for mask, frames in enumerate(np.split(order, ends[:-1])):
+            for frame, of_frame in zip(frames, self._of_mask(mask, frames), strict=True):
+                intensities[frame], sigmas[frame] = of_frame
         return np.concatenate(intensities), np.concatenate(sigmas)
 
-    @property
-    def _pixel_begin(self) -> Indices:
-        """(n_masks + 1,) int64: begin of each mask in the pixels of all components."""
-        return self.found.begin[self.found.first]
+    def _of_mask(self, mask: int, frames: Indices) -> Iterator[tuple[Floats, Floats]]:
+        """Yield weighted intensity and sigma of the spots of a mask on each of its frames."""
+        first, last = self.found.first[mask], self.found.first[mask + 1]
+        begin, n = self.found.begin[first : last + 1], int(last - first)
+        pixels, spot = self.found.pixels[begin[0] : begin[-1]], np.repeat(range(n), np.diff(begin))
+        background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
+        levels = [self._level(frame) for frame in frames]
+        profile = np.zeros(len(pixels))
+        for frame, level in zip(frames, levels, strict=True):
+            profile += self.values[frame].astype(np.float64) - level * background
+        weight, scale = self._weights(profile, variance, pixels, spot, n)
+        gain, correlation = self.noise.gain, self.noise.correlation
+        for frame, level in zip(frames, levels, strict=True):
+            difference = self.values[frame].astype(np.float64) - level * background
+            # the photons that a frame has more of, or less, than the run
+            noise = variance + ((level - 1.0) * gain) * background
+            total, squares, of_noise = (
+                np.bincount(spot, weights=each, minlength=n)
+                for each in (weight * difference, weight * (weight * difference), weight**2 * noise)
+            )
+            spread = correlation * np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0)
+            yield scale * total, scale * np.sqrt(spread)
 
     def _level(self, frame: int) -> np.float64:
         """Level of a frame over that of the run."""
         one = np.float64(2**FACTOR_BITS)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 
-    def _difference(self, frame: int, background: Floats) -> Floats:
-        """Values of the spots of a frame less the background."""
-        return self.values[frame].astype(np.float64) - self._level(frame) * background
-
     def _weights(
-        self, profile: Floats, variance: Floats, component: Indices
+        self, profile: Floats, variance: Floats, pixels: Indices, spot: Indices, n: int
     ) -> tuple[Floats, Floats]:
-        """Return the weight of each pixel, and what brings the sums of each component to counts."""
-        n = len(self.found.begin) - 1
-        if not n:
-            return np.zeros(0), np.zeros(0)
+        """Return the weight of each pixel, and what brings the sums of each spot to counts.
+
+        ``pixels``, ``spot``: flat index and spot of each pixel; ``n``: number of spots.
+        """
         sigma = np.sqrt(np.maximum(variance, np.float64(self.noise.gain) ** 2 / 4))
         with np.errstate(all="ignore"):
-            smooth = self._smoothed(np.where(sigma > 0, profile / sigma, 0.0), component)
-            smooth = np.maximum(smooth, 0.0)
+            smooth = np.where(sigma > 0, profile / sigma, 0.0)
+            smooth = np.maximum(_smoothed(smooth, pixels, spot, self.maps.shape), 0.0)
             height = np.where(sigma > 0, smooth / sigma, 0.0)
-            highest = np.maximum.reduceat(height, self.found.begin[:-1])[component]
-            weight = np.where(highest > 0, np.rint(LARGEST_WEIGHT * height / highest), 0.0)
+            highest = np.zeros(n)
+            np.maximum.at(highest, spot, height)
+            above = highest[spot]
+            weight = np.where(above > 0, np.rint(LARGEST_WEIGHT * height / above), 0.0)
             counts = smooth * sigma
-            all_of_it = np.bincount(component, weights=counts, minlength=n)
-            weighted = np.bincount(component, weights=weight * counts, minlength=n)
+            all_of_it = np.bincount(spot, weights=counts, minlength=n)
+            weighted = np.bincount(spot, weights=weight * counts, minlength=n)
             return weight, np.where(weighted > 0, all_of_it / weighted, np.nan)
 
-    def _smoothed(self, values: Floats, component: Indices) -> Floats:
-        """Smooth twice with [1 2 1] along X and along Y, inside of each component."""
-        pairs = list(neighbours(component, self.found.pixels, self.maps.shape))
-        for _ in range(2):
-            result = 4 * values
-            for (at, other), weight in zip(pairs, (2, 1, 2, 1), strict=True):
-                result[at] += weight * values[other]
-                result[other] += weight * values[at]
-            values = result
-        return values
+
+def _smoothed(values: Floats, pixels: Indices, spot: Indices, shape: tuple[int, int]) -> Floats:
+    """Smooth twice with [1 2 1] along X and along Y, inside of each spot."""
+    pairs = list(neighbours(spot, pixels, shape))
+    for _ in range(2 if pairs else 0):
+        result = 4 * values
+        for (at, other), weight in zip(pairs, (2, 1, 2, 1), strict=True):
+            result[at] += weight * values[other]
+            result[other] += weight * values[at]
+        values = result
+    return values

@@ -8,7 +8,8 @@ rounded float64 operations in a fixed order, so the results are the same for eve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,9 @@ FWHM = 2 * math.sqrt(2 * math.log(2))
 STATIC_REACH = 3
 """Distance along X and along Y, pixels, from a static spot within which a place is static."""
 
-Sums = TypeVar("Sums", "ComponentSums", Measurements)
+PIECE = 1 << 15
+"""Pixels that are worked on at a time: what comes in between stays in the cache."""
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -94,22 +97,36 @@ class ComponentMaps:
 
     def sums(self, found: Components) -> ComponentSums:
         """Return the sums over components."""
-        n, pixels = len(found.begin) - 1, found.pixels
-        length = np.diff(found.begin)
+        begin = found.begin
+        # components whose pixels fit in the cache, one at least
+        ends = np.searchsorted(begin, np.arange(PIECE, begin[-1], PIECE), side="right") - 1
+        edges = np.unique(np.concatenate([[0], ends, [len(begin) - 1]]))
+        result = joined_sums(
+            [self._sums(found, first, last) for first, last in pairwise(edges)]
+            or [self._sums(found, 0, 0)]
+        )
+        if self.may_touch:
+            for hits in _touching(found, self.shape):
+                result.flags[hits] |= int(Flag.NEIGHBOUR)
+        return result
+
+    def _sums(self, found: Components, first: int, last: int) -> ComponentSums:
+        """Return the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
+        begin, box, n = found.begin[first : last + 1], found.box[first:last], last - first
+        pixels, length = found.pixels[begin[0] : begin[-1]], np.diff(begin)
         component = np.repeat(np.arange(n), length)
         row = pixels // self.shape[1]
-        x = (row - found.box[component, 0]).astype(np.float64)
-        y = (pixels - row * self.shape[1] - found.box[component, 2]).astype(np.float64)
-        background = _sums_with(self.mean_at(pixels), x, y, component, n)
-        noise = _sums_with(self.variance_at(pixels), x, y, component, n, mixed=False)
-        flags = np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0)
+        x = (row - box[component, 0]).astype(np.float64)
+        y = (pixels - row * self.shape[1] - box[component, 2]).astype(np.float64)
+        flags = np.where(_at_border(box, self.shape), int(Flag.BORDER), 0)
         for flag, is_flagged in self.flagged:
-            hits = component[is_flagged.reshape(-1)[pixels]]
-            flags[hits] |= int(flag)
-        if self.may_touch:
-            for hits in _touching(found, component, self.shape):
-                flags[hits] |= int(Flag.NEIGHBOUR)
-        return ComponentSums(length, background, noise, flags)
+            flags[component[is_flagged.reshape(-1)[pixels]]] |= int(flag)
+        return ComponentSums(
+            n_pixels=length,
+            background=_sums_with(self.mean_at(pixels), x, y, component, n),
+            noise=_sums_with(self.variance_at(pixels), x, y, component, n, mixed=False),
+            flags=flags,
+        )
 
     def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
@@ -134,13 +151,13 @@ class ComponentMaps:
 
 
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
-    """Return the sums of consecutive batches of components as those of one batch."""
-    return _concatenated(parts)
-
-
-def joined_measurements(parts: Sequence[Measurements]) -> Measurements:
-    """Return the measurements of consecutive batches of frames as those of one batch."""
-    return _concatenated(parts)
+    """Return the sums of consecutive batches of components, at least one, as those of one batch."""
+    return ComponentSums(
+        *(
+            np.concatenate([getattr(part, each.name) for part in parts], axis=-1)
+            for each in fields(ComponentSums)
+        )
+    )
 
 
 def spot_columns(
@@ -327,10 +344,9 @@ def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
     return result
 
 
-def _touching(
-    found: Components, component: NDArray[np.int64], shape: tuple[int, int]
-) -> list[NDArray[np.int64]]:
+def _touching(found: Components, shape: tuple[int, int]) -> list[NDArray[np.int64]]:
     """Return the components with a neighbouring pixel of another one of their mask, in parts."""
+    component = np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))
     mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
     order = np.argsort(mask * (shape[0] * shape[1]) + found.pixels, kind="stable")
     of_pixel = component[order]
@@ -339,15 +355,3 @@ def _touching(
         apart = of_pixel[at] != of_pixel[other]
         parts += [of_pixel[at[apart]], of_pixel[other[apart]]]
     return parts
-
-
-def _concatenated(parts: Sequence[Sums]) -> Sums:
-    """Return an instance of the class of the parts with their arrays one after the other."""
-    first = parts[0]
-    joined: dict[str, Any] = {
-        field.name: None
-        if getattr(first, field.name) is None
-        else np.concatenate([getattr(part, field.name) for part in parts], axis=-1)
-        for field in fields(first)
-    }
-    return type(first)(**joined)

@@ -16,7 +16,6 @@ from gpu_spots.model import (
 )
 from gpu_spots.spots.properties import (
     ComponentSums,
-    joined_measurements,
     joined_sums,
     spot_columns,
 )
@@ -130,7 +129,7 @@ class SpotTableBuilder:
         """Return the columns of all spots, masks and frames."""
         counts = self.counts.astype(np.int64)
         mask_of_frame = np.concatenate(self._mask_of_frame)
-        measured = joined_measurements(self._measured)
+        measured = Measurements.joined(self._measured)
         intensity = np.concatenate(self._intensity)
         spots_of_frame = counts[mask_of_frame]
         frame = np.repeat(np.arange(len(mask_of_frame)), spots_of_frame)
