@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
 
-.PHONY: demo test coverage check docs benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
+.PHONY: demo test readers coverage check docs benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
 
 demo: $(VENV)/installed
 	mkdir -p demo
@@ -16,6 +16,16 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
+
+# The programs that read exported files in tests/export, in a Python of their own: they need old
+# versions of some packages. LaueTools needs Python 3.12 or earlier.
+readers: build/readers/installed
+
+build/readers/installed: tests/export/readers.txt
+	$(PYTHON) -m venv build/readers
+	build/readers/bin/python -m pip install --quiet -r tests/export/readers.txt
+	build/readers/bin/python -m pip install --quiet --no-deps ImageD11 lauetools reciprocalspaceship
+	touch $@
 
 # Line and branch coverage of the whole suite: a table here, and pages in build/coverage/html.
 coverage: $(VENV)/installed-test

@@ -77,8 +77,10 @@ def main() -> None:
                     end = min(row + BAND, frames.shape[1])
                     backend.background(frames[:, row:end], method, Validity(), maps.rows(row, end))
 
-            def last_step(maps: BackgroundMaps = maps, method: Method = method) -> None:
-                complete(maps.finish(Validity()), *maps.samples, method, 3.0)
+            def last_step(
+                maps: BackgroundMaps = maps, method: Method = method, n_frames: int = n_frames
+            ) -> None:
+                complete(maps.finish(Validity()), *maps.samples, method, n_frames, 3.0)
 
             times = [
                 (processor_time(first_pass), processor_time(last_step))

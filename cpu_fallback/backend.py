@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpu_fallback import background, components, masks, measure, memory, prepared, scale
+from cpu_fallback import background, components, masks, matched, measure, memory, prepared, scale
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.methods import Method
 from gpu_spots.model import Array
@@ -66,6 +66,15 @@ class CpuBackend:
     fetch = staticmethod(masks.fetch)
     components = staticmethod(components.components)
     measure = staticmethod(measure.measure)
+
+    prepare_significance = staticmethod(matched.prepare_significance)
+    prepare_seeds = staticmethod(matched.prepare_seeds)
+    significance = staticmethod(matched.significance)
+    empty_sums = staticmethod(matched.empty_sums)
+    add_significance = staticmethod(matched.add_significance)
+    of_sums = staticmethod(matched.of_sums)
+    smoothed_maps = staticmethod(matched.smoothed_maps)
+    matched_masks = staticmethod(matched.matched_masks)
 
 
 def _processor() -> str:

@@ -28,6 +28,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gpu_spots import Parameters, SpotsFile, find_spots, open_spots
+from gpu_spots.backend import select_backend
+from gpu_spots.masks.matched import Calibration, NoiseMap, Thresholds, significance_maps
+from gpu_spots.model import Validity
+from gpu_spots.spots.table import label_image
 
 DOCS = Path(__file__).parent
 FRAME = 6
@@ -104,6 +108,7 @@ def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
         for name, picture in draw.items():
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
+    yield "finder", finder(theme)
     yield from tutorial_plots()
 
 
@@ -204,6 +209,46 @@ def drift(theme: Theme) -> Figure:
     axes[0].plot(level, "o-", ms=3, lw=1)
     axes[0].set(xlabel="frame", ylabel="counts")
     axes[0].set_title("a   frame_level", loc="left", fontsize=11)
+    return figure
+
+
+def finder(theme: Theme) -> Figure:
+    """Draw what the matched finder makes of a frame: a smoothed map, seeds, and spots."""
+    rng, shape = np.random.default_rng(11), (72, 96)
+    x, y = np.mgrid[: shape[0], : shape[1]]
+    mean, expected = np.full(shape, 40.0), np.full(shape, 40.0)
+    weak = [(12, 14, 150), (12, 44, 150), (14, 76, 190), (58, 16, 190), (60, 80, 220)]
+    pair = [(36, 30, 1500), (38, 35, 900), (36, 66, 700), (31, 69, 700), (33, 73, 250)]
+    for row, column, photons in [*weak, *pair]:
+        distance = (x - row) ** 2 + (y - column) ** 2
+        expected += photons / (2 * np.pi * 1.2**2) * np.exp(-distance / (2 * 1.2**2))
+    frame = rng.poisson(expected).astype(np.uint16)
+    frame[60, 48] = 150  # a zinger
+    noise = NoiseMap(
+        mean, np.sqrt(mean).astype(np.float32), 1.0, 0.0, Validity(), False, frame.dtype
+    )
+    backend = select_backend("cpu")
+    prepared = backend.prepare_significance(significance_maps(noise, streaks=False, workers=1))
+    found = backend.significance(frame[None], prepared, None)
+    levels = Thresholds(noise, 5.5, streaks=False).levels(1, Calibration(1, (0.0,) * 3, (1.0,) * 3))
+    masks = backend.matched_masks(found, prepared, [backend.prepare_seeds(levels)])
+    raw = backend.fetch([masks.raw])[0][0]
+    significance = (backend.smoothed_maps(found, prepared)[0, 1] - 1024.0) / 70
+    labels = label_image(masks.spots, 0, shape)
+
+    figure, axes = plt.subplots(
+        2, 2, figsize=(9.6, 7.2), sharex=True, sharey=True, layout="constrained"
+    )
+    whole = slice(0, shape[0]), slice(0, shape[1])
+    counts = show(axes[0, 0], frame, "a   frame", whole, cmap="magma", vmin=20, vmax=110)
+    figure.colorbar(counts, ax=axes[0, 0], label="counts", shrink=0.85)
+    smooth = show(axes[0, 1], significance, "b   map M1", whole, cmap="magma", vmin=-3, vmax=15)
+    figure.colorbar(smooth, ax=axes[0, 1], label="standard deviations", shrink=0.85)
+    show_mask(axes[1, 0], raw, "c   masks_raw: seeds", whole, theme)
+    colours: list[Any] = [theme.paper]
+    colours += [plt.get_cmap("tab20")(index % 20) for index in range(labels.max())]
+    show(axes[1, 1], labels, "d   masks/labels: spots", whole, cmap=ListedColormap(colours))
+    label_axes(axes)
     return figure
 
 

@@ -4,6 +4,7 @@
 
 - the tables of options in ``options.md``, from the commands of `gpu_spots.cli`;
 - the tables of datasets in ``file-format.md``, from the records of `gpu_spots.columns`;
+- the table of formats in ``export.md``, from `gpu_spots.export.formats`;
 - the notebook ``tutorial.ipynb``, from ``tutorial.md``.
 
 A table stands between two comments in its page. The text around it is written by hand.
@@ -30,6 +31,7 @@ from gpu_spots.columns import (
     STATS,
     DatasetRecord,
 )
+from gpu_spots.export.formats import FORMATS
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- table made by docs/make_pages.py: {} -->", "<!-- end of the table -->"
@@ -56,7 +58,12 @@ def main() -> None:
 def made_files() -> dict[Path, str]:
     """Return the files that have parts made here, with the texts that they should have."""
     texts = {}
-    for name, tables in {"options.md": OPTION_TABLES, "file-format.md": DATASET_TABLES}.items():
+    pages: dict[str, dict[str, Callable[[str], str]]] = {
+        "options.md": OPTION_TABLES,
+        "file-format.md": DATASET_TABLES,
+        "export.md": {"formats": format_table},
+    }
+    for name, tables in pages.items():
         text = (DOCS / name).read_text()
         for title, table in tables.items():
             text = with_table(text, title, table(text))
@@ -130,7 +137,8 @@ def in_words(limits: str) -> str:
 
 def options(command: click.Command) -> list[click.Option]:
     """Return the options of a command, ``--help`` first."""
-    with click.Context(command, **command.context_settings) as context:
+    group = click.Context(gpu_spots, **gpu_spots.context_settings)
+    with click.Context(command, parent=group, **command.context_settings) as context:
         found = [p for p in command.get_params(context) if isinstance(p, click.Option)]
     return sorted(found, key=lambda option: "--help" not in option.opts)
 
@@ -157,6 +165,8 @@ def command_table(name: str) -> Callable[[str], str]:
         own: list[click.Option] = []
         shared: list[click.Option] = []
         for option in options(command):
+            if "--help" in option.opts:  # click lists -h too once the command has run in a group
+                continue
             same = option.opts in as_for_find and "--output" not in option.opts
             (shared if same and name in ("convert", "info") else own).append(option)
         cells = [option_row(option, command, page) for option in own]
@@ -171,7 +181,7 @@ def command_table(name: str) -> Callable[[str], str]:
 OPTION_TABLES = {
     "manual": find_table(None),
     **{heading: find_table(names) for heading, names in OURS.items()},
-    **{name: command_table(name) for name in ("convert", "info", "simulate", "devices")},
+    **{name: command_table(name) for name in ("convert", "info", "export", "simulate", "devices")},
 }
 
 
@@ -197,6 +207,15 @@ def link_table(_: str) -> str:
     """Return the table of soft links."""
     cells = [(f"`{r.link}`", f"`{r.path}`") for r in DATASETS.values() if r.link]
     return rows(("link", "target"), cells)
+
+
+def format_table(_: str) -> str:
+    """Return the table of the formats that ``gpu-spots export`` writes."""
+    cells = [
+        (f"`{one.name}`", one.title, one.reader, f"`RUN{one.ending}`", one.written, one.left_out)
+        for one in FORMATS.values()
+    ]
+    return rows(("format", "is", "read by", "output", "what is written", "what is left out"), cells)
 
 
 DATASET_TABLES = {

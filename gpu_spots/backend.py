@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import BackendError, ParameterError
+from gpu_spots.masks.matched import MatchedMasks, SeedLevels, SignificanceMaps
 from gpu_spots.memory.workers import default_workers
 from gpu_spots.model import (
     Array,
@@ -183,9 +184,51 @@ class Operations(Protocol[Frames, Masks, Prepared]):
         """
 
 
+class MatchedFinder(Protocol):
+    """Operations of the matched finder: `docs/decisions/matched-finder.md` is the rule.
+
+    Frames and masks are those of `Operations`; what is prepared, significance and sums are the
+    backend's own. Significance has a length.
+    """
+
+    def prepare_significance(self, maps: SignificanceMaps) -> Any:
+        """Put the constants of the significance where the backend computes."""
+
+    def prepare_seeds(self, levels: SeedLevels) -> Any:
+        """Put the seed levels of groups of a size where the backend computes."""
+
+    def significance(self, frames: Any, prepared: Any, levels: NDArray[np.int64] | None) -> Any:
+        """Return the significance of the pixels of each frame, without zingers.
+
+        ``levels``: level of each frame over that of the run, in 2^-16; None: 1 for all.
+        """
+
+    def empty_sums(self, prepared: Any, n: int, shape: tuple[int, int]) -> Any:
+        """Return sums of significance for ``n`` groups of frames, of no frame yet."""
+
+    def add_significance(self, onto: Any, found: Any, which: NDArray[np.int64]) -> None:
+        """Add the significance of frame ``i`` to the sum of group ``which[i]``; -1: to none.
+
+        It changes its argument: one thread at a time, and no more than 65535 frames a group.
+        """
+
+    def of_sums(self, sums: Any, sizes: Sequence[int]) -> Any:
+        """Return the significance of groups, of ``sizes`` frames each."""
+
+    def smoothed_maps(self, found: Any, prepared: Any) -> NDArray[np.int16]:
+        """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16, on the host."""
+
+    def matched_masks(self, found: Any, prepared: Any, levels: Sequence[Any]) -> MatchedMasks[Any]:
+        """Return seeds and spots of each frame or group.
+
+        ``levels``: what `prepare_seeds` returned for its size, one of each frame or group.
+        """
+
+
 class BackendOf(
     DeviceMemory[Frames],
     Operations[Frames, Masks, Prepared],
+    MatchedFinder,
     Protocol[Frames, Masks, Prepared],
 ):
     """A backend with its own kinds of frames, masks and prepared backgrounds."""

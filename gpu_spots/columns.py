@@ -59,6 +59,8 @@ class DatasetRecord:
     """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
     link: str | None = None
     """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
+    components: tuple[str, ...] = ()
+    """Names, in tables of 1-D columns, of the columns of a dataset with two dimensions."""
 
     @property
     def name(self) -> str:
@@ -67,7 +69,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """Whether complete files exist without this dataset."""
+        """True if complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -179,6 +181,14 @@ MASKS = (
 )
 """Stacks of mask images and label images."""
 
+MATCHED_MASKS = {
+    "masks_raw": "pixels at or above the seed level of any smoothed map",
+    "masks_filtered": "pixels of the spots, grown from the seeds",
+    "masks_synced": "pixels of the spots, grown from the seeds of the sum of the mask's frames",
+    "masks/labels": "label of the spot a pixel belongs to, 0 for none; spots may touch",
+}
+"""What datasets hold with ``--finder matched``, by path."""
+
 MASK_COLUMNS = (
     DatasetRecord(
         path="masks/counts",
@@ -205,6 +215,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         unit="pixel",
         description="X and Y of the spot's most intense pixel",
+        components=("X", "Y"),
     ),
     DatasetRecord(
         path="spots/box",
@@ -212,6 +223,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 4),
         unit="pixel",
         description="box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+        components=("X_begin", "X_end", "Y_begin", "Y_end"),
     ),
     DatasetRecord(
         path="spots/frame",
@@ -241,6 +253,7 @@ SPOT_COLUMNS = (
         shape=("n_spots", 2),
         description="begin and end, exclusive, of each spot in spots/pixel_list",
         stack="pixels",
+        components=("pixel_list_begin", "pixel_list_end"),
     ),
     DatasetRecord(
         path="spots/overload",
@@ -276,6 +289,7 @@ SPOT_COLUMNS = (
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
+        components=("centroid_X", "centroid_Y"),
         description=(
             "X and Y of the centre of mass of the value less the background; "
             "NaN where I is not above 0"
@@ -286,6 +300,7 @@ SPOT_COLUMNS = (
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
+        components=("centroid_sigma_X", "centroid_sigma_Y"),
         description="standard errors of the centroid along X and Y; NaN where the centroid is",
     ),
     DatasetRecord(
@@ -293,6 +308,7 @@ SPOT_COLUMNS = (
         dtypes=("float64",),
         shape=("n_spots", 3),
         unit="pixel^2",
+        components=("moment_XX", "moment_YY", "moment_XY"),
         description=(
             "second moments XX, YY and XY of the value less the background about the centroid; "
             "NaN where the centroid is"
@@ -303,6 +319,7 @@ SPOT_COLUMNS = (
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
+        components=("fwhm_major", "fwhm_minor"),
         description=(
             "full width at half maximum along the major and the minor axis, "
             "of a Gaussian with these moments; 0 where noise makes a moment negative"
@@ -443,8 +460,8 @@ FRAME_COLUMNS = (
         dtypes=("float64",),
         shape=("n_frames",),
         description=(
-            "what each frame was multiplied by before it was compared with others, 1 if frames are "
-            "not scaled (--normalise none); stats are in these scaled counts"
+            "factor that scales each frame to the common background level, 1 if frames are not "
+            "scaled (--normalise none); stats are in scaled counts"
         ),
         link="frame_scale",
     ),

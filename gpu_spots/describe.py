@@ -15,7 +15,7 @@ from gpu_spots.parameters import SYNCS, Parameters
 from gpu_spots.protocols import Stack
 
 Description = dict[str, Any]
-"""What JSON can hold."""
+"""Description of a run, of types that JSON can store."""
 
 DEFAULTS = Parameters()
 

@@ -1,7 +1,5 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
-from dataclasses import replace
-
 from gpu_spots.backend import Prepared
 from gpu_spots.background.complete import complete
 from gpu_spots.background.maps import BackgroundMaps
@@ -17,7 +15,7 @@ def learn(
     source: Source[Frames, Masks, Prepared], method: Method, cutoff: float, observer: Observer
 ) -> Background:
     """Learn the background band by band; ``cutoff`` goes into the threshold."""
-    _, n_rows, n_columns = source.shape
+    n_frames, n_rows, n_columns = source.shape
     backend = source.backend
     held = at_last(
         lambda: backend.hold_background(source.shape, source.dtype, method), backend.release
@@ -47,16 +45,12 @@ def learn(
         learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
     ):
         observer.advance(n_done)
-    found = complete(
+    return complete(
         maps.finish(validity),
         *maps.samples,
         method,
+        n_frames,
         cutoff,
         source.sampler.correlation(),
         source.plan.threads,
     )
-    if source.factors is None or method.scales_frames:
-        return found
-    # masks are those of levelled frames, whose invalid values are marked
-    marked = replace(source.validity.of_scaled(source.dtype), pixels=found.validity.pixels)
-    return replace(found, validity=marked)

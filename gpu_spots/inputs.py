@@ -24,28 +24,25 @@ class Inputs:
     for.
     """
     angles_path: str | None = None
-    """Dataset of the angles, degrees; None: they are looked for."""
+    """Dataset of the angles, degrees; None: the program searches for it."""
     laser_path: str | None = None
-    """Dataset of the laser states; None: they are looked for."""
+    """Dataset of the laser states; None: the program searches for it."""
     table: Path | None = None
-    """A table with columns such as angle and laser_on, in the place of the file's; None: no table.
-    """
+    """Table with columns such as angle and laser_on, which replace the file's; None: none."""
     mask: str | None = None
-    """An image that says which pixels are good: FILE, or FILE:PATH for a dataset in an HDF5 file;
-    None: none.
-    """
+    """Image of good and bad pixels: FILE, or FILE:PATH for an HDF5 dataset; None: none."""
     mask_good: int | None = None
-    """What marks a good pixel there: 0, or 1 for anything else; None: as the format of the mask has
-    it, if that is certain.
+    """Good pixels of ``mask``: 0 (zeros are good) or 1 (non-zeros are good); None: as the format of
+    the mask defines it.
     """
     file_mask: bool = True
-    """Whether the pixel mask in the file of the frames counts."""
+    """Use the pixel mask in the file of the frames."""
     reject: tuple[Region, ...] = ()
-    """Regions whose pixels do not count."""
+    """Regions whose pixels are excluded."""
     valid_range: RangeOfValues | None = None
-    """Values that count, in the place of the range that the file has; None: that of the file."""
+    """Range of valid values; None: the range in the file."""
     saturation: float | None = None
-    """Smallest saturated value, counts; None: as the file has it, else the type's maximum."""
+    """Smallest saturated value, counts; None: the value in the file, else the type's maximum."""
     columns: Mapping[str, ArrayLike] | None = field(default=None, compare=False)
     """Metadata of frames in memory, one value per frame; None: none."""
     valid_pixels: NDArray[Any] | None = field(default=None, compare=False)

@@ -1,4 +1,4 @@
-"""The data that flows between the rooms. Arrays are NumPy's unless a field says otherwise.
+"""Data that the modules exchange. Arrays are NumPy's unless a field says otherwise.
 
 Axes: a frame is indexed ``[X, Y]``, X is dimension 1 of the stack (row) and Y is dimension 2
 (column). ``n_X`` and ``n_Y`` are the numbers of rows and columns. A flat pixel index is ``X * n_Y +
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 FRAME_DTYPES = tuple(
     np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 )
-"""What a frame may be made of."""
+"""Types that frames can have."""
 
 MAX_FRAMES = 65535
-"""More frames would overflow the exact sums."""
+"""Largest number of frames in a run. More frames would overflow the exact sums."""
 
 Array = NDArray[Any]
 
@@ -32,12 +32,12 @@ HALF_BITS = 16
 """Bits of the lower half of a value of 32 bits."""
 
 FACTOR_BITS = 16
-"""Factors that bring frames to a common level are whole numbers of 2^-16."""
+"""Factors that scale frames to a common level are multiples of 2^-16."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """Which values of the stack count. NaN and infinity in float frames never do."""
+    """Valid pixels and values of a stack. NaN and infinity are never valid."""
 
     pixels: NDArray[np.bool_] | None = None
     """(n_X, n_Y) bool: False pixels are invalid on every frame; None: no pixel is."""
@@ -47,12 +47,12 @@ class Validity:
     """Largest valid value, counts; None: no upper bound."""
 
     def rows(self, begin: int, end: int) -> "Validity":
-        """The same for the rows ``begin`` to ``end``, end exclusive."""
+        """Return the validity of the rows from ``begin`` to ``end``, end exclusive."""
         return self if self.pixels is None else replace(self, pixels=self.pixels[begin:end])
 
     @property
     def n_masked(self) -> int:
-        """How many pixels are invalid on every frame."""
+        """Number of pixels that are invalid on every frame."""
         return 0 if self.pixels is None else int(self.pixels.size - np.count_nonzero(self.pixels))
 
     def bounds(self, dtype: np.dtype[Any]) -> tuple[int, int] | tuple[float, float]:
@@ -71,9 +71,10 @@ class Validity:
         return low, high
 
     def allows(self, values: Array) -> NDArray[np.bool_] | None:
-        """Return bool of the values' shape: finite and within the bounds, wherever the pixel is.
+        """Return which values are finite and within the bounds, in any pixel.
 
-        None: all are.
+        Returns:
+            bool array with the shape of ``values``; None: all values are.
         """
         is_float = values.dtype.kind == "f"
         usable = np.isfinite(values) if is_float else None
@@ -85,11 +86,11 @@ class Validity:
         return None if usable is None or usable.all() else usable
 
     def marks(self, dtype: np.dtype[Any]) -> bool:
-        """Whether scaled frames of that type mark their invalid values, by the type's maximum."""
+        """Return True if scaled frames of a type mark invalid values by the type's maximum."""
         return dtype.kind != "f" and (self.low is not None or self.high is not None)
 
     def of_scaled(self, dtype: np.dtype[Any]) -> "Validity":
-        """Which values of scaled frames are valid."""
+        """Return the validity of scaled frames of a type."""
         return Validity(
             self.pixels, None, int(np.iinfo(dtype).max) - 1 if self.marks(dtype) else None
         )
@@ -103,9 +104,9 @@ def check_frame_count(n_frames: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class IntegerMoments:
-    """Exact integer statistics of each pixel's background sample, integer frames.
+    """Exact statistics of the background sample of each pixel, for integer frames.
 
-    All 0 where ``kept`` is 0.
+    All arrays are 0 where ``kept`` is 0.
     """
 
     kept: NDArray[np.int32]
@@ -115,7 +116,7 @@ class IntegerMoments:
     scatter_low: NDArray[np.uint64]
     """(n_X, n_Y) uint64, counts^2: the lower word of m*Q - S*S, with Q the sum of squares."""
     scatter_high: NDArray[np.uint64] | None
-    """(n_X, n_Y) uint64, 2^64 counts^2: its upper word; None: 0 everywhere."""
+    """(n_X, n_Y) uint64, 2^64 counts^2: the upper word of m*Q - S*S; None: 0 everywhere."""
     iqr4: NDArray[np.int64]
     """(n_X, n_Y) int64, counts: four times the interquartile range (quartiles of m values are
     multiples of 1/4).
@@ -125,20 +126,23 @@ class IntegerMoments:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
-    """
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FloatMoments:
-    """Statistics of each pixel's background sample, float frames: float64, sums from the smallest value up. All 0 where ``kept`` is 0."""
+    """Statistics of the background sample of each pixel, for float frames.
+
+    They are computed in float64, with sums that begin at the smallest value. All arrays are 0 where
+    ``kept`` is 0.
+    """
 
     kept: NDArray[np.int32]
     """(n_X, n_Y) int32: m, the number of values in the sample; 0: the pixel is masked."""
     average: NDArray[np.float64]
-    """(n_X, n_Y) float64, counts: S / m; the value itself where all are equal."""
+    """(n_X, n_Y) float64, counts: S / m; if all values are equal, this value."""
     deviation: NDArray[np.float64]
     """(n_X, n_Y) float64, counts^2: sum of (value - average)^2."""
     iqr: NDArray[np.float64]
@@ -148,18 +152,20 @@ class FloatMoments:
     arg: NDArray[np.int32]
     """(n_X, n_Y) int32: the first frame that has the maximum."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
-    """
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     dropped: NDArray[np.int32] | None = None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPointMean:
-    """The background under a pixel as an exact fixed-point number: ``(high * 2^32 + low) / scale`` counts."""
+    """Background of each pixel as an exact fixed-point number.
+
+    It is ``(high * 2^32 + low) / scale`` counts.
+    """
 
     scale: int
-    """m where it is the same for every pixel, else 2^32."""
+    """Number m of values in the sample if all pixels have the same, else 2^32."""
     high: NDArray[np.int64] | None
     """(n_X, n_Y) int64: the upper part; None: 0 everywhere."""
     low: NDArray[np.uint32]
@@ -210,7 +216,7 @@ class NoiseModel:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What is known of every pixel after the first pass. Stats are 0 where a pixel is masked."""
+    """Background of each pixel, the result of the first pass. Masked pixels have statistics 0."""
 
     avg: NDArray[np.float32]
     """(n_X, n_Y) float32, counts: average of the sample."""
@@ -227,14 +233,13 @@ class Background:
     in the raw mask if it is >= this.
     """
     n_used: NDArray[np.int32] | None
-    """(n_X, n_Y) int32: values in the sample; None where it is the same for every pixel that is not
-    masked.
+    """(n_X, n_Y) int32: values in the sample; None: all pixels that are not masked have the same
+    number.
     """
     dropped: NDArray[np.int32] | None
     """(n_X, n_Y) int32: blocks that the Kruskal-Wallis test rejected; None for n_removed."""
     gaps: bool
-    """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others.
-    """
+    """True if a pixel that ``Validity.pixels`` allows is invalid on some, but not all frames."""
     mean: "FixedPointMean | NDArray[np.float64]"
     """The background to subtract: fixed point for integer frames, (n_X, n_Y) float64 counts for
     float frames.
@@ -254,36 +259,36 @@ class Background:
     n_sampled: int = 1
     """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
     held: Any = None
-    """What the backend holds of these very maps where it computes (`Operations.hold_background`);
+    """Copies of these maps in the memory of the backend (`Operations.hold_background`);
     None: nothing.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Morphology:
-    """How raw masks are cleaned."""
+    """Erosions and dilations that turn raw masks into filtered ones."""
 
     erosions: int
-    """Number of binary erosions; outside of the frame is False."""
+    """Number of binary erosions. Pixels outside of the frame are False."""
     dilations: int
-    """Number of binary dilations after them."""
+    """Number of binary dilations after the erosions."""
     connectivity: int
     """1: cross of five pixels; 2: square of nine."""
 
 
 class HeldFrames(Protocol):
-    """What can be asked of frames where they are computed with."""
+    """Frames in the memory of a backend."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, n_X, n_Y)."""
+        """Shape of the frames, (n, n_X, n_Y)."""
 
     def __getitem__(self: "Frames", part: slice | tuple[slice, slice], /) -> "Frames":
         """Return some of the frames, or of the rows of all, as a view."""
 
 
 class HeldMasks(Protocol):
-    """What can be asked of masks where they are computed with."""
+    """Masks in the memory of a backend."""
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -293,33 +298,33 @@ class HeldMasks(Protocol):
 
 
 Frames = TypeVar("Frames", bound=HeldFrames)
-"""Frames where a backend computes."""
+"""Type of the frames in the memory of a backend."""
 Masks = TypeVar("Masks", bound=HeldMasks)
-"""Masks where a backend computes, in its own packed form."""
+"""Type of the masks in the memory of a backend, in its own packed form."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundMasks(Generic[Masks]):
-    """The masks of a batch of frames."""
+    """Masks of a batch of frames."""
 
     raw: Masks
-    """Pixels at or above their threshold, one mask a frame."""
+    """Pixels at or above their threshold, one mask per frame."""
     filtered: Masks
-    """Those after erosions, dilations and validity, one mask a frame."""
+    """Raw masks after erosions and dilations, valid pixels only, one mask per frame."""
     invalid: Masks | None
-    """Pixels whose value on the frame is invalid, one mask a frame; None: only ``Validity.pixels``
-    excludes any.
+    """Pixels whose value on the frame is invalid, one mask per frame; None: all invalid pixels are
+    those of ``Validity.pixels``.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class PackedImages:
-    """Masks in the host's memory, a bit a pixel; an index or a slice unpacks some."""
+    """Masks in host memory, one bit per pixel. An index or a slice unpacks some of them."""
 
     octets: NDArray[np.uint8]
-    """(k, n_X, b) uint8: column ``j`` is bit ``j % 8`` of byte ``j // 8``; more bits are 0."""
+    """(k, n_X, b) uint8: column ``j`` is bit ``j % 8`` of byte ``j // 8``; unused bits are 0."""
     n_columns: int
-    """n_Y."""
+    """Number of columns of a mask, n_Y."""
 
     def __getitem__(self, masks: int | slice) -> NDArray[np.uint8]:
         """Return one image, (n_X, n_Y) uint8, 0 or 1, or several, (k, n_X, n_Y)."""
@@ -328,7 +333,7 @@ class PackedImages:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The connected components of a batch of masks, sparse: only the pixels that are set."""
+    """Connected components of a batch of masks, as lists of their pixels."""
 
     pixels: NDArray[np.int64]
     """(p,) int64: flat pixel index in the frame; by mask, then label, ascending inside a component.
@@ -342,9 +347,7 @@ class Components:
     2, ... in raster order.
     """
     held: Any = None
-    """What the backend holds of these very components where it computes, to `measure` them at once;
-    None: nothing.
-    """
+    """Copies of these components in the memory of the backend, for `measure`; None: nothing."""
 
     @property
     def counts(self) -> NDArray[np.int32]:
@@ -354,9 +357,9 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Sums over components on frames: one row a component and frame, by frame, then label.
+    """Sums over the pixels of components on frames: one row per component and frame.
 
-    For float frames ``background_*`` are None.
+    Rows are ordered by frame, then label. For float frames, ``background_*`` are None.
     """
 
     total: Array
@@ -368,9 +371,9 @@ class Measurements:
     background_low: NDArray[np.int64] | None
     """(s,) int64: sum of ``FixedPointMean.low``."""
     peak: NDArray[np.int64]
-    """(s,) int64: flat index of the largest value, the first in raster order of equals."""
+    """(s,) int64: flat index of the largest value; ties: the first in raster order."""
     overload: NDArray[np.int64] | None
-    """(s,) int64: pixels whose value is saturated; None where it is not known which values are."""
+    """(s,) int64: number of saturated pixels; None: the saturation is unknown."""
     largest: Array
     """(s,) int64, float64 for float frames, counts: the largest value."""
     n_maxima: NDArray[np.int64]
@@ -403,6 +406,6 @@ class Measurements:
 SpotTable = Mapping[str, Array]
 """Columns of the spots, masks and frames of a run, by path in the spots file.
 
-`gpu_spots.columns` has the records of all paths, with types, shapes and units. Optional columns that
-are not known are left out.
+`gpu_spots.columns` has the records of all paths, with types, shapes and units. Optional columns are
+absent if they are unknown.
 """

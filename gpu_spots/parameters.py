@@ -11,6 +11,7 @@ from gpu_spots.errors import ParameterError
 METHOD_NAMES = ("n_removed", "kruskal", "clip")
 NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
+FINDERS = ("threshold", "matched")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
 """What can be left out of the results: masks of each kind, label images, and the list of the spots'
 pixels.
@@ -53,6 +54,16 @@ class Parameters:
     normalise: str = "none"
     """Scaling of each frame to a common background level: none or level (``--normalise``)."""
 
+    finder: str = "threshold"
+    """How spots are found: threshold (raw, filtered and united masks, the manual's) or matched
+    (significance of smoothed maps) (ours).
+    """
+    significance: float = 5.5
+    """Standard deviations above the background from which on matched finds a spot, 3 to 12 (ours).
+    """
+    streaks: bool = False
+    """Matched looks for lines too (ours)."""
+
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHOD_NAMES)
         _integer("n", self.n, "an integer from 0 to 99", upper=99)
@@ -69,6 +80,13 @@ class Parameters:
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
+        _one_of("finder", self.finder, FINDERS)
+        _number(
+            "significance",
+            self.significance,
+            "a number from 3 to 12",
+            lambda significance: 3 <= significance <= 12,
+        )
         # NumPy's numbers and lists are welcome, and kept as Python's own
         for name, kind in {
             "n": int,
@@ -77,6 +95,8 @@ class Parameters:
             "erosions": int,
             "dilations": int,
             "angles": int,
+            "significance": float,
+            "streaks": bool,
         }.items():
             object.__setattr__(self, name, kind(getattr(self, name)))
         object.__setattr__(self, "structure", tuple(int(part) for part in self.structure))

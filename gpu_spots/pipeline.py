@@ -1,8 +1,8 @@
-"""find_spots: the order of events, and nothing else.
+"""Order of the steps of a run.
 
-First pass, by bands of rows: every frame of a pixel -> its background. Second pass, by batches of
-frames: masks -> (union ->) components -> sums -> table. The backend computes; the sink takes what
-is finished; neither is known here by more than its contract.
+The first pass calculates the background of each pixel, in bands of rows of all frames. The second
+pass makes masks, components, sums and the table of spots, in batches of frames. The backend
+computes and the sink writes; this module uses only their protocols.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import learn
 from gpu_spots.masks import grouping
+from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
@@ -32,7 +33,7 @@ from gpu_spots.spots.frames import frame_columns
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to."""
+    """Summary of a run."""
 
     n_frames: int
     """Frames of the run."""
@@ -47,9 +48,9 @@ class Summary:
     noise: NoiseModel | None
     """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
-    """Smallest and largest scale of a frame; None where frames were not scaled."""
+    """Smallest and largest factor of a frame; None: frames were not scaled."""
     plan: Plan
-    """How it was done."""
+    """Plan of the run."""
     seconds: dict[str, float]
     """Wall time of each stage, in order: read, background, masks and spots, write."""
     n_bytes: int
@@ -57,10 +58,10 @@ class Summary:
 
 
 def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
-    """Which frames share a mask.
+    """Return the groups of frames that share a mask.
 
-    Raises `InputError` for a run without the angles or the laser states that the parameters ask
-    for.
+    Raises:
+        InputError: the run lacks the angles or the laser states that the parameters require.
     """
     grouping.check_angles(stack.columns, stack.shape[0], parameters.angles, stack.source)
     return grouping.group(parameters.sync, stack.columns, stack.shape[0], stack.source)
@@ -69,12 +70,14 @@ def groups_of(stack: Stack, parameters: Parameters) -> grouping.Groups:
 def plan_run(stack: Stack, parameters: Parameters, resources: Resources) -> Plan:
     """Return the plan by which `find_spots` processes a run.
 
-    Raises `InputError` if the resources are not enough, or the parameters do not fit the run.
+    Raises:
+        InputError: the memory is too small, or the parameters do not fit the run.
     """
     groups = groups_of(stack, parameters)
     n_masks = None if parameters.sync == "none" else groups.n_masks
     method = method_of(stack, parameters)
-    work = Work(method, parameters.normalise != "none", n_masks)
+    is_matched = parameters.finder == "matched"
+    work = Work(method, parameters.normalise != "none", n_masks, is_matched)
     limits = replace(resources.limits, may_spool=resources.open_spool is not None)
     return make_plan(stack, work, resources.backend, limits)
 
@@ -93,10 +96,18 @@ def find_spots(
     sink: Sink,
     observer: Observer,
 ) -> Summary:
-    """Pass over the frames of a stack twice, and write the results to the sink.
+    """Find the spots of a stack in two passes over its frames, and write the results.
 
-    Raises `InputError` if the parameters do not fit the run (too few angles or frames, no laser
-    states), or there is too little memory.
+    Args:
+        stack: frames and metadata of the run.
+        parameters: options of the method.
+        resources: backend, limits and scratch files.
+        sink: destination of the results.
+        observer: receiver of progress and warnings.
+
+    Raises:
+        InputError: the parameters do not fit the run (too few angles or frames, no laser states),
+            or there is too little memory.
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
@@ -121,7 +132,7 @@ def find_spots(
                 if plan.place != Place.DEVICE:
                     raise
                 observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
-            # nothing that was read is held any more
+            # only here, because the error kept the frames that were read
             backend.release()
             return None
 
@@ -158,7 +169,11 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = SecondPass(source, background, parameters, sink, observer, watch)
+            walk = (
+                MatchedPass(source, background, method, parameters, sink, observer, watch)
+                if parameters.finder == "matched"
+                else SecondPass(source, background, parameters, sink, observer, watch)
+            )
             sparse, n_good = (
                 static_spots.is_sparse(background),
                 n_pixels - background.validity.n_masked,

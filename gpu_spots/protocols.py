@@ -1,4 +1,4 @@
-"""Protocols of what surrounds the pipeline: stacks, scratch files, sinks and observers."""
+"""Interfaces of the pipeline to its surroundings: stacks, scratch files, sinks, observers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,52 +31,61 @@ class Provenance:
 
 
 class Stack(Protocol):
-    """Frames of a run, with what is known of them."""
+    """Frames of a run and their metadata."""
 
     source: str
-    """Name in messages."""
+    """Name of the stack in messages."""
     files: tuple[Path, ...]
-    """Files that are read. They must not be overwritten."""
+    """Files that are read, and must not be overwritten."""
     notes: tuple[str, ...]
     """Lines that the user should read before the run."""
     provenance: Provenance
     """Origin of the frames."""
     shape: tuple[int, int, int]
-    """n_frames, n_X, n_Y."""
+    """Number of frames, rows and columns: (n_frames, n_X, n_Y)."""
     dtype: np.dtype[Any]
     """One of `gpu_spots.model.FRAME_DTYPES`."""
     columns: Columns
-    """The run's metadata (lauecollect)."""
+    """Metadata of the run, one value per frame (group ``lauecollect``)."""
     validity: Validity
-    """Which values count."""
+    """Valid pixels and values."""
     saturation: float | None
     """The smallest saturated value, counts; None: unknown."""
     step: int
-    """How many frames it is best to read at once."""
+    """Number of frames that are best read together."""
     rows_apart: int | None
-    """Stretches of so many rows can be read without reading others; None: some rows of a frame cost
-    as much as all of them.
+    """Number of rows that can be read without reading others; None: reading some rows of a frame
+    takes as long as reading all of them.
     """
     is_decoded: bool
-    """Frames lie in the file as they are in memory: to read them again costs no more than to copy
+    """True if the file stores frames as they are in memory. Reading them is then as fast as copying
     them.
     """
 
     @property
     def shuffled(self) -> Shuffled | None:
-        """How frames can be read shuffled (see `gpu_spots.memory.shuffled`); None: they cannot."""
+        """Reader of shuffled frames (see `gpu_spots.memory.shuffled`); None: there is none."""
 
     def resident(self) -> Array | None:
-        """The whole stack if it is in memory already."""
+        """Return the whole stack if it is in memory already, else None."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """Fill ``into`` (end - begin, n_X, n_Y) with the frames from ``begin`` to ``end``; several threads may.
+        """Read the frames from ``begin`` to ``end``, end exclusive. Any thread may call this.
 
-        Raises `InputError`, which names the frame.
+        Args:
+            begin: index of the first frame.
+            end: index after the last frame.
+            into: array to fill, (end - begin, n_X, n_Y).
+
+        Raises:
+            InputError: a frame cannot be read; the message names it.
         """
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
-        """The same for the rows from ``first`` to ``last`` of these frames: ``into`` is (end - begin, last - first, n_Y)."""
+        """Read the rows from ``first`` to ``last`` of these frames, like `read`.
+
+        ``into`` has the shape (end - begin, last - first, n_Y).
+        """
 
     def check_whole(self) -> None:
         """Raise `InputError` if frames are missing, or were changed since the stack was opened."""
@@ -92,73 +101,100 @@ class Stack(Protocol):
 
 
 class Spool(Protocol):
-    """Where decoded frames are put that do not fit in memory."""
+    """Scratch storage of decoded frames that do not fit in memory."""
 
     def write(self, begin: int, frames: Array) -> None:
-        """Put frames (k, n_X, n_Y), contiguous, at their place; several threads may.
+        """Store frames (k, n_X, n_Y), contiguous, from index ``begin`` on.
 
-        Raises `OutputError`.
+        Any thread may call this. Raises `OutputError` on failure.
         """
 
     def read(self, begin: int, end: int, into: Array) -> None:
-        """As a `Stack` does it."""
+        """Read frames, like `Stack.read`."""
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
-        """As a `Stack` does it."""
+        """Read rows of frames, like `Stack.read_rows`."""
 
 
 OpenSpool = Callable[[tuple[int, int, int], "np.dtype[Any]"], AbstractContextManager[Spool]]
-"""Opens a scratch file for decoded frames of a shape (n_frames, n_X, n_Y) and a type."""
+"""Function that opens a scratch file for frames of a shape (n_frames, n_X, n_Y) and a type."""
 
 
 class Sink(Protocol):
-    """Where results go.
+    """Destination of the results.
 
-    One thread writes, in the order of these methods, masks and frames ascending; any thread may
-    encode.
+    One thread calls the methods that write, in the order of this list, with masks and frames in
+    ascending order. Any thread may call `encode`.
     """
 
     keep: frozenset[str]
-    """Which stacks it takes: raw, filtered, synced, labels, pixels; others are not even made."""
+    """Stacks to write, of raw, filtered, synced, labels and pixels. Others are not encoded."""
 
     def write_levels(
         self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
     ) -> None:
-        """The level of each frame, counts, and the factors in 2^-16 that frames were scaled by; None: they were not."""
+        """Write the level of each frame, and the factors that scaled the frames.
+
+        Args:
+            frame_levels: (n_frames,) float64, counts.
+            factors: (n_frames,) int64, multiples of 2^-16; None: frames were not scaled.
+        """
 
     def write_noise(self, model: NoiseModel) -> None:
         """Write the noise model of the run."""
 
     def encode(self, image: Callable[[], Array]) -> Any:
-        """Make an image (n_X, n_Y) ready to be written; it is asked for now or when it is written, as the sink prefers."""
+        """Prepare an image (n_X, n_Y) for writing.
+
+        The sink calls ``image`` at once, or when the image is written.
+        """
 
     def write_map(self, name: str, encoded: Any) -> None:
-        """A map of the background: avg, std, ..."""
+        """Write a map of the background, such as avg or std."""
+
+    def expect_matched(self, n_masks: int | None) -> None:
+        """Masks will be those of the matched finder.
+
+        ``n_masks``: of each kind, raw, filtered and synced, one a group of frames; None: raw and
+        filtered, one a frame.
+        """
 
     def expect_synced(self, n_masks: int) -> None:
-        """There will be that many synced masks, and they are the ones that are labelled."""
+        """Set the number of synced masks, which are the ones that are labelled."""
 
     def write_masks(self, kind: str, begin: int, images: Sequence[Any]) -> None:
-        """Consecutive masks of a ``kind``, raw, filtered (a frame's) or synced, from number ``begin`` on; uint8, 0 or 1."""
+        """Write consecutive masks, uint8, 0 or 1.
+
+        Args:
+            kind: raw or filtered, with one mask per frame, or synced.
+            begin: index of the first mask.
+            images: encoded masks.
+        """
 
     def write_labels(self, begin: int, counts: NDArray[np.int32], images: Sequence[Any]) -> None:
-        """Label images of consecutive masks; uint16, or uint32 where ``counts``, the spots of each mask, ask for it."""
+        """Write label images of consecutive masks, uint16 or uint32.
+
+        Args:
+            begin: index of the first mask.
+            counts: (k,) int32: number of spots of each mask, which decides the type.
+            images: encoded label images.
+        """
 
     def write_pixels(self, pixels: NDArray[np.int64]) -> None:
-        """Flat indices of the pixels of the next components."""
+        """Write the flat indices of the pixels of the next components, (p,) int64."""
 
     def write_spots(self, table: SpotTable) -> None:
         """Write the columns of all spots, masks and frames."""
 
 
 class Observer(Protocol):
-    """Who is told how far things are."""
+    """Receiver of progress and warnings."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        """A stage begins, of ``total`` of some unit: frames, rows, masks."""
+        """Begin a stage of ``total`` frames, rows or masks, as ``unit`` says."""
 
     def advance(self, steps: int) -> None:
-        """That many of them are done."""
+        """Report that ``steps`` more of them are done."""
 
     def warn(self, message: str) -> None:
-        """Something the user should know."""
+        """Show a warning to the user."""

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, ParameterError, given
 
 KINDS = {"rect": ("X0,X1,Y0,Y1", 4), "disc": ("X,Y,R", 3), "border": ("N", 1)}
-"""What each kind is written as, and how many numbers that are."""
+"""Form of each kind of region, and the number of its numbers."""
 LARGEST = 1e9
-"""Numbers of pixels beyond it are mistakes; squares of those below are far from overflow."""
+"""Largest number of pixels. Larger ones are mistakes, and their squares could overflow."""
 
 
 @dataclass(frozen=True, slots=True)

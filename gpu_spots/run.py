@@ -29,11 +29,11 @@ class Output:
     path: Path | None = None
     """Spots file; None: the results stay in memory."""
     compression: str = "gzip"
-    """Compression of the file; results in memory have lzf, which is fast."""
+    """Compression of the file. Results in memory are compressed by lzf, which is fast."""
     keep: frozenset[str] = STACKS
-    """Stacks that are written: some of `STACKS`."""
+    """Stacks to write, some of `STACKS`."""
     force: bool = False
-    """Whether an existing file is overwritten."""
+    """Overwrite an existing file."""
 
     def __post_init__(self) -> None:
         filter_options(self.compression)

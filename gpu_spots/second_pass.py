@@ -1,4 +1,4 @@
-"""Second pass: batch by batch of frames, masks are found and united, their components labelled and measured, and all of it written."""
+"""Second pass over the frames: masks, their components, and the sums of the spots."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -33,15 +33,15 @@ from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_i
 
 Result = TypeVar("Result")
 Sums = tuple[NDArray[np.float64], Measurements]
-"""Intensity, and what else was measured, of the spots of a batch."""
+"""Intensities and other measurements of the spots of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Images:
+class Images:
     """Images of consecutive masks that are to be written, on the host."""
 
     masks: dict[str, PackedImages]
-    """By the kinds that the sink keeps."""
+    """Masks by kind, of the kinds that the sink keeps."""
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
     sums: ComponentSums | None = None
@@ -50,16 +50,16 @@ class _Images:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The same, ready for the sink."""
+    """Images of masks and labels that are ready for the sink."""
 
     masks: dict[str, list[Any]]
     labels: list[Any]
 
 
 class SecondPass(Generic[Frames, Masks, Prepared]):
-    """Masks, components and sums, batch by batch.
+    """Computation of masks, components and sums, in batches of frames.
 
-    Workers compute and encode; this thread alone writes, in order.
+    Worker threads compute and encode. Only the calling thread writes, in order.
     """
 
     def __init__(
@@ -76,6 +76,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.connectivity = parameters.connectivity
         self.mean = background.mean
         self.backend = source.backend
+        if source.background_levels is not None:
+            # masks are those of levelled frames, whose invalid values are marked
+            pixels = background.validity.pixels
+            marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
+            background = replace(background, validity=marked)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = at_last(
             lambda: self.backend.prepare(background, morphology, source.saturation),
@@ -84,19 +89,21 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.sink = sink
         self.observer = observer
         self.watch = watch
-        self.maps = ComponentMaps.of(background, may_touch=parameters.connectivity == 1)
+        # spots by threshold are apart, unless corners do not connect them
+        may_touch = parameters.finder == "matched" or parameters.connectivity == 1
+        self.maps = ComponentMaps.of(background, may_touch=may_touch)
         self.noise_model = background.noise_model
         self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
-        """Every frame's filtered mask is labelled and measured on that frame, while it is at hand."""
+        """Label the filtered mask of each frame and measure its spots, in one pass."""
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
+        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self._find_masks(on_device, begin, end)
             found = self.backend.components(masks.filtered, self.connectivity)
             sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
-            # what waits to be written takes no memory of a device
+            # results that wait to be written hold no device memory
             found = replace(found, held=None)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
@@ -107,7 +114,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return self.table.table()
 
     def in_groups(self, groups: Groups) -> SpotTable:
-        """The union of a group's masks is labelled, and measured on each of its frames in a second walk."""
+        """Label the union of the masks of each group, and measure its spots on each frame.
+
+        The frames are read once for the masks, and once more for the sums.
+        """
         self.sink.expect_synced(groups.n_masks)
         return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
 
@@ -119,9 +129,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 found, self.maps, self.noise_model, groups.mask_of_frame, self.source.factors
             )
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Sums]:
+        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
-            return _Images({}), self._measure(
+            return Images({}), self._measure(
                 on_device, found, groups.mask_of_frame[begin:end], begin, end, with_values=True
             )
 
@@ -140,11 +150,14 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
 
     def _synced_masks(self, groups: Groups) -> Masks:
-        """Masks of all frames, ORed over each group, less the pixels that are invalid on any of its frames."""
+        """Return the union of the filtered masks of each group.
+
+        Pixels that are invalid on any frame of the group are excluded.
+        """
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, FoundMasks[Masks]]:
+        def one_batch(begin: int, end: int) -> tuple[Images, FoundMasks[Masks]]:
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
@@ -166,7 +179,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _unite(self, onto: Masks, masks: Masks, mask_of_frame: NDArray[np.int64]) -> None:
-        """OR masks onto those of their groups; some at a time where a device is full, as they may have to go to another one."""
+        """Unite masks of frames with those of their groups.
+
+        If a device is full, this is done in halves, because masks may be copied to another device.
+        """
 
         def some(begin: int, end: int) -> None:
             self.backend.union(onto, masks[begin:end], mask_of_frame[begin:end])
@@ -174,9 +190,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         in_halves(some, (0, len(masks)), self.backend.release)
 
     def _label(self, synced: Masks) -> Components:
-        """Components of all synced masks."""
+        """Return the components of all synced masks, and write the masks and labels."""
 
-        def one_batch(begin: int, end: int) -> tuple[_Images, Components]:
+        def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             found = replace(
                 self.backend.components(synced[begin:end], self.connectivity), held=None
             )
@@ -191,22 +207,22 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         stage: str,
         total: int,
         unit: str,
-        one_batch: Callable[[int, int], tuple[_Images, Result]],
+        one_batch: Callable[[int, int], tuple[Images, Result]],
     ) -> Iterator[tuple[int, int, Result]]:
         """Compute batches of ``total`` frames or masks, and write their images.
 
-        Yields begin, end and the result of each batch, in order, when its images are written.
+        Yields begin, end and the result of each batch, in order, after its images were written.
         """
         self.observer.stage(stage, total, unit)
         run = self.source.plan
         batches = plan.spans(total, run.batch_frames)
         if run.piece_frames >= run.batch_frames:
 
-            def at_once(begin: int, end: int) -> tuple[_Images, Result, _Encoded]:
+            def at_once(begin: int, end: int) -> tuple[Images, Result, _Encoded]:
                 images, result = one_batch(begin, end)
                 return images, result, self._encode(images, 0, end - begin)
 
-            def some(span: Span) -> list[tuple[Span, tuple[_Images, Result, _Encoded]]]:
+            def some(span: Span) -> list[tuple[Span, tuple[Images, Result, _Encoded]]]:
                 return in_halves(at_once, span, self.backend.release)
 
             for done in in_order(some, batches, run.threads):
@@ -216,11 +232,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                     self.observer.advance(end - begin)
             return
 
-        def computed(span: Span) -> list[tuple[Span, tuple[_Images, Result]]]:
+        def computed(span: Span) -> list[tuple[Span, tuple[Images, Result]]]:
             return in_halves(one_batch, span, self.backend.release)
 
         with closing(in_order(computed, batches, run.threads)) as parts:
-            # a device has large batches, which other threads encode in pieces
+            # batches of a device are large, so the threads encode them in pieces
             pieces = (
                 (begin, piece, images, result, piece[1] == end - begin)
                 for part in parts
@@ -229,8 +245,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             )
 
             def encode(
-                piece: tuple[int, Span, _Images, Result, bool],
-            ) -> tuple[int, Span, _Images, Result, bool, _Encoded]:
+                piece: tuple[int, Span, Images, Result, bool],
+            ) -> tuple[int, Span, Images, Result, bool, _Encoded]:
                 return *piece, self._encode(piece[2], *piece[1])
 
             for begin, (first, last), images, result, is_last, of_piece in in_order(
@@ -255,7 +271,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         *,
         with_values: bool = False,
     ) -> Sums:
-        """Intensity and what was measured of the spots of the frames from ``begin`` to ``end``, in their own counts."""
+        """Measure the spots of the frames from ``begin`` to ``end``.
+
+        Intensities are in the counts of the frames, not in scaled counts.
+        """
         factors = None if self.source.factors is None else self.source.factors[begin:end]
         measured = self.backend.measure(
             on_device, found, mask_of_frame, self.prepared, factors, with_values=with_values
@@ -263,16 +282,16 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
-    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> _Images:
+    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
         """Bring the masks that the sink keeps to the host."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return _Images(
+        return Images(
             dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
             found,
             None if found is None else self.maps.sums(found),
         )
 
-    def _encode(self, images: _Images, first: int, last: int) -> _Encoded:
+    def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""
         found = images.found
         return _Encoded(
@@ -289,9 +308,17 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _write(
-        self, begin: int, first: int, encoded: _Encoded, images: _Images, *, is_last: bool
+        self, begin: int, first: int, encoded: _Encoded, images: Images, *, is_last: bool
     ) -> None:
-        """Write images of the batch from ``begin`` on, from its ``first``; with the last ones what was found in all of them."""
+        """Write some images of a batch, and after the last ones the components of the batch.
+
+        Args:
+            begin: index of the first mask of the batch.
+            first: index of the first image inside the batch.
+            encoded: images to write.
+            images: the images of the whole batch, with its components.
+            is_last: the images are the last ones of the batch.
+        """
         found = images.found
         with self.watch.stage("write"):
             for kind, masks in encoded.masks.items():

@@ -9,6 +9,7 @@ from factories.frames import frames_of
 from gpu_spots import first_pass, pipeline
 from gpu_spots.backend import Backend
 from gpu_spots.background.static_spots import static_places
+from gpu_spots.columns import Flag
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import Background, FixedPointMean, Validity
@@ -66,16 +67,35 @@ def below_of(background: Background) -> list[Below | None]:
 def test_properties_equal_the_reference(
     backend: Backend, dtype: str, method: str, normalise: str, sync: str
 ) -> None:
-    rng = np.random.default_rng(7)
+    options: dict[str, Any] = {"method": method, "normalise": normalise, "sync": sync}
     frames = frames_of(np.dtype(dtype), (N, 23, 38), seed=9)
     if dtype == "int32":
         frames += 70000 - int(frames.min())
+    assert compare(frames, Parameters(angles=0, erosions=0, structure=(2, 1), **options), backend)
+
+
+@pytest.mark.parametrize("sync", ["none", "pairs"])
+@pytest.mark.parametrize("method", ["n_removed", "clip"])
+def test_properties_of_matched_spots_equal_the_reference(
+    backend: Backend, method: str, sync: str
+) -> None:
+    frames = np.random.default_rng(3).poisson(80, (N, 43, 58)).astype(np.uint16)
+    spot = np.exp(-((np.arange(9) - 4) ** 2) / 4)
+    for frame, image in enumerate(frames):
+        # two of them touch
+        for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
+            image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
+    options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
+    found = compare(frames, Parameters(angles=0, finder="matched", **options), backend)
+    assert (found["spots/flags"] & Flag.NEIGHBOUR).any()
+
+
+def compare(frames: np.ndarray, parameters: Parameters, backend: Backend) -> dict[str, np.ndarray]:
+    """Compare the properties of a run with the reference; return all datasets of the run."""
+    rng = np.random.default_rng(7)
     drift = (1 + 0.1 * rng.random(N))[:, None, None]
-    frames = (frames * drift).astype(dtype)
+    frames = (frames * drift).astype(frames.dtype)
     valid = rng.random(frames.shape[1:]) < 0.98
-    parameters = Parameters(
-        angles=0, method=method, normalise=normalise, sync=sync, erosions=0, structure=(2, 1)
-    )
     found, background = run(frames, parameters, backend, Validity(valid))
     below, model = below_of(background), background.noise_model
     assert background.noise is not None
@@ -88,7 +108,7 @@ def test_properties_equal_the_reference(
         model.correlation,
     )
     factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
-    factors = factors if normalise == "level" else []
+    factors = factors if parameters.normalise == "level" else []
     flagged = background.flagged
     expected = properties(
         frames,
@@ -99,9 +119,10 @@ def test_properties_equal_the_reference(
         noise,
         [] if flagged is None else [(int(x), int(y)) for x, y in np.argwhere(flagged)],
     )
-    if sync != "none":
+    if parameters.sync != "none":
         expected |= weighted_intensities(frames, found, below, factors, noise)
-    assert ("spots/I_prf" in found) == (sync != "none")
+    assert ("spots/I_prf" in found) == (parameters.sync != "none")
     assert len(expected["spots/sigma"]) > 20
     assert np.isfinite(expected["spots/sigma"]).all()
     assert_same(found, expected)
+    return found

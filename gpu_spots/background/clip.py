@@ -109,7 +109,7 @@ def lower_half(n_blocks: int) -> int:
 
 def lower_part(share: float) -> tuple[float, float]:
     """Return by how much the mean of the lowest ``share`` of a unit Gaussian is below 0, and its sd."""
-    if share <= 0:
+    if not 0 < share < 1:
         return 0.0, 1.0
     unit = NormalDist()
     z = unit.inv_cdf(share)

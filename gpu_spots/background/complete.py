@@ -30,6 +30,7 @@ def complete(
     kept: NDArray[np.int32],
     total: Array,
     method: Method,
+    n_frames: int,
     cutoff: float,
     correlation: tuple[float, float] = (1.0, math.nan),
     threads: int = 1,
@@ -41,6 +42,7 @@ def complete(
         kept: (n_X, n_Y) int32: values in each sample; 0: the pixel is masked.
         total: (n_X, n_Y), counts: sum of each sample; float frames: its average.
         method: background method.
+        n_frames: frames of the run.
         cutoff: noises above the background from which on a value stands out; used for ``clip``.
         correlation: correlation factor of the noise, and its error.
         threads: number of threads; the result does not depend on it.
@@ -49,7 +51,7 @@ def complete(
     avg, std = background.avg.reshape(-1), background.std.reshape(-1)
     some = slice(None, None, max(1, len(n) // noise.SAMPLE) | 1)
     with _quiet():
-        sampled = method.unbiased(n[some], s[some], avg[some], std[some])
+        sampled = method.unbiased(n_frames, n[some], s[some], avg[some], std[some])
         is_integer = background.max.dtype.kind != "f"
         model = noise.fit(*sampled, n[some], correlation, counts=is_integer)
     samples = method.clipped(kept, total, background.std)
@@ -59,7 +61,7 @@ def complete(
     sigma = np.empty(kept.shape, np.float32)
 
     def fill(part: slice) -> None:
-        mean, variance = method.unbiased(n[part], s[part], avg[part], std[part])
+        mean, variance = method.unbiased(n_frames, n[part], s[part], avg[part], std[part])
         sigma.reshape(-1)[part] = np.sqrt(clip.variance_of(mean, variance, n[part], model))
 
     _in_pieces(fill, len(n), threads)

@@ -33,6 +33,8 @@ OUTLIER, SMALL, AROUND = 5.0, 2.0, 6
 """Larger differences of neighbouring frames, of their median size and in counts, are left out of
 the correlation, with so many pixels on either side.
 """
+LARGEST_CHANGE = 2.0**400
+"""Counts; sums of squares of larger ones are not finite."""
 ENOUGH = 1000
 """Differences that a correlation is taken from, at least."""
 SIGNIFICANT = 4.0
@@ -152,6 +154,8 @@ class LevelSampler:
                 good[:, step:] &= ~far[:, :-step]
                 good[:, :-step] &= ~far[:, step:]
             change[far | ~good] = 0.0
+            if np.abs(change).max() > LARGEST_CHANGE:
+                return 1.0, math.nan
             squares += math.fsum((change * change).reshape(-1).tolist())
             n += int(np.count_nonzero(good))
             for lag in (1, 2):

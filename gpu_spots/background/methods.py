@@ -91,10 +91,13 @@ class Trimmed:
         """Return the number of values in the sample of a pixel whose values are all valid."""
         return n_frames - self._n_removed(n_frames)
 
-    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+    def unbiased(
+        self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
+    ) -> tuple[Array, Array]:
         """Return mean and variance of all values of some pixels, as if those dropped were noise.
 
         Args:
+            n_frames: frames of the run.
             kept: int32: values in the sample of each pixel.
             total: sum of each sample, counts.
             avg: float32, counts: average of each sample.
@@ -103,7 +106,7 @@ class Trimmed:
         Returns:
             float64, counts and counts^2.
         """
-        shift, width = clip.lower_part(1 - self.percent / 100)
+        shift, width = clip.lower_part(self.n_sampled(n_frames) / n_frames)
         sd = std.astype(np.float64) / width
         return avg.astype(np.float64) + shift * sd, clip.sample_variance(sd, kept)
 
@@ -201,7 +204,9 @@ class KruskalWallis:
         """Return the number of values in the sample of a pixel that keeps all blocks."""
         return n_frames
 
-    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+    def unbiased(
+        self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
+    ) -> tuple[Array, Array]:
         """Return mean and variance of the values of some pixels; see `Trimmed.unbiased`."""
         return avg.astype(np.float64), clip.sample_variance(std.astype(np.float64), kept)
 
@@ -303,7 +308,9 @@ class Clip:
         """Return the number of values in the sample of a pixel without spots."""
         return n_frames
 
-    def unbiased(self, kept: Array, total: Array, avg: Array, std: Array) -> tuple[Array, Array]:
+    def unbiased(
+        self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
+    ) -> tuple[Array, Array]:
         """Return mean and variance of the values without spots; see `Trimmed.unbiased`."""
         _, mean, variance = self.clipped(kept, total, std).statistics()
         return mean, variance

@@ -123,4 +123,4 @@ def mean_counts(mean: FixedPointMean | Floats) -> Floats:
     low = mean.low.astype(np.float64)
     if mean.high is not None:
         low += mean.high * 2.0**32
-    return low / mean.scale
+    return low / max(1, mean.scale)  # 0 where all pixels are masked

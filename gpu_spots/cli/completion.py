@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
-"""What click calls with the text before the cursor."""
+"""Function that click calls with the text before the cursor."""
 
 
 def file_names(_: click.Context, __: click.Parameter, incomplete: str) -> "list[CompletionItem]":
-    """Leave it to the shell, which completes names of files."""
+    """Let the shell complete the name of a file."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]

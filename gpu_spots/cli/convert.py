@@ -1,4 +1,4 @@
-"""``gpu-spots convert``: images and what is known of them into one HDF5 file, as lu_mccd2hdf does."""
+"""Command ``gpu-spots convert``: write images and their metadata as one HDF5 file."""
 
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ def convert(
     debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
-    """Write a run of images as one HDF5 file, which find reads.
+    """Write a run of images as one HDF5 file for find.
 
-    A Lauecollect log names its images and has their metadata. Or give the images (MarCCD, TIFF,
-    CBF, EDF, ...; compressed by gzip or bzip2 too), or a pattern of their names in quotes, and say
-    where angles and laser states are: in a --table, in their names (--name-pattern), or by
-    --angle-step and --laser.
+    Give a Lauecollect log, which lists the images and their metadata. Or give the images (MarCCD,
+    TIFF, CBF, EDF, ...; also compressed by gzip or bzip2) or, in quotes, a pattern of their names.
+    Angles and laser states of such images come from a table (--table), from the names
+    (--name-pattern), or from --angle-step and --laser.
     """
     with naming_options():
         _run(image_request(sources, options), output, threads, force, quiet)

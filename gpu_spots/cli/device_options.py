@@ -1,4 +1,4 @@
-"""Options of find that say what computes."""
+"""Options of find for the computing backend."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""gpu-spots devices: which GPUs there are, and why one cannot be used."""
+"""Command ``gpu-spots devices``: list the GPUs, and the reason why one cannot be used."""
 
 import click
 
@@ -9,10 +9,10 @@ from gpu_spots.cli.terminal import show
 @click.command("devices", cls=OneLineCommand)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def devices(debug: bool) -> None:
-    """List the GPUs that can compute, and say why one cannot.
+    """List the GPUs, and the reason why one cannot be used.
 
-    A small kernel is compiled for each and runs on it. The CPU can always be used. One run on
-    several GPUs (find --device 0,1) is experimental.
+    A small kernel is compiled for each GPU and run on it. The CPU can always be used. Runs on
+    several GPUs (find --device 0,1) are experimental.
     """
     from gpu_spots.cuda.devices import list_devices
     from gpu_spots.errors import BackendError

@@ -1,6 +1,6 @@
-"""gpu-spots find, also known as lu_hdf2spots: from a run to its spots.
+"""Command ``gpu-spots find``, also called ``lu_hdf2spots``: find the spots of a run.
 
-Options and defaults are the manual's; ours follow them.
+The options of the manual come first, with its defaults.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_image
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
+from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
 
 DEFAULTS = Parameters()
 OURS = {
@@ -27,6 +27,9 @@ OURS = {
     "Images and metadata": tuple(name for name in IMAGE_OPTIONS if name != "table"),
     "Background and masks": (
         "normalise",
+        "finder",
+        "significance",
+        "streaks",
         "mask",
         "mask_good",
         "no_file_mask",
@@ -66,7 +69,7 @@ class FindCommand(OneLineCommand):
 
 
 def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
-    """Numbers where there are numbers; which ones are allowed is the parameters' business."""
+    """Return the numbers, or the text if it is not a list of numbers, which is refused later."""
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -163,6 +166,17 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     show_default=True,
     help="compression algorithm",
 )
+@click.option(
+    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True, shell_complete=one_of(FINDERS),
+    help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
+)  # fmt: skip
+@click.option(
+    "--significance", metavar="T", type=float, default=DEFAULTS.significance, show_default=True,
+    help="Standard deviations above the background from which on --finder matched finds a spot",
+)  # fmt: skip
+@click.option(
+    "--streaks", is_flag=True, help="Let --finder matched look for lines as well as round spots"
+)
 @input_options
 @image_options
 @click.option(
@@ -184,9 +198,9 @@ def find(
 ) -> None:
     """Find the spots of a Laue diffraction run.
 
-    Learns the background of each pixel from all frames, masks what stands out, cleans the masks by
-    erosions and dilations, labels the spots, integrates them, and writes statistics, masks, labels
-    and the table of spots to the output.
+    Calculates the background of each pixel from all frames, marks the pixels significantly above
+    it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
+    statistics, masks, labels and the table of spots to the output.
     """
     with naming_options():
         images = take_images(sources, options)

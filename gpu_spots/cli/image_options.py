@@ -1,4 +1,4 @@
-"""The options that convert and find share: which images make a run, and what is known of them."""
+"""Options for images and their metadata, shared by convert, find and info."""
 
 import glob
 from collections.abc import Callable
@@ -24,10 +24,10 @@ IMAGE_OPTIONS = (
 )
 """Names of the options."""
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
-"""Ends of names of files that are no images."""
+"""Endings of the names of HDF5 files."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 IMAGE_SUFFIXES = (".mccd", ".tif", ".tiff", ".cbf", ".edf", ".img", ".mar3450", ".mar2300")
-"""Ends of names of files that are images, alone as well; others may be, too."""
+"""Endings of the names of images. Files with other names may be images too."""
 
 
 def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -36,7 +36,7 @@ def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
 
 
 def image_options(command: Command) -> Command:
-    """Give a command the options about images."""
+    """Add the options to a command."""
     path = click.Path(path_type=Path)
     options = [
         click.option(
@@ -82,9 +82,10 @@ def image_options(command: Command) -> Command:
 def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of an `ImageRequest` out of ``options`` and return its arguments.
 
-    One source that ends in ``.log`` is a log.
+    A single source that ends in ``.log`` is a log.
 
-    Raises `ParameterError` where there are more than that.
+    Raises:
+        ParameterError: a log is given together with other sources.
     """
     images = {
         name: options[name] if name == "table" else options.pop(name) for name in IMAGE_OPTIONS
@@ -101,10 +102,12 @@ def image_request(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str
 def take_images(sources: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any] | None:
     """Take the options of an `ImageRequest` out of ``options``.
 
-    Returns its arguments, or None if the one source is to be read as HDF5.
+    Returns:
+        Arguments of the request; None: the only source is read as HDF5.
 
-
-    Raises `ParameterError` where there is nothing to read, or several HDF5 files.
+    Raises:
+        ParameterError: there is nothing to read, there are several HDF5 files, or options for
+            images are given with an HDF5 file.
     """
     images = image_request(sources, options)
     given = sorted(name for name in IMAGE_OPTIONS if images[name] not in (None, False))

@@ -1,4 +1,4 @@
-"""gpu-spots info: what a file is taken for, and what find would do with it."""
+"""Command ``gpu-spots info``: show how a file is interpreted, and what find can do with it."""
 
 import json
 import shlex
@@ -25,13 +25,14 @@ Rows = Iterator[tuple[str, str]]
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
 def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
-    """Show what a file, or a run of images, is taken for, without reading its frames.
+    """Show how a file or a run of images is interpreted.
 
-    The layout, the frames and how they are stored, which pixels and values count, angles, laser
-    states, blocks and pairs, what find can do with them, and the command to do it. Files, logs and
-    images are given as for find.
+    Frames are not read. The output lists the layout, the frames and their storage, masked pixels
+    and valid values, angles, laser states, blocks and pairs, the methods that find can use, and the
+    command to run it. Files, logs and images are given as for find.
 
-    Of a spots file, the output of find: how many spots it has, and how they were found.
+    For a spots file, the output of find, it lists the number of spots, the options, the program and
+    the datasets.
     """
     arguments = as_arguments(info, options, (*INPUT_NAMES, *IMAGE_OPTIONS))
     with naming_options():
@@ -77,7 +78,7 @@ def _described(
 
 
 def _rows(found: dict[str, Any]) -> Rows:
-    """Label and text of each line."""
+    """Yield label and text of each line for a run."""
     yield "file", found["file"]
     yield "layout", _title(found["layout"])
     yield from _frames(found["frames"])
@@ -87,7 +88,7 @@ def _rows(found: dict[str, Any]) -> Rows:
 
 
 def _rows_of_spots(found: dict[str, Any]) -> Rows:
-    """Label and text of each line, of a spots file."""
+    """Yield label and text of each line for a spots file."""
     unknown = "unknown"
     spots = found["spots_per_frame"]
     yield "file", found["file"]

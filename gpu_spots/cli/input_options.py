@@ -1,4 +1,4 @@
-"""Options about the input, which the commands that read runs share."""
+"""Options for the input, shared by the commands that read runs."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -15,11 +15,11 @@ TABLE = click.option(
     help="Table (CSV or TSV) with one row per frame and the columns angle, laser_on, ...; "
     "for images also file",
 )  # fmt: skip
-"""The option for a table, which convert has too."""
+"""Option for a table, which convert has too."""
 OPTIONS = (
     click.option(
         "--frames", "frames_path", metavar="PATH", multiple=True,
-        help="Dataset of the frames, or its group; repeat it for datasets that follow each other  "
+        help="Dataset of the frames, or its group; may be repeated for successive datasets  "
         "[default: searched for]",
     ),
     click.option(
@@ -72,20 +72,25 @@ NAMES = (
     "valid_range",
     "saturation",
 )
-"""The parameters that they set."""
+"""Names of the parameters that the options set."""
 
 
 def input_options(command: Command) -> Command:
-    """A decorator that gives a command these options."""
+    """Add the options to a command."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
 def take_inputs(options: dict[str, Any], with_table: bool = True) -> Any:
-    """The `Inputs` that the values of these options come to; they are taken out of ``options``. Raises `ParameterError`.
+    """Take the values of these options out of ``options``, and return them as `Inputs`.
 
-    Without ``with_table`` the table is another's business.
+    Args:
+        options: values of all options of a command, by the names of the parameters.
+        with_table: use the table; False: the table belongs to the images.
+
+    Raises:
+        ParameterError: a value is not allowed.
     """
     # here, so that --help and wrong usage answer at once
     from gpu_spots.errors import ParameterError

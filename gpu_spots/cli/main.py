@@ -6,6 +6,7 @@ from gpu_spots import __version__
 from gpu_spots.cli.convert import convert
 from gpu_spots.cli.devices import devices
 from gpu_spots.cli.errors import OneLineGroup
+from gpu_spots.cli.export import export
 from gpu_spots.cli.find import find
 from gpu_spots.cli.info import info
 from gpu_spots.cli.score import score
@@ -23,6 +24,7 @@ def gpu_spots() -> None:
 gpu_spots.add_command(find)
 gpu_spots.add_command(info)
 gpu_spots.add_command(convert)
+gpu_spots.add_command(export)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
 gpu_spots.add_command(devices)

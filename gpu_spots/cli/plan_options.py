@@ -1,4 +1,4 @@
-"""Options of find that say what it may use and what it keeps: memory, scratch files, batches, stacks; and the plan in words."""
+"""Options of find for memory, scratch files, batches and stacks, and the text of a plan."""
 
 import re
 from collections.abc import Callable
@@ -61,7 +61,8 @@ def plan_options(command: Command) -> Command:
         ),
         click.option(
             "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True, callback=_keep,
-            help="Stacks to write, some of these or none; statistics and spots are always written",
+            help="Stacks to write, separated by commas, or none; "
+            "statistics and spots are always written",
         ),
         click.option(
             "--dry-run", is_flag=True, help="Print the plan of the run and its memory needs, and exit"

@@ -7,7 +7,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from gpu_spots.cuda import background, components, masks, measure, memory, prepared, scale
+from gpu_spots.cuda import (
+    background,
+    components,
+    masks,
+    matched,
+    measure,
+    memory,
+    prepared,
+    scale,
+)
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import Array
 
@@ -92,3 +101,12 @@ class GpuBackend:
     fetch = _on_device(masks.fetch)
     components = _on_device(components.components)
     measure = _on_device(measure.measure)
+
+    prepare_significance = _on_device(matched.prepare_significance)
+    prepare_seeds = _on_device(matched.prepare_seeds)
+    significance = _on_device(matched.significance)
+    empty_sums = _on_device(matched.empty_sums)
+    add_significance = _on_device(matched.add_significance)
+    of_sums = _on_device(matched.of_sums)
+    smoothed_maps = _on_device(matched.smoothed_maps)
+    matched_masks = _on_device(matched.matched_masks)

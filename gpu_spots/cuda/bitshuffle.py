@@ -28,7 +28,7 @@ DAMAGE = {
     5: "damaged compressed data (a match outside of the block)",
     6: "a block that decompresses to the wrong number of bytes",
 }
-"""What is wrong with a chunk, by the numbers that `decode_chunks` gives."""
+"""Reasons why a chunk is damaged, by the numbers that `decode_chunks` returns."""
 
 
 def block_bytes(chunk: bytes) -> int:

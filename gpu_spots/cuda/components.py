@@ -11,9 +11,9 @@ from gpu_spots.model import Components
 from gpu_spots.spots.table import joined
 
 THREADS, BLOCK_WORDS = 256, 1024
-"""As in components.cu."""
+"""Sizes that are equal in components.cu."""
 MOST_WORDS = 2**25
-"""Words of masks at a time: pixels of more could not be numbered in 31 bits."""
+"""Words of masks that are labelled at a time. The pixels of more do not fit in 31 bits."""
 
 
 def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:

@@ -23,9 +23,9 @@ from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.model import Array
 
 ALIGNED = 256
-"""Where arrays that share a slot begin: multiples of so many bytes."""
+"""Alignment of the arrays that share a slot, bytes."""
 SLOTS = 2
-"""Slots of pinned memory beside one a thread: copies that are under way."""
+"""Slots of pinned memory in addition to one per thread, for copies that are not finished."""
 RESERVE = 256 << 20
 """Bytes of the device that arrays leave free: CUDA loads a kernel when it is first launched, and
 needs memory for its code and its stack, which no pool of ours can give.
@@ -71,11 +71,10 @@ class Device:
         self.description = self.call(self._describe)
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """On this device, its compute stream and its memory.
+        """Call a function on this device, with its compute stream and its memory pool.
 
-        The array library's errors become ours.
-
-        The thread stays on the device.
+        This remains the current device of the thread. Errors of the array library are replaced by
+        those of `gpu_spots.errors`.
         """
         try:
             self._make_current()
@@ -136,7 +135,7 @@ class Device:
 
     @contextmanager
     def lend(self, array: Any) -> Iterator[Array]:
-        """In a slot of pinned memory."""
+        """Copy an array into a slot of pinned memory."""
         with self.lend_all([array]) as (host,):
             yield host
 

@@ -39,11 +39,11 @@ class DeviceInfo:
     """Description of a device."""
 
     number: int
-    """As CUDA counts, from 0; of those that CUDA_VISIBLE_DEVICES lets through."""
+    """Number of the device for CUDA, from 0, among those that CUDA_VISIBLE_DEVICES allows."""
     description: str
-    """Its name, memory and compute capability."""
+    """Name, memory and compute capability of the device."""
     problem: str | None
-    """Why it cannot be used; None: a kernel ran on it."""
+    """Reason why the device cannot be used; None: a kernel ran on it."""
 
 
 def open_backend(

@@ -20,9 +20,9 @@ from gpu_spots.cuda.validity import bits_of
 from gpu_spots.model import Array, Validity, check_frame_count
 
 THREADS = 256
-"""As in gather.cu."""
+"""Threads of a block, as in gather.cu."""
 AT_ONCE = 1 << 18
-"""Values that are fetched for the host to decide at a time."""
+"""Values that are fetched at a time for decisions on the host."""
 
 
 def kruskal_moments(

@@ -15,11 +15,11 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
 from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
 
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
-"""As in masks.cu."""
+"""Sizes that are equal in masks.cu."""
 STEPS = 8
-"""Erosions and dilations of one launch: rows of halo that a tile in shared memory has room for."""
+"""Erosions and dilations of one launch, limited by the halo of a tile in shared memory."""
 FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that come to the host at a time, as in `gpu_spots.memory.plan`."""
+"""Bytes of packed masks that are copied to the host at a time, as in `gpu_spots.memory.plan`."""
 
 
 def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
@@ -149,12 +149,12 @@ def _tiles(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[int
 
 
 def _shared(halo: int) -> int:
-    """Bytes of shared memory: two tiles with their halo, and a word before and after each."""
+    """Return the bytes of shared memory for two tiles with halo and a word on either side."""
     return 2 * ((TILE_ROWS + 2 * halo) * (TILE_WORDS + 2) + 2) * 4
 
 
 def _loads_wide(frames: Any) -> bool:
-    """Whether groups of 8 values lie at multiples of their size."""
+    """Return True if groups of 8 values are aligned to their size."""
     n_columns, address = frames.shape[2], frames.data.ptr
     aligned = address % min(16, 8 * frames.dtype.itemsize) == 0
     return bool(

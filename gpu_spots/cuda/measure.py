@@ -14,9 +14,9 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, fetched, frame_s
 from gpu_spots.model import FACTOR_BITS, Components, Measurements
 
 THREADS = 256
-"""As in measure.cu."""
+"""Threads of a block, as in measure.cu."""
 WIDEST = 2**62
-"""No count of an integer frame is as large."""
+"""Number larger than any value of an integer frame."""
 
 
 def measure(

@@ -54,13 +54,13 @@ class RankedMoments:
     """Results of the sorting kernels on the device: flat arrays of the band's pixels, 0 where masked."""
 
     maps: dict[str, Any]
-    """By the names of ``IntegerMoments`` or ``FloatMoments``; kruskal's have ``dropped`` too."""
+    """Maps by the fields of `IntegerMoments` or `FloatMoments`; ``dropped`` for kruskal only."""
     gaps: Any
     """(1,) int32: 1 if a pixel that is not masked is invalid on some frames and valid on others."""
 
     @classmethod
     def empty(cls, toolkit: Toolkit, dtype: np.dtype[Any], n_pixels: int) -> "RankedMoments":
-        """Room for the moments of frames of that type."""
+        """Allocate the moments of frames of a type."""
         types: dict[str, Any] = {"kept": np.int32, "max": dtype, "arg": np.int32}
         if dtype.kind == "f":
             types |= dict.fromkeys(("average", "deviation", "iqr"), np.float64)

@@ -19,7 +19,7 @@ class MeanOnDevice:
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     low_is_signed: bool
-    """Whether ``low`` is an int32 mean, whose upper part is its sign; then ``high`` is None."""
+    """True if ``low`` is an int32 mean, whose upper part is its sign; ``high`` is then None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
@@ -33,7 +33,7 @@ class Prepared:
     valid: Any
     """(n_X, words) uint32, on the device: pixels that are not masked; None: all."""
     value_range: Validity | None
-    """Which values count; None: all values of all pixels that are not masked do."""
+    """Valid values; None: all values of the pixels that are not masked."""
     morphology: Morphology
     mean: MeanOnDevice
     """The background to subtract."""

@@ -1,10 +1,11 @@
-"""SeveralGpus: the contract on several CUDA devices, by a `GpuBackend` on each.
+"""Computing backend for several CUDA devices, with a `GpuBackend` on each of them.
 
 Experimental: it has run on emulated devices only, never on two real ones.
 
-A thread works with one device: its bands are of some rows, its batches of some frames. A stack that
-stays on the devices is on all of them. What was made on a device is worked on there; only packed
-masks go from one to another, through the host. See docs/decisions/a-thread-has-a-device.md.
+Each thread of the host works with one device, on bands of rows and on batches of frames. Frames
+that stay on the devices between the passes are on every device. Results are processed further on
+the device that computed them. Only packed masks are copied from one device to another, through the
+host. See docs/decisions/a-thread-has-a-device.md.
 """
 
 import threading
@@ -24,6 +25,7 @@ from gpu_spots.cuda import memory
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.cuda.prepared import Prepared
+from gpu_spots.masks.matched import MatchedMasks, SeedLevels, SignificanceMaps
 from gpu_spots.model import (
     Array,
     Background,
@@ -36,32 +38,32 @@ from gpu_spots.model import (
 )
 
 HOME = 0
-"""Index of the device that has the masks of groups of frames."""
+"""Index of the device that holds the masks of pairs and blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Frames:
-    """Frames on one device, or the same on several."""
+    """Frames on one device, or copies of the same frames on several devices."""
 
     on: dict[int, Any]
-    """By index of the device: (n, n_X, n_Y)."""
+    """Frames (n, n_X, n_Y) by the index of their device."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, n_X, n_Y)."""
+        """Shape of the frames, (n, n_X, n_Y)."""
         return next(iter(self.on.values())).shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Type of the frames."""
         return next(iter(self.on.values())).dtype
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return self.shape[0]
 
     def __getitem__(self, part: Any) -> "_Frames":
-        """Some of the frames or rows, as views."""
+        """Return some of the frames, or of the rows of all, as views."""
         return _Frames({device: frames[part] for device, frames in self.on.items()})
 
 
@@ -70,48 +72,64 @@ class _Masks:
     """A batch of masks on a device."""
 
     device: int
-    """Its index."""
+    """Index of the device."""
     packed: PackedMasks
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Return the number of masks."""
         return len(self.packed)
 
     def __getitem__(self, masks: slice) -> "_Masks":
-        """Some of the masks, as a view."""
+        """Return some of the masks, as a view."""
         return _Masks(self.device, self.packed[masks])
 
 
-class SeveralGpus:
-    """CUDA kernels on several devices. ``backends``: one a device.
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a device holds, significance or sums of it."""
 
-    ``workers``: host threads of all together, at least one a device.
-    """
+    device: int
+    """Its index."""
+    held: Any
+
+    def __len__(self) -> int:
+        """Number of frames or groups."""
+        return len(self.held)
+
+
+class SeveralGpus:
+    """Backend that shares the work of one run among several CUDA devices."""
 
     name = "gpu"
 
     def __init__(self, backends: Sequence[GpuBackend], workers: int) -> None:
+        """Combine the backends of the devices.
+
+        Args:
+            backends: one backend per device.
+            workers: number of host threads; fewer than one per device become one per device.
+        """
         self.workers = max(workers, len(backends))
         self.device = " and ".join(backend.device for backend in backends)
         self.backends = tuple(backends)
         self._threads = Assignment(len(backends))
 
     def free_bytes(self) -> int:
-        """Of the device that has least: each must have room for what any of them may get."""
+        """Return the free memory of the device that has least, because each may get any part."""
         return min(backend.free_bytes() for backend in self.backends)
 
     def band_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
-        """On the thread's device."""
+        """Return the memory that a band needs on the device of its thread."""
         return self.backends[HOME].band_bytes(n_frames, n_pixels, dtype, method)
 
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-        """On the thread's device."""
+        """Return the memory that a batch needs on the device of its thread."""
         return self.backends[HOME].batch_bytes(n_frames, n_pixels, dtype)
 
     def hold(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
     ) -> _Frames:
-        """On the thread's device, or if they are for all threads on every device."""
+        """Allocate frames on the device of the thread, or if ``shared`` on every device."""
         devices = range(len(self.backends)) if shared else [self._threads.device()]
         return _Frames({device: self.backends[device].hold(shape, dtype) for device in devices})
 
@@ -119,7 +137,7 @@ class SeveralGpus:
     def staging(
         self, held: _Frames, begin: int, end: int, shuffled_rows: int | None = None
     ) -> Iterator[Array]:
-        """Provide pinned memory, which is copied to all devices that have the frames."""
+        """Provide pinned memory, which is then copied to all devices that hold the frames."""
         parts = [
             (self.backends[device].toolkit, frames) for device, frames in held[begin:end].on.items()
         ]
@@ -127,19 +145,19 @@ class SeveralGpus:
             yield slot
 
     def upload(self, frames: Any) -> _Frames:
-        """To the thread's device. Of frames that are on several, the thread's are taken."""
+        """Copy frames to the device of the thread, or return those that are there already."""
         if isinstance(frames, _Frames):
             return _Frames(dict([self._here(frames)]))
         device = self._threads.device()
         return _Frames({device: self.backends[device].upload(frames)})
 
     def release(self) -> None:
-        """On all devices: another thread's masks may have been what was too much."""
+        """Free unused memory on all devices, as masks of other threads may have filled one."""
         for backend in self.backends:
             backend.release()
 
     def scaled(self, frames: _Frames, factors: NDArray[np.integer], validity: Validity) -> _Frames:
-        """Where they are."""
+        """Scale frames on the device that holds them."""
         device, found = self._here(frames)
         return _Frames({device: self.backends[device].scaled(found, factors, validity)})
 
@@ -158,25 +176,25 @@ class SeveralGpus:
     def hold_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> None:
-        """Each device makes rows of it, and needs all: they come from the host."""
+        """Hold nothing. Each device computes some rows but needs all, which the host sends."""
 
     def background(
         self, frames: _Frames, method: Method, validity: Validity, into: BackgroundRows
     ) -> bool:
-        """Where the band is."""
+        """Calculate the background on the device that holds the band."""
         device, band = self._here(frames)
         return self.backends[device].background(band, method, validity, into)
 
     def prepare(
         self, background: Background, morphology: Morphology, saturation: float | None
     ) -> tuple[Prepared, ...]:
-        """On every device."""
+        """Prepare the second pass on every device."""
         return tuple(
             backend.prepare(background, morphology, saturation) for backend in self.backends
         )
 
     def find_masks(self, frames: _Frames, prepared: tuple[Prepared, ...]) -> FoundMasks[_Masks]:
-        """Where the batch is."""
+        """Find masks on the device that holds the batch."""
         device, batch = self._here(frames)
         found = self.backends[device].find_masks(batch, prepared[device])
         return FoundMasks(
@@ -186,31 +204,35 @@ class SeveralGpus:
         )
 
     def empty_masks(self, n_masks: int, shape: tuple[int, int]) -> _Masks:
-        """At home: masks from all devices are united in them."""
+        """Return empty masks on device `HOME`, where the masks of all devices are united."""
         return _Masks(HOME, self.backends[HOME].empty_masks(n_masks, shape))
 
     def union(self, onto: _Masks, masks: _Masks, mask_of_frame: NDArray[np.integer]) -> None:
-        """Where ``onto`` is; ``masks`` go there first."""
+        """Unite masks on the device of ``onto``, to which ``masks`` are copied first."""
         self.backends[onto.device].union(
             onto.packed, self._moved(masks, onto.device), mask_of_frame
         )
 
     def without(self, masks: _Masks, invalid: _Masks) -> _Masks:
-        """Where ``masks`` are; ``invalid`` goes there first."""
+        """Exclude pixels on the device of ``masks``, to which ``invalid`` is copied first."""
         return _Masks(
             masks.device,
             self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)),
         )
 
     def fetch(self, masks: Sequence[_Masks]) -> list[PackedImages]:
-        """Copy each from where it is; those of a batch are on one device."""
+        """Copy masks to the host, those of one device together."""
         if len({each.device for each in masks}) > 1:
             return [self.fetch([each])[0] for each in masks]
         device = masks[0].device if masks else HOME
         return self.backends[device].fetch([each.packed for each in masks])
 
     def components(self, masks: _Masks, connectivity: int) -> Components:
-        """On the thread's device: masks of groups leave home for it, so that all devices share the work."""
+        """Return the components, computed on the device of the thread.
+
+        Masks of pairs and blocks are copied there from device `HOME`, so that all devices share the
+        work.
+        """
         device = self._threads.device()
         found = self.backends[device].components(self._moved(masks, device), connectivity)
         return replace(found, held=(device, found.held))
@@ -225,7 +247,7 @@ class SeveralGpus:
         *,
         with_values: bool = False,
     ) -> Measurements:
-        """Where the batch is."""
+        """Measure spots on the device that holds the batch."""
         device, batch = self._here(frames)
         there, held = components.held or (device, None)
         components = replace(components, held=held if there == device else None)
@@ -238,13 +260,63 @@ class SeveralGpus:
             with_values=with_values,
         )
 
+    def prepare_significance(self, maps: SignificanceMaps) -> tuple[Any, ...]:
+        """On every device."""
+        return tuple(backend.prepare_significance(maps) for backend in self.backends)
+
+    def prepare_seeds(self, levels: SeedLevels) -> tuple[Any, ...]:
+        """On every device."""
+        return tuple(backend.prepare_seeds(levels) for backend in self.backends)
+
+    def significance(
+        self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | None
+    ) -> _Held:
+        """Where the batch is."""
+        device, batch = self._here(frames)
+        return _Held(device, self.backends[device].significance(batch, prepared[device], levels))
+
+    def empty_sums(self, prepared: tuple[Any, ...], n: int, shape: tuple[int, int]) -> _Held:
+        """On the thread's device."""
+        device = self._threads.device()
+        return _Held(device, self.backends[device].empty_sums(prepared[device], n, shape))
+
+    def add_significance(self, onto: _Held, found: _Held, which: NDArray[np.int64]) -> None:
+        """Where both are: a thread works with one device."""
+        assert onto.device == found.device
+        self.backends[onto.device].add_significance(onto.held, found.held, which)
+
+    def of_sums(self, sums: _Held, sizes: Sequence[int]) -> _Held:
+        """Where they are."""
+        return _Held(sums.device, self.backends[sums.device].of_sums(sums.held, sizes))
+
+    def smoothed_maps(self, found: _Held, prepared: tuple[Any, ...]) -> NDArray[np.int16]:
+        """Where it is."""
+        device = found.device
+        return self.backends[device].smoothed_maps(found.held, prepared[device])
+
+    def matched_masks(
+        self, found: _Held, prepared: tuple[Any, ...], levels: Sequence[tuple[Any, ...]]
+    ) -> MatchedMasks[_Masks]:
+        """Where it is."""
+        device = found.device
+        of_device = [each[device] for each in levels]
+        masks = self.backends[device].matched_masks(found.held, prepared[device], of_device)
+        return MatchedMasks(
+            raw=_Masks(device, masks.raw),
+            filtered=_Masks(device, masks.filtered),
+            spots=masks.spots,
+        )
+
     def _here(self, frames: _Frames) -> tuple[int, Any]:
-        """The device that works on the frames, and its own: the only one that has them, or the thread's."""
+        """Return the index of the device that processes the frames, and its copy of them.
+
+        This is the only device that holds them, otherwise the device of the thread.
+        """
         device = next(iter(frames.on)) if len(frames.on) == 1 else self._threads.device()
         return device, frames.on[device]
 
     def _moved(self, masks: _Masks, device: int) -> PackedMasks:
-        """Masks on another device: a bit a pixel, through the host, mask by mask."""
+        """Return masks on a device, copied there if necessary: through the host, one by one."""
         if masks.device == device:
             return masks.packed
         source, target = self.backends[masks.device].toolkit, self.backends[device].toolkit
@@ -257,7 +329,10 @@ class SeveralGpus:
 
 
 class Assignment:
-    """Which device a thread works with, as long as it lives: the one that fewest living threads had when it first asked."""
+    """Assignment of each thread to a device, for the life of the thread.
+
+    A new thread gets the device that has the fewest living threads.
+    """
 
     def __init__(self, n_devices: int) -> None:
         self._n_devices = n_devices
@@ -265,11 +340,11 @@ class Assignment:
         self._device_of: dict[threading.Thread, int] = {}
 
     def device(self) -> int:
-        """Index of the calling thread's device."""
+        """Return the index of the device of the calling thread."""
         thread = threading.current_thread()
         with self._lock:
             if thread not in self._device_of:
-                # pools of threads end with each walk; the next one must find all devices free
+                # the threads of each pass end with it, and must not occupy devices in the next one
                 self._device_of = {
                     other: device for other, device in self._device_of.items() if other.is_alive()
                 }

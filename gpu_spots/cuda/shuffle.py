@@ -9,7 +9,7 @@ from gpu_spots.cuda.validity import bits_of
 
 THREADS = 256
 MOST_CHUNKS = 65535
-"""In one launch: the most blocks that a grid may have in its second direction."""
+"""Chunks of one launch, limited by the second dimension of a grid."""
 
 
 def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:

@@ -32,7 +32,7 @@ from gpu_spots.model import FRAME_DTYPES, Array, Validity
 from gpu_spots.protocols import Provenance
 
 READ_BYTES = 2**28
-"""At most this much is read in one call."""
+"""Largest number of bytes that is read in one call."""
 
 
 class ArrayStack:

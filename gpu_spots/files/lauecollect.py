@@ -176,9 +176,9 @@ class Column:
     values: Array
     """(n_frames,): numbers, or object (str)."""
     units: str | None = None
-    """Of the values."""
+    """Units of the values; None: no units."""
     attributes: Mapping[str, str] | None = None
-    """What else is known of it."""
+    """Further attributes of the dataset; None: none."""
 
 
 def write_columns(

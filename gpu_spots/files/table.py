@@ -12,11 +12,11 @@ from gpu_spots.masks.grouping import Columns
 from gpu_spots.model import Array
 
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
-"""What stands in brackets at the end of a column's name."""
+"""Units in brackets at the end of the name of a column."""
 
 
 def read_table(path: str | Path) -> Columns:
-    """The columns of a table, by name.
+    """Return the columns of a table by name.
 
     The first line names the columns. Values are separated by tabs, semicolons, commas or blanks,
     whichever the first line has (looked for in this order); text may stand in double quotes. Empty

@@ -242,7 +242,7 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
         n_angles = len(np.unique(angle_keys(columns, n_frames, source)))
     except InputError as error:
         raise InputError(
-            f"{error}; {given('angles')}: expected at least {at_least} different angles; {remedy}"
+            f"{error}; expected at least {at_least} different angles ({given('angles')}); {remedy}"
         ) from None
     if n_angles < at_least:
         raise InputError(

@@ -1,8 +1,8 @@
-"""The plan of a run, made before it begins: where its frames are kept, how many rows and frames are worked on at once, and what that needs.
+"""Plan of a run: the place of its frames, the sizes of bands and batches, and their memory.
 
-Everything here is whole numbers of bytes. What operations need is the backend's to know; what goes
-around them is known here. Where the number of set pixels matters, one in `SET_PIXELS` is expected
-to be set, more than in usual masks.
+The plan is made before the run begins. All sizes are whole numbers of bytes. The backend knows the
+memory of its operations; this module adds the memory of everything else. If a size depends on the
+number of set pixels, one pixel in `SET_PIXELS` counts as set, which is more than in usual masks.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,42 +26,51 @@ BAND_PIXELS = 1 << 17
 progress bar answer at once.
 """
 RESIDENT_PIXELS = 1 << 18
-"""The same where all frames are on a device, which is quicker, and of which a band takes no memory
-for frames.
+"""Pixels of a band if all frames are on a device. A device is faster, and such a band needs no
+memory for frames.
 """
 BAND_VALUES = 1 << 26
-"""Values of a band, for all frames together."""
+"""Values of a band, all frames together."""
 BATCH_PIXELS = 1 << 25
-"""Pixels of a batch in the second pass: enough that threads do not fight for the interpreter, few
-enough for memory.
+"""Pixels of a batch in the second pass: enough that threads seldom wait for the interpreter, and
+few enough for the memory.
 """
 RESIDENT_BATCH = 1 << 27
-"""Pixels of a batch where all frames are on a device: its kernels take less time than asking for
-them.
+"""Pixels of a batch if all frames are on a device. With smaller batches, launching the kernels
+would take longer than running them.
 """
 RESIDENT_BATCHES = 4
-"""Batches of a run on a device, at least: one is computed while another one's results are fetched.
+"""Minimum number of batches of a run on a device. One batch is computed while the results of
+another one are fetched.
 """
 FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that come from a device at a time."""
+"""Bytes of packed masks that are copied from a device at a time."""
 MAX_BATCH = 512
-"""Frames of a batch, where they are tiny."""
+"""Maximum number of frames of a batch, for tiny frames."""
 RESERVE = 400 * 2**20
-"""Bytes of free memory that are left alone where nobody says how much may be used."""
+"""Bytes of free memory that stay unused if no limit is given."""
 SET_PIXELS = 50
-"""One pixel in so many is expected to be set in the masks, at most."""
+"""At most one pixel in this number is expected to be set in the masks."""
 SAMPLES = 10 << 16
-"""Values of the rows that noise is looked at in."""
+"""Values of the rows from which the noise of the pixels is estimated."""
 OF_MOMENTS = 84
-"""Bytes of a pixel while moments from a device become maps, `PIECE` pixels at a time."""
+"""Bytes per pixel while moments from a device become maps, `PIECE` pixels at a time."""
 OF_SLOT = 48
-"""Bytes for what a device tells of a pixel of a band, in pinned memory."""
+"""Bytes per pixel of a band for the results of a device, in pinned memory."""
 MAP_PIECE = 1 << 22
-"""Bytes of a map that go to a device at a time."""
+"""Bytes of a map that are copied to a device at a time."""
 PIECE_BYTES = 1 << 25
 """At most this much of a band is read in one call."""
+MATCHED_MAPS = 56
+"""Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
+MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 3, 8
+"""Bytes of a pixel of a frame or group for its significance and spots."""
+SIGNIFICANCE, SUM = 2, 4
+"""Bytes of a pixel of a frame that is added to the sum of its group, and of the sum."""
+MATCHED_TILE, MATCHED_ROOM = 1 << 18, 28
+"""Pixels of a band of rows that are smoothed at a time, and bytes of each."""
 SCALING = 1 << 21
-"""Bytes for a table that scales 16-bit values."""
+"""Bytes of a table that scales 16-bit values."""
 STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
 COMPLETING, COMPLETING_A_THREAD = 3 << 20, 5 << 18
@@ -77,7 +86,7 @@ OUTPUT_MAPS = 11
 
 
 class Place(StrEnum):
-    """Where the frames are between the passes."""
+    """Place of the frames between the passes."""
 
     MEMORY = "memory"
     DEVICE = "device"
@@ -86,12 +95,12 @@ class Place(StrEnum):
 
     @property
     def is_direct(self) -> bool:
-        """Frames go to a device straight from the input."""
+        """True if frames are copied to a device directly from the input."""
         return self in (Place.DEVICE, Place.FILE)
 
     @property
     def words(self) -> str:
-        """How the frames are kept, in words."""
+        """Description of the place for messages."""
         return {
             Place.MEMORY: "in memory",
             Place.DEVICE: "on the device",
@@ -102,14 +111,18 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """Limits of memory, batches and places that a plan keeps. Raises `ParameterError`."""
+    """Limits that a plan must keep.
+
+    Raises:
+        ParameterError: the memory or the batch is less than 1.
+    """
 
     memory: int | None = None
-    """Bytes of the host's memory; None: what is free, less `RESERVE`."""
+    """Bytes of host memory; None: the free memory less `RESERVE`."""
     batch: int | None = None
-    """Frames of a batch; None: the plan's choice."""
+    """Frames of a batch; None: the plan chooses."""
     may_spool: bool = False
-    """There is a folder for a scratch file."""
+    """The frames may be decoded to a scratch file."""
     may_stay: bool = True
     """All frames may stay on a device."""
 
@@ -121,22 +134,24 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run asks for, as far as it needs memory."""
+    """Properties of a run that determine its memory."""
 
     method: Method
-    """How the background is learnt."""
+    """Method of the background."""
     scales: bool
-    """Frames are scaled to the run's level."""
+    """Frames are scaled to a common level."""
     n_masks: int | None
     """Masks that groups of frames share; None: every frame has its own."""
+    is_matched: bool = False
+    """Spots are found by the matched finder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a run will be done."""
+    """Place of the frames, sizes of bands and batches, and memory of a run."""
 
     place: Place
-    """Where the frames are between the passes."""
+    """Place of the frames between the passes."""
     threads: int
     """Threads that read, compute and compress."""
     band_rows: int
@@ -150,16 +165,16 @@ class Plan:
     n_batches: int
     """Batches of the second pass."""
     host_bytes: int
-    """Upper bound of the host's memory, the interpreter and its libraries not counted."""
+    """Upper bound of the host memory, without the interpreter and its libraries."""
     device_bytes: int | None
-    """Upper bound of the device's memory; None: it computes in the host's."""
+    """Upper bound of the device memory; None: the backend computes in host memory."""
     scratch_bytes: int
     """Size of the scratch file."""
     decodings: int
-    """How many times the input is read and decoded; 0: it is in memory."""
+    """Number of times the input is read and decoded; 0: it is in memory."""
 
     def words(self) -> str:
-        """In one line."""
+        """Return the plan in one line."""
         return (
             f"frames {self.place.words}; bands of {self.band_rows} rows, "
             f"batches of {self.batch_frames} frames, {self.threads} threads"
@@ -167,26 +182,27 @@ class Plan:
 
 
 def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of consecutive stretches of at most ``step``."""
+    """Yield begin and end of consecutive ranges of at most ``step``."""
     for begin in range(0, total, step):
         yield begin, min(begin + step, total)
 
 
 def make_plan(stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> Plan:
-    """The plan that keeps frames as near as they fit.
+    """Return the plan that keeps the frames in the fastest place in which they fit.
 
-    Raises `InputError` where not even one row or frame at a time fits.
+    Raises:
+        InputError: the memory is too small even for one row or one frame at a time.
     """
     return _Planner(stack, work, backend, limits).plan()
 
 
 def frames_of_piece(n_pixels: int, itemsize: int) -> int:
-    """Of how many frames a band of so many pixels is read in one call."""
+    """Return how many frames of a band of ``n_pixels`` are read in one call."""
     return max(1, PIECE_BYTES // (n_pixels * itemsize))
 
 
 class _Planner:
-    """What is known of a run, while its plan is made."""
+    """Search for the plan of a run."""
 
     def __init__(self, stack: Stack, work: Work, backend: Backend, limits: ResourceLimits) -> None:
         self.stack, self.work, self.backend, self.limits = stack, work, backend, limits
@@ -198,7 +214,7 @@ class _Planner:
         self.memory = _memory(limits)
 
     def plan(self) -> Plan:
-        """Try one place after the other."""
+        """Return the plan for the first place in which everything fits."""
         for place in self._places():
             found = self._sizes(place)
             if found is not None:
@@ -209,7 +225,7 @@ class _Planner:
         )
 
     def _shortage(self) -> str:
-        """What does not fit, wherever the frames are, and though rows and frames come one at a time."""
+        """Describe the memory that is missing even for single rows and frames, in any place."""
         frames = min(self.limits.batch or 1, self.n_frames)
         smallest = [
             (place, self._row_step() if place == Place.FILE else 1, frames)
@@ -234,7 +250,7 @@ class _Planner:
         return f"; use {given('scratch')} to name a folder for a scratch file, which saves memory"
 
     def _places(self) -> list[Place]:
-        """Where the frames could be, the best first."""
+        """Return the possible places of the frames, the best first."""
         if self.stack.resident() is not None:
             return [Place.MEMORY]
         places = [Place.DEVICE] if self.limits.may_stay and not self.on_host else []
@@ -247,15 +263,15 @@ class _Planner:
         return places
 
     def _is_cheap_in_parts(self) -> bool:
-        """Whether each pass can read a band or a batch without decoding more than that."""
+        """Return True if a band or a batch can be read without decoding more than that."""
         return self.stack.is_decoded or (self.stack.rows_apart is not None and self.stack.step == 1)
 
     def _row_step(self) -> int:
-        """Rows that a band is a multiple of."""
+        """Return the number of which the rows of a band must be a multiple."""
         return min(self.stack.rows_apart or 1, self.n_rows)
 
     def _sizes(self, place: Place) -> tuple[int, int] | None:
-        """Rows of a band and frames of a batch with which everything fits; None where nothing does."""
+        """Return rows of a band and frames of a batch that fit; None: not even the smallest do."""
         step = self._row_step() if place == Place.FILE else 1
         if place == Place.DEVICE and not self.work.scales:
             rows = max(1, RESIDENT_PIXELS // self.n_columns)
@@ -280,7 +296,7 @@ class _Planner:
         return rows, frames
 
     def _usual_batch(self, place: Place) -> int:
-        """Frames of a batch where there is memory enough."""
+        """Return the frames of a batch if there is enough memory."""
         if place == Place.DEVICE and not self.work.scales:
             pixels, least = RESIDENT_BATCH, RESIDENT_BATCHES
         else:
@@ -288,13 +304,13 @@ class _Planner:
         return max(1, min(MAX_BATCH, pixels // self.n_pixels, -(-self.n_frames // least)))
 
     def _piece_frames(self, frames: int) -> int:
-        """Frames of a batch that are encoded at a time, so that all threads have some to encode."""
+        """Return the frames that a thread encodes at a time, so that all threads have work."""
         if self.on_host or self.limits.batch:
             return frames
         return max(1, min(frames, BATCH_PIXELS // self.n_pixels, -(-self.n_frames // self.threads)))
 
     def _is_band_larger(self, place: Place, rows: int, frames: int) -> bool:
-        """Whether bands need more than batches, of the memory that is not enough."""
+        """Return True if bands need more than batches of the memory that is short."""
         if self._host_bytes(place, rows, frames) <= self.memory:
             return self._band_on_device(place, rows) >= self._batch_on_device(place, frames)
         return self._first_pass(place, rows) >= self._second_pass(place, frames)
@@ -306,7 +322,7 @@ class _Planner:
         )
 
     def _host_bytes(self, place: Place, rows: int, frames: int) -> int:
-        """Peak of the host's memory: the largest of what the stages need, one after the other."""
+        """Return the peak of the host memory, which is the largest need of any stage."""
         stack = self.stack_bytes if place == Place.MEMORY and self.stack.resident() is None else 0
         stages = (
             self._reading(place),
@@ -318,7 +334,10 @@ class _Planner:
         return stack + max(stages) + (0 if self.on_host else self._slots(place, rows, frames))
 
     def _slots(self, place: Place, rows: int, frames: int) -> int:
-        """Pinned memory through which frames go to a device, and maps come back: a slot a thread, and two that are on their way."""
+        """Return the pinned memory for copies to and from a device.
+
+        It has one slot per thread, and two more for copies that are not finished.
+        """
         frame = self.n_pixels * self.stack.dtype.itemsize
         parts = {Place.DEVICE: self.stack.step * frame, Place.MEMORY: max(frame, PIECE_BYTES)}
         of_maps = max(
@@ -334,7 +353,7 @@ class _Planner:
         )
 
     def _device_bytes(self, place: Place, rows: int, frames: int) -> int:
-        """Peak of the device's memory: each thread may have a band or a batch on it."""
+        """Return the peak of the device memory, with a band or a batch for each thread."""
         arriving = self._in_transit(place) * self.stack.step * self.n_pixels
         n_batches = -(-self.n_frames // frames)
         passes = (
@@ -343,10 +362,10 @@ class _Planner:
             min(self.threads, n_batches) * self._batch_on_device(place, frames),
         )
         stack = self.stack_bytes if place == Place.DEVICE else 0
-        return stack + 24 * self.n_pixels + self._synced() + max(passes)
+        return stack + 24 * self.n_pixels + self._matched_maps() + self._synced() + max(passes)
 
     def _band_on_device(self, place: Place, rows: int) -> int:
-        """Of one thread in the first pass."""
+        """Return the device memory of one thread in the first pass."""
         n_pixels, itemsize = rows * self.n_columns, self.stack.dtype.itemsize
         needed = self.backend.band_bytes(
             self.n_frames, n_pixels, self.stack.dtype, self.work.method
@@ -357,22 +376,23 @@ class _Planner:
         )
 
     def _batch_on_device(self, place: Place, frames: int) -> int:
-        """Of one thread in the second pass."""
+        """Return the device memory of one thread in the second pass."""
         n_values, itemsize = frames * self.n_pixels, self.stack.dtype.itemsize
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
+        needed += self._matched_batch(frames)
         whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
         return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
 
     def _copies_on_device(self, place: Place) -> int:
-        """Of the frames of a band or a batch, beside those that stay there."""
+        """Return the number of copies of a band or a batch, except the frames that stay."""
         return (place != Place.DEVICE) + self.work.scales
 
     def _in_transit(self, place: Place) -> int:
-        """Bytes per value for the buffer in which frames arrive; 0: they need none."""
+        """Return the bytes per value of the buffer in which frames arrive; 0: no buffer."""
         return Transfer.of(self.stack, self.backend, is_direct=place.is_direct).extra_bytes
 
     def _piece(self, rows: int) -> int:
-        """Values of a band that are read in one call."""
+        """Return the number of values of a band that are read in one call."""
         return (
             rows
             * self.n_columns
@@ -380,12 +400,12 @@ class _Planner:
         )
 
     def _reading(self, place: Place) -> int:
-        """Frames on their way from the file to the place where they are kept, as they are stored and decoded."""
+        """Return the memory of the frames that threads read and decode at the same time."""
         frames = 0 if self.stack.is_decoded or self.stack.resident() is not None else 3
         return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
 
     def _maps(self) -> int:
-        """The background while it is made."""
+        """Return the memory of the background while it is computed."""
         itemsize, varies = self.stack.dtype.itemsize, 4 * self.work.method.varies
         narrow = self.stack.dtype.kind == "u" and itemsize <= 2
         of_pixel = (
@@ -394,12 +414,12 @@ class _Planner:
         return of_pixel * self.n_pixels + SAMPLES * itemsize
 
     def _first_pass(self, place: Place, rows: int) -> int:
-        """The background, and bands of it that threads work on."""
+        """Return the memory of the background, and of the bands that threads work on."""
         dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
 
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
-                # where blocks are compared, the host decides what float64 can't, in any pixel
+                # where blocks are compared, the host decides any pixel that float64 cannot
                 return OF_MOMENTS * (
                     n_pixels
                     if self.work.method.n_blocks
@@ -430,7 +450,10 @@ class _Planner:
         return self._maps() + (4 + STORING) * self.n_pixels
 
     def _second_pass(self, place: Place, frames: int) -> int:
-        """Thresholds and levels, and batches that threads work on; with groups, what all of them have together."""
+        """Return the host memory of the second pass.
+
+        It holds thresholds and levels, the batches that threads work on, and the synced masks.
+        """
         dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
         # numbers of 32 bits are scaled as 64
         wide = 24 * self.n_pixels * (self.work.scales and dtype.itemsize == 4)
@@ -442,10 +465,11 @@ class _Planner:
                 copies * n_frames * self.n_pixels * dtype.itemsize
                 + wide
                 + self.backend.batch_bytes(n_frames, self.n_pixels, dtype)
+                + self._matched_batch(n_frames)
             )
 
         # thresholds and means, and maps for what is known of each spot
-        fixed = (min(8, 2 * dtype.itemsize) + 12 + 10) * self.n_pixels
+        fixed = (min(8, 2 * dtype.itemsize) + 12 + 10) * self.n_pixels + self._matched_maps()
         if self._piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components
@@ -468,12 +492,29 @@ class _Planner:
             + self._spots()
         )
 
+    def _matched_maps(self) -> int:
+        """Constants of the matched finder."""
+        of_pixel = MATCHED_MAPS + 2 * self.stack.dtype.itemsize
+        return of_pixel * self.n_pixels * self.work.is_matched
+
+    def _matched_batch(self, n_frames: int) -> int:
+        """Significance and spots of a batch of frames or groups."""
+        if not self.work.is_matched:
+            return 0
+        room = MATCHED_ROOM * min(self.n_pixels, MATCHED_TILE) * self.on_host
+        of_frame = MATCHED_FRAME if self.on_host else MATCHED_FRAME_ON_DEVICE
+        if self.work.n_masks is None:
+            return of_frame * n_frames * self.n_pixels + room
+        n_groups = min(n_frames, self.work.n_masks)
+        of_group = SUM + (0 if self.on_host else MATCHED_FRAME_ON_DEVICE)
+        return (SIGNIFICANCE * n_frames + of_group * n_groups) * self.n_pixels + room
+
     def _at_once(self, total: int, step: int) -> list[int]:
-        """Sizes of the stretches that threads work on at the same time."""
+        """Return the sizes of the ranges that threads work on at the same time."""
         return [end - begin for begin, end in islice(spans(total, step), self.threads)]
 
     def _synced(self) -> int:
-        """Packed masks of groups of frames, and the pixels of their components."""
+        """Return the memory of synced masks, packed, and of the pixels of their components."""
         return (self.work.n_masks or 0) * (self.n_pixels // 8 + 8 * self.n_pixels // SET_PIXELS)
 
     def _profiles(self) -> int:
@@ -484,13 +525,12 @@ class _Planner:
         return self.work.n_masks * (32 * self.n_pixels // SET_PIXELS) + self.n_frames * of_frame
 
     def _spots(self) -> int:
-        """The table: a spot for each 10 000 pixels."""
+        """Return the memory of the table, with one spot per 10 000 pixels."""
         return 600 * self.n_frames * (self.n_pixels // 10_000 + 1)
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
         walks = 1 if self.work.n_masks is None else 2
-        # levels are looked at in a few rows, which cost a reading of their own where they have to
-        # be decoded
+        # the levels are taken from a few rows, which are decoded once more just for that
         decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
         return Plan(
             place=place,
@@ -508,7 +548,7 @@ class _Planner:
 
 
 def _memory(limits: ResourceLimits) -> int:
-    """Bytes of the host's memory that may be used."""
+    """Return the bytes of host memory that may be used."""
     if limits.memory is not None:
         return limits.memory
     available = available_memory()
@@ -516,7 +556,7 @@ def _memory(limits: ResourceLimits) -> int:
 
 
 def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
-    """A size, for people."""
+    """Return a size with its unit, such as ``1.5 GiB``."""
     return (
         f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
         if n_bytes >= 2**30
@@ -525,7 +565,10 @@ def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:
-    """Return about how large the output will be with gzip: of usual masks, a few times more or less of others."""
+    """Return the approximate size of the output with gzip, bytes.
+
+    The estimate is for usual masks. With others, the output can be a few times larger or smaller.
+    """
     n_frames, n_rows, n_columns = shape
     images = {
         "raw": n_frames,
@@ -542,7 +585,10 @@ def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, in this process's control group too; None where the system does not tell."""
+    """Return the bytes that can be allocated without swapping; None: unknown.
+
+    The limit of the control group of this process is taken into account.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(

@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Shuffled:
-    """Frames as they are stored where HDF5's shuffle filter is the last one left to undo."""
+    """Frames as they are stored, decoded except for the shuffle filter of HDF5."""
 
     rows: int
-    """Each stretch of so many rows of a frame is shuffled by itself; frames consist of whole
-    stretches.
+    """Number of rows of a strip. Each strip of a frame is shuffled separately, and a frame consists
+    of whole strips.
     """
     read: Callable[[int, int, int, int, Array], None]
-    """As `Stack.read_rows`, of whole stretches, which stay shuffled: into (end - begin, stretches,
-    bytes of a value, rows, n_Y) uint8, where the first bytes of all values of a stretch come first,
-    as in memory, then all second ones, and so on.
+    """Function like `Stack.read_rows` for whole strips, which stay shuffled. Its last argument is
+    (end - begin, strips, bytes of a value, rows, n_Y) uint8: the first bytes of all values of a
+    strip, as in memory, then all second bytes, and so on.
     """
 
     def has(self, rows: Span) -> bool:
-        """Return whether these rows are whole stretches."""
+        """Return True if these rows are whole strips."""
         return rows[0] % self.rows == 0 and rows[1] % self.rows == 0
 
     @staticmethod
     def rows_in_order(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
-        """Return some rows of a whole frame; only they are put in order.
+        """Return some rows of a frame, unshuffled.
 
         Args:
-            stretches: (stretches, bytes of a value, rows of a stretch, n_Y) uint8.
-            rows: of the frame.
-            dtype: of the frame.
+            stretches: (strips, bytes of a value, rows of a strip, n_Y) uint8.
+            rows: rows of the frame to return.
+            dtype: type of the frame.
 
         Returns:
             (rows, n_Y), counts.
@@ -60,13 +60,13 @@ class Transfer(Generic[Frames]):
     """Reader of frames into a backend's memory, for several threads."""
 
     reader: "Stack | Spool"
-    """Where frames are read from."""
+    """Source of the frames."""
     memory: "DeviceMemory[Frames]"
-    """Where they go."""
+    """Memory of the backend that receives the frames."""
     dtype: np.dtype[Any]
     """Type of the frames."""
     shuffled: Shuffled | None
-    """How they are read where the backend puts them in order; None: in order."""
+    """Reader of shuffled frames, which the backend unshuffles; None: frames are read unshuffled."""
 
     @classmethod
     def of(

@@ -72,6 +72,11 @@ class Source(Generic[Frames, Masks, Prepared]):
         """(n_frames,) int64, 2^-16: level of each frame over the run's; None: not levelled."""
         return None if self.factors is None else relative_levels(self.factors)
 
+    @property
+    def background_levels(self) -> NDArray[np.int64] | None:
+        """(n_frames,) int64, 2^-16: `relative_levels` where frames are not scaled for them; else None."""
+        return None if self.scales_frames else self.relative_levels
+
     def band(self, begin: int, end: int) -> Frames:
         """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
         if self.whole is not None:
@@ -107,10 +112,10 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
         """A batch at the run's level; ``prepared``: the background, as the backend prepared it."""
-        if self.relative_levels is None or self.scales_frames:
+        levels = self.background_levels
+        if levels is None:
             return self._scaled(frames, slice(begin, end))
-        levels = self.relative_levels[begin:end]
-        return self.backend.levelled(frames, levels, self.validity, prepared)
+        return self.backend.levelled(frames, levels[begin:end], self.validity, prepared)
 
     def _scaled(self, frames: Frames, which: slice) -> Frames:
         return (

@@ -48,7 +48,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(path.read_bytes()[:5000]),
         "is cut off: 5000 bytes, expected 6016",
     ),
-    "text": (lambda path: path.write_bytes(b"hello" * 2000), "says fabio"),
+    "text": (lambda path: path.write_bytes(b"hello" * 2000), "according to fabio"),
     "other size": (
         lambda path: path.write_bytes(marccd(series(1, (24, 41))[0])),
         "is 24 x 41 pixels of uint16, expected 24 x 40",
@@ -340,7 +340,7 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
         1,
         "lauecollect/angle is missing",
         "use --table, --name-pattern or --angle-step",
-        "-a/--angles: expected at least 10",
+        "expected at least 10 different angles (-a/--angles)",
     )
     assert_refused(
         find(images, "-a", 0, "-S", "pairs"),

@@ -78,6 +78,36 @@ LIMITS: dict[str, ResourceFigures] = {
         },
     ),
     "sums": ("measure", {"FRAME": "u16", "SUM": "i64", "FLOAT": 0}, {"measure": both(54, 4, 0)}),
+    "matched": (
+        "matched",
+        {"FRAME": "u16", "IS_FLOAT": 0, "BOUND": "i64", "STREAKS": 0},
+        {
+            "significance": both(32, 0, 4744),
+            "add_significance": both(12, 0, 0),
+            "of_sum": both(20, 0, 0),
+            "smoothed": both(36, 0, 33696),
+        },
+    ),
+    "matched, floats and streaks": (
+        "matched",
+        {"FRAME": "f32", "IS_FLOAT": 1, "BOUND": "f64", "STREAKS": 1},
+        {
+            "significance": both(34, 0, 4744),
+            "add_significance": both(12, 0, 0),
+            "of_sum": both(20, 0, 0),
+            "smoothed": both(58, 0, 36136),
+        },
+    ),
+    "basins": (
+        "basins",
+        {},
+        {
+            **{name: both(12, 0, 0) for name in ("follow", "gather_owners")},
+            **{name: both(22, 0, 0) for name in ("find_heights", "begin_masks", "join_basins")},
+            **{name: both(32, 0, 0) for name in ("climb", "find_saddles")},
+            "grow": both(38, 4, 0),
+        },
+    ),
 }
 MORE: dict[str, ResourceFigures] = {
     "250 frames": ("trimmed", trimmed(250, 16, check=True), {"trimmed": both(168, 72, 0)}),

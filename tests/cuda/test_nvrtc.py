@@ -18,6 +18,13 @@ from gpu_spots.background.methods import Clip, KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.reasons import EXTRA
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
+from gpu_spots.masks.matched import (
+    Calibration,
+    NoiseMap,
+    Thresholds,
+    kernels,
+    significance_maps,
+)
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from helpers import background_of, means_of, moments_of
 
@@ -122,9 +129,30 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
             masks = backend.find_masks(levelled, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))
         backend.without(masks, masks)
+        for streaks in (False, True):
+            find_matched(backend, frames, streaks=streaks)
         # the one component that is found is the second mask's
         backend.measure(frames[:1], backend.components(masks[:2], 2), np.array([1]), prepared, None)
     return recorder
+
+
+def find_matched(backend: GpuBackend, frames: DeviceArray, *, streaks: bool) -> None:
+    """All that the matched finder asks for."""
+    n, *_ = frames.shape
+    shape, dtype = (frames.shape[1], frames.shape[2]), np.dtype(frames.dtype)
+    noise = NoiseMap(
+        np.ones(shape), np.ones(shape, np.float32), 1.0, 0.0, Validity(None, 1, 50), True, dtype
+    )
+    prepared = backend.prepare_significance(significance_maps(noise, streaks=streaks, workers=1))
+    found = backend.significance(frames, prepared, np.full(n, 65000))
+    sums = backend.empty_sums(prepared, 1, shape)
+    backend.add_significance(sums, found, np.zeros(n, np.int64))
+    groups = backend.of_sums(sums, [n])
+    backend.smoothed_maps(groups, prepared)
+    thresholds = Thresholds(noise, 5.5, streaks=streaks)
+    n_maps = len(kernels(streaks=streaks))
+    levels = thresholds.levels(n, Calibration(n, (0.0,) * n_maps, (1.0,) * n_maps))
+    backend.matched_masks(groups, prepared, [backend.prepare_seeds(levels)])
 
 
 def compiled(variant: Variant, target: str) -> str:

@@ -252,7 +252,7 @@ def test_a_device_refuses_the_others_arrays(
 
 
 @pytest.mark.parametrize("place", [Place.FILE, Place.DEVICE])
-@pytest.mark.parametrize("mode", ["none", "pairs", "level"])
+@pytest.mark.parametrize("mode", ["none", "pairs", "level", "matched", "matched pairs"])
 def test_no_device_takes_more_memory_than_was_planned(
     several: SeveralGpus, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,8 @@ MODES = {
     "pairs": Parameters(angles=0, sync="pairs", cutoff=2.0),
     "kruskal": Parameters(angles=0, method="kruskal", sync="blocks", alpha=0.3),
     "level": Parameters(angles=0, normalise="level", sync="blocks"),
+    "matched": Parameters(angles=0, finder="matched"),
+    "matched pairs": Parameters(angles=0, finder="matched", sync="pairs"),
 }
 COLUMNS = {"angle": np.arange(30) // 6 * 2.0, "laser_on": np.arange(30) % 2}
 

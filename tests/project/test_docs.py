@@ -21,7 +21,7 @@ from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
 from gpu_spots.files.output.simulated_run import write_run
-from gpu_spots.parameters import METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
+from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
 from gpu_spots.simulate.run import Design, simulate_run
 from helpers import ROOT
 
@@ -284,6 +284,7 @@ def test_every_option_is_described(option: click.Option) -> None:
         ("--method", METHOD_NAMES),
         ("-S", SYNCS),
         ("--normalise", NORMALISATIONS),
+        ("--finder", FINDERS),
         ("--keep", STACK_NAMES),
     ],
 )

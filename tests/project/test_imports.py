@@ -133,14 +133,16 @@ def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
     }
 
 
-def test_the_fallback_imports_the_model_and_the_background_only() -> None:
-    allowed = {
-        "gpu_spots/model",
-        "gpu_spots/background/clip",
-        "gpu_spots/background/maps",
-        "gpu_spots/background/methods",
-        "gpu_spots/spots/neighbours",
-    }
+def test_the_fallback_imports_the_model_and_formulas_only() -> None:
+    rooms = (
+        "model",
+        "background/clip",
+        "background/maps",
+        "background/methods",
+        "masks/matched",
+        "spots/neighbours",
+    )
+    allowed = {f"gpu_spots/{room}" for room in rooms}
     for name in FILES:
         if name.startswith("cpu_fallback/"):
             assert {module for module in ours(name) if module.startswith("gpu_spots")} <= allowed
@@ -213,6 +215,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "background/clip",
                 "background/maps",
                 "background/methods",
+                "masks/matched",
             )
             allowed = {f"gpu_spots/{room}" for room in rooms}
             assert (
@@ -236,6 +239,22 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
                 "gpu_spots/first_pass",
                 "gpu_spots/second_pass",
             }
+
+
+def test_exports_import_files_and_columns_and_no_computation() -> None:
+    """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
+    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed |= {"masks/grouping", "memory/workers"}
+    for name in FILES:
+        if name.startswith("gpu_spots/export/"):
+            others = {module.removeprefix("gpu_spots/") for module in ours(name)} - {"__init__"}
+            rest = {m for m in others if not m.startswith(("export/", "files/"))}
+            assert rest - {"gpu_spots"} <= allowed, name
+    outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
+    assert users == {"gpu_spots/cli/export"}
+    assert importers("pyarrow") == {"gpu_spots/export/parquet"}
+    assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +316,7 @@ def functions(name: str) -> list[str]:
 
 CONTRACT = [
     operation
-    for part in ("DeviceMemory", "Operations")
+    for part in ("DeviceMemory", "Operations", "MatchedFinder")
     for operation in members("gpu_spots/backend", part)
 ]
 

@@ -158,10 +158,10 @@ class FrameReader:
 
     @cached_property
     def shuffled_rows(self) -> int | None:
-        """Every stretch of so many rows is a shuffled chunk, which `read_shuffled` can leave so; None: not all are, or not so simply.
+        """Rows of a shuffled chunk, which `read_shuffled` can leave shuffled; None: it cannot.
 
-        That is for chunks of a frame, or of whole rows that divide a frame, and values of 2, 4 or 8
-        bytes in the machine's order.
+        It can if a chunk is one frame, or whole rows whose number divides the rows of the frame,
+        and if values have 2, 4 or 8 bytes in the order of this machine.
         """
         if self.why_not_direct is not None or self._chunks is None or SHUFFLE not in self._filters:
             return None

@@ -24,12 +24,11 @@ except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
 ISAL_LEVEL = 1
-"""Twenty times as fast as zlib's level 4 on masks and labels, for about one and a half times the
-bytes.
+"""Level of ISA-L. On masks and labels it is twenty times as fast as level 4 of zlib, with about 1.5
+times the bytes.
 """
 ZLIB_LEVEL = 4
-"""What h5py uses. Levels 1 to 3 are no faster than twice that and make masks three times as large.
-"""
+"""Level of h5py. Levels 1 to 3 are at most twice as fast and make masks three times as large."""
 BLOCK = 1 << 15
 """Values unshuffled at a time, few enough to stay in the cache from one byte to the next."""
 

@@ -16,19 +16,17 @@ import h5py
 import numpy as np
 
 SIGNATURE = b"GCOL\x01\0\0\0"
-"""Of a global heap collection: its name, version 1, and three bytes that are not used."""
+"""Start of a global heap collection: name, version 1, and three unused bytes."""
 SMALLEST = 4096
-"""Bytes of a collection, at least."""
+"""Smallest size of a collection, bytes."""
 LARGEST = 1 << 30
-"""Bytes of a collection that are looked through, at most."""
+"""Largest size of a collection that is searched, bytes."""
 HEADER = struct.Struct("<HHIQ")
-"""Of an object in a collection: number (0: free space), references, 4 bytes that are not used,
-size.
-"""
+"""Header of an object in a collection: number (0: free space), references, 4 unused bytes, size."""
 
 
 REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
-"""A value of variable length in a dataset: its length, and its heap and object."""
+"""Value of variable length in a dataset: length, heap and object."""
 
 
 class DamagedHeapError(OSError):

@@ -14,21 +14,22 @@ from gpu_spots.files.hdf5.heaps import attribute
 from gpu_spots.files.hdf5.links import linked_file, require_followable, why_not_hdf5
 
 FAILURES = (KeyError, OSError, RuntimeError, TypeError, ValueError)
-"""What h5py raises where a file is damaged or a link is broken."""
+"""Errors that h5py raises if a file is damaged or a link is broken."""
 SPARE_FILES = 64
-"""Open files that are not of the input."""
+"""Number of open files to allow for in addition to those of the input."""
 
 
 def absolute(path: str) -> str:
-    """A path as the file's root has it."""
+    """Return a path with exactly one leading slash."""
     return "/" + path.strip("/")
 
 
 def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
-    """Return what stands at ``path``.
+    """Return the object at ``path``.
 
-    Raises `InputError` where nothing does; it names the file that is missing where a link leads to
-    one, and what is there instead of a file.
+    Raises:
+        InputError: there is no object. The message names the missing file if a link leads to one,
+            or the kind of object that is there instead of a file.
     """
     watchdog.reading(f"{file.file.filename}: {path}")
     try:
@@ -104,7 +105,8 @@ def allow_open_files(number: int, what: str) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
         except (OSError, ValueError):
             raise InputError(
-                f"{what}: its frames are in {number} files, and of the {needed} open files that this takes {soft} are allowed; "
+                f"{what}: the frames are in {number} files, found a limit of {soft} open files, "
+                f"expected at least {needed}; "
                 f"ulimit -n {needed} may allow more"
             ) from None
 

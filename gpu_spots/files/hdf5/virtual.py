@@ -121,13 +121,13 @@ class _Mapping(NamedTuple):
     file: str
     dataset: str
     target: list[Product]
-    """Where it goes."""
+    """Part of the virtual dataset that the source fills."""
     source: list[Product] | None
-    """What is taken; None: everything."""
+    """Part of the source that is used; None: all of it."""
 
     @property
     def frame(self) -> int:
-        """The first frame that comes from there."""
+        """First frame that comes from the source."""
         return self.target[0][0].start
 
 
@@ -254,9 +254,9 @@ class _SourceFile(NamedTuple):
     file: h5py.File
     name: str
     number: int
-    """HDF5's number of it."""
+    """Number of the file in HDF5."""
     groups: dict[str, h5py.Group]
-    """Those that have been opened."""
+    """Groups that have been opened, by path."""
 
     def open(self, path: str) -> Any:
         """Return what is at a path. Raises `InputError` for a link to a named pipe or the like."""

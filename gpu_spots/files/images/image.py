@@ -75,7 +75,7 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "start_angle": ("degrees", "angle of the scan's axis at the begin of the exposure"),
     "acquired": (None, "when the frame was taken, as the header has it"),
 }
-"""What is taken from headers: units and description."""
+"""Fields that are read from headers, with units and description."""
 
 # MarCCD: byte from the begin of the file, and what one unit of the integer there is
 _MARCCD_NUMBERS = {
@@ -120,11 +120,11 @@ class Image:
     X, its columns Y.
     """
     header: dict[str, float | str]
-    """Some of `HEADER_FIELDS`; what the header does not have, or has as 0 where that says nothing,
-    is not there.
+    """Some of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0 where
+    0 means unknown.
     """
     format: str
-    """What it was: marccd, cbf, edf, tif, ..."""
+    """Format of the file: marccd, cbf, edf, tif, ..."""
 
 
 def read_image(path: Path) -> Image:
@@ -156,10 +156,13 @@ def read_image_of_any_type(path: Path) -> Image:
     if compressed:
         head = _decompressed(_content(path), path, HEAD)[0]
         if not head:
-            raise InputError(f"{path}: cannot be read as an image: nothing is compressed in it")
+            raise InputError(
+                f"{path}: cannot be read as an image: the compressed file has no content"
+            )
     if head.startswith(JPEG_2000):
         raise InputError(
-            f"{path}: is a JPEG 2000 image, which is not read; write it as TIFF, as opj_decompress of OpenJPEG does"
+            f"{path}: is a JPEG 2000 image, which is not supported; "
+            "convert it to TIFF, for example with opj_decompress of OpenJPEG"
         )
     image = _decode(path, head, compressed)
     if image.frame.ndim != 2 or not image.frame.size:
@@ -189,7 +192,8 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
         return Image(npy.read_npy(content(), path), {}, "numpy")
     if find_spec("fabio") is None:
         raise InputError(
-            f"{path}: is no MarCCD, TIFF or .npy image, and other formats need fabio; {install_command('images')} brings it"
+            f"{path}: is not a MarCCD, TIFF or .npy image; to read other formats, "
+            f"{install_command('images')}"
         )
     if head.startswith(cbf.SIGNATURE) or (not compressed and path.suffix.lower() == ".cbf"):
         frame, text = cbf.read_cbf(content(), path)
@@ -330,15 +334,16 @@ def _whole(path: Path, head: bytes) -> bytes:
     found, is_whole = _decompressed(_content(path), path, min(limit, MAX_CONTENT))
     if not is_whole:
         raise InputError(
-            f"{path}: decompresses to more than {len(found)} bytes, expected at most these for its image"
+            f"{path}: decompresses to more than {len(found)} bytes, "
+            "expected at most this size for its image"
         )
     return found
 
 
 def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
-    """At most ``limit`` bytes of what gzip or bzip2 compressed, and whether that is all of it.
+    """Return at most ``limit`` decompressed bytes of gzip or bzip2, and whether they are all.
 
-    Checksums and lengths are verified of all streams that are read to their end.
+    Checksums and lengths are verified for each stream that is read to its end.
     """
     signature = next(
         (known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0"
@@ -403,12 +408,13 @@ def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, in
     """Shape and type, in its byte order, of a frame, from the first bytes of a file of ``n_bytes``."""
     if n_bytes < DATA_BEGIN or len(head) < DATA_BEGIN:
         raise InputError(
-            f"{path}: is cut off: {n_bytes} bytes, a MarCCD header alone has {DATA_BEGIN}"
+            f"{path}: is cut off: {n_bytes} bytes, "
+            f"expected at least {DATA_BEGIN} for the MarCCD header"
         )
     orders = _marccd_orders(head)
     if orders is None:
         raise InputError(
-            f"{path}: is a damaged MarCCD file: its header does not tell its byte order"
+            f"{path}: is a damaged MarCCD file: its header does not define the byte order"
         )
     n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
     expected = _marccd_bytes(head, path)
@@ -424,7 +430,7 @@ def _marccd_bytes(head: bytes, path: Path) -> int:
     orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
     if orders is None:
         raise InputError(
-            f"{path}: is a damaged MarCCD file: its header does not tell its byte order"
+            f"{path}: is a damaged MarCCD file: its header does not define the byte order"
         )
     n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
     if n_fast < 1 or n_slow < 1 or depth not in _MARCCD_DTYPES:
@@ -589,7 +595,7 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
             said[0].getMessage() if said else " ".join(str(error).split()) or type(error).__name__
         )
         raise InputError(
-            f"{path}: cannot be read as an image, says fabio: {_without(reason, path)}"
+            f"{path}: cannot be read as an image, according to fabio: {_without(reason, path)}"
         ) from error
     finally:
         del _complaints.of_thread.said
@@ -599,9 +605,9 @@ def _read_by_fabio(path: Path, content: bytes | None) -> Image:
     if data is None:
         damage = said[0].getMessage() if said else "it holds no frame"
     if damage:
-        raise InputError(f"{path}: is damaged, says fabio: {_without(damage, path)}")
+        raise InputError(f"{path}: is damaged, according to fabio: {_without(damage, path)}")
     if n_frames != 1:
-        raise InputError(f"{path}: holds {n_frames} images, expected one a file")
+        raise InputError(f"{path}: contains {n_frames} images, expected one per file")
     frame = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("="))
     return Image(frame, _pilatus_header(header), kind)
 

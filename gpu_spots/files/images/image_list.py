@@ -22,11 +22,11 @@ from gpu_spots.files.lauecollect import Column, write_columns, write_comments
 from gpu_spots.files.table import read_table
 
 SKIPPED = "skipped"
-"""Group of what was left out: names and reasons."""
+"""Group of the skipped images: names and reasons."""
 UNITS = {"angle": "degrees"}
-"""Of columns that come without."""
+"""Units of columns that have none in the log or table."""
 MANY = 100_000
-"""Files of a folder that are looked at for a message."""
+"""Largest number of files of a folder that are examined for a message."""
 IMAGE_SUFFIXES = ("mccd", "tif", "tiff", "cbf", "edf", "img", "sfrm", "mar3450", "mar2300")
 """Endings of image names, without the dot."""
 IN_MESSAGES = 3
@@ -60,7 +60,7 @@ class ImageRequest:
     laser: tuple[str, ...] | None = None
     """Laser states of the frames, repeated in turn, such as ``"off,on"``. None: from elsewhere."""
     skip_bad: bool = False
-    """Whether images that are missing, damaged or of another size are left out, not errors."""
+    """Skip images that are missing, damaged or of another size. False: they are errors."""
 
     def __post_init__(self) -> None:
         sources = (self.sources,) if isinstance(self.sources, str | Path) else self.sources
@@ -110,12 +110,12 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that was left out."""
+    """Image that was skipped."""
 
     file: str
-    """Its name."""
+    """Name of the image."""
     reason: str
-    """What is wrong with it."""
+    """Reason why it was skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +123,19 @@ class ImageList:
     """The images of a run, in order."""
 
     source: str
-    """What it is called in messages."""
+    """Name of the list in messages."""
     paths: list[Path]
     """The images."""
     columns: dict[str, Column]
-    """The metadata: one value an image; ``file`` is always there."""
+    """Metadata, one value per image. The column ``file`` is always present."""
     inputs: list[Path]
-    """Files besides the images that this comes from: the log or the table."""
+    """Files that were read in addition to the images: the log or the table."""
     comments: list[str] = field(default_factory=list)
     """Comments of the log."""
     skipped: list[Skipped] = field(default_factory=list)
-    """What was left out so far."""
+    """Images that were skipped."""
     warnings: list[str] = field(default_factory=list)
-    """What the user should know."""
+    """Warnings for the user."""
 
     def only(self, kept: Sequence[int]) -> "ImageList":
         """Return the list with some of the images only, chosen by their indices."""

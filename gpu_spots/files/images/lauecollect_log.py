@@ -22,7 +22,7 @@ from gpu_spots.files.text import CONTROL, MAX_NAME, check_heading, check_line, r
 from gpu_spots.model import Array
 
 TEXT_COLUMNS = ("file", "comment", "comments", "date time", "started", "finished")
-"""What stays text, also where it looks like numbers."""
+"""Columns that stay text, even if they look like numbers."""
 DEGREES = ("deg", "degree", "degrees", "°")
 
 _HEADING = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<units>[^\[\]]*)\])?$")
@@ -38,11 +38,11 @@ class BadLine:
     """A line that describes no frame."""
 
     number: int
-    """Its number in the log, from 1."""
+    """Number of the line in the log, from 1."""
     file: str
-    """The image that it names, as far as it does."""
+    """Name of the image in the line; empty: none."""
     reason: str
-    """What is wrong with it."""
+    """Reason why the line describes no frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Log:
     """Content of a log: columns with one value per frame."""
 
     columns: dict[str, Column]
-    """By name; ``file`` is always there."""
+    """Columns by name. The column ``file`` is always present."""
     lines: list[int]
-    """The number of each frame's line."""
+    """Number of the line of each frame."""
     comments: list[str]
-    """Lines that are no frames, without their ``#``."""
+    """Comment lines, without their ``#``."""
     bad: list[BadLine]
     """Lines that were left out."""
     repeated: list[str]

@@ -25,7 +25,8 @@ def check_mar345(content: bytes, path: Path) -> None:
     """
     if len(content) < _HEADER_BYTES:
         raise InputError(
-            f"{path}: is cut off: {len(content)} bytes, a mar345 header alone has {_HEADER_BYTES}"
+            f"{path}: is cut off: {len(content)} bytes, "
+            f"expected at least {_HEADER_BYTES} for the mar345 header"
         )
     order = "<" if struct.unpack_from("<i", content)[0] == 1234 else ">"
     _, width, n_high, _, _, n_pixels = struct.unpack_from(f"{order}6i", content)

@@ -111,7 +111,7 @@ def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ..
             )
         (offset,) = struct.unpack_from(order + pointer, content, end)
     if len(seen) != 1:
-        raise InputError(f"{path}: holds {len(seen)} images, expected one a file")
+        raise InputError(f"{path}: contains {len(seen)} images, expected one per file")
     (n_entries,) = struct.unpack_from(order + number, content, first)
     tags: dict[int, tuple[Any, ...]] = {}
     for i in range(n_entries):

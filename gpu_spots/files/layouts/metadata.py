@@ -73,7 +73,7 @@ def _of_table(n_frames: int, options: Inputs) -> dict[str, tuple[str, Array]]:
     n_rows = len(next(iter(columns.values())))
     if n_rows != n_frames:
         raise InputError(
-            f"{options.table}: has {n_rows} rows below the column names, "
+            f"{options.table}: has {n_rows} row{'s' * (n_rows != 1)} below the column names, "
             f"expected one for each of the {n_frames} frames"
         )
     return {name: (f"{options.table}: {name}", values) for name, values in columns.items()}

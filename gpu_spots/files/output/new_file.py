@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import h5py
 
@@ -28,11 +29,7 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     """
     if output.name in ("", ".."):
         raise OutputError(f"{output}: is a folder, expected the name of a file; {_other()}")
-    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
-        if path.exists() and any(
-            source.exists() and os.path.samefile(path, source) for source in sources
-        ):
-            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
+    refuse_inputs(output, sources)
     if output.exists() and not output.is_file():
         raise OutputError(
             f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
@@ -42,6 +39,15 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
         raise OutputError(f"{output}: already exists; use {given('force', True)} to overwrite it")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: the folder {output.parent} is missing; {_other()}")
+
+
+def refuse_inputs(output: Path, sources: Sequence[Path]) -> None:
+    """Raise `OutputError` for an output that is one of the files that are read."""
+    for path, what in ((output, "output"), (_part(output), "output's unfinished file")):
+        if path.exists() and any(
+            source.exists() and os.path.samefile(path, source) for source in sources
+        ):
+            raise OutputError(f"{path}: the {what} is the input file; {_other()}")
 
 
 @contextmanager
@@ -217,6 +223,19 @@ def new_file(path: Path, name: str) -> Iterator[NewFile]:
         raise
     file.close()
     file.check()
+
+
+@contextmanager
+def new_binary_file(path: Path, name: str) -> Iterator[BinaryIO]:
+    """Open a file that is not HDF5 for writing; messages call it ``name``.
+
+    Raises `OutputError` where it cannot be made, written or closed.
+    """
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise _cannot_write(name, error) from error
 
 
 class _Disk:

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import FRAME_COLUMNS, SPOT_COLUMNS
-from gpu_spots.errors import InputError, given
+from gpu_spots.columns import DATASETS, FRAME_COLUMNS, SPOT_COLUMNS
+from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes, read_checked
 from gpu_spots.model import Array
+from gpu_spots.packages import install_command
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class SpotsFile:
@@ -58,6 +62,11 @@ class SpotsFile:
         if not self._file:
             return "<SpotsFile, closed>"
         return f"<SpotsFile {self._name!r}: {self.n_frames} frames, {self.n_spots} spots>"
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self._name
 
     @property
     def avg(self) -> NDArray[np.float32]:
@@ -105,11 +114,14 @@ class SpotsFile:
 
     @property
     def columns(self) -> dict[str, Array]:
-        """Metadata of the run: one value per frame for each name (group lauecollect)."""
+        """Metadata of the run: one value per frame for each name (group lauecollect).
+
+        Text is an array of str.
+        """
         with self._reading(lauecollect.GROUP):
             group = self._file.get(lauecollect.GROUP, {})
             return {
-                name: read_checked(item)
+                name: _with_text(read_checked(item))
                 for name, item in group.items()
                 if isinstance(item, h5py.Dataset)
             }
@@ -150,6 +162,11 @@ class SpotsFile:
         return self.n_frames, *shape
 
     @property
+    def frame_scale(self) -> NDArray[np.float64] | None:
+        """(n_frames,) float64: what each frame was multiplied by; None: frames are not scaled."""
+        return self._read("frame_scale") if self._has("frame_scale") else None
+
+    @property
     def n_frames(self) -> int:
         """Number of frames of the run."""
         return len(self._ranges)
@@ -173,12 +190,15 @@ class SpotsFile:
             TypeError: ``frame`` is not an integer.
         """
         self._check_kept(f"masks_{kind}")
+        path = f"masks_{kind}"
+        with self._reading(path):
+            n_masks = len(self._found(path, h5py.Dataset))
+        # the matched finder has raw and filtered masks of groups too
+        is_of_frames = kind != "synced" and n_masks == self.n_frames
         index = (
-            self._mask_of(frame)
-            if kind == "synced"
-            else self._checked(frame, self.n_frames, "frame")
+            self._checked(frame, self.n_frames, "frame") if is_of_frames else self._mask_of(frame)
         )
-        return self._read(f"masks_{kind}", index).astype(bool)
+        return self._read(path, index).astype(bool)
 
     def labels(self, frame: int) -> Array:
         """Return the labels in the mask of a frame, (n_X, n_Y) uint16 or uint32; 0: no spot.
@@ -233,6 +253,63 @@ class SpotsFile:
             for record in FRAME_COLUMNS
             if record.path.startswith("per_frame/")
         }
+
+    def spot_columns(self, frame: int | None = None) -> dict[str, Array]:
+        """Return the table of the spots of a frame, or of all frames, as 1-D columns.
+
+        Args:
+            frame: Index of the frame; negative indices count from the end. None: all frames.
+
+        Returns:
+            Columns by name, (n_spots,) each: those of `spots`, where ``XY`` becomes ``X`` and
+            ``Y``, and so on. ``pixel_list_BE`` is left out.
+
+        Raises:
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(*results.spot_columns(), sep=", ")
+            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask, n_pixels, overload
+        """
+        columns: dict[str, Array] = {}
+        for name, values in self.spots(frame).items():
+            if name == "pixel_list_BE":
+                continue
+            if values.ndim == 1:
+                columns[name] = values
+            else:
+                names = DATASETS[f"spots/{name}"].components
+                columns |= zip(names, values.T, strict=True)
+        return columns
+
+    def to_dataframe(self, frame: int | None = None) -> "pandas.DataFrame":
+        """Return the table of the spots of a frame, or of all frames, as a pandas DataFrame.
+
+        Args:
+            frame: Index of the frame; negative indices count from the end. None: all frames.
+
+        Returns:
+            One row per spot, with the columns of `spot_columns`.
+
+        Raises:
+            GpuSpotsError: pandas is not installed.
+            IndexError: There is no such frame.
+            TypeError: ``frame`` is not an integer.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(results.to_dataframe()[["frame", "X", "Y", "I"]].dtypes.tolist())
+            [dtype('int32'), dtype('int32'), dtype('int32'), dtype('float64')]
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise GpuSpotsError(
+                f"to_dataframe: needs pandas; install it with {install_command('export')}"
+            ) from None
+        return pandas.DataFrame(self.spot_columns(frame))
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """Return X and Y of every pixel of a spot, (p, 2) int64.
@@ -303,6 +380,19 @@ class SpotsFile:
 
     def _mask_of(self, frame: int) -> int:
         return int(self._read("frame2mask", self._checked(frame, self.n_frames, "frame")))
+
+
+def _with_text(values: Any) -> Any:
+    """Return a column with its bytes as str. Bytes that are not UTF-8 are escaped."""
+    column = np.asarray(values)
+    items = column.ravel().tolist()
+    if column.dtype.kind not in "SO" or not all(isinstance(item, bytes | str) for item in items):
+        return values
+    texts = [
+        item.decode(errors="backslashreplace") if isinstance(item, bytes) else item
+        for item in items
+    ]
+    return np.array(texts, str).reshape(column.shape)
 
 
 def open_spots(path: str | Path) -> SpotsFile:

@@ -15,7 +15,10 @@ from gpu_spots.files.hdf5.virtual import read_values
 
 RANGES = "frame2spotsBE"
 """Only spots files have this dataset."""
-METHOD = ("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise")
+METHOD = (
+    *("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise"),
+    *("finder", "significance", "streaks"),
+)
 """Attributes of info that say how spots were looked for, besides the method."""
 DEPTH = 3
 """Groups in groups that a spots file has."""

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, NOISE_ATTRIBUTES, NOISE_COLUMNS
+from gpu_spots.columns import DATASETS, MATCHED_MASKS, NOISE_ATTRIBUTES, NOISE_COLUMNS
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
 from gpu_spots.model import FACTOR_BITS, Array, NoiseModel, SpotTable
@@ -94,6 +94,7 @@ class SpotsWriter:
         self._name = name
         self._shape = stack_shape[1:]
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
+        self._descriptions: dict[str, str] = {}
         self._filters = filters
         self._counts = "counts"
         self._images: dict[str, ImageWriter] = {}
@@ -112,6 +113,17 @@ class SpotsWriter:
             maxshape=(None,),
             fletcher32=True,
         )
+
+    def expect_matched(self, n_masks: int | None) -> None:
+        """Set the number of masks of each kind, and describe them as those of the matched finder.
+
+        Args:
+            n_masks: number of groups of frames; None: there is a mask for each frame.
+        """
+        of = "frame" if n_masks is None else "mask"
+        if n_masks is not None:
+            self._n_masks = dict.fromkeys(("raw", "filtered", "synced"), n_masks)
+        self._descriptions = {path: f"{text}: {of}, X, Y" for path, text in MATCHED_MASKS.items()}
 
     def expect_synced(self, n_masks: int) -> None:
         """Set the number of synced masks, which are the ones that are labelled."""
@@ -300,7 +312,7 @@ class SpotsWriter:
         record = DATASETS[path]
         record.check(dtype, shape)
         dataset = self._file.create_dataset(path, shape, dtype, **options)
-        dataset.attrs["description"] = record.description
+        dataset.attrs["description"] = self._descriptions.get(path, record.description)
         if record.unit is not None:
             dataset.attrs["units"] = record.unit
         return dataset

@@ -485,7 +485,7 @@ def test_images_without_an_ending_are_known_by_their_content(tmp_path: Path) -> 
     }
     for name, words in {
         "xray_0001": "layout  images",
-        "x.jp2": "x.jp2: is a JPEG 2000 image, which is not read; write it as TIFF",
+        "x.jp2": "x.jp2: is a JPEG 2000 image, which is not supported; convert it to TIFF",
     }.items():
         (tmp_path / name).write_bytes(content[name])
         ended = command("info", tmp_path / name, name="gpu-spots")

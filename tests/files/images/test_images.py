@@ -288,12 +288,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "text": (
         "a.mccd",
         lambda _: b"this is no image\n" * 10,
-        "cannot be read as an image, says fabio",
+        "cannot be read as an image, according to fabio",
     ),
     "text as TIFF": (
         "a.tif",
         lambda _: b"this is no image\n" * 10,
-        "cannot be read as an image, says fabio",
+        "cannot be read as an image, according to fabio",
     ),
     "HDF5": (
         "a.mccd",
@@ -318,12 +318,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "MarCCD, half a header": (
         "a.mccd",
         lambda _: marccd(FRAME)[:2000],
-        "is cut off: 2000 bytes, a MarCCD header alone has 4096",
+        "is cut off: 2000 bytes, expected at least 4096 for the MarCCD header",
     ),
     "MarCCD, no byte order": (
         "a.mccd",
         lambda _: marccd(FRAME, at1052=77),
-        "its header does not tell its byte order",
+        "its header does not define the byte order",
     ),
     "MarCCD, no width": (
         "a.mccd",
@@ -377,7 +377,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "CBF, nearly": ("a.cbf", cut(CbfImage, 0.9), "is cut off: "),
     "TIFF, half": ("a.tif", cut(TifImage, 0.5), "is damaged or cut off: "),
     "TIFF, nearly": ("a.tif", cut(TifImage, 0.95), "is damaged or cut off: "),
-    "several images": ("a.edf", several, "holds 2 images, expected one a file"),
+    "several images": ("a.edf", several, "contains 2 images, expected one per file"),
     "int64": (
         "a.edf",
         lambda path: edf(FRAME.astype("i8"), path),
@@ -474,7 +474,7 @@ def test_without_fabio_the_error_says_what_to_install(
     path = written(tmp_path / "a.edf", edf(FRAME, tmp_path))
     with pytest.raises(
         InputError,
-        match=r"a\.edf: is no MarCCD, TIFF or .npy image, .* pip install fabio brings it",
+        match=r"a\.edf: is not a MarCCD, TIFF or .npy image; .* pip install fabio",
     ):
         read_image(path)
     np.testing.assert_array_equal(
