@@ -227,3 +227,15 @@ def test_intensities_of_any_sign_are_exported(spots: Path) -> None:
         file["spots/I"] = values
     for name in NAMES:
         assert name == "parquet" or command("export", name, spots, name="gpu-spots").status == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_properties_of_spots_are_exported(whole_spots: Path, name: str) -> None:
+    """No format asks for what the file has, and none stumbles over what is not known."""
+    with h5py.File(whole_spots, "r+") as file:
+        for column in ("centroid", "centroid_sigma", "moments", "fwhm", "orientation"):
+            file[f"spots/{column}"][0] = np.nan
+        file["spots/moments"][1, 0] = -2.0
+    ended = command("export", name, whole_spots, name="gpu-spots")
+    assert ended.status == 0, ended.stderr
+    assert "the file has no spots/" not in ended.stderr
