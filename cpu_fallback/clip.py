@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cpu_fallback.kruskal import _Blocks
-from cpu_fallback.moments import Band, Tile, _narrow_sums, tiles
+from cpu_fallback.moments import Band, Tile, narrow_sums, tiles
 from cpu_fallback.trimmed import TILE, sorting_dtype
 from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, STEPS, limit, lower_half, unclipped
 from gpu_spots.background.methods import Clip
@@ -20,6 +20,11 @@ from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Va
 
 TILE_VALUES = 1 << 19
 """Values of a tile where blocks are compared: some megabytes of work."""
+
+FEWEST, FEW = 4, 16
+"""Values of a pixel that are left out at most, and one of how many more, in all but a few pixels."""
+TOP_VALUES = 1 << 17
+"""Values whose cumulative sums are taken at a time."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -195,7 +200,7 @@ def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int
     return moments, count
 
 
-def _of_sums(m: Floats, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+def _of_sums(m: Floats | float, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
     """Return mean, population variance and variance from S and m*Q - S*S."""
     return total / m, scatter / (m * m), scatter / (m * (m - 1.0))
 
@@ -225,82 +230,129 @@ def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64
 
 
 def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
-    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
-
-    Few values of few pixels are left out, so sums are those of all values less these.
-    """
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
     n_pixels, n = rows.shape
-    first = _sums_and_squares(rows[:, :m])
-    every = first
-    if m < n:
-        every = [
-            low + high for low, high in zip(first, _sums_and_squares(rows[:, m:]), strict=True)
-        ]
-    of_type = np.iinfo(rows.dtype)
-    total, square = first
-    is_start = True
-
-    def moments(kept: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
-        some = slice(None) if len(pixels) == n_pixels else pixels
-        scatter = (kept * square[some] - total[some] * total[some]).view(np.uint64)
-        return _of_sums(
-            kept.astype(np.float64), total[some].astype(np.float64), scatter.astype(np.float64)
+    low = narrow_sums(rows[:, :m])
+    mean, population, _ = _of_sums(float(m), low[0], _as_float(_scatter(m, *low)))
+    most = limit(*_start(mean, population, shift, width), 1.0)
+    kept, total, square = (np.empty(n_pixels, kind) for kind in (np.int64, float, float))
+    columns = min(n - m, FEWEST + n // FEW)
+    beyond = np.ones(n_pixels, bool)
+    step = max(1, TOP_VALUES // (n - m + 1))
+    for begin in range(0, n_pixels, step):
+        part = slice(begin, begin + step)
+        kept[part], total[part], square[part], beyond[part] = _largest_left_out(
+            rows[part], m, columns, (low[0][part], low[1][part]), most[part]
         )
-
-    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
-        nonlocal total, square, is_start
-        if is_start:
-            total, square, is_start = every[0].copy(), every[1].copy(), False
-        elif len(pixels) == n_pixels:
-            total[:], square[:] = every
-        else:
-            total[pixels], square[pixels] = every[0][pixels], every[1][pixels]
-        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
-        kept = np.full(len(pixels), n)
-        left = np.flatnonzero(rows[pixels, -1] > highest)
-        for last in range(n - 1, 1, -1):
-            if not len(left):
-                break
-            some = pixels[left]
-            value = rows[some, last].astype(np.int64)
-            total[some] -= value
-            square[some] -= value * value
-            kept[left] = last
-            left = left[rows[some, last - 1] > highest[left]]
-        return kept
-
-    kept = _steps(moments, count, n_pixels, m, shift, width, 1.0)
+    left = np.flatnonzero(beyond)
+    while len(left) and columns < n - 2:
+        columns = min(n - 2, 4 * max(1, columns))
+        step = max(1, TOP_VALUES // columns)
+        for begin in range(0, len(left), step):
+            part = left[begin : begin + step]
+            some = rows[part]
+            kept[part], total[part], square[part], beyond[part] = _largest_left_out(
+                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[part]
+            )
+        left = left[beyond[left]]
     band.kept[where], band.total[where] = kept, total
-    band.scatter_low[where] = (kept * square - total * total).view(np.uint64)
+    band.scatter_low[where] = _scatter(kept, total, square)
     band.iqr4[where] = _quartiles(rows, kept)
 
 
-def _sums_and_squares(rows: Array) -> list[Counts]:
-    """(p,) int64 each: sums of rows (p, m) of 8- or 16-bit values, and of their squares."""
-    total, scatter = _narrow_sums(rows)
-    squares = (scatter + (total * total).view(np.uint64)) // np.uint64(rows.shape[1])
-    return [total, squares.view(np.int64)]
+def _largest_left_out(
+    rows: Array, m: int, columns: int, low: tuple[Floats, Floats], most: Floats
+) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
+    """Leave out the largest values of some pixels, ``columns`` at most.
+
+    Args:
+        rows: (p, n): ascending 8- or 16-bit values.
+        m: ``n - columns`` or less.
+        columns: values that are left out at most.
+        low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
+        most: (p,) float64, counts: limit of the first step.
+
+    Returns:
+        (p,) each: how many values are kept, int64; their sum, and that of their squares, float64;
+        and whether, in any step, ``columns`` or more were to be left out.
+    """
+    n_pixels, n = rows.shape
+    high = np.ascontiguousarray(rows[:, m:].T)
+    top = high[len(high) - columns :]
+    sums, squares = (np.empty((columns + 1, n_pixels)) for _ in "12")
+    sums[0], squares[0] = low
+    value = np.empty(n_pixels)
+    for i, column in enumerate(high, columns - len(high)):
+        at, to = max(i, 0), max(i + 1, 0)
+        np.copyto(value, column)
+        np.add(sums[at], value, out=sums[to])
+        np.multiply(value, value, out=value)
+        np.add(squares[at], value, out=squares[to])
+    # the difference of m*Q and S*S is exact below this
+    is_small = n * float(squares[-1].max(initial=0.0)) < 2.0**53
+    of_type = np.iinfo(rows.dtype)
+
+    of_pixel = np.zeros(n_pixels, np.int64)
+    beyond = np.zeros(n_pixels, bool)
+    pixels = np.arange(n_pixels)
+    for step in range(STEPS):
+        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        found = _number(top <= highest.astype(rows.dtype))
+        beyond[pixels[found == 0]] = True
+        if step:
+            changed = np.flatnonzero(found != of_pixel[pixels])
+            pixels, found, top = pixels[changed], found[changed], top[:, changed]
+        of_pixel[pixels] = found
+        if step == STEPS - 1 or not len(pixels):
+            break
+        at = found * n_pixels + pixels
+        total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
+        found += n - columns
+        m_of = found.astype(np.float64)
+        scatter = m_of * square - total * total if is_small else _scatter(found, total, square)
+        mean, _, variance = _of_sums(m_of, total, _as_float(scatter))
+        most = limit(*unclipped(mean, variance, 1.0), 1.0)
+    at = of_pixel * n_pixels + np.arange(n_pixels)
+    total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
+    return of_pixel + (n - columns), total, square, beyond
+
+
+def _number(flags: NDArray[np.bool_]) -> Counts:
+    """Return the number of true flags (n, p) of each pixel, (p,) int64."""
+    small = np.uint8 if len(flags) < 256 else np.int64
+    return np.add.reduce(flags.view(np.uint8), axis=0, dtype=small).astype(np.int64)
+
+
+def _scatter(m: Counts | int, total: Floats, square: Floats) -> Array:
+    """Return m*Q - S*S exactly, from whole numbers: float64 below 2^53, else uint64."""
+    scaled = m * square
+    if float(scaled.max(initial=0.0)) < 2.0**53:
+        return scaled - total * total
+    whole, squares = total.astype(np.int64), square.astype(np.int64)
+    # modulo 2^64, as the difference fits
+    return (m * squares - whole * whole).view(np.uint64)
+
+
+def _as_float(values: Array) -> Floats:
+    return values.astype(np.float64, copy=False)
 
 
 def _quartiles(rows: Array, kept: Counts) -> Counts:
     """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
-    n = rows.shape[1]
-    result = np.zeros(len(rows), np.int64)
-    # most pixels keep all values
-    for sign, quarters in ((1, 3 * (n - 1)), (-1, n - 1)):
-        place, rest = divmod(quarters, 4)
-        result += sign * (4 - rest) * rows[:, place].astype(np.int64)
-        if rest:
-            result += sign * rest * rows[:, place + 1].astype(np.int64)
-    pixels = np.flatnonzero(kept < n)
-    some = kept[pixels]
-    other = np.zeros(len(pixels), np.int64)
-    for sign, quarter in ((1, 3), (-1, 1)):
-        index, weight = np.divmod(quarter * (some - 1), 4)
-        low = rows[pixels, index].astype(np.int64)
-        high = rows[pixels, np.minimum(index + 1, some - 1)].astype(np.int64)
-        other += sign * ((4 - weight) * low + weight * high)
-    result[pixels] = other
+    n_pixels, n = rows.shape
+    values, begin = rows.reshape(-1), np.arange(0, n_pixels * n, n)
+    last = np.maximum(kept - 1, 0)
+    end = begin + last
+    result = np.zeros(n_pixels, np.int64)
+    for sign, place in ((1, 3 * last), (-1, last)):
+        index, weight = begin + (place >> 2), place & 3
+        low = values.take(index).astype(np.int64)
+        index += 1
+        high = values.take(np.minimum(index, end)).astype(np.int64)
+        high -= low
+        high *= weight
+        high += 4 * low
+        result += sign * high
     return result
 
 
