@@ -6,6 +6,7 @@ again.
 """
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ TILE_VALUES = 1 << 19
 
 FEWEST, FEW = 4, 16
 """Values of a pixel that are left out at most, and one of how many more, in all but a few pixels."""
-TOP_VALUES = 1 << 17
+LONG_ROW = 24
+"""Values of a pixel that are faster added up along the row, without what comes in between."""
+TOP_VALUES = 1 << 16
 """Values whose cumulative sums are taken at a time."""
 
 Floats = NDArray[np.float64]
@@ -237,6 +240,9 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
     most = limit(*_start(mean, population, shift, width), 1.0)
     kept, total, square = (np.empty(n_pixels, kind) for kind in (np.int64, float, float))
     columns = min(n - m, FEWEST + n // FEW)
+    if n - columns >= m + LONG_ROW:
+        more = narrow_sums(rows[:, m : n - columns])
+        low, m = (low[0] + more[0], low[1] + more[1]), n - columns
     beyond = np.ones(n_pixels, bool)
     step = max(1, TOP_VALUES // (n - m + 1))
     for begin in range(0, n_pixels, step):
@@ -283,7 +289,7 @@ def _largest_left_out(
     sums[0], squares[0] = low
     value = np.empty(n_pixels)
     for i, column in enumerate(high, columns - len(high)):
-        at, to = max(i, 0), max(i + 1, 0)
+        at, to = (i, i + 1) if i >= 0 else (0, 0)
         np.copyto(value, column)
         np.add(sums[at], value, out=sums[to])
         np.multiply(value, value, out=value)
@@ -371,23 +377,30 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            left = _Comparison(tile, blocks, method.block_shifts).left()
-        parts = np.flatnonzero(~left.all(axis=0))
-        if tile.usable is not None:
-            parts = np.arange(len(rows))
-        some = rows[parts]
+            comparison = _Comparison(tile, blocks, method.block_shifts)
+            left = comparison.left()
+        _leave_out(rows, left, blocks, band.limits.max)
         rows.sort(axis=1)
-        band.sample(tile.where, rows)
-        if not len(parts):
-            continue
-        gone = ~left[:, parts].T.take(blocks.of_frame, axis=1)
-        if tile.usable is not None:
-            gone |= ~tile.usable.T[parts]
-        some[gone] = band.limits.max
-        some.sort(axis=1)
-        counts = gone.shape[1] - np.count_nonzero(gone, axis=1)
-        band.sample_counted(tile.where.start + parts, some, counts, int)
+        if comparison.lowest is not None:
+            comparison.store(band, tile.where, rows, left)
+        elif tile.usable is None and left.all():
+            band.sample(tile.where, rows)
+        else:
+            counts = comparison.size(left)
+            where = np.arange(tile.where.start, tile.where.stop)
+            band.sample_counted(where, rows, counts, int)
     return band.moments()
+
+
+def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: _Blocks, largest: Any) -> None:
+    """Replace values of rows (p, n) by the largest of their type in blocks that are not ``left`` (b, p)."""
+    block, pixel = np.nonzero(~left)
+    begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
+    for i in range(int(size.max(initial=0))):
+        if i:
+            some = size > i
+            begin, size, pixel = begin[some], size[some], pixel[some]
+        rows[pixel, blocks.order[begin + i]] = largest
 
 
 def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -404,22 +417,34 @@ class _Comparison:
         self.sizes: Counts
         """(b, p), or (b, 1) where all values are valid."""
         self.totals: Array
-        self.sizes, self.totals, self.scatters = (_float_sums if is_float else _integer_sums)(
-            tile, blocks
-        )
-        shape = self.totals.shape
+        """(b, p): int64, or float64, exact where they are integers."""
+        self.lowest: Floats | None = None
+        """(p,) float64: smallest value of a pixel, 8- and 16-bit values; else None."""
+        if is_float:
+            self.sizes, self.totals, self.scatters = _float_sums(tile, blocks)
+        elif tile.values.dtype.itemsize > 2:
+            self.sizes, self.totals, self.scatters = _integer_sums(tile, blocks)
+        else:
+            self.lowest, self.sizes, self.sums, self.squares = _short_sums(tile, blocks)
+            self.totals = self.sums + self.sizes * self.lowest
+            scatter = _as_float(_scatter(self.sizes, self.sums, self.squares))
+            self.scatters = scatter / np.maximum(self.sizes, 1)
         if tile.usable is None:
             self.sizes = self.sizes[:, :1]
-        self.there = np.broadcast_to(self.sizes > 0, shape)
         self.means = self.totals / self.sizes
-        self.means[~self.there] = np.inf
+        self.all_there = bool((self.sizes > 0).all())
+        self.there = np.broadcast_to(self.sizes > 0, self.means.shape)
+        if not self.all_there:
+            self.means[~self.there] = np.inf
         self.number = self.sizes.astype(np.float64)
         if (self.sizes == self.sizes[0]).all():
             # the limit of all blocks of a pixel is one number
             self.number = self.number[:1]
-        n_blocks = np.count_nonzero(self.there, axis=0)
-        n_values = np.broadcast_to(self.sizes, shape).sum(axis=0).astype(np.float64)
-        half = np.array([lower_half(b) for b in range(len(shifts))])[n_blocks]
+        n_blocks = _number(self.there) if not self.all_there else len(self.means)
+        n_values = self.sizes.sum(axis=0).astype(np.float64)
+        half = np.broadcast_to(
+            np.array([lower_half(b) for b in range(len(shifts))])[n_blocks], self.means.shape[1:]
+        )
         left = self._lowest(half)
         mean = _in_order(self.means, left) / np.maximum(half, 1)
         self.variance = self._pooled(left)
@@ -430,7 +455,34 @@ class _Comparison:
 
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
-        mean, variance = self.mean, self.variance
+        if not (self.all_there and len(self.number) == 1):
+            return self._steps(self.mean, self.variance)
+        # pixels that keep all blocks in the first step and in the second do so in all
+        left = np.ones(self.means.shape, bool)
+        of_all = self._kept_mean(left), self._pooled(None)
+        most, then = (
+            limit(*each, self.quantum, self.number[0], BLOCK_MARGIN)
+            for each in ((self.mean, self.variance), of_all)
+        )
+        highest = self.means.max(axis=0)
+        pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
+        if len(pixels):
+            left[:, pixels] = self._of(pixels)._steps(self.mean[pixels], self.variance[pixels])
+        return left
+
+    def _of(self, pixels: NDArray[np.int64]) -> "_Comparison":
+        """Return what `_steps` needs of some pixels; all blocks have valid values."""
+        part = copy(self)
+        part.totals, part.scatters, part.means, part.there = (
+            each.take(pixels, axis=1)
+            for each in (self.totals, self.scatters, self.means, self.there)
+        )
+        if self.sizes.shape[1] > 1:
+            part.sizes = self.sizes.take(pixels, axis=1)
+        return part
+
+    def _steps(self, mean: Floats, variance: Floats) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks that are kept, from the mean and variance of the first."""
         for step in range(BLOCK_STEPS):
             left = self.means <= limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
             left &= self.there
@@ -438,10 +490,25 @@ class _Comparison:
             if len(none):
                 left[self.means[:, none].argmin(axis=0), none] = self.there[:, none].any(axis=0)
             if step < BLOCK_STEPS - 1:
-                kept = np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
-                mean = self._total(left) / np.maximum(kept, 1)
-                variance = self._pooled(left)
+                mean, variance = self._kept_mean(left), self._pooled(left)
         return left
+
+    def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
+        """Store the statistics of ascending 8- or 16-bit rows (p, n) whose first values are those of the blocks ``left``."""
+        assert self.lowest is not None
+        kept = self.size(left)
+        if left.all():
+            total, square = self.sums.sum(axis=0), self.squares.sum(axis=0)
+        else:
+            total, square = (
+                np.where(left, each, 0.0).sum(axis=0) for each in (self.sums, self.squares)
+            )
+        band.kept[where], band.total[where] = kept, total + kept * self.lowest
+        band.scatter_low[where] = _scatter(kept, total, square)
+        band.iqr4[where] = _quartiles(rows, kept)
+        masked = np.flatnonzero(kept < 2)
+        if len(masked):
+            band.sample(where.start + masked, rows[masked, :0])
 
     def _lowest(self, half: Counts) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run."""
@@ -449,44 +516,104 @@ class _Comparison:
         pixels = np.arange(len(half))
         highest = ascending[pixels, np.maximum(half - 1, 0)]
         left = (self.means <= highest) & self.there
-        more = np.flatnonzero(np.count_nonzero(left, axis=0) > half)
+        more = np.flatnonzero(_number(left) > half)
         if len(more):
-            tied = self.means[:, more] == highest[more]
-            below = np.count_nonzero(self.means[:, more] < highest[more], axis=0)
+            some = self.means.take(more, axis=1)
+            tied = some == highest[more]
+            below = _number(some < highest[more])
             left[:, more] &= ~tied | (tied.cumsum(axis=0) <= half[more] - below)
         return left
 
-    def _total(self, left: NDArray[np.bool_]) -> Floats:
-        """Return the sum (p,) of the values of the blocks that are left; of integers exactly, rounded once."""
-        if self.quantum:
-            return np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
-        return _in_order(self.totals, left)
+    def size(self, left: NDArray[np.bool_]) -> Counts:
+        """Return the number of values (p,) int64 of the blocks that are left."""
+        if len(self.number) == 1 and self.all_there:
+            return _number(left) * self.sizes[0, 0]
+        return np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
 
-    def _pooled(self, left: NDArray[np.bool_]) -> Floats:
-        """Return the variance (p,) of a value inside the blocks that are left."""
-        freedom = np.add.reduce(np.broadcast_to(self.sizes - 1, left.shape), axis=0, where=left)
+    def _kept_mean(self, left: NDArray[np.bool_]) -> Floats:
+        """Return the mean (p,) of the values of the blocks that are left; sums of integers are exact, rounded once."""
+        if self.totals.dtype.kind == "f":
+            total = _in_order(self.totals, left)
+        else:
+            total = np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
+        return total / np.maximum(self.size(left), 1)
+
+    def _pooled(self, left: NDArray[np.bool_] | None) -> Floats:
+        """Return the variance (p,) of a value inside the blocks that are left; None: all."""
         scatter = _in_order(self.scatters, left)
-        return np.divide(scatter, freedom, out=np.zeros(left.shape[1]), where=freedom > 0)
+        if left is None:
+            freedom = np.broadcast_to((self.sizes - 1).sum(axis=0), scatter.shape)
+        elif len(self.number) == 1 and self.all_there:
+            freedom = _number(left) * (self.sizes[0, 0] - 1)
+        else:
+            freedom = np.add.reduce(np.broadcast_to(self.sizes - 1, left.shape), axis=0, where=left)
+        return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
 
 
-def _in_order(values: Floats, left: NDArray[np.bool_]) -> Floats:
-    """Return the sums (p,) over the blocks that are left, added one after the other."""
+def _in_order(values: Floats, left: NDArray[np.bool_] | None) -> Floats:
+    """Return the sums (p,) over the blocks that are left, added one after the other; None: all."""
     total = np.zeros(values.shape[1])
-    for row, counts in zip(values, left, strict=True):
-        np.add(total, row, out=total, where=counts)
+    for row in values if left is None else np.where(left, values, 0.0):
+        np.add(total, row, out=total)
     return total
 
 
-def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
-    """(b, p) each: number of values, their sum, and the sum of squared deviations."""
+def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Floats]:
+    """Return sums of 8- or 16-bit values, less the lowest of each pixel.
+
+    Returns:
+        (p,) float64: the lowest value; (b, p) each: number of values, int64, or (b, 1) where all
+        are valid; their sum, and that of their squares, float64, exact.
+    """
     values, usable = tile.values, tile.usable
-    lowest: Any = 0
-    kind: DTypeLike = np.float64
-    is_short = values.dtype.itemsize <= 2
-    if not is_short:
-        lowest = values.min(axis=0).astype(np.int64)
-        span = int((values.max(axis=0) - lowest).max(initial=0))
-        kind = object if (len(values) * span) ** 2 >= 2**63 else np.int64
+    n_blocks, n_pixels = len(blocks.begin) - 1, values.shape[1]
+    known = values if usable is None else np.where(usable, values, np.iinfo(values.dtype).max)
+    lowest = known.min(axis=0)
+    # differences modulo 2^8 or 2^16 are right, as they fit
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    above = known.view(unsigned) - lowest.view(unsigned)
+    if usable is not None:
+        above[~usable] = 0
+    above = above.astype(np.uint16, copy=False)
+    frames_of = [
+        blocks.order[blocks.begin[block] : blocks.begin[block + 1]] for block in range(n_blocks)
+    ]
+    size = np.array([[len(frames)] for frames in frames_of])
+    if usable is None:
+        sizes = size
+    else:
+        sizes = np.array([usable[frames].sum(axis=0) for frames in frames_of])
+
+    sums = np.empty((n_blocks, n_pixels), np.uint16)
+    squares = np.empty((n_blocks, n_pixels), np.uint32)
+    square = np.empty(n_pixels, np.uint32)
+    for block, frames in enumerate(frames_of):
+        of_block, squares_of_block = sums[block], squares[block]
+        of_block[:] = squares_of_block[:] = 0
+        for frame in frames:
+            np.add(of_block, above[frame], out=of_block)
+            np.copyto(square, above[frame])
+            np.multiply(square, square, out=square)
+            np.add(squares_of_block, square, out=squares_of_block)
+    exact, exact_squares = sums.astype(np.float64), squares.astype(np.float64)
+    # sums of a few pixels do not fit 16 bits, or those of their squares 32
+    large = np.flatnonzero(above.max(axis=0) >= (1 << 16) // int(size.max()))
+    if len(large):
+        some = above[:, large].astype(np.float64)
+        for block, frames in enumerate(frames_of):
+            exact[block, large] = some[frames].sum(axis=0)
+        some *= some
+        for block, frames in enumerate(frames_of):
+            exact_squares[block, large] = some[frames].sum(axis=0)
+    return lowest.astype(np.float64), sizes, exact, exact_squares
+
+
+def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
+    """(b, p) each: number of values of 32 bits or more, their sum, and the sum of squared deviations."""
+    values, usable = tile.values, tile.usable
+    lowest = values.min(axis=0).astype(np.int64)
+    span = int((values.max(axis=0) - lowest).max(initial=0))
+    kind: DTypeLike = object if (len(values) * span) ** 2 >= 2**63 else np.int64
     shape = len(blocks.begin) - 1, values.shape[1]
     sizes, totals, scatters = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
     value, sums, squares = (np.empty(shape[1], kind) for _ in "123")
@@ -494,11 +621,7 @@ def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
         frames = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
         sums[:] = squares[:] = 0
         for frame in frames:
-            if is_short:
-                # sums of 16-bit values and of their squares are exact
-                np.copyto(value, values[frame])
-            else:
-                value[:] = values[frame] - lowest
+            value[:] = values[frame] - lowest
             if usable is not None:
                 value[~usable[frame]] = 0
             sums += value
@@ -506,14 +629,8 @@ def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
             squares += value
         size = len(frames) if usable is None else usable[frames].sum(axis=0)
         sizes[block] = size
-        exact, square = (
-            (sums, squares) if kind is object else (sums.astype(np.int64), squares.astype(np.int64))
-        )
-        totals[block] = exact + sizes[block] * lowest
-        # modulo 2^64, as the difference fits
-        scatter = sizes[block] * square - exact * exact
-        if kind is not object:
-            scatter = scatter.view(np.uint64)
+        totals[block] = sums.astype(np.int64) + sizes[block] * lowest
+        scatter = sizes[block] * squares - sums * sums
         scatters[block] = scatter.astype(np.float64) / np.maximum(sizes[block], 1)
     return sizes, totals, scatters
 
