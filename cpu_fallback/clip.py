@@ -331,7 +331,7 @@ def _number(flags: NDArray[np.bool_]) -> Counts:
 
 def _scatter(m: Counts | int, total: Floats, square: Floats) -> Array:
     """Return m*Q - S*S exactly, from whole numbers: float64 below 2^53, else uint64."""
-    scaled = m * square
+    scaled = np.asarray(m, np.float64) * square
     if float(scaled.max(initial=0.0)) < 2.0**53:
         return scaled - total * total
     whole, squares = total.astype(np.int64), square.astype(np.int64)
@@ -425,10 +425,11 @@ class _Comparison:
         elif tile.values.dtype.itemsize > 2:
             self.sizes, self.totals, self.scatters = _integer_sums(tile, blocks)
         else:
-            self.lowest, self.sizes, self.sums, self.squares = _short_sums(tile, blocks)
-            self.totals = self.sums + self.sizes * self.lowest
-            scatter = _as_float(_scatter(self.sizes, self.sums, self.squares))
-            self.scatters = scatter / np.maximum(self.sizes, 1)
+            self.lowest, self.sizes, self.sums, self.squares, keys = _short_sums(tile, blocks)
+            number = self.sizes.astype(np.float64)
+            self.totals = self.sums + number * self.lowest
+            self.scatters = _as_float(_scatter(self.sizes, self.sums, self.squares))
+            self.scatters /= np.maximum(number, 1.0)
         if tile.usable is None:
             self.sizes = self.sizes[:, :1]
         self.means = self.totals / self.sizes
@@ -445,7 +446,9 @@ class _Comparison:
         half = np.broadcast_to(
             np.array([lower_half(b) for b in range(len(shifts))])[n_blocks], self.means.shape[1:]
         )
-        left = self._lowest(half)
+        if self.lowest is None or not (self.all_there and len(self.number) == 1):
+            keys = self.means
+        left = self._lowest(half, keys)
         mean = _in_order(self.means, left) / np.maximum(half, 1)
         self.variance = self._pooled(left)
         error = np.divide(
@@ -510,15 +513,18 @@ class _Comparison:
         if len(masked):
             band.sample(where.start + masked, rows[masked, :0])
 
-    def _lowest(self, half: Counts) -> NDArray[np.bool_]:
-        """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run."""
-        ascending = np.sort(self.means.T, axis=1)
-        pixels = np.arange(len(half))
-        highest = ascending[pixels, np.maximum(half - 1, 0)]
-        left = (self.means <= highest) & self.there
+    def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks of lowest mean, or of lowest ``keys``, which are in the same order.
+
+        Ties: the first of the run.
+        """
+        ascending = np.ascontiguousarray(keys.T)
+        ascending.sort(axis=1)
+        highest = ascending[np.arange(len(half)), np.maximum(half - 1, 0)]
+        left = (keys <= highest) & self.there
         more = np.flatnonzero(_number(left) > half)
         if len(more):
-            some = self.means.take(more, axis=1)
+            some = keys.take(more, axis=1)
             tied = some == highest[more]
             below = _number(some < highest[more])
             left[:, more] &= ~tied | (tied.cumsum(axis=0) <= half[more] - below)
@@ -553,17 +559,18 @@ class _Comparison:
 def _in_order(values: Floats, left: NDArray[np.bool_] | None) -> Floats:
     """Return the sums (p,) over the blocks that are left, added one after the other; None: all."""
     total = np.zeros(values.shape[1])
-    for row in values if left is None else np.where(left, values, 0.0):
-        np.add(total, row, out=total)
+    for block, row in enumerate(values):
+        total += row if left is None else np.where(left[block], row, 0.0)
     return total
 
 
-def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Floats]:
+def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Floats, Array]:
     """Return sums of 8- or 16-bit values, less the lowest of each pixel.
 
     Returns:
         (p,) float64: the lowest value; (b, p) each: number of values, int64, or (b, 1) where all
-        are valid; their sum, and that of their squares, float64, exact.
+        are valid; their sum, and that of their squares, float64, exact; and their sum as a short
+        integer.
     """
     values, usable = tile.values, tile.usable
     n_blocks, n_pixels = len(blocks.begin) - 1, values.shape[1]
@@ -575,37 +582,32 @@ def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Fl
     if usable is not None:
         above[~usable] = 0
     above = above.astype(np.uint16, copy=False)
-    frames_of = [
-        blocks.order[blocks.begin[block] : blocks.begin[block + 1]] for block in range(n_blocks)
-    ]
-    size = np.array([[len(frames)] for frames in frames_of])
+    n_frames = blocks.begin[1:] - blocks.begin[:-1]
     if usable is None:
-        sizes = size
+        sizes = n_frames[:, None]
     else:
-        sizes = np.array([usable[frames].sum(axis=0) for frames in frames_of])
+        sizes = np.add.reduceat(usable[blocks.order], blocks.begin[:-1], axis=0, dtype=np.int64)
 
-    sums = np.empty((n_blocks, n_pixels), np.uint16)
-    squares = np.empty((n_blocks, n_pixels), np.uint32)
-    square = np.empty(n_pixels, np.uint32)
-    for block, frames in enumerate(frames_of):
-        of_block, squares_of_block = sums[block], squares[block]
-        of_block[:] = squares_of_block[:] = 0
-        for frame in frames:
-            np.add(of_block, above[frame], out=of_block)
-            np.copyto(square, above[frame])
-            np.multiply(square, square, out=square)
-            np.add(squares_of_block, square, out=squares_of_block)
+    sums = np.zeros((n_blocks, n_pixels), np.uint16)
+    squares = np.zeros((n_blocks, n_pixels), np.uint32)
+    for i in range(int(n_frames.max())):
+        # the i-th frame of each block
+        which = slice(None) if n_frames.min() > i else np.flatnonzero(n_frames > i)
+        some = above.take(blocks.order[blocks.begin[:-1][which] + i], axis=0)
+        sums[which] += some
+        square = some.astype(np.uint32)
+        square *= square
+        squares[which] += square
     exact, exact_squares = sums.astype(np.float64), squares.astype(np.float64)
     # sums of a few pixels do not fit 16 bits, or those of their squares 32
-    large = np.flatnonzero(above.max(axis=0) >= (1 << 16) // int(size.max()))
+    large = np.flatnonzero(above.max(axis=0) >= (1 << 16) // int(n_frames.max()))
     if len(large):
-        some = above[:, large].astype(np.float64)
-        for block, frames in enumerate(frames_of):
-            exact[block, large] = some[frames].sum(axis=0)
-        some *= some
-        for block, frames in enumerate(frames_of):
-            exact_squares[block, large] = some[frames].sum(axis=0)
-    return lowest.astype(np.float64), sizes, exact, exact_squares
+        values = above[:, large].astype(np.float64)[blocks.order]
+        exact[:, large] = np.add.reduceat(values, blocks.begin[:-1], axis=0)
+        values *= values
+        exact_squares[:, large] = np.add.reduceat(values, blocks.begin[:-1], axis=0)
+    keys = exact.astype(np.uint32) if len(large) else sums
+    return lowest.astype(np.float64), sizes, exact, exact_squares, keys
 
 
 def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
