@@ -394,13 +394,15 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
 
 def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: _Blocks, largest: Any) -> None:
     """Replace values of rows (p, n) by the largest of their type in blocks that are not ``left`` (b, p)."""
-    block, pixel = np.nonzero(~left)
+    values, n_frames = rows.reshape(-1), rows.shape[1]
+    block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
     begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
+    pixel *= n_frames
     for i in range(int(size.max(initial=0))):
         if i:
             some = size > i
             begin, size, pixel = begin[some], size[some], pixel[some]
-        rows[pixel, blocks.order[begin + i]] = largest
+        values[pixel + blocks.order.take(begin + i)] = largest
 
 
 def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -432,12 +434,12 @@ class _Comparison:
             self.scatters /= np.maximum(number, 1.0)
         if tile.usable is None:
             self.sizes = self.sizes[:, :1]
-        self.means = self.totals / self.sizes
+        self.number = self.sizes.astype(np.float64)
+        self.means = self.totals / self.number
         self.all_there = bool((self.sizes > 0).all())
         self.there = np.broadcast_to(self.sizes > 0, self.means.shape)
         if not self.all_there:
             self.means[~self.there] = np.inf
-        self.number = self.sizes.astype(np.float64)
         if (self.sizes == self.sizes[0]).all():
             # the limit of all blocks of a pixel is one number
             self.number = self.number[:1]
@@ -449,8 +451,9 @@ class _Comparison:
         if self.lowest is None or not (self.all_there and len(self.number) == 1):
             keys = self.means
         left = self._lowest(half, keys)
-        mean = _in_order(self.means, left) / np.maximum(half, 1)
-        self.variance = self._pooled(left)
+        bits = _bits(left)
+        mean = _in_order(self.means, bits) / np.maximum(half, 1)
+        self.variance = self._pooled(left, bits, self.size(left))
         error = np.divide(
             self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
         )
@@ -462,10 +465,9 @@ class _Comparison:
             return self._steps(self.mean, self.variance)
         # pixels that keep all blocks in the first step and in the second do so in all
         left = np.ones(self.means.shape, bool)
-        of_all = self._kept_mean(left), self._pooled(None)
         most, then = (
             limit(*each, self.quantum, self.number[0], BLOCK_MARGIN)
-            for each in ((self.mean, self.variance), of_all)
+            for each in ((self.mean, self.variance), self._moments_of_all())
         )
         highest = self.means.max(axis=0)
         pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
@@ -493,19 +495,15 @@ class _Comparison:
             if len(none):
                 left[self.means[:, none].argmin(axis=0), none] = self.there[:, none].any(axis=0)
             if step < BLOCK_STEPS - 1:
-                mean, variance = self._kept_mean(left), self._pooled(left)
+                mean, variance = self._moments(left)
         return left
 
     def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
         """Store the statistics of ascending 8- or 16-bit rows (p, n) whose first values are those of the blocks ``left``."""
         assert self.lowest is not None
         kept = self.size(left)
-        if left.all():
-            total, square = self.sums.sum(axis=0), self.squares.sum(axis=0)
-        else:
-            total, square = (
-                np.where(left, each, 0.0).sum(axis=0) for each in (self.sums, self.squares)
-            )
+        bits = _bits(left)
+        total, square = (_in_order(each, bits) for each in (self.sums, self.squares))
         band.kept[where], band.total[where] = kept, total + kept * self.lowest
         band.scatter_low[where] = _scatter(kept, total, square)
         band.iqr4[where] = _quartiles(rows, kept)
@@ -536,32 +534,54 @@ class _Comparison:
             return _number(left) * self.sizes[0, 0]
         return np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
 
-    def _kept_mean(self, left: NDArray[np.bool_]) -> Floats:
-        """Return the mean (p,) of the values of the blocks that are left; sums of integers are exact, rounded once."""
+    def _moments(self, left: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return mean and variance (p,) of the values of the blocks that are left.
+
+        Sums of integers are exact, and rounded once.
+        """
+        bits = _bits(left)
         if self.totals.dtype.kind == "f":
-            total = _in_order(self.totals, left)
+            total = _in_order(self.totals, bits)
         else:
             total = np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
-        return total / np.maximum(self.size(left), 1)
+        size = self.size(left)
+        return total / np.maximum(size, 1), self._pooled(left, bits, size)
 
-    def _pooled(self, left: NDArray[np.bool_] | None) -> Floats:
-        """Return the variance (p,) of a value inside the blocks that are left; None: all."""
-        scatter = _in_order(self.scatters, left)
-        if left is None:
-            freedom = np.broadcast_to((self.sizes - 1).sum(axis=0), scatter.shape)
-        elif len(self.number) == 1 and self.all_there:
-            freedom = _number(left) * (self.sizes[0, 0] - 1)
+    def _moments_of_all(self) -> tuple[Floats, Floats]:
+        """Return the same of all blocks, where each has as many values as the others."""
+        if self.totals.dtype.kind == "f":
+            total = _in_order(self.totals)
         else:
-            freedom = np.add.reduce(np.broadcast_to(self.sizes - 1, left.shape), axis=0, where=left)
+            total = np.add.reduce(self.totals, axis=0).astype(np.float64)
+        size, n_blocks = int(self.sizes[0, 0]), len(self.totals)
+        variance = np.zeros(len(total))
+        if size > 1:
+            variance = _in_order(self.scatters) / (n_blocks * (size - 1))
+        return total / (n_blocks * size), variance
+
+    def _pooled(
+        self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts
+    ) -> Floats:
+        """Return the variance (p,) of a value inside the blocks that are left, which have ``size`` values."""
+        freedom = size - (_number(left & self.there) if not self.all_there else _number(left))
+        scatter = _in_order(self.scatters, bits)
         return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
 
 
-def _in_order(values: Floats, left: NDArray[np.bool_] | None) -> Floats:
-    """Return the sums (p,) over the blocks that are left, added one after the other; None: all."""
+def _in_order(values: Floats, bits: NDArray[np.int64] | None = None) -> Floats:
+    """Return the sums (p,) over blocks, added one after the other.
+
+    ``bits``: `_bits` of those that are left, (b, p); None: all.
+    """
     total = np.zeros(values.shape[1])
     for block, row in enumerate(values):
-        total += row if left is None else np.where(left[block], row, 0.0)
+        total += row if bits is None else (row.view(np.int64) & bits[block]).view(np.float64)
     return total
+
+
+def _bits(left: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return all bits where true, else none: a float64 is kept by them, or becomes 0, whatever it is."""
+    return np.negative(left.view(np.int8)).astype(np.int64)
 
 
 def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Floats, Array]:
