@@ -19,7 +19,7 @@ from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, STEPS, limit, l
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
-TILE_VALUES = 1 << 19
+TILE_VALUES = 1 << 18
 """Values of a tile where blocks are compared: some megabytes of work."""
 
 FEWEST, FEW = 4, 16
@@ -559,11 +559,9 @@ class _Comparison:
             variance = _in_order(self.scatters) / (n_blocks * (size - 1))
         return total / (n_blocks * size), variance
 
-    def _pooled(
-        self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts
-    ) -> Floats:
+    def _pooled(self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts) -> Floats:
         """Return the variance (p,) of a value inside the blocks that are left, which have ``size`` values."""
-        freedom = size - (_number(left & self.there) if not self.all_there else _number(left))
+        freedom = size - _number(left)
         scatter = _in_order(self.scatters, bits)
         return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
 
@@ -573,10 +571,12 @@ def _in_order(values: Floats, bits: NDArray[np.int64] | None = None) -> Floats:
 
     ``bits``: `_bits` of those that are left, (b, p); None: all.
     """
-    total = np.zeros(values.shape[1])
-    for block, row in enumerate(values):
-        total += row if bits is None else (row.view(np.int64) & bits[block]).view(np.float64)
-    return total
+    if bits is not None:
+        values = (values.view(np.int64) & bits).view(np.float64)
+    if values.shape[1] == 1:
+        # NumPy adds up pairs where all values follow each other in memory
+        return np.cumsum(values, axis=0)[-1] + 0.0
+    return np.add.reduce(values, axis=0, initial=0.0)
 
 
 def _bits(left: NDArray[np.bool_]) -> NDArray[np.int64]:
