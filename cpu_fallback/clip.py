@@ -255,9 +255,9 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
         columns = min(n - 2, 4 * max(1, columns))
         step = max(1, TOP_VALUES // columns)
         for begin in range(0, len(left), step):
-            part = left[begin : begin + step]
-            some = rows[part]
-            kept[part], total[part], square[part], beyond[part] = _largest_left_out(
+            again = left[begin : begin + step]
+            some = rows[again]
+            kept[again], total[again], square[again], beyond[again] = _largest_left_out(
                 some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[part]
             )
         left = left[beyond[left]]
@@ -466,8 +466,8 @@ class _Comparison:
         # pixels that keep all blocks in the first step and in the second do so in all
         left = np.ones(self.means.shape, bool)
         most, then = (
-            limit(*each, self.quantum, self.number[0], BLOCK_MARGIN)
-            for each in ((self.mean, self.variance), self._moments_of_all())
+            limit(mean, variance, self.quantum, self.number[0], BLOCK_MARGIN)
+            for mean, variance in ((self.mean, self.variance), self._moments_of_all())
         )
         highest = self.means.max(axis=0)
         pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
@@ -478,10 +478,10 @@ class _Comparison:
     def _of(self, pixels: NDArray[np.int64]) -> "_Comparison":
         """Return what `_steps` needs of some pixels; all blocks have valid values."""
         part = copy(self)
-        part.totals, part.scatters, part.means, part.there = (
-            each.take(pixels, axis=1)
-            for each in (self.totals, self.scatters, self.means, self.there)
-        )
+        part.totals = self.totals.take(pixels, axis=1)
+        part.scatters = self.scatters.take(pixels, axis=1)
+        part.means = self.means.take(pixels, axis=1)
+        part.there = self.there[:, : len(pixels)]
         if self.sizes.shape[1] > 1:
             part.sizes = self.sizes.take(pixels, axis=1)
         return part
@@ -549,10 +549,8 @@ class _Comparison:
 
     def _moments_of_all(self) -> tuple[Floats, Floats]:
         """Return the same of all blocks, where each has as many values as the others."""
-        if self.totals.dtype.kind == "f":
-            total = _in_order(self.totals)
-        else:
-            total = np.add.reduce(self.totals, axis=0).astype(np.float64)
+        is_float = self.totals.dtype.kind == "f"
+        total = _in_order(self.totals) if is_float else self.totals.sum(axis=0).astype(np.float64)
         size, n_blocks = int(self.sizes[0, 0]), len(self.totals)
         variance = np.zeros(len(total))
         if size > 1:
@@ -603,9 +601,8 @@ def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Fl
         above[~usable] = 0
     above = above.astype(np.uint16, copy=False)
     n_frames = blocks.begin[1:] - blocks.begin[:-1]
-    if usable is None:
-        sizes = n_frames[:, None]
-    else:
+    sizes = n_frames[:, None]
+    if usable is not None:
         sizes = np.add.reduceat(usable[blocks.order], blocks.begin[:-1], axis=0, dtype=np.int64)
 
     sums = np.zeros((n_blocks, n_pixels), np.uint16)
