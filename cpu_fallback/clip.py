@@ -23,7 +23,7 @@ TILE_VALUES = 1 << 18
 """Values of a tile where blocks are compared: some megabytes of work."""
 
 FEWEST, FEW = 4, 16
-"""Values of a pixel that are left out at most, and one of how many more, in all but a few pixels."""
+"""In all but a few pixels at most that many values are left out, and one of that many more."""
 LONG_ROW = 24
 """Values of a pixel that are faster added up along the row, without what comes in between."""
 TOP_VALUES = 1 << 16
@@ -258,7 +258,7 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
             again = left[begin : begin + step]
             some = rows[again]
             kept[again], total[again], square[again], beyond[again] = _largest_left_out(
-                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[part]
+                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[again]
             )
         left = left[beyond[left]]
     band.kept[where], band.total[where] = kept, total
@@ -393,7 +393,7 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
 
 
 def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: _Blocks, largest: Any) -> None:
-    """Replace values of rows (p, n) by the largest of their type in blocks that are not ``left`` (b, p)."""
+    """Replace values of rows (p, n) by the largest of their type, where ``left`` (b, p) is false."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
     begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
@@ -499,7 +499,10 @@ class _Comparison:
         return left
 
     def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
-        """Store the statistics of ascending 8- or 16-bit rows (p, n) whose first values are those of the blocks ``left``."""
+        """Store the statistics of ascending 8- or 16-bit rows (p, n).
+
+        The first values of a row are those of the blocks that are ``left``, (b, p) bool.
+        """
         assert self.lowest is not None
         kept = self.size(left)
         bits = _bits(left)
@@ -512,9 +515,9 @@ class _Comparison:
             band.sample(where.start + masked, rows[masked, :0])
 
     def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
-        """Return (b, p) bool: the blocks of lowest mean, or of lowest ``keys``, which are in the same order.
+        """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run.
 
-        Ties: the first of the run.
+        ``keys`` (b, p) are the means, or numbers in the same order.
         """
         ascending = np.ascontiguousarray(keys.T)
         ascending.sort(axis=1)
@@ -578,7 +581,7 @@ def _in_order(values: Floats, bits: NDArray[np.int64] | None = None) -> Floats:
 
 
 def _bits(left: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return all bits where true, else none: a float64 is kept by them, or becomes 0, whatever it is."""
+    """Return all bits where true, else none: with them a float64 stays, or becomes 0."""
     return np.negative(left.view(np.int8)).astype(np.int64)
 
 
