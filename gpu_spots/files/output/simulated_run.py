@@ -14,6 +14,7 @@ from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
 from gpu_spots.files.output.new_file import new_output, writing
+from gpu_spots.files.output.nexus import add_frames
 from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.model import Array
@@ -108,6 +109,7 @@ def write_run(
             )
             file[TRUTH].attrs.update(dict(_flat(asdict(run.design))))
             frames = _create_frames(file, run.design, COMPRESSIONS[compression])
+            add_frames(file, "simulated run", has_angles=True)
         for index, frame in enumerate(run.frames()):
             with writing(file, path):
                 frames[index] = frame
