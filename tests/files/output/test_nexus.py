@@ -119,8 +119,9 @@ def test_images_are_of_frames_or_of_masks(
     with h5py.File(files[kind]) as file:
         entry = file["entry"]
         assert {name: entry[name].attrs["axes"][0] for name in axes} == axes
-        assert entry["spots_of_masks"][entry["spots_of_masks"].attrs["signal"]] == (
-            file["masks/counts"]
+        assert (
+            entry["spots_of_masks"][entry["spots_of_masks"].attrs["signal"]]
+            == (file["masks/counts"])
         )
         assert ("labels" in entry) == ("masks/labels" in file)
 
