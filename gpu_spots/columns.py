@@ -359,15 +359,15 @@ AXES = (
         dtypes=("int32",),
         shape=("n_X",),
         unit="pixel",
-        description="index of the row; X increases downwards",
-        label="X (row), downwards",
+        description="index of the row; row 0 is at the top",
+        label="X (row)",
     ),
     DatasetRecord(
         path="entry/axes/Y",
         dtypes=("int32",),
         shape=("n_Y",),
         unit="pixel",
-        description="index of the column; Y increases to the right",
+        description="index of the column; column 0 is on the left",
         label="Y (column)",
     ),
 )

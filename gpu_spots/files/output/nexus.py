@@ -4,6 +4,7 @@ Every file has the same form. The attributes ``default`` lead from the root to a
 there to an NXdata group, which has links to the picture and to its axes.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,13 @@ from gpu_spots.columns import AXES, IMAGE_ATTRIBUTES
 
 ENTRY = "entry"
 """Group of the NXdata groups."""
-ORIENTATION = "X (row) downwards, Y (column) to the right"
-"""How the pictures are meant to be shown."""
+ORIENTATION = "row X = 0 belongs at the top"
+"""How the pictures are meant to be shown. Some viewers draw the first row at the bottom."""
+LOGARITHMIC = {"SILX_style": json.dumps({"signal_scale_type": "log"})}
+"""Attribute of an NXdata group whose colours are to be logarithmic.
+
+On a linear scale a few hot pixels make all others dark.
+"""
 
 
 def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: str) -> None:
@@ -56,6 +62,7 @@ def add_view(
     title: str,
     *,
     others: Sequence[str] = (),
+    logarithmic: bool = False,
     coordinates: Mapping[str, str] | None = None,
 ) -> h5py.Group:
     """Add an NXdata group to the entry of a file.
@@ -68,6 +75,7 @@ def add_view(
         axes: name of the axis of each dimension.
         title: title of the picture.
         others: absolute paths of datasets of the same shape, which viewers offer beside it.
+        logarithmic: colours are logarithmic.
         coordinates: absolute paths of further coordinates of the first dimension, by name.
 
     Returns:
@@ -78,6 +86,8 @@ def add_view(
     shown = name if is_elsewhere else _name(signal)
     group.attrs.update({"NX_class": "NXdata", "signal": shown, "axes": list(axes), "title": title})
     group[shown] = signal if is_elsewhere else h5py.SoftLink(signal)
+    if logarithmic:
+        group.attrs.update(LOGARITHMIC)
     if others:
         group.attrs["auxiliary_signals"] = [_name(other) for other in others]
     for other in others:
@@ -103,9 +113,14 @@ def add_frames(file: h5py.File, title: str, *, has_angles: bool) -> None:
     frames.attrs.update(IMAGE_ATTRIBUTES)
     lengths = dict(zip(("frame", "X", "Y"), frames.shape, strict=True))
     mark_root(file, lengths, title, "data")
-    coordinates = {"angle": "/lauecollect/angle"} if has_angles else {}
     group = add_view(
-        file, "data", "/frames", list(lengths), f"frames: {ORIENTATION}", coordinates=coordinates
+        file,
+        "data",
+        "/frames",
+        list(lengths),
+        f"frames; {ORIENTATION}",
+        logarithmic=True,
+        coordinates={"angle": "/lauecollect/angle"} if has_angles else None,
     )
     group.attrs["description"] = "the frames, for viewers"
 

@@ -276,10 +276,11 @@ class SpotsWriter:
         lengths |= {"frame": n_frames, "mask": len(file["masks/counts"])}
         mark_root(file, lengths, "spots", "background")
         background, *others = (f"/{path}" for path in BACKGROUND)
-        title = f"background: {ORIENTATION}"
-        add_view(file, "background", background, ["X", "Y"], title, others=others)
+        title = f"background; {ORIENTATION}"
+        add_view(file, "background", background, ["X", "Y"], title, others=others, logarithmic=True)
         if frames is not None:
-            add_view(file, "frames", frames, ["frame", "X", "Y"], f"frames: {ORIENTATION}")
+            title = f"frames; {ORIENTATION}"
+            add_view(file, "frames", frames, ["frame", "X", "Y"], title, logarithmic=True)
         for name, path in VIEWS.items():
             if path in file:
                 dataset = file[path]

@@ -64,7 +64,10 @@ def default_view(file: h5py.File) -> h5py.Group:
 def check_view(group: h5py.Group) -> None:
     """A group is a complete NXdata: its axes are as long as the dimensions of its signals."""
     assert group.attrs["NX_class"] == "NXdata"
-    assert "X (row) downwards" in group.attrs["title"] or group[group.attrs["signal"]].ndim == 1
+    assert (
+        "row X = 0 belongs at the top" in group.attrs["title"]
+        or group[group.attrs["signal"]].ndim == 1
+    )
     signals = [group.attrs["signal"], *group.attrs.get("auxiliary_signals", [])]
     for name in signals:
         signal, axes = group[name], group.attrs["axes"]
@@ -132,6 +135,7 @@ def test_silx_takes_every_view(files: dict[str, Path], kind: str) -> None:
     with h5py.File(files[kind]) as file:
         default = nxdata.get_default(file)
         assert default.group == default_view(file)
+        assert default.plot_style.signal_scale_type == "log"
         assert default.title == default.group.attrs["title"]
         for view in file["entry"].values():
             if view.attrs["NX_class"] == "NXdata":
