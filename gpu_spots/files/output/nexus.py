@@ -19,11 +19,6 @@ ENTRY = "entry"
 """Group of the NXdata groups."""
 ORIENTATION = "row X = 0 belongs at the top"
 """How the pictures are meant to be shown. Some viewers draw the first row at the bottom."""
-LOGARITHMIC = {"SILX_style": json.dumps({"signal_scale_type": "log"})}
-"""Attribute of an NXdata group whose colours are to be logarithmic.
-
-On a linear scale a few hot pixels make all others dark.
-"""
 
 
 def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: str) -> None:
@@ -75,7 +70,8 @@ def add_view(
         axes: name of the axis of each dimension.
         title: title of the picture.
         others: absolute paths of datasets of the same shape, which viewers offer beside it.
-        logarithmic: colours are logarithmic.
+        logarithmic: colours are logarithmic. On a linear scale a few hot pixels would make all
+            others dark.
         coordinates: absolute paths of further coordinates of the first dimension, by name.
 
     Returns:
@@ -86,8 +82,9 @@ def add_view(
     shown = name if is_elsewhere else _name(signal)
     group.attrs.update({"NX_class": "NXdata", "signal": shown, "axes": list(axes), "title": title})
     group[shown] = signal if is_elsewhere else h5py.SoftLink(signal)
-    if logarithmic:
-        group.attrs.update(LOGARITHMIC)
+    # silx keeps the scale of the last picture if a group has none
+    scale = "log" if logarithmic else "linear"
+    group.attrs["SILX_style"] = json.dumps({"signal_scale_type": scale})
     if others:
         group.attrs["auxiliary_signals"] = [_name(other) for other in others]
     for other in others:

@@ -143,6 +143,8 @@ def test_silx_takes_every_view(files: dict[str, Path], kind: str) -> None:
                 assert found.is_valid, (view.name, found.issues)
                 assert found.axes_names is not None
                 assert found.is_curve or found.is_image or found.is_stack
+                is_counts = view == default.group or view.name == "/entry/frames"
+                assert found.plot_style.signal_scale_type == ("log" if is_counts else "linear")
 
 
 # ------------------------------------------------------------------------------ link to the frames
