@@ -128,14 +128,14 @@ def read_truth(path: Path) -> Truth:
             return read_values(_dataset(file, name, path), f"{path}: {name}")
 
         columns = {name: values(f"{TRUTH}/{name}") for name in TRUE_SPOT_COLUMNS}
-        if all(f"{TRUTH}/{name}" in file for name in MORE_COLUMNS):
+        if all(member(file, f"{TRUTH}/{name}") is not None for name in MORE_COLUMNS):
             columns |= {name: values(f"{TRUTH}/{name}") for name in MORE_COLUMNS}
         names = [f"{TRUTH}/frame_block"]
         names += [f"{GROUP}/{name}" for name in ("angle", "laser_on", "repeat")]
         schedule = [values(name) for name in names]
         shape = _dataset(file, "frames", path).shape
         conditions = None
-        if f"{TRUTH}/frame_delay" in file:
+        if member(file, f"{TRUTH}/frame_delay") is not None:
             per_frame = ("frame_delay", "scale", "spot_scale", "shift")
             conditions = [values(f"{TRUTH}/{name}") for name in (*per_frame, "static")]
             radius = float(values(f"{TRUTH}/static_radius"))
