@@ -37,7 +37,9 @@ class Run:
         n = len(ordered)
         self.median = ordered[n // 2].astype(np.float32)
         low = ordered[int(0.1587 * n)].astype(np.float32)
-        self.sigma = np.maximum(self.median - low, 0.5 if self.median.max() < 50 else 1e-3)
+        # hot pixels must not tell what kind of detector it is
+        self.sparse = bool(np.median(self.median[self.good]) < 50)
+        self.sigma = np.maximum(self.median - low, 0.5 if self.sparse else 1e-3)
 
     def image(self, index: int, kind: str) -> NDArray[np.float32]:
         """Return frame ``index`` as float32, (n_X, n_Y): ``frame``, ``less median`` or ``in sigmas``."""
@@ -90,7 +92,7 @@ def om(run: Run) -> Iterator[tuple[str, str, Finder]]:
 def id11(run: Run) -> Iterator[tuple[str, str, Finder]]:
     """ImageD11's connected pixels and their moments."""
     c = import_module("ImageD11.cImageD11")
-    in_counts = (1, 2, 3, 5, 8) if run.median.max() < 50 else (20, 30, 50, 80)
+    in_counts = (1, 2, 3, 5, 8) if run.sparse else (20, 30, 50, 80)
     levels = {"less median": in_counts, "in sigmas": (2.5, 3.0, 3.5, 4.0, 5.0, 6.0)}
     for kind, thresholds in levels.items():
         for pixels in (1, 3, 5):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, SPOT_COLUMNS
+from gpu_spots.columns import DATASETS, FRAME_COLUMNS, SPOT_COLUMNS
 from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
@@ -238,7 +238,20 @@ class SpotsFile:
         return {
             record.name: self._read(record.path, slice(begin, end))
             for record in SPOT_COLUMNS
-            if not record.optional or self._has(record.path)
+            if not (record.optional or record.is_new) or self._has(record.path)
+        }
+
+    def per_frame(self) -> dict[str, Array]:
+        """Return what is known of each frame.
+
+        Returns:
+            Columns by name, each with one value per frame: the datasets of the group ``per_frame``
+            of the file; see docs/file-format.md for types and units.
+        """
+        return {
+            record.name: self._read(record.path)
+            for record in FRAME_COLUMNS
+            if record.path.startswith("per_frame/")
         }
 
     def spot_columns(self, frame: int | None = None) -> dict[str, Array]:
@@ -257,13 +270,14 @@ class SpotsFile:
 
         Examples:
             >>> with open_spots("laser__spots.h5") as results:
-            ...     print(*results.spot_columns(), sep=", ")
-            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask, n_pixels, overload
+            ...     columns = results.spot_columns()
+            >>> print(*list(columns)[:10], sep=", ")
+            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask
         """
         columns: dict[str, Array] = {}
         for name, values in self.spots(frame).items():
             if name == "pixel_list_BE":
-                columns.setdefault("n_pixels", (values[:, 1] - values[:, 0]).astype(np.int32))
+                columns["n_pixels"] = (values[:, 1] - values[:, 0]).astype(np.int32)
             elif values.ndim == 1:
                 columns[name] = values
             else:
