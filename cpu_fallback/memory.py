@@ -33,4 +33,4 @@ def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
 
     That is enough where one pixel in fifty is set; usual masks have fewer.
     """
-    return 4 * n_pixels + 6 * n_pixels * n_frames // 5
+    return 6 * n_pixels + 6 * n_pixels * n_frames // 5

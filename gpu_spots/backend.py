@@ -172,12 +172,15 @@ class Operations(Protocol[Frames, Masks, Prepared]):
         mask_of_frame: NDArray[np.int64],
         prepared: Prepared,
         factors: NDArray[np.int64] | None,
+        *,
+        with_values: bool = False,
     ) -> Measurements:
         """Return sums over components for every frame, in the frame's own counts.
 
         Frame ``i`` has the components of mask ``mask_of_frame[i]``. ``factors`` are those that the
         background's frames were scaled by, None for 1: float frames divide the background by them
-        (the sums of integer frames are of the background as it is).
+        (the sums of integer frames are of the background as it is). ``with_values``: return the
+        values of the pixels, too.
         """
 
 

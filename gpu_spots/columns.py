@@ -5,6 +5,7 @@ The writer, the reader and the tests of the documentation take all of these fact
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntFlag
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,6 +16,25 @@ FRAMES_TYPE = "frames' type"
 """Name of the type of the input's frames in `DatasetRecord.dtypes`."""
 IMAGE = ("n_X", "n_Y")
 """Shape of a frame."""
+
+
+class Flag(IntFlag):
+    """Bits of ``spots/flags``."""
+
+    BORDER = 1
+    """A pixel of the spot is in the first or last row or column of the frame."""
+    INVALID = 2
+    """A pixel of the spot shares an edge or a corner with a masked pixel."""
+    OVERLOADED = 4
+    """A pixel of the spot is saturated on the frame."""
+    SEVERAL_MAXIMA = 8
+    """``spots/n_maxima`` is more than 1."""
+    NEIGHBOUR = 16
+    """A pixel of the spot shares an edge or a corner with a pixel of another spot of its mask."""
+    STATIC = 32
+    """A pixel of the spot is within 3 rows and 3 columns of a spot that stays in the background, or
+    is a hot or cold pixel (method clip).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +263,123 @@ SPOT_COLUMNS = (
         description="number of the spot's pixels that are saturated on the frame",
         absent="it is not known which values are saturated",
     ),
+    DatasetRecord(
+        path="spots/n_pixels",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        unit="pixel",
+        description="number of pixels of the spot",
+    ),
+    DatasetRecord(
+        path="spots/max",
+        dtypes=(FRAMES_TYPE,),
+        shape=("n_spots",),
+        unit="counts",
+        description="largest value of the spot, background included",
+    ),
+    DatasetRecord(
+        path="spots/background",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="sum of the background over the spot's pixels, at the level of the frame",
+    ),
+    DatasetRecord(
+        path="spots/centroid",
+        dtypes=("float64",),
+        shape=("n_spots", 2),
+        unit="pixel",
+        components=("centroid_X", "centroid_Y"),
+        description=(
+            "X and Y of the centre of mass of the value less the background; "
+            "NaN where I is not above 0"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/centroid_sigma",
+        dtypes=("float64",),
+        shape=("n_spots", 2),
+        unit="pixel",
+        components=("centroid_sigma_X", "centroid_sigma_Y"),
+        description="standard errors of the centroid along X and Y; NaN where the centroid is",
+    ),
+    DatasetRecord(
+        path="spots/moments",
+        dtypes=("float64",),
+        shape=("n_spots", 3),
+        unit="pixel^2",
+        components=("moment_XX", "moment_YY", "moment_XY"),
+        description=(
+            "second moments XX, YY and XY of the value less the background about the centroid; "
+            "NaN where the centroid is"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/fwhm",
+        dtypes=("float64",),
+        shape=("n_spots", 2),
+        unit="pixel",
+        components=("fwhm_major", "fwhm_minor"),
+        description=(
+            "full width at half maximum along the major and the minor axis, "
+            "of a Gaussian with these moments; 0 where noise makes a moment negative"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/orientation",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="degree",
+        description="angle of the major axis from X towards Y, above -90 and up to 90",
+    ),
+    DatasetRecord(
+        path="spots/sigma",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="standard error of I: noise of the pixels, the signal and the background; "
+        "NaN if the noise is unknown",
+    ),
+    DatasetRecord(
+        path="spots/snr",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        description="I divided by sigma; NaN where sigma is 0 or unknown",
+    ),
+    DatasetRecord(
+        path="spots/I_prf",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="intensity by weights from the profile of the spot on all frames of its mask",
+        absent="every frame has a mask of its own (-S none), or the noise is unknown",
+    ),
+    DatasetRecord(
+        path="spots/sigma_prf",
+        dtypes=("float64",),
+        shape=("n_spots",),
+        unit="counts",
+        description="standard error of I_prf",
+        absent="every frame has a mask of its own (-S none), or the noise is unknown",
+    ),
+    DatasetRecord(
+        path="spots/n_maxima",
+        dtypes=("int32",),
+        shape=("n_spots",),
+        description=(
+            "number of the spot's pixels that have no higher pixel of the spot beside them, "
+            "and are at least half as high above its lowest pixel as its highest one"
+        ),
+    ),
+    DatasetRecord(
+        path="spots/flags",
+        dtypes=("uint16",),
+        shape=("n_spots",),
+        description=(
+            "sum of: 1 touches the border, 2 touches a masked pixel, 4 overloaded, "
+            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel"
+        ),
+    ),
 )
 """Columns of the table of spots: one row per spot on a frame, ordered by frame, then label."""
 
@@ -261,12 +398,6 @@ PIXEL_COLUMNS = (
 
 FRAME_COLUMNS = (
     DatasetRecord(
-        path="frame2mask",
-        dtypes=("int32",),
-        shape=("n_frames",),
-        description="index of the mask that each frame's spots come from",
-    ),
-    DatasetRecord(
         path="frame2spotsBE",
         dtypes=("int64",),
         shape=("n_frames", 2),
@@ -274,22 +405,71 @@ FRAME_COLUMNS = (
         link="spots/frame2spotsBE",
     ),
     DatasetRecord(
-        path="frame_level",
+        path="per_frame/angle",
+        dtypes=("float64",),
+        shape=("n_frames",),
+        unit="degree",
+        description="angle of each frame; NaN if unknown",
+    ),
+    DatasetRecord(
+        path="per_frame/laser_on",
+        dtypes=("int8",),
+        shape=("n_frames",),
+        description="1 if the laser is on, 0 if it is off, -1 if unknown",
+    ),
+    DatasetRecord(
+        path="per_frame/delay",
+        dtypes=("float64",),
+        shape=("n_frames",),
+        unit="s",
+        description="delay from the laser pulse to the X-ray pulse; 0 if the laser is off, "
+        "NaN if unknown",
+    ),
+    DatasetRecord(
+        path="per_frame/block",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="index of the block of frames with the same angle, in the order of their "
+        "first frames; -1 if the angle is unknown",
+    ),
+    DatasetRecord(
+        path="per_frame/mask",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="index of the mask that each frame's spots come from",
+        link="frame2mask",
+    ),
+    DatasetRecord(
+        path="per_frame/partner",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="index of the other frame of the off/on pair, with -S none and -S blocks, too; "
+        "-1 if there is none",
+    ),
+    DatasetRecord(
+        path="per_frame/level",
         dtypes=("float64",),
         shape=("n_frames",),
         unit="counts",
         description="level of each frame: interquartile mean of a sample of its pixels, or with "
         "the method clip the mean of its clipped counts",
+        link="frame_level",
     ),
     DatasetRecord(
-        path="frame_scale",
+        path="per_frame/scale",
         dtypes=("float64",),
         shape=("n_frames",),
         description=(
-            "factor that scales each frame to the common background level; "
-            "stats are in scaled counts"
+            "factor that scales each frame to the common background level, 1 if frames are not "
+            "scaled (--normalise none); stats are in scaled counts"
         ),
-        absent="frames are not scaled (--normalise none)",
+        link="frame_scale",
+    ),
+    DatasetRecord(
+        path="per_frame/n_spots",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="number of spots of each frame",
     ),
 )
 """Columns with one row per frame."""

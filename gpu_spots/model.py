@@ -6,8 +6,8 @@ Y``. In a band, ``n_X`` is the number of rows of that band.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +22,14 @@ MAX_FRAMES = 65535
 """Largest number of frames in a run. More frames would overflow the exact sums."""
 
 Array = NDArray[Any]
+
+MOMENT_SIDE = 4096
+"""Longest side of a box, pixels, in which `Measurements.moments` fit 64 bits: for sides up to a, a sum
+of x^2 over pixels is below a * a^3 / 3 < 2^46.5, as are those of x, y, y^2 and x * y. Values of 8 and
+16 bits, and both halves of values of 32 bits, are at most 2^16, so that no sum reaches 2^62.5.
+"""
+HALF_BITS = 16
+"""Bits of the lower half of a value of 32 bits."""
 
 FACTOR_BITS = 16
 """Factors that scale frames to a common level are multiples of 2^-16."""
@@ -246,6 +254,10 @@ class Background:
     """Variance as a function of the background; None: not known."""
     flagged: NDArray[np.bool_] | None = None
     """(n_X, n_Y) bool: hot and cold pixels; None: the method does not look for them."""
+    static: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """(n, 2) int64: X and Y of spots that are on so many frames that they stay in the background."""
+    n_sampled: int = 1
+    """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
     held: Any = None
     """Copies of these maps in the memory of the backend (`Operations.hold_background`);
     None: nothing.
@@ -362,6 +374,33 @@ class Measurements:
     """(s,) int64: flat index of the largest value; ties: the first in raster order."""
     overload: NDArray[np.int64] | None
     """(s,) int64: number of saturated pixels; None: the saturation is unknown."""
+    largest: Array
+    """(s,) int64, float64 for float frames, counts: the largest value."""
+    n_maxima: NDArray[np.int64]
+    """(s,) int64: local maxima, see `gpu_spots.columns`."""
+    moments: Array
+    """(5, s) int64: sums of value * u, where u is x, y, x^2, y^2 and x * y, and x and y begin with 0
+    in the box of the component; for frames of 32 bits the sums of (value mod 2^16) * u. Float frames:
+    float64, sums of (value - background) * u, in ascending pixel order. Meaningless for boxes with a
+    side of more than `MOMENT_SIDE`.
+    """
+    moments_high: NDArray[np.int64] | None
+    """(5, s) int64: sums of floor(value / 2^16) * u for integer frames of 32 bits, else None."""
+    values: Array | None = None
+    """(v,), the frames' dtype, counts: values of all pixels of each spot, one spot after the other,
+    pixels ascending; None: they were not asked for.
+    """
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Measurements]") -> "Measurements":
+        """Return the measurements of consecutive frames, of at least one part, as one."""
+        joined: dict[str, Any] = {
+            each.name: None
+            if getattr(parts[0], each.name) is None
+            else np.concatenate([getattr(part, each.name) for part in parts], axis=-1)
+            for each in fields(cls)
+        }
+        return cls(**joined)
 
 
 SpotTable = Mapping[str, Array]

@@ -28,6 +28,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
+from gpu_spots.spots.frames import frame_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,9 @@ def find_spots(
                 observer.warn(message)
             background = learn(source, method, parameters.cutoff, observer)
             n_sampled = method.n_sampled(n_frames)
-            for message in static_spots.background_warnings(background, n_frames, n_sampled):
+            places = static_spots.static_places(background, n_sampled)
+            background = replace(background, static=places, n_sampled=n_sampled)
+            for message in static_spots.background_warnings(background, n_frames):
                 observer.warn(message)
             outcome = method.outcome(background)
             if outcome and outcome.warning:
@@ -183,7 +186,7 @@ def find_spots(
     ):
         observer.warn(message)
     with watch.stage("write"):
-        sink.write_spots(table)
+        sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
     return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
 
 

@@ -27,6 +27,8 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
+from gpu_spots.spots.profiles import WeightedSums
+from gpu_spots.spots.properties import ComponentMaps, ComponentSums
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
 Result = TypeVar("Result")
@@ -42,6 +44,8 @@ class Images:
     """Masks by kind, of the kinds that the sink keeps."""
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
+    sums: ComponentSums | None = None
+    """Their properties that are the same on every frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.sink = sink
         self.observer = observer
         self.watch = watch
-        self.table = SpotTableBuilder(self.shape[1])
+        # spots by threshold are apart, unless corners do not connect them
+        may_touch = parameters.finder == "matched" or parameters.connectivity == 1
+        self.maps = ComponentMaps.of(background, may_touch=may_touch)
+        self.noise_model = background.noise_model
+        self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
         """Label the filtered mask of each frame and measure its spots, in one pass."""
@@ -115,18 +123,31 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
     def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
         """Measure the spots of groups on each of their frames."""
+        weighted = None
+        if self.noise_model is not None:
+            weighted = WeightedSums(
+                found, self.maps, self.noise_model, groups.mask_of_frame, self.source.factors
+            )
 
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
             return Images({}), self._measure(
-                on_device, found, groups.mask_of_frame[begin:end], begin, end
+                on_device, found, groups.mask_of_frame[begin:end], begin, end, with_values=True
             )
 
         for begin, end, (intensity, measured) in self._walk(
             "spots", self.source.shape[0], "frames", one_batch
         ):
-            self.table.add_measurements(intensity, measured, groups.mask_of_frame[begin:end])
-        return self.table.table()
+            mask_of_frame = groups.mask_of_frame[begin:end]
+            if weighted is not None:
+                assert measured.values is not None
+                weighted.add(measured.values, mask_of_frame)
+            self.table.add_measurements(intensity, replace(measured, values=None), mask_of_frame)
+        table = self.table.table()
+        if weighted is None:
+            return table
+        intensity, sigma = weighted.columns()
+        return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
 
     def _synced_masks(self, groups: Groups) -> Masks:
         """Return the union of the filtered masks of each group.
@@ -206,7 +227,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
             for done in in_order(some, batches, run.threads):
                 for (begin, end), (images, result, encoded) in done:
-                    self._write(begin, 0, encoded, images.found, is_last=True)
+                    self._write(begin, 0, encoded, images, is_last=True)
                     yield begin, end, result
                     self.observer.advance(end - begin)
             return
@@ -231,7 +252,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             for begin, (first, last), images, result, is_last, of_piece in in_order(
                 encode, pieces, run.threads
             ):
-                self._write(begin, first, of_piece, images.found, is_last=is_last)
+                self._write(begin, first, of_piece, images, is_last=is_last)
                 if is_last:
                     yield begin, begin + last, result
                 self.observer.advance(last - first)
@@ -247,13 +268,17 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         mask_of_frame: NDArray[np.int64],
         begin: int,
         end: int,
+        *,
+        with_values: bool = False,
     ) -> Sums:
         """Measure the spots of the frames from ``begin`` to ``end``.
 
         Intensities are in the counts of the frames, not in scaled counts.
         """
         factors = None if self.source.factors is None else self.source.factors[begin:end]
-        measured = self.backend.measure(on_device, found, mask_of_frame, self.prepared, factors)
+        measured = self.backend.measure(
+            on_device, found, mask_of_frame, self.prepared, factors, with_values=with_values
+        )
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
@@ -263,6 +288,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return Images(
             dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
             found,
+            None if found is None else self.maps.sums(found),
         )
 
     def _encode(self, images: Images, first: int, last: int) -> _Encoded:
@@ -282,7 +308,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
 
     def _write(
-        self, begin: int, first: int, encoded: _Encoded, found: Components | None, *, is_last: bool
+        self, begin: int, first: int, encoded: _Encoded, images: Images, *, is_last: bool
     ) -> None:
         """Write some images of a batch, and after the last ones the components of the batch.
 
@@ -290,12 +316,13 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             begin: index of the first mask of the batch.
             first: index of the first image inside the batch.
             encoded: images to write.
-            found: components of the whole batch; None: there are none.
+            images: the images of the whole batch, with its components.
             is_last: the images are the last ones of the batch.
         """
+        found = images.found
         with self.watch.stage("write"):
-            for kind, images in encoded.masks.items():
-                self.sink.write_masks(kind, begin + first, images)
+            for kind, masks in encoded.masks.items():
+                self.sink.write_masks(kind, begin + first, masks)
             if found is not None:
                 if encoded.labels:
                     counts = found.counts[first : first + len(encoded.labels)]
@@ -303,4 +330,5 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 if is_last:
                     if "pixels" in self.sink.keep:
                         self.sink.write_pixels(found.pixels)
-                    self.table.add_components(found)
+                    assert images.sums is not None
+                    self.table.add_components(found, images.sums)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import chi2
 
+from reference_properties import Below, Noise, properties
+
 DEFAULT_N = 25
 ALLOWED_DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 
@@ -388,6 +390,7 @@ def reference_run(
     high: float | None = None,
     factors: Sequence[int] | None = None,
     saturation: float | None = None,
+    noise: Noise | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute every dataset that an output file must hold, keyed by its path.
 
@@ -397,7 +400,7 @@ def reference_run(
     `angles` are degrees and `laser` says whether it was on, both per frame. Values outside of `low`
     to `high` (inclusive), all values of pixels that `valid_pixels` leaves out, NaN and infinity are
     invalid. Values from `saturation` on are saturated; by default the largest of the frames' type
-    is, and no float.
+    is, and no float. With `noise`, of which `n_used` is filled in here, errors are computed, too.
     """
     frames = np.asarray(frames)
     check_options(frames, method, n, alpha, cutoff, erosions, dilations, structure, sync)
@@ -447,7 +450,23 @@ def reference_run(
             saturation = int(np.iinfo(own.dtype).max)
         if saturation is not None:
             result |= _all_overloads(own, result, saturation)
+        below = [_below(each, integer=own.dtype.kind != "f", varies=varies) for each in backgrounds]
+        if noise is not None:
+            noise = noise._replace(n_used=[each.m if each else 0 for each in backgrounds])
+        result |= properties(own, result, below, factors or [], (), noise)
     return result
+
+
+def _below(background: Background | None, *, integer: bool, varies: bool) -> Below | None:
+    """Give the background under a pixel: total / m, or a multiple of 2^-32 where m varies."""
+    if background is None:
+        return None
+    if not integer:
+        return Below(None, background.avg)
+    exact = int(background.total), background.m
+    if varies:
+        exact = exact[0] * 2**32 // background.m, 2**32
+    return Below(exact, float(exact[0]) / float(exact[1]))
 
 
 def _all_overloads(

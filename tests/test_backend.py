@@ -13,7 +13,7 @@ from factories.masks import masks_of
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 from gpu_spots.memory import plan
-from gpu_spots.model import FRAME_DTYPES, FixedPointMean, Morphology
+from gpu_spots.model import FRAME_DTYPES, MOMENT_SIDE, FixedPointMean, Morphology
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, images_of, run
 from reference import reference_run
@@ -182,8 +182,79 @@ def test_sums_and_first_maximum_of_each_component(
             assert measured.overload[row] == sum(
                 value >= (30000 if dtype.itemsize > 1 else 180) for value in values.tolist()
             )
+            places = [divmod(int(pixel), 70) for pixel in pixels]
+            x0, y0 = found.box[component, 0], found.box[component, 2]
+            assert measured.largest[row] == values.max()
+            assert measured.n_maxima[row] == count_maxima(
+                dict(zip(places, values.tolist(), strict=True))
+            )
+            for k, of in enumerate(MOMENTS):
+                weights = [of(x - int(x0), y - int(y0)) for x, y in places]
+                if dtype.kind == "f":
+                    below = map_of_mean.reshape(-1)[pixels].tolist()
+                    moment: float = 0.0
+                    for value, level, weight in zip(values.tolist(), below, weights, strict=True):
+                        moment += (value - level) * float(weight)
+                    assert measured.moments[k, row] == moment
+                    assert measured.moments_high is None
+                    continue
+                exact = int(measured.moments[k, row])
+                assert (measured.moments_high is not None) == (dtype.itemsize == 4)
+                if measured.moments_high is not None:
+                    exact += int(measured.moments_high[k, row]) * 2**16
+                terms = zip(values.tolist(), weights, strict=True)
+                assert exact == sum(value * weight for value, weight in terms)
             row += 1
     assert row == len(measured.total)
+
+
+MOMENTS: list[Any] = [
+    lambda x, _: x,
+    lambda _, y: y,
+    lambda x, _: x * x,
+    lambda _, y: y * y,
+    lambda x, y: x * y,
+]
+
+
+def count_maxima(values: dict[tuple[int, int], Any]) -> int:
+    """Count the maxima of a spot, given by the values of its pixels."""
+    half = 0.5 * max(values.values()) + 0.5 * min(values.values())
+    count = 0
+    for (x, y), value in values.items():
+        around = [(x + i, y + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+        lower = [place for place in around if place in values and values[place] > value]
+        equal = [
+            place
+            for place in around
+            if place in values and values[place] == value and place < (x, y)
+        ]
+        count += value >= half and not lower and not equal
+    return count
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "uint16"])
+def test_moments_of_the_largest_box_are_exact(backend: Backend, dtype: str) -> None:
+    """Spots of the longest box, along X and along Y, with the largest and the smallest values."""
+    limits = np.iinfo(dtype)
+    for shape in ((3, MOMENT_SIDE), (MOMENT_SIDE, 3)):
+        frames = np.stack([np.full(shape, limits.max, dtype), np.full(shape, limits.min, dtype)])
+        prepared = backend.prepare(
+            background_of(
+                np.zeros(shape), frames.dtype, FixedPointMean(1, None, np.zeros(shape, np.uint32))
+            ),
+            Morphology(0, 0, 2),
+            None,
+        )
+        found = backend.components(masks_of(backend, np.ones((2, *shape))), 2)
+        measured: Any = backend.measure(backend.upload(frames), found, np.arange(2), prepared, None)
+        x, y = (axis.astype(object) for axis in np.indices(shape))
+        for k, of in enumerate(MOMENTS):
+            for row, value in enumerate((int(limits.max), int(limits.min))):
+                exact = int(measured.moments[k, row])
+                if measured.moments_high is not None:
+                    exact += int(measured.moments_high[k, row]) * 2**16
+                assert exact == value * int(of(x, y).sum())
 
 
 @settings(deadline=None, max_examples=60)

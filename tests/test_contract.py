@@ -153,7 +153,7 @@ def test_normalised_kruskal_run_with_invalid_values_equals_reference(
         angles=0, method="kruskal", normalise="level", sync="blocks", cutoff=1.0, erosions=0
     )
     found = run(frames, parameters, backend, columns, Validity(low=low))
-    factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
+    factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
     options: dict[str, Any] = {"method": "kruskal", "sync": "blocks", "cutoff": 1.0, "erosions": 0}
     assert_same(
         found,

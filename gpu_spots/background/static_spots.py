@@ -43,15 +43,26 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
-def background_warnings(background: Background, n_frames: int, n_used: int) -> Iterator[str]:
-    """Yield one line for each finding; ``n_used`` is the number of frames in the background sample."""
+def static_places(background: Background, n_used: int) -> Indices:
+    """Return X and Y of each spot in the background, (n, 2) int64, the highest first.
+
+    ``n_used`` is the number of frames in the background sample.
+    """
+    valid = background.validity.pixels
+    if valid is not None and not valid.any():
+        return np.zeros((0, 2), np.int64)
+    if background.n_used is not None:
+        n_used = int(np.median(background.n_used[... if valid is None else valid]))
+    return persistent_spots(background.avg, background.std, background.max, n_used, valid)
+
+
+def background_warnings(background: Background, n_frames: int) -> Iterator[str]:
+    """Yield one line for each finding."""
     valid = background.validity.pixels
     if valid is not None and not valid.any():
         yield "all pixels are masked: none has two valid values, so no spots can be found"
         return
-    if background.n_used is not None:
-        n_used = int(np.median(background.n_used[... if valid is None else valid]))
-    spots = persistent_spots(background.avg, background.std, background.max, n_used, valid)
+    spots = background.static
     if len(spots):
         places = ", ".join(f"X {x} Y {y}" for x, y in spots[:3]) + ", ..." * (len(spots) > 3)
         remedy = ""

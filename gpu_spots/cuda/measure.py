@@ -26,27 +26,31 @@ def measure(
     mask_of_frame: NDArray[np.integer],
     prepared: Prepared,
     factors: NDArray[np.integer] | None,
+    *,
+    with_values: bool = False,
 ) -> Measurements:
     """Measure every frame's components; see ``gpu_spots.backend.Operations.measure``."""
     mean, saturation, on_device = prepared.mean, prepared.saturation, components.held
     xp, is_float = toolkit.xp, mean.float is not None
+    is_wide = not is_float and frames.dtype.itemsize == 4
     if on_device is None:
         masks, mask_of_frame = np.unique(mask_of_frame, return_inverse=True)
         components = _of_masks(components, masks)
     component, frame = _spots(components.first, mask_of_frame)
     n_spots = len(frame)
-    kind = np.float64 if is_float else np.int64
-    total, (high, low, peak, overload) = (
-        xp.empty(n_spots, kind),
-        (xp.empty(n_spots, np.int64) for _ in range(4)),
-    )
+    # rows as in measure.cu
+    sums = xp.empty((2 + 5 * (1 + is_wide), n_spots), np.float64 if is_float else np.int64)
+    counts = xp.empty((3 if is_float else 5, n_spots), np.int64)
+    ends = np.cumsum(np.diff(components.begin)[component])
+    values = xp.empty(int(ends[-1]) if n_spots else 0, frames.dtype) if with_values else None
     if n_spots:
         scales = (
             None if factors is None or not is_float else toolkit.to_device(2**FACTOR_BITS / factors)
         )
-        pixels, begin = on_device or (
+        pixels, begin, box = on_device or (
             toolkit.to_device(components.pixels.astype(np.int32)),
             toolkit.to_device(components.begin),
+            toolkit.to_device(components.box),
         )
         # in one transfer
         spots = toolkit.to_device(np.stack([frame, component]))
@@ -56,29 +60,38 @@ def measure(
             FRAME=c_type(frames.dtype),
             SUM="f64" if is_float else "i64",
             FLOAT=int(is_float),
+            WIDE=int(is_wide),
         )
         kernel(
             blocks_for(32 * n_spots, THREADS),
             (THREADS,),
             (
                 *(frames, np.int64(frame_stride(frames)), np.int32(n_spots), spots[0], spots[1]),
-                *(begin, pixels, _smallest_saturated(saturation, is_float)),
-                *(mean.high, mean.low, np.int32(mean.low_is_signed), mean.float, scales),
-                *(total, high, low, peak, overload),
+                *(begin, pixels, box, np.int32(frames.shape[2])),
+                *(_smallest_saturated(saturation, is_float), mean.high, mean.low),
+                *(np.int32(mean.low_is_signed), mean.float, scales, sums, counts),
+                *(None if values is None else toolkit.to_device(ends), values),
             ),
         )
-    total, high, low, peak, overload = fetched(toolkit, (total, high, low, peak, overload))
+    sums, counts, *more = fetched(
+        toolkit, (sums, counts) if values is None else (sums, counts, values)
+    )
     return Measurements(
-        total=total,
-        background_high=None if is_float else high,
-        background_low=None if is_float else low,
-        peak=peak,
-        overload=None if saturation is None else overload,
+        total=sums[0],
+        background_high=None if is_float else counts[3],
+        background_low=None if is_float else counts[4],
+        peak=counts[0],
+        overload=None if saturation is None else counts[1],
+        largest=sums[1],
+        n_maxima=counts[2],
+        moments=sums[2:7],
+        moments_high=sums[7:] if is_wide else None,
+        values=more[0] if with_values else None,
     )
 
 
 def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
-    """The components of some masks, ascending; boxes are left out."""
+    """The components of some masks, ascending."""
     if len(masks) == len(components.first) - 1:
         return components
     first, last = components.first[masks], components.first[masks + 1]
@@ -88,7 +101,7 @@ def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
     return Components(
         pixels=np.concatenate(pixels),
         begin=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
-        box=components.box[:0],
+        box=np.concatenate([components.box[a:b] for a, b in zip(first, last, strict=True)]),
         first=np.concatenate([[0], np.cumsum(last - first)]),
     )
 

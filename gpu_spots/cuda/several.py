@@ -244,13 +244,20 @@ class SeveralGpus:
         mask_of_frame: NDArray[np.integer],
         prepared: tuple[Prepared, ...],
         factors: NDArray[np.integer] | None,
+        *,
+        with_values: bool = False,
     ) -> Measurements:
         """Measure spots on the device that holds the batch."""
         device, batch = self._here(frames)
         there, held = components.held or (device, None)
         components = replace(components, held=held if there == device else None)
         return self.backends[device].measure(
-            batch, components, mask_of_frame, prepared[device], factors
+            batch,
+            components,
+            mask_of_frame,
+            prepared[device],
+            factors,
+            with_values=with_values,
         )
 
     def prepare_significance(self, maps: SignificanceMaps) -> tuple[Any, ...]:

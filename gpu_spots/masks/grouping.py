@@ -72,6 +72,19 @@ def frames_alone(n_frames: int) -> Groups:
 def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64]:
     """(n_frames,) int64: the angle of each frame in 0.001 degrees; equal keys are one angle.
 
+    Raises `InputError` as `frame_angles` does.
+    """
+    return keys_of(frame_angles(columns, n_frames, source))
+
+
+def keys_of(angles: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(n_frames,) int64: angles, degrees, in 0.001 degrees."""
+    return np.rint(angles * 1000).astype(np.int64)
+
+
+def frame_angles(columns: Columns, n_frames: int, source: str) -> NDArray[np.float64]:
+    """(n_frames,) float64: the angle of each frame, degrees.
+
     Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame;
     ``source`` names the file in it.
     """
@@ -93,7 +106,7 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
         raise InputError(
             f"{source}: {_where(columns, 'angle')} is {value!r} at frame {bad[0]}, expected degrees"
         )
-    return np.rint(angles * 1000).astype(np.int64)
+    return angles
 
 
 def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.bool_] | None:

@@ -468,7 +468,8 @@ class _Planner:
                 + self._matched_batch(n_frames)
             )
 
-        fixed = (min(8, 2 * dtype.itemsize) + 12) * self.n_pixels + self._matched_maps()
+        # thresholds and means, and maps for what is known of each spot
+        fixed = (min(8, 2 * dtype.itemsize) + 12 + 10) * self.n_pixels + self._matched_maps()
         if self._piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components
@@ -480,12 +481,14 @@ class _Planner:
                 + 4 * self.threads * self.n_pixels
                 + waiting * self.n_pixels // 2
                 + self._synced()
+                + self._profiles()
                 + self._spots()
             )
         return (
             fixed
             + sum(of_batch(n) for n in self._at_once(self.n_frames, frames))
             + self._synced()
+            + self._profiles()
             + self._spots()
         )
 
@@ -514,9 +517,16 @@ class _Planner:
         """Return the memory of synced masks, packed, and of the pixels of their components."""
         return (self.work.n_masks or 0) * (self.n_pixels // 8 + 8 * self.n_pixels // SET_PIXELS)
 
+    def _profiles(self) -> int:
+        """Profiles of the spots of groups of frames, and the values of their pixels on each frame."""
+        if self.work.n_masks is None:
+            return 0
+        of_frame = self.stack.dtype.itemsize * self.n_pixels // SET_PIXELS
+        return self.work.n_masks * (32 * self.n_pixels // SET_PIXELS) + self.n_frames * of_frame
+
     def _spots(self) -> int:
         """Return the memory of the table, with one spot per 10 000 pixels."""
-        return 200 * self.n_frames * (self.n_pixels // 10_000 + 1)
+        return 600 * self.n_frames * (self.n_pixels // 10_000 + 1)
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
         walks = 1 if self.work.n_masks is None else 2

@@ -1,9 +1,24 @@
 """Component sums become the table of spots."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, FixedPointMean, Measurements, SpotTable
+from gpu_spots.model import (
+    FACTOR_BITS,
+    Array,
+    Background,
+    Components,
+    FixedPointMean,
+    Measurements,
+    SpotTable,
+)
+from gpu_spots.spots.properties import (
+    ComponentSums,
+    joined_sums,
+    spot_columns,
+)
 
 
 def intensities(
@@ -49,21 +64,40 @@ def _largest(values: NDArray[np.int64]) -> int:
 class SpotTableBuilder:
     """Gathers the spots batch by batch. Masks are added in their order, and so are frames."""
 
-    def __init__(self, n_columns: int) -> None:
+    def __init__(
+        self,
+        n_columns: int,
+        dtype: np.dtype[Any],
+        background: Background,
+        factors: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Prepare an empty table.
+
+        Args:
+            n_columns: n_Y of the frames.
+            dtype: type of the frames.
+            background: background of the run; its maps are not kept.
+            factors: (n_frames,) int64, 2^-16: factor of each frame; None: frames are not scaled.
+        """
         self._n_columns = n_columns
+        self._dtype = dtype
+        mean = background.mean
+        self._scale = mean.scale if isinstance(mean, FixedPointMean) else None
+        self._noise = background.noise_model
+        self._factors = factors
         self._n_pixels = 0
         self._ranges: list[NDArray[np.int64]] = []
         self._boxes: list[NDArray[np.int32]] = []
         self._counts: list[NDArray[np.int32]] = []
         self._covered: list[NDArray[np.int64]] = []
-        self._rows: list[
-            tuple[
-                NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None
-            ]
-        ] = []
+        self._sums: list[ComponentSums] = []
+        self._intensity: list[NDArray[np.float64]] = []
+        self._measured: list[Measurements] = []
+        self._mask_of_frame: list[NDArray[np.int64]] = []
 
-    def add_components(self, found: Components) -> None:
-        """The components of the next masks, whose pixels follow those of the masks before."""
+    def add_components(self, found: Components, sums: ComponentSums) -> None:
+        """Add the components of the next masks, whose pixels follow those of the masks before."""
+        self._sums.append(sums)
         self._ranges.append(np.stack([found.begin[:-1], found.begin[1:]], axis=1) + self._n_pixels)
         self._boxes.append(found.box)
         self._counts.append(found.counts)
@@ -77,7 +111,9 @@ class SpotTableBuilder:
         mask_of_frame: NDArray[np.int64],
     ) -> None:
         """The spots of the next frames, by frame, then label."""
-        self._rows.append((intensity, measured.peak, mask_of_frame, measured.overload))
+        self._intensity.append(intensity)
+        self._measured.append(measured)
+        self._mask_of_frame.append(mask_of_frame)
 
     @property
     def counts(self) -> NDArray[np.int32]:
@@ -92,28 +128,43 @@ class SpotTableBuilder:
     def table(self) -> SpotTable:
         """Return the columns of all spots, masks and frames."""
         counts = self.counts.astype(np.int64)
-        mask_of_frame = np.concatenate([np.zeros(0, np.int64), *(rows[2] for rows in self._rows)])
-        peak = np.concatenate([np.zeros(0, np.int64), *(rows[1] for rows in self._rows)])
+        mask_of_frame = np.concatenate(self._mask_of_frame)
+        measured = Measurements.joined(self._measured)
+        intensity = np.concatenate(self._intensity)
         spots_of_frame = counts[mask_of_frame]
         frame = np.repeat(np.arange(len(mask_of_frame)), spots_of_frame)
         end = np.cumsum(spots_of_frame)
         begin = end - spots_of_frame
         label = np.arange(len(frame)) - begin[frame]
         component = (np.cumsum(counts) - counts)[mask_of_frame[frame]] + label
-        overload = [rows[3] for rows in self._rows if rows[3] is not None]
+        box = np.concatenate(self._boxes)[component]
+        properties = spot_columns(
+            measured,
+            intensity,
+            joined_sums(self._sums),
+            component,
+            box,
+            self._scale,
+            None if self._factors is None else self._factors[frame],
+            self._dtype,
+            self._noise,
+        )
+        overload = measured.overload
         table = {
             "masks/counts": self.counts,
-            "spots/I": np.concatenate([np.zeros(0), *(rows[0] for rows in self._rows)]),
-            "spots/XY": np.stack(np.divmod(peak, self._n_columns), axis=1).astype(np.int32),
-            "spots/box": np.concatenate([np.zeros((0, 4), np.int32), *self._boxes])[component],
+            "spots/I": intensity,
+            "spots/XY": np.stack(np.divmod(measured.peak, self._n_columns), axis=1).astype(
+                np.int32
+            ),
+            "spots/box": box,
             "spots/frame": frame.astype(np.int32),
             "spots/label": (label + 1).astype(np.int32),
             "spots/mask": mask_of_frame[frame].astype(np.int32),
-            "spots/pixel_list_BE": np.concatenate([np.zeros((0, 2), np.int64), *self._ranges])[
-                component
-            ],
-            "spots/overload": np.concatenate(overload).astype(np.int32) if overload else None,
-            "frame2mask": mask_of_frame.astype(np.int32),
+            "spots/pixel_list_BE": np.concatenate(self._ranges)[component],
+            "spots/overload": None if overload is None else overload.astype(np.int32),
+            **{f"spots/{name}": values for name, values in properties.items()},
+            "per_frame/mask": mask_of_frame.astype(np.int32),
+            "per_frame/n_spots": spots_of_frame.astype(np.int32),
             "frame2spotsBE": np.stack([begin, end], axis=1),
         }
         return {path: values for path, values in table.items() if values is not None}

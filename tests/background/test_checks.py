@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from gpu_spots.backend import Backend
-from gpu_spots.background.static_spots import background_warnings, persistent_spots
+from gpu_spots.background.static_spots import (
+    background_warnings,
+    persistent_spots,
+    static_places,
+)
 from gpu_spots.model import Background, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run
@@ -121,8 +125,9 @@ def test_the_remedy_is_the_option_of_the_method() -> None:
     avg, std, highest = stats(frames)
     nothing, none = np.zeros((100, 150)), np.zeros((100, 150), np.int32)
     maps = Background(avg, std, std, highest, none, nothing, None, None, False, nothing, Validity())
-    assert "increase n " in next(background_warnings(maps, 20, 15))
-    assert "increase alpha " in next(background_warnings(replace(maps, dropped=none), 20, 20))
+    maps = replace(maps, static=static_places(maps, 15))
+    assert "increase n " in next(background_warnings(maps, 20))
+    assert "increase alpha " in next(background_warnings(replace(maps, dropped=none), 20))
 
 
 def test_several_spots_are_counted(backend: Backend) -> None:

@@ -127,8 +127,8 @@ def test_normalised_run_equals_reference(backend: Backend, dtype: np.dtype, sync
     )
     measured = np.array([plain_level(frame.reshape(-1).tolist()) for frame in frames])
     factors = np.rint(np.median(measured) / measured * 65536).astype(int).tolist()
-    assert np.array_equal(found["frame_level"], measured)
-    assert np.array_equal(found["frame_scale"], np.array(factors) / 65536)
+    assert np.array_equal(found["per_frame/level"], measured)
+    assert np.array_equal(found["per_frame/scale"], np.array(factors) / 65536)
     assert_same(
         found,
         reference_run(frames, cutoff=2.0, sync=sync, angles=angles, laser=laser, factors=factors),
@@ -146,7 +146,7 @@ def test_normalised_run_with_invalid_values_equals_reference(backend: Backend) -
         backend,
         validity=Validity(valid, low, high),
     )
-    factors = np.rint(found["frame_scale"] * 65536).astype(int).tolist()
+    factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
     expected = reference_run(frames, valid_pixels=valid, low=low, high=high, factors=factors)
     assert "stats/n_used" in expected
     assert_same(found, expected)

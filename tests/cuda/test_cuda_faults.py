@@ -49,6 +49,8 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
         (rng.random((3, *shape)) < 0.1).astype(np.uint8),
         rng.integers(0, 4, (3, *shape)).astype(dtype),
     )
+    if dtype == "int32":  # both halves of the values count
+        frames = 70001 * frames - 100000
     background = background_of(
         np.full(shape, 0.5 if dtype[0] == "f" else 1),
         frames.dtype,
@@ -68,10 +70,15 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
             np.array([0, 2, 2]),
             prepared,
             np.array([65536, 65000, 70000]),
+            with_values=True,
         )
+        yield measured.values
         yield from (measured.total, measured.peak, measured.overload)
+        yield from (measured.largest, measured.n_maxima, measured.moments)
         if measured.background_high is not None:
             yield from (measured.background_high, measured.background_low)
+        if measured.moments_high is not None:
+            yield measured.moments_high
 
 
 def first_difference(
@@ -136,14 +143,33 @@ FAULTS = {
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
     "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high +="),
     "floats that are added in another order": Fault(
-        "measure", "for (i32 j = 0; j < n; j++) sum", "for (i32 j = n - 1; j >= 0; j--) sum", "float32"
+        "measure", "difference, j)", "difference, n - 1 - j)", "float32"
     ),
+    "rows in the frame in place of the box": Fault("measure", "x = row - area.x_begin", "x = row"),
+    "columns in the frame in place of the box": Fault(
+        "measure", "row * n_columns - area.y_begin;\n    const", "row * n_columns;\n    const"
+    ),
+    "squares of the other axis": Fault("measure", "{x, y, x * x, y * y, x * y}", "{x, y, y * y, x * x, x * y}"),
+    "halves of values that overlap": Fault("measure", "value >> HALF_BITS", "value >> (HALF_BITS - 1)", "int32"),
+    "a half with the sign": Fault("measure", "value & ((1 << HALF_BITS) - 1)", "value & ((1 << (HALF_BITS + 1)) - 1)", "int32"),
+    "moments of floats that are added in another order": Fault(
+        "measure", "parts[k], j)", "parts[k], n - 1 - j)", "float32"
+    ),
+    "maxima that tie with the one before": Fault("measure", "|| (is_before && beside == value)", ""),
+    "maxima that tie with the one after": Fault("measure", "is_before && beside", "beside"),
+    "maxima that other spots hide": Fault(
+        "measure", "if (is_before ? contains(other, first, at) : contains(other, at + 1, end)) return", "return"
+    ),
+    "maxima with corners left out": Fault("measure", "if (step == 4 ||", "if (step % 2 == 0 ||"),
+    "low maxima": Fault("measure", "2 * value >= largest.value + least", "2 * value >= least + least"),
+    "maxima at half of the zero level": Fault("measure", "0.5 * largest.value + 0.5 * least", "0.5 * largest.value", "float64"),
+    "values that are a pixel late": Fault("measure", "kept[i] = found", "kept[i] = values[pixels[first]]"),
     "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
 }  # fmt: skip
 
 
 @pytest.mark.sanitize
-@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float64"])
 @pytest.mark.parametrize("scenario", [mask_arrays, spot_arrays])
 def test_without_a_fault_there_is_no_difference(
     kernel_folder: Path, scenario: Scenario, dtype: str

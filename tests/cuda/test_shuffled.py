@@ -319,9 +319,9 @@ def test_levels_are_the_same_bits(
     monkeypatch.setattr("gpu_spots.background.levels.SAMPLE_PIXELS", 36 * 45 // 3)
     notes, expected = Notes(), Notes()
     force(monkeypatch, place=Place.MEMORY)
-    in_order = results(path, CpuBackend(2), notes=expected)["frame_level"]
+    in_order = results(path, CpuBackend(2), notes=expected)["per_frame/level"]
     force(monkeypatch, place=place)
-    found = results(path, backend, notes=notes)["frame_level"]
+    found = results(path, backend, notes=notes)["per_frame/level"]
     assert found.tobytes() == in_order.tobytes()
     assert notes.warnings == expected.warnings
     assert any("drift" in warning for warning in notes.warnings)

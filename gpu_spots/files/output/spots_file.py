@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, SPOT_COLUMNS
+from gpu_spots.columns import DATASETS, FRAME_COLUMNS, SPOT_COLUMNS
 from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
@@ -241,6 +241,19 @@ class SpotsFile:
             if not record.optional or self._has(record.path)
         }
 
+    def per_frame(self) -> dict[str, Array]:
+        """Return what is known of each frame.
+
+        Returns:
+            Columns by name, each with one value per frame: the datasets of the group ``per_frame``
+            of the file; see docs/file-format.md for types and units.
+        """
+        return {
+            record.name: self._read(record.path)
+            for record in FRAME_COLUMNS
+            if record.path.startswith("per_frame/")
+        }
+
     def spot_columns(self, frame: int | None = None) -> dict[str, Array]:
         """Return the table of the spots of a frame, or of all frames, as 1-D columns.
 
@@ -249,7 +262,7 @@ class SpotsFile:
 
         Returns:
             Columns by name, (n_spots,) each: those of `spots`, where ``XY`` becomes ``X`` and
-            ``Y``, and so on. ``pixel_list_BE`` is left out, but ``n_pixels`` is there.
+            ``Y``, and so on. ``pixel_list_BE`` is left out.
 
         Raises:
             IndexError: There is no such frame.
@@ -263,8 +276,8 @@ class SpotsFile:
         columns: dict[str, Array] = {}
         for name, values in self.spots(frame).items():
             if name == "pixel_list_BE":
-                columns.setdefault("n_pixels", (values[:, 1] - values[:, 0]).astype(np.int32))
-            elif values.ndim == 1:
+                continue
+            if values.ndim == 1:
                 columns[name] = values
             else:
                 names = DATASETS[f"spots/{name}"].components

@@ -145,11 +145,12 @@ class SpotsWriter:
     def write_levels(
         self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
     ) -> None:
-        """Write the level of each frame, and its scale if frames were scaled."""
-        self._create_table("frame_level", frame_levels)
+        """Write the level of each frame and its scale, which is 1 if frames were not scaled."""
         if factors is not None:
             self._counts = "scaled counts"
-            self._create_table("frame_scale", factors / 2**FACTOR_BITS)
+        scale = np.ones(len(frame_levels)) if factors is None else factors / 2**FACTOR_BITS
+        self._create_table("per_frame/level", frame_levels)
+        self._create_table("per_frame/scale", scale)
 
     @_writes
     def write_noise(self, model: NoiseModel) -> None:

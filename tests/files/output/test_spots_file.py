@@ -55,7 +55,7 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
         written = {path for path in datasets(file) if not path.startswith("lauecollect/")}
         assert not written - DATASETS.keys()
         required = {path for path, record in DATASETS.items() if not record.optional}
-        absent = {"frame_scale"} | ({"masks_synced"} if name == "none" else set())
+        absent = {"masks_synced"} if name == "none" else set()
         absent |= set() if name == "kruskal" else {"stats/n_used"}
         assert required <= written == DATASETS.keys() - absent
         lengths = {
@@ -118,7 +118,7 @@ def test_labels_masks_and_table_agree(paths: dict[str, Path], name: str) -> None
     for frame, (begin, end) in enumerate(data["frame2spotsBE"]):
         assert (data["spots/frame"][begin:end] == frame).all()
         assert data["spots/label"][begin:end].tolist() == list(range(1, end - begin + 1))
-        assert (data["spots/mask"][begin:end] == data["frame2mask"][frame]).all()
+        assert (data["spots/mask"][begin:end] == data["per_frame/mask"][frame]).all()
     for i, (begin, end) in enumerate(data["spots/pixel_list_BE"]):
         pixels = data["spots/pixel_list"][begin:end]
         labels = data["masks/labels"][data["spots/mask"][i]]

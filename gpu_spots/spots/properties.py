@@ -1,0 +1,357 @@
+"""Properties of spots, from exact sums over the values and sums over the maps of the background.
+
+Sums over the values come from the backend (`Measurements`). What does not depend on the frame is
+summed once a component, on the host, in ascending order of the pixels. All operations are correctly
+rounded float64 operations in a fixed order, so the results are the same for every backend.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.columns import Flag
+from gpu_spots.model import (
+    FACTOR_BITS,
+    HALF_BITS,
+    MOMENT_SIDE,
+    Array,
+    Background,
+    Components,
+    FixedPointMean,
+    Measurements,
+    NoiseModel,
+)
+from gpu_spots.spots.neighbours import neighbours
+
+FWHM = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+STATIC_REACH = 3
+"""Distance along X and along Y, pixels, from a static spot within which a place is static."""
+
+PIECE = 1 << 15
+"""Pixels that are worked on at a time: what comes in between stays in the cache."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSums:
+    """Properties of components that are the same on every frame."""
+
+    n_pixels: NDArray[np.int64]
+    """(c,) int64: number of pixels."""
+    background: Floats
+    """(6, c) float64, counts times pixel^k: sums of B, B x, B y, B x^2, B y^2 and B x y, with x and y
+    from the begin of the box.
+    """
+    noise: Floats
+    """(5, c) float64, counts^2 times pixel^k: sums of W, W x, W y, W x^2 and W y^2, where W is the
+    variance of a value less the background.
+    """
+    flags: NDArray[np.int64]
+    """(c,) int64: `Flag` of what does not depend on the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentMaps:
+    """Maps that properties of components are taken from."""
+
+    shape: tuple[int, int]
+    """(n_X, n_Y) of a frame."""
+    mean: FixedPointMean | Floats
+    """Background under each pixel, as `Background.mean`."""
+    noise: NDArray[np.float32] | None
+    """(n_X, n_Y) float32, counts: noise of a value; None: not known."""
+    n_used: NDArray[np.int32] | int
+    """Values in the background sample of each pixel, (n_X, n_Y) int32, or of all."""
+    flagged: tuple[tuple[Flag, Bools], ...]
+    """Flag of a component that has a pixel of the map, (n_X, n_Y) bool."""
+    may_touch: bool
+    """Whether pixels of different components can be neighbours."""
+
+    @classmethod
+    def of(cls, background: Background, *, may_touch: bool) -> "ComponentMaps":
+        """Return the maps of a background."""
+        shape = background.avg.shape
+        maps = []
+        if background.validity.pixels is not None:
+            maps.append((Flag.INVALID, _beside(~background.validity.pixels)))
+        if len(background.static):
+            maps.append((Flag.STATIC, _around(background.static, shape)))
+        if background.flagged is not None and background.flagged.any():
+            maps.append((Flag.STATIC, background.flagged))
+        return cls(
+            shape=(shape[0], shape[1]),
+            mean=background.mean,
+            noise=background.noise,
+            n_used=background.n_sampled if background.n_used is None else background.n_used,
+            flagged=tuple(maps),
+            may_touch=may_touch,
+        )
+
+    def sums(self, found: Components) -> ComponentSums:
+        """Return the sums over components."""
+        begin = found.begin
+        # components whose pixels fit in the cache, one at least
+        ends = np.searchsorted(begin, np.arange(PIECE, begin[-1], PIECE), side="right") - 1
+        edges = np.unique(np.concatenate([[0], ends, [len(begin) - 1]]))
+        result = joined_sums(
+            [self._sums(found, first, last) for first, last in pairwise(edges)]
+            or [self._sums(found, 0, 0)]
+        )
+        if self.may_touch:
+            for hits in _touching(found, self.shape):
+                result.flags[hits] |= int(Flag.NEIGHBOUR)
+        return result
+
+    def _sums(self, found: Components, first: int, last: int) -> ComponentSums:
+        """Return the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
+        begin, box, n = found.begin[first : last + 1], found.box[first:last], last - first
+        pixels, length = found.pixels[begin[0] : begin[-1]], np.diff(begin)
+        component = np.repeat(np.arange(n), length)
+        row = pixels // self.shape[1]
+        x = (row - box[component, 0]).astype(np.float64)
+        y = (pixels - row * self.shape[1] - box[component, 2]).astype(np.float64)
+        flags = np.where(_at_border(box, self.shape), int(Flag.BORDER), 0)
+        for flag, is_flagged in self.flagged:
+            flags[component[is_flagged.reshape(-1)[pixels]]] |= int(flag)
+        return ComponentSums(
+            n_pixels=length,
+            background=_sums_with(self.mean_at(pixels), x, y, component, n),
+            noise=_sums_with(self.variance_at(pixels), x, y, component, n, mixed=False),
+            flags=flags,
+        )
+
+    def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
+        """Background under some pixels, counts, by one correctly rounded division."""
+        mean = self.mean
+        if not isinstance(mean, FixedPointMean):
+            return mean.reshape(-1)[pixels]
+        exact = mean.low.reshape(-1)[pixels].astype(np.float64)
+        if mean.high is not None:
+            exact += mean.high.reshape(-1)[pixels] * 2.0**32
+        return exact / mean.scale
+
+    def variance_at(self, pixels: NDArray[np.int64]) -> Floats:
+        """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
+        if self.noise is None:
+            return np.full(len(pixels), np.nan)
+        noise = self.noise.reshape(-1)[pixels].astype(np.float64)
+        n_used = self.n_used
+        if not isinstance(n_used, int):
+            n_used = n_used.reshape(-1)[pixels]
+        variance = noise * noise
+        return variance + variance / n_used
+
+
+def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
+    """Return the sums of consecutive batches of components, at least one, as those of one batch."""
+    return ComponentSums(
+        *(
+            np.concatenate([getattr(part, each.name) for part in parts], axis=-1)
+            for each in fields(ComponentSums)
+        )
+    )
+
+
+def spot_columns(
+    measured: Measurements,
+    intensity: Floats,
+    of_component: ComponentSums,
+    component: NDArray[np.int64],
+    box: NDArray[np.int32],
+    scale: int | None,
+    factors: NDArray[np.int64] | None,
+    dtype: np.dtype[Any],
+    noise: NoiseModel | None,
+) -> dict[str, Array]:
+    """Return the columns of `gpu_spots.columns` that describe each spot, by name.
+
+    Args:
+        measured: sums of all rows of the table of spots.
+        intensity: (n,) float64, counts: column ``I``.
+        of_component: sums of all components.
+        component: (n,) int64: component of each row.
+        box: (n, 4) int32: box of each row.
+        scale: `FixedPointMean.scale`; None for float frames.
+        factors: (n,) int64, 2^-16: factor of the frame of each row; None: frames are not scaled.
+        dtype: type of the frames.
+        noise: noise model of the run; None: not known, and sigmas are NaN.
+    """
+    level = 1.0 if factors is None else 2**FACTOR_BITS / factors
+    below = level * of_component.background[:, component]
+    with np.errstate(all="ignore"):
+        sums = _moments(measured) - (below[1:] if scale is not None else 0.0)
+        is_known = (intensity > 0) & (
+            np.maximum(box[:, 1] - box[:, 0], box[:, 3] - box[:, 2]) <= MOMENT_SIDE
+        )
+        x, y, xx, yy, xy = np.where(is_known, sums / intensity, np.nan)
+        xx, yy, xy = xx - x * x, yy - y * y, xy - x * y
+        half, middle = (xx - yy) / 2, (xx + yy) / 2
+        spread = np.sqrt(half * half + xy * xy)
+        variances = np.stack([middle + spread, middle - spread], axis=1)
+        fwhm = FWHM * np.sqrt(np.maximum(variances, 0.0))
+        sigma, centroid_sigma = _errors(
+            of_component, component, level, intensity, (x, y, xx, yy), noise
+        )
+    flags = of_component.flags[component]
+    if measured.overload is not None:
+        flags = flags | np.where(measured.overload > 0, int(Flag.OVERLOADED), 0)
+    flags = flags | np.where(measured.n_maxima > 1, int(Flag.SEVERAL_MAXIMA), 0)
+    return {
+        "n_pixels": of_component.n_pixels[component].astype(np.int32),
+        "max": (measured.largest + 0).astype(dtype),  # no negative zero
+        "centroid": np.stack([box[:, 0] + x, box[:, 2] + y], axis=1),
+        "centroid_sigma": centroid_sigma,
+        "moments": np.stack([xx, yy, xy], axis=1),
+        "fwhm": fwhm,
+        "orientation": _orientation(xx - yy, 2 * xy),
+        "background": below[0] if scale is None else _exact_background(measured, scale, factors),
+        "sigma": sigma,
+        "snr": _ratio(intensity, sigma),
+        "n_maxima": measured.n_maxima.astype(np.int32),
+        "flags": flags.astype(np.uint16),
+    }
+
+
+def _errors(
+    of_component: ComponentSums,
+    component: NDArray[np.int64],
+    level: Floats | float,
+    intensity: Floats,
+    shape: tuple[Floats, Floats, Floats, Floats],
+    noise: NoiseModel | None,
+) -> tuple[Floats, Floats]:
+    """Return sigma of the intensity (n,), and of the centroid (n, 2).
+
+    ``shape``: centroid from the begin of the box, and moments XX and YY.
+    """
+    if noise is None:
+        return np.full(len(component), np.nan), np.full((len(component), 2), np.nan)
+    x, y, xx, yy = shape
+    gain = np.float64(noise.gain)
+    # the photons that a frame has more of, or less, than the run
+    sums = (
+        of_component.noise[:, component]
+        + ((level - 1.0) * gain) * of_component.background[:5, component]
+    )
+    signal = gain * np.maximum(intensity, 0.0)
+    total, by_x, by_y, by_xx, by_yy = sums
+    variance = noise.correlation * np.maximum(total, 0.0) + signal
+    along = [
+        noise.correlation * np.maximum(second - 2 * at * first + at * at * total, 0.0)
+        + signal * np.maximum(moment, 0.0)
+        for at, first, second, moment in ((x, by_x, by_xx, xx), (y, by_y, by_yy, yy))
+    ]
+    return np.sqrt(variance), np.stack([np.sqrt(each) / intensity for each in along], axis=1)
+
+
+def _ratio(intensity: Floats, sigma: Floats) -> Floats:
+    """Intensity in units of its sigma; NaN where sigma is 0 or not known."""
+    with np.errstate(all="ignore"):
+        return np.where(sigma > 0, intensity / sigma, np.nan)
+
+
+def _moments(measured: Measurements) -> Floats:
+    """Moments of the values as float64, rounded once."""
+    lower, upper = measured.moments, measured.moments_high
+    if upper is None:
+        return lower.astype(np.float64)
+    if _largest(upper) < 2**45:
+        # the lower half adds at most 2^62.5
+        return ((upper << HALF_BITS) + lower).astype(np.float64)
+    exact = [
+        [float((a << HALF_BITS) + b) for a, b in zip(*rows, strict=True)]
+        for rows in zip(upper.tolist(), lower.tolist(), strict=True)
+    ]
+    return np.array(exact, np.float64)
+
+
+def _exact_background(
+    measured: Measurements, scale: int, factors: NDArray[np.int64] | None
+) -> Floats:
+    """Background under each spot, counts: exact integers up to one division."""
+    high, low = measured.background_high, measured.background_low
+    assert high is not None
+    assert low is not None
+    if factors is None and (_largest(high) << 32) + _largest(low) < 2**63:
+        return ((high << 32) + low).astype(np.float64) / scale
+    one = 1 if factors is None else 2**FACTOR_BITS
+    each = [1] * len(high) if factors is None else factors.tolist()
+    rows = zip(high.tolist(), low.tolist(), each, strict=True)
+    return np.array(
+        [float(one * ((h << 32) + b)) / float(f * scale) for h, b, f in rows], np.float64
+    )
+
+
+def _largest(values: NDArray[np.int64]) -> int:
+    return max(int(values.max(initial=0)), -int(values.min(initial=0)))
+
+
+def _orientation(cosine: Floats, sine: Floats) -> Floats:
+    """Angle of the major axis from X towards Y, degrees, above -90 and up to 90."""
+    # math's, as NumPy's depends on the processor
+    pairs = zip((sine + 0.0).tolist(), cosine.tolist(), strict=True)
+    return np.array([math.atan2(a, b) for a, b in pairs], np.float64) * (90 / math.pi)
+
+
+def _sums_with(
+    values: Floats,
+    x: Floats,
+    y: Floats,
+    component: NDArray[np.int64],
+    n: int,
+    *,
+    mixed: bool = True,
+) -> Floats:
+    """Sums of values, and of values times x, y, x^2, y^2 and, if ``mixed``, x y, pixel by pixel."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [values, values * x, values * y, values * (x * x), values * (y * y)]
+        if mixed:
+            parts.append(values * (x * y))
+        return np.stack([np.bincount(component, weights=part, minlength=n) for part in parts])
+
+
+def _at_border(box: NDArray[np.int32], shape: tuple[int, int]) -> Bools:
+    return (box[:, 0] == 0) | (box[:, 1] == shape[0]) | (box[:, 2] == 0) | (box[:, 3] == shape[1])
+
+
+def _beside(marked: Bools) -> Bools:
+    """Return pixels that are marked or share an edge or a corner with one that is."""
+    result = marked.copy()
+    result[1:] |= marked[:-1]
+    result[:-1] |= marked[1:]
+    rows = result.copy()
+    result[:, 1:] |= rows[:, :-1]
+    result[:, :-1] |= rows[:, 1:]
+    return result
+
+
+def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
+    """Return pixels near some places, (n, 2)."""
+    result = np.zeros(shape, bool)
+    for x, y in places.tolist():
+        result[
+            max(0, x - STATIC_REACH) : x + STATIC_REACH + 1,
+            max(0, y - STATIC_REACH) : y + STATIC_REACH + 1,
+        ] = True
+    return result
+
+
+def _touching(found: Components, shape: tuple[int, int]) -> list[NDArray[np.int64]]:
+    """Return the components with a neighbouring pixel of another one of their mask, in parts."""
+    component = np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))
+    mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
+    order = np.argsort(mask * (shape[0] * shape[1]) + found.pixels, kind="stable")
+    of_pixel = component[order]
+    parts = []
+    for at, other in neighbours(mask, found.pixels[order], shape):
+        apart = of_pixel[at] != of_pixel[other]
+        parts += [of_pixel[at[apart]], of_pixel[other[apart]]]
+    return parts

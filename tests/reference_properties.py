@@ -1,0 +1,339 @@
+"""A naive reference of the properties of spots: plain loops over Python numbers.
+
+Like `reference.py` it shares no code with the program. Python's floats are IEEE doubles without
+fused operations.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_SIDE = 4096
+BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
+AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+
+Place = tuple[int, int]
+
+
+class Below(NamedTuple):
+    """Background under a pixel that is not masked."""
+
+    exact: tuple[int, int] | None
+    """Numerator and denominator, counts, for integer frames; None for float frames."""
+    rounded: float
+    """Counts."""
+
+
+class Noise(NamedTuple):
+    """Noise of a run."""
+
+    pixel: list[float]
+    """Noise of a value of each pixel in raster order, counts."""
+    n_used: list[int]
+    """Values that the background of each pixel is known from."""
+    gain: float
+    correlation: float
+
+
+class Spot(NamedTuple):
+    """Pixels of a spot on a frame, in raster order."""
+
+    places: list[Place]
+    values: list[Any]
+    below: list[Below]
+
+
+def properties(
+    frames: NDArray[Any],
+    result: dict[str, NDArray[Any]],
+    below: list[Below | None],
+    factors: Sequence[int],
+    static: Sequence[Place] = (),
+    noise: Noise | None = None,
+    hot: Sequence[Place] = (),
+) -> dict[str, NDArray[Any]]:
+    """Compute the properties of all spots.
+
+    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
+    background of every pixel in raster order, None for masked pixels. With `factors` the background
+    is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
+    errors are computed. `hot` are hot and cold pixels.
+    """
+    n_y = frames.shape[2]
+    masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
+    rows: dict[str, list[Any]] = {}
+    for row, frame in enumerate(result["spots/frame"].tolist()):
+        begin, end = result["spots/pixel_list_BE"][row]
+        pixels = result["spots/pixel_list"][begin:end].tolist()
+        image = frames[frame].ravel().tolist()
+        here = [each for each in (below[pixel] for pixel in pixels) if each is not None]
+        spot = Spot([divmod(p, n_y) for p in pixels], [image[p] for p in pixels], here)
+        label, labels = result["spots/label"][row], result["masks/labels"]
+        found = {
+            "n_pixels": len(pixels),
+            "max": max(spot.values),
+            "background": background_sum(spot, factors[frame] if factors else None),
+            **shape_of(
+                spot,
+                float(result["spots/I"][row]),
+                result["spots/box"][row].tolist(),
+                factors[frame] if factors else None,
+            ),
+            "n_maxima": count_maxima(dict(zip(spot.places, spot.values, strict=True))),
+        }
+        if noise is not None:
+            found |= errors_of(
+                spot, pixels, found, result["spots/box"][row].tolist(),
+                float(result["spots/I"][row]), factors[frame] if factors else None, noise,
+            )  # fmt: skip
+        overload = result.get("spots/overload")
+        flags = {
+            BORDER: touches_border(spot.places, frames.shape[1:]),
+            INVALID: any(
+                (x + i, y + j) in masked for x, y in spot.places for i, j in [(0, 0), *AROUND]
+            ),
+            OVERLOADED: overload is not None and overload[row] > 0,
+            SEVERAL_MAXIMA: found["n_maxima"] > 1,
+            NEIGHBOUR: touches_other(spot.places, labels[result["spots/mask"][row]], label),
+            STATIC: any(
+                abs(x - a) <= 3 and abs(y - b) <= 3 for x, y in spot.places for a, b in static
+            )
+            or any(place in spot.places for place in hot),
+        }
+        found["flags"] = sum(bit for bit, is_set in flags.items() if is_set)
+        found.pop("from_box", None)
+        for name, value in found.items():
+            rows.setdefault(name, []).append(value)
+    n, dtype = len(result["spots/frame"]), frames.dtype.newbyteorder("=")
+    types: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "n_pixels": ("int32", ()),
+        "max": (dtype, ()),
+        "background": ("float64", ()),
+        "centroid": ("float64", (2,)),
+        "moments": ("float64", (3,)),
+        "fwhm": ("float64", (2,)),
+        "orientation": ("float64", ()),
+        **(
+            {}
+            if noise is None
+            else {
+                "sigma": ("float64", ()),
+                "snr": ("float64", ()),
+                "centroid_sigma": ("float64", (2,)),
+            }
+        ),
+        "n_maxima": ("int32", ()),
+        "flags": ("uint16", ()),
+    }
+    return {
+        f"spots/{name}": np.array(rows.get(name, []), of).reshape(n, *shape)
+        for name, (of, shape) in types.items()
+    }
+
+
+def background_sum(spot: Spot, factor: int | None) -> float:
+    """Sum the background under a spot, at the level of the frame."""
+    if spot.below[0].exact is None:
+        total = 0.0
+        for each in spot.below:
+            total = total + each.rounded
+        return total if factor is None else (65536.0 / factor) * total
+    exact = [each.exact for each in spot.below if each.exact is not None]
+    numerator, (denominator,) = sum(a for a, _ in exact), {b for _, b in exact}
+    if factor is None:
+        return float(numerator) / float(denominator)
+    return float(65536 * numerator) / float(factor * denominator)
+
+
+def shape_of(spot: Spot, intensity: float, box: list[int], factor: int | None) -> dict[str, Any]:
+    """Compute centroid, second moments, widths and orientation."""
+    longest = max(box[1] - box[0], box[3] - box[2])
+    if not intensity > 0 or longest > LONGEST_SIDE:
+        nan = math.nan
+        return {
+            "centroid": (nan, nan), "moments": (nan,) * 3, "fwhm": (nan, nan), "orientation": nan,
+        }  # fmt: skip
+    means = []
+    for power_x, power_y in ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1)):
+        weights = [(x - box[0]) ** power_x * (y - box[2]) ** power_y for x, y in spot.places]
+        means.append(first_order(spot, weights, factor) / intensity)
+    x, y, xx, yy, xy = means
+    xx, yy, xy = xx - x * x, yy - y * y, xy - x * y
+    half, middle = (xx - yy) / 2, (xx + yy) / 2
+    spread = math.sqrt(half * half + xy * xy)
+    width = 2 * math.sqrt(2 * math.log(2))
+    fwhm = [width * math.sqrt(max(each, 0.0)) for each in (middle + spread, middle - spread)]
+    return {
+        "centroid": (box[0] + x, box[2] + y),
+        "from_box": (x, y),
+        "moments": (xx, yy, xy),
+        "fwhm": fwhm,
+        "orientation": math.atan2(2 * xy + 0.0, xx - yy) * (90 / math.pi),
+    }
+
+
+def errors_of(
+    spot: Spot,
+    pixels: list[int],
+    found: dict[str, Any],
+    box: list[int],
+    intensity: float,
+    factor: int | None,
+    noise: Noise,
+) -> dict[str, Any]:
+    """Compute sigma of the intensity and of the centroid."""
+    level = 1.0 if factor is None else 65536.0 / factor
+    sums = []
+    for power_x, power_y in ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2)):
+        of_noise = of_background = 0.0
+        for (x, y), pixel, below in zip(spot.places, pixels, spot.below, strict=True):
+            weight = float((x - box[0]) ** power_x * (y - box[2]) ** power_y)
+            variance = noise.pixel[pixel] * noise.pixel[pixel]
+            of_noise = of_noise + (variance + variance / noise.n_used[pixel]) * weight
+            of_background = of_background + below.rounded * weight
+        sums.append(of_noise + ((level - 1.0) * noise.gain) * of_background)
+    signal = noise.gain * max(intensity, 0.0)
+    sigma = math.sqrt(noise.correlation * max(sums[0], 0.0) + signal)
+    result = {
+        "sigma": sigma,
+        "snr": intensity / sigma if sigma > 0 else math.nan,
+        "centroid_sigma": (math.nan, math.nan),
+    }
+    if not math.isnan(found["centroid"][0]):
+        each = []
+        for axis in (0, 1):
+            # the centroid from the begin of the box, before that was added
+            at = found["from_box"][axis]
+            second = sums[3 + axis] - 2 * at * sums[1 + axis] + at * at * sums[0]
+            along = noise.correlation * max(second, 0.0) + signal * max(found["moments"][axis], 0.0)
+            each.append(math.sqrt(along) / intensity)
+        result["centroid_sigma"] = (each[0], each[1])
+    return result
+
+
+def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:
+    """Sum (value - background) * weight over a spot."""
+    scale = 1.0 if factor is None else 65536.0 / factor
+    if spot.below[0].exact is None:
+        total = 0.0
+        for value, below, weight in zip(spot.values, spot.below, weights, strict=True):
+            total = total + (value - below.rounded * scale) * float(weight)
+        return total
+    exact = sum(value * weight for value, weight in zip(spot.values, weights, strict=True))
+    under = 0.0
+    for below, weight in zip(spot.below, weights, strict=True):
+        under = under + below.rounded * float(weight)
+    return float(exact) - scale * under
+
+
+def count_maxima(values: dict[Place, Any]) -> int:
+    """Count the local maxima of a spot that are at least half as high as its highest pixel."""
+    half = 0.5 * max(values.values()) + 0.5 * min(values.values())
+    count = 0
+    for (x, y), value in values.items():
+        beside = [(x + i, y + j) for i, j in AROUND if (x + i, y + j) in values]
+        is_beaten = any(
+            values[place] > value or (values[place] == value and place < (x, y)) for place in beside
+        )
+        count += value >= half and not is_beaten
+    return count
+
+
+def weighted_intensities(
+    frames: NDArray[Any],
+    result: dict[str, NDArray[Any]],
+    below: list[Below | None],
+    factors: Sequence[int],
+    noise: Noise,
+) -> dict[str, NDArray[Any]]:
+    """Compute I_prf and sigma_prf of all spots; the arguments are those of `properties`."""
+    n_y = frames.shape[2]
+    images = [frame.ravel().tolist() for frame in frames]
+    levels = [65536.0 / factor for factor in factors] or [1.0] * len(frames)
+    spots: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(result["spots/mask"], result["spots/label"], strict=True)):
+        spots.setdefault((int(key[0]), int(key[1])), []).append(row)
+    found = np.full((2, len(result["spots/frame"])), math.nan)
+    for rows in spots.values():
+        begin, end = result["spots/pixel_list_BE"][rows[0]]
+        pixels = result["spots/pixel_list"][begin:end].tolist()
+        under = [
+            each.rounded if each is not None else math.nan
+            for each in map(below.__getitem__, pixels)
+        ]
+        on = [int(result["spots/frame"][row]) for row in rows]
+        differences = [
+            [
+                float(images[frame][p]) - levels[frame] * b
+                for p, b in zip(pixels, under, strict=True)
+            ]
+            for frame in on
+        ]
+        variances = []
+        for pixel in pixels:
+            variance = noise.pixel[pixel] * noise.pixel[pixel]
+            variances.append(variance + variance / noise.n_used[pixel])
+        weights, scale = weights_of(pixels, n_y, differences, variances, noise.gain)
+        for row, frame, difference in zip(rows, on, differences, strict=True):
+            total = squares = of_noise = 0.0
+            for w, d, v, b in zip(weights, difference, variances, under, strict=True):
+                total = total + w * d
+                squares = squares + w * (w * d)
+                of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
+            spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(squares, 0.0)
+            found[:, row] = scale * total, scale * math.sqrt(spread)
+    return {"spots/I_prf": found[0], "spots/sigma_prf": found[1]}
+
+
+def weights_of(
+    pixels: list[int],
+    n_y: int,
+    differences: list[list[float]],
+    variances: list[float],
+    gain: float,
+) -> tuple[list[float], float]:
+    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+    smooth: dict[Place, float] = {}
+    for i, pixel in enumerate(pixels):
+        total = 0.0
+        for difference in differences:
+            total = total + difference[i]
+        smooth[divmod(pixel, n_y)] = total / sigmas[i] if sigmas[i] > 0 else 0.0
+    for _ in range(2):
+        before = dict(smooth)
+        for x, y in smooth:
+            total = 4 * before[x, y]
+            # in pairs of opposite directions: along a row first
+            for i, j in ((0, 1), (0, -1), (1, -1), (-1, 1), (1, 0), (-1, 0), (1, 1), (-1, -1)):
+                if (x + i, y + j) in before:
+                    total = total + (2 if i == 0 or j == 0 else 1) * before[x + i, y + j]
+            smooth[x, y] = total
+    positive = [max(value, 0.0) for value in smooth.values()]
+    heights = [p / s if s > 0 else 0.0 for p, s in zip(positive, sigmas, strict=True)]
+    highest = max(heights)
+    weights = [float(round(15 * h / highest)) if highest > 0 else 0.0 for h in heights]
+    all_of_it = weighted = 0.0
+    for w, p, s in zip(weights, positive, sigmas, strict=True):
+        all_of_it = all_of_it + p * s
+        weighted = weighted + w * (p * s)
+    return weights, all_of_it / weighted if weighted > 0 else math.nan
+
+
+def touches_border(places: list[Place], shape: tuple[int, ...]) -> bool:
+    """Tell whether a spot has a pixel in the outermost rows or columns."""
+    return any(x in (0, shape[0] - 1) or y in (0, shape[1] - 1) for x, y in places)
+
+
+def touches_other(places: list[Place], labels: NDArray[Any], label: int) -> bool:
+    """Tell whether a pixel of another spot is beside one of this spot."""
+    for x, y in places:
+        for i, j in AROUND:
+            a, b = x + i, y + j
+            inside = 0 <= a < labels.shape[0] and 0 <= b < labels.shape[1]
+            if inside and labels[a, b] not in (0, label):
+                return True
+    return False
