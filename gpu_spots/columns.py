@@ -59,6 +59,8 @@ class DatasetRecord:
     """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
     link: str | None = None
     """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
+    is_new: bool = False
+    """Whether files of earlier versions lack the dataset; readers accept that."""
     components: tuple[str, ...] = ()
     """Names, in tables of 1-D columns, of the columns of a dataset with two dimensions."""
 
@@ -265,6 +267,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/n_pixels",
+        is_new=True,
         dtypes=("int32",),
         shape=("n_spots",),
         unit="pixel",
@@ -272,6 +275,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/max",
+        is_new=True,
         dtypes=(FRAMES_TYPE,),
         shape=("n_spots",),
         unit="counts",
@@ -279,6 +283,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/background",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots",),
         unit="counts",
@@ -286,6 +291,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/centroid",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
@@ -297,6 +303,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/centroid_sigma",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
@@ -305,10 +312,11 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/moments",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots", 3),
         unit="pixel^2",
-        components=("moment_XX", "moment_YY", "moment_XY"),
+        components=("moments_XX", "moments_YY", "moments_XY"),
         description=(
             "second moments XX, YY and XY of the value less the background about the centroid; "
             "NaN where the centroid is"
@@ -316,6 +324,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/fwhm",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots", 2),
         unit="pixel",
@@ -327,6 +336,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/orientation",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots",),
         unit="degree",
@@ -334,6 +344,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/sigma",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots",),
         unit="counts",
@@ -342,6 +353,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/snr",
+        is_new=True,
         dtypes=("float64",),
         shape=("n_spots",),
         description="I divided by sigma; NaN where sigma is 0 or unknown",
@@ -364,6 +376,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/n_maxima",
+        is_new=True,
         dtypes=("int32",),
         shape=("n_spots",),
         description=(
@@ -373,6 +386,7 @@ SPOT_COLUMNS = (
     ),
     DatasetRecord(
         path="spots/flags",
+        is_new=True,
         dtypes=("uint16",),
         shape=("n_spots",),
         description=(

@@ -152,8 +152,10 @@ def _columns(source: Source) -> dict[str, Array]:
         columns["avg_intensity"] = table["I"] / source.n_pixels
     columns |= {"s_raw": X, "f_raw": Y}
     if "moments_XX" in table:
-        sigs, sigf = np.sqrt(table["moments_XX"] + 1), np.sqrt(table["moments_YY"] + 1)
-        columns |= {"sigs": sigs, "sigf": sigf, "covsf": table["moments_XY"] / (sigs * sigf)}
+        # 0 where a moment is not known, or noise makes it negative
+        sigs, sigf = (np.sqrt(np.fmax(table[f"moments_{axes}"], 0) + 1) for axes in ("XX", "YY"))
+        covariance = np.nan_to_num(table["moments_XY"])
+        columns |= {"sigs": sigs, "sigf": sigf, "covsf": covariance / (sigs * sigf)}
     columns["sum_intensity"] = table["I"]
     if "max" in table:
         columns["IMax_int"] = table["max"]

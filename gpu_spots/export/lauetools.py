@@ -87,9 +87,9 @@ def _axes(source: Source) -> tuple[Array, Array, Array]:
     if "fwhm_major" in table:
         to_two_sigma = 2 / 2.354820045
         return (
-            table["fwhm_major"] * to_two_sigma,
-            table["fwhm_minor"] * to_two_sigma,
-            table["orientation"],
+            np.nan_to_num(table["fwhm_major"]) * to_two_sigma,
+            np.nan_to_num(table["fwhm_minor"]) * to_two_sigma,
+            np.nan_to_num(table["orientation"]),
         )
     source.notes.append("axes are half of the boxes: the file has no spots/fwhm")
     widths = np.stack(

@@ -80,8 +80,8 @@ def _half_widths(source: Source) -> tuple[Array, Array]:
     if "moments_XX" in table:
         to_half_width = 2.354820045 / 2
         return (
-            to_half_width * np.sqrt(table["moments_XX"]),
-            to_half_width * np.sqrt(table["moments_YY"]),
+            to_half_width * np.sqrt(np.fmax(table["moments_XX"], 0)),
+            to_half_width * np.sqrt(np.fmax(table["moments_YY"], 0)),
         )
     source.notes.append("half widths are half of the boxes: the file has no spots/moments")
     return (

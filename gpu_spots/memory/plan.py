@@ -518,11 +518,11 @@ class _Planner:
         return (self.work.n_masks or 0) * (self.n_pixels // 8 + 8 * self.n_pixels // SET_PIXELS)
 
     def _profiles(self) -> int:
-        """Profiles of the spots of groups of frames, and the values of their pixels on each frame."""
+        """Return the memory of the values in spots of groups, and of the profiles of one group."""
         if self.work.n_masks is None:
             return 0
-        of_frame = self.stack.dtype.itemsize * self.n_pixels // SET_PIXELS
-        return self.work.n_masks * (32 * self.n_pixels // SET_PIXELS) + self.n_frames * of_frame
+        values = self.n_frames * self.stack.dtype.itemsize * self.n_pixels // SET_PIXELS
+        return values + 100 * self.n_pixels // SET_PIXELS
 
     def _spots(self) -> int:
         """Return the memory of the table, with one spot per 10 000 pixels."""

@@ -102,11 +102,12 @@ def test_all_devices_get_bands_and_batches(
         operation: Callable[..., Any],
         together: threading.Barrier,
         *args: Any,
+        **options: Any,
     ) -> Any:
         done.setdefault(name, []).append(device)
         if done[name].count(device) == 1:
             together.wait(10)
-        return operation(*args)
+        return operation(*args, **options)
 
     for name in ("background", "find_masks", "components", "measure"):
         together = threading.Barrier(2)

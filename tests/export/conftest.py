@@ -7,6 +7,7 @@ import h5py
 import pytest
 
 from factories.exports import spots_of_run
+from gpu_spots.columns import SPOT_COLUMNS
 
 
 def _more_spots(file: h5py.File) -> None:
@@ -25,7 +26,17 @@ def _laser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def spots(_laser: Path, tmp_path: Path) -> Path:
+def spots(whole_spots: Path) -> Path:
+    """A copy of the spots file of a laser run without the properties of spots, as of an earlier version."""
+    with h5py.File(whole_spots, "r+") as file:
+        for name in ("I_prf", "sigma_prf", *(r.name for r in SPOT_COLUMNS if r.is_new)):
+            if name in file["spots"]:
+                del file["spots"][name]
+    return whole_spots
+
+
+@pytest.fixture
+def whole_spots(_laser: Path, tmp_path: Path) -> Path:
     """A copy of the spots file of a laser run, beside a copy of the run."""
     for path in _laser.parent.iterdir():
         shutil.copy(path, tmp_path)

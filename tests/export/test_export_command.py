@@ -236,3 +236,15 @@ def test_the_shell_completes_names_of_formats() -> None:
     context = click.Context(command_export)
     found = [item.value for item in format_name.shell_complete(context, "im")]
     assert found == ["imaged11", "imaged11-h5", "imaged11-sparse"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_properties_of_spots_are_exported(whole_spots: Path, name: str) -> None:
+    """No format asks for what the file has, and none stumbles over what is not known."""
+    with h5py.File(whole_spots, "r+") as file:
+        for column in ("centroid", "centroid_sigma", "moments", "fwhm", "orientation"):
+            file[f"spots/{column}"][0] = np.nan
+        file["spots/moments"][1, 0] = -2.0
+    ended = command("export", name, whole_spots, name="gpu-spots")
+    assert ended.status == 0, ended.stderr
+    assert "the file has no spots/" not in ended.stderr

@@ -257,7 +257,7 @@ class SpotsFile:
         return {
             record.name: self._read(record.path, slice(begin, end))
             for record in SPOT_COLUMNS
-            if not record.optional or self._has(record.path)
+            if not (record.optional or record.is_new) or self._has(record.path)
         }
 
     def per_frame(self) -> dict[str, Array]:
@@ -281,7 +281,7 @@ class SpotsFile:
 
         Returns:
             Columns by name, (n_spots,) each: those of `spots`, where ``XY`` becomes ``X`` and
-            ``Y``, and so on. ``pixel_list_BE`` is left out.
+            ``Y``, and so on. ``pixel_list_BE`` is left out, but ``n_pixels`` is there.
 
         Raises:
             IndexError: There is no such frame.
@@ -289,14 +289,15 @@ class SpotsFile:
 
         Examples:
             >>> with open_spots("laser__spots.h5") as results:
-            ...     print(*results.spot_columns(), sep=", ")
-            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask, n_pixels, overload
+            ...     columns = results.spot_columns()
+            >>> print(*list(columns)[:10], sep=", ")
+            I, X, Y, X_begin, X_end, Y_begin, Y_end, frame, label, mask
         """
         columns: dict[str, Array] = {}
         for name, values in self.spots(frame).items():
             if name == "pixel_list_BE":
-                continue
-            if values.ndim == 1:
+                columns["n_pixels"] = (values[:, 1] - values[:, 0]).astype(np.int32)
+            elif values.ndim == 1:
                 columns[name] = values
             else:
                 names = DATASETS[f"spots/{name}"].components
