@@ -48,9 +48,10 @@ from scipy import ndimage
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import GpuSpotsError
+from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
-from gpu_spots.simulate.run import Schedule, TrueSpots, Truth
-from gpu_spots.simulate.score import CLEAR, FAINTEST, REACH, Score, score
+from gpu_spots.simulate.score import CLEAR, FAINTEST, Score, match, score
+from gpu_spots.simulate.truth import Schedule, Truth, lone_spots, steady
 
 Image = NDArray[np.float32]
 
@@ -329,7 +330,7 @@ def series(
         frame[...] = np.clip(np.rint(picture + noise * np.sqrt(parts.variance(picture))), 0, 65535)
     x, y, number, intensity, snr, in_sigmas = np.array(rows).T
     nothing, each = np.zeros(len(rows)), np.arange(n_frames, dtype=np.int32)
-    spots = TrueSpots(
+    spots = lone_spots(
         np.stack([x, y], axis=1),
         number.astype(np.int32),
         number,
@@ -342,7 +343,7 @@ def series(
     schedule = Schedule(
         each, each.astype(np.float64), np.zeros(n_frames, np.int32), np.ones(n_frames, np.int32)
     )
-    return frames, Truth(background.shape, schedule, spots), in_sigmas
+    return frames, Truth(background.shape, schedule, spots, steady(schedule)), in_sigmas
 
 
 def noise_kernel(correlation: Image) -> Image:
@@ -435,13 +436,15 @@ def search(
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always")
-        found = find_spots(frames, chosen, output=output, compression="lzf", force=True)
+        find_spots(frames, chosen, output=output, compression="lzf", force=True).close()
     print(f"{time.perf_counter() - begun:.1f} s")
     for warning in noticed:
         print(f"warning: {warning.message}")
-    with found:
-        print(table(score(truth, found)))
-        by_pixels = score(replace(truth, spots=replace(truth.spots, snr=in_sigmas)), found).clear
+    found = read_found(output)
+    print(table(score(truth, found)))
+    by_pixels = score(
+        replace(truth, spots=replace(truth.spots, snr_matched=in_sigmas)), found
+    ).clear
     share = f"{by_pixels.found / by_pixels.true:.1%}" if by_pixels.true else "-"
     print(
         f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}"
@@ -465,22 +468,19 @@ def outcome(
     truth: Truth, results: SpotsFile, shown: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Of one frame: whether each of its true spots was found, and X and Y of the false ones, by the rule of the score."""
-    labels = results.labels(shown)
-    true = truth.spots.XY[truth.spots.block == shown].astype(np.int64)
-    visible = truth.spots.snr[truth.spots.block == shown] >= FAINTEST
-    near = np.array(
-        [
-            (dx, dy)
-            for dx in range(-REACH, REACH + 1)
-            for dy in range(-REACH, REACH + 1)
-            if dx * dx + dy * dy <= REACH**2
-        ]
-    )
-    near = near[np.argsort((near**2).sum(axis=1), kind="stable")]
-    around = labels[true[:, None, 0] + near[:, 0], true[:, None, 1] + near[:, 1]]
-    label = np.where(visible, around[np.arange(len(true)), (around > 0).argmax(axis=1)], 0)
+    here = truth.spots.block == shown
+    true, visible = truth.spots.XY[here], truth.spots.snr_matched[here] >= FAINTEST
     spots = results.spots(shown)
-    return label > 0, spots["XY"][~np.isin(spots["label"], label)].astype(np.int64)
+    pixels = [results.pixel_list[begin:end] for begin, end in spots["pixel_list_BE"].tolist()]
+    n_Y = results.avg.shape[1]
+    centres = [[(p // n_Y).mean(), (p % n_Y).mean()] for p in pixels]
+    places = np.array(centres).reshape(-1, 2)
+    mine, _, near = match(true[visible], truth.spots.sigma[here][visible, 0], places)
+    is_found = np.zeros(len(true), bool)
+    is_found[visible] = mine >= 0
+    false = ~near
+    false[mine[mine >= 0]] = False
+    return is_found, spots["XY"][false].astype(np.int64)
 
 
 def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Path) -> None:

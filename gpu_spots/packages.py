@@ -5,6 +5,7 @@ EXTRAS = {
     "gpu12": ("cupy-cuda12x", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime-cu12"),
     "plugins": ("hdf5plugin",),
     "images": ("fabio",),
+    "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
 }
 """Packages of each extra of pyproject.toml."""

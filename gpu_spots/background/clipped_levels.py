@@ -29,13 +29,17 @@ FLOAT_BITS = 40
 """Values of float frames are rounded to that many bits below the largest."""
 AT_ONCE = 1 << 18
 """Values that are sorted at a time."""
+CLIPPING = 48
+"""Bytes of each of them for copies and sums."""
 
 Floats = NDArray[np.float64]
 
 
 def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
-    """Return the bytes that the sample of a stack takes, at most."""
-    return min(shape[0] * (1 << 16), 2 * MOST_VALUES + shape[0] * shape[2]) * dtype.itemsize
+    """Return the bytes that the sample of a stack and its levels take, at most."""
+    n_values = min(shape[0] * (1 << 16), 2 * MOST_VALUES + shape[0] * shape[2])
+    copies = 3 if dtype.kind == "f" else 1
+    return n_values * (copies * dtype.itemsize + 1) + CLIPPING * AT_ONCE
 
 
 class ClippedLevelSampler(LevelSampler):

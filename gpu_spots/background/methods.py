@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background import clip
-from gpu_spots.background.clipped_levels import ClippedLevelSampler
+from gpu_spots.background.clipped_levels import ClippedLevelSampler, sample_bytes
 from gpu_spots.background.levels import LevelSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
@@ -119,6 +119,10 @@ class Trimmed:
         """Return what takes the levels of the frames of a stack."""
         return LevelSampler(shape, validity)
 
+    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+        """Return the bytes that the levels of a stack need beside a few rows."""
+        return 0
+
     def at_levels(self, levels: NDArray[np.int64]) -> "Trimmed":
         """Return the method for frames that have been brought to one level."""
         return self
@@ -218,6 +222,10 @@ class KruskalWallis:
     ) -> LevelSampler:
         """Return what takes the levels of the frames of a stack."""
         return LevelSampler(shape, validity)
+
+    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+        """Return the bytes that the levels of a stack need beside a few rows."""
+        return 0
 
     def at_levels(self, levels: NDArray[np.int64]) -> "KruskalWallis":
         """Return the method for frames that have been brought to one level."""
@@ -324,6 +332,10 @@ class Clip:
     ) -> LevelSampler:
         """Return what takes the levels of the frames of a stack, from clipped counts."""
         return ClippedLevelSampler(shape, dtype, validity, self.start)
+
+    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+        """Return the bytes that the levels of a stack need beside a few rows."""
+        return sample_bytes(shape, dtype)
 
     def at_levels(self, levels: NDArray[np.int64]) -> "Clip":
         """Return the method for frames as they are, whose levels are known."""

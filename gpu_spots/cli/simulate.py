@@ -1,29 +1,164 @@
-"""``gpu-spots simulate``: write a run with known truth."""
+"""``gpu-spots simulate``: write a run with known truth.
 
+Most options are made from the fields of the simulator's design, with their ranges and help texts.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import click
 
 from gpu_spots.cli.terminal import Stderr, say
+from gpu_spots.errors import ParameterError
+from gpu_spots.simulate.design import GROUPS, MAX_FRAMES, PRESETS, Design, make_design
 
-MOST_FRAMES = 1_000_000
-"""Largest number of frames of a simulated run."""
+SECTIONS = {
+    "Run": (
+        "preset", "laser", "size", "angles", "pairs", "frames_per_angle", "delays", "step", "order",
+        "interlaced", "seed",
+    ),
+    "Detector": ("gain", *(one.name for one in fields(GROUPS["detector"]))),
+    "Beam and background": (
+        "background", "drift", "jitter", *(one.name for one in fields(GROUPS["beam"])),
+    ),
+    "Spots": ("spots", "cutouts", *(one.name for one in fields(GROUPS["shape"]))),
+    "Faults of pixels": (
+        "hot_pixels", "dead_pixels", "zingers", *(one.name for one in fields(GROUPS["faults"])),
+    ),
+    "Output": ("compression", "force"),
+}  # fmt: skip
+"""Options by the headings of the help."""
 
 
-def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
-    """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
-    parts = value.split(",")
-    sizes = [int(part) if part.strip().isdecimal() and len(part) < 9 else 0 for part in parts]
-    if len(sizes) > 2 or not all(32 <= size <= 16384 for size in sizes):
-        raise click.BadParameter(
-            f"{value!r} is not ROWS or ROWS,COLUMNS with numbers from 32 to 16384.", ctx, param
+class SimulateCommand(click.Command):
+    """Shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list of options for each heading."""
+        options = {
+            option.name: option
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+        }
+        sections = {
+            heading: [options.pop(name) for name in names] for heading, names in SECTIONS.items()
+        }
+        sections["Output"] += options.values()  # click's own: --help
+        for heading, listed in sections.items():
+            records = [option.get_help_record(ctx) for option in listed]
+            with formatter.section(heading):
+                formatter.write_dl([record for record in records if record])
+
+
+class Pair(click.ParamType[tuple[Any, Any]]):
+    """Two numbers, ``A,B``, or one for both."""
+
+    name = "pair"
+
+    def __init__(self, kind: type[int] | type[float], low: float, high: float, names: str) -> None:
+        self.kind, self.low, self.high, self.names = kind, low, high, names
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, Any]:
+        """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
+        parts = value if isinstance(value, tuple) else str(value).split(",")
+        try:
+            numbers = [self.kind(part) for part in parts if len(str(part)) < 9]
+        except ValueError:
+            numbers = []
+        right = len(numbers) == len(parts) <= 2
+        if not right or not all(self.low <= number <= self.high for number in numbers):
+            one, two = self.names.split(",")
+            self.fail(
+                f"{value!r} is not {one} or {one},{two} with numbers from {self.low:g} to "
+                f"{self.high:g}.",
+                param,
+                ctx,
+            )
+        return numbers[0], numbers[-1]
+
+
+PAIRS: dict[str, tuple[type[int] | type[float], str]] = {
+    "size": (int, "ROWS,COLUMNS"),
+    "modules": (int, "ROWS,COLUMNS"),
+    "gaps": (int, "ROWS,COLUMNS"),
+    "elongation": (float, "LOW,HIGH"),
+}
+"""Options that are two numbers: their type and what they are called."""
+OTHERWISE = ("repeats",)
+"""Fields of the design whose options are written below, with other names."""
+
+
+def _option(one: Field[Any]) -> Any:
+    """Return the option of a field of the design."""
+    name, text = f"--{one.name.replace('_', '-')}", one.metadata["text"]
+    low, high = one.metadata["range"]
+    high = None if high == float("inf") else high
+    if isinstance(one.default, bool):
+        return click.option(
+            f"{name}/--no-{name[2:]}" if one.default else name,
+            is_flag=True,
+            default=one.default,
+            show_default=one.default,
+            help=text,
         )
-    return sizes[0], sizes[-1]
+    kind: Any
+    metavar = None
+    if one.name in PAIRS:
+        number, names = PAIRS[one.name]
+        kind = Pair(number, low, high or 1e9, names)
+        metavar = "{}[,{}]".format(*names.split(","))
+    elif one.metadata["choices"]:
+        kind = click.Choice(one.metadata["choices"])
+    elif isinstance(one.default, float):
+        kind = click.FloatRange(low, high)
+    else:
+        kind = click.IntRange(int(low), high and int(high))
+    shown = one.default
+    if isinstance(shown, tuple):
+        shown = ",".join(f"{number:g}" for number in dict.fromkeys(shown))
+    return click.option(
+        name,
+        type=kind,
+        metavar=metavar,
+        default=shown,
+        show_default=one.default is not None and "[default" not in text,
+        help=text,
+    )
 
 
-@click.command()
+def _design_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for group in (Design, *GROUPS.values()):
+        for one in fields(group):
+            if "text" in one.metadata and one.name not in (*OTHERWISE, "angles", "spots"):
+                command = _option(one)(command)
+    return command
+
+
+def _preset(ctx: click.Context, _: click.Parameter, value: str) -> str:
+    """Make the options of the preset the defaults of the others."""
+    ctx.default_map = {**(ctx.default_map or {}), **PRESETS[value]}
+    return value
+
+
+def _text(name: str, group: type = Design) -> str:
+    return next(one.metadata["text"] for one in fields(group) if one.name == name)
+
+
+@click.command(cls=SimulateCommand)
 @click.argument("output", metavar="OUT__mccd.h5", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="marccd",
+    show_default=True,
+    is_eager=True,
+    callback=_preset,
+    help="Detector, or a run with all difficulties; other options change parts of it",
+)
 @click.option(
     "--laser/--dark",
     default=True,
@@ -31,61 +166,32 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     help="Laser-off and laser-on frames in pairs, or a run without laser",
 )
 @click.option(
-    "--size",
-    callback=_frame_size,
-    metavar="ROWS[,COLUMNS]",
-    default="1024",
-    show_default=True,
-    help="Size of a frame, 32 to 16384 each",
-)
-@click.option(
     "--angles",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="10, or 60 for a dark run",
-    help="Number of angles; each has its own spots",
+    help=_text("angles"),
 )
 @click.option(
     "--pairs",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="3",
-    help="Off/on pairs at each angle of a laser run",
+    help="Off/on pairs at each angle and delay of a laser run",
 )
 @click.option(
     "--frames-per-angle",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=click.IntRange(1, MAX_FRAMES),
     default=None,
     show_default="1",
     help="Frames at each angle of a dark run",
 )
 @click.option(
-    "--spots",
-    type=click.IntRange(0, 1_000_000),
+    "--delays",
+    metavar="NAME[,NAME...]",
     default=None,
-    show_default="200, fewer on frames below 347 pixels",
-    help="Spots on each frame, of which slightly less than half are strong enough to be found",
-)
-@click.option(
-    "--background",
-    type=click.FloatRange(0, 60000),
-    default=1000.0,
-    show_default=True,
-    help="Background at the liquid ring, counts above the bias",
-)
-@click.option(
-    "--drift",
-    type=click.FloatRange(0, 20),
-    default=0.0,
-    show_default=True,
-    help="Change of the beam from frame to frame, percent rms, most of it slow; about 0.9 in real runs",
-)
-@click.option(
-    "--step",
-    type=click.FloatRange(0.001, 360),
-    default=1.0,
-    show_default=True,
-    help="Difference between successive angles, degrees",
+    show_default="100ps",
+    help="Delays of a laser run; each has responses of its own",
 )
 @click.option(
     "--order",
@@ -95,17 +201,20 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
     help="Order of the frames in the pairs of a laser run",
 )
 @click.option(
-    "--interlaced",
-    is_flag=True,
-    help="Visit the angles in two passes: every second one, then the others",
+    "--spots",
+    type=click.IntRange(0, 1_000_000),
+    default=None,
+    show_default="200, fewer on frames below 347 pixels",
+    help=_text("spots"),
 )
 @click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of the random numbers; equal seeds give equal runs",
+    "--cutouts",
+    type=click.Path(path_type=Path),
+    metavar="IMAGE",
+    default=None,
+    help="Image file whose clear spots are the shapes of --profile cutouts",
 )
+@_design_options
 @click.option(
     "--compression",
     type=click.Choice(["gzip", "lzf", "none"]),
@@ -116,20 +225,19 @@ def _frame_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
 def simulate(
     output: Path,
+    preset: str,
     laser: bool,
     size: tuple[int, int],
     angles: int | None,
     pairs: int | None,
     frames_per_angle: int | None,
-    spots: int | None,
-    background: float,
-    drift: float,
-    step: float,
+    delays: str | None,
     order: str | None,
-    interlaced: bool,
-    seed: int,
+    spots: int | None,
+    cutouts: Path | None,
     compression: str,
     force: bool,
+    **options: Any,
 ) -> None:
     """Write a Laue run whose spots are known, to try the program on and to score it.
 
@@ -141,46 +249,55 @@ def simulate(
             "can only be used with --dark; use --pairs for a laser run.",
             param_hint="--frames-per-angle",
         )
-    if not laser and (pairs is not None or order is not None):
-        raise click.BadParameter(
-            "can only be used with --laser; use --frames-per-angle for a dark run.",
-            param_hint="--order" if pairs is None else "--pairs",
-        )
+    of_laser = {"--pairs": pairs, "--order": order, "--delays": delays}
+    for name, value in of_laser.items():
+        if not laser and value is not None:
+            raise click.BadParameter(
+                "can only be used with --laser; use --frames-per-angle for a dark run.",
+                param_hint=name,
+            )
+    if cutouts is not None and options["profile"] != "cutouts":
+        raise click.BadParameter("expected --profile cutouts with it.", param_hint="--cutouts")
 
     # Loaded here, so that --help is quick.
+    from gpu_spots.files.images.image import read_image
     from gpu_spots.files.output.simulated_run import write_run
-    from gpu_spots.simulate.run import Design, simulate_run
+    from gpu_spots.simulate.profiles import cut_spots
+    from gpu_spots.simulate.run import simulate_run
 
-    design = Design(
-        laser=laser,
-        size=size,
-        angles=angles or (10 if laser else 60),
-        repeats=(pairs or 3) if laser else (frames_per_angle or 1),
-        spots=min(200, min(size) ** 2 // 600) if spots is None else spots,
-        background=background,
-        drift=drift,
-        step=step,
-        on_first=order == "on-off",
-        interlaced=interlaced,
-        seed=seed,
-    )
-    if design.n_frames > MOST_FRAMES:
+    given = options | {
+        "laser": laser,
+        "size": size,
+        "angles": angles or (10 if laser else 60),
+        "repeats": (pairs or 3) if laser else (frames_per_angle or 1),
+        "spots": min(200, min(size) ** 2 // 600) if spots is None else spots,
+        "on_first": order == "on-off",
+    }
+    if delays is not None:
+        given["delays"] = tuple(delays.split(","))
+    try:
+        design = make_design(given, preset)
+    except ParameterError as error:
+        option = f"--{error.name.replace('_', '-')}"
+        raise click.BadParameter(error.problem, param_hint=option) from error
+    if design.n_frames > MAX_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MOST_FRAMES}; decrease --angles",
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease --angles",
             click.get_current_context(),
         )
+    shapes = () if cutouts is None else cut_spots(read_image(cutouts).frame)
+    run = simulate_run(design, shapes)
     with click.progressbar(
         length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())
     ) as bar:
-        write_run(
-            output,
-            simulate_run(design),
-            compression=compression,
-            force=force,
-            progress=lambda: bar.update(1),
-        )
+        write_run(output, run, compression=compression, force=force, progress=lambda: bar.update(1))
     kind = "laser" if laser else "dark"
+    per_frame = design.spots + min(design.spots, design.shape.neighbours)
     say(
-        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {design.spots} spots a frame, "
+        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {per_frame} spots a frame, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
+
+
+ORDER = ["output", *(name for names in SECTIONS.values() for name in names)]
+simulate.params.sort(key=lambda option: ORDER.index(str(option.name)))

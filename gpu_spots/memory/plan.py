@@ -145,6 +145,16 @@ class Work:
     is_matched: bool = False
     """Spots are found by the matched finder."""
 
+    @property
+    def scales_bands(self) -> bool:
+        """The first pass has scaled copies of frames."""
+        return self.scales and self.method.scales_frames
+
+    @property
+    def scales_batches(self) -> bool:
+        """The second pass has copies of frames, scaled or less a part of their background."""
+        return self.scales and (self.method.scales_frames or not self.is_matched)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -273,7 +283,7 @@ class _Planner:
     def _sizes(self, place: Place) -> tuple[int, int] | None:
         """Return rows of a band and frames of a batch that fit; None: not even the smallest do."""
         step = self._row_step() if place == Place.FILE else 1
-        if place == Place.DEVICE and not self.work.scales:
+        if place == Place.DEVICE and not self.work.scales_bands:
             rows = max(1, RESIDENT_PIXELS // self.n_columns)
         else:
             rows = max(
@@ -297,7 +307,7 @@ class _Planner:
 
     def _usual_batch(self, place: Place) -> int:
         """Return the frames of a batch if there is enough memory."""
-        if place == Place.DEVICE and not self.work.scales:
+        if place == Place.DEVICE and not self.work.scales_batches:
             pixels, least = RESIDENT_BATCH, RESIDENT_BATCHES
         else:
             pixels, least = BATCH_PIXELS, self.threads
@@ -371,9 +381,8 @@ class _Planner:
             self.n_frames, n_pixels, self.stack.dtype, self.work.method
         )
         piece = 0 if place == Place.DEVICE else self._in_transit(place) * self._piece(rows)
-        return self._copies_on_device(place) * n_pixels * self.n_frames * itemsize + max(
-            piece, needed
-        )
+        copies = (place != Place.DEVICE) + self.work.scales_bands
+        return copies * n_pixels * self.n_frames * itemsize + max(piece, needed)
 
     def _batch_on_device(self, place: Place, frames: int) -> int:
         """Return the device memory of one thread in the second pass."""
@@ -381,11 +390,8 @@ class _Planner:
         needed = self.backend.batch_bytes(frames, self.n_pixels, self.stack.dtype)
         needed += self._matched_batch(frames)
         whole = 0 if place == Place.DEVICE else self._in_transit(place) * n_values
-        return self._copies_on_device(place) * n_values * itemsize + max(whole, needed)
-
-    def _copies_on_device(self, place: Place) -> int:
-        """Return the number of copies of a band or a batch, except the frames that stay."""
-        return (place != Place.DEVICE) + self.work.scales
+        copies = (place != Place.DEVICE) + self.work.scales_batches
+        return copies * n_values * itemsize + max(whole, needed)
 
     def _in_transit(self, place: Place) -> int:
         """Return the bytes per value of the buffer in which frames arrive; 0: no buffer."""
@@ -402,7 +408,9 @@ class _Planner:
     def _reading(self, place: Place) -> int:
         """Return the memory of the frames that threads read and decode at the same time."""
         frames = 0 if self.stack.is_decoded or self.stack.resident() is not None else 3
-        return self.threads * frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
+        decoded = frames * self.stack.step * self.n_pixels * self.stack.dtype.itemsize
+        levels = self.work.method.level_bytes(self.stack.shape, self.stack.dtype)
+        return self.threads * decoded + levels
 
     def _maps(self) -> int:
         """Return the memory of the background while it is computed."""
@@ -415,7 +423,8 @@ class _Planner:
 
     def _first_pass(self, place: Place, rows: int) -> int:
         """Return the memory of the background, and of the bands that threads work on."""
-        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
+        dtype = self.stack.dtype
+        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales_bands
 
         def of_band(n_pixels: int) -> int:
             if not self.on_host:
@@ -429,7 +438,7 @@ class _Planner:
             return (
                 copies * n_pixels * self.n_frames * dtype.itemsize
                 + needed
-                + SCALING * self.work.scales
+                + SCALING * self.work.scales_bands
             )
 
         return self._maps() + sum(
@@ -454,9 +463,11 @@ class _Planner:
 
         It holds thresholds and levels, the batches that threads work on, and the synced masks.
         """
-        dtype, copies = self.stack.dtype, (place in (Place.FILE, Place.SCRATCH)) + self.work.scales
-        # numbers of 32 bits are scaled as 64
-        wide = 24 * self.n_pixels * (self.work.scales and dtype.itemsize == 4)
+        dtype = self.stack.dtype
+        copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales_batches
+        # numbers of 32 bits are scaled as 64, and backgrounds are subtracted as 64
+        a_pixel = 24 * (dtype.itemsize == 4) if self.work.method.scales_frames else 32
+        wide = a_pixel * self.n_pixels * self.work.scales_batches
 
         def of_batch(n_frames: int) -> int:
             if not self.on_host:

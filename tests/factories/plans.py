@@ -38,6 +38,10 @@ MODES = {
     "level": Parameters(angles=0, normalise="level", sync="blocks"),
     "matched": Parameters(angles=0, finder="matched"),
     "matched pairs": Parameters(angles=0, finder="matched", sync="pairs"),
+    "clip": Parameters(angles=0, method="clip", normalise="level"),
+    "clip matched pairs": Parameters(
+        angles=0, method="clip", finder="matched", normalise="level", sync="pairs"
+    ),
 }
 COLUMNS = {"angle": np.arange(30) // 6 * 2.0, "laser_on": np.arange(30) % 2}
 

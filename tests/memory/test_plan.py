@@ -159,7 +159,9 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("mode", ["none", "pairs", "level", "matched", "matched pairs"])
+@pytest.mark.parametrize(
+    "mode", ["none", "pairs", "level", "matched", "matched pairs", "clip", "clip matched pairs"]
+)
 @pytest.mark.parametrize(
     ("layout", "limit"),
     [("contiguous", None), ("gzip", None), ("gzip", 17_000_000), ("contiguous", 17_000_000)],
@@ -179,6 +181,8 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
     # one thread: of several it is chance whether they need most at the same time
     if limit and "matched" in mode:
         limit += 16_000_000  # for its constants
+    elif limit and "clip" in mode:
+        limit += 14_000_000  # for levels, and neighbourhoods
     limits = ResourceLimits(memory=limit)
     resources = Resources(CpuBackend(1), limits, spool_for(output))
     with open_run(source) as stack:

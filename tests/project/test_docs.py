@@ -22,7 +22,8 @@ from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
-from gpu_spots.simulate.run import Design, simulate_run
+from gpu_spots.simulate.design import Design, SpotDesign
+from gpu_spots.simulate.run import simulate_run
 from helpers import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -157,11 +158,8 @@ def test_ratios_of_every_laser_run(
 def sharp_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dark run with spots of a sigma of 0.5 pixels."""
     path = tmp_path_factory.mktemp("sharp") / "sharp__mccd.h5"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"MEDIAN_AREA": 12, "AREA_SPREAD": 0.3, "SMALLEST_AREA": 2}.items():
-            patch.setattr(f"gpu_spots.simulate.run.{name}", value)
-        patch.setattr("gpu_spots.simulate.run.ELONGATION", (1.0, 1.5))
-        run = simulate_run(Design(laser=False, size=(512, 512), angles=30, repeats=1))
+    shape = SpotDesign(area=12, area_spread=0.3, smallest_area=2, elongation=(1.0, 1.5))
+    run = simulate_run(Design(laser=False, size=(512, 512), angles=30, repeats=1, shape=shape))
     assert 0.4 < np.median(run.truth.spots.sigma) < 0.6
     write_run(path, run)
     return path

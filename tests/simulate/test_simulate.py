@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from gpu_spots.cli.simulate import simulate
 from gpu_spots.errors import InputError, OutputError, ParameterError
 from gpu_spots.files.output.simulated_run import COMPRESSIONS, read_truth, write_run
-from gpu_spots.simulate.run import BIAS, READ_NOISE, Design, TrueSpots, simulate_run
+from gpu_spots.simulate.design import DetectorDesign
+from gpu_spots.simulate.run import Design, TrueSpots, simulate_run
 
+BIAS, READ_NOISE = DetectorDesign().bias, DetectorDesign().read_noise
 SMALL = Design(size=(150, 170), angles=3, repeats=2, spots=12, seed=5)
 PLAIN = replace(
     SMALL, laser=False, angles=1, repeats=30, spots=0, zingers=0, hot_pixels=0, dead_pixels=0

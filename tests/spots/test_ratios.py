@@ -11,13 +11,13 @@ import pytest
 from gpu_spots import Parameters, find_spots
 from gpu_spots.columns import Flag
 from gpu_spots.files.output.simulated_run import write_run
-from gpu_spots.simulate.run import Design, simulate_run
+from gpu_spots.simulate.design import Design, SpotDesign
+from gpu_spots.simulate.run import simulate_run
 from gpu_spots.spots.ratios import (
     FrameStates,
     RatioResult,
     Rejected,
     SpotRows,
-    odd_even,
     pair_frames,
     ratios,
     same_state_pairs,
@@ -403,18 +403,22 @@ def test_odd_even_has_nothing_to_compare() -> None:
     result = ratios(spots, frames)
     assert result.figures["odd/even"]["n"] == 0
     assert math.isnan(result.figures["odd/even"]["probability"])
-    assert odd_even.__doc__
 
 
 def run_of(folder: Path, seed: int, response: float) -> tuple[Any, Any]:
     """Ratios and truth of a simulated run."""
     path = folder / f"run_{seed}.h5"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpu_spots.simulate.run.LARGEST_RESPONSE", response)
-        run = simulate_run(
-            Design(size=(256, 256), angles=10, repeats=5, spots=80, drift=1.0, seed=seed)
-        )
-        write_run(path, run, compression="none")
+    design = Design(
+        size=(256, 256),
+        angles=10,
+        repeats=5,
+        spots=80,
+        drift=1.0,
+        seed=seed,
+        shape=SpotDesign(largest_response=response),
+    )
+    run = simulate_run(design)
+    write_run(path, run, compression="none")
     parameters = Parameters(sync="blocks", method="clip", finder="matched", normalise="level")
     with find_spots(path, parameters, backend="cpu", keep=()) as results:
         return results.ratios(), run.truth.spots

@@ -57,9 +57,10 @@ class MaskBits:
 
 
 def attribute_bounds(frames: h5py.Dataset) -> Bounds:
-    """Return the bounds that ``gpu-spots convert`` stores as attributes of the frames."""
+    """Return the bounds that attributes of the frames give: what `convert` and `simulate` write."""
     found: Bounds = {}
-    for field, name in (("saturation", "saturation"), ("low", "valid_min")):
+    names = {"saturation": "saturation", "low": "valid_min", "high": "valid_max"}
+    for field, name in names.items():
         value = np.asarray(attribute_of(frames, name))
         if value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all():
             found |= {field: value.item(), f"{field}_from": f"attribute {name} of {frames.name}"}
