@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from gpu_spots.spots.ratios import RatioResult
 
 
+TESTS = (
+    "on/off",
+    "off/off",
+    "on/on",
+    "off/off, scaled",
+    "on/on, scaled",
+    "pairs about their reflection",
+)
+"""Tests with pulls, in the order of the report."""
+
+
 @click.command("ratios", cls=OneLineCommand)
 @click.argument(
     "spots",
@@ -113,10 +124,7 @@ def report(found: "RatioResult") -> list[str]:
         f"run-wide error of a pair: {100 * error['relative']:.2f} %",
         "",
         f"{'test':<28} {'n':>8} {'width':>8} {'beyond 3':>9}",
-        *(
-            f"{name:<28} {_line(figures[name])}"
-            for name in ("on/off", "off/off", "on/on", "pairs about their reflection")
-        ),
+        *(f"{name:<28} {_line(figures[name])}" for name in TESTS if name in figures),
         "",
     ]
     halves = figures["odd/even"]

@@ -168,7 +168,7 @@ class PairTable:
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Ratio of each reflection, (n_ratios,) each; NaN where the sum of I_off is not above 0."""
+    """Ratio of each reflection, (n_ratios,) each."""
 
     n: Indices
     """Number of pairs."""
@@ -181,15 +181,13 @@ class Estimates:
     sigma_on: Floats
     """Counts."""
     R: Floats
-    """Ratio of sums."""
+    """Ratio of sums; NaN where that of I_off is not above 0."""
     sigma_R: Floats
     """Its standard error."""
-
-    @property
-    def pulls(self) -> Floats:
-        """(n_ratios,) float64: ``(R - 1) / sigma_R``; NaN where a ratio is not known."""
-        with np.errstate(all="ignore"):
-            return (self.R - 1) / self.sigma_R
+    pulls: Floats
+    """``I_on - I_off`` in units of its sigma if the ratio is 1; NaN without a pair. Unlike eta
+    divided by its sigma, it is symmetric for weak spots.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,16 +254,21 @@ def ratios(
     else:
         final, error, is_fitted = _cleaned(table)
     found = estimates(final, error)
-    pulls, figures = _null_tests(
-        spots,
-        frames,
-        places,
-        zingers,
-        error,
-        scale=scale,
-        keep_saturated=keep_saturated,
-    )
-    figures["on/off"] = summary(found.pulls)
+    pulls, figures = {}, {"on/off": summary(found.pulls)}
+    for how, its_error in ((scale, error), ("pairs", scaled_error)):
+        for name, laser_on in (("off/off", 0), ("on/on", 1)):
+            null = _null_pulls(
+                spots,
+                frames,
+                places,
+                zingers,
+                laser_on,
+                its_error,
+                scale=how,
+                keep_saturated=keep_saturated,
+            )
+            pulls.setdefault(name.replace("/", "_"), null)
+            figures[name if how == scale else f"{name}, scaled"] = summary(null)
     pulls["on_off"] = found.pulls
     residuals, _ = _residuals(final, found.R, found.I_off, error)
     with np.errstate(all="ignore"):
@@ -515,6 +518,8 @@ def estimates(table: PairTable, error: float, used: Bools | None = None) -> Esti
         R = np.where(off > 0, on / off, np.nan)
         noise = var_on + R * R * var_off + n * n * shared * (1 - R) ** 2
         sigma = np.sqrt(noise / off**2 + error**2 * R * R / n)
+        level = (off + on) / (2 * n)
+        spread = np.sqrt(var_on + var_off + n * (error * level) ** 2)
         return Estimates(
             n=n.astype(np.int64),
             I_off=off / n,
@@ -523,6 +528,7 @@ def estimates(table: PairTable, error: float, used: Bools | None = None) -> Esti
             sigma_on=np.sqrt(var_on / n**2 + shared),
             R=R,
             sigma_R=sigma,
+            pulls=(on - off) / spread,
         )
 
 
@@ -629,7 +635,7 @@ def odd_even(table: PairTable, error: float, block: Indices) -> tuple[dict[str, 
     """
     parts = [estimates(table, error, table.used & (table.rank % 2 == odd)) for odd in range(2)]
     pulls = np.stack([part.pulls for part in parts])
-    both = np.isfinite(pulls).all(axis=0)
+    both = (np.isfinite(pulls) & np.isfinite([part.sigma_R for part in parts])).all(axis=0)
     n = int(both.sum())
     result = {"n": n, "correlation": math.nan, "slope": math.nan, "probability": math.nan}
     if n < SPOTS_FOR_SCALE:
@@ -716,30 +722,26 @@ def _cleaned(table: PairTable) -> tuple[PairTable, float, bool]:
     return table, error, is_fitted
 
 
-def _null_tests(
+def _null_pulls(
     spots: SpotRows,
     frames: FrameStates,
     places: Places,
     zingers: Bools,
+    laser_on: int,
     error: float,
     *,
     scale: str,
     keep_saturated: bool,
-) -> tuple[dict[str, Floats], dict[str, Any]]:
-    """Return pulls and figures of off/off and on/on, by the code and the errors of on/off."""
-    pulls, figures = {}, {}
-    for name, laser_on in (("off/off", 0), ("on/on", 1)):
-        chosen = same_state_pairs(frames, laser_on)
-        table, _ = pair_table(spots, frames, places, chosen)
-        table = _reject_rows(table, spots, keep_saturated=keep_saturated)
-        table = _reject(table, zingers[table.off] | zingers[table.on], Rejected.ZINGER)
-        if scale == "pairs":
-            factors = pair_scales(table, len(chosen))
-            table = _divided(table, np.where(np.isfinite(factors), factors, 1.0))
-        found = estimates(reject_outliers(table, error), error).pulls
-        pulls[name.replace("/", "_")] = found
-        figures[name] = summary(found)
-    return pulls, figures
+) -> Floats:
+    """Return the pulls of frames in the same laser state, by the code and the errors of on/off."""
+    chosen = same_state_pairs(frames, laser_on)
+    table, _ = pair_table(spots, frames, places, chosen)
+    table = _reject_rows(table, spots, keep_saturated=keep_saturated)
+    table = _reject(table, zingers[table.off] | zingers[table.on], Rejected.ZINGER)
+    if scale == "pairs":
+        factors = pair_scales(table, len(chosen))
+        table = _divided(table, np.where(np.isfinite(factors), factors, 1.0))
+    return estimates(reject_outliers(table, error), error).pulls
 
 
 def _counts(frames: FrameStates, chosen: FramePairs, table: PairTable) -> dict[str, Any]:

@@ -109,7 +109,7 @@ FRAME_PAIR_COLUMNS = tuple(
 NULL_COLUMNS = tuple(
     DatasetRecord(path=f"null/{name}", dtypes=("float64",), shape=(length,), description=text)
     for name, length, text in (
-        ("on_off", "n_ratios", "eta divided by sigma_R"),
+        ("on_off", "n_ratios", "I_on - I_off, in units of its standard error if R is 1"),
         ("off_off", "n_off_ratios", "the same from pairs of laser-off frames"),
         ("on_on", "n_on_ratios", "the same from pairs of laser-on frames"),
         ("pairs", "n_pairs", "distance of each pair from its reflection, in sigma; NaN if unknown"),
