@@ -61,6 +61,12 @@ TESTS = (
     type=click.Path(path_type=Path),
     help="Write the ratios as text too, one line per reflection",
 )
+@click.option(
+    "--plot",
+    metavar="FILE.png|FILE.svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the ratios and the null tests; needs matplotlib",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
 @click.option("--force", is_flag=True, help="Overwrite an existing output")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")
@@ -71,6 +77,7 @@ def ratios(
     intensity: str | None,
     keep_saturated: bool,
     csv: Path | None,
+    plot: Path | None,
     as_json: bool,
     force: bool,
     debug: bool,  # looked for where errors end
@@ -80,17 +87,25 @@ def ratios(
     The spots must be found with -S blocks or -S pairs, so that laser-off and laser-on frames share
     masks.
     """
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise click.BadParameter(
+            f"{str(plot)!r}, expected a name that ends in .png or .svg.", param_hint="--plot"
+        )
+    path = output or Path(re.sub(r"(__spots)?\.h5$", "", str(spots)) + "__ratios.h5")
+    others = [other for other in (csv, plot) if other is not None]
+    if len({path, *others}) <= len(others):
+        raise click.UsageError(
+            f"{path}: two outputs have the same name", click.get_current_context()
+        )
     # here, so that --help and wrong usage answer at once
     from gpu_spots.api import ratios as make_ratios
     from gpu_spots.files.output.new_file import check_output
     from gpu_spots.files.output.ratios_file import as_json as in_json
     from gpu_spots.files.output.ratios_file import write_csv
+    from gpu_spots.files.output.ratios_plot import write_plot
 
-    path = output or Path(re.sub(r"(__spots)?\.h5$", "", str(spots)) + "__ratios.h5")
-    if csv is not None:
-        if csv == path:
-            raise click.BadParameter("is the output of the ratios too.", param_hint="--csv")
-        check_output(csv, [spots], force)
+    for other in others:
+        check_output(other, [spots], force)
     try:
         found = make_ratios(
             spots,
@@ -104,6 +119,8 @@ def ratios(
         raise click.BadParameter(error.problem, param_hint=f"--{error.name}") from error
     if csv is not None:
         write_csv(found, csv, spots, force=force)
+    if plot is not None:
+        write_plot(plot, found, force=force)
     if as_json:
         for line in in_json(found).splitlines():
             show(line)

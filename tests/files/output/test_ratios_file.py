@@ -70,6 +70,15 @@ def test_json_has_figures_and_verdict(spots: Path) -> None:
     assert set(found["off/off"]) == {"n", "width", "beyond_3"}
 
 
+def test_plot_is_written(spots: Path) -> None:
+    for ending, begin in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        plot = spots.with_name(f"ratios.{ending}")
+        result = ratios(spots, "--plot", plot, "--force")
+        assert result.exit_code == 0, result.output
+        assert plot.read_bytes().startswith(begin)
+    assert ratios(spots, "--plot", spots.with_name("ratios.txt"), "--force").exit_code == 2
+
+
 def test_existing_outputs_are_kept(spots: Path) -> None:
     assert ratios(spots).exit_code == 0
     again = ratios(spots)
