@@ -63,7 +63,9 @@ def write_plot(path: Path, found: RatioResult, *, force: bool = False) -> None:
             right.hist(np.clip(pulls, -6, 6), edges, density=True, histtype="step", label=label)
     right.plot(edges, np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi), "k:", label="width 1")
     right.set(
-        xlabel="difference of intensities / sigma", ylabel="density", title=found.verdict[:60]
+        xlabel="difference of intensities / sigma",
+        ylabel="density",
+        title=found.verdict.partition(":")[0],
     )
     right.legend(fontsize="small")
     with complete_or_absent(path) as part:
