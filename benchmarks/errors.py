@@ -15,6 +15,7 @@ follow the same noise, so this is no test of their mean.
 import argparse
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def within(z: np.ndarray) -> str:
     return f"{100 * (abs(z) < 1).mean():.0f} | {100 * (abs(z) < 1.96).mean():.0f}"
 
 
-def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return S/N, pulls of intensity and centroid, and share in the mask of each spot.
 
     For runs with blocks, also S/N and the differences of I and of I_prf between frames of a spot.
@@ -83,7 +84,7 @@ def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.n
     design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
     frames = np.stack(list(run.frames()))
     sync = "blocks" if design.laser else "none"
-    found: list[list] = [[], [], [], []]
+    found: list[list[Any]] = [[], [], [], []]
     normalise = "level" if design.drift else "none"
     parameters = Parameters(angles=0, sync=sync, normalise=normalise, **options)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
@@ -93,16 +94,16 @@ def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.n
     ):
         table, pixel_list = results.spots(), results.pixel_list
     bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
-    images: dict[int, tuple] = {}
+    images: dict[int, tuple[Any, list[Any]]] = {}
     for row, frame in enumerate(table["frame"].tolist()):
         block = int(schedule.block[frame])
         if block not in images:
-            images = {block: run._spot_images(block)}
+            images = {block: run._spot_images(block, (0.0, 0.0))}
         off, added = images[block]
         scale = float(run.scale[frame] * run.spot_scale[frame])
         begin, end = table["pixel_list_BE"][row]
         x, y = np.divmod(pixel_list[begin:end], design.size[1])
-        truth = scale * (off[x, y] + schedule.laser_on[frame] * added[x, y]).astype(np.float64)
+        truth = scale * (off[x, y] + schedule.laser_on[frame] * added[0][x, y]).astype(np.float64)
         here = np.flatnonzero(spots.block == block)
         inside = [i for i in here if ((abs(spots.XY[i] - np.stack([x, y], 1))) <= 0.5).all(1).any()]
         sigma = table["sigma"][row]

@@ -17,6 +17,7 @@ class CpuBackend:
     """NumPy on the CPU's cores. ``threads``: how many to use."""
 
     name = "cpu"
+    keeps_threads = True
 
     def __init__(self, threads: int) -> None:
         self.workers = threads

@@ -174,8 +174,18 @@ def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
 
 def _narrow_sums(values: Array) -> tuple[Array, Array]:
     """S and m*Q - S*S of integer rows (pixels, m) where Q is below 2^53, so that float64 sums are exact, and the result below 2^64."""
+    exact, squares = narrow_sums(values)
+    total, scatter = exact.astype(np.int64), squares.astype(np.uint64)
+    scatter *= np.uint64(values.shape[1])
+    # modulo 2^64, as the difference fits
+    scatter -= total.astype(np.uint64) ** 2
+    return total, scatter
+
+
+def narrow_sums(values: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sums of integer rows (pixels, m), and of their squares; both are exact below 2^53."""
     n_pixels, m = values.shape
-    total, squares = np.empty(n_pixels, np.int64), np.empty(n_pixels, np.uint64)
+    total, squares = np.empty(n_pixels), np.empty(n_pixels)
     # a few rows at a time as float64, which then stay in the cache
     some = max(1, IN_CACHE // m)
     buffer = np.empty((min(some, n_pixels), m))
@@ -183,11 +193,8 @@ def _narrow_sums(values: Array) -> tuple[Array, Array]:
         rows = slice(begin, min(begin + some, n_pixels))
         exact = buffer[: rows.stop - begin]
         np.copyto(exact, values[rows])
-        total[rows] = np.einsum("ij->i", exact)  # faster than sum
-        squares[rows] = np.vecdot(exact, exact)  # faster than einsum
-    squares *= np.uint64(m)
-    # modulo 2^64, as the difference fits
-    squares -= total.astype(np.uint64) ** 2
+        np.einsum("ij->i", exact, out=total[rows])  # faster than sum
+        np.vecdot(exact, exact, out=squares[rows])  # faster than einsum
     return total, squares
 
 

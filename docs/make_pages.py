@@ -22,6 +22,7 @@ import click
 from gpu_spots.cli import gpu_spots
 from gpu_spots.cli.find import OURS, find
 from gpu_spots.columns import (
+    AXES,
     DATASETS,
     FRAME_COLUMNS,
     MASK_COLUMNS,
@@ -39,6 +40,7 @@ from gpu_spots.files.output.ratios_file import (
     PAIR_COLUMNS,
     RATIO_COLUMNS,
 )
+from gpu_spots.files.output.spots_writer import BACKGROUND, VIEWS
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- table made by docs/make_pages.py: {} -->", "<!-- end of the table -->"
@@ -229,12 +231,25 @@ def format_table(_: str) -> str:
     return rows(("format", "is", "read by", "output", "what is written", "what is left out"), cells)
 
 
+def view_table(_: str) -> str:
+    """Return the table of the NXdata groups of a spots file."""
+    avg, *others = (f"`{path}`" for path in BACKGROUND)
+    cells = [
+        ("`entry/background`", f"{avg}; also {', '.join(others)}"),
+        ("`entry/frames`", "the frames, by a link to their file"),
+        *((f"`entry/{name}`", f"`{path}`") for name, path in VIEWS.items()),
+    ]
+    return rows(("group", "picture"), cells)
+
+
 DATASET_TABLES = {
     "statistics": dataset_table(STATS),
     "masks": dataset_table((*MASKS, *MASK_COLUMNS)),
     "spots": dataset_table((*SPOT_COLUMNS, *PIXEL_COLUMNS)),
     "frames": dataset_table(FRAME_COLUMNS),
     "noise": dataset_table(NOISE_COLUMNS),
+    "axes": dataset_table(AXES),
+    "views": view_table,
     "links": link_table,
 }
 

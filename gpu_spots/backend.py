@@ -239,6 +239,8 @@ class BackendOf(
     """The device in words, for people."""
     workers: int
     """How many bands or batches it is worth computing at the same time."""
+    keeps_threads: bool
+    """The threads of a walk may be those of the walk before."""
 
 
 Backend: TypeAlias = BackendOf[Any, Any, Any]

@@ -16,6 +16,8 @@ FRAMES_TYPE = "frames' type"
 """Name of the type of the input's frames in `DatasetRecord.dtypes`."""
 IMAGE = ("n_X", "n_Y")
 """Shape of a frame."""
+IMAGE_ATTRIBUTES = {"interpretation": "image"}
+"""Attributes by which viewers show the last two dimensions of a dataset as an image."""
 
 
 class Flag(IntFlag):
@@ -53,6 +55,8 @@ class DatasetRecord:
     """Attribute ``units``; None: no such attribute."""
     description: str
     """Attribute ``description``."""
+    label: str | None = None
+    """Attribute ``long_name``, with which viewers label an axis; None: no such attribute."""
     absent: str | None = None
     """When the dataset is not written, apart from ``stack``; None: it is always written."""
     stack: str | None = None
@@ -68,6 +72,13 @@ class DatasetRecord:
     def name(self) -> str:
         """Last component of the path."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Attributes of the dataset."""
+        known = {"description": self.description, "units": self.unit, "long_name": self.label}
+        found = {name: text for name, text in known.items() if text is not None}
+        return found | (IMAGE_ATTRIBUTES if self.shape[-2:] == IMAGE else {})
 
     @property
     def optional(self) -> bool:
@@ -522,12 +533,46 @@ NOISE_ATTRIBUTES = (
 )
 """Attributes of the group ``noise``. Each is the field of `NoiseModel` of that name."""
 
+AXES = (
+    DatasetRecord(
+        path="entry/axes/frame",
+        dtypes=("int32",),
+        shape=("n_frames",),
+        description="index of the frame",
+        label="frame",
+    ),
+    DatasetRecord(
+        path="entry/axes/mask",
+        dtypes=("int32",),
+        shape=("n_masks",),
+        description="index of the mask",
+        label="mask",
+    ),
+    DatasetRecord(
+        path="entry/axes/X",
+        dtypes=("int32",),
+        shape=("n_X",),
+        unit="pixel",
+        description="index of the row; row 0 is at the top",
+        label="X (row)",
+    ),
+    DatasetRecord(
+        path="entry/axes/Y",
+        dtypes=("int32",),
+        shape=("n_Y",),
+        unit="pixel",
+        description="index of the column; column 0 is on the left",
+        label="Y (column)",
+    ),
+)
+"""Axes of the pictures that viewers show."""
+
 
 def _by_path(*groups: Iterable[DatasetRecord]) -> dict[str, DatasetRecord]:
     return {record.path: record for records in groups for record in records}
 
 
 DATASETS = _by_path(
-    STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS, NOISE_COLUMNS
+    STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS, NOISE_COLUMNS, AXES
 )
 """Records of all datasets by path."""

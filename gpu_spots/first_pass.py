@@ -6,7 +6,7 @@ from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Span, at_last, in_halves, in_order
+from gpu_spots.memory.workers import Span, at_last, in_halves
 from gpu_spots.model import Background, Frames, Masks
 from gpu_spots.protocols import Observer
 
@@ -41,9 +41,7 @@ def learn(
         return band[1] - band[0]
 
     observer.stage("background", n_rows, "rows")
-    for n_done in in_order(
-        learn_band, plan.spans(n_rows, source.plan.band_rows), source.plan.threads
-    ):
+    for n_done in source.in_order(learn_band, plan.spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
     return complete(
         maps.finish(validity),
@@ -52,5 +50,5 @@ def learn(
         n_frames,
         cutoff,
         source.sampler.correlation(),
-        source.plan.threads,
+        source.workers,
     )

@@ -165,7 +165,7 @@ def find_spots(
             for name, encoded in in_order(
                 lambda item: (item[0], sink.encode(lambda: item[1])),
                 _maps(background),
-                source.plan.threads,
+                source.workers,
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):

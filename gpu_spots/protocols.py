@@ -28,6 +28,8 @@ class Provenance:
     """Further attributes of ``info``: layout of a file, origin of angles and laser states, masks,
     valid range, origin of the saturation.
     """
+    dataset: str = ""
+    """Path of the dataset that has all frames; empty: there is none."""
 
 
 class Stack(Protocol):

@@ -12,6 +12,7 @@ from gpu_spots import __version__, pipeline, watchdog
 from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.compression import filter_options
 from gpu_spots.files.output.new_file import check_output, new_output
+from gpu_spots.files.output.nexus import link_between
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
@@ -146,4 +147,8 @@ def _find(
             },
         }
     )
+    link = None
+    if origin.dataset and output.path is not None:
+        link = link_between(output.path, Path(origin.input_file), origin.dataset)
+    writer.write_views(link)
     return summary

@@ -225,7 +225,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             def some(span: Span) -> list[tuple[Span, tuple[Images, Result, _Encoded]]]:
                 return in_halves(at_once, span, self.backend.release)
 
-            for done in in_order(some, batches, run.threads):
+            for done in self.source.in_order(some, batches):
                 for (begin, end), (images, result, encoded) in done:
                     self._write(begin, 0, encoded, images, is_last=True)
                     yield begin, end, result
@@ -235,8 +235,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         def computed(span: Span) -> list[tuple[Span, tuple[Images, Result]]]:
             return in_halves(one_batch, span, self.backend.release)
 
-        with closing(in_order(computed, batches, run.threads)) as parts:
-            # batches of a device are large, so the threads encode them in pieces
+        with closing(self.source.in_order(computed, batches)) as parts:
+            # batches of a device are large, so other threads encode them in pieces
             pieces = (
                 (begin, piece, images, result, piece[1] == end - begin)
                 for part in parts

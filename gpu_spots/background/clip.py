@@ -144,7 +144,8 @@ def unclipped(mean: Floats, variance: Floats, quantum: float) -> tuple[Floats, F
     """Return mean and variance of the values before the clip, from those of the values it kept."""
     sd = np.sqrt(variance) / CLIPPED_SD
     whole = sd * sd
-    part = _divided(whole, whole + SPARSE * quantum)
+    below = whole + SPARSE * quantum
+    part = whole / below if quantum else _divided(whole, below)
     return mean + (CLIPPED_MEAN * sd) * part, whole
 
 

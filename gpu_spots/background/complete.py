@@ -14,7 +14,7 @@ from gpu_spots.background import clip, noise
 from gpu_spots.background.clip import Samples
 from gpu_spots.background.maps import threshold_map
 from gpu_spots.background.methods import Method
-from gpu_spots.memory.workers import Span, in_order
+from gpu_spots.memory.workers import Span, Workers, in_order
 from gpu_spots.model import Array, Background, FixedPointMean, NoiseModel
 
 Bools = NDArray[np.bool_]
@@ -33,7 +33,7 @@ def complete(
     n_frames: int,
     cutoff: float,
     correlation: tuple[float, float] = (1.0, math.nan),
-    threads: int = 1,
+    threads: int | Workers = 1,
 ) -> Background:
     """Return the background with its noise; that of ``-m clip`` with its means and thresholds.
 
@@ -45,7 +45,7 @@ def complete(
         n_frames: frames of the run.
         cutoff: noises above the background from which on a value stands out; used for ``clip``.
         correlation: correlation factor of the noise, and its error.
-        threads: number of threads; the result does not depend on it.
+        threads: threads, or their number; the result does not depend on it.
     """
     n, s = kept.reshape(-1), total.reshape(-1)
     avg, std = background.avg.reshape(-1), background.std.reshape(-1)
@@ -69,7 +69,11 @@ def complete(
 
 
 def _with_clipped(
-    background: Background, samples: Samples, model: NoiseModel, cutoff: float, threads: int
+    background: Background,
+    samples: Samples,
+    model: NoiseModel,
+    cutoff: float,
+    threads: int | Workers,
 ) -> Background:
     """Return the background of clipped samples."""
     shape, dtype = samples.kept.shape, background.max.dtype
@@ -112,7 +116,7 @@ def _with_clipped(
 
 
 def _means(
-    samples: Samples, model: NoiseModel, threads: int
+    samples: Samples, model: NoiseModel, threads: int | Workers
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the background of all pixels, counts, and which of them are hot or cold."""
     n_rows, n_columns = samples.kept.shape
@@ -153,7 +157,7 @@ def _means(
     return mean, flagged
 
 
-def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int) -> None:
+def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int | Workers) -> None:
     """Call the function for all pixels, some at a time, in threads."""
 
     def one(begin: int) -> None:

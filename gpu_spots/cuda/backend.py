@@ -48,6 +48,7 @@ class GpuBackend:
     """
 
     name = "gpu"
+    keeps_threads = True
 
     def __init__(self, toolkit: Toolkit, workers: int) -> None:
         self.workers = workers

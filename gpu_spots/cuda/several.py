@@ -101,6 +101,8 @@ class SeveralGpus:
     """Backend that shares the work of one run among several CUDA devices."""
 
     name = "gpu"
+    keeps_threads = False
+    """New threads are shared out evenly; of old ones, those on one device might take all."""
 
     def __init__(self, backends: Sequence[GpuBackend], workers: int) -> None:
         """Combine the backends of the devices.

@@ -245,8 +245,13 @@ def _described(
         if name in ("angle", "laser_on") and place != f"{GROUP}/{name}":
             record[f"{'angles' if name == 'angle' else 'laser'}_from"] = place
     values = valid_values(file.filename, frames.shape, dtype, facts, options)
+    first, *others = frames.parts
     provenance = Provenance(
-        file.filename, frames.path, frames.layout.name, {**record, **values.record}
+        file.filename,
+        frames.path,
+        frames.layout.name,
+        {**record, **values.record},
+        dataset="" if others else first.path,
     )
     return FileStack(file, frames.parts, dtype, columns, values, readers, other_files, provenance)
 

@@ -5,7 +5,7 @@ scratch file: the plan says which.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
@@ -18,7 +18,7 @@ from gpu_spots.background.levels import LevelSampler, relative_levels
 from gpu_spots.background.methods import Method
 from gpu_spots.memory.plan import Place, Plan, frames_of_piece, spans
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
-from gpu_spots.memory.workers import in_order
+from gpu_spots.memory.workers import Item, Result, Workers, in_order
 from gpu_spots.model import Array, Frames, Masks, Validity
 from gpu_spots.protocols import Observer, OpenSpool, Spool, Stack
 
@@ -35,6 +35,8 @@ class Source(Generic[Frames, Masks, Prepared]):
     """Backend that the frames go to."""
     plan: Plan
     """Plan of the run."""
+    workers: Workers
+    """Threads of the run."""
     validity: Validity
     """Which values count, in the frames' own counts."""
     saturation: float | None
@@ -52,9 +54,9 @@ class Source(Generic[Frames, Masks, Prepared]):
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.
     """
-    buffers: threading.local = field(default_factory=threading.local)
-    """Last band or batch of each thread. Its memory is used again: fresh memory costs more time
-    than reading into it.
+    rooms: dict[int, Frames] = field(default_factory=dict)
+    """Last band or batch of each thread, by `threading.get_ident`. A walk uses its memory again:
+    fresh memory costs more time than reading into it.
     """
 
     def scaled_by(self, factors: NDArray[np.int64]) -> "Source[Frames, Masks, Prepared]":
@@ -76,6 +78,15 @@ class Source(Generic[Frames, Masks, Prepared]):
     def background_levels(self) -> NDArray[np.int64] | None:
         """(n_frames,) int64, 2^-16: `relative_levels` where frames are not scaled for them; else None."""
         return None if self.scales_frames else self.relative_levels
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Generator[Result, None, None]:
+        """Results of ``function``, which asks for bands or batches; their memory is free afterwards."""
+        try:
+            yield from in_order(function, items, self.workers)
+        finally:
+            self.rooms.clear()
 
     def band(self, begin: int, end: int) -> Frames:
         """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
@@ -104,10 +115,12 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     def _room(self, shape: tuple[int, int, int]) -> Frames:
         """Return room for a band or a batch: this thread's last one, if it fits."""
-        room: Frames | None = getattr(self.buffers, "room", None)
+        thread = threading.get_ident()
+        room = self.rooms.get(thread)
         if room is None or room.shape != shape:
-            self.buffers.room = None
-            self.buffers.room = room = self.backend.hold(shape, self.dtype)
+            room = None
+            self.rooms.pop(thread, None)
+            self.rooms[thread] = room = self.backend.hold(shape, self.dtype)
         return room
 
     def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
@@ -139,11 +152,13 @@ def open_source(
     Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
     written.
     """
+    workers = Workers(plan.threads, kept=backend.keeps_threads)
     source = Source(
         shape=stack.shape,
         dtype=stack.dtype,
         backend=backend,
         plan=plan,
+        workers=workers,
         validity=stack.validity,
         saturation=stack.saturation,
         sampler=method.sampler(stack.shape, stack.dtype, stack.validity),
@@ -152,7 +167,7 @@ def open_source(
         scales_frames=method.scales_frames,
     )
     stack.check_whole()
-    with ExitStack() as opened:
+    with workers, ExitStack() as opened:
         if (frames := stack.resident()) is not None:
             _sample(source, observer, lambda frame: frames[frame, source.sampler.rows])
         elif plan.place == Place.SCRATCH:
@@ -235,5 +250,5 @@ def _walk(
         return span[1] - span[0]
 
     observer.stage(stage, source.shape[0], "frames")
-    for n_done in in_order(one, spans(source.shape[0], step), source.plan.threads):
+    for n_done in in_order(one, spans(source.shape[0], step), source.workers):
         observer.advance(n_done)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from gpu_spots.errors import OutOfDeviceMemory
 
@@ -29,24 +29,65 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Workers:
+    """Threads of a run, which are kept from one walk to the next.
+
+    One thread takes the results of all walks. A walk inside another one has threads of its own.
+    """
+
+    def __init__(self, number: int, *, kept: bool = True) -> None:
+        """Start no thread yet.
+
+        Args:
+            number: threads of a walk, at least 1.
+            kept: whether the threads outlive their walk.
+        """
+        self.number = number
+        self._kept = kept
+        self._idle: list[ThreadPoolExecutor] = []
+
+    def __enter__(self) -> Self:
+        """Return the workers, whose threads end with the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads."""
+        while self._idle:
+            self._idle.pop().shutdown()
+
+    @contextmanager
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Lend the threads of a walk. They end where the walk does not come to its end."""
+        idle = self._idle
+        pool = idle.pop() if idle else ThreadPoolExecutor(self.number, thread_name_prefix="spots")
+        is_whole = False
+        try:
+            yield pool
+            is_whole = True
+        finally:
+            if is_whole and self._kept:
+                idle.append(pool)
+            else:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | Workers
 ) -> Generator[Result, None, None]:
     """Results of ``function`` in the order of ``items``, computed by threads a little ahead of who takes them.
 
-    The first error, or the taker's leaving, stops what has not begun.
+    The first error, or the taker's leaving, stops what has not begun. A number of ``workers``:
+    so many new threads, which end with the walk.
     """
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="spots")
-    try:
+    threads = workers if isinstance(workers, Workers) else Workers(workers, kept=False)
+    with threads.pool() as pool:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= workers + AHEAD:
+            if len(waiting) >= threads.number + AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_halves(

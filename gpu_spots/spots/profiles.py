@@ -58,7 +58,10 @@ class WeightedSums:
         """Yield weighted intensity and sigma of the spots of a mask on each of its frames."""
         first, last = self.found.first[mask], self.found.first[mask + 1]
         begin, n = self.found.begin[first : last + 1], int(last - first)
-        pixels, spot = self.found.pixels[begin[0] : begin[-1]], np.repeat(range(n), np.diff(begin))
+        pixels, spot = (
+            self.found.pixels[begin[0] : begin[-1]],
+            np.repeat(np.arange(n), np.diff(begin)),
+        )
         background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
         levels = [self._level(frame) for frame in frames]
         profile = np.zeros(len(pixels))

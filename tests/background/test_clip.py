@@ -102,6 +102,28 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
     )
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+@pytest.mark.parametrize("percent", [1, 25, 60])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_spots_on_many_frames(backend: Backend, dtype: str, percent: int, blocks: bool) -> None:
+    """Up to half of the values of a pixel are left out, and some are the largest of their type."""
+    frames = frames_of(dtype, 60, 20, 10)
+    for x in range(SHAPE[0]):
+        frames[3 * x : 6 * x + 3, x, 5:] = 100
+    frames[12:15, 1:4, 2:5] = np.iinfo(dtype).max
+    assert_as_reference(
+        frames, backend, percent=percent, angles=np.arange(60) // 3 if blocks else None
+    )
+
+
+def test_sums_of_many_large_values(backend: Backend) -> None:
+    """M Q and S S are beyond the whole numbers of float64."""
+    rng = np.random.default_rng(11)
+    frames = rng.integers(30000, 65536, (1500, 3, 4), dtype=np.uint16)
+    frames[5:9, 1] = 65535
+    assert_as_reference(frames, backend)
+
+
 @pytest.mark.parametrize("blocks", [False, True])
 def test_one_pixel(backend: Backend, blocks: bool) -> None:
     """Sums of many blocks of floats, whose order counts."""

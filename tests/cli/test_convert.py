@@ -335,6 +335,7 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
         assert {name: stack.attrs[name] for name in stack.attrs if name != "description"} == {
             "units": "counts",
             "saturation": 60000,
+            "interpretation": "image",
         }
         headers = file["headers"]
         np.testing.assert_array_equal(headers["exposure_time"], [1, 1.001, 1.002, 1.003])

@@ -1,4 +1,4 @@
-"""How often a run asks the device for something: kernels, copies, and waits for results.
+"""How often a run asks the device for something: kernels, copies, waits for results, new threads.
 
 Python takes some ten microseconds for each, whatever the size of the frames. So the numbers are
 those of 180 frames of 2048 x 2048: the frames here are smaller, and bands and batches with them.
@@ -6,7 +6,7 @@ those of 180 frames of 2048 x 2048: the frames here are smaller, and bands and b
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Counting(EmulatedToolkit):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.counts: Counter[str] = Counter()
+        self._threads: set[threading.Thread] = set()
         self._counting = threading.Lock()
         counting = self
 
@@ -51,6 +52,13 @@ class Counting(EmulatedToolkit):
     def count(self, what: str, n: int = 1) -> None:
         with self._counting:
             self.counts[what] += n
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """A thread that is new to the device makes it current: CuPy asks for its free memory then."""
+        with self._counting:
+            self._threads.add(threading.current_thread())
+            self.counts["threads"] = len(self._threads)
+        return super().call(function)
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Any:
         kernel = super().kernel(file, name, **defines)
@@ -103,9 +111,9 @@ def counts_of(
 
 MOST = {
     # 308, 803 and 468, with pairs 221, 896 and 525, before batches were large and masks came
-    # together
-    "none": {"launches": 110, "transfers": 228, "waits": 46},
-    "pairs": {"launches": 83, "transfers": 231, "waits": 40},
+    # together; 9 and 16 threads, before those of a walk were kept for the next one
+    "none": {"threads": THREADS + 1, "launches": 110, "transfers": 228, "waits": 46},
+    "pairs": {"threads": THREADS + 1, "launches": 83, "transfers": 231, "waits": 40},
 }
 """By how frames are grouped."""
 

@@ -77,7 +77,11 @@ LIMITS: dict[str, ResourceFigures] = {
             },
         },
     ),
-    "sums": ("measure", {"FRAME": "u16", "SUM": "i64", "FLOAT": 0}, {"measure": both(54, 4, 0)}),
+    "sums": (
+        "measure",
+        {"FRAME": "u16", "SUM": "i64", "FLOAT": 0, "WIDE": 0},
+        {"measure": both(78, 0, 0)},
+    ),
     "matched": (
         "matched",
         {"FRAME": "u16", "IS_FLOAT": 0, "BOUND": "i64", "STREAKS": 0},

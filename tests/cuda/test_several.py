@@ -304,6 +304,27 @@ def test_the_smaller_device_limits_the_plan(
     )
 
 
+def test_few_batches_are_shared_out_evenly_among_many_threads(
+    several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of the first pass, three on each device, might both be those of one device."""
+    found: list[int] = []
+    together = threading.Barrier(2, timeout=10)
+
+    def find_masks(device: int, operation: Callable[..., Any], *args: Any) -> Any:
+        together.wait()
+        found.append(device)
+        return operation(*args)
+
+    for device, backend in enumerate(several.backends):
+        monkeypatch.setattr(backend, "find_masks", partial(find_masks, device, backend.find_masks))
+    frames = series(20)
+    force(monkeypatch, band_rows=2, batch_frames=10, piece_frames=10, threads=6)
+    for _ in range(8):
+        run(frames, Parameters(angles=0), several)
+    assert [sorted(found[i : i + 2]) for i in range(0, 16, 2)] == [[0, 1]] * 8
+
+
 def test_one_device_has_less_memory_than_was_thought(
     several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

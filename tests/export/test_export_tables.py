@@ -172,7 +172,8 @@ def test_a_run_without_spots_is_a_table_without_rows(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra export: pyarrow")
     spots = spots_of_run(tmp_path, "-c", 1000, "-S", "none")
     path, _ = export("csv", spots)
-    assert path.read_text() == f"{','.join(COLUMNS)}\n"
+    (heading,) = path.read_text().splitlines()
+    assert set(COLUMNS) < set(heading.split(","))
     assert parquet.read_table(export("parquet", spots)[0]).num_rows == 0
 
 
@@ -188,7 +189,8 @@ def test_what_is_not_known_is_left_out_or_nan(tmp_path: Path) -> None:
     heading, *lines = path.read_text().splitlines()
     names = heading.split(",")
     assert notes == []
-    assert not {"n_pixels", "laser_on"} & set(names)
+    assert "laser_on" not in names
+    assert "n_pixels" in names  # though the lists of pixels are not kept
     frame, angle = names.index("frame"), names.index("angle")
     cells = [line.split(",") for line in lines]
     assert {int(row[frame]) for row in cells} == set(range(20))

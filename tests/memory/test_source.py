@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,3 +181,25 @@ def test_bands_and_batches_are_parts_of_the_stack(place: Place, how: str, tmp_pa
                 assert np.array_equal(batch, frames[begin:end])
                 at_level = source.at_level(batch, begin, end, prepared)
                 assert np.array_equal(at_level, expected[begin:end])
+
+
+def test_memory_of_bands_is_used_again_until_their_walk_ends(tmp_path: Path) -> None:
+    """Threads outlive their walk, and would keep the memory through the rest of the run."""
+    backend, places, bands = CpuBackend(1), set[int](), list[weakref.ref[np.ndarray]]()
+    frames = frames_of(np.dtype("uint16"), (30, 36, 45), seed=4)
+    method = METHODS["n_removed"].for_run(Parameters(), {}, 30, "run")
+    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
+        made = pipeline.plan_run(stack, MODES["none"], Resources(backend))
+        made = replace(made, place=Place.FILE)
+        with open_source(stack, backend, made, method, None, Notes()) as source:
+
+            def look(begin: int) -> threading.Thread:
+                band = source.band(begin, begin + 9)
+                places.add(band.ctypes.data)
+                bands.append(weakref.ref(band))
+                return threading.current_thread()
+
+            threads = set(source.in_order(look, range(0, 36, 9)))
+            assert [thread.is_alive() for thread in threads] == [True]
+            assert (len(bands), len(places)) == (4, 1)
+            assert [band() for band in bands] == [None] * 4

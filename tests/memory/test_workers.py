@@ -8,7 +8,15 @@ import pytest
 
 from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.memory import workers
-from gpu_spots.memory.workers import AHEAD, Stopwatch, at_last, default_workers, in_halves, in_order
+from gpu_spots.memory.workers import (
+    AHEAD,
+    Stopwatch,
+    Workers,
+    at_last,
+    default_workers,
+    in_halves,
+    in_order,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +76,71 @@ def test_an_error_stops_what_has_not_begun() -> None:
     with pytest.raises(ValueError, match="three"):
         next(results)
     assert len(begun) <= 3 + 2 + AHEAD
+
+
+def walk(workers: int | Workers, number: int) -> set[threading.Thread]:
+    """Threads of a walk that needs so many at once."""
+    together = threading.Barrier(number, timeout=10)
+
+    def one(_: int) -> threading.Thread:
+        together.wait()
+        return threading.current_thread()
+
+    return set(in_order(one, range(number), workers))
+
+
+def test_threads_are_kept_until_the_workers_end() -> None:
+    with Workers(3) as workers:
+        threads = walk(workers, 3)
+        assert len(threads) == 3
+        assert [walk(workers, number) <= threads for number in (1, 3, 2)] == [True] * 3
+        assert all(thread.is_alive() for thread in threads)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_that_are_not_kept_end_with_their_walk() -> None:
+    with Workers(3, kept=False) as workers:
+        for of in (workers, 3):
+            assert not any(thread.is_alive() for thread in walk(of, 3))
+
+
+def test_a_walk_inside_another_one_has_its_own_threads() -> None:
+    """Each walk has one thread: that of the outer one waits until the inner walk has begun."""
+    begun = threading.Event()
+
+    def outer(item: int) -> int:
+        assert item == 0 or begun.wait(10)
+        return item
+
+    def inner(item: int) -> int:
+        begun.set()
+        return 10 * item
+
+    with Workers(1) as workers:
+        for _ in range(2):
+            begun.clear()
+            walk_inside = in_order(inner, in_order(outer, range(5), workers), workers)
+            assert list(walk_inside) == [0, 10, 20, 30, 40]
+
+
+def test_a_walk_that_is_left_waits_for_its_threads_and_ends_them() -> None:
+    """What is at work uses files and memory that are closed next."""
+    done: list[threading.Thread] = []
+    left = threading.Event()
+
+    def one(item: int) -> None:
+        assert item == 0 or left.wait(10)
+        done.append(threading.current_thread())
+
+    with Workers(2) as workers:
+        results = in_order(one, range(100), workers)
+        next(results)
+        threading.Timer(0.05, left.set).start()
+        results.close()
+        assert left.is_set()
+        assert len(done) <= 1 + 2 + AHEAD
+        assert not any(thread.is_alive() for thread in done)
+        assert len(walk(workers, 2)) == 2
 
 
 class Full:

@@ -1,6 +1,7 @@
 """The simulator: the frames are what the truth says, and the file is one that the finder reads."""
 
 import itertools
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -330,3 +331,17 @@ def test_command_refuses(tmp_path: Path, options: list[str]) -> None:
 def test_command_offers_what_the_file_can_do() -> None:
     (option,) = (parameter for parameter in simulate.params if parameter.name == "compression")
     assert list(option.type.choices) == list(COMPRESSIONS)  # type: ignore[attr-defined]
+
+
+def test_a_damaged_group_is_an_error_of_one_line(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.h5", tmp_path / "damaged.h5"
+    write_run(whole, simulate_run(Design(size=(64, 64), angles=4, repeats=1, spots=2)))
+    content, messages = whole.read_bytes(), []
+    for found in re.finditer(b"SNOD", content):  # where the names of a group begin
+        path.write_bytes(content[: found.start()] + b"x" + content[found.start() + 1 :])
+        try:
+            read_truth(path)
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 1
+    assert all(message.startswith(f"{path}: ") for message in messages)

@@ -7,13 +7,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots import __version__
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.images.image import HEADER_FIELDS
 from gpu_spots.files.images.image_list import write_images
 from gpu_spots.files.images.image_stack import ImageStack
-from gpu_spots.files.lauecollect import GROUP, Column, write_columns
+from gpu_spots.files.lauecollect import Column, write_columns
 from gpu_spots.files.output.new_file import new_output, writing
+from gpu_spots.files.output.nexus import add_frames
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.memory.workers import in_order
 from gpu_spots.protocols import Observer
@@ -76,7 +76,7 @@ def _write_frames(
 
 def _mark(file: h5py.File, stack: ImageStack) -> None:
     """The empty dataset of the frames, and what NeXus needs to find it."""
-    n_frames, n_rows, n_columns = stack.shape
+    _, n_rows, n_columns = stack.shape
     frames = file.create_dataset(
         "frames", stack.shape, stack.dtype, chunks=(1, min(STRIP, n_rows), n_columns), **FILTERS
     )
@@ -88,38 +88,15 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
         frames.attrs["saturation"] = stack.saturation
     if stack.validity.low is not None:
         frames.attrs["valid_min"] = stack.validity.low
+    add_frames(file, "converted images", has_angles="angle" in stack.columns)
     file.attrs.update(
         {
-            "NX_class": "NXroot",
-            "default": "entry",
-            "creator": "gpu_spots",
-            "creator_version": __version__,
             "file_time": datetime.now(UTC).isoformat(timespec="seconds"),
             "converted_from": str(Path(stack.files[0]).absolute())
             .encode(errors="backslashreplace")
             .decode(),
         }
     )
-    entry = file.create_group("entry")
-    entry.attrs.update({"NX_class": "NXentry", "default": "data"})
-    data = entry.create_group("data")
-    data.attrs.update(
-        {
-            "NX_class": "NXdata",
-            "signal": "frames",
-            "axes": ["frame", "X", "Y"],
-            "description": "the frames, for viewers",
-        }
-    )
-    data["frames"] = h5py.SoftLink("/frames")
-    if "angle" in stack.columns:
-        data["angle"] = h5py.SoftLink(f"/{GROUP}/angle")
-        data.attrs["angle_indices"] = 0
-    for name, length in (("frame", n_frames), ("X", n_rows), ("Y", n_columns)):
-        axis = data.create_dataset(name, data=np.arange(length, dtype=np.int32))
-        axis.attrs["long_name"] = {"frame": "frame", "X": "X (row)", "Y": "Y (column)"}[name]
-        if name != "frame":
-            axis.attrs["units"] = "pixel"
 
 
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:

@@ -14,6 +14,7 @@ from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.lauecollect import GROUP, Column, write_columns
 from gpu_spots.files.output.new_file import new_output, writing
+from gpu_spots.files.output.nexus import add_frames
 from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.model import Array
@@ -108,6 +109,7 @@ def write_run(
             )
             file[TRUTH].attrs.update(dict(_flat(asdict(run.design))))
             frames = _create_frames(file, run.design, COMPRESSIONS[compression])
+            add_frames(file, "simulated run", has_angles=True)
         for index, frame in enumerate(run.frames()):
             with writing(file, path):
                 frames[index] = frame
@@ -126,14 +128,14 @@ def read_truth(path: Path) -> Truth:
             return read_values(_dataset(file, name, path), f"{path}: {name}")
 
         columns = {name: values(f"{TRUTH}/{name}") for name in TRUE_SPOT_COLUMNS}
-        if all(f"{TRUTH}/{name}" in file for name in MORE_COLUMNS):
+        if all(member(file, f"{TRUTH}/{name}") is not None for name in MORE_COLUMNS):
             columns |= {name: values(f"{TRUTH}/{name}") for name in MORE_COLUMNS}
         names = [f"{TRUTH}/frame_block"]
         names += [f"{GROUP}/{name}" for name in ("angle", "laser_on", "repeat")]
         schedule = [values(name) for name in names]
         shape = _dataset(file, "frames", path).shape
         conditions = None
-        if f"{TRUTH}/frame_delay" in file:
+        if member(file, f"{TRUTH}/frame_delay") is not None:
             per_frame = ("frame_delay", "scale", "spot_scale", "shift")
             conditions = [values(f"{TRUTH}/{name}") for name in (*per_frame, "static")]
             radius = float(values(f"{TRUTH}/static_radius"))

@@ -12,6 +12,7 @@ from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes
 from gpu_spots.files.hdf5.tree import FAILURES, datasets_below, member
 from gpu_spots.files.hdf5.virtual import read_values
+from gpu_spots.files.output.nexus import ENTRY
 
 RANGES = "frame2spotsBE"
 """Only spots files have this dataset."""
@@ -68,6 +69,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
         datasets = {
             path: f"{item.shape} {'text' if item.dtype.kind == 'O' else item.dtype}"
             for path, item in found
+            if not path.startswith(f"/{ENTRY}/")  # links to others, and axes
         }
     except FAILURES as error:
         raise InputError(f"{file.filename}: cannot be read: {hdf5_reason(error)}") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gpu_spots.columns import DATASETS, MATCHED_MASKS, NOISE_ATTRIBUTES, NOISE_COLUMNS
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
+from gpu_spots.files.output.nexus import ORIENTATION, add_view, mark_root
 from gpu_spots.model import FACTOR_BITS, Array, NoiseModel, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
@@ -30,6 +31,18 @@ SMALL_IMAGE = 1 << 12
 """Images of at most this many pixels share chunks and are written together, since one HDF5 call per
 image would take most of the time.
 """
+BACKGROUND = tuple(f"stats/{name}" for name in ("avg", "std", "noise", "iqr", "max"))
+"""Maps that viewers offer in one picture, the first of them before the others."""
+VIEWS = {
+    "labels": "masks/labels",
+    "masks_filtered": "masks_filtered",
+    "masks_raw": "masks_raw",
+    "masks_synced": "masks_synced",
+    "spots_of_masks": "masks/counts",
+    "spots_per_frame": "per_frame/n_spots",
+    "frame_level": "per_frame/level",
+}
+"""Datasets that viewers show, by the name of their NXdata group."""
 
 STACKS = frozenset(STACK_NAMES)
 """All stacks that a file can have."""
@@ -92,6 +105,7 @@ class SpotsWriter:
         self.keep = keep
         self._file = file
         self._name = name
+        self._n_frames, *_ = stack_shape
         self._shape = stack_shape[1:]
         self._n_masks = {"raw": stack_shape[0], "filtered": stack_shape[0]}
         self._descriptions: dict[str, str] = {}
@@ -250,6 +264,33 @@ class SpotsWriter:
             if record.link is not None and record.path in self._file:
                 self._file[record.link] = h5py.SoftLink(f"/{record.path}")
 
+    @_writes
+    def write_views(self, frames: h5py.ExternalLink | None) -> None:
+        """Mark what viewers show: first the background, whose quality decides on all spots.
+
+        It is small and in every file. Call this when all datasets are written.
+
+        Args:
+            frames: link to the frames; None: they are not in one dataset of a file.
+        """
+        file, n_frames = self._file, self._n_frames
+        lengths = dict(zip(("X", "Y"), self._shape, strict=True))
+        lengths |= {"frame": n_frames, "mask": len(file["masks/counts"])}
+        mark_root(file, lengths, "spots", "background")
+        background, *others = (f"/{path}" for path in BACKGROUND)
+        title = f"background; {ORIENTATION}"
+        add_view(file, "background", background, ["X", "Y"], title, others=others, logarithmic=True)
+        if frames is not None:
+            title = f"frames; {ORIENTATION}"
+            add_view(file, "frames", frames, ["frame", "X", "Y"], title, logarithmic=True)
+        for name, path in VIEWS.items():
+            if path in file:
+                dataset = file[path]
+                axes = ["frame" if len(dataset) == n_frames else "mask", "X", "Y"]
+                title = dataset.attrs["description"]
+                title += f"; {ORIENTATION}" if dataset.ndim == 3 else ""
+                add_view(file, name, f"/{path}", axes[: dataset.ndim], title)
+
     def _begin_images(self, path: str, n: int, dtype: Any) -> ImageWriter:
         """Create a dataset of images and keep it open.
 
@@ -312,9 +353,9 @@ class SpotsWriter:
         record = DATASETS[path]
         record.check(dtype, shape)
         dataset = self._file.create_dataset(path, shape, dtype, **options)
-        dataset.attrs["description"] = self._descriptions.get(path, record.description)
-        if record.unit is not None:
-            dataset.attrs["units"] = record.unit
+        dataset.attrs.update(record.attributes)
+        if path in self._descriptions:
+            dataset.attrs["description"] = self._descriptions[path]
         return dataset
 
 

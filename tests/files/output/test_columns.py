@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpu_spots.columns import (
+    AXES,
     DATASETS,
     FRAME_COLUMNS,
     FRAMES_TYPE,
@@ -25,7 +26,7 @@ from gpu_spots.parameters import STACK_NAMES
 
 def test_no_path_is_there_twice() -> None:
     images = (*STATS, *MASKS)
-    tables = (*MASK_COLUMNS, *SPOT_COLUMNS, *PIXEL_COLUMNS, *FRAME_COLUMNS, *NOISE_COLUMNS)
+    tables = (*MASK_COLUMNS, *SPOT_COLUMNS, *PIXEL_COLUMNS, *FRAME_COLUMNS, *NOISE_COLUMNS, *AXES)
     paths = [record.path for record in (*images, *tables)]
     assert len(paths) == len(set(paths)) == len(DATASETS)
     links = [record.link for record in DATASETS.values() if record.link]

@@ -55,7 +55,8 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
         written = {path for path in datasets(file) if not path.startswith("lauecollect/")}
         assert not written - DATASETS.keys()
         required = {path for path, record in DATASETS.items() if not record.optional}
-        absent = {"masks_synced"} if name == "none" else set()
+        grouped = {"masks_synced", "spots/I_prf", "spots/sigma_prf"}
+        absent = grouped if name == "none" else set()
         absent |= set() if name == "kruskal" else {"stats/n_used"}
         assert required <= written == DATASETS.keys() - absent
         lengths = {
@@ -76,9 +77,10 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
             assert dataset.dtype == ("uint16" if frames_type else record.dtypes[0]), path
             assert len(record.description) > 10, path
             attributes = {"description": record.description}
-            assert dict(dataset.attrs) == attributes | (
-                {"units": record.unit} if record.unit else {}
-            )
+            attributes |= {"units": record.unit} if record.unit else {}
+            attributes |= {"long_name": record.label} if record.label else {}
+            attributes |= {"interpretation": "image"} if dataset.shape[-2:] == (X, Y) else {}
+            assert dict(dataset.attrs) == attributes
             if record.link:
                 assert file.get(record.link, getlink=True).path == f"/{path}"
 

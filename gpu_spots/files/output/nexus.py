@@ -1,0 +1,148 @@
+"""NeXus markings: with them viewers such as silx show the right picture when a file is opened.
+
+Every file has the same form. The attributes ``default`` lead from the root to an entry, and from
+there to an NXdata group, which has links to the picture and to its axes.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gpu_spots import __version__
+from gpu_spots.columns import AXES, IMAGE_ATTRIBUTES
+
+ENTRY = "entry"
+"""Group of the NXdata groups."""
+ORIENTATION = "row X = 0 belongs at the top"
+"""How the pictures are meant to be shown. Some viewers draw the first row at the bottom."""
+
+
+def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: str) -> None:
+    """Mark the root of a file, and create its entry with the axes.
+
+    Args:
+        file: the file.
+        lengths: length of each axis, by its name in ``entry/axes``.
+        title: title of the entry.
+        default: name of the NXdata group that is shown first.
+    """
+    file.attrs.update(
+        {
+            "NX_class": "NXroot",
+            "default": ENTRY,
+            "creator": "gpu_spots",
+            "creator_version": __version__,
+        }
+    )
+    entry = file.create_group(ENTRY)
+    entry.attrs.update({"NX_class": "NXentry", "default": default, "title": title})
+    entry.create_group("axes").attrs["NX_class"] = "NXcollection"
+    for record in AXES:
+        if record.name in lengths:
+            axis = file.create_dataset(
+                record.path, data=np.arange(lengths[record.name], dtype=record.dtypes[0])
+            )
+            axis.attrs.update(record.attributes)
+
+
+def add_view(
+    file: h5py.File,
+    name: str,
+    signal: str | h5py.ExternalLink,
+    axes: Sequence[str],
+    title: str,
+    *,
+    others: Sequence[str] = (),
+    logarithmic: bool = False,
+    coordinates: Mapping[str, str] | None = None,
+) -> h5py.Group:
+    """Add an NXdata group to the entry of a file.
+
+    Args:
+        file: a file that `mark_root` has marked.
+        name: name of the group.
+        signal: absolute path of the dataset to show, or a link to it in another file, which gets
+            the name of the group.
+        axes: name of the axis of each dimension.
+        title: title of the picture.
+        others: absolute paths of datasets of the same shape, which viewers offer beside it.
+        logarithmic: colours are logarithmic. On a linear scale a few hot pixels would make all
+            others dark.
+        coordinates: absolute paths of further coordinates of the first dimension, by name.
+
+    Returns:
+        The group.
+    """
+    group = file[ENTRY].create_group(name)
+    is_elsewhere = isinstance(signal, h5py.ExternalLink)
+    shown = name if is_elsewhere else _name(signal)
+    group.attrs.update({"NX_class": "NXdata", "signal": shown, "axes": list(axes), "title": title})
+    group[shown] = signal if is_elsewhere else h5py.SoftLink(signal)
+    # silx keeps the scale of the last picture if a group has none
+    scale = "log" if logarithmic else "linear"
+    group.attrs["SILX_style"] = json.dumps({"signal_scale_type": scale})
+    if others:
+        group.attrs["auxiliary_signals"] = [_name(other) for other in others]
+    for other in others:
+        group[_name(other)] = h5py.SoftLink(other)
+    for index, axis in enumerate(axes):
+        group[axis] = h5py.SoftLink(f"/{ENTRY}/axes/{axis}")
+        group.attrs[f"{axis}_indices"] = index
+    for coordinate, place in (coordinates or {}).items():
+        group[coordinate] = h5py.SoftLink(place)
+        group.attrs[f"{coordinate}_indices"] = 0
+    return group
+
+
+def add_frames(file: h5py.File, title: str, *, has_angles: bool) -> None:
+    """Mark a run whose frames are ``/frames``, so that viewers show them first.
+
+    Args:
+        file: the run.
+        title: title of the entry.
+        has_angles: there is one angle for each frame in ``/lauecollect/angle``.
+    """
+    frames = file["frames"]
+    frames.attrs.update(IMAGE_ATTRIBUTES)
+    lengths = dict(zip(("frame", "X", "Y"), frames.shape, strict=True))
+    mark_root(file, lengths, title, "data")
+    group = add_view(
+        file,
+        "data",
+        "/frames",
+        list(lengths),
+        f"frames; {ORIENTATION}",
+        logarithmic=True,
+        coordinates={"angle": "/lauecollect/angle"} if has_angles else None,
+    )
+    group.attrs["description"] = "the frames, for viewers"
+
+
+def link_between(output: Path, source: Path, dataset: str) -> h5py.ExternalLink:
+    """Return a link from one HDF5 file to a dataset of another.
+
+    Args:
+        output: path at which the file with the link will be.
+        source: the file that the link leads to.
+        dataset: path of the dataset in it.
+
+    Returns:
+        A link by relative path if the file is in the folder of ``output`` or below it: then both
+        can be moved with the folder. Otherwise a link by absolute path, for which HDF5 looks in
+        the folder of ``output`` too if nothing is there.
+    """
+    folder = output.absolute().parent
+    relative = Path(os.path.relpath(source.absolute(), folder))
+    try:
+        is_below = ".." not in relative.parts and os.path.samefile(folder / relative, source)
+    except OSError:  # one of them was moved meanwhile
+        is_below = False
+    return h5py.ExternalLink(relative if is_below else source.absolute(), dataset)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
