@@ -138,6 +138,7 @@ def report(found: "RatioResult") -> list[str]:
         f"{counts['reflections']} reflections in {counts['frame_pairs']} frame pairs of "
         f"{counts['frames']} frames",
         *(f"note: {note}" for note in found.notes),
+        f"variance of weak spots: {figures['noise factor']:.2f} x that of the spots file; "
         f"run-wide error of a pair: {100 * error['relative']:.2f} %",
         "",
         f"{'test':<28} {'n':>8} {'width':>8} {'beyond 3':>9}",

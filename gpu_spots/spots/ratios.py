@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
-from scipy.special import ndtr, stdtr
 
 from gpu_spots.columns import Flag
 
@@ -31,6 +29,10 @@ STRONG_FOR_SCALE = 10.0
 """Smallest ``I_off`` over its sigma of spots that the scale of a pair is taken from."""
 SPOTS_FOR_SCALE = 5
 """Smallest number of them."""
+NORMAL_MEDIAN = 0.45494
+"""Median of the square of a normal variable."""
+NOISE_FREEDOM = 100
+"""Smallest number of degrees of freedom to fit the factor of the noise."""
 ERROR_FREEDOM = 10
 """Smallest number of degrees of freedom to fit the run-wide error."""
 OUTLIER = 5.0
@@ -247,6 +249,8 @@ def ratios(
     plain_error = fitted_error(table, robust=True)[0]
     zingers = zinger_rows(spots, frames, plain_error)
     table = _reject(table, zingers[table.off] | zingers[table.on], Rejected.ZINGER)
+    noise = noise_factor(table, plain_error)
+    table = _with_noise(table, noise)
     known = np.where(np.isfinite(factors), factors, 1.0)
     scaled, scaled_error, scaled_fits = _cleaned(_divided(table, known))
     if scale == "pairs":
@@ -262,6 +266,7 @@ def ratios(
                 frames,
                 places,
                 zingers,
+                noise,
                 laser_on,
                 its_error,
                 scale=how,
@@ -270,7 +275,7 @@ def ratios(
             pulls.setdefault(name.replace("/", "_"), null)
             figures[name if how == scale else f"{name}, scaled"] = summary(null)
     pulls["on_off"] = found.pulls
-    residuals, _ = _residuals(final, found.R, found.I_off, error)
+    residuals = _residuals(final, found.R, found.I_off, error)
     with np.errstate(all="ignore"):
         of_pairs = residuals * np.sqrt(found.n / (found.n - 1.0))[final.ratio]
     of_pairs[~final.used | (found.n[final.ratio] < 2)] = np.nan
@@ -280,10 +285,11 @@ def ratios(
     common = common_change(factors, frames.delay[chosen.second])
     figures["common change"] = common
     figures["error of a pair"] = {"relative": error, "is_fitted": is_fitted}
+    figures["noise factor"] = noise
     figures["counts"] = _counts(frames, chosen, final)
     return RatioResult(
         ratios=_ratio_columns(final, found, keys, spots, error),
-        pairs=_pair_columns(final, chosen, spots, known if scale == "pairs" else None, error),
+        pairs=_pair_columns(final, chosen, error),
         frame_pairs={
             "frame_off": chosen.first.astype(np.int32),
             "frame_on": chosen.second.astype(np.int32),
@@ -396,6 +402,8 @@ def matched_places(spots: SpotRows, frames: FrameStates) -> Places:
 
 def _nearest(places: Floats, of: Floats) -> tuple[Floats, Indices]:
     """Return distance and index of the nearest of some places, (n, 2), of each of others."""
+    from scipy.spatial import cKDTree  # here, as it loads slowly
+
     distance, index = cKDTree(places).query(of)
     return np.asarray(distance, np.float64), np.asarray(index, np.int64)
 
@@ -532,16 +540,15 @@ def estimates(table: PairTable, error: float, used: Bools | None = None) -> Esti
         )
 
 
-def _residuals(table: PairTable, R: Floats, I_off: Floats, error: float) -> tuple[Floats, Floats]:
-    """Return ``I_on - R I_off`` of each pair in sigma, and the relative error's share of it.
+def _residuals(table: PairTable, R: Floats, I_off: Floats, error: float) -> Floats:
+    """Return ``I_on - R I_off`` of each pair in sigma.
 
     ``R``, ``I_off``: ratio and mean intensity of the reflections.
     """
     ratio, level = R[table.ratio], I_off[table.ratio]
     with np.errstate(all="ignore"):
-        common = (error * ratio * level) ** 2
-        variance = table.var_on + ratio * ratio * table.var_off + common
-        return (table.I_on - ratio * table.I_off) / np.sqrt(variance), common / variance
+        variance = table.var_on + ratio**2 * table.var_off + (error * ratio * level) ** 2
+        return (table.I_on - ratio * table.I_off) / np.sqrt(variance)
 
 
 def fitted_error(table: PairTable, *, robust: bool) -> tuple[float, bool]:
@@ -565,9 +572,9 @@ def fitted_error(table: PairTable, *, robust: bool) -> tuple[float, bool]:
     widen = (found.n / np.maximum(found.n - 1.0, 1.0))[table.ratio][use]
 
     def excess(error: float) -> float:
-        squares = _residuals(table, found.R, found.I_off, error)[0][use] ** 2
+        squares = _residuals(table, found.R, found.I_off, error)[use] ** 2
         if robust:
-            return float(np.median(squares * widen)) - 0.45494
+            return float(np.median(squares * widen)) - NORMAL_MEDIAN
         return float(squares.sum()) - freedom
 
     low, high = 0.0, 1.0
@@ -577,6 +584,37 @@ def fitted_error(table: PairTable, *, robust: bool) -> tuple[float, bool]:
         middle = (low + high) / 2
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
     return (low + high) / 2, True
+
+
+def noise_factor(table: PairTable, error: float) -> float:
+    """Return the factor on all variances that explains the scatter of weak spots.
+
+    It is that of the median of the squared residuals; 1 if weak spots have too few pairs.
+
+    Args:
+        table: Pairs.
+        error: Relative error of a pair.
+    """
+    found = estimates(table, error)
+    with np.errstate(all="ignore"):
+        snr = found.I_off / np.sqrt(table.sums(table.var_off, table.used) / found.n)
+    weak = (found.n >= 2) & (snr <= STRONG) & (found.R > 0)
+    if int((found.n[weak] - 1).sum()) < NOISE_FREEDOM:
+        return 1.0
+    use = table.used & weak[table.ratio]
+    widen = (found.n / np.maximum(found.n - 1.0, 1.0))[table.ratio][use]
+    squares = _residuals(table, found.R, found.I_off, error)[use] ** 2
+    return float(np.median(squares * widen)) / NORMAL_MEDIAN
+
+
+def _with_noise(table: PairTable, factor: float) -> PairTable:
+    """Return the table with all variances multiplied by a factor."""
+    return replace(
+        table,
+        var_off=table.var_off * factor,
+        var_on=table.var_on * factor,
+        shared=table.shared * factor,
+    )
 
 
 def reject_outliers(table: PairTable, error: float) -> PairTable:
@@ -649,7 +687,7 @@ def odd_even(table: PairTable, error: float, block: Indices) -> tuple[dict[str, 
     # errors that the spots of an angle share do not make many spots agree: angles are independent
     products = np.prod(np.clip(pulls[:, both], -CLIP, CLIP), axis=0)
     single = products.sum() / max(math.sqrt((products**2).sum()), 1e-300)
-    probability = float(ndtr(-single))
+    probability = math.erfc(single / math.sqrt(2)) / 2
     by_angle = np.bincount(np.unique(block[both], return_inverse=True)[1], products).astype(
         np.float64
     )
@@ -685,6 +723,8 @@ def common_change(scales: Floats, delay: Floats) -> list[dict[str, float]]:
 
 def _student(values: Floats) -> tuple[float, float]:
     """Return Student's t of the mean of some values, at least 2, and its two-sided probability."""
+    from scipy.special import stdtr  # here, as it loads slowly
+
     sigma = float(values.std(ddof=1)) / math.sqrt(len(values))
     if sigma == 0:
         return 0.0, 1.0
@@ -727,6 +767,7 @@ def _null_pulls(
     frames: FrameStates,
     places: Places,
     zingers: Bools,
+    noise: float,
     laser_on: int,
     error: float,
     *,
@@ -735,7 +776,7 @@ def _null_pulls(
 ) -> Floats:
     """Return the pulls of frames in the same laser state, by the code and the errors of on/off."""
     chosen = same_state_pairs(frames, laser_on)
-    table, _ = pair_table(spots, frames, places, chosen)
+    table = _with_noise(pair_table(spots, frames, places, chosen)[0], noise)
     table = _reject_rows(table, spots, keep_saturated=keep_saturated)
     table = _reject(table, zingers[table.off] | zingers[table.on], Rejected.ZINGER)
     if scale == "pairs":
@@ -771,7 +812,7 @@ def _ratio_columns(
         each = table.I_on / table.I_off
         mean = table.sums(each, used) / found.n
         spread = table.sums((each - mean[table.ratio]) ** 2, used) / (found.n - 1.0)
-        residuals, _ = _residuals(table, found.R, found.I_off, error)
+        residuals = _residuals(table, found.R, found.I_off, error)
         chi2 = table.sums(np.where(used, residuals, 0.0) ** 2, used)
     flags = np.zeros(table.n_ratios, np.int64)
     np.bitwise_or.at(flags, table.ratio, spots.flags[table.off] | spots.flags[table.on])
@@ -799,11 +840,8 @@ def _ratio_columns(
     }
 
 
-def _pair_columns(
-    table: PairTable, chosen: FramePairs, spots: SpotRows, scales: Floats | None, error: float
-) -> dict[str, NDArray[Any]]:
+def _pair_columns(table: PairTable, chosen: FramePairs, error: float) -> dict[str, NDArray[Any]]:
     """Return the columns of the group ``pairs``."""
-    scale = np.ones(len(table.pair)) if scales is None else scales[table.pair]
     with np.errstate(all="ignore"):
         R = table.I_on / table.I_off
         variance = table.var_on + R * R * table.var_off + table.shared * (1 - R) ** 2
@@ -814,8 +852,8 @@ def _pair_columns(
         "frame_on": chosen.second[table.pair].astype(np.int32),
         "I_off": table.I_off,
         "I_on": table.I_on,
-        "sigma_I_off": spots.sigma[table.off],
-        "sigma_I_on": spots.sigma[table.on] / scale,
+        "sigma_I_off": np.sqrt(table.var_off + table.shared),
+        "sigma_I_on": np.sqrt(table.var_on + table.shared),
         "R": R,
         "sigma_R": sigma,
         "distance": table.distance,

@@ -89,6 +89,8 @@ def spots_of(
 def by_loops(spots: SpotRows, frames: FrameStates, result: RatioResult) -> list[dict[str, Any]]:
     """The ratios again, one reflection after the other, from the pairs that are not rejected."""
     error = result.figures["error of a pair"]["relative"]
+    factor = result.figures["noise factor"]
+    shared, variances = factor * spots.shared, factor * spots.sigma**2
     where = {
         (int(f), int(label)): row
         for row, (f, label) in enumerate(zip(spots.frame, spots.label, strict=True))
@@ -106,20 +108,20 @@ def by_loops(spots: SpotRows, frames: FrameStates, result: RatioResult) -> list[
         on_sum = sum(spots.intensity[on] for _, on in used)
         R = on_sum / off_sum
         n = len(used)
-        noise = n**2 * spots.shared[used[0][0]] * (1 - R) ** 2
+        noise = n**2 * shared[used[0][0]] * (1 - R) ** 2
         for off, on in used:
-            noise += spots.sigma[on] ** 2 - spots.shared[on]
-            noise += R**2 * (spots.sigma[off] ** 2 - spots.shared[off])
+            noise += variances[on] - shared[on]
+            noise += R**2 * (variances[off] - shared[off])
         level = (off_sum + on_sum) / (2 * n)
         spread = n * (error * level) ** 2
         for row in (row for pair in used for row in pair):
-            spread += spots.sigma[row] ** 2 - spots.shared[row]
+            spread += variances[row] - shared[row]
         each = [spots.intensity[on] / spots.intensity[off] for off, on in used]
         mean = sum(each) / n
         chi2 = 0.0
         for off, on in used:
-            variance = spots.sigma[on] ** 2 - spots.shared[on] + (error * R * off_sum / n) ** 2
-            variance += R**2 * (spots.sigma[off] ** 2 - spots.shared[off])
+            variance = variances[on] - shared[on] + (error * R * off_sum / n) ** 2
+            variance += R**2 * (variances[off] - shared[off])
             chi2 += (spots.intensity[on] - R * spots.intensity[off]) ** 2 / variance
         found.append(
             {
@@ -145,6 +147,7 @@ def test_ratios_are_those_of_plain_loops(pattern: str) -> None:
     spots, _ = spots_of(frames, 11, response=0.1)
     result = ratios(spots, frames)
     assert len(result.ratios["R"]) == ANGLES * SPOTS
+    assert 0.7 < result.figures["noise factor"] < 1.4
     assert result.figures["counts"]["frames_unpaired"] == 0
     expected = by_loops(spots, frames, result)
     for name in expected[0]:
@@ -369,6 +372,21 @@ def test_errors_are_those_of_the_scatter() -> None:
     assert ((np.mean(widths, axis=0) > 0.9) & (np.mean(widths, axis=0) < 1.2)).all()
 
 
+@pytest.mark.parametrize("wrong", [0.5, 2.0])
+def test_errors_that_are_wrong_are_corrected(wrong: float) -> None:
+    frames = schedule("0101010101")
+    spots, _ = spots_of(frames, 30)
+    usual = ratios(spots, frames)
+    other = replace(spots, sigma=spots.sigma * wrong, shared=spots.shared * wrong**2)
+    result = ratios(other, frames)
+    assert result.figures["noise factor"] == pytest.approx(
+        usual.figures["noise factor"] / wrong**2, rel=0.25
+    )
+    weak = usual.ratios["I_off"] < 500
+    change = result.ratios["sigma_R"][weak] / usual.ratios["sigma_R"][weak]
+    assert np.nanmedian(change) == pytest.approx(1, abs=0.12)
+
+
 def test_scale_of_pairs_takes_the_jitter_out() -> None:
     frames = schedule("0101010101")
     spots, _ = spots_of(frames, 31, common=0.2)
@@ -435,7 +453,7 @@ def test_slope_and_coverage_of_a_simulated_run(tmp_path: Path) -> None:
     for seed in (611, 612):
         result, truth = run_of(tmp_path, seed, 0.2)
         assert result.verdict.startswith("response seen")
-        assert 0.75 < result.figures["off/off"]["width"] < 1.2
+        assert 0.85 < result.figures["off/off, scaled"]["width"] < 1.2
         for angle, X, Y, R, sigma in zip(
             *(result.ratios[name] for name in ("angle", "X", "Y", "R", "sigma_R")), strict=True
         ):
@@ -451,7 +469,7 @@ def test_slope_and_coverage_of_a_simulated_run(tmp_path: Path) -> None:
     slope = (weight * true * found).sum() / (weight * true * true).sum()
     assert len(true) > 300
     assert 0.97 < slope < 1.03
-    assert 0.60 < np.mean(np.array(pulls) < 1) < 0.80
+    assert 0.60 < np.mean(np.array(pulls) < 1) < 0.77
     assert 0.90 < np.mean(np.array(pulls) < 2) < 0.99
 
 
