@@ -258,7 +258,8 @@ def ratios(
     else:
         final, error, is_fitted = _cleaned(table)
     found = estimates(final, error)
-    pulls, figures = {}, {"on/off": summary(found.pulls)}
+    pulls: dict[str, Floats] = {}
+    figures: dict[str, Any] = {"on/off": summary(found.pulls)}
     for how, its_error in ((scale, error), ("pairs", scaled_error)):
         for name, laser_on in (("off/off", 0), ("on/on", 1)):
             null = _null_pulls(
