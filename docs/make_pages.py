@@ -5,6 +5,7 @@
 - the tables of options in ``options.md``, from the commands of `gpu_spots.cli`;
 - the tables of datasets in ``file-format.md``, from the records of `gpu_spots.columns`;
 - the table of formats in ``export.md``, from `gpu_spots.export.formats`;
+- the tables of datasets in ``ratios.md``, from `gpu_spots.files.output.ratios_file`;
 - the notebook ``tutorial.ipynb``, from ``tutorial.md``.
 
 A table stands between two comments in its page. The text around it is written by hand.
@@ -33,6 +34,12 @@ from gpu_spots.columns import (
     DatasetRecord,
 )
 from gpu_spots.export.formats import FORMATS
+from gpu_spots.files.output.ratios_file import (
+    FRAME_PAIR_COLUMNS,
+    NULL_COLUMNS,
+    PAIR_COLUMNS,
+    RATIO_COLUMNS,
+)
 from gpu_spots.files.output.spots_writer import BACKGROUND, VIEWS
 
 DOCS = Path(__file__).parent
@@ -64,6 +71,7 @@ def made_files() -> dict[Path, str]:
         "options.md": OPTION_TABLES,
         "file-format.md": DATASET_TABLES,
         "export.md": {"formats": format_table},
+        "ratios.md": RATIO_TABLES,
     }
     for name, tables in pages.items():
         text = (DOCS / name).read_text()
@@ -185,7 +193,7 @@ OPTION_TABLES = {
     **{heading: find_table(names) for heading, names in OURS.items()},
     **{
         name: command_table(name)
-        for name in ("convert", "info", "export", "simulate", "score", "devices")
+        for name in ("convert", "info", "export", "ratios", "simulate", "score", "devices")
     },
 }
 
@@ -243,6 +251,13 @@ DATASET_TABLES = {
     "axes": dataset_table(AXES),
     "views": view_table,
     "links": link_table,
+}
+
+RATIO_TABLES = {
+    "ratios": dataset_table(RATIO_COLUMNS),
+    "pairs": dataset_table(PAIR_COLUMNS),
+    "frame pairs": dataset_table(FRAME_PAIR_COLUMNS),
+    "null": dataset_table(NULL_COLUMNS),
 }
 
 

@@ -1,4 +1,4 @@
-"""Python interface: find_spots for files, images and arrays; convert for images."""
+"""Python interface: find_spots for files, images and arrays; convert for images; ratios."""
 
 import sys
 import warnings
@@ -14,6 +14,7 @@ from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
+from gpu_spots.files.output.ratios_file import write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 from gpu_spots.inputs import Inputs, parse_regions
 from gpu_spots.memory.plan import ResourceLimits
@@ -21,6 +22,7 @@ from gpu_spots.memory.workers import default_workers
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
+from gpu_spots.spots.ratios import RatioResult
 
 
 class PythonWarnings:
@@ -193,3 +195,45 @@ def convert(
     observer = PythonWarnings()
     write_converted(open_images(images, observer, workers), path, observer, workers, force=force)
     return path
+
+
+def ratios(
+    spots: str | Path,
+    output: str | Path | None = None,
+    *,
+    scale: str = "none",
+    intensity: str | None = None,
+    keep_saturated: bool = False,
+    force: bool = False,
+) -> RatioResult:
+    """Return the on/off ratios of a spots file, as ``gpu-spots ratios`` does.
+
+    Args:
+        spots: Spots file of a laser run with ``-S pairs`` or ``-S blocks``.
+        output: Ratios file to write. None: nothing is written.
+        scale: ``"none"`` or ``"pairs"``; see `SpotsFile.ratios`.
+        intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
+        keep_saturated: Whether pairs with saturated spots are used.
+        force: Whether an existing ``output`` is overwritten.
+
+    Returns:
+        Ratios, pairs, null tests and verdict.
+
+    Raises:
+        GpuSpotsError: The spots file, a parameter or the output cannot be used.
+
+    Examples:
+        >>> found = ratios("laser__spots.h5", "laser__ratios.h5")
+        >>> print(found.verdict.partition(":")[0], "with", sorted(found.null))
+        response seen with ['off_off', 'on_off', 'on_on', 'pairs']
+    """
+    with open_spots(spots) as results:
+        found = results.ratios(scale=scale, intensity=intensity, keep_saturated=keep_saturated)
+    if output is not None:
+        options = {
+            "scale": scale,
+            "intensity": found.figures["intensity"],
+            "keep_saturated": keep_saturated,
+        }
+        write_ratios(found, Path(output), Path(spots), options, force=force)
+    return found

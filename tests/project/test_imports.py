@@ -127,9 +127,10 @@ def test_only_cli_imports_click_and_rich() -> None:
         assert all(name.startswith("gpu_spots/cli/") for name in importers(module))
 
 
-def test_scipy_is_the_fallbacks_and_one_formulas() -> None:
+def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
-        "gpu_spots/background/methods"
+        "gpu_spots/background/methods",
+        "gpu_spots/spots/ratios",
     }
 
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, FRAME_COLUMNS, SPOT_COLUMNS
+from gpu_spots.columns import DATASETS, FRAME_COLUMNS, NOISE_ATTRIBUTES, SPOT_COLUMNS
 from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
@@ -22,6 +22,8 @@ from gpu_spots.packages import install_command
 
 if TYPE_CHECKING:
     import pandas
+
+    from gpu_spots.spots.ratios import RatioResult
 
 
 class SpotsFile:
@@ -105,6 +107,23 @@ class SpotsFile:
     def noise(self) -> NDArray[np.float32]:
         """(n_X, n_Y) float32, counts: noise of a value of each pixel."""
         return self._read("stats/noise")
+
+    @property
+    def n_used(self) -> NDArray[np.int32] | None:
+        """(n_X, n_Y) int32: frames in the background of each pixel; None: equal for all pixels."""
+        return self._read("stats/n_used") if self._has("stats/n_used") else None
+
+    @property
+    def noise_model(self) -> dict[str, float] | None:
+        """Gain, offset and correlation of the noise, and their errors; None: not known.
+
+        The variance of a value is ``offset + gain * background``, counts^2.
+        """
+        if not self._has("noise"):
+            return None
+        with self._reading("noise"):
+            found = attributes(self._found("noise", h5py.Group))
+            return {name: float(found[name]) for name in NOISE_ATTRIBUTES}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -311,6 +330,33 @@ class SpotsFile:
                 f"to_dataframe: needs pandas; install it with {install_command('export')}"
             ) from None
         return pandas.DataFrame(self.spot_columns(frame))
+
+    def ratios(
+        self, *, scale: str = "none", intensity: str | None = None, keep_saturated: bool = False
+    ) -> "RatioResult":
+        """Return the on/off ratios of a laser run with ``-S pairs`` or ``-S blocks``.
+
+        Args:
+            scale: ``"pairs"`` divides the laser-on intensities of each pair of frames by the
+                median ratio of its strong spots, which also removes a response that all spots
+                share; ``"none"`` does not.
+            intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
+            keep_saturated: Whether pairs with saturated spots are used.
+
+        Raises:
+            InputError: The run has no laser-on or no laser-off frames, frames do not share masks,
+                or the file is from an older version.
+            ParameterError: A value is not allowed.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     found = results.ratios()
+            >>> print(found.verdict.partition(":")[0])
+            response seen
+        """
+        from gpu_spots.files.output.ratios_file import ratios_of
+
+        return ratios_of(self, scale=scale, intensity=intensity, keep_saturated=keep_saturated)
 
     def pixels(self, spot: int) -> NDArray[np.int64]:
         """Return X and Y of every pixel of a spot, (p, 2) int64.

@@ -1,0 +1,169 @@
+"""``gpu-spots ratios``: on/off ratios of a laser run, and whether they can be believed."""
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpu_spots.cli.completion import file_names
+from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.terminal import say, show
+from gpu_spots.errors import ParameterError
+
+if TYPE_CHECKING:
+    from gpu_spots.spots.ratios import RatioResult
+
+
+TESTS = (
+    "on/off",
+    "off/off",
+    "on/on",
+    "off/off, scaled",
+    "on/on, scaled",
+    "pairs about their reflection",
+)
+"""Tests with pulls, in the order of the report."""
+
+
+@click.command("ratios", cls=OneLineCommand)
+@click.argument(
+    "spots",
+    metavar="RUN__spots.h5",
+    type=click.Path(path_type=Path),
+    shell_complete=file_names,
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Output file  [default: RUN__ratios.h5]",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["none", "pairs"]),
+    default="none",
+    show_default=True,
+    help="Divide laser-on intensities by the median ratio of their pair of frames; this also "
+    "removes a response that all spots share",
+)
+@click.option(
+    "--intensity",
+    type=click.Choice(["I", "I_prf"]),
+    help="Column of spots with the intensities  [default: I_prf if the file has it]",
+)
+@click.option("--keep-saturated", is_flag=True, help="Use pairs with saturated spots too")
+@click.option(
+    "--csv",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the ratios as text too, one line per reflection",
+)
+@click.option(
+    "--plot",
+    metavar="FILE.png|FILE.svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the ratios and the null tests; needs matplotlib",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
+@click.option("--force", is_flag=True, help="Overwrite an existing output")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+def ratios(
+    spots: Path,
+    output: Path | None,
+    scale: str,
+    intensity: str | None,
+    keep_saturated: bool,
+    csv: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    force: bool,
+    debug: bool,  # looked for where errors end
+) -> None:
+    """Write the on/off ratios of a laser run, with errors and null tests.
+
+    The spots must be found with -S blocks or -S pairs, so that laser-off and laser-on frames share
+    masks.
+    """
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise click.BadParameter(
+            f"{str(plot)!r}, expected a name that ends in .png or .svg.", param_hint="--plot"
+        )
+    path = output or Path(re.sub(r"(__spots)?\.h5$", "", str(spots)) + "__ratios.h5")
+    others = [other for other in (csv, plot) if other is not None]
+    if len({path, *others}) <= len(others):
+        raise click.UsageError(
+            f"{path}: two outputs have the same name", click.get_current_context()
+        )
+    # here, so that --help and wrong usage answer at once
+    from gpu_spots.api import ratios as make_ratios
+    from gpu_spots.files.output.new_file import check_output
+    from gpu_spots.files.output.ratios_file import as_json as in_json
+    from gpu_spots.files.output.ratios_file import write_csv
+    from gpu_spots.files.output.ratios_plot import write_plot
+
+    for other in others:
+        check_output(other, [spots], force)
+    try:
+        found = make_ratios(
+            spots,
+            path,
+            scale=scale,
+            intensity=intensity,
+            keep_saturated=keep_saturated,
+            force=force,
+        )
+    except ParameterError as error:
+        raise click.BadParameter(error.problem, param_hint=f"--{error.name}") from error
+    if csv is not None:
+        write_csv(found, csv, spots, force=force)
+    if plot is not None:
+        write_plot(plot, found, force=force)
+    if as_json:
+        for line in in_json(found).splitlines():
+            show(line)
+    else:
+        for line in report(found):
+            show(line)
+    say(f"{path}: {len(found.ratios['R'])} ratios")
+
+
+def report(found: "RatioResult") -> list[str]:
+    """Return figures, notes and verdict as lines."""
+    figures = found.figures
+    counts, error = figures["counts"], figures["error of a pair"]
+    lines = [
+        f"{counts['reflections']} reflections in {counts['frame_pairs']} frame pairs of "
+        f"{counts['frames']} frames",
+        *(f"note: {note}" for note in found.notes),
+        f"variance of weak spots: {figures['noise factor']:.2f} x that of the spots file; "
+        f"run-wide error of a pair: {100 * error['relative']:.2f} %",
+        "",
+        f"{'test':<28} {'n':>8} {'width':>8} {'beyond 3':>9}",
+        *(f"{name:<28} {_line(figures[name])}" for name in TESTS if name in figures),
+        "",
+    ]
+    halves = figures["odd/even"]
+    lines.append(
+        f"odd/even pairs: {halves['n']} reflections, correlation {halves['correlation']:.3f}, "
+        f"slope {halves['slope']:.3f}, probability without response {halves['probability']:.1e}"
+    )
+    lines += [
+        f"change of all spots{_delay(each['delay'])}: {100 * each['change']:+.2f} % +- "
+        f"{100 * each['sigma']:.2f} %, probability without response {each['probability']:.1e}"
+        for each in figures["common change"]
+    ]
+    return [*lines, found.verdict]
+
+
+def _line(test: dict[str, Any]) -> str:
+    """Return number, width and number beyond 3 sigma of a test."""
+    width = f"{test['width']:.2f}" if test["n"] else "-"
+    return f"{test['n']:>8} {width:>8} {test['beyond_3']:>9}"
+
+
+def _delay(seconds: float) -> str:
+    """Return a delay in words; empty if it is unknown."""
+    return "" if math.isnan(seconds) else f", delay {seconds:g} s"

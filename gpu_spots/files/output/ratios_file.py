@@ -1,0 +1,370 @@
+"""Ratios from a spots file, and the file they are written to."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.columns import DatasetRecord
+from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.files.output.new_file import check_output, new_binary_file, new_output, writing
+from gpu_spots.files.output.new_file import complete_or_absent as complete
+from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.spots.frames import seconds
+from gpu_spots.spots.ratios import SCALES, FrameStates, RatioResult, SpotRows, ratios
+
+INTENSITIES = {"I": "sigma", "I_prf": "sigma_prf"}
+"""Columns of the intensity that ratios can be made of, and of its error."""
+NEEDED = ("sigma", "max", "flags")
+"""Columns of the table of spots that older files lack."""
+
+
+def _ratio(
+    name: str, dtype: str, description: str, unit: str | None = None, length: str = "n_ratios"
+) -> DatasetRecord:
+    return DatasetRecord(
+        path=f"ratios/{name}", dtypes=(dtype,), shape=(length,), unit=unit, description=description
+    )
+
+
+def _pair(name: str, dtype: str, description: str, unit: str | None = None) -> DatasetRecord:
+    return DatasetRecord(
+        path=f"pairs/{name}",
+        dtypes=(dtype,),
+        shape=("n_pairs",),
+        unit=unit,
+        description=description,
+    )
+
+
+RATIO_COLUMNS = (
+    _ratio("mask", "int32", "index of the first mask with the reflection"),
+    _ratio("label", "int32", "label of the reflection in that mask"),
+    _ratio("delay", "float64", "delay of the laser-on frames; NaN if unknown", "s"),
+    _ratio("angle", "float64", "angle of the frames", "degree"),
+    _ratio("X", "float64", "mean X of the spot on its frames", "pixel"),
+    _ratio("Y", "float64", "mean Y of the spot on its frames", "pixel"),
+    _ratio("n_pairs", "int32", "number of pairs that are used"),
+    _ratio("n_rejected", "int32", "number of pairs that are rejected"),
+    _ratio("I_off", "float64", "mean intensity without laser", "counts"),
+    _ratio("sigma_I_off", "float64", "standard error of I_off", "counts"),
+    _ratio(
+        "I_on",
+        "float64",
+        "mean intensity with laser, divided by the scale of each pair (--scale pairs)",
+        "counts",
+    ),
+    _ratio("sigma_I_on", "float64", "standard error of I_on", "counts"),
+    _ratio("R", "float64", "sum of I_on divided by sum of I_off; NaN if that is not above 0"),
+    _ratio(
+        "sigma_R",
+        "float64",
+        "standard error of R: noise of the frames, shared background, run-wide error",
+    ),
+    _ratio("eta", "float64", "R - 1"),
+    _ratio("mean_R", "float64", "plain mean of the pairs' ratios"),
+    _ratio("std_R", "float64", "sample standard deviation of the pairs' ratios; NaN for one pair"),
+    _ratio(
+        "chi2",
+        "float64",
+        "chi squared of the pairs about R, n_pairs - 1 degrees of freedom; NaN for one pair",
+    ),
+    _ratio("flags", "uint16", "bits of spots/flags that the spot has on any of its frames"),
+)
+"""Columns with one row per reflection and delay, by mask, label and delay."""
+PAIR_COLUMNS = (
+    _pair("ratio", "int32", "row of the reflection in the group ratios"),
+    _pair("frame_off", "int32", "index of the frame without laser"),
+    _pair("frame_on", "int32", "index of the frame with laser"),
+    _pair("I_off", "float64", "intensity without laser", "counts"),
+    _pair("I_on", "float64", "intensity with laser, divided by the scale of the pair", "counts"),
+    _pair("sigma_I_off", "float64", "standard error of I_off", "counts"),
+    _pair("sigma_I_on", "float64", "standard error of I_on", "counts"),
+    _pair("R", "float64", "I_on divided by I_off"),
+    _pair("sigma_R", "float64", "standard error of R, with the run-wide error"),
+    _pair(
+        "distance",
+        "float64",
+        "distance of the spot from the same reflection in its first mask; 0 in that mask",
+        "pixel",
+    ),
+    _pair("rejected", "uint8", "0 used, 1 not a number, 2 saturated, 3 zinger, 4 outlier"),
+)
+"""Columns with one row per reflection and pair of frames, by reflection, then frame."""
+FRAME_PAIR_COLUMNS = tuple(
+    DatasetRecord(
+        path=f"frame_pairs/{name}", dtypes=(dtype,), shape=("n_frame_pairs",), description=text
+    )
+    for name, dtype, text in (
+        ("frame_off", "int32", "index of the frame without laser"),
+        ("frame_on", "int32", "index of the frame with laser"),
+        ("scale", "float64", "median ratio of the strong spots; NaN if there are too few"),
+    )
+)
+"""Columns with one row per pair of frames."""
+NULL_COLUMNS = tuple(
+    DatasetRecord(path=f"null/{name}", dtypes=("float64",), shape=(length,), description=text)
+    for name, length, text in (
+        ("on_off", "n_ratios", "I_on - I_off, in units of its standard error if R is 1"),
+        ("off_off", "n_off_ratios", "the same from pairs of laser-off frames"),
+        ("on_on", "n_on_ratios", "the same from pairs of laser-on frames"),
+        ("pairs", "n_pairs", "distance of each pair from its reflection, in sigma; NaN if unknown"),
+    )
+)
+"""Columns of the null tests: pulls, which have a width of 1 if errors are right."""
+RATIO_DATASETS = {
+    record.path: record
+    for records in (RATIO_COLUMNS, PAIR_COLUMNS, FRAME_PAIR_COLUMNS, NULL_COLUMNS)
+    for record in records
+}
+"""Records of all datasets of a ratios file by path."""
+
+
+def ratios_of(
+    results: SpotsFile,
+    *,
+    scale: str = "none",
+    intensity: str | None = None,
+    keep_saturated: bool = False,
+) -> RatioResult:
+    """Return the on/off ratios of the results of a run; see `gpu_spots.ratios`."""
+    if scale not in SCALES:
+        raise ParameterError("scale", f"{scale!r} is not {' or '.join(SCALES)}")
+    if intensity is not None and intensity not in INTENSITIES:
+        raise ParameterError("intensity", f"{intensity!r} is not {' or '.join(INTENSITIES)}")
+    frames = _frame_states(results)
+    spots, chosen, notes = _spot_rows(results, intensity)
+    found = ratios(spots, frames, scale=scale, keep_saturated=keep_saturated)
+    found.figures["intensity"] = chosen
+    found.notes[:0] = notes + _drift_notes(results)
+    return found
+
+
+def _frame_states(results: SpotsFile) -> FrameStates:
+    """Return the metadata of the frames. Raises `InputError` if they allow no ratios."""
+    name = results.name
+    try:
+        columns = results.per_frame()
+    except InputError as error:
+        raise InputError(
+            f"{name}: has no group per_frame, it is from an older version; find the spots again"
+        ) from error
+    states = columns["laser_on"]
+    if (states < 0).all():
+        raise InputError(
+            f"{name}: laser states are unknown, expected laser-on and laser-off frames; "
+            "find the spots again with --laser-path or --table"
+        )
+    if not ((states == 0).any() and (states == 1).any()):
+        kind = "on" if (states == 1).any() else "off"
+        raise InputError(
+            f"{name}: the laser is {kind} on all frames, expected laser-on and laser-off frames; "
+            "a dark run has no ratios"
+        )
+    if _text(results.info.get("sync", "")) == "none":
+        raise InputError(
+            f"{name}: every frame has a mask of its own, expected masks that frames share; "
+            "find the spots again with -S blocks or -S pairs"
+        )
+    if (columns["block"] < 0).all():
+        raise InputError(
+            f"{name}: angles are unknown, expected one per frame; "
+            "find the spots again with --angles-path or --table"
+        )
+    return FrameStates(
+        mask=columns["mask"].astype(np.int64),
+        laser_on=states.astype(np.int64),
+        angle=columns["angle"],
+        block=columns["block"].astype(np.int64),
+        delay=_delays(results, columns["delay"], states),
+        partner=columns["partner"].astype(np.int64),
+    )
+
+
+def _delays(
+    results: SpotsFile, known: NDArray[np.float64], states: NDArray[np.int8]
+) -> NDArray[np.float64]:
+    """Return the delay of each frame, s, from the metadata where ``per_frame/delay`` lacks it."""
+    column = results.columns.get("delay")
+    if column is None or column.shape != known.shape:
+        return known
+    # a run with laser_on takes the laser states from there, and leaves the delays unread
+    given = np.array([seconds(value) for value in column.tolist()])
+    return np.where(np.isnan(known) & (states == 1), given, known)
+
+
+def _spot_rows(results: SpotsFile, intensity: str | None) -> tuple[SpotRows, str, list[str]]:
+    """Return the spots with their errors, the column of their intensities, and lines on what the file lacks."""
+    name, notes = results.name, []
+    try:
+        spots = results.spots()
+    except InputError as error:
+        raise InputError(f"{error}; older files have no ratios, find the spots again") from error
+    if missing := [column for column in NEEDED if column not in spots]:
+        raise InputError(
+            f"{name}: has no spots/{missing[0]}, it is from an older version; find the spots again"
+        )
+    chosen = intensity or ("I_prf" if "I_prf" in spots else "I")
+    if chosen not in spots:
+        raise InputError(
+            f"{name}: has no spots/{chosen}, expected weighted intensities; use --intensity I"
+        )
+    if "overload" not in spots:
+        notes.append("saturated spots are not excluded: it is unknown which values are saturated")
+    X, Y = spots["XY"].T
+    gain, correlation = _noise_model(results)
+    sigma, signal = spots[INTENSITIES[chosen]], gain * np.maximum(spots["I"], 0)
+    # of a value less the background, the variance is s^2 + s^2 / n: the last term is shared
+    with np.errstate(all="ignore"):
+        part = np.clip(1 - signal / spots["sigma"] ** 2, 0, 1) / (_n_used(results)[X, Y] + 1)
+    shared = np.nan_to_num(sigma**2 * part)
+    centroid = spots["centroid"]
+    rows = SpotRows(
+        frame=spots["frame"].astype(np.int64),
+        label=spots["label"].astype(np.int64),
+        position=np.where(np.isfinite(centroid).all(axis=1, keepdims=True), centroid, spots["XY"]),
+        intensity=spots[chosen],
+        sigma=sigma,
+        shared=shared,
+        flags=spots["flags"].astype(np.int64),
+        total=spots["I"],
+        largest=spots["max"].astype(np.float64),
+        floor=results.avg[X, Y].astype(np.float64),
+        noise=results.noise[X, Y].astype(np.float64),
+        gain=gain,
+    )
+    notes.append(
+        f"intensities: spots/{chosen}, gain {gain:.3g}, noise variance x {correlation:.2f} "
+        "for neighbouring pixels"
+    )
+    return rows, chosen, notes
+
+
+def _noise_model(results: SpotsFile) -> tuple[float, float]:
+    """Return gain and correlation of the noise. Raises `InputError` if they are unknown."""
+    model = results.noise_model
+    if model is None or not np.isfinite(model["gain"]):
+        raise InputError(
+            f"{results.name}: the noise of the frames is unknown, so ratios would have no errors; "
+            "find the spots again with this version"
+        )
+    return model["gain"], model["correlation"]
+
+
+def _n_used(results: SpotsFile) -> NDArray[np.int64]:
+    """Return the number of values in the background of each pixel, (n_X, n_Y)."""
+    n_used = results.n_used
+    if n_used is None:
+        left = results.n_frames - int(results.info.get("n_removed", 0))
+        return np.full(results.shape[1:], max(left, 1))
+    return np.maximum(n_used, 1).astype(np.int64)
+
+
+def _drift_notes(results: SpotsFile) -> list[str]:
+    """Return a line on a level of the frames that changes and was not taken out."""
+    columns = results.per_frame()
+    level = columns["level"]
+    if not (columns["scale"] == 1).all() or not np.mean(level) > 0:
+        return []
+    change = float(np.std(level) / np.mean(level))
+    if change < 0.002:
+        return []
+    return [
+        f"the background of the frames changes by {100 * change:.1f} % rms, which adds errors to "
+        "weak spots; find the spots again with --normalise level"
+    ]
+
+
+def write_ratios(
+    found: RatioResult,
+    path: Path,
+    source: Path,
+    options: dict[str, Any],
+    *,
+    force: bool = False,
+) -> None:
+    """Write ratios, pairs and null tests as an HDF5 file, which is complete or absent.
+
+    Args:
+        found: Ratios.
+        path: Output.
+        source: Spots file, which must not be overwritten.
+        options: Options, which become attributes of the group ``info``.
+        force: Whether an existing output is overwritten.
+
+    Raises:
+        OutputError: The output exists, or cannot be written.
+    """
+    groups = {
+        "ratios": found.ratios,
+        "pairs": found.pairs,
+        "frame_pairs": found.frame_pairs,
+        "null": found.null,
+    }
+    with new_output(path, [source], force=force) as file, writing(file, path):
+        for group, columns in groups.items():
+            file.create_group(group)
+            for name, values in columns.items():
+                _create(file, RATIO_DATASETS[f"{group}/{name}"], values)
+        file["null"].attrs["verdict"] = found.verdict
+        for name, value in _flat(found.figures):
+            file["null"].attrs[name] = value
+        info = file.create_group("info")
+        info.attrs.update({"spots_file": _storable(str(source)), **options})
+        info.attrs["notes"] = "\n".join(map(_storable, found.notes))
+
+
+def _create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:
+    """Create a dataset with its attributes. Raises TypeError if it does not match its record."""
+    record.check(values.dtype, values.shape)
+    options = {"chunks": (min(len(values), 4096),), "fletcher32": True} if len(values) else {}
+    dataset = file.create_dataset(record.path, data=values, **options)
+    dataset.attrs["description"] = record.description
+    if record.unit is not None:
+        dataset.attrs["units"] = record.unit
+
+
+def write_csv(found: RatioResult, path: Path, source: Path, *, force: bool = False) -> None:
+    """Write the ratios as text, one line per reflection. Raises `OutputError`."""
+    check_output(path, [source], force)
+    columns = [list(map(repr, values.tolist())) for values in found.ratios.values()]
+    with complete(path) as part, new_binary_file(part, str(path)) as file:
+        file.write(f"{','.join(found.ratios)}\n".encode())
+        file.write("".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True)).encode())
+
+
+def as_json(found: RatioResult) -> str:
+    """Return verdict, figures and notes as JSON; numbers that are not finite are null."""
+    whole = {"verdict": found.verdict, **found.figures, "notes": found.notes}
+    return json.dumps(_finite(whole), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _flat(figures: Any, before: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the numbers of nested figures, with names joined by underscores."""
+    items = figures.items() if isinstance(figures, dict) else enumerate(figures)
+    for name, value in items:
+        whole = f"{before}{name}".replace("/", "_").replace(" ", "_")
+        if isinstance(value, dict | list):
+            yield from _flat(value, f"{whole}_")
+        else:
+            yield whole, value
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
