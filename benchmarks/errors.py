@@ -15,6 +15,7 @@ follow the same noise, so this is no test of their mean.
 import argparse
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ FIRST_SEED = 7001
 
 def main() -> None:
     """Simulate, find and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=2, help="runs of each kind")
     n_seeds = parser.parse_args().seeds
     print("run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | in mask")
@@ -75,7 +76,7 @@ def within(z: np.ndarray) -> str:
     return f"{100 * (abs(z) < 1).mean():.0f} | {100 * (abs(z) < 1.96).mean():.0f}"
 
 
-def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def pulls(run: SimulatedRun, options: dict[str, str]) -> tuple[list[np.ndarray], np.ndarray]:
     """Return S/N, pulls of intensity and centroid, and share in the mask of each spot.
 
     For runs with blocks, also S/N and the differences of I and of I_prf between frames of a spot.
@@ -83,9 +84,10 @@ def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.n
     design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
     frames = np.stack(list(run.frames()))
     sync = "blocks" if design.laser else "none"
-    found: list[list] = [[], [], [], []]
+    found: list[list[Any]] = [[], [], [], []]
     normalise = "level" if design.drift else "none"
-    parameters = Parameters(angles=0, sync=sync, normalise=normalise, **options)
+    every: dict[str, Any] = {"sync": sync, "normalise": normalise, **options}
+    parameters = Parameters(angles=0, **every)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     with (
         warnings.catch_warnings(action="ignore"),
@@ -93,7 +95,7 @@ def pulls(run: SimulatedRun, options: dict) -> tuple[list[np.ndarray], list[np.n
     ):
         table, pixel_list = results.spots(), results.pixel_list
     bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
-    images: dict[int, tuple] = {}
+    images: dict[int, tuple[Any, Any]] = {}
     for row, frame in enumerate(table["frame"].tolist()):
         block = int(schedule.block[frame])
         if block not in images:
