@@ -97,7 +97,8 @@ def assert_equal_results(found: Path, expected: Path) -> None:
     assert left.keys() == right.keys()
     for path, values in left.items():
         assert values.dtype == right[path].dtype, path
-        assert np.array_equal(values, right[path]), path
+        is_float = values.dtype.kind == "f"
+        assert np.array_equal(values, right[path], equal_nan=is_float), path
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """The run's metadata: group lauecollect, one 1-D array a column, one value a frame."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,16 @@ def read_columns(file: h5py.File, given: Collection[str] = ()) -> Columns:
     if not isinstance(group, h5py.Group):
         raise InputError(f"{file.filename}: {GROUP} is a dataset, expected a group of columns")
     states = [] if set(STATES) & set(given) else [name for name in STATES if name in group][:1]
-    return {
+    columns = {
         name: _column(file, name)
         for name in ("angle", *states)
         if name in group and name not in given
     }
+    if states == ["laser_on"] and "delay" in group:
+        # states do not need it: where it cannot be read, delays are unknown
+        with suppress(InputError):
+            columns["delay"] = _column(file, "delay")
+    return columns
 
 
 def _column(file: h5py.File, name: str) -> Array:
