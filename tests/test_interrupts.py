@@ -436,7 +436,21 @@ def test_other_threads_have_nothing_to_do_with_signals() -> None:
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_that_python_drops_is_made_again() -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_an_interrupt_that_python_drops_is_made_again(
+    early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first timer asks before its start has returned, as on a busy machine."""
+    start, started = threading.Timer.start, []
+
+    def start_slowly(timer: threading.Timer) -> None:
+        start(timer)
+        started.append(timer)
+        if early and len(started) == 1:
+            time.sleep(1)
+
+    monkeypatch.setattr("threading.Timer.start", start_slowly)
+
     class Thing:
         pass
 
@@ -455,6 +469,7 @@ def test_an_interrupt_that_python_drops_is_made_again() -> None:
 
     with _stoppable(), pytest.raises(Stopped, match="interrupted"):
         wait()
+    assert len(started) == 1 + early
 
 
 @pytest.mark.usefixtures("interrupts")

@@ -54,7 +54,7 @@ OPTIONS = {
     "valid_range": "--valid-range",
 }
 """Options by the names of the parameters in messages."""
-AGAIN = 0.01
+AGAIN = 0.05
 """Seconds until a request that was lost is made again."""
 
 
@@ -236,12 +236,18 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
 
     def lost(unraisable: Any) -> None:
         """Python drops what is raised in some places of its own, in weak references for one: ask again, a little later."""
-        if unraisable.exc_type is Stopped:
-            timer = threading.Timer(AGAIN, ask_again)
-            timer.daemon = True
-            timer.start()
-        else:
+        if unraisable.exc_type is not Stopped:
             hook(unraisable)
+            return
+        asked = False
+        while not asked:
+            try:
+                timer = threading.Timer(AGAIN, ask_again)
+                timer.daemon = True
+                timer.start()
+                asked = True
+            except Stopped:  # on a busy machine the timer may ask before its start returns
+                continue
 
     hook = sys.unraisablehook
     # None: not Python's to handle
