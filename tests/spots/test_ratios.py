@@ -453,7 +453,7 @@ def test_slope_and_coverage_of_a_simulated_run(tmp_path: Path) -> None:
     for seed in (611, 612):
         result, truth = run_of(tmp_path, seed, 0.2)
         assert result.verdict.startswith("response seen")
-        assert 0.85 < result.figures["off/off, scaled"]["width"] < 1.2
+        assert 0.75 < result.figures["off/off, scaled"]["width"] < 1.2
         for angle, X, Y, R, sigma in zip(
             *(result.ratios[name] for name in ("angle", "X", "Y", "R", "sigma_R")), strict=True
         ):
