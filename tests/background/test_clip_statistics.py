@@ -159,10 +159,10 @@ def test_frames_of_different_exposures(level: float, blocks: bool) -> None:
     notes = Notes()
     found = found_by_clip(frames, notes, columns=columns, normalise="level")
     assert not notes.warnings
-    levels = found["frame_level"] / np.median(found["frame_level"])
+    levels = found["per_frame/level"] / np.median(found["per_frame/level"])
     chance = 1 / np.sqrt(level * min(32768, frames[0].size))
     assert np.abs(levels / exposure - 1).max() < 5 * chance + 0.02
-    assert np.allclose(found["frame_scale"], 1 / levels, rtol=1e-3)
+    assert np.allclose(found["per_frame/scale"], 1 / levels, rtol=1e-3)
     bias = (found["stats/avg"] / background(level)).mean() - 1
     # photons are not multiplied: the background of few photons is that of the mean exposure
     assert abs(bias - (exposure.mean() - 1 if level < 1 else 0)) < 0.04
