@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gpu_spots import ImageRequest, Parameters, find_spots
+from gpu_spots.cli import gpu_spots
 from gpu_spots.cli.errors import OPTIONS
 from gpu_spots.cli.find import find
 from gpu_spots.errors import GpuSpotsError, given, in_options, one_of
@@ -120,7 +121,14 @@ def test_images_that_are_missing(tmp_path: Path) -> None:
 
 def test_every_option_in_messages_exists() -> None:
     """And sets the parameter of that name."""
-    options = {option.name: "/".join(option.opts) for option in find.params}
+    options = {
+        option.name: "/".join(option.opts)
+        for command in (
+            gpu_spots.commands["export"],
+            find,
+        )  # those of find are meant if both have one
+        for option in command.params
+    }
     options["file_mask"] = options.pop("no_file_mask")
     options["output"] = "-o"
     assert {name: options[name] for name in OPTIONS} == OPTIONS

@@ -80,7 +80,7 @@ def test_relative_names_are_relative_to_where_one_is(
 def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     ended = command(run, "--threads", 2)
     assert (ended.status, ended.stdout) == (0, "")
-    first, *stages, spots, times, output = ended.lines
+    first, *stages, spots, noise, times, output = ended.lines
     assert first.startswith(f"{run}: /frames: 20 frames of 24 x 40, uint16; computing on ")
     assert "2 threads" in first
     assert stages == [
@@ -94,6 +94,7 @@ def test_progress_and_summary_go_to_stderr(run: Path) -> None:
     least, median, most = per_frame.min(), np.median(per_frame), per_frame.max()
     spread = f"min {least}, median {median:g}, max {most}"
     assert spots == f"{n_spots} spots on 20 frames (per frame: {spread})"
+    assert noise.startswith("noise: variance = ")
     assert re.fullmatch(r"\d+\.\d s \(\d+ MB/s\): (\w[\w ]* \d+\.\d s(, )?)+", times)
     assert {
         name for name in ("read", "background", "masks and spots", "write") if f"{name} " in times

@@ -105,7 +105,9 @@ def test_equals_reference(
     levels = [65536] * len(frames)
     if normalise == "level":
         # the level scales the background; frames are as they were read
-        levels = [round(2**32 / round(65536 * scale)) for scale in found["per_frame/scale"].tolist()]
+        levels = [
+            round(2**32 / round(65536 * scale)) for scale in found["per_frame/scale"].tolist()
+        ]
         assert np.ptp(levels) > 30000
     each = [
         reference.without_zingers(reference.plain_significance(frame, of, at, good))
