@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cpu_fallback.kruskal import TILE_VALUES
+from cpu_fallback import clip, kruskal
 from cpu_fallback.moments import IN_CACHE
 from cpu_fallback.trimmed import TILE
 from gpu_spots.background.methods import Clip, Method
@@ -16,10 +16,10 @@ OF_MOMENTS = 68
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
     """Of the moments of a band: one tile at a time, its values as they are, sorted, and some of them as float64."""
     if method.n_blocks:
-        tile, of_value = (
-            min(n_pixels, max(1, TILE_VALUES // n_frames)),
-            12 + 3 * max(4, dtype.itemsize) + (24 if isinstance(method, Clip) else 0),
-        )
+        is_clip = isinstance(method, Clip)
+        n_values = clip.TILE_VALUES if is_clip else kruskal.TILE_VALUES
+        tile = min(n_pixels, max(1, n_values // n_frames))
+        of_value = 12 + 3 * max(4, dtype.itemsize) + 24 * is_clip
     else:
         tile, of_value = min(n_pixels, TILE), 3 * max(4, dtype.itemsize)
         if isinstance(method, Clip):

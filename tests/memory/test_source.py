@@ -71,7 +71,8 @@ def test_rows_of_every_layout(
     with open_run(tmp_path / "x.h5") as stack:
         assert stack.is_decoded == (layout in ("contiguous", "plain chunks"))
         found = results(stack, MODES["none"], CpuBackend(2), tmp_path, Notes())
-    assert_same(found, results(ArrayStack(frames), MODES["none"], CpuBackend(1), tmp_path, Notes()))
+    in_memory = ArrayStack(frames, {name: column[:21] for name, column in COLUMNS.items()})
+    assert_same(found, results(in_memory, MODES["none"], CpuBackend(1), tmp_path, Notes()))
 
 
 @pytest.mark.skipif(
