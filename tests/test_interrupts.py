@@ -21,7 +21,17 @@ from gpu_spots import watchdog
 from gpu_spots.cli.errors import Stopped, _stoppable
 from gpu_spots.files.output import locks
 from gpu_spots.files.output.new_file import _Disk, complete_or_absent, uninterrupted
-from helpers import Ended, command, datasets, listing, replaced, series, started, write_run
+from helpers import (
+    Ended,
+    assert_same,
+    command,
+    datasets,
+    listing,
+    replaced,
+    series,
+    started,
+    write_run,
+)
 
 SLOW = ("--threads", 1, "-d", 60)
 """Options with which each stage of the run below takes a tenth of a second or more."""
@@ -172,7 +182,7 @@ def test_a_run_that_is_killed_with_its_watchdog_leaves_its_part_which_the_next_r
         with h5py.File(run.parent / "clean.h5") as clean:
             after, expected = datasets(found), datasets(clean)
     assert after.keys() == expected.keys()
-    assert all(np.array_equal(after[path], expected[path]) for path in expected)
+    assert_same(after, expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -285,6 +285,10 @@ def test_datasets_agree_with_each_other(dtype: str, sync: str, method: str) -> N
         expected["masks_synced"] = np.dtype("uint8")
     if frames.dtype.kind != "f":
         expected["spots/overload"] = np.dtype("int32")
+    floats = ("centroid", "moments", "fwhm", "orientation", "background")
+    expected |= {f"spots/{name}": np.dtype("float64") for name in floats}
+    expected |= {f"spots/{name}": np.dtype("int32") for name in ("n_pixels", "n_maxima")}
+    expected |= {"spots/max": frames.dtype, "spots/flags": np.dtype("uint16")}
     assert {path: values.dtype for path, values in result.items()} == expected
     assert n_spots > 20
     assert result["masks/labels"].shape == (n_masks, n_x, n_y)

@@ -193,6 +193,6 @@ def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_p
         with traced() as peak:
             find_to_file(*run)
             used = peak()
-    assert used <= made.host_bytes <= 1.25 * used + 4e6, (
+    assert used <= made.host_bytes <= (1.35 if "matched" in mode else 1.25) * used + 4e6, (
         f"{used / 1e6:.1f} MB used, {made.host_bytes / 1e6:.1f} planned: {made.words()}"
     )
