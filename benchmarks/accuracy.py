@@ -1,4 +1,4 @@
-"""How well spots are found: this program and others on the same simulated frames.
+"""Accuracy of spot finding: this program and others on the same simulated frames.
 
     python benchmarks/accuracy.py [--quick] [--peers FOLDER] [--scenes ccd pilatus ...]
         [--json FILE] [--plots FOLDER]
@@ -122,7 +122,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Result:
-    """What a program did at one setting, on one or more runs."""
+    """Result of a program at one setting, on one or more runs."""
 
     setting: str
     scores: tuple[Score, ...]

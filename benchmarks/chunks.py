@@ -1,4 +1,4 @@
-"""How fast frames are read and images written: h5py against gpu_spots.files.hdf5.chunks, in one process, in turns.
+"""Speed of reading frames and writing images: h5py against gpu_spots.files.hdf5.chunks, in one process, in turns.
 
     python benchmarks/chunks.py [--frames 8] [--size 2048] [--rounds 5] [--folder DIR]
 

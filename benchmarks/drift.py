@@ -1,4 +1,4 @@
-"""What drift of the beam costs: recall and false spots of both methods, with and without --normalise level, on simulated laser runs.
+"""Cost of drift of the beam: recall and false spots of both methods, with and without --normalise level, on simulated laser runs.
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def row(drift: float, method: str, normalise: str, of_runs: list[Score]) -> str:
-    """One line of the table, over all runs."""
+    """Return one line of the table, over all runs."""
     bins = list(zip(*(one.bins for one in of_runs), strict=True))
     recalls = [
         sum(part.found for part in parts) / max(1, sum(part.true for part in parts))

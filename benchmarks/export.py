@@ -1,4 +1,4 @@
-"""How long tables of many spots take to be exported.
+"""Time to export tables of many spots.
 
     python benchmarks/export.py [--spots 1000000] [--formats csv,parquet,refl] [--folder DIR]
 

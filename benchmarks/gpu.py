@@ -123,7 +123,7 @@ def noise_with_spots(n_frames: int, size: int) -> Any:
 
 
 def cupy_background(frames: Any) -> tuple[Any, ...]:
-    """As it would be written, by bands where all at once does not fit."""
+    """Calculate the background with CuPy's functions, in bands if it does not fit at once."""
     free, rows = cupy.cuda.runtime.memGetInfo()[0], frames.shape[1]
     while 12 * frames[:, :rows].nbytes > free and rows > 1:
         rows //= 2
@@ -395,7 +395,7 @@ def print_table(rows: list[Row], bandwidth: float) -> None:
 
 
 def whole_command(n_frames: int, size: int, device: int) -> None:
-    """From file to file, uncompressed and as gzip, on the GPU and on the CPU, with the times of its stages."""
+    """Time the whole command, uncompressed and with gzip, on the GPU and on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "run__mccd.h5"
         write_run(

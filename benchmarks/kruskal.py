@@ -64,7 +64,7 @@ def naive(
 def loop_over(
     pixels: np.ndarray, block_of_frame: np.ndarray, n_blocks: int
 ) -> list[tuple[int, float, float, np.ndarray]]:
-    """The same for each row of values."""
+    """Test each row of values in a loop."""
     return [naive(values, block_of_frame, n_blocks) for values in pixels]
 
 

@@ -240,7 +240,7 @@ def _centres(of: Series, pixels: NDArray[np.int64], spot: NDArray[Any]) -> NDArr
 
 @dataclass
 class Score:
-    """What was found of some frames."""
+    """Score of some frames."""
 
     strength: list[float] = field(default_factory=list)
     hit: list[bool] = field(default_factory=list)

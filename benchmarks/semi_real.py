@@ -1,4 +1,4 @@
-"""How many spots come back from a series of known truth that is made from a real Laue frame.
+"""Recall of spots in a series with known truth, made from a real Laue frame.
 
     python benchmarks/semi_real.py [GE.jp2] [--frames 60] [--size 1000] [--set structure=2,1]
     [--picture OUT.png]
@@ -93,7 +93,7 @@ class Spot:
 
     @property
     def radius(self) -> float:
-        """Of the circle around ``peak`` that holds ``image``, pixels."""
+        """Return the radius of the circle around ``peak`` that holds ``image``, pixels."""
         corners = [
             (x - self.peak[0], y - self.peak[1])
             for x in (0, self.image.shape[0])
@@ -118,7 +118,7 @@ class Parts:
     """(2 * LAGS + 1, 2 * LAGS + 1) float32: autocorrelation of the noise; 1 in the middle."""
 
     def variance(self, counts: Image | np.float32) -> Image:
-        """Of the noise of each pixel, counts^2."""
+        """Return the variance of the noise of each pixel, counts^2."""
         return np.asarray(self.gain * np.maximum(counts - self.zero, 1), np.float32)
 
 
@@ -376,7 +376,7 @@ def place(
 
 
 def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: float) -> None:
-    """What the series is."""
+    """Print a description of the series."""
     n_frames, n_x, n_y = frames.shape
     level = np.float32(np.median(parts.background))
     near = ", ".join(f"{value:.2f}" for value in parts.correlation[LAGS, LAGS + 1 :])
@@ -467,7 +467,7 @@ def table(result: Score) -> str:
 def outcome(
     truth: Truth, results: SpotsFile, shown: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Of one frame: whether each of its true spots was found, and X and Y of the false ones, by the rule of the score."""
+    """Return for one frame whether each of its true spots was found, and X and Y of the false ones, by the rule of the score."""
     here = truth.spots.block == shown
     true, visible = truth.spots.XY[here], truth.spots.snr_matched[here] >= FAINTEST
     spots = results.spots(shown)

@@ -658,7 +658,7 @@ def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
 
 
 def _float_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Floats, Floats]:
-    """The same of floats, each block's values ascending."""
+    """Return the sums of float values, with the values of each block in ascending order."""
     n_blocks, p = len(blocks.begin) - 1, tile.values.shape[1]
     sizes = np.empty((n_blocks, p), np.int64)
     totals, scatters = np.zeros((n_blocks, p)), np.zeros((n_blocks, p))

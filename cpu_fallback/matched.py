@@ -442,7 +442,7 @@ class _Spots:
         return of_frame[x - MARGIN, y - MARGIN]
 
     def _tops(self, pixels: NDArray[np.int64], height: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each seed the number of the seed at the top of its spot."""
+        """Return for each seed the number of the seed at the top of its spot."""
         n = len(pixels)
         ahead = _ahead(pixels, self._width)
         back = np.full((4, n + 1), n)
@@ -520,7 +520,7 @@ class _Spots:
         return pixels, names
 
     def _allowed(self, pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the pixels are in the frame, usable, and have a valid value."""
+        """Return which pixels are in the frame, usable, and have a valid value."""
         (n_x, n_y), (x, y) = self._shape, np.divmod(pixels, self._width)
         x, y = x - MARGIN, y - MARGIN
         allowed = (x >= 0) & (x < n_x) & (y >= 0) & (y < n_y)
@@ -553,7 +553,7 @@ def _ahead(pixels: NDArray[np.int64], width: int) -> NDArray[np.int64]:
 
 
 def _followed(to: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each pointer ends."""
+    """Return the end of each pointer."""
     while not np.array_equal(to, nearer := to[to]):
         to = nearer
     return to

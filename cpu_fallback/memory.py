@@ -14,7 +14,10 @@ OF_MOMENTS = 68
 
 
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
-    """Of the moments of a band: one tile at a time, its values as they are, sorted, and some of them as float64."""
+    """Return the memory of the moments of a band.
+
+    One tile at a time is held: its values as they are, sorted, and some of them as float64.
+    """
     if method.n_blocks:
         is_clip = isinstance(method, Clip)
         n_values = clip.TILE_VALUES if is_clip else kruskal.TILE_VALUES
@@ -29,7 +32,9 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
 
 
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
-    """Of the masks, components and sums of a batch: one frame's masks and labels as images, all frames' as bits, and their set pixels.
+    """Return the memory of the masks, components and sums of a batch.
+
+    It holds one frame's masks and labels as images, all frames' masks as bits, and their set pixels.
 
     That is enough where one pixel in fifty is set; usual masks have fewer.
     """

@@ -56,7 +56,7 @@ def sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @cache
 def _sorts_short_integers_fast() -> bool:
-    """Whether to sort 16 bits; measured once, as some processors sort them slowly."""
+    """Return True if 16-bit values are sorted faster; measured once, as some processors sort them slowly."""
     return _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
 
 

@@ -96,7 +96,7 @@ class DeviceMemory(Protocol[Frames]):
 
 
 class Operations(Protocol[Frames, Masks, Prepared]):
-    """What the pipeline computes, in the order in which it does."""
+    """Operations of the pipeline, in the order in which it calls them."""
 
     def scaled(self, frames: Frames, factors: NDArray[np.int64], validity: Validity) -> Frames:
         """Return frames times ``factors`` (one a frame, int64, in 2^-16), in their own type.
@@ -303,7 +303,7 @@ def choose_backend(
 
 
 def _numbers(device: int | Sequence[int]) -> tuple[int, ...]:
-    """Of the devices that are asked for."""
+    """Return the numbers of the requested devices."""
     numbers = tuple(device) if isinstance(device, Iterable) else (device,)
     for number in numbers:
         if not isinstance(number, SupportsIndex) or number < 0:

@@ -67,7 +67,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StartTable:
-    """Where the clip begins, by the number of valid values of a pixel."""
+    """Start of the clip, by the number of valid values of a pixel."""
 
     kept: NDArray[np.int32]
     """(n_frames + 1,) int32: the smallest values that are taken first."""

@@ -52,7 +52,7 @@ class ClippedLevelSampler(LevelSampler):
         validity: Validity,
         start: StartTable,
     ) -> None:
-        """For a stack of that shape; ``start``: `gpu_spots.background.clip.start_table` of its frames."""
+        """Prepare levels for a stack of that shape; ``start``: `gpu_spots.background.clip.start_table` of its frames."""
         super().__init__(shape, validity)
         n_frames, n_rows, n_columns = shape
         n_sampled = len(range(*self.rows.indices(n_rows)))

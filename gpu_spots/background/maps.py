@@ -216,7 +216,7 @@ def threshold_map(
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:
-    """Some rows of a band's moments."""
+    """Return some rows of a band's moments."""
     values = {field.name: getattr(moments, field.name) for field in fields(moments)}
     some: dict[str, Any] = {
         name: array[rows] for name, array in values.items() if isinstance(array, np.ndarray)

@@ -24,7 +24,7 @@ from gpu_spots.parameters import Parameters
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a method did to a run."""
+    """Outcome of a method for a run."""
 
     summary: str
     """One line for the summary of the run."""

@@ -29,7 +29,7 @@ MOST_BLOCKS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a kernel of ranked.cu works on a band of frames."""
+    """Launch of a kernel of ranked.cu on a band of frames."""
 
     size: int
     """Entries that are sorted: the power of two that is not below the number of frames."""

@@ -86,7 +86,7 @@ class _Masks:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What a device holds, significance or sums of it."""
+    """Significance, or sums of it, on one device."""
 
     device: int
     """Its index."""
@@ -170,7 +170,7 @@ class SeveralGpus:
         validity: Validity,
         prepared: tuple[Prepared, ...],
     ) -> _Frames:
-        """Where they are."""
+        """Calculate on the device where they are."""
         device, found = self._here(frames)
         backend = self.backends[device]
         return _Frames({device: backend.levelled(found, levels, validity, prepared[device])})
@@ -273,33 +273,33 @@ class SeveralGpus:
     def significance(
         self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | None
     ) -> _Held:
-        """Where the batch is."""
+        """Calculate on the device where the batch is."""
         device, batch = self._here(frames)
         return _Held(device, self.backends[device].significance(batch, prepared[device], levels))
 
     def empty_sums(self, prepared: tuple[Any, ...], n: int, shape: tuple[int, int]) -> _Held:
-        """On the thread's device."""
+        """Return sums on the device of the thread."""
         device = self._threads.device()
         return _Held(device, self.backends[device].empty_sums(prepared[device], n, shape))
 
     def add_significance(self, onto: _Held, found: _Held, which: NDArray[np.int64]) -> None:
-        """Where both are: a thread works with one device."""
+        """Add on the device where both are: a thread works with one device."""
         assert onto.device == found.device
         self.backends[onto.device].add_significance(onto.held, found.held, which)
 
     def of_sums(self, sums: _Held, sizes: Sequence[int]) -> _Held:
-        """Where they are."""
+        """Calculate on the device where they are."""
         return _Held(sums.device, self.backends[sums.device].of_sums(sums.held, sizes))
 
     def smoothed_maps(self, found: _Held, prepared: tuple[Any, ...]) -> NDArray[np.int16]:
-        """Where it is."""
+        """Calculate on the device where it is."""
         device = found.device
         return self.backends[device].smoothed_maps(found.held, prepared[device])
 
     def matched_masks(
         self, found: _Held, prepared: tuple[Any, ...], levels: Sequence[tuple[Any, ...]]
     ) -> MatchedMasks[_Masks]:
-        """Where it is."""
+        """Calculate on the device where it is."""
         device = found.device
         of_device = [each[device] for each in levels]
         masks = self.backends[device].matched_masks(found.held, prepared[device], of_device)

@@ -17,7 +17,7 @@ OTHERS = {
 
 
 class Cxi(Format):
-    """One row per frame, filled up with zeros to the frame with the most spots."""
+    """Peak lists with one row per frame, filled with zeros up to the frame with the most spots."""
 
     name = "cxi"
     title = "CXI peak lists"

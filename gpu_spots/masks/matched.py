@@ -250,7 +250,7 @@ class NoiseMap:
 
 @dataclass(frozen=True, slots=True)
 class SignificanceMaps:
-    """What turns the values of a frame into significance.
+    """Maps that turn the values of a frame into significance.
 
     Integer frames: ``p = (min(max(I, low), high) * gain - offset - level shift) >> 16``, see
     `level_shift`. Float frames: ``p = floor((I - offset * level) * gain + 64 + rounding)``.
@@ -388,7 +388,7 @@ def group_scale(size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured on the maps of some frames of a run, one value a kernel."""
+    """Measurements on the maps of some frames of a run, one value per kernel."""
 
     size: int
     """Frames of the groups that were looked at."""
@@ -549,7 +549,7 @@ def quartiles(values: NDArray[np.int16]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class MatchedMasks(Generic[Masks]):
-    """What the matched finder makes of a batch of frames or groups."""
+    """Masks of a batch of frames or groups by the matched finder."""
 
     raw: Masks
     """Pixels at or above the seed level of any map, one mask a frame or group."""

@@ -65,7 +65,7 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     @property
     def scaled_validity(self) -> Validity:
-        """Which values count in the frames that the background is learnt from."""
+        """Valid values of the frames from which the background is calculated."""
         is_scaled = self.factors is not None and self.scales_frames
         return self.validity.of_scaled(self.dtype) if is_scaled else self.validity
 
@@ -232,7 +232,7 @@ def _copy_to_scratch(
 def _sample(
     source: Source[Frames, Masks, Prepared], observer: Observer, rows_of: Callable[[int], Array]
 ) -> None:
-    """Only the rows that tell a frame's level."""
+    """Read only the rows from which the level of a frame is calculated."""
     _walk("levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin)))
 
 

@@ -126,7 +126,7 @@ class FaultDesign:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What to simulate.
+    """Design of a simulated run.
 
     Raises `ParameterError`, which names the field, the value found and the range.
     """

@@ -16,7 +16,7 @@ _SHAPE, _FLICKER = 100, 101
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """What stays the same over the run."""
+    """Detector: what does not change during the run."""
 
     inside: NDArray[np.bool_]
     """(n_X, n_Y) bool: pixels that count: inside of the round detector and outside of gaps."""

@@ -100,7 +100,7 @@ class Purity:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What came out. Spots are counted once a frame."""
+    """Result of a score. Spots are counted once per frame."""
 
     n_frames: int
     """Frames of the run."""

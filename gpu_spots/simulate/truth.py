@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What each frame is, in the order in which they were taken."""
+    """Block, angle, laser state and repeat of each frame, in the order of measurement."""
 
     block: NDArray[np.int32]
     """(n_frames,) int32: index of the angle, in the order of the angles."""
@@ -89,7 +89,7 @@ class TrueSpots:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a search can be scored against."""
+    """Truth that found spots are scored against."""
 
     shape: tuple[int, int]
     """n_X and n_Y, pixels."""

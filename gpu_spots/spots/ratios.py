@@ -194,7 +194,7 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What tells reflections from each other, (n_ratios,) each."""
+    """Columns that identify a reflection, (n_ratios,) each."""
 
     mask: Indices
     """First mask with the reflection."""

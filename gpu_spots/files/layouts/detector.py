@@ -18,7 +18,7 @@ Bounds = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DetectorFacts:
-    """What a file tells about its detector. Fields that it does not tell are None or empty."""
+    """Facts of a file about its detector. Fields that the file does not have are None or empty."""
 
     mask: NDArray[np.bool_] | None = None
     """(n_X, n_Y) bool: True where a pixel is good."""
