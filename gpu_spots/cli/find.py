@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
@@ -202,6 +203,11 @@ def find(
     it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
     statistics, masks, labels and the table of spots to the output.
     """
+    if options["finder"] != "matched":
+        context = click.get_current_context()
+        for name in ("significance", "streaks"):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} can only be used with --finder matched", context)
     with naming_options():
         images = take_images(sources, options)
         inputs = take_inputs(options, images is None)

@@ -162,3 +162,11 @@ def test_a_traceback_is_for_those_who_ask(run: Path) -> None:
     assert ended.status == 1
     assert "Traceback" in ended.stderr
     assert ended.lines[-1].startswith("lu_hdf2spots: ")
+
+
+@pytest.mark.parametrize("option", [("--significance", 7), ("--streaks",)])
+def test_options_of_the_matched_finder_need_it(run: Path, option: tuple[object, ...]) -> None:
+    ended = command(run, *option, "--quiet")
+    assert (ended.status, ended.stdout) == (2, "")
+    assert f"{option[0]} can only be used with --finder matched" in ended.stderr
+    assert command(run, *option, "--finder", "matched", "--quiet").status == 0
