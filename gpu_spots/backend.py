@@ -78,7 +78,7 @@ class DeviceMemory(Protocol[Frames]):
             end: the one after the last.
             shuffled_rows: None: the array is (end - begin, n_X, n_Y); always where `free_bytes` is
                 None. Else its frames are shuffled in stretches of so many rows, which divide n_X
-                (`gpu_spots.memory.shuffled.Shuffled`): the backend puts them in order, and needs
+                (`gpu_spots.protocols.Shuffled`): the backend puts them in order, and needs
                 as much memory once more until the block has ended.
         """
 
@@ -294,7 +294,7 @@ def choose_backend(
             return open_backend(devices or (0,), device_memory_limit, workers), None
         except BackendError as error:
             if name == "gpu" or device is not None:
-                raise BackendError(f"backend {name}: {error}") from error
+                raise BackendError(f"backend gpu: {error}") from error
             if driver_version() is not None:
                 note = "no usable GPU; run gpu-spots devices for the reason"
     from cpu_fallback import CpuBackend

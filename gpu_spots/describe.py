@@ -10,7 +10,7 @@ from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError
 from gpu_spots.files.storage import storage_of
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import LocatedColumns
+from gpu_spots.model import LocatedColumns
 from gpu_spots.parameters import SYNCS, Parameters
 from gpu_spots.protocols import Stack
 

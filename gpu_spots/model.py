@@ -409,3 +409,33 @@ SpotTable = Mapping[str, Array]
 `gpu_spots.columns` has the records of all paths, with types, shapes and units. Optional columns are
 absent if they are unknown.
 """
+
+GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
+"""Parameters that can give a column which a file does not have."""
+
+Columns = Mapping[str, Array]
+"""Metadata of a run: column name to one value per frame."""
+
+
+class LocatedColumns(dict[str, Array]):
+    """Metadata with the origin of each column, for messages."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        origin: Mapping[str, str],
+        missing: Mapping[str, str],
+        given_by: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """Keep the columns and what messages say about them.
+
+        Args:
+            columns: column name to values.
+            origin: column name to its place in the file, or elsewhere.
+            missing: column name to the reason why it was not found.
+            given_by: column name to the parameters that can give it; None: `GIVEN_BY`.
+        """
+        super().__init__(columns)
+        self.origin = origin
+        self.missing = missing
+        self.given_by = GIVEN_BY if given_by is None else given_by

@@ -17,8 +17,7 @@ from gpu_spots.background.clipped_levels import ClippedLevelSampler, sample_byte
 from gpu_spots.background.levels import LevelSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Array, Background, Validity
+from gpu_spots.model import MAX_FRAMES, Array, Background, Columns, Validity
 from gpu_spots.parameters import Parameters
 
 

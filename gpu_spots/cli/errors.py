@@ -54,6 +54,10 @@ OPTIONS = {
     "valid_range": "--valid-range",
 }
 """Options by the names of the parameters in messages."""
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error"
+)
+"""The option that `_OneLine.main` looks for, as errors end there."""
 AGAIN = 0.05
 """Seconds until a request that was lost is made again."""
 
@@ -78,6 +82,13 @@ class _OneLine(click.Command):
 
     ``--debug`` anywhere on the command line shows the traceback too.
     """
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option --help, with a text like those of the other options."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = "Show this message and exit"
+        return option
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any

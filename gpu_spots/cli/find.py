@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand, naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
@@ -189,12 +189,11 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @plan_options
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 @click.version_option(__version__, help="Show the version and exit")
 def find(
     sources: tuple[str, ...],
     output: Path | None,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Find the spots of a Laue diffraction run.

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
     from gpu_spots.simulate.score import Bin, Score
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("run", metavar="RUN__mccd.h5", type=click.Path(path_type=Path))
 @click.argument("spots", metavar="RUN__spots.h5", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     help="Draw recall, precision, positions and intensities by S/N; needs matplotlib",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing plot")
+@debug_option
 def score(run: Path, spots: Path, as_json: bool, plot: Path | None, force: bool) -> None:
     """Compare the spots found in a simulated run with the true ones.
 

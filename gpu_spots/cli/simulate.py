@@ -10,6 +10,7 @@ from typing import Any, TextIO, cast
 
 import click
 
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import Stderr, say
 from gpu_spots.errors import ParameterError
 from gpu_spots.simulate.design import GROUPS, MAX_FRAMES, PRESETS, Design, make_design
@@ -27,12 +28,12 @@ SECTIONS = {
     "Faults of pixels": (
         "hot_pixels", "dead_pixels", "zingers", *(one.name for one in fields(GROUPS["faults"])),
     ),
-    "Output": ("compression", "force"),
+    "Output": ("compression", "force", "debug"),
 }  # fmt: skip
 """Options by the headings of the help."""
 
 
-class SimulateCommand(click.Command):
+class SimulateCommand(OneLineCommand):
     """Shows its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -223,6 +224,7 @@ def _text(name: str, group: type = Design) -> str:
     help="Compression of the frames",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
+@debug_option
 def simulate(
     output: Path,
     preset: str,

@@ -118,7 +118,7 @@ def obstacle() -> str | None:
         return NO_CUPY
     version = driver_version()
     if version is None:
-        return f"there is no NVIDIA driver ({DRIVER} cannot be loaded)"
+        return f"there is no NVIDIA driver ({DRIVER} cannot be loaded); install it, or compute on the CPU"
     wheels = installed_wheels()
     if len(wheels) > 1:
         names = " ".join(wheels)

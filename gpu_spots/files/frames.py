@@ -26,10 +26,8 @@ from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.storage import storage_of_datasets
 from gpu_spots.files.validity import ValidRange, valid_values
 from gpu_spots.inputs import Inputs
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.memory.shuffled import Shuffled
-from gpu_spots.model import FRAME_DTYPES, Array, Validity
-from gpu_spots.protocols import Provenance
+from gpu_spots.model import FRAME_DTYPES, Array, Columns, Validity
+from gpu_spots.protocols import Provenance, Shuffled
 
 READ_BYTES = 2**28
 """Largest number of bytes that is read in one call."""

@@ -13,8 +13,7 @@ from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import check_lengths, checked
 from gpu_spots.files.hdf5.tree import FAILURES, item_at, member, why_broken
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.masks.grouping import Columns, LocatedColumns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns, LocatedColumns
 
 GROUP = "lauecollect"
 STATES = ("laser_on", "delay", "file")

@@ -8,8 +8,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.text import CONTROL, check_heading, check_line, read_content
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns
 
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
 """Units in brackets at the end of the name of a column."""

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,38 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, given, one_of
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns, LocatedColumns
 
-Columns = Mapping[str, Array]
-"""Metadata: column name to one value a frame."""
-
-
-class LocatedColumns(dict[str, Array]):
-    """Columns that know where they come from, for messages."""
-
-    def __init__(
-        self,
-        columns: Columns,
-        origin: Mapping[str, str],
-        missing: Mapping[str, str],
-        given_by: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> None:
-        """Keep the columns and what messages say about them.
-
-        Args:
-            columns: column name to values.
-            origin: column name to its place in the file, or elsewhere.
-            missing: column name to the reason why it was not found.
-            given_by: column name to the parameters that can give it; None: `GIVEN_BY`.
-        """
-        super().__init__(columns)
-        self.origin = origin
-        self.missing = missing
-        self.given_by = GIVEN_BY if given_by is None else given_by
-
-
-GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
-"""Parameters that can give a column which a file does not have."""
 MIN_BLOCKS = 3
 """Fewer blocks cannot tell which of them has a spot."""
 LARGEST_ANGLE = 1e12

@@ -572,11 +572,9 @@ def _memory(limits: ResourceLimits) -> int:
 
 def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
     """Return a size with its unit, such as ``1.5 GiB``."""
-    return (
-        f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
-        if n_bytes >= 2**30
-        else f"{rounded(n_bytes / 2**20)} MiB"
-    )
+    if n_bytes >= 2**30:
+        return f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
+    return f"{rounded(n_bytes / 2**20)} MiB" if n_bytes >= 2**20 else f"{n_bytes >> 10} KiB"
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:

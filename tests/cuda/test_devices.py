@@ -49,9 +49,9 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cupy_is_there")
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", "libcuda_which_is_not_there.so.1")
-    assert (
-        devices.obstacle()
-        == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+    assert devices.obstacle() == (
+        "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded); "
+        "install it, or compute on the CPU"
     )
 
 

@@ -28,9 +28,8 @@ from gpu_spots.files.images.image_list import (
     write_images,
 )
 from gpu_spots.files.lauecollect import Column
-from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.memory.workers import in_order
-from gpu_spots.model import Array, Validity
+from gpu_spots.model import Array, Columns, LocatedColumns, Validity
 from gpu_spots.protocols import Observer, Provenance
 
 COUNTING_PIXELS = ("cbf", "pilatus")

@@ -95,7 +95,7 @@ def _layout_of(file: h5py.File, parts: Parts) -> Layout:
 def _given_frames(file: h5py.File, path: str) -> Parts:
     """Return the stack at a path that the user gives: a dataset, or a group that contains one."""
     place = absolute(path)
-    item = item_at(file, path)
+    item = item_at(file, path, "frames_path")
     if not isinstance(item, h5py.Group) or place == "/":
         return (frames_required(file, path),)
     stacks = _in_group(file, place, item)
