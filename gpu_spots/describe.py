@@ -142,7 +142,7 @@ def _why_not(check: Callable[[], object], stack: Stack) -> str | None:
 def _options(
     angles: Description, laser: Description, possible: Mapping[str, str | None]
 ) -> list[str]:
-    """The options of find that suit the run."""
+    """Return the options of find that suit the run."""
     options = []
     if possible["-S blocks"] is None and laser.get("on") and laser.get("off"):
         options += ["-S", "blocks"]

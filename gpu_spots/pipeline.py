@@ -44,7 +44,7 @@ class Summary:
     method: Method
     """Background method."""
     outcome: Outcome | None
-    """What the method did; None: nothing worth a line."""
+    """Summary of the method; None: there is none."""
     noise: NoiseModel | None
     """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None

@@ -189,7 +189,7 @@ class Sink(Protocol):
         """Write a map of the background, such as avg or std."""
 
     def expect_matched(self, n_masks: int | None) -> None:
-        """Masks will be those of the matched finder.
+        """Announce the masks of the matched finder.
 
         ``n_masks``: of each kind, raw, filtered and synced, one a group of frames; None: raw and
         filtered, one a frame.

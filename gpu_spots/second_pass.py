@@ -45,7 +45,7 @@ class Images:
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
     sums: ComponentSums | None = None
-    """Their properties that are the same on every frame."""
+    """Properties of the components that are the same on every frame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Outcome:
     summary: str
     """One line for the summary of the run."""
     warning: str | None
-    """One line where the outcome is suspicious."""
+    """Line about a suspicious outcome; None: there is nothing to warn of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Trimmed:
     """Frames are multiplied to bring them to a level; False: their background is subtracted."""
 
     percent: int
-    """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
+    """Percentage of values to drop: the ``floor(v * percent / 100)`` largest of v valid ones."""
 
     @classmethod
     def for_run(
@@ -233,7 +233,7 @@ class KruskalWallis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """Leave out what stands out above a pixel's own background: values, or whole blocks (``-m clip``).
+    """Exclude values, or whole blocks, that stand out above a pixel's background (``-m clip``).
 
     A run with blocks leaves out blocks, as spots are on all frames of a block.
     """
@@ -252,7 +252,9 @@ class Clip:
     block_shifts: NDArray[np.float64]
     """(n_blocks + 1,) float64: see `clip.block_shifts`."""
     levels: NDArray[np.int64] | None = None
-    """(n_frames,) int64, 2^-16: level of each frame over the run's; None: frames are not levelled."""
+    """Level of each frame over that of the run, (n_frames,) int64, 2^-16; None: frames are not
+    levelled.
+    """
 
     @property
     def n_blocks(self) -> int:
@@ -342,7 +344,7 @@ class Clip:
 
 
 Method = Trimmed | KruskalWallis | Clip
-"""Every background method."""
+"""Any background method."""
 METHODS: Mapping[str, type[Method]] = {
     method.name: method for method in (Trimmed, KruskalWallis, Clip)
 }

@@ -1,4 +1,8 @@
-"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else; a signal ends the program by that signal."""
+"""Errors as one line on stderr, exit statuses, and signals.
+
+The exit status is 0 for success, 2 for wrong usage, and 1 for any other error. A signal ends the
+program by that signal.
+"""
 
 import os
 import signal
@@ -160,7 +164,10 @@ def _end(error: BaseException, name: str, debug: bool) -> Any:
 
 
 def _die_of(number: signal.Signals) -> None:
-    """End by the signal itself: a shell ends its loop only if it sees that Ctrl-C ended the program."""
+    """End by the signal itself.
+
+    A shell ends its loop only if it sees that Ctrl-C ended the program.
+    """
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
@@ -202,7 +209,7 @@ class _Requests:
     over: bool = False
     """The work has ended, one way or the other: they are not heard any more."""
     since: float | None = None
-    """When the first one was made; None: there was none."""
+    """Time of the first request; None: there was none."""
     is_program: bool = False
     """A watchdog removes what the program leaves, so it may end at once."""
 
@@ -217,7 +224,9 @@ class _Requests:
 
 @contextmanager
 def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
-    """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
+    """Turn signals that ask the process to end into `Stopped` in the main thread.
+
+    So every clean-up runs. Signals that the process ignores stay ignored.
 
     ``for_good``: they are not heard any more when the block has ended, while Python waits for
     threads that still compute.
@@ -246,7 +255,7 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
             signal.pthread_kill(main_thread.ident, last)
 
     def lost(unraisable: Any) -> None:
-        """Python drops what is raised in some places of its own, in weak references for one: ask again, a little later."""
+        """Ask again later: Python drops errors raised in places such as weak references."""
         if unraisable.exc_type is not Stopped:
             hook(unraisable)
             return

@@ -19,7 +19,10 @@ MAX_BYTES = 2**63 - 1
 
 
 def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi: powers of 1000, with an i of 1024."""
+    """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi.
+
+    Units are powers of 1000, or of 1024 with an i.
+    """
     if value is None:
         return None
     found = re.fullmatch(

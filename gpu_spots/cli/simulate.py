@@ -64,7 +64,7 @@ class Pair(click.ParamType[tuple[Any, Any]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, Any]:
-        """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
+        """Return a pair: ``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
         parts = value if isinstance(value, tuple) else str(value).split(",")
         try:
             numbers = [self.kind(part) for part in parts if len(str(part)) < 9]

@@ -49,7 +49,10 @@ class DeviceInfo:
 def open_backend(
     numbers: Sequence[int], memory_limit: int | None, threads: int
 ) -> "GpuBackend | SeveralGpus":
-    """The backend on a device, or on several, ``memory_limit`` on each and a thread at least; see `open_device`."""
+    """Return the backend on one or several devices; see `open_device`.
+
+    ``memory_limit`` holds for each device. Each has at least one thread.
+    """
     workers = max(threads, len(numbers))
     devices: list[Device] = []
     for number in numbers:
@@ -65,7 +68,7 @@ def open_backend(
 def open_device(
     number: int, memory_limit: int | None, threads: int, beside: "Device | None" = None
 ) -> "Device":
-    """A device on which a kernel has run.
+    """Return a device after a kernel has run on it.
 
     Raises `BackendError`, one line that says what to install or to do.
     """
@@ -113,7 +116,10 @@ def list_devices() -> list[DeviceInfo]:
 
 
 def obstacle() -> str | None:
-    """Why no CUDA device can be used on this machine, cheapest questions first; None: nothing stands in the way so far."""
+    """Return the reason why no CUDA device can be used; None: none was found.
+
+    Cheap checks come first.
+    """
     if importlib.util.find_spec("cupy") is None:
         return NO_CUPY
     version = driver_version()
@@ -144,12 +150,12 @@ def obstacle() -> str | None:
 
 
 def _numbers_of(version: str) -> tuple[int, ...]:
-    """Major and minor number of a version: 14 and 2 of 14.2.0rc1."""
+    """Return major and minor number of a version: 14 and 2 of 14.2.0rc1."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _too_old(number: int) -> str | None:
-    """Return the reason why the compute capability of a device is too low; None: it is supported."""
+    """Return why the compute capability of a device is too low; None: it is supported."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -172,7 +178,7 @@ def _too_old(number: int) -> str | None:
 
 
 def driver_version() -> int | None:
-    """The newest CUDA that the driver supports, 13000 for 13.0; None: there is no driver."""
+    """Return the newest CUDA that the driver supports, 13000 for 13.0; None: no driver."""
     version = ctypes.c_int()
     try:
         failed = ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
@@ -182,7 +188,7 @@ def driver_version() -> int | None:
 
 
 def installed_wheels() -> list[str]:
-    """Packages that bring CuPy; more than one overwrite each other."""
+    """Return the packages that contain CuPy. Two of them overwrite each other."""
     import importlib.metadata  # which takes longer than all that is asked before
 
     names = {

@@ -239,7 +239,10 @@ def write_located(file: h5py.File, columns: Columns) -> None:
 
 
 def write_comments(file: h5py.File, comments: Sequence[str]) -> None:
-    """Write the comments of a log as an attribute of the group; its begin, where they are longer than an attribute can be."""
+    """Write the comments of a log as an attribute of the group.
+
+    Long comments are cut to the largest size of an attribute.
+    """
     if comments:
         text = "\n".join(comments).encode(errors="backslashreplace")
         file.require_group(GROUP).attrs["comments"] = text[:MAX_ATTRIBUTE].decode(errors="ignore")

@@ -1,4 +1,7 @@
-"""A table of metadata in a text file: one column a quantity, one row a frame (CSV, TSV, or columns with blanks between them)."""
+"""Table of metadata in a text file: one column per quantity, one row per frame.
+
+Columns are separated by commas, semicolons, tabs or blanks.
+"""
 
 import csv
 import re
@@ -52,7 +55,7 @@ def read_table(path: str | Path) -> Columns:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not empty, with their numbers."""
+    """Return lines that are not empty, with their numbers."""
     try:
         text = read_content(path, "a table such as CSV").decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -70,7 +73,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _split(
     lines: list[tuple[int, str]], path: Path
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows with the numbers of their lines."""
+    """Return the names of the columns, and the rows with the numbers of their lines."""
     comments = [line for line in lines if line[1].lstrip().startswith("#")]
     table = [line for line in lines if not line[1].lstrip().startswith("#")]
     if not table:
@@ -97,7 +100,7 @@ def _split(
 
 
 def _separator(line: str) -> str | None:
-    """None: blanks."""
+    """Return the separator of a line; None: blanks."""
     return next((separator for separator in "\t;," if separator in line), None)
 
 

@@ -1,4 +1,4 @@
-"""Strict reader of CBF images that are compressed by byte offsets, as Pilatus detectors write them."""
+"""Strict reader of CBF images with byte-offset compression, as Pilatus detectors write them."""
 
 import base64
 import hashlib
@@ -26,7 +26,10 @@ _PADDING = 16
 
 
 def size_of(head: bytes) -> int | None:
-    """Bytes up to the last pixel, from the first bytes of a file; None where they do not tell."""
+    """Return the bytes up to the last pixel, from the first bytes of a file.
+
+    None if the first bytes do not tell it.
+    """
     found = re.search(rb"^X-Binary-Size: *(\d{1,15})\s", head, re.M)
     starter = head.find(_STARTER)
     return starter + len(_STARTER) + int(found[1]) if found and starter >= 0 else None

@@ -120,8 +120,8 @@ class Image:
     X, its columns Y.
     """
     header: dict[str, float | str]
-    """Some of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0 where
-    0 means unknown.
+    """Values of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0
+    where 0 means unknown.
     """
     format: str
     """Format of the file: marccd, cbf, edf, tif, ..."""
@@ -142,7 +142,10 @@ def read_image(path: Path) -> Image:
 
 
 def read_image_of_any_type(path: Path) -> Image:
-    """Read an image with values of any type, such as a mask; `read_image` takes `FRAME_DTYPES` only."""
+    """Read an image with values of any type, such as a mask.
+
+    `read_image` accepts `FRAME_DTYPES` only.
+    """
     head = _head(path)
     if not head:
         raise InputError(f"{path}: is empty, expected an image")
@@ -210,7 +213,7 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
 
 
 def is_image(head: bytes) -> bool:
-    """Return True if the first bytes of a file, at least 1031, are those of an image of a known format."""
+    """Return True if the first bytes of a file, at least 1031, are those of a known format."""
     known = (
         *tiff.SIGNATURES,
         cbf.SIGNATURE,
@@ -248,7 +251,7 @@ def read_header(path: Path) -> dict[str, float | str]:
 
 
 def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an image that can be read; raises what `read_image` does.
+    """Return shape and type of an image that can be read; raises the errors of `read_image`.
 
     Only the header is read where that tells all.
     """
@@ -263,7 +266,9 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def read_rows(
     path: Path, first: int, last: int, into: Array
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Fill ``into`` with the rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
+    """Fill ``into`` with some rows of an image; raises the errors of `read_image`.
+
+    They are the rows from ``first`` to ``last``.
 
     Of a MarCCD file that is not compressed only these are read, and straight to where they belong;
     any other is decoded as a whole.
@@ -305,7 +310,7 @@ def read_rows(
 
 
 def _head(path: Path, n_bytes: int = DATA_BEGIN) -> bytes:
-    """The first bytes of a file; without ``n_bytes``, as many as a MarCCD header has."""
+    """Return the first bytes of a file; without ``n_bytes``, those of a MarCCD header."""
     require_regular_file(path, "an image")
     try:
         with path.open("rb") as file:
@@ -325,7 +330,7 @@ _COMPRESSED_SIGNATURES = (b"\x1f\x8b", b"BZh")
 
 
 def _whole(path: Path, head: bytes) -> bytes:
-    """The whole decompressed content of a file that decompresses to ``head`` and so on."""
+    """Return the whole decompressed content of a file whose content begins with ``head``."""
     limit = MAX_CONTENT
     if _is_marccd(head):
         limit = _marccd_bytes(head, path) + SLACK
@@ -395,7 +400,7 @@ def _check_not_marccd(head: bytes, path: Path) -> None:
 
 
 def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
-    """Byte orders of header and frame, ``<`` or ``>``; None where the header does not tell them."""
+    """Return byte orders of header and frame, ``<`` or ``>``; None if they are unknown."""
     known: dict[int, Order] = {1234: "<", 4321: ">"}
     for order in known.values():
         of_header, of_frame = struct.unpack_from(f"{order}2i", head, 1052)
@@ -405,7 +410,10 @@ def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
 
 
 def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """Shape and type, in its byte order, of a frame, from the first bytes of a file of ``n_bytes``."""
+    """Return shape and type of a frame, from the first bytes of a file of ``n_bytes``.
+
+    The type has the byte order of the file.
+    """
     if n_bytes < DATA_BEGIN or len(head) < DATA_BEGIN:
         raise InputError(
             f"{path}: is cut off: {n_bytes} bytes, "
@@ -426,7 +434,7 @@ def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, in
 
 
 def _marccd_bytes(head: bytes, path: Path) -> int:
-    """Size of header and frame together, as the header tells it."""
+    """Return the size of header and frame together, from the header."""
     orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
     if orders is None:
         raise InputError(
@@ -471,7 +479,7 @@ def _marccd_header(content: bytes) -> dict[str, float | str]:
 
 
 def _marccd_time(stamp: bytes) -> str:
-    """ISO 8601 of ``MMDDhhmmYYYY.ss``; as it stands where it is something else."""
+    """Return ``MMDDhhmmYYYY.ss`` as ISO 8601; another text is returned unchanged."""
     text = stamp.split(b"\0")[0].decode("ascii", "replace").strip()
     found = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d{4})\.(\d\d)", text)
     return "{4}-{0}-{1}T{2}:{3}:{5}".format(*found.groups()) if found else text
@@ -504,7 +512,9 @@ _complaints = _Complaints()
 
 
 def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Path) -> None:
-    """Raise `InputError` unless the frame that an EDF header describes is in the file; fabio fills missing bytes with zeros.
+    """Raise `InputError` unless the file has the whole frame of its EDF header.
+
+    fabio fills missing bytes with zeros.
 
     Args:
         head: the first bytes of the file, `MAX_EDF_HEADER` or all.
@@ -573,7 +583,10 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
 
 
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:
-    """An image out of its file; ``content``: what was in the file, if that was compressed."""
+    """Return an image from its file.
+
+    ``content``: decompressed content of the file; None: the file is not compressed.
+    """
     import fabio
     from fabio.fabioutils import BytesIO
 
@@ -630,6 +643,6 @@ def _pilatus_header(header: dict[str, Any]) -> dict[str, float | str]:
 
 
 def _without(reason: str, path: Path) -> str:
-    """A reason without the file's name, which stands before it anyway."""
+    """Return a reason without the name of the file, which precedes it anyway."""
     text = reason.replace(str(path), "it").replace(path.name, "it")
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])

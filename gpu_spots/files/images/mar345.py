@@ -17,7 +17,7 @@ _BITS_V2 = (0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32)
 
 
 def check_mar345(content: bytes, path: Path) -> None:
-    """Raise `InputError` unless sizes, overflow table and packed pixels of a mar345 file fit each other.
+    """Raise `InputError` unless sizes, overflow table and pixels of a mar345 file agree.
 
     Args:
         content: the whole file.
@@ -62,7 +62,7 @@ def check_mar345(content: bytes, path: Path) -> None:
 
 
 def _unpacked(content: bytes, begin: int, n_pixels: int, is_v2: bool) -> int:
-    """Pixels that are in the packed data, counted block by block until there are ``n_pixels``."""
+    """Return the number of packed pixels, counted block by block up to ``n_pixels``."""
     bits_of, n_code = (_BITS_V2, 4) if is_v2 else (_BITS, 3)
     mask, n_bits = (1 << n_code) - 1, 8 * len(content)
     content += b"\0\0"

@@ -89,7 +89,7 @@ def read_tiff(content: bytes, path: Path) -> tuple[Array, str]:
 
 
 def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ...]]]:
-    """Byte order and known tags of the only image."""
+    """Return byte order and known tags of the only image."""
     order = "<" if content[:1] == b"I" else ">"
     if struct.unpack_from(f"{order}H", content, 2)[0] == 43:
         begin, pointer, number, entry_bytes = 8, "Q", "Q", 20
@@ -246,7 +246,7 @@ def _decode(content: bytes, parts: _Parts, path: Path) -> Array:
 
 
 def _pixels(data: bytes, rows: int, parts: _Parts) -> Array:
-    """(rows, columns of a part), with the predictor undone."""
+    """Return pixels (rows, columns of a part) with the predictor undone."""
     columns, dtype = parts.part[1], parts.dtype
     if parts.bits == 1:
         packed = np.frombuffer(data, np.uint8).reshape(rows, -1)
@@ -265,7 +265,10 @@ def _pixels(data: bytes, rows: int, parts: _Parts) -> Array:
 
 
 def inflate(data: bytes, at_most: int) -> bytes:
-    """Undo Deflate; more than ``at_most`` bytes, a wrong checksum or a missing end are ValueError."""
+    """Decompress Deflate.
+
+    Raises ValueError for more than ``at_most`` bytes, a wrong checksum or a missing end.
+    """
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, at_most)
@@ -288,7 +291,10 @@ _BEGINS = np.cumsum(_WIDTHS) - _WIDTHS
 
 
 def _unpack_lzw(data: bytes, at_most: int) -> bytes:
-    """Undo TIFF's LZW; more than ``at_most`` bytes or impossible codes are ValueError."""
+    """Decompress TIFF's LZW.
+
+    Raises ValueError for more than ``at_most`` bytes or impossible codes.
+    """
     padded = np.frombuffer(data + bytes(4), np.uint8).astype(np.uint32)
     n_bits, at, found, n_found = 8 * len(data), 0, [], 0
     while True:

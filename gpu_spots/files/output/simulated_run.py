@@ -1,4 +1,7 @@
-"""Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it; and what a score needs of a spots file."""
+"""Simulated runs on disk, with the group ``truth`` beside the frames.
+
+This module also reads the spots files that are scored.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -30,7 +33,7 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
     "lzf": {"compression": "lzf", "shuffle": True},
     "none": {},
 }
-"""How frames can be stored, and what HDF5 is told for it."""
+"""Compressions of the frames, with their arguments for h5py."""
 
 TRUE_SPOT_COLUMNS = {
     "XY": (
@@ -117,7 +120,7 @@ def write_run(
 
 
 def read_truth(path: Path) -> Truth:
-    """The truth of a run that `write_run` wrote.
+    """Return the truth of a run that `write_run` wrote.
 
     Raises:
         InputError: the file cannot be read, or has no truth.

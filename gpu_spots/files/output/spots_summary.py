@@ -15,7 +15,7 @@ from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.output.nexus import ENTRY
 
 RANGES = "frame2spotsBE"
-"""Only spots files have this dataset."""
+"""Dataset that only spots files have."""
 METHOD = (
     *("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise"),
     *("finder", "significance", "streaks"),
@@ -41,7 +41,7 @@ def why_no_run(file: h5py.File) -> str:
 
 
 def summarise(file: h5py.File) -> dict[str, Any]:
-    """Return what is known of a spots file, as JSON can hold it. No masks are read.
+    """Return a summary of a spots file, in types that JSON has. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
     ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
@@ -103,7 +103,7 @@ def _attributes(file: h5py.File, group: str = "info") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as JSON can hold it."""
+    """Return an attribute in a type that JSON has."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
