@@ -404,7 +404,8 @@ SPOT_COLUMNS = (
         shape=("n_spots",),
         description=(
             "sum of: 1 touches the border, 2 touches a masked pixel, 4 overloaded, "
-            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel"
+            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot "
+            "pixel"
         ),
     ),
 )

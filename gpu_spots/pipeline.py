@@ -116,7 +116,8 @@ def find_spots(
         observer.warn(warning)
     if groups.n_unpaired:
         observer.warn(
-            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own"
+            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
+            "keep a mask of their own"
         )
 
     watch = Stopwatch()

@@ -121,7 +121,8 @@ class LevelSampler:
             return None
         return (
             "frame levels: found a scatter of the number of pixels with counts of "
-            f"{100 * scatter:.0f} %, expected {100 * by_chance:.1f} % by chance; the beam drifts or "
+            f"{100 * scatter:.0f} %, expected {100 * by_chance:.1f} % by chance; the beam drifts "
+            "or "
             "exposures differ, and masks of bright frames have many false spots; process frames "
             f"of equal exposure together, or increase {given('cutoff')} "
             f"({given('normalise', 'level')} needs at least one count per pixel)"

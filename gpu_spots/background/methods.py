@@ -187,7 +187,8 @@ class KruskalWallis:
             return None
         summary = (
             f"Kruskal-Wallis: {100 * (dropped == 0).mean():.1f} % of the pixels kept all "
-            f"{self.n_blocks} blocks; median dropped {np.median(dropped):g}, at most {dropped.max()}"
+            f"{self.n_blocks} blocks; median dropped {np.median(dropped):g}, at most "
+            f"{dropped.max()}"
         )
         down_to_two = (dropped == self.n_blocks - 2).mean() if self.n_blocks > 2 else 0.0
         warning = (

@@ -74,7 +74,8 @@ def _run(
     if not quiet:
         n_frames, n_rows, n_columns = stack.shape
         say(
-            f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, {stack.dtype}, {known}, "
+            f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, "
+            f"{stack.dtype}, {known}, "
             f"{output.stat().st_size / 1e6:.1f} MB"
         )
 

@@ -195,7 +195,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or ' '.join(str(error).split())}", 1
     return (
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it",
+        f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows "
+        "where, please report it",
         1,
     )
 

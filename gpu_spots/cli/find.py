@@ -102,7 +102,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )
 @click.option(
     "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
-    help="percent of extreme values to skip while calculating average, standard deviation and IQR; 0 means 25",
+    help="percent of extreme values to skip while calculating average, standard deviation and IQR; "
+         "0 means 25",
 )  # fmt: skip
 @click.option(
     "-A",
@@ -143,7 +144,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @click.option(
     "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
     shell_complete=one_of(("2,1", "2,2")),
-    help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see scipy.ndimage.generate_binary_structure",
+    help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see "
+         "scipy.ndimage.generate_binary_structure",
 )  # fmt: skip
 @click.option(
     "-a", "--angles", metavar="ANGLES", type=int, default=DEFAULTS.angles, show_default=True,
@@ -273,7 +275,8 @@ def _run(
             shape = " x ".join(map(str, stack.shape[1:]))
             counted = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             say(
-                f"{stack.source}: {counted} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}"
+                f"{stack.source}: {counted} of {shape}, {stack.dtype}; computing on "
+                f"{chosen.device}{'; ' * bool(note)}{note or ''}"
             )
         if dry_run:
             plan = plan_to_file(stack, parameters, resources, results)

@@ -45,7 +45,8 @@ def image_options(command: Command) -> Command:
         ),
         click.option(
             "-p", "--path", "folder", metavar="DIR", type=path,
-            help="Folder of the images that a log or table lists  [default: folder of the log or table]",
+            help="Folder of the images that a log or table lists  [default: folder of the log or "
+                 "table]",
         ),
         click.option(
             "--name-pattern", metavar="PATTERN",

@@ -112,7 +112,8 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
         )
     yield (
         "computed",
-        f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})",
+        f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} "
+        f"({found['device'] or unknown})",
     )
     yield "program", found["program"] or unknown
     yield "input", f"{found['input_file'] or unknown}  {found['frames_path'] or ''}"
@@ -146,7 +147,8 @@ def _frames(frames: dict[str, Any]) -> Rows:
     )
     yield (
         "size",
-        f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB",
+        f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, "
+        f"{frames['megabytes']:.1f} MB",
     )
     if "images" in frames:
         yield "stored", f"one image per frame, {frames['images']}"
@@ -199,7 +201,8 @@ def _metadata(found: dict[str, Any]) -> Rows:
     else:
         yield (
             "angles",
-            f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}",
+            f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} "
+            f"degrees{_from(angles)}",
         )
     if "missing" in laser:
         yield "laser", f"unknown: {laser['missing']}"

@@ -62,11 +62,15 @@ def table(result: "Score") -> str:
     """Return the result as text, its headline first."""
     clear = result.clear
     lines = [
-        f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma ({_percent(clear.found, clear.true)})",
+        f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma "
+        f"({_percent(clear.found, clear.true)})",
         "",
     ]
     pulls = bool(result.purity)
-    heads = f"{'S/N':>10} {'true':>8} {'found':>8} {'recall':>8} {'position':>9} {'bias':>8} {'scatter':>8}"
+    heads = (
+        f"{'S/N':>10} {'true':>8} {'found':>8} {'recall':>8} {'position':>9} {'bias':>8} "
+        f"{'scatter':>8}"
+    )
     lines.append(heads + (f" {'pulls':>7} {'in 68 %':>8} {'in 95 %':>8}" if pulls else ""))
     lines += [_row(part, pulls) for part in result.bins]
     rate = result.n_false / result.n_frames
@@ -74,7 +78,8 @@ def table(result: "Score") -> str:
     lines += [
         "",
         f"{result.n_found} spots found on {result.n_frames} frames; precision {precision}",
-        f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_fragments} fragments of true spots",
+        f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_fragments} "
+        "fragments of true spots",
     ]
     if result.n_merged is not None:
         lines.append(f"{result.n_merged} true spots merged into others")

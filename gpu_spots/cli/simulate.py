@@ -284,7 +284,8 @@ def simulate(
         raise click.BadParameter(error.problem, param_hint=option) from error
     if design.n_frames > MAX_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease --angles",
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease "
+            "--angles",
             click.get_current_context(),
         )
     shapes = () if cutouts is None else cut_spots(read_image(cutouts).frame)
@@ -296,7 +297,8 @@ def simulate(
     kind = "laser" if laser else "dark"
     per_frame = design.spots + min(design.spots, design.shape.neighbours)
     say(
-        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {per_frame} spots a frame, "
+        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} "
+        f"angles, {per_frame} spots a frame, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
 

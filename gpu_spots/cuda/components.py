@@ -21,7 +21,8 @@ def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Compo
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
         raise BackendError(
-            f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}"
+            f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most "
+            f"{32 * MOST_WORDS}"
         )
     step = MOST_WORDS // words_of_mask
     parts = [

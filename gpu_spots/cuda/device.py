@@ -220,7 +220,10 @@ class Device:
     def _describe(self) -> str:
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
         runtime = cupy.cuda.runtime.runtimeGetVersion()
-        return f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy {cupy.__version__}"
+        return (
+            f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy "
+            f"{cupy.__version__}"
+        )
 
 
 def _with_null_pointers(kernel: Any) -> Kernel:
@@ -291,7 +294,8 @@ class _Slots:
             return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(
-                f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}"
+                f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: "
+                f"{reason(error)}"
             ) from None
 
 

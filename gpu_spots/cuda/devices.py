@@ -124,11 +124,17 @@ def obstacle() -> str | None:
         return NO_CUPY
     version = driver_version()
     if version is None:
-        return f"there is no NVIDIA driver ({DRIVER} cannot be loaded); install it, or compute on the CPU"
+        return (
+            f"there is no NVIDIA driver ({DRIVER} cannot be loaded); install it, or compute on "
+            "the CPU"
+        )
     wheels = installed_wheels()
     if len(wheels) > 1:
         names = " ".join(wheels)
-        return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {names}, then {EXTRA}, or {EXTRA12}"
+        return (
+            f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall "
+            f"{names}, then {EXTRA}, or {EXTRA12}"
+        )
     choose_kernel_cache()
     try:
         import cupy
@@ -143,7 +149,8 @@ def obstacle() -> str | None:
     if version // 1000 < needed // 1000:
         other = f", or pip uninstall {' '.join(wheels)} and {EXTRA12}" if version >= 12000 else ""
         return (
-            f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, CuPy is built for {needed // 1000}: "
+            f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, CuPy is "
+            f"built for {needed // 1000}: "
             f"update the driver{other}"
         )
     return None
@@ -241,5 +248,6 @@ def _try(device: "Device") -> None:
     expected = np.arange(0, n_columns, 2)[:, None] + n_columns * np.arange(n_rows)
     if not np.array_equal(found.pixels, expected.reshape(-1)):
         raise BackendError(
-            f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken"
+            f"GPU {device.number}: a test of its kernels gave wrong results: the device or its "
+            "driver is broken"
         )

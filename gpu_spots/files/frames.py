@@ -57,7 +57,8 @@ class ArrayStack:
         if frames.dtype.kind in "iu" and frames.dtype.newbyteorder("=") not in FRAME_DTYPES:
             types = ", ".join(map(str, FRAME_DTYPES))
             raise InputError(
-                f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it"
+                f"{self.source} is {frames.dtype}, expected one of {types}; "
+                "frames.astype(numpy.int32) converts it"
             )
         _check_type(frames.dtype, self.source)
         _check_shape(frames.shape, self.source)
@@ -297,7 +298,8 @@ def _stored_type(part: Part, origin: Origin, source: str) -> np.dtype[Any]:
                 f"{_type_name(dtype)} ({name})" for dtype, name in origin.types.items()
             )
             raise InputError(
-                f"{source} is a virtual dataset of {declared} with sources of different types: {found}; expected one type"
+                f"{source} is a virtual dataset of {declared} with sources of different types: "
+                f"{found}; expected one type"
             )
         declared = next(iter(origin.types))
     _check_type(declared, source)

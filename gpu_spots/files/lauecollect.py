@@ -147,7 +147,8 @@ def _copy_members(
                 into.attrs.create(name, attributes[name], dtype=attributes.get_id(name).dtype)
             except FAILURES as error:
                 warn(
-                    f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}"
+                    f"{source}: attribute {name} is damaged and left out of the output: "
+                    f"{hdf5_reason(error)}"
                 )
     for name in group:
         if isinstance(name, bytes):

@@ -49,7 +49,8 @@ def read_table(path: str | Path) -> Columns:
     for number, row in rows:
         if len(row) != len(names):
             raise InputError(
-                f"{path}: line {number} has {len(row)} values, expected {len(names)}: {', '.join(names)}"
+                f"{path}: line {number} has {len(row)} values, expected {len(names)}: "
+                f"{', '.join(names)}"
             )
     return {name: _column([row[i] for _, row in rows]) for i, name in enumerate(names)}
 
@@ -88,7 +89,8 @@ def _split(
         heading = _values(text.lstrip("# \t"), separator) if text else []
         if len(heading) != len(first) or all(_is_number(name) for name in heading):
             raise InputError(
-                f"{path}: line {table[0][0]} has numbers only, expected the names of the columns first, such as angle,laser_on"
+                f"{path}: line {table[0][0]} has numbers only, expected the names of the columns "
+                "first, such as angle,laser_on"
             )
     else:
         heading, table = first, table[1:]

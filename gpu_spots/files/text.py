@@ -64,6 +64,7 @@ def check_heading(path: Path, number: int, names: list[str]) -> None:
     for i, name in enumerate(names, 1):
         if len(name) > MAX_NAME or CONTROL.search(name):
             raise InputError(
-                f"{path}: line {number}: the name of column {i} is {name[:40]!r} ({len(name)} characters), "
+                f"{path}: line {number}: the name of column {i} is {name[:40]!r} ({len(name)} "
+                "characters), "
                 f"expected at most {MAX_NAME} characters and no control characters"
             )

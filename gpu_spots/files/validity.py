@@ -67,7 +67,8 @@ def valid_values(
         )
     elif facts.unused_mask and options.file_mask and options.mask is None:
         notes.append(
-            f"{source}: {facts.unused_mask} may be a mask and is not used, as the file does not say "
+            f"{source}: {facts.unused_mask} may be a mask and is not used, as the file does not "
+            "say "
             f"which value marks a good pixel; use {given('mask')} and {given('mask_good')} to use "
             f"it, or {given('file_mask', False)} to ignore it"
         )

@@ -81,7 +81,8 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     assert found["stored"] == "chunks 1x24x40, filters gzip 4"
     assert (
         found["mask"]
-        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), "
+        "--reject border:1 (124)"
     )
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"

@@ -264,7 +264,8 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
             "NVRTC, CUDA's compiler, is missing",
         ),
         (
-            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error',
+            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 '
+            "catastrophic error",
             "CUDA's headers are missing",
         ),
         (
@@ -387,7 +388,7 @@ def test_auto_falls_back_and_says_so() -> None:
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("options", [{"name": "gpu"}, {"name": "auto", "device": 0}])
 def test_a_gpu_that_is_asked_for_must_be_there(options: dict[str, Any]) -> None:
-    with pytest.raises(BackendError, match=f"backend {options['name']}: it is somewhere else"):
+    with pytest.raises(BackendError, match="backend gpu: it is somewhere else"):
         select_backend(**options)
 
 

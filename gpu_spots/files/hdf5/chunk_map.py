@@ -102,7 +102,8 @@ class ChunkMap:
         )
         if math.prod(grid) > MAX_CHUNKS:
             raise InputError(
-                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape {dataset.shape}, "
+                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape "
+                f"{dataset.shape}, "
                 f"chunks of {dataset.chunks}), of which {dataset.id.get_num_chunks()} are written; "
                 f"expected at most {MAX_CHUNKS}"
             )

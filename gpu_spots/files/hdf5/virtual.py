@@ -384,7 +384,8 @@ def _limited(
     if len(to) != 1 or len(from_) != 1:
         raise _Incomplete(
             mapping.frame,
-            f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both datasets",
+            f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both "
+            "datasets",
         )
     size = taken[from_[0]].size_below(shape[from_[0]])
 
@@ -453,7 +454,8 @@ def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
         if path.stat().st_size < begin + n_bytes:
             raise _Incomplete(
                 None,
-                f"its external file {path} has {path.stat().st_size} bytes, expected {begin + n_bytes}",
+                f"its external file {path} has {path.stat().st_size} bytes, expected "
+                f"{begin + n_bytes}",
             )
         n_left -= n_bytes
         yield path

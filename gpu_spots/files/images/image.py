@@ -136,7 +136,8 @@ def read_image(path: Path) -> Image:
     image = read_image_of_any_type(path)
     if image.frame.dtype not in FRAME_DTYPES:
         raise InputError(
-            f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}"
+            f"{path}: has values of type {image.frame.dtype}, expected one of "
+            f"{', '.join(map(str, FRAME_DTYPES))}"
         )
     return image
 
@@ -428,7 +429,8 @@ def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, in
     expected = _marccd_bytes(head, path)
     if n_bytes < expected:
         raise InputError(
-            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} pixels of {depth} bytes"
+            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} "
+            f"pixels of {depth} bytes"
         )
     return (n_slow, n_fast), np.dtype(_MARCCD_DTYPES[depth]).newbyteorder(orders[1])
 
@@ -504,7 +506,8 @@ class _Complaints(logging.Handler):
 
 
 _DAMAGE = re.compile(
-    r"incomplete|mismatch|malformed|smaller than|unimplemented|unknown compression|corrupt|uncommon error|under-short|bad framesize"
+    r"incomplete|mismatch|malformed|smaller than|unimplemented|unknown "
+    r"compression|corrupt|uncommon error|under-short|bad framesize"
     r"|not reachable",
     re.IGNORECASE,
 )
@@ -537,7 +540,8 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
     if "EDF_BINARYFILENAME" in header:
         raise InputError(
-            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header"
+            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, "
+            "expected them after the header"
         )
     dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
     if not dimensions or "DATATYPE" not in header:
@@ -546,7 +550,8 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     kind = DATA_TYPES.get(header["DATATYPE"])
     if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
         raise InputError(
-            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}"
+            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type "
+            f"{header['DATATYPE'][:40]!r}"
         )
     expected, stored = (
         math.prod(map(int, dimensions)) * np.dtype(kind).itemsize,
@@ -556,12 +561,14 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     if not method.startswith("NO"):
         if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
             raise InputError(
-                f"{path}: is damaged or cut off: {stored} bytes after the header, expected {repr(sizes[0][:40]) if sizes else 'Size'}"
+                f"{path}: is damaged or cut off: {stored} bytes after the header, expected "
+                f"{repr(sizes[0][:40]) if sizes else 'Size'}"
             )
         data = content()[end.end() : end.end() + int(sizes[0])]
         if "OFFSET" in method or "Z" not in method:
             raise InputError(
-                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; write it again with one of these"
+                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; "
+                "write it again with one of these"
             )
         try:
             if "GZIP" in method or "BZ" in method:
@@ -574,11 +581,13 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
             ) from error
         if not is_whole or len(found) != expected:
             raise InputError(
-                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}"
+                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, "
+                f"expected {expected}"
             )
     elif stored < expected:
         raise InputError(
-            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, expected {expected}"
+            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, "
+            f"expected {expected}"
         )
 
 

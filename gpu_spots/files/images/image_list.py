@@ -288,7 +288,10 @@ def _inputs_in(folder: Path) -> str:
     hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
     if hdf5:
         return f"give a file in it, such as {shlex.quote(f'{shown}/{hdf5[0]}')}"
-    return f"expected images in it, found {len(names)} files of other kinds; give images as a pattern: '{shown}/*.mccd'"
+    return (
+        f"expected images in it, found {len(names)} files of other kinds; give images as a "
+        f"pattern: '{shown}/*.mccd'"
+    )
 
 
 def _ending(name: str) -> str:
@@ -422,7 +425,8 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
         )
         if match is None:
             raise InputError(
-                f"{path}: the name does not match {given('name_pattern')}, expected {pattern[:200]!r}"
+                f"{path}: the name does not match {given('name_pattern')}, expected "
+                f"{pattern[:200]!r}"
             )
         found.append(match)
     texts = {name: [groups[name] for groups in found] for name in compiled.fields}

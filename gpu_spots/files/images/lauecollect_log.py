@@ -103,7 +103,8 @@ def read_log(path: Path) -> Log:
             comments.append(line[1:].strip())
         elif names is None:
             raise InputError(
-                f"{path}: line {number} comes before the header, expected first a line with TABs that names a column 'file'"
+                f"{path}: line {number} comes before the header, expected first a line with TABs "
+                "that names a column 'file'"
             )
         else:
             row = _row(names, fields)

@@ -42,7 +42,8 @@ def check_mar345(content: bytes, path: Path) -> None:
         or n_pixels % width
     ):
         raise InputError(
-            f"{path}: is a damaged mar345 file: {n_pixels} pixels in rows of {width}, but {int(found[3])} x {int(found[2])} are packed"
+            f"{path}: is a damaged mar345 file: {n_pixels} pixels in rows of {width}, but "
+            f"{int(found[3])} x {int(found[2])} are packed"
         )
     n_table = max(n_high + 7, 0) // 8 * 64
     if n_high < 0 or _HEADER_BYTES + n_table > found.start():
@@ -57,7 +58,8 @@ def check_mar345(content: bytes, path: Path) -> None:
     n_packed = _unpacked(content, found.end(), n_pixels, found[1] is not None)
     if n_packed != n_pixels:
         raise InputError(
-            f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected {n_pixels}"
+            f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected "
+            f"{n_pixels}"
         )
 
 

@@ -98,7 +98,8 @@ def compile_pattern(pattern: str) -> NamePattern:
     if not any(kind == "field" for kind, _ in parts):
         raise ParameterError(
             "name_pattern",
-            f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}",
+            f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, "
+            f"{{repeat}}",
         )
     return NamePattern(tuple(parts))
 

@@ -35,7 +35,8 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     refuse_inputs(output, sources)
     if output.exists() and not output.is_file():
         raise OutputError(
-            f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
+            f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a "
+            "file"
         )
     _refuse_link(output)
     if output.exists() and not force:
@@ -122,7 +123,8 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
                 _refuse_link(output)
                 if os.path.lexists(output) and not was_there:
                     raise OutputError(
-                        f"{output}: cannot be written: another program created it meanwhile; {_other()}"
+                        f"{output}: cannot be written: another program created it meanwhile; "
+                        f"{_other()}"
                     )
                 os.replace(part, output)
                 watchdog.complete()

@@ -60,7 +60,8 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             or not len(ranges)
         ):
             raise InputError(
-                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)"
+                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers "
+                "(n_frames, 2)"
             )
         counts = ranges[:, 1] - ranges[:, 0]
         known = {name: _plain(value) for name, value in _attributes(file).items()}
