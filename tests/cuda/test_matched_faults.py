@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -179,11 +180,17 @@ FAULTS = {
 }
 
 
+@cache
+def on_cpu(dtype: str) -> list[np.ndarray]:
+    """Every result of the CPU backend."""
+    return list(arrays(CpuBackend(1), dtype))
+
+
 def first_difference(folder: Path, fault: Fault | None, dtype: str) -> str | None:
     """What the emulated backend does otherwise than the CPU; None: nothing."""
     emulated = GpuBackend(EmulatedToolkit(folder, None if fault is None else fault.edit), 1)
     try:
-        pairs = zip(arrays(emulated, dtype), arrays(CpuBackend(1), dtype), strict=True)
+        pairs = zip(arrays(emulated, dtype), on_cpu(dtype), strict=True)
         for i, (found, expected) in enumerate(pairs):
             if found.dtype != expected.dtype or not np.array_equal(found, expected):
                 return f"result {i} differs"
