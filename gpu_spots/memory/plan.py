@@ -12,7 +12,7 @@ from itertools import islice
 from math import ceil, floor
 from pathlib import Path
 
-from gpu_spots.backend import Backend
+from gpu_spots.backend import FETCH_BYTES, Backend
 from gpu_spots.background.complete import STRIP_PIXELS
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
@@ -43,8 +43,6 @@ RESIDENT_BATCHES = 4
 """Minimum number of batches of a run on a device. One batch is computed while the results of
 another one are fetched.
 """
-FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that are copied from a device at a time."""
 MAX_BATCH = 512
 """Maximum number of frames of a batch, for tiny frames."""
 RESERVE = 400 * 2**20
