@@ -163,7 +163,7 @@ def rate(read: Callable[[int], None], n_frames: int, threads: int, rounds: int) 
 
 
 def cpu_seconds(function: Callable[[], object], rounds: int) -> float:
-    """Median of the processor time, which other work on the machine disturbs less than the clock."""
+    """Return the median processor time, which other work on the machine disturbs least."""
     taken = []
     for _ in range(rounds + 1):
         start = time.thread_time()

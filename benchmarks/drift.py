@@ -1,4 +1,6 @@
-"""Cost of drift of the beam: recall and false spots of both methods, with and without --normalise level, on simulated laser runs.
+"""Cost of drift of the beam: recall and false spots with and without --normalise level.
+
+Both methods are tried on simulated laser runs.
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
 

@@ -1,4 +1,6 @@
-"""The Kruskal-Wallis background against a loop of scipy.stats.kruskal over the pixels, and against the trimmed background.
+"""Speed of the Kruskal-Wallis background.
+
+It is compared with a loop of scipy.stats.kruskal over the pixels, and with the trimmed background.
 
     python benchmarks/kruskal.py [--frames 180] [--blocks 18] [--rows 64] [--drift 0 3] [--pixels
     40] [--repeats 3]

@@ -50,7 +50,8 @@ class Spot:
     """Sigma of its Gaussian, pixels."""
     photons: float
     strength: float
-    """What recall is shown by: photons, or signal over noise; NaN: it is hidden and need not be found.
+    """Quantity on the axis of recall: photons, or signal over noise. NaN: a hidden spot, which need
+    not be found.
     """
 
 
@@ -136,7 +137,7 @@ def ccd(
     level: float, seed: int, n_frames: int, drift: float = 0.0, gain: float = 0.07, size: int = 1,
     photons: tuple[float, float] | None = None,
 ) -> Series:  # fmt: skip
-    """Return frames of a CCD, uint16, with a bias, a background that slopes, zingers and drift (percent)."""
+    """Return frames of a CCD, uint16, with bias, sloping background, zingers and drift (percent)."""
     rng = np.random.default_rng([seed, int(level), int(drift * 10), size])
     x, _ = np.mgrid[:SIZE, :SIZE]
     background = level * (1 + 0.2 * np.sin(x / 60))

@@ -295,7 +295,7 @@ def weights_of(
     variances: list[float],
     gain: float,
 ) -> tuple[list[float], float]:
-    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    """Return the weight of each pixel of a spot, and the factor to counts."""
     sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
     smooth: dict[Place, float] = {}
     for i, pixel in enumerate(pixels):

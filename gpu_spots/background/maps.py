@@ -1,4 +1,6 @@
-"""Exact moments become the background: avg, std, iqr and the threshold map.
+"""Background from exact moments: avg, std, iqr and the threshold map.
+
+There is no other floating point.
 
 The only floating point there is.
 

@@ -1,4 +1,7 @@
-"""Runs of images: converted, processed from the converted file, and processed as they are; the results are the same to the bit."""
+"""Converted runs of images.
+
+The converted file and the images give the same results, to the bit.
+"""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Images that are missing or damaged, options that do not go together, full disks, interrupts: what convert and find make of them."""
+"""Errors of convert and find: bad images, wrong options, full disks, interrupts."""
 
 import gzip
 import importlib

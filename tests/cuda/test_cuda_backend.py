@@ -1,4 +1,7 @@
-"""What only the CUDA backend has: uploads, its memory, masks in many launches; emulated, and on a device where there is one."""
+"""Uploads, memory, and masks in many launches, of the CUDA backend only.
+
+It is emulated, and on a device if there is one.
+"""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Faults planted in the kernels are found by the comparison with the CPU backend: what the emulated tests are worth."""
+"""Planted faults of kernels are found by the comparison with the CPU backend."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
 
 
 def mask_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
-    """Masks of two tiles in each direction, dense and sparse, some values and pixels invalid; few and many steps."""
+    """Yield masks of two tiles in each direction, dense and sparse.
+
+    Some values and pixels are invalid; morphology has few and many steps.
+    """
     rng, shape = np.random.default_rng(1), (70, 1100)
     frames = rng.integers(0, 100, (2, *shape)).astype(dtype)
     frames[1][rng.random(shape) < 0.9995] = 2

@@ -1,4 +1,7 @@
-"""Faults planted in the kernels of the matched finder are found by the comparison with the CPU backend."""
+"""Planted faults of the matched finder's kernels are found.
+
+The emulated backend is compared with the CPU backend.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +22,10 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
 
 def arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
-    """Every result, for frames that end within a word and with one, with values missing and without."""
+    """Yield every result, with and without missing values.
+
+    Frames end within a word, or with one.
+    """
     yield from of_frames(backend, dtype, (70, 140), holes=True)
     yield from of_frames(backend, dtype, (36, 96), holes=True)
     yield from of_frames(backend, dtype, (36, 75), holes=False)
@@ -28,7 +34,10 @@ def arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
 def of_frames(
     backend: Backend, dtype: str, shape: tuple[int, int], *, holes: bool
 ) -> Iterator[np.ndarray]:
-    """Every result for frames of several tiles with spots that touch, plateaus, and extreme values."""
+    """Yield every result for frames of several tiles.
+
+    They have spots that touch, plateaus, and extreme values.
+    """
     rng, n = np.random.default_rng(1), 4
     x, y = np.mgrid[: shape[0], : shape[1]]
     mean = 20.0 + 3 * np.sin(x / 5)

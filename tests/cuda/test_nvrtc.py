@@ -1,4 +1,4 @@
-"""Every kernel compiles with NVRTC, CUDA's run-time compiler, for every architecture; no device is needed for that."""
+"""Kernels compile with NVRTC, CUDA's run-time compiler. No device is needed."""
 
 import hashlib
 import re
@@ -60,7 +60,10 @@ def macros(defines: dict[str, int | str]) -> tuple[tuple[str, int | str], ...]:
 
 
 class Recorder:
-    """A toolkit that launches nothing: it notes which kernels are asked for, and finds 1 wherever it looks."""
+    """Toolkit that records kernels and launches none.
+
+    Every array that it returns is 1.
+    """
 
     xp = ArrayModule()
     description = "recorder"
@@ -160,7 +163,10 @@ def find_matched(backend: GpuBackend, frames: DeviceArray, *, streaks: bool) -> 
 
 
 def compiled(variant: Variant, target: str) -> str:
-    """PTX for a virtual target (compute_90), nothing for a real one (sm_90); raises with the compiler's messages."""
+    """Return PTX for a virtual target (compute_90), nothing for a real one (sm_90).
+
+    Raises an error with the messages of the compiler.
+    """
     file, defines = variant
     program = NVRTC.createProgram(source_of(file, **dict(defines)), f"{file}.cu", (), ())
     try:
@@ -237,7 +243,10 @@ def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Conf
 
 @pytest.mark.parametrize("frame", ["u8", "u16", "i16"])
 def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> None:
-    """Each of float64, to nearest, whatever CuPy asks the compiler for: IEEE 754 leaves no choice of a result."""
+    """Operations are those of float64, rounded to nearest, whatever CuPy's options are.
+
+    IEEE 754 leaves no choice of a result.
+    """
     ptx = compiled(("background", macros({"FRAME": frame})), "compute_75")
     assert set(
         re.findall(

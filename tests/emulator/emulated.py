@@ -255,7 +255,7 @@ def load(source: str, folder: Path) -> ctypes.CDLL:
 
 @cache
 def _header(folder: Path) -> Path:
-    """Return a copy of the shim that g++ has compiled, which halves the time of each kernel file."""
+    """Return a copy of the shim, compiled by g++. It halves the time of each kernel file."""
     header = folder / f"{_key('')}.h"
     compiled = header.with_suffix(".h.gch")
     with _one_process(header):

@@ -1,4 +1,7 @@
-"""Runs of images as a beamline leaves them: MarCCD files written from the description of their header, and Lauecollect logs."""
+"""Runs of images as a beamline writes them: MarCCD files and Lauecollect logs.
+
+They are made from the descriptions of the formats.
+"""
 
 import struct
 from collections.abc import Sequence

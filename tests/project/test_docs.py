@@ -1,4 +1,4 @@
-"""The documentation holds: its examples run, its commands are understood, it leaves nothing out, and its links lead somewhere."""
+"""The documentation is right: examples, commands, links, and completeness."""
 
 import re
 import shlex
@@ -66,7 +66,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs that the examples are about, smaller than the tutorial's, and their spots."""
+    """Return a folder with small runs for the examples, and their spots."""
     folder = tmp_path_factory.mktemp("runs")
     for name, laser, angles, repeats in (("laser", True, 10, 3), ("dark", False, 30, 1)):
         run = folder / f"{name}__mccd.h5"

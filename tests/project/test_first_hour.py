@@ -1,4 +1,7 @@
-"""benchmarks/first_hour.sh on a stand-in for a device: all steps run, and the first failure ends it."""
+"""benchmarks/first_hour.sh on a stand-in for a device.
+
+All steps run, and the first failure ends it.
+"""
 
 import subprocess
 import sys

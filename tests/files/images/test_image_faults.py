@@ -1,4 +1,4 @@
-"""Images that are cut off, damaged or absurd: each reader gives the right image or one line, quickly."""
+"""Damaged images: each reader gives the right image or one line, quickly."""
 
 import base64
 import bz2
@@ -42,7 +42,10 @@ FRAME = np.random.default_rng(5).poisson(300, (24, 33)).astype(np.uint16)
 
 
 def mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
-    """``n`` damaged versions of ``data``: cut off, with bytes changed, or with a stretch repeated or left out."""
+    """Yield ``n`` damaged versions of ``data``.
+
+    They are cut off, or have changed, repeated or missing bytes.
+    """
     rng = np.random.default_rng(seed)
     for i in range(n):
         changed = bytearray(data)
