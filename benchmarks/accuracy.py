@@ -66,8 +66,8 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the usual
-number.
+"""Runs by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
+usual number.
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},

@@ -6,7 +6,8 @@ Both methods are tried on simulated laser runs.
 
 Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four
 fifths of its variance slow. The manual's defaults, with -S blocks, its way for laser runs. Found
-spots are compared with the true ones by the rule of ``gpu-spots score``. Prints the table of docs/results.md.
+spots are compared with the true ones by the rule of ``gpu-spots score``. Prints the table of
+docs/results.md.
 """
 
 import argparse

@@ -422,10 +422,8 @@ def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: fl
         f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, "
         f"{clear} above {CLEAR:g} sigma"
     )
-    print(
-        "versions     "
-        f"{', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}"
-    )
+    packages = ("gpu_spots", "numpy", "scipy", "imagecodecs")
+    print("versions     " + ", ".join(f"{name} {installed(name)}" for name in packages))
 
 
 def installed(name: str) -> str:

@@ -380,10 +380,10 @@ class Measurements:
     n_maxima: NDArray[np.int64]
     """(s,) int64: local maxima, see `gpu_spots.columns`."""
     moments: Array
-    """(5, s) int64: sums of value * u, where u is x, y, x^2, y^2 and x * y, and x and y begin with 0
-    in the box of the component; for frames of 32 bits the sums of (value mod 2^16) * u. Float frames:
-    float64, sums of (value - background) * u, in ascending pixel order. Meaningless for boxes with a
-    side of more than `MOMENT_SIDE`.
+    """(5, s) int64: sums of value * u, where u is x, y, x^2, y^2 and x * y, and x and y begin with
+    0 in the box of the component; for frames of 32 bits the sums of (value mod 2^16) * u. Float
+    frames: float64, sums of (value - background) * u, in ascending pixel order. Meaningless for
+    boxes with a side of more than `MOMENT_SIDE`.
     """
     moments_high: NDArray[np.int64] | None
     """(5, s) int64: sums of floor(value / 2^16) * u for integer frames of 32 bits, else None."""

@@ -378,7 +378,7 @@ def levels(
     return Levels(seeds, variance.astype(np.int64), own.astype(np.int64))
 
 
-# ------------------------------------------------------------------------------- seeds, basins, masks
+# --------------------------------------------------------------------- seeds, basins, masks
 
 
 def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: bool) -> Found:

@@ -170,7 +170,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     help="compression algorithm",
 )
 @click.option(
-    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True, shell_complete=one_of(FINDERS),
+    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True,
+    shell_complete=one_of(FINDERS),
     help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
 )  # fmt: skip
 @click.option(
@@ -183,7 +184,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @input_options
 @image_options
 @click.option(
-    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True, shell_complete=one_of(NORMALISATIONS),
+    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
+    shell_complete=one_of(NORMALISATIONS),
     help="Scale each frame to a common background level, against drift of the beam "
     f"(allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip

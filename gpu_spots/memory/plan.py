@@ -82,8 +82,8 @@ with its defaults.
 OUTPUT_MAPS = 11
 """Bytes of the output per pixel of a frame for the statistics; from the same run."""
 OUTPUT_TABLE = 0.013
-"""Bytes of the output per pixel of each frame for the table of spots; from the same run, which has 84
-spots of 164 bytes on a frame of 1024 x 1024.
+"""Bytes of the output per pixel of each frame for the table of spots; from the same run, which has
+84 spots of 164 bytes on a frame of 1024 x 1024.
 """
 
 

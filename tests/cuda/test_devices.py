@@ -179,7 +179,8 @@ devices.driver_version = lambda: 13020
 from gpu_spots.backend import choose_backend
 backend, _ = choose_backend("auto", threads=1)
 import os
-print(backend.name, "|", devices.obstacle(), "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+cache = os.environ.get("CUPY_CACHE_DIR")
+print(backend.name, "|", devices.obstacle(), "|", cache, "|", "cupy" in sys.modules)
 """
 
 

@@ -49,7 +49,8 @@ KERNEL = re.compile(
     r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE
 )
 C_TYPES: dict[str, Any] = {
-    "f": ctypes.c_float, "d": ctypes.c_double, "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
+    "f": ctypes.c_float, "d": ctypes.c_double,
+    "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
     "B": ctypes.c_uint8, "H": ctypes.c_uint16, "I": ctypes.c_uint32, "Q": ctypes.c_uint64,
 }  # fmt: skip
 MOST_SHARED = 48 << 10

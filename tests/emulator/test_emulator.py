@@ -35,7 +35,9 @@ extern "C" __global__ void two_places(int n) {
   else
     __syncthreads();
 }
-extern "C" __global__ void lonely_lane(int n) { if (threadIdx.x < n) __ballot_sync(0xffffffffu, 1); }
+extern "C" __global__ void lonely_lane(int n) {
+  if (threadIdx.x < n) __ballot_sync(0xffffffffu, 1);
+}
 extern "C" __global__ void not_named(int n) { __shfl_sync(0x0000000fu, n, 0); }
 extern "C" __global__ void reads_before_it_is_written(u32* result) {
   __shared__ u32 value;
