@@ -32,8 +32,6 @@ from gpu_spots.model import (
     Validity,
 )
 
-FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that `Operations.fetch` copies from a device at a time."""
 NAMES = ("auto", "gpu", "cpu")
 """Names of the backends that a user can choose."""
 Prepared = TypeVar("Prepared")

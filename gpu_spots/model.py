@@ -32,6 +32,9 @@ sum of x^2 over pixels is below a * a^3 / 3 < 2^46.5, as are those of x, y, y^2 
 HALF_BITS = 16
 """Bits of the lower half of a value of 32 bits."""
 
+FETCH_BYTES = 1 << 23
+"""Bytes of packed masks that `Operations.fetch` copies from a device at a time."""
+
 FACTOR_BITS = 16
 """Factors that scale frames to a common level are multiples of 2^-16."""
 

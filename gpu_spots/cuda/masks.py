@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.backend import FETCH_BYTES
 from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
+from gpu_spots.model import FETCH_BYTES, FoundMasks, Morphology, PackedImages, Validity
 
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """Sizes that are equal in masks.cu."""

@@ -12,13 +12,14 @@ from itertools import islice
 from math import ceil, floor
 from pathlib import Path
 
-from gpu_spots.backend import FETCH_BYTES, Backend
+from gpu_spots.backend import Backend
 from gpu_spots.background.complete import STRIP_PIXELS
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
+from gpu_spots.model import FETCH_BYTES
 from gpu_spots.protocols import Stack
 
 BAND_PIXELS = 1 << 17
