@@ -17,7 +17,7 @@ from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
-from gpu_spots.first_pass import learn
+from gpu_spots.first_pass import compute_background
 from gpu_spots.masks import grouping
 from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
@@ -149,7 +149,7 @@ def find_spots(
                     method = method.at_levels(relative)
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
-            background = learn(source, method, parameters.cutoff, observer)
+            background = compute_background(source, method, parameters.cutoff, observer)
             n_sampled = method.n_sampled(n_frames)
             places = static_spots.static_places(background, n_sampled)
             background = replace(background, static=places, n_sampled=n_sampled)
@@ -170,7 +170,7 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = (
+            second = (
                 MatchedPass(source, background, method, parameters, sink, observer, watch)
                 if parameters.finder == "matched"
                 else SecondPass(source, background, parameters, sink, observer, watch)
@@ -181,9 +181,11 @@ def find_spots(
             )
             clipped = background.flagged is not None
             del background  # most of it is not needed any more
-            table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+            table = (
+                second.frame_by_frame() if parameters.sync == "none" else second.in_groups(groups)
+            )
     if message := static_spots.cover_warning(
-        walk.table.covered, n_good, sparse=sparse, clipped=clipped
+        second.table.covered, n_good, sparse=sparse, clipped=clipped
     ):
         observer.warn(message)
     with watch.stage("write"):

@@ -75,7 +75,7 @@ def test_large_uploads_go_in_pieces(
 @pytest.mark.sanitize
 def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     frames = np.arange(40 * 6 * 5, dtype=np.int32).reshape(40, 6, 5)
-    held = device_backend.hold(frames.shape, frames.dtype)
+    held = device_backend.allocate(frames.shape, frames.dtype)
 
     def stage(first: int) -> None:
         for begin in range(first, 40, 8):
@@ -97,7 +97,7 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
 
 @pytest.mark.sanitize
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:
-    held = device_backend.hold((2, 3, 4), np.dtype("uint8"))
+    held = device_backend.allocate((2, 3, 4), np.dtype("uint8"))
 
     def fails() -> None:
         with device_backend.staging(held, 0, 1):
@@ -363,15 +363,15 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
     toolkit = EmulatedToolkit(kernel_folder)
     words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
     monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)
-    lent, lend_all = [], toolkit.lend_all
+    sizes, host_copies = [], toolkit.host_copies
 
     def noted(arrays: Any) -> Any:
-        lent.append([len(array) for array in arrays])
-        return lend_all(arrays)
+        sizes.append([len(array) for array in arrays])
+        return host_copies(arrays)
 
-    monkeypatch.setattr(toolkit, "lend_all", noted)
+    monkeypatch.setattr(toolkit, "host_copies", noted)
     masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
-    assert lent == [[3, 3], [3, 3], [1, 1]]
+    assert sizes == [[3, 3], [3, 3], [1, 1]]
     assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

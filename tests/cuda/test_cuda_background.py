@@ -53,7 +53,7 @@ def learnt(
 ) -> Background:
     """The background of a stack by ``band`` rows at a time, as the first pass makes it."""
     shape, method = frames.shape[1:], method_of(len(frames), n_blocks, percent)
-    held = backend.hold_background(frames.shape, frames.dtype, method)
+    held = backend.allocate_background(frames.shape, frames.dtype, method)
     maps = BackgroundMaps(shape, frames.dtype, cutoff, varies=method.varies, held=held)
     whole = backend.upload(frames)
     for begin in range(0, shape[0], band):
@@ -263,7 +263,7 @@ def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backen
         ((20, 4, 5), np.dtype("float32"), Trimmed(25), False),
         ((20, 4, 5), short, method_of(20, 5), False),
     ):
-        found = device_backend.hold_background(shape, dtype, method)
+        found = device_backend.allocate_background(shape, dtype, method)
         assert (found is not None) == held
         if isinstance(found, HeldBackground):
             assert found.below.shape == found.total.shape == shape[1:]
@@ -308,9 +308,9 @@ class Counting(EmulatedToolkit):
         return super().to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         waits = self.waits
-        with super().lend_all(arrays) as lent:
+        with super().host_copies(arrays) as lent:
             self.waits, self.most_bytes = (
                 waits + 1,
                 max(self.most_bytes, sum(array.nbytes for array in arrays)),

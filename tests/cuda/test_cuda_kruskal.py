@@ -250,12 +250,12 @@ FAULTS = [
     ("ranks.before[ranks.group[i] + 1]", "ranks.before[ranks.group[i]]"),
     ("(~0u >> (31 - lane))", "(~0u >> (32 - lane & 31))"),
     ("if (mean > best)", "if (mean >= best)"),
-    ("ranks.sums[b] = 0;\n    meet();", "ranks.sums[b] = 0;"),
-    ("squares = sum_of_team(team, squares);", ""),
+    ("ranks.sums[b] = 0;\n    team_sync();", "ranks.sums[b] = 0;"),
+    ("squares = team_sum(team, squares);", ""),
     ("n_left -= ranks.sizes[block];", ""),
     ("blocks_left--;", ""),
     (
-        "if (team.thread == 0) ranks.sizes[block] = 0;\n    meet();",
+        "if (team.thread == 0) ranks.sizes[block] = 0;\n    team_sync();",
         "if (team.thread == 0) ranks.sizes[block] = 0;",
     ),
     ("best == largest ? first : ~0u", "first"),
@@ -264,7 +264,7 @@ FAULTS = [
 ]
 
 
-OF_A_BLOCK = [fault for fault in FAULTS if "meet();" in fault[0] or "best" in fault[0]]
+OF_A_BLOCK = [fault for fault in FAULTS if "team_sync();" in fault[0] or "best" in fault[0]]
 """Those that are worth planting where several warps share a pixel, too."""
 
 

@@ -356,7 +356,7 @@ FAULTS = [
     ("ranked", "if (bits == SIGN) return SIGN;", "", ("float32", 31, "at the top", None, None)),
     ("ranked", "widened(value) <= high", "true", ("float32", 31, "few values", None, 1.0)),
     ("ranked", "f < frames.size;", "f < frames.n;", ("float32", 31, "noise", None, None)),
-    ("ranked", "      meet();\n    }\n}", "    }\n}", ("float64", 300, "noise", None, None)),
+    ("ranked", "      team_sync();\n    }\n}", "    }\n}", ("float64", 300, "noise", None, None)),
     ("ranked", "(product_low < squared_low)", "0", ("uint32", 100, "full range", None, None)),
     ("ranked", "(u32)f)", "(u32)f + 1)", ("uint32", 30, "noise", None, None)),
     ("ranked", "] = pixel;\n  __syncthreads();", "] = pixel;", ("uint32", 30, "noise", None, None)),

@@ -75,7 +75,7 @@ class Counting(EmulatedToolkit):
         return super().to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         self.count("transfers", len(arrays))
         self.count("waits")
         yield [EmulatedToolkit.to_host(self, array) for array in arrays]

@@ -260,7 +260,7 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
     array = FakeArray(log, np.arange(5, dtype=np.int32))
 
     def lent() -> list[int]:
-        with device.lend(array) as host:
+        with device.host_copy(array) as host:
             return host.tolist()
 
     assert device.call(lambda: device.to_host(array)).tolist() == [0, 1, 2, 3, 4]
@@ -283,7 +283,7 @@ def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log:
     ]
 
     def lent() -> None:
-        with device.lend_all([FakeArray(log, each) for each in values]) as hosts:
+        with device.host_copies([FakeArray(log, each) for each in values]) as hosts:
             for host, each in zip(hosts, values, strict=True):
                 assert host.dtype == each.dtype
                 assert np.array_equal(host, each)

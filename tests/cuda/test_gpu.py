@@ -153,12 +153,12 @@ def test_the_limit_holds(limited: Callable[[int], Any]) -> None:
     backend = limited(64 << 20)
     assert backend.free_bytes() <= 64 << 20
     with pytest.raises(OutOfDeviceMemory, match="GPU 0: out of memory"):
-        backend.hold((70, 1024, 1024), np.dtype("uint8"))
+        backend.allocate((70, 1024, 1024), np.dtype("uint8"))
     # what failed is not counted, and smaller pieces fit
-    held = backend.hold((40, 1024, 1024), np.dtype("uint8"))
+    held = backend.allocate((40, 1024, 1024), np.dtype("uint8"))
     del held
     backend.release()
-    assert backend.hold((60, 1024, 1024), np.dtype("uint8")).shape == (60, 1024, 1024)
+    assert backend.allocate((60, 1024, 1024), np.dtype("uint8")).shape == (60, 1024, 1024)
 
 
 @pytest.mark.parametrize("limit", [9 << 20, 24 << 20, 256 << 20])

@@ -85,11 +85,11 @@ class Recorder:
         return np.ones_like(array.values)
 
     @contextmanager
-    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+    def host_copy(self, array: DeviceArray) -> Iterator[np.ndarray]:
         yield self.to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
         yield [self.to_host(array) for array in arrays]
 
     def to_device(self, array: np.ndarray) -> DeviceArray:
@@ -115,7 +115,7 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
                     dtype,
                     3.0,
                     varies=False,
-                    held=backend.hold_background(frames.shape, dtype, Trimmed(25)),
+                    held=backend.allocate_background(frames.shape, dtype, Trimmed(25)),
                 )
                 backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
                 of_frame = np.arange(n) % 3

@@ -141,7 +141,7 @@ def test_all_devices_get_bands_and_batches(
 
 def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: SeveralGpus) -> None:
     frames = series(6)
-    held = several.hold(frames.shape, frames.dtype, shared=True)
+    held = several.allocate(frames.shape, frames.dtype, shared=True)
     for begin in (0, 3):
         with several.staging(held, begin, begin + 3) as slot:
             slot[...] = frames[begin : begin + 3]
@@ -150,7 +150,7 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         assert np.array_equal(fetched(backend, held.on[device]), frames)
 
     def rows_of_the_thread() -> tuple[int, Any]:
-        (device,) = several.hold((1, 2, 3), frames.dtype).on
+        (device,) = several.allocate((1, 2, 3), frames.dtype).on
         (same,) = several.upload(held[:, 3:9]).on
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
@@ -339,7 +339,9 @@ def test_one_device_has_less_memory_than_was_thought(
     expected = run(frames, parameters, CpuBackend(2))
     together, first, failed = threading.Barrier(2), {0, 1}, list[tuple[int, tuple[int, ...]]]()
 
-    def hold(device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any) -> Any:
+    def allocate(
+        device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any
+    ) -> Any:
         if device in first:
             first.remove(device)
             together.wait(10)
@@ -351,7 +353,7 @@ def test_one_device_has_less_memory_than_was_thought(
 
     for device, backend in enumerate(several.backends):
         monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
-        monkeypatch.setattr(backend, "hold", partial(hold, device, backend.hold))
+        monkeypatch.setattr(backend, "allocate", partial(allocate, device, backend.allocate))
     # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments,
     # and 10 kB for the thresholds and means
     force(monkeypatch, band_rows=8, batch_frames=24, threads=2)

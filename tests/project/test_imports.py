@@ -351,5 +351,12 @@ def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
         both = [name for name in ours if name in theirs]
         assert both == [name for name in theirs if name in ours], twin
         file_of |= dict.fromkeys(both, twin)
-    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    only_in_backends = {
+        "free_bytes",
+        "allocate",
+        "staging",
+        "upload",
+        "release",
+        "allocate_background",
+    }
     assert {*CONTRACT} - {*file_of} == only_in_backends
