@@ -159,9 +159,10 @@ class Parameters:
             names = [
                 field.name for field in fields(self) if getattr(self, field.name) != field.default
             ]
+        chosen = {"method": self.method, "finder": self.finder}
         for name in names:
-            other, values = USED_WITH.get(name, ("", ()))
-            if other and getattr(self, other) not in values:
+            if not has_effect(name, chosen):
+                other, values = USED_WITH[name]
                 choices = " or ".join(given(other, value) for value in values)
                 remedy = f"; use that, or {given('Parameters.manual')}"
                 is_manual = MANUAL_DEFAULTS["finder"] in values
@@ -176,6 +177,21 @@ class Parameters:
     def connectivity(self) -> int:
         """1: the four neighbours that share an edge; 2: the corners too."""
         return self.structure[1]
+
+
+def has_effect(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Return whether a parameter has an effect beside some chosen values.
+
+    Args:
+        name: Name of a parameter.
+        chosen: Values of ``method`` and ``finder``, by name; a missing one uses everything.
+
+    Examples:
+        >>> has_effect("cutoff", {"finder": "matched"})
+        False
+    """
+    other, values = USED_WITH.get(name, ("", ()))
+    return chosen.get(other) in (None, *values)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
