@@ -150,10 +150,10 @@ class Parameters:
 
         Examples:
             >>> Parameters.manual(cutoff=4).check_used()
-            >>> Parameters(cutoff=4).check_used()  # of the matched finder
+            >>> Parameters.manual(significance=6).check_used()
             Traceback (most recent call last):
             ...
-            gpu_spots.errors.ParameterError: cutoff: can only be used with finder='threshold'; ...
+            gpu_spots.errors.ParameterError: significance: can only be used with finder='matched'
         """
         if names is None:
             names = [
