@@ -14,9 +14,7 @@ NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
-"""What can be left out of the results: masks of each kind, label images, and the list of the spots'
-pixels.
-"""
+"""Names of optional results: masks of each kind, label images, and pixels of spots."""
 DEFAULT_PERCENT = 25
 MANUAL_DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"method": "n_removed", "finder": "threshold", "normalise": "none"}
@@ -53,7 +51,7 @@ class Parameters:
     """
 
     method: str = "clip"
-    """Method that selects the background sample of each pixel: n_removed, kruskal or clip (``-m``)."""
+    """Method that selects the background sample: n_removed, kruskal or clip (``-m``)."""
     n: int = DEFAULT_PERCENT
     """Percentage of the largest values that n_removed drops, 0 to 99; 0 means 25 (``-n``)."""
     alpha: float = 0.05
@@ -74,8 +72,8 @@ class Parameters:
     """Scaling of each frame to a common background level: none or level (``--normalise``)."""
 
     finder: str = "matched"
-    """How spots are found: matched (significance of smoothed frames) or threshold (of pixels, then
-    erosions and dilations, as in the manual) (``--finder``).
+    """Method that finds spots: matched (significance of smoothed frames) or threshold (of pixels,
+    then erosions and dilations, as in the manual) (``--finder``).
     """
     significance: float = 5.5
     """Standard deviations above the background from which on matched finds a spot, 3 to 12
@@ -170,12 +168,12 @@ class Parameters:
 
     @property
     def percent_removed(self) -> int:
-        """The percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
+        """Percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
         return self.n or DEFAULT_PERCENT
 
     @property
     def connectivity(self) -> int:
-        """1: the four neighbours that share an edge; 2: the corners too."""
+        """Connectivity: 1: the four neighbours that share an edge; 2: the corners too."""
         return self.structure[1]
 
 
