@@ -185,7 +185,11 @@ def find_spots(
                 second.frame_by_frame() if parameters.sync == "none" else second.in_groups(groups)
             )
     if message := static_spots.cover_warning(
-        second.table.covered, n_good, sparse=sparse, clipped=clipped
+        second.table.covered,
+        n_good,
+        sparse=sparse,
+        clipped=clipped,
+        matched=parameters.finder == "matched",
     ):
         observer.warn(message)
     with watch.stage("write"):
