@@ -395,7 +395,8 @@ class SpotsFile:
         item = self._file.get(path)
         if not isinstance(item, kind):
             raise InputError(
-                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}"
+                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}; "
+                "give the output of gpu-spots find"
             )
         return item
 
