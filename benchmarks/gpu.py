@@ -170,7 +170,7 @@ def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
 
 
 def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]:
-    """All stages of one stack that stays on the device."""
+    """Time all stages of one stack that stays on the device."""
     n_frames, size, _ = frames.shape
     device, n_pixels = backend.toolkit, size * size
     values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
@@ -389,7 +389,7 @@ def cpu_stages(
 
 
 def print_table(rows: list[Row], bandwidth: float) -> None:
-    """In Markdown."""
+    """Print the table in Markdown."""
     print(
         "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 "
         "thread |\n|---|---|---|---|---|---|"

@@ -65,7 +65,7 @@ def learnt(
 
 
 def bits_of(background: Background) -> dict[str, np.ndarray]:
-    """All that is known of the pixels, floats as their bits."""
+    """Return all maps of the pixels, floats as their bits."""
     mean = background.mean
     arrays = {name: getattr(background, name) for name in MAPS}
     if isinstance(mean, FixedPointMean):
@@ -121,7 +121,7 @@ def test_every_type_and_method_equals_the_cpu(
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
-    """Of one frame every pixel is masked, though every value is valid."""
+    """With one frame every pixel is masked, although every value is valid."""
     for n_frames in (1, 2, 3):
         frames = frames_of(dtype, (n_frames, 4, 9), "full range")
         found = learnt(device_backend, frames, Validity(), percent=0)
@@ -415,7 +415,7 @@ def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> Non
 
 
 def is_held_otherwise(backend: Any) -> bool:
-    """Whether what is held of a background is not what would be uploaded of it."""
+    """Return whether the stored background differs from an upload of it."""
     background = learnt(backend, frames_of(np.dtype("uint16"), (34, 7, 61), "noise"), Validity())
     held, sent = (
         backend.prepare(each, Morphology(1, 2, 2), 3)

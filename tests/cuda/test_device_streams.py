@@ -225,7 +225,10 @@ def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.Monke
 
 
 def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> None:
-    """Each has its own streams; the slot is filled again when both copies have ended."""
+    """Each device has its own streams.
+
+    The slot is filled again when both copies have ended.
+    """
     other = Device(1, None, threads=1, beside=device)
     assert log == []
     parts = [FakeArray(log, np.zeros(5, np.uint8)) for _ in range(2)]
@@ -314,7 +317,7 @@ def test_memory_that_is_free(device: Device, log: list[str]) -> None:
 def test_a_device_that_is_full_leaves_no_bytes(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the pool has left stays usable where the device has less than the reserve."""
+    """Free memory of the pool is usable even if the device has less than the reserve."""
     monkeypatch.setattr(
         device_module.cupy.cuda.runtime, "memGetInfo", lambda: (device_module.RESERVE - 1, 1 << 30)
     )

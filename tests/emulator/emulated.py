@@ -233,11 +233,11 @@ class EmulatedToolkit:
         host.view(np.uint8)[...] = 0xA5
 
     def free_bytes(self) -> int:
-        """Of what the tests let it have."""
+        """Return the free part of the memory that the tests allow."""
         return self.memory.limit - self.memory.live
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, as nothing is kept."""
 
 
 @cache

@@ -117,7 +117,7 @@ def test_cleaned_frames_sum_up_to_the_intensities(
 
 
 def test_cleaned_frames_are_a_run(spots: Path) -> None:
-    """Their file is recognised as NeXus."""
+    """The file of cleaned frames is recognised as NeXus."""
     with open_run(export("cleaned", spots)[0]) as stack:
         assert stack.shape == (20, 24, 40)
         assert stack.dtype == np.float32

@@ -112,7 +112,7 @@ def test_columns_are_those_of_find_spots(spots: Path) -> None:
 
 
 def test_the_bytes_of_a_small_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the values of the columns, written out by hand from the format's description."""
+    """Bytes are as in the description of the format, except values of the columns."""
     columns = {
         "id": ("int", np.array([0, 0])),
         "intensity.sum.value": ("double", np.array([1.5, -2.0])),
