@@ -130,7 +130,8 @@ def test_only_cli_imports_click_and_rich() -> None:
 def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
         "gpu_spots/background/methods",
-        "gpu_spots/spots/ratios",
+        "gpu_spots/spots/ratios/null_tests",
+        "gpu_spots/spots/ratios/pairing",
     }
 
 
