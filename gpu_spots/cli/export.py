@@ -7,6 +7,12 @@ import click
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.output_options import (
+    debug_option,
+    force_option,
+    output_option,
+    spots_argument,
+)
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import ParameterError
 
@@ -54,19 +60,10 @@ class ExportCommand(OneLineCommand):
 
 @click.command("export", cls=ExportCommand)
 @click.argument("format_name", metavar="FORMAT", callback=_format_name, shell_complete=_complete)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="Output file, or folder for a format with one file per frame  "
-    "[default: RUN and the ending of the format]",
+@spots_argument
+@output_option(
+    "Output file, or folder for a format with one file per frame  "
+    "[default: RUN and the ending of the format]"
 )
 @click.option(
     "--one-per-angle",
@@ -78,7 +75,8 @@ class ExportCommand(OneLineCommand):
     metavar="FILE",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="HDF5 file with the frames of the run  [default: the one that RUN__spots.h5 names]",
+    help="HDF5 file with the frames of the run, or folder of its images  "
+    "[default: as RUN__spots.h5 names them]",
 )
 @click.option(
     "--threads",
@@ -86,9 +84,9 @@ class ExportCommand(OneLineCommand):
     type=click.IntRange(1, 10_000),
     help="Threads that read and compress frames  [default: one per core]",
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing output")
+@force_option
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def export(
     format_name: str,
     spots: Path,

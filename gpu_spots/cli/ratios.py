@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.output_options import (
+    debug_option,
+    force_option,
+    output_option,
+    spots_argument,
+)
 from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
 
@@ -28,19 +33,8 @@ TESTS = (
 
 
 @click.command("ratios", cls=OneLineCommand)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="Output file  [default: RUN__ratios.h5]",
-)
+@spots_argument
+@output_option("Output file  [default: RUN__ratios.h5]")
 @click.option(
     "--scale",
     type=click.Choice(["none", "pairs"]),
@@ -68,8 +62,8 @@ TESTS = (
     help="Draw the ratios and the null tests; needs matplotlib",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
-@click.option("--force", is_flag=True, help="Overwrite an existing output")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@force_option
+@debug_option
 def ratios(
     spots: Path,
     output: Path | None,

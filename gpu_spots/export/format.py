@@ -26,7 +26,7 @@ class ExportOptions:
     one_per_angle: str | None = None
     """Frame to keep of each angle: "off", "on", or its number at the angle, from "1"."""
     frames_from: Path | None = None
-    """HDF5 file with the frames of the run."""
+    """HDF5 file with the frames of the run, or folder of its images."""
 
     def __post_init__(self) -> None:
         choice = self.one_per_angle

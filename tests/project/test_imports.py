@@ -173,11 +173,16 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_no_room_asks_which_stack_it_is() -> None:
-    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    """Only what opens frames names its kind of stack, and convert, which needs image headers."""
     rooms = {
         "ArrayStack": {"frames", "opening"},
         "FileStack": {"frames"},
-        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+        "ImageStack": {
+            "images/image_stack",
+            "opening",
+            "output/converted",
+            "output/frames_of_spots",
+        },
     }
     for stack, allowed in rooms.items():
         users = {
