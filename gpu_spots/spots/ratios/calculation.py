@@ -58,7 +58,7 @@ def ratios(
     table = reject_rows(table, spots, keep_saturated=keep_saturated)
     factors = pair_scales(table, len(chosen))
     plain_error = fitted_error(table, robust=True)[0]
-    zingers = zinger_rows(spots, frames, plain_error)
+    zingers = zinger_rows(spots, frames, places, plain_error)
     table = reject(table, zingers[table.off] | zingers[table.on], Rejected.ZINGER)
     noise = noise_factor(table, plain_error)
     table = with_noise(table, noise)

@@ -7,7 +7,15 @@ import numpy as np
 
 from gpu_spots.columns import Flag
 from gpu_spots.spots.ratios.error_model import fitted_error
-from gpu_spots.spots.ratios.tables import Bools, FrameStates, PairTable, Rejected, SpotRows
+from gpu_spots.spots.ratios.pairing import Places
+from gpu_spots.spots.ratios.tables import (
+    Bools,
+    FrameStates,
+    Indices,
+    PairTable,
+    Rejected,
+    SpotRows,
+)
 
 OUTLIER = 5.0
 """Distance of a pair from the other pairs of its reflection, in sigma, that rejects it."""
@@ -33,22 +41,21 @@ def reject_rows(table: PairTable, spots: SpotRows, *, keep_saturated: bool) -> P
     return reject(table, full[table.off] | full[table.on], Rejected.SATURATED)
 
 
-def zinger_rows(spots: SpotRows, frames: FrameStates, error: float) -> Bools:
+def zinger_rows(spots: SpotRows, frames: FrameStates, places: Places, error: float) -> Bools:
     """Return spots on frames with a pixel that is far above the other frames, (n_spots,) bool.
 
-    The frames compared have the same mask, laser state and delay. The intensity of the spot must be
-    higher too, by at least half of the pixel's excess: spots that move are no zingers.
+    The frames compared have the same mask, laser state and delay. If a mask has too few of them, as
+    with ``-S pairs``, those of all masks with the reflection are compared. The intensity of the spot
+    must be higher too, by at least half of the pixel's excess: spots that move are no zingers.
 
     Args:
         spots: Spots on frames.
         frames: Metadata of the frames.
+        places: Spots of masks, and the reflections that they are.
         error: Relative scatter of the intensities from pair to pair.
     """
     found = np.zeros(len(spots.frame), bool)
-    delay = np.where(np.isfinite(frames.delay), frames.delay, -math.inf)
-    keys = np.stack([frames.mask, frames.laser_on, np.unique(delay, return_inverse=True)[1]])
-    group = np.unique(keys, axis=1, return_inverse=True)[1].reshape(-1)[spots.frame]
-    code = group * (int(spots.label.max(initial=0)) + 1) + spots.label
+    code = _compared(spots, frames, places)
     order = np.argsort(code, kind="stable")
     _, starts, sizes = np.unique(code[order], return_index=True, return_counts=True)
     for size in np.unique(sizes[sizes >= FEWEST]).tolist():
@@ -64,6 +71,19 @@ def zinger_rows(spots: SpotRows, frames: FrameStates, error: float) -> Bools:
             more = spots.total[row] - np.median(spots.total[others], axis=1)
             found[row] = is_high & (more > excess / 2)
     return found
+
+
+def _compared(spots: SpotRows, frames: FrameStates, places: Places) -> Indices:
+    """Return a number for each spot on a frame, equal for those that zingers are found among."""
+    delay = np.where(np.isfinite(frames.delay), frames.delay, -math.inf)
+    keys = np.stack([frames.laser_on, np.unique(delay, return_inverse=True)[1]])
+    states, state = np.unique(keys, axis=1, return_inverse=True)
+    n_states, state = states.shape[1], state.reshape(-1)[spots.frame]
+    code = places.of_row * n_states + state
+    is_few = np.bincount(code)[code] < FEWEST
+    n_codes = len(places.mask) * n_states
+    elsewhere = n_codes + places.reference[places.of_row] * n_states + state
+    return np.where(is_few, elsewhere, code)
 
 
 def reject_outliers(table: PairTable, error: float) -> PairTable:
