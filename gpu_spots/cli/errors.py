@@ -25,7 +25,10 @@ OPTIONS = {
     "angle_step": "--angle-step",
     "angles": "-a/--angles",
     "angles_path": "--angles-path",
+    "beam_centre": "--beam-centre",
+    "cell": "--cell",
     "cutoff": "-c/--cutoff",
+    "distance": "--distance",
     "erosions": "-e/--erosions",
     "file_mask": "--no-file-mask",
     "finder": "--finder",
@@ -45,6 +48,7 @@ OPTIONS = {
     "normalise": "--normalise",
     "one_per_angle": "--one-per-angle",
     "output": "-o",
+    "pixel_size": "--pixel-size",
     "reject": "--reject",
     "saturation": "--saturation",
     "scratch": "--scratch",
@@ -52,6 +56,7 @@ OPTIONS = {
     "sync": "-S/--sync",
     "table": "--table",
     "valid_range": "--valid-range",
+    "wavelength": "--wavelength",
 }
 """Options by the names of the parameters in messages."""
 AGAIN = 0.05

@@ -7,6 +7,7 @@ import click
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.geometry_options import geometry_options
 from gpu_spots.cli.output_options import (
     debug_option,
     force_option,
@@ -78,6 +79,7 @@ class ExportCommand(OneLineCommand):
     help="HDF5 file with the frames of the run, or folder of its images  "
     "[default: as RUN__spots.h5 names them]",
 )
+@geometry_options
 @click.option(
     "--threads",
     metavar="N",
@@ -93,6 +95,10 @@ def export(
     output: Path | None,
     one_per_angle: str | None,
     frames_from: Path | None,
+    distance: float | None,
+    pixel_size: str | None,
+    beam_centre: str | None,
+    wavelength: str | None,
     threads: int | None,
     force: bool,
     quiet: bool,
@@ -107,15 +113,17 @@ def export(
     from gpu_spots.cli.progress import observer
     from gpu_spots.export.format import ExportOptions
     from gpu_spots.export.formats import export_spots
+    from gpu_spots.geometry import geometry_of
     from gpu_spots.memory.workers import default_workers
 
     try:
+        geometry = geometry_of(distance, pixel_size, beam_centre, wavelength)
         with observer(quiet) as watching:
             written, n_spots, notes = export_spots(
                 spots,
                 format_name,
                 output,
-                ExportOptions(one_per_angle, frames_from),
+                ExportOptions(one_per_angle, frames_from, geometry),
                 watching,
                 workers=threads or default_workers(),
                 force=force,

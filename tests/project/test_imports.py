@@ -250,7 +250,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
 
 def test_exports_import_files_and_columns_and_no_computation() -> None:
     """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
-    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed = {"columns", "errors", "geometry", "model", "packages", "protocols"}
     allowed |= {"masks/grouping", "memory/workers"}
     for name in FILES:
         if name.startswith("gpu_spots/export/"):

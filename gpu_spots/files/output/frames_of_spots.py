@@ -74,6 +74,12 @@ def image_names(results: SpotsFile) -> list[str]:
     return [str(name) for name in files.tolist()]
 
 
+def images_of(results: SpotsFile) -> list[Path]:
+    """Return the images of a run. Raises `InputError` if they are not found."""
+    folder = _recorded_folder(results)
+    return [_image(folder, name) for name in image_names(results)]
+
+
 def _recorded_folder(results: SpotsFile) -> Path:
     """Return the folder of the images of a run: as recorded, or that of the spots file."""
     name = image_names(results)[0]
