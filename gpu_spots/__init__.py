@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from gpu_spots.api import convert, find_spots, ratios
     from gpu_spots.files.images.image_list import ImageRequest
     from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+    from gpu_spots.geometry import Geometry, UnitCell
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Geometry",
     "GpuSpotsError",
     "ImageRequest",
     "Parameters",
     "SpotsFile",
+    "UnitCell",
     "__version__",
     "convert",
     "find_spots",
@@ -41,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from gpu_spots.files.images.image_list import ImageRequest
 
         return ImageRequest
+    if name in ("Geometry", "UnitCell"):
+        from gpu_spots import geometry
+
+        return getattr(geometry, name)
     if name in ("SpotsFile", "open_spots"):
         from gpu_spots.files.output import spots_file
 

@@ -3,19 +3,23 @@
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError, given
 from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
-from gpu_spots.files.output.ratios_file import write_ratios
+from gpu_spots.files.output.laueutil_ratios import output_names, write_laueutil
+from gpu_spots.files.output.new_file import check_output
+from gpu_spots.files.output.ratios_file import ratios_of, write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.inputs import Inputs, parse_regions
 from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
@@ -204,6 +208,10 @@ def ratios(
     scale: str = "none",
     intensity: str | None = None,
     keep_saturated: bool = False,
+    hkl: str | Path | None = None,
+    geometry: Geometry | None = None,
+    cell: UnitCell | None = None,
+    laueutil: str | Path | None = None,
     force: bool = False,
 ) -> RatioResult:
     """Return the on/off ratios of a spots file, as ``gpu-spots ratios`` does.
@@ -214,26 +222,55 @@ def ratios(
         scale: ``"none"`` or ``"pairs"``; see `SpotsFile.ratios`.
         intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
         keep_saturated: Whether pairs with saturated spots are used.
+        hkl: Table with the Miller indices of spots; see docs/ratios.md.
+        geometry: Detector and wavelengths, for sin(theta)/wavelength and the photo-Wilson fit.
+        cell: Unit cell, for sin(theta)/wavelength of reflections with Miller indices.
+        laueutil: Name, without ending, of the files of LaueUtil's lu_indexing2ratios to write.
+            None: none. They need ``hkl``.
         force: Whether an existing ``output`` is overwritten.
 
     Returns:
         Ratios, pairs, null tests and verdict.
 
     Raises:
-        GpuSpotsError: The spots file, a parameter or the output cannot be used.
+        GpuSpotsError: The spots file, a table, a parameter or the output cannot be used.
 
     Examples:
         >>> found = ratios("laser__spots.h5", "laser__ratios.h5")
         >>> print(found.verdict.partition(":")[0], "with", sorted(found.null))
         response seen with ['off_off', 'on_off', 'on_on', 'pairs']
     """
+    if laueutil is not None and hkl is None:
+        raise ParameterError("laueutil", f"needs Miller indices; give them with {given('hkl')}")
+    sources = [Path(spots), *([] if hkl is None else [Path(hkl)])]
+    if output is not None:
+        check_output(Path(output), sources, force)
+        if laueutil is not None and Path(output) in output_names(Path(laueutil)):
+            raise OutputError(f"{output}: two outputs have the same name; choose another")
     with open_spots(spots) as results:
-        found = results.ratios(scale=scale, intensity=intensity, keep_saturated=keep_saturated)
+        found = ratios_of(
+            results,
+            scale=scale,
+            intensity=intensity,
+            keep_saturated=keep_saturated,
+            hkl=None if hkl is None else Path(hkl),
+            geometry=geometry,
+            cell=cell,
+        )
+        if laueutil is not None:
+            places = results.spots()["XY"]
+            left_out = write_laueutil(
+                found, places, Path(laueutil), sources, geometry=geometry, force=force
+            )
+            found.notes.extend(left_out)
     if output is not None:
         options = {
             "scale": scale,
             "intensity": found.figures["intensity"],
             "keep_saturated": keep_saturated,
+            **({} if hkl is None else {"hkl": str(hkl)}),
+            **({} if geometry is None else asdict(geometry)),
+            **({} if cell is None else {"cell": astuple(cell)}),
         }
-        write_ratios(found, Path(output), Path(spots), options, force=force)
+        write_ratios(found, Path(output), sources, options, force=force)
     return found

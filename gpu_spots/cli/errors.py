@@ -36,6 +36,7 @@ OPTIONS = {
     "force": "--force",
     "frames_from": "--frames-from",
     "frames_path": "--frames",
+    "hkl": "--hkl",
     "keep": "--keep",
     "laser": "--laser",
     "laser_path": "--laser-path",

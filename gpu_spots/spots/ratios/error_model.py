@@ -1,5 +1,6 @@
 """Ratios with their errors: noise, shared background, run-wide error, scale of the frames."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -86,13 +87,18 @@ def fitted_error(table: PairTable, *, robust: bool) -> tuple[float, bool]:
             return float(np.median(squares * widen)) - NORMAL_MEDIAN
         return float(squares.sum()) - freedom
 
-    low, high = 0.0, 1.0
+    return bisected(excess, 1.0), True
+
+
+def bisected(excess: Callable[[float], float], high: float) -> float:
+    """Return where a falling function is 0, from 0 to ``high``; 0 if it is not above 0 there."""
+    low = 0.0
     if excess(low) <= 0:
-        return 0.0, True
+        return 0.0
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return (low + high) / 2, True
+    return (low + high) / 2
 
 
 def noise_factor(table: PairTable, error: float) -> float:

@@ -67,4 +67,6 @@ def pair_columns(table: PairTable, chosen: FramePairs, error: float) -> dict[str
         "sigma_R": sigma,
         "distance": table.distance,
         "rejected": table.rejected,
+        "spot_off": table.off.astype(np.int64),
+        "spot_on": table.on.astype(np.int64),
     }

@@ -107,8 +107,8 @@ def matched_places(spots: SpotRows, frames: FrameStates) -> Places:
         for one in masks[1:]:
             new = np.flatnonzero(mask_of == one)
             if len(known) and len(new):
-                ahead, to = _nearest(centre[known], centre[new])
-                _, back = _nearest(centre[new], centre[known])
+                ahead, to = nearest(centre[known], centre[new])
+                _, back = nearest(centre[new], centre[known])
                 near = np.flatnonzero(ahead <= MATCH_DISTANCE)
                 both = near[back[to[near]] == near]
                 reference[new[both]] = known[to[both]]
@@ -117,7 +117,7 @@ def matched_places(spots: SpotRows, frames: FrameStates) -> Places:
     return Places(of_row, mask_of, label_of, reference, distance)
 
 
-def _nearest(places: Floats, of: Floats) -> tuple[Floats, Indices]:
+def nearest(places: Floats, of: Floats) -> tuple[Floats, Indices]:
     """Return distance and index of the nearest of some places, (n, 2), of each of others."""
     from scipy.spatial import cKDTree  # here, as it loads slowly
 
