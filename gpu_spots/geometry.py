@@ -155,6 +155,7 @@ def cell_of(text: str | None) -> UnitCell | None:
     cell = UnitCell(*found)
     if min(found[:3]) <= 0 or not all(0 < angle < 180 for angle in found[3:]):
         raise ParameterError("cell", f"{text!r}: lengths are above 0, angles from 0 to 180 degrees")
-    if not np.isfinite(cell.inverse_d(np.eye(3))).all():
+    a, b, c = np.cos(np.radians([cell.alpha, cell.beta, cell.gamma])).tolist()
+    if 1 - a * a - b * b - c * c + 2 * a * b * c < 1e-6:
         raise ParameterError("cell", f"{text!r}: these angles make no cell")
     return cell

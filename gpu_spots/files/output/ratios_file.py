@@ -235,9 +235,12 @@ def _add_s(found: RatioResult, geometry: Geometry | None, cell: UnitCell | None)
         s = np.where(np.isfinite(half), half, s)
     columns["s"] = s
     block = np.unique(columns["angle"], return_inverse=True)[1]
-    found.figures["photo-Wilson"] = photo_wilson(
-        s, columns["R"], columns["sigma_R"], block, columns["delay"]
-    )
+    fits = photo_wilson(s, columns["R"], columns["sigma_R"], block, columns["delay"])
+    found.figures["photo-Wilson"] = fits
+    if not fits:
+        found.notes.append(
+            "no photo-Wilson fit: too few reflections have a relative error below 50 %"
+        )
 
 
 def _frame_states(results: SpotsFile) -> FrameStates:

@@ -62,7 +62,8 @@ def _fit(s: Floats, R: Floats, sigma: Floats, block: Indices) -> dict[str, Any]:
 
     def without(angle: int) -> tuple[float, float] | None:
         kept = block != angle
-        return _line(x[kept], y[kept], weight[kept]) if np.ptp(x[kept]) > 0 else None
+        is_line = len(np.unique(x[kept])) > 1
+        return _line(x[kept], y[kept], weight[kept]) if is_line else None
 
     parts = [found for angle in angles.tolist() if (found := without(angle)) is not None]
     if len(parts) >= ANGLES:
@@ -116,8 +117,9 @@ def mean_lines(s: Floats, R: Floats, sigma: Floats, n_bins: int) -> tuple[Floats
     parts = [part for part in np.array_split(order, n_bins) if len(part) > 1]
     rows = []
     for part in parts:
-        mean = np.average(y[part], weights=weight[part])
-        spread = math.sqrt(float(np.average((y[part] - mean) ** 2, weights=weight[part])))
-        rows.append((float(x[part].mean()), float(mean), spread / math.sqrt(len(part))))
+        w = weight[part]
+        mean = float(np.average(y[part], weights=w))
+        error = math.sqrt(float((w**2 * (y[part] - mean) ** 2).sum())) / float(w.sum())
+        rows.append((float(np.average(x[part], weights=w)), mean, error))
     found = np.array(rows, np.float64).reshape(-1, 3)
     return found[:, 0], found[:, 1], found[:, 2]
