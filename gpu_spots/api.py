@@ -16,6 +16,7 @@ from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
 from gpu_spots.files.output.laueutil_ratios import output_names, write_laueutil
+from gpu_spots.files.output.merged_file import merged_of, write_merged
 from gpu_spots.files.output.new_file import check_output
 from gpu_spots.files.output.ratios_file import ratios_of, write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
@@ -27,6 +28,7 @@ from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 from gpu_spots.spots.ratios import RatioResult
+from gpu_spots.spots.ratios.merging import MergeResult
 
 
 class PythonWarnings:
@@ -273,4 +275,43 @@ def ratios(
             **({} if cell is None else {"cell": astuple(cell)}),
         }
         write_ratios(found, Path(output), sources, options, force=force)
+    return found
+
+
+def merge_ratios(
+    files: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    by: str | None = None,
+    force: bool = False,
+) -> MergeResult:
+    """Return the merged on/off ratios of several runs, as ``gpu-spots merge`` does.
+
+    Args:
+        files: At least two ratios files, of different runs.
+        output: File to write. None: nothing is written.
+        by: ``"hkl"``: reflections with the same Miller indices and delay, at all angles.
+            ``"position"``: those of the same angle, delay and place, within 3 pixels. None:
+            ``"hkl"`` if all files have it, else ``"position"``.
+        force: Whether an existing ``output`` is overwritten.
+
+    Returns:
+        Weighted means with errors, the ratios in them, and a comparison of each two runs.
+
+    Raises:
+        GpuSpotsError: A file is no ratios file, is of the same run as another, the runs have no
+            reflection in common, or the output cannot be written.
+
+    Examples:
+        >>> merge_ratios(["laser__ratios.h5"])
+        Traceback (most recent call last):
+        ...
+        gpu_spots.errors.ParameterError: files: found 1, expected at least two ratios files
+    """
+    paths = [Path(file) for file in files]
+    if output is not None:
+        check_output(Path(output), paths, force)
+    found = merged_of(paths, by)
+    if output is not None:
+        write_merged(found, Path(output), paths, force=force)
     return found

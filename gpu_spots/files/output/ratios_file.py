@@ -264,7 +264,7 @@ def _frame_states(results: SpotsFile) -> FrameStates:
             f"{name}: the laser is {kind} on all frames, expected laser-on and laser-off frames; "
             "a dark run has no ratios"
         )
-    if _text(results.info.get("sync", "")) == "none":
+    if text_of(results.info.get("sync", "")) == "none":
         raise InputError(
             f"{name}: every frame has a mask of its own, expected masks that frames share; "
             "find the spots again with -S blocks or -S pairs"
@@ -408,16 +408,16 @@ def write_ratios(
         for group, columns in groups.items():
             file.create_group(group)
             for name, values in columns.items():
-                _create(file, RATIO_DATASETS[f"{group}/{name}"], values)
+                create(file, RATIO_DATASETS[f"{group}/{name}"], values)
         file["null"].attrs["verdict"] = found.verdict
-        for name, value in _flat(found.figures):
+        for name, value in flat(found.figures):
             file["null"].attrs[name] = value
         info = file.create_group("info")
-        info.attrs.update({"spots_file": _storable(str(sources[0])), **options})
-        info.attrs["notes"] = "\n".join(map(_storable, found.notes))
+        info.attrs.update({"spots_file": storable(str(sources[0])), **options})
+        info.attrs["notes"] = "\n".join(map(storable, found.notes))
 
 
-def _create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:
+def create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:
     """Create a dataset with its attributes. Raises TypeError if it does not match its record."""
     record.check(values.dtype, values.shape)
     options = {"chunks": (min(len(values), 4096),), "fletcher32": True} if len(values) else {}
@@ -430,15 +430,24 @@ def _create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> Non
 def write_csv(found: RatioResult, path: Path, source: Path, *, force: bool = False) -> None:
     """Write the ratios as text, one line per reflection. Raises `OutputError`."""
     check_output(path, [source], force)
-    columns = [list(map(repr, values.tolist())) for values in found.ratios.values()]
+    write_table(found.ratios, path)
+
+
+def write_table(table: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write columns as CSV, numbers with all digits. Raises `OutputError`."""
+    columns = [list(map(repr, values.tolist())) for values in table.values()]
     with complete(path) as part, new_binary_file(part, str(path)) as file:
-        file.write(f"{','.join(found.ratios)}\n".encode())
+        file.write(f"{','.join(table)}\n".encode())
         file.write("".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True)).encode())
 
 
 def as_json(found: RatioResult) -> str:
     """Return verdict, figures and notes as JSON; numbers that are not finite are null."""
-    whole = {"verdict": found.verdict, **found.figures, "notes": found.notes}
+    return finite_json({"verdict": found.verdict, **found.figures, "notes": found.notes})
+
+
+def finite_json(whole: dict[str, Any]) -> str:
+    """Return figures as JSON; numbers that are not finite are null."""
     return json.dumps(_finite(whole), indent=2)
 
 
@@ -450,20 +459,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _flat(figures: Any, before: str = "") -> Iterable[tuple[str, Any]]:
+def flat(figures: Any, before: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the numbers of nested figures, with names joined by underscores."""
     items = figures.items() if isinstance(figures, dict) else enumerate(figures)
     for name, value in items:
         whole = f"{before}{name}".replace("/", "_").replace(" ", "_")
         if isinstance(value, dict | list):
-            yield from _flat(value, f"{whole}_")
+            yield from flat(value, f"{whole}_")
         else:
             yield whole, value
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return text as an attribute can hold it."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return an attribute as text."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

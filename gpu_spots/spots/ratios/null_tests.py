@@ -132,10 +132,7 @@ def odd_even(table: PairTable, error: float, block: Indices) -> tuple[dict[str, 
         return result, math.nan
     first, second = (part.R[both] - 1 for part in parts)
     weight = 1 / (parts[0].sigma_R[both] ** 2 + parts[1].sigma_R[both] ** 2)
-    a, b = (each - np.average(each, weights=weight) for each in (first, second))
-    ab, aa, bb = (float((weight * x * y).sum()) for x, y in ((a, b), (a, a), (b, b)))
-    if aa > 0 and bb > 0:
-        result |= {"correlation": ab / math.sqrt(aa * bb), "slope": ab / aa}
+    result |= dict(zip(("correlation", "slope"), correlation(first, second, weight), strict=True))
     # errors that the spots of an angle share do not make many spots agree: angles are independent
     products = np.prod(np.clip(pulls[:, both], -CLIP, CLIP), axis=0)
     single = products.sum() / max(math.sqrt((products**2).sum()), 1e-300)
@@ -146,6 +143,16 @@ def odd_even(table: PairTable, error: float, block: Indices) -> tuple[dict[str, 
     if len(by_angle) >= FEWEST_ANGLES:
         probability = max(probability, _student(by_angle)[1] / 2 if by_angle.mean() > 0 else 1.0)
     return result | {"probability": probability}, probability
+
+
+def correlation(first: Floats, second: Floats, weight: Floats) -> tuple[float, float]:
+    """Return the weighted correlation of two columns, and the slope of the second on the first.
+
+    NaN if one of them is constant.
+    """
+    a, b = (each - np.average(each, weights=weight) for each in (first, second))
+    ab, aa, bb = (float((weight * x * y).sum()) for x, y in ((a, b), (a, a), (b, b)))
+    return (ab / math.sqrt(aa * bb), ab / aa) if aa > 0 and bb > 0 else (math.nan, math.nan)
 
 
 def common_change(scales: Floats, delay: Floats) -> list[dict[str, float]]:
