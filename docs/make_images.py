@@ -2,11 +2,12 @@
 
 Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
 ``docs/images``. They show the run of the tutorial and of ``make demo``. Its plots are made by the
-code of the tutorial. Needs the extra ``docs``.
+code of the tutorial, and those of the page of ratios by its code. Needs the extra ``docs``.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,10 @@ def main(folder: Path) -> None:
         simulate("laser__mccd.h5")
         parameters = Parameters(sync="blocks")
         find_spots("laser__mccd.h5", parameters, output="laser__spots.h5").close()
+        Path("clip").mkdir()
+        shutil.copy("laser__mccd.h5", "clip")
+        clip = Parameters(sync="blocks", method="clip", finder="matched", normalise="level")
+        find_spots("clip/laser__mccd.h5", clip, output="clip/laser__spots.h5").close()
         simulate("drift__mccd.h5", "--drift", "3", "--size", "512", "--seed", "1")
         for theme in THEMES:
             with mpl.rc_context(theme.settings()):
@@ -109,14 +114,16 @@ def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
     yield "finder", finder(theme)
-    yield from tutorial_plots()
+    yield from plots_of("tutorial.md")
+    with chdir("clip"):
+        yield from plots_of("ratios.md")
 
 
-def tutorial_plots() -> Iterator[tuple[str, Figure]]:
-    """Run the Python blocks of the tutorial, and yield each figure that one of them saves."""
-    page = (DOCS / "tutorial.md").read_text()
+def plots_of(name: str) -> Iterator[tuple[str, Figure]]:
+    """Run the Python blocks of a page, and yield each figure that one of them saves."""
+    page = (DOCS / name).read_text()
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for code in re.findall(r"(?<!-->\n)^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         with open(os.devnull, "w") as nowhere:
             names["print"] = lambda *words, file=nowhere: print(*words, file=file)
             exec(code, names)

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError
 from gpu_spots.export.cleaned import Cleaned
 from gpu_spots.export.csv import Csv
 from gpu_spots.export.cxi import Cxi
@@ -82,6 +82,11 @@ def export_spots(
         sources += [options.frames_from] if options.frames_from else []
         chosen.check_output(output, sources, force)
         second = chosen.second_output(output, options)
+        if second == output:
+            raise OutputError(
+                f"{output}: two outputs have the same name; name the table with another ending, "
+                f"such as {output.stem}.refl"
+            )
         if second is not None:
             check_output(second, sources, force)
         with (

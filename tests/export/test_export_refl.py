@@ -383,6 +383,11 @@ def test_a_geometry_is_for_refl_only(spots: Path) -> None:
     assert_refused(ended, 2, "--distance: cannot be used with csv; it is for refl")
 
 
+def test_table_and_experiment_have_different_names(spots: Path) -> None:
+    with pytest.raises(OutputError, match=r"x.expt: two outputs have the same name; .*x.refl"):
+        export("refl", spots, spots.with_name("x.expt"), one_per_angle="off", geometry=GEOMETRY)
+
+
 def test_an_experiment_that_exists_is_kept(spots: Path) -> None:
     other = spots.with_name("run__strong.expt")
     other.write_text("mine")
