@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.geometry_options import geometry_options
 from gpu_spots.cli.output_options import (
-    debug_option,
     force_option,
     output_option,
     spots_argument,
@@ -102,7 +101,6 @@ def export(
     threads: int | None,
     force: bool,
     quiet: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Write the spots of a run in the format of another program.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand, naming_options
-from gpu_spots.cli.output_options import debug_option, force_option, output_option
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
+from gpu_spots.cli.output_options import force_option, output_option
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def merge(
     csv: Path | None,
     as_json: bool,
     force: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Merge the on/off ratios of several runs.
 

@@ -28,5 +28,3 @@ def output_option(help_text: str) -> Callable[[Command], Command]:
 
 force_option = click.option("--force", is_flag=True, help="Overwrite an existing output")
 """``--force``."""
-debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error")
-"""``--debug``, which is looked for where errors end."""

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand, naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.geometry_options import geometry_options
 from gpu_spots.cli.output_options import (
-    debug_option,
     force_option,
     output_option,
     spots_argument,
@@ -103,7 +102,6 @@ def ratios(
     plot: Path | None,
     as_json: bool,
     force: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Write the on/off ratios of a laser run, with errors and null tests.
 
