@@ -19,6 +19,7 @@ from gpu_spots.files.output.new_file import (
 )
 from gpu_spots.geometry import Geometry
 from gpu_spots.spots.ratios import RatioResult, Rejected
+from gpu_spots.spots.ratios.tables import Table
 
 ENDINGS = (".txt", ".hkl", ".m91", ".h5")
 """What the names of the files end with."""
@@ -26,14 +27,12 @@ NANO = 1e9
 """Delays are in nanoseconds."""
 LARGEST_INT16 = 2**15 - 1
 
-Columns = dict[str, NDArray[Any]]
-
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
     """Used pairs of indexed reflections."""
 
-    columns: Columns
+    columns: Table
     n_left_out: int
     """Number of pairs with an intensity that is not above 0."""
 
@@ -133,7 +132,7 @@ def _pairs(
     hkl = np.stack([found.ratios[name] for name in "hkl"], axis=1)[of]
     X, Y = found.ratios["X"][of], found.ratios["Y"][of]
     sint = np.full(len(rows), np.nan) if geometry is None else geometry.sin_theta(X, Y)
-    columns: Columns = {
+    columns: Table = {
         "hkl": _int16(hkl, "a Miller index", path),
         "I1": pairs["I_off"],
         "I2": pairs["I_on"],
@@ -162,7 +161,7 @@ def _int16(values: NDArray[Any], what: str, path: Path) -> NDArray[np.int16]:
     return values.astype(np.int16)
 
 
-def _text_lines(pairs: Columns) -> Iterator[str]:
+def _text_lines(pairs: Table) -> Iterator[str]:
     """Yield the lines of ``R.txt``: one pair of a reflection each."""
     has_delay = "delay" in pairs
     yield (

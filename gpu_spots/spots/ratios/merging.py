@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError
 from gpu_spots.spots.ratios.null_tests import correlation
 from gpu_spots.spots.ratios.pairing import MATCH_DISTANCE, nearest
-from gpu_spots.spots.ratios.tables import Bools, Floats, Indices
+from gpu_spots.spots.ratios.tables import Bools, Floats, Indices, Table
 
 BY = ("hkl", "position")
 """Values of ``by``."""
@@ -25,8 +25,6 @@ FEWEST = 3
 CHANCE = 2.0
 """Factor by which more positions must agree than by chance."""
 
-Columns = dict[str, NDArray[Any]]
-
 
 @dataclass(frozen=True, slots=True)
 class RunRatios:
@@ -34,8 +32,8 @@ class RunRatios:
 
     name: str
     """Name of the file, for messages."""
-    columns: Columns
-    """Columns of the group ``ratios``, (n,) each."""
+    columns: Table
+    """Table of the group ``ratios``, (n,) each."""
 
     @property
     def is_known(self) -> Bools:
@@ -62,12 +60,12 @@ class Members:
 class MergeResult:
     """Merged ratios."""
 
-    merged: Columns
-    """Columns with one row per reflection and delay; see docs/ratios.md."""
-    members: Columns
-    """Columns with one row per ratio of a run."""
-    comparison: Columns
-    """Columns with one row per pair of runs."""
+    merged: Table
+    """Table with one row per reflection and delay; see docs/ratios.md."""
+    members: Table
+    """Table with one row per ratio of a run."""
+    comparison: Table
+    """Table with one row per pair of runs."""
     runs: list[str]
     """Names of the files."""
     figures: dict[str, Any]
@@ -234,7 +232,7 @@ def _count_runs(members: Members, n: int) -> Indices:
 
 def _merged_columns(
     runs: Sequence[RunRatios], members: Members, n: int, n_runs: Indices, by: str
-) -> tuple[Columns, float, int]:
+) -> tuple[Table, float, int]:
     """Return the merged table, and chi squared with its degrees of freedom."""
     R, sigma = (_gathered(runs, members, name) for name in ("R", "sigma_R"))
     weight = 1 / sigma**2
@@ -256,7 +254,7 @@ def _merged_columns(
     if by == "position":
         largest = np.zeros(n)
         np.maximum.at(largest, members.merged, members.distance)
-    columns: Columns = {name: _gathered(runs, members, name)[first] for name in names}
+    columns: Table = {name: _gathered(runs, members, name)[first] for name in names}
     columns |= {
         "n_runs": n_runs.astype(np.int32),
         "n_ratios": count.astype(np.int32),
@@ -272,7 +270,7 @@ def _merged_columns(
     return columns, float(chi2[several].sum()), int((count[several] - 1).sum())
 
 
-def _comparison(runs: Sequence[RunRatios], members: Members, n: int) -> Columns:
+def _comparison(runs: Sequence[RunRatios], members: Members, n: int) -> Table:
     """Return how well each two runs agree, from the reflections that they have in common."""
     R, sigma = (_gathered(runs, members, name) for name in ("R", "sigma_R"))
     means = []

@@ -1,17 +1,14 @@
 """Columns of the ratios file."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from gpu_spots.spots.ratios.error_model import residuals
-from gpu_spots.spots.ratios.tables import Estimates, FramePairs, Keys, PairTable, SpotRows
+from gpu_spots.spots.ratios.tables import Estimates, FramePairs, Keys, PairTable, SpotRows, Table
 
 
 def ratio_columns(
     table: PairTable, found: Estimates, keys: Keys, spots: SpotRows, error: float
-) -> dict[str, NDArray[Any]]:
+) -> Table:
     """Return the columns of the group ``ratios``."""
     used = table.used
     n_all = np.bincount(table.ratio, minlength=table.n_ratios)
@@ -49,7 +46,7 @@ def ratio_columns(
     }
 
 
-def pair_columns(table: PairTable, chosen: FramePairs, error: float) -> dict[str, NDArray[Any]]:
+def pair_columns(table: PairTable, chosen: FramePairs, error: float) -> Table:
     """Return the columns of the group ``pairs``."""
     with np.errstate(all="ignore"):
         R = table.I_on / table.I_off

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Table = dict[str, NDArray[Any]]
+"""Columns of equal length by name."""
 
 
 class Rejected(IntEnum):
@@ -175,13 +177,13 @@ class Keys:
 class RatioResult:
     """On/off ratios of a run, and the tests of them."""
 
-    ratios: dict[str, NDArray[Any]]
+    ratios: Table
     """Columns with one row per reflection; see docs/ratios.md."""
-    pairs: dict[str, NDArray[Any]]
+    pairs: Table
     """Columns with one row per reflection and pair of frames."""
-    frame_pairs: dict[str, NDArray[Any]]
+    frame_pairs: Table
     """Columns with one row per pair of frames: ``frame_off``, ``frame_on``, ``scale``."""
-    null: dict[str, NDArray[Any]]
+    null: Table
     """Pulls of the null tests, by name of the test."""
     figures: dict[str, Any]
     """Numbers: counts, error model and null tests."""
