@@ -54,8 +54,8 @@ TESTS = (
     metavar="TABLE",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="Miller indices of spots: text with the columns h, k, l and frame,label or frame,X,Y, or "
-    "an indexed DIALS table (.refl)",
+    help="Miller indices of spots: text with the columns h, k, l and frame,label or frame,X,Y, an "
+    "indexed DIALS table (.refl), or a folder of LaueTools' .fit files",
 )
 @click.option(
     "--cell",

@@ -1,10 +1,12 @@
-"""Tables of Miller indices: text with columns, or a DIALS reflection table."""
+"""Miller indices of spots: text with columns, a DIALS reflection table, or LaueTools' files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gpu_spots.errors import InputError
+from gpu_spots.files.fit_files import read_fits
 from gpu_spots.files.reflection_table import SUFFIX, read_reflections
 from gpu_spots.files.table import read_table
 from gpu_spots.model import Array
@@ -16,18 +18,22 @@ WAVELENGTHS = ("wavelength", "lambda")
 """Names of the column of wavelengths."""
 
 
-def read_hkl(path: Path) -> HklTable:
-    """Return the indexed spots of a table.
+def read_hkl(path: Path, frame_names: Sequence[str] = ()) -> HklTable:
+    """Return the indexed spots of a table, or of a folder of LaueTools' ``.fit`` files.
 
     Text has the columns ``h``, ``k`` and ``l``, and those of one of `KEYS`; ``wavelength``
     (Angstrom) may follow. A DIALS reflection table (``.refl``) has ``miller_index``, and the
     columns ``frame`` and ``label`` that the export of this program puts there. Rows with the
     indices 0, 0, 0 or without indices are not indexed, and are left out.
 
+    Args:
+        path: File or folder.
+        frame_names: Name of each frame of the run, which ``.fit`` files begin with.
+
     Raises:
         InputError: The file cannot be read, a column is missing, or a value is out of range.
     """
-    columns = read_reflections(path) if path.suffix == SUFFIX else dict(read_table(path))
+    columns = _columns(path, frame_names)
     columns = {name.lower(): values for name, values in columns.items()}
     if missing := [name for name in "hkl" if name not in columns]:
         raise InputError(
@@ -60,6 +66,13 @@ def read_hkl(path: Path) -> HklTable:
     wavelength = np.full(len(hkl), np.nan) if wave is None else _numbers(path, columns, wave)
     wavelength = np.where(wavelength > 0, wavelength, np.nan)[is_indexed]
     return HklTable(str(path), hkl[is_indexed].astype(np.int64), wavelength, values)
+
+
+def _columns(path: Path, frame_names: Sequence[str]) -> dict[str, Array]:
+    """Return the columns of a file or folder, by what it is."""
+    if path.is_dir():
+        return read_fits(path, frame_names)
+    return read_reflections(path) if path.suffix == SUFFIX else dict(read_table(path))
 
 
 def _numbers(path: Path, columns: dict[str, Array], name: str) -> Array:

@@ -74,6 +74,22 @@ def image_names(results: SpotsFile) -> list[str]:
     return [str(name) for name in files.tolist()]
 
 
+def frame_names(results: SpotsFile) -> list[str]:
+    """Return a name for each frame, without ending.
+
+    It is the name of the frame's image if the run has these, else the number of the frame.
+    """
+    stem = re.sub(r"(__spots)?\.h5$", "", Path(results.name).name)
+    digits = max(4, len(str(results.n_frames - 1)))
+    numbered = [f"{stem}_{frame:0{digits}}" for frame in range(results.n_frames)]
+    files = results.columns.get("file")
+    if files is None or np.shape(files) != (results.n_frames,):
+        return numbered
+    names = [re.split(r"[/\\]", str(file))[-1].rpartition(".")[0] for file in files.tolist()]
+    is_good = all(re.fullmatch(r"[\w.+-]+", name) and name[0] != "." for name in names)
+    return names if is_good and len(set(names)) == len(names) else numbered
+
+
 def images_of(results: SpotsFile) -> list[Path]:
     """Return the images of a run. Raises `InputError` if they are not found."""
     folder = _recorded_folder(results)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpu_spots.columns import DatasetRecord
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.hkl_table import read_hkl
+from gpu_spots.files.output.frames_of_spots import frame_names
 from gpu_spots.files.output.new_file import check_output, new_binary_file, new_output, writing
 from gpu_spots.files.output.new_file import complete_or_absent as complete
 from gpu_spots.files.output.spots_file import SpotsFile
@@ -170,7 +171,7 @@ def ratios_of(
         raise ParameterError("intensity", f"{intensity!r} is not {' or '.join(INTENSITIES)}")
     if cell is not None and hkl is None:
         raise ParameterError("cell", f"needs Miller indices; give them with {given('hkl')}")
-    table = None if hkl is None else read_hkl(hkl)
+    table = None if hkl is None else read_hkl(hkl, frame_names(results))
     frames = _frame_states(results)
     spots, chosen, notes = _spot_rows(results, intensity)
     found = ratios(spots, frames, scale=scale, keep_saturated=keep_saturated)

@@ -132,6 +132,58 @@ def test_an_indexed_table_of_dials_is_read(spots: Path) -> None:
     assert any(f"{is_known.sum()} of {len(is_known)} reflections have" in n for n in found.notes)
 
 
+def fits(folder: Path, columns: dict[str, np.ndarray], title: str) -> Path:
+    """Files as LaueTools writes them: two grains, of which the second is on the last frame only."""
+    folder.mkdir()
+    for frame in np.unique(columns["frame"]).tolist():
+        lines = ["#Strain and Orientation Refinement", "#Number of indexed spots: 9", title]
+        for row in np.flatnonzero(columns["frame"] == frame).tolist():
+            h, k, l, X, Y = (float(columns[name][row]) for name in ("h", "k", "l", "X", "Y"))  # noqa: E741
+            numbers = {"h": h, "k": k, "l": l, "Xexp": Y + 1, "Yexp": X + 1}
+            numbers |= {"Energy": 12.398419843 / 1.05, "energy(keV)": 12.398419843 / 1.05}
+            lines.append(" ".join(f"{numbers.get(name, 7.0):f}" for name in title[2:].split()))
+        lines += ["#UB matrix in q= (UB) B0 G*", "#[[-0.2 0.1 0.9]", "#pixelsize", "#0.0734", ""]
+        grain = "_g0" if frame % 2 else ""
+        (folder / f"run_{frame:04}_LT_0{grain}.fit").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "##spot_index intensity h k l 2theta Chi Xexp Yexp Energy GrainIndex PixDev",
+        "##spot_index Intensity h k l pixDev energy(keV) Xexp Yexp 2theta_exp chi_exp Xtheo Ytheo",
+    ],
+)
+def test_files_of_lauetools_are_read(spots: Path, title: str) -> None:
+    folder = fits(spots.with_name("fit"), indexed(spots), title)
+    found = gpu_spots.ratios(spots, hkl=folder)
+    assert np.array_equal(found.ratios["h"], found.ratios["label"])
+    np.testing.assert_allclose(found.ratios["wavelength"], 1.05, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (None, "", "has no .fit files"),
+        ("other_0001_LT_0.fit", "##spot_index h k l Xexp Yexp\n", "belongs to no frame of the run"),
+        ("run_0001_LT_0.fit", "#nothing\n", "has no line that begins with ##spot_index"),
+        (
+            "run_0001.fit",
+            "##spot_index h k l Xexp\n0 1 1 1 5\n",
+            "line 2 has not h, k, l, Xexp and",
+        ),
+        ("run_0001.fit", "##spot_index h k l Xexp Yexp\n0 1 1 1\n", "line 2 has not h, k, l"),
+    ],
+)
+def test_folders_that_cannot_be_used(spots: Path, name: str | None, text: str, words: str) -> None:
+    folder = spots.with_name("fit")
+    folder.mkdir()
+    if name:
+        (folder / name).write_text(text)
+    assert_refused(command("ratios", spots, "--hkl", folder, name="gpu-spots"), 1, words)
+
+
 def test_the_exported_table_has_what_the_way_back_needs(spots: Path) -> None:
     path, _ = export("refl", spots)
     with pytest.raises(InputError, match="has no column miller_index, expected the table that"):
