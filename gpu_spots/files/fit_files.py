@@ -9,8 +9,8 @@ from gpu_spots.errors import InputError
 from gpu_spots.files.text import read_content
 from gpu_spots.model import Array
 
-TITLE = "##spot_index"
-"""Begin of the line with the names of the columns."""
+TITLE = "#spot_index"
+"""Begin of the line with the names of the columns; some files have a second ``#`` before it."""
 ENERGIES = ("energy", "energy(kev)")
 """Names of the column of photon energies, keV."""
 KEV_ANGSTROM = 12.398419843
@@ -62,8 +62,8 @@ def _read(path: Path, frame: int) -> Array:
     names: dict[str, int] = {}
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith(TITLE):
-            names = {name.lower(): at for at, name in enumerate(line[2:].split())}
+        if line.startswith((TITLE, f"#{TITLE}")):
+            names = {name.lower(): at for at, name in enumerate(line.lstrip("#").split())}
         elif names and line.strip() and not line.startswith("#"):
             rows.append(_row(path, number, line.split(), names, frame))
     if not names:

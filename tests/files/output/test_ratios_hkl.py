@@ -141,7 +141,9 @@ def fits(folder: Path, columns: dict[str, np.ndarray], title: str) -> Path:
             h, k, l, X, Y = (float(columns[name][row]) for name in ("h", "k", "l", "X", "Y"))  # noqa: E741
             numbers = {"h": h, "k": k, "l": l, "Xexp": Y + 1, "Yexp": X + 1}
             numbers |= {"Energy": 12.398419843 / 1.05, "energy(keV)": 12.398419843 / 1.05}
-            lines.append(" ".join(f"{numbers.get(name, 7.0):f}" for name in title[2:].split()))
+            lines.append(
+                " ".join(f"{numbers.get(name, 7.0):f}" for name in title.lstrip("#").split())
+            )
         lines += ["#UB matrix in q= (UB) B0 G*", "#[[-0.2 0.1 0.9]", "#pixelsize", "#0.0734", ""]
         grain = "_g0" if frame % 2 else ""
         (folder / f"run_{frame:04}_LT_0{grain}.fit").write_text("\n".join(lines))
@@ -153,6 +155,7 @@ def fits(folder: Path, columns: dict[str, np.ndarray], title: str) -> Path:
     [
         "##spot_index intensity h k l 2theta Chi Xexp Yexp Energy GrainIndex PixDev",
         "##spot_index Intensity h k l pixDev energy(keV) Xexp Yexp 2theta_exp chi_exp Xtheo Ytheo",
+        "#spot_index Itot h k l Xtheo Ytheo Xexp Yexp XdevCalib chi_theo Energy PeakAmplitude Imax",
     ],
 )
 def test_files_of_lauetools_are_read(spots: Path, title: str) -> None:
@@ -167,7 +170,7 @@ def test_files_of_lauetools_are_read(spots: Path, title: str) -> None:
     [
         (None, "", "has no .fit files"),
         ("other_0001_LT_0.fit", "##spot_index h k l Xexp Yexp\n", "belongs to no frame of the run"),
-        ("run_0001_LT_0.fit", "#nothing\n", "has no line that begins with ##spot_index"),
+        ("run_0001_LT_0.fit", "#nothing\n", "has no line that begins with #spot_index"),
         (
             "run_0001.fit",
             "##spot_index h k l Xexp\n0 1 1 1 5\n",
