@@ -15,6 +15,7 @@ from factories.exports import spots_of_run
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.cli import gpu_spots as program
 from gpu_spots.files.output.ratios_file import RATIO_COLUMNS, RATIO_DATASETS
+from helpers import command, write_run
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +204,20 @@ def test_delays_come_from_the_metadata(spots: Path) -> None:
         file["per_frame/delay"][...] = np.where(on, np.nan, 0)
     found = gpu_spots.ratios(spots)
     assert sorted(set(found.ratios["delay"])) == [1e-9, 2e-6]
+
+
+def test_delays_of_a_wrong_length_are_a_warning_of_find(tmp_path: Path) -> None:
+    def seven(file: h5py.File) -> None:
+        if "lauecollect/delay" in file:
+            del file["lauecollect/delay"]
+        file["lauecollect/delay"] = ["1ns"] * 7
+
+    run, spots = write_run(tmp_path / "run.h5", seven), tmp_path / "run__spots.h5"
+    ended = command(run, "-o", spots, "--quiet", "-S", "pairs")
+    assert ended.status == 0
+    assert "lauecollect/delay has shape (7,), expected one value for each of the 20" in ended.stderr
+    found = gpu_spots.ratios(spots)
+    assert np.isnan(found.ratios["delay"]).all()
 
 
 def test_pairs_of_frames_share_masks_too(tmp_path: Path) -> None:
