@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,8 +140,8 @@ def _by_hkl(runs: Sequence[RunRatios], known: Sequence[Indices]) -> tuple[Member
         rows.append(found[has])
         unknown.append(int((~has).sum()))
     keys = [
-        np.stack([*(run.columns[name][found] for name in "hkl"), _delay_code(runs, run)[found]], 1)
-        for run, found in zip(runs, rows, strict=True)
+        np.stack([*(run.columns[name][found] for name in "hkl"), delay[found]], axis=1)
+        for run, found, delay in zip(runs, rows, _delay_codes(runs), strict=True)
     ]
     merged = np.unique(np.concatenate(keys), axis=0, return_inverse=True)[1].reshape(-1)
     return _members(merged, rows, np.full(len(merged), np.nan)), unknown
@@ -154,8 +154,7 @@ def _by_position(runs: Sequence[RunRatios], known: Sequence[Indices]) -> Members
     n, merged, distances = 0, [], []
     for position, group in zip(places, groups, strict=True):
         index, distance = np.full(len(position), -1), np.zeros(len(position))
-        for key in map(tuple, np.unique(group, axis=0).tolist()):
-            here = np.flatnonzero((group == key).all(axis=1))
+        for key, here in _parts(group):
             first, of_first = seen.get(key, (np.zeros((0, 2)), np.zeros(0, np.int64)))
             to, away = _matched(first, position[here])
             found = to >= 0
@@ -177,11 +176,11 @@ def _places(
 ) -> tuple[list[Floats], list[Indices]]:
     """Return the positions of the known rows of each run, and their angles and delays as codes."""
     places, groups = [], []
-    for run, rows in zip(runs, known, strict=True):
+    for run, rows, delay in zip(runs, known, _delay_codes(runs), strict=True):
         columns = run.columns
         places.append(np.stack([columns["X"][rows], columns["Y"][rows]], axis=1))
         angle = np.round(columns["angle"][rows] / ANGLE).astype(np.int64)
-        groups.append(np.stack([angle, _delay_code(runs, run)[rows]], axis=1))
+        groups.append(np.stack([angle, delay[rows]], axis=1))
     return places, groups
 
 
@@ -199,12 +198,25 @@ def _matched(first: Floats, second: Floats) -> tuple[Indices, Floats]:
     return np.where(both, to, -1), np.where(both, ahead, 0.0)
 
 
-def _delay_code(runs: Sequence[RunRatios], run: RunRatios) -> Indices:
-    """Return a number for each delay, the same for the runs; -1: unknown."""
-    texts = [[f"{delay:.{DIGITS}g}" for delay in one.columns["delay"].tolist()] for one in runs]
-    codes = {text: code for code, text in enumerate(sorted(set(itertools.chain(*texts)) - {"nan"}))}
-    mine = texts[next(i for i, one in enumerate(runs) if one is run)]
-    return np.array([codes.get(text, -1) for text in mine], np.int64)
+def _parts(group: Indices) -> Iterator[tuple[tuple[int, int], Indices]]:
+    """Yield each angle and delay, and its rows in ascending order."""
+    keys, of_row = np.unique(group, axis=0, return_inverse=True)
+    order = np.argsort(of_row.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(of_row.reshape(-1), minlength=len(keys)))
+    pairs = ((angle, delay) for angle, delay in keys.tolist())
+    yield from zip(pairs, np.split(order, ends[:-1]), strict=True)
+
+
+def _delay_codes(runs: Sequence[RunRatios]) -> list[Indices]:
+    """Return a number for each delay, the same for all runs; -1: unknown."""
+    delays = [np.unique(run.columns["delay"], return_inverse=True) for run in runs]
+    texts = [[f"{delay:.{DIGITS}g}" for delay in known.tolist()] for known, _ in delays]
+    names = sorted(set(itertools.chain(*texts)) - {"nan"})
+    codes = {text: code for code, text in enumerate(names)}
+    return [
+        np.array([codes.get(text, -1) for text in mine], np.int64)[of_row]
+        for mine, (_, of_row) in zip(texts, delays, strict=True)
+    ]
 
 
 def _members(merged: Indices, rows: Sequence[Indices], distance: Floats) -> Members:
