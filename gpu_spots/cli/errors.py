@@ -25,6 +25,7 @@ from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
 OPTIONS = {
+    "Parameters.manual": "--manual",
     "alpha": "-A/--alpha",
     "angle_step": "--angle-step",
     "angles": "-a/--angles",
@@ -59,6 +60,7 @@ OPTIONS = {
     "saturation": "--saturation",
     "scale": "--scale",
     "scratch": "--scratch",
+    "significance": "--significance",
     "skip_bad": "--skip-bad",
     "sync": "-S/--sync",
     "table": "--table",

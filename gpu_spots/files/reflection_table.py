@@ -1,4 +1,4 @@
-"""DIALS reflection tables (.refl), read for the Miller indices that DIALS gave to exported spots."""
+"""DIALS reflection tables (.refl), read for the Miller indices that DIALS gave to spots."""
 
 from pathlib import Path
 from typing import Any

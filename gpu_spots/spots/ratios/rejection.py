@@ -44,9 +44,9 @@ def reject_rows(table: PairTable, spots: SpotRows, *, keep_saturated: bool) -> P
 def zinger_rows(spots: SpotRows, frames: FrameStates, places: Places, error: float) -> Bools:
     """Return spots on frames with a pixel that is far above the other frames, (n_spots,) bool.
 
-    The frames compared have the same mask, laser state and delay. If a mask has too few of them, as
-    with ``-S pairs``, those of all masks with the reflection are compared. The intensity of the spot
-    must be higher too, by at least half of the pixel's excess: spots that move are no zingers.
+    The frames compared have the same mask, laser state and delay. If a mask has too few of them,
+    as with ``-S pairs``, those of all masks with the reflection are compared. The intensity of the
+    spot must be higher too, by at least half of the pixel's excess: spots that move are no zingers.
 
     Args:
         spots: Spots on frames.

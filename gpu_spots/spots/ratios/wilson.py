@@ -1,7 +1,7 @@
 """Photo-Wilson fit: scale and change of the temperature factor from on/off ratios.
 
-``ln R = b + a s^2`` with ``s = sin(theta)/lambda``. A laser that heats the crystal makes intensities
-at large angles smaller: ``a = -2 delta B``, and ``exp(b)`` is the scale.
+``ln R = b + a s^2`` with ``s = sin(theta)/lambda``. A laser that heats the crystal makes
+intensities at large angles smaller: ``a = -2 delta B``, and ``exp(b)`` is the scale.
 """
 
 import math

@@ -103,7 +103,7 @@ def packed(value: Any) -> bytes:
 
 
 def reflections(path: Path, columns: dict[str, np.ndarray]) -> Path:
-    """A reflection table as an indexing program leaves it; it keeps columns that it doesn't know."""
+    """A reflection table as an indexing program leaves it; it keeps other columns."""
     hkl = np.stack([columns[name] for name in "hkl"], axis=1).astype("<i4")
     n = len(hkl)
     data = {
