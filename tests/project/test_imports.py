@@ -97,6 +97,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     }
 
 
+def test_ratios_are_computed_from_arrays() -> None:
+    """Neither files nor other formulas: only errors, bits of flags, and each other."""
+    package = "gpu_spots/spots/ratios/"
+    names = [name for name in FILES if name.startswith(package)]
+    assert len(names) > 8
+    for name in names:
+        others = {module for module in ours(name) if not module.startswith(package)}
+        assert others <= {"gpu_spots/columns", "gpu_spots/errors"}, name
+
+
 @pytest.mark.parametrize(
     "name",
     [
