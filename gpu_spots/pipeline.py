@@ -28,7 +28,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
-from gpu_spots.spots.frames import frame_columns
+from gpu_spots.spots.frames import delay_warning, frame_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ def find_spots(
     method = method_of(stack, parameters)
     for warning in method.warnings(n_frames, stack.source):
         observer.warn(warning)
+    if message := delay_warning(stack.columns, n_frames, stack.source):
+        observer.warn(message)
     if groups.n_unpaired:
         observer.warn(
             f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
