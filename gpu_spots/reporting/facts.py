@@ -71,6 +71,12 @@ class Facts:
         return len(self.spots["I"])
 
     @property
+    def lit(self) -> NDArray[np.bool_]:
+        """(n_X, n_Y) bool: pixels with counts that change, unlike dead corners and gaps."""
+        lit = self.valid & (self.std > 0)
+        return lit if lit.any() else self.valid
+
+    @property
     def positions(self) -> Floats:
         """(n_spots, 2) float64, pixels: centroid of each spot, or its most intense pixel."""
         brightest = self.spots["XY"].astype(np.float64)
