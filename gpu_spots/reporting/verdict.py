@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.clip import lower_part
 from gpu_spots.background.levels import LARGE_SCATTER
+from gpu_spots.background.methods import METHODS
 from gpu_spots.background.static_spots import LARGE_COVER, REGION, persistent_spots
 from gpu_spots.columns import Flag
 from gpu_spots.parameters import Parameters
@@ -93,7 +94,7 @@ def _spots(facts: Facts) -> Iterator[Finding]:
     empty = int((counts == 0).sum())
     if empty:
         text = (
-            f"{_count(empty, 'frame')} of {facts.n_frames} have no spots: {_list(counts == 0)}. "
+            f"Frames without spots: {empty} of {facts.n_frames} ({_list(counts == 0)}). "
             "Look whether the beam or the shutter was off."
         )
         level = "check" if empty > 0.02 * facts.n_frames else "note"
@@ -102,8 +103,8 @@ def _spots(facts: Facts) -> Iterator[Finding]:
     many = counts > np.maximum(5 * median, median + 20)
     if many.any():
         text = (
-            f"{_count(int(many.sum()), 'frame')} have more than 5 times the median of "
-            f"{median:g} spots: {_list(many)}. Most of their spots may be false."
+            f"Frames with more than 5 times the median of {median:g} spots: {many.sum()} "
+            f"({_list(many)}). Most of their spots may be false."
         )
         yield Finding("check", "frames with too many spots", text, "frames")
 
@@ -154,9 +155,9 @@ def _outlying(facts: Facts) -> Iterator[Finding]:
     out = ~((level >= EMPTY * run) & (level <= run / EMPTY))
     if out.any() and out.sum() < 0.2 * len(out):
         text = (
-            f"{_count(int(out.sum()), 'frame')} have less than half or more than twice the level "
-            f"of the run ({run:.4g} counts): {_list(out)}. Look whether the beam or the shutter "
-            "was off, and leave them out."
+            f"Frames with less than half or more than twice the level of the run, {run:.4g} "
+            f"counts: {out.sum()} ({_list(out)}). Look whether the beam or the shutter was off, "
+            "and leave them out."
         )
         yield Finding("check", "frames of another exposure", text, "frames")
 
@@ -181,12 +182,12 @@ def _background(facts: Facts) -> Iterator[Finding]:
         return
     names = ", ".join(f"X {x} Y {y}" for x, y in places[:5].tolist()) + ", ..." * (len(places) > 5)
     text = (
-        f"{_count(len(places), 'spot')} in the background stay at the same place on many frames, "
-        f"expected none: {names}. Such spots are missing from the results, or too weak. Add frames "
-        "at other angles."
+        f"Found {_count(len(places), 'spot')} in the background, expected none: {names}. A spot "
+        "that stays at the same place on many frames counts as background, so it is missing from "
+        "the results, or too weak. Add frames at other angles."
     )
-    if "n_removed" in facts.info and facts.text("method") == Parameters().method:
-        text += " If they are absent from some frames, increase -n."
+    if _drops_largest(facts):
+        text += " If the spots are absent from some frames, increase -n."
     yield Finding("problem", "static spots", text, "background")
 
 
@@ -216,7 +217,7 @@ def _angles(facts: Facts) -> Iterator[Finding]:
 def _dropped(facts: Facts) -> Iterator[Finding]:
     """Yield a finding if spots cannot be dropped from the background."""
     sizes = _frames_at_angles(facts)
-    if facts.text("method") != Parameters().method or not len(sizes):
+    if not _drops_largest(facts) or not len(sizes):
         return
     n_removed, most = int(facts.info.get("n_removed", 0)), int(sizes.max())
     if most > n_removed:
@@ -296,8 +297,8 @@ def _saturated(facts: Facts) -> Iterator[Finding]:
         return
     share = n / facts.n_spots
     text = (
-        f"{_count(n, 'spot')} of {facts.n_spots} ({100 * share:.2g} %) have saturated pixels (at "
-        f"least {facts.saturation:.6g} counts): their intensities are too small. Attenuate the "
+        f"Spots with saturated pixels, of at least {facts.saturation:.6g} counts: {n} of "
+        f"{facts.n_spots} ({100 * share:.2g} %). Their intensities are too small. Attenuate the "
         "beam, or expose for a shorter time. On/off ratios leave these spots out."
     )
     yield Finding("check" if share > MANY_SATURATED else "note", "saturated spots", text, "spots")
@@ -329,12 +330,11 @@ def _staying(facts: Facts) -> Iterator[Finding]:
     places = staying_places(facts)
     if places:
         n_angles = len(_frames_at_angles(facts))
-        names = ", ".join(f"X {x} Y {y} ({number})" for x, y, number in places[:5])
+        names = ", ".join(f"X {x} Y {y}: {number}" for x, y, number in places[:5])
         text = (
-            f"{_count(len(places), 'place')} have a spot at half of the {n_angles} angles or more: "
-            f"{names}{', ...' * (len(places) > 5)}. Spots of the crystal move with the angle, so "
-            "these are hot pixels, or from the sample holder. Mask them with "
-            f"--reject."
+            f"Places with a spot at half of the {n_angles} angles or more: {len(places)} ({names}"
+            f"{', ...' * (len(places) > 5)}). Spots of the crystal move with the angle, so these "
+            "are hot pixels, or from the sample holder. Mask them with --reject."
         )
         yield Finding("check", "spots that stay at one place", text, "places")
 
@@ -351,8 +351,8 @@ def _laser(facts: Facts) -> Iterator[Finding]:
     alone = facts.frames["partner"] < 0
     if alone.any():
         text = (
-            f"{_count(int(alone.sum()), 'frame')} of {facts.n_frames} have no off/on partner at "
-            f"their angle: {_list(alone)}."
+            f"Frames without an off/on partner at their angle: {alone.sum()} of {facts.n_frames} "
+            f"({_list(alone)})."
         )
         level = "check" if alone.mean() > 0.05 else "note"
         yield Finding(level, "frames without a partner", text, "ratios")
@@ -418,6 +418,12 @@ def _truth(facts: Facts) -> Iterator[Finding]:
         f"are found, and {rate:.2f} false spots per frame."
     )
     yield Finding("note", "simulated run", text, "truth")
+
+
+def _drops_largest(facts: Facts) -> bool:
+    """Return whether the background drops the same number of largest values of each pixel."""
+    method = METHODS.get(facts.text("method"))
+    return method is not None and not method.varies
 
 
 def _share_kept(facts: Facts) -> float:
