@@ -71,6 +71,17 @@ class SpotsFile:
             return "<SpotsFile, closed>"
         return f"<SpotsFile {self._name!r}: {self.n_frames} frames, {self.n_spots} spots>"
 
+    def _repr_html_(self) -> str:
+        """Return a summary with small pictures, which notebooks show."""
+        from html import escape
+
+        from gpu_spots.files.output.notebook import summary
+
+        try:
+            return summary(self) if self._file else f"<pre>{escape(repr(self))}</pre>"
+        except InputError as error:
+            return f"<pre>{escape(str(error))}</pre>"
+
     @property
     def name(self) -> str:
         """Name of the file."""
