@@ -144,7 +144,7 @@ def open_facts(spots: Path, frames_from: Path | None) -> Iterator[Facts]:
         except InputError as error:
             if frames_from is not None:
                 raise
-            why = str(error)
+            why = str(error).partition("; ")[0]  # without the remedy, which is for the command
         yield _facts(results, stack, why)
 
 

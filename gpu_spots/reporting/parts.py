@@ -15,7 +15,7 @@ MOST_POINTS = 3000
 """Points of a scatter plot: more cannot be told apart."""
 MOST_FRAMES = 4000
 """Points of a curve over the frames; longer runs are averaged over neighbours."""
-LARGEST_PICTURE = 640
+LARGEST_PICTURE = 700
 """Pixels along the longer side of a picture of a whole frame."""
 MOST_BOXES = 1500
 """Spots that are drawn on a picture."""

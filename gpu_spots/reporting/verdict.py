@@ -30,7 +30,7 @@ MOST_ANGLES = 0.5
 """Share of the angles from which on a spot stays at one place."""
 EMPTY = 0.5
 """Level of a frame, of the run's, below which it is empty; its inverse is too bright."""
-CLEAR = 50.0
+CLEAR = 200.0
 """Smallest I / sigma of spots whose maxima are no noise."""
 MANY_SATURATED, MANY_EDGES, MANY_OVERLAPS = 0.001, 0.1, 0.25
 """Shares of the spots from which on they are worth a look."""

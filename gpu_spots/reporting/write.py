@@ -158,8 +158,8 @@ def for_script(value: Any) -> str:
     return text
 
 
-def tiles(facts: Facts) -> list[tuple[str, str]]:
-    """Return the most important numbers of a run, with their names."""
+def tiles(facts: Facts) -> list[tuple[str, list[str]]]:
+    """Return the most important numbers of a run with their names, in parts that stay whole."""
     n_frames, n_rows, n_columns = facts.shape
     found = [
         ("frames", f"{n_frames} of {n_rows} x {n_columns}"),
@@ -177,14 +177,13 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
     states = facts.frames.get("laser_on", np.zeros(0, int))
     if (states >= 0).any():
         found.append(("laser", f"{(states == 0).sum()} off, {(states == 1).sum()} on"))
-    options = f"-m {facts.text('method')} -n {facts.text('n')} -c {facts.text('cutoff')}"
-    options += f" -e {facts.text('erosions')} -d {facts.text('dilations')} -S {facts.text('sync')}"
-    if facts.text("finder") == "matched":
-        options = f"--finder matched --significance {facts.text('significance')}"
-    found.append(("options", options))
     if facts.noise_model:
         found.append(("gain, counts per photon", f"{facts.noise_model['gain']:.4g}"))
-    return found
+    names = {"-m": "method", "-n": "n", "-c": "cutoff", "-e": "erosions", "-d": "dilations"}
+    if facts.text("finder") == "matched":
+        names = {"-m": "method", "--finder": "finder", "--significance": "significance"}
+    options = [f"{option} {facts.text(name)}" for option, name in (names | {"-S": "sync"}).items()]
+    return [*((name, [value]) for name, value in found), ("options", options)]
 
 
 def _made(facts: Facts) -> str:
