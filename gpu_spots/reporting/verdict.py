@@ -208,9 +208,9 @@ def _angles(facts: Facts) -> Iterator[Finding]:
         yield Finding("note", "angles are unknown", text, "options")
     elif len(sizes) < expected:
         text = (
-            f"The run has {_count(len(sizes), 'different angle')}, expected at least {expected}. A "
-            f"spot is on {100 * sizes.max() / facts.n_frames:.0f} % of the frames, and a part of it "
-            "becomes background. Add frames at other angles."
+            f"The run has {_count(len(sizes), 'different angle')}, expected at least {expected}. "
+            f"A spot is on {100 * sizes.max() / facts.n_frames:.0f} % of the frames, and a part of "
+            "it becomes background. Add frames at other angles."
         )
         yield Finding("problem", "too few angles", text, "background")
 
