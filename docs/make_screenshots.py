@@ -24,7 +24,11 @@ WIDTH = 1100
 """Width of the window, pixels."""
 REPORTS = {
     "report": ((), ("-S", "blocks"), 2050),
-    "report-drift": (("--drift", "3", "--size", "512", "--seed", "1"), ("-S", "blocks"), 470),
+    "report-drift": (
+        ("--drift", "3", "--size", "512", "--seed", "1"),
+        ("-S", "blocks", "--manual"),
+        470,
+    ),
 }
 """Options of simulate and find, and height of the picture, pixels, by its name."""
 
