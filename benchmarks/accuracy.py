@@ -220,7 +220,7 @@ def measured(
 def _known(changes: Mapping[str, Any]) -> bool:
     """Return whether this version has these parameters and values."""
     try:
-        Parameters(**changes)
+        Parameters.manual(**changes)
     except (TypeError, ParameterError):
         return False
     return True
@@ -245,7 +245,9 @@ def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
 def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
     """Return what this program finds."""
     drifts = one.run.design.drift > 0
-    parameters = replace(Parameters(angles=0, normalise="level" if drifts else "none"), **changes)
+    parameters = replace(
+        Parameters.manual(angles=0, normalise="level" if drifts else "none"), **changes
+    )
     output = folder / "spots.h5"
     with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
         find_spots(

@@ -34,7 +34,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
-PARAMETERS = Parameters(angles=0)
+PARAMETERS = Parameters.manual(angles=0)
 
 
 class Kept:

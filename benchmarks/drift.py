@@ -35,7 +35,7 @@ def scores(design: Design, folder: Path) -> dict[tuple[str, str], Score]:
     found = {}
     for method in METHODS:
         for normalise in NORMALISATIONS:
-            parameters = Parameters(method=method, normalise=normalise, sync="blocks")
+            parameters = Parameters.manual(method=method, normalise=normalise, sync="blocks")
             output = folder / "spots.h5"
             with warnings.catch_warnings(action="ignore"):  # that there is drift is the point
                 find_spots(frames, parameters, columns=columns, output=output, force=True).close()

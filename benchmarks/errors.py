@@ -86,7 +86,7 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
     sync = "blocks" if design.laser else "none"
     found: list[list[Any]] = [[], [], [], []]
     normalise = "level" if design.drift else "none"
-    parameters = Parameters(angles=0, sync=sync, normalise=normalise, **options)
+    parameters = Parameters.manual(angles=0, sync=sync, normalise=normalise, **options)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     with (
         warnings.catch_warnings(action="ignore"),

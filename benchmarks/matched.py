@@ -203,7 +203,7 @@ def places(of: Series, method: str | None, significance: float) -> Iterator[NDAr
         found = found_by_operations(of, significance)
         pixels, begin, first = found.pixels, found.begin, found.first
     else:
-        parameters = gpu_spots.Parameters(
+        parameters = gpu_spots.Parameters.manual(
             method=method, finder="matched", significance=significance, angles=0,
             sync="blocks" if of.size > 1 else "none", normalise="level" if "drift" in of.name else "none",
         )  # fmt: skip

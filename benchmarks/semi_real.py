@@ -422,7 +422,7 @@ def parameters(changes: list[str]) -> Parameters:
             values[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             values[name] = value
-    return Parameters(**values)
+    return Parameters.manual(**values)
 
 
 def search(

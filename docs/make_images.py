@@ -81,7 +81,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, chdir(temporary):
         simulate("laser__mccd.h5")
-        parameters = Parameters(sync="blocks")
+        parameters = Parameters.manual(sync="blocks")
         find_spots("laser__mccd.h5", parameters, output="laser__spots.h5").close()
         simulate("drift__mccd.h5", "--drift", "3", "--size", "512", "--seed", "1")
         for theme in THEMES:
@@ -195,7 +195,7 @@ def drift(theme: Theme) -> Figure:
     """Draw the levels of a run that drifts, and a mask of it without and with scaling."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
     for axis, title, how in ((axes[1], "b", "none"), (axes[2], "c", "level")):
-        parameters = Parameters(sync="blocks", normalise=how)
+        parameters = Parameters.manual(sync="blocks", normalise=how)
         with find_spots(
             "drift__mccd.h5", parameters, output=f"{how}__spots.h5", force=True
         ) as found:

@@ -21,6 +21,7 @@ from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
 OPTIONS = {
+    "Parameters.manual": "--manual",
     "alpha": "-A/--alpha",
     "angle_step": "--angle-step",
     "angles": "-a/--angles",

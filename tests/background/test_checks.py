@@ -111,7 +111,7 @@ def test_real_series_with_the_same_spot_on_every_frame(rois: np.ndarray, backend
     # the highest pixel of the average is at X 5, Y 5: seen in the array
     assert found(rois) == [[5, 5]]
     notes = Notes()
-    results = run(rois[::10], Parameters(angles=0), backend, notes=notes)
+    results = run(rois[::10], Parameters.manual(angles=0), backend, notes=notes)
     (line,) = warned(notes)
     assert line.startswith("stats/avg: found 1 spot in the background at X 5 Y 5, expected none; ")
     assert "657 frames" in line
@@ -134,7 +134,7 @@ def test_several_spots_are_counted(backend: Backend) -> None:
     shape = (100, 150)
     frames = noisy(1000 + gaussian(shape, 30, 40, 400) + gaussian(shape, 60, 110, 200), shape)
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     (line,) = warned(notes)
     assert line.startswith(
         "stats/avg: found 2 spots in the background at X 30 Y 40, X 60 Y 110, expected none; "
@@ -143,7 +143,7 @@ def test_several_spots_are_counted(backend: Backend) -> None:
 
 def test_no_warning_without_spots(backend: Backend) -> None:
     notes = Notes()
-    run(noisy(1000, (100, 150)), Parameters(angles=0), backend, notes=notes)
+    run(noisy(1000, (100, 150)), Parameters.manual(angles=0), backend, notes=notes)
     assert not warned(notes)
 
 
@@ -422,7 +422,7 @@ def test_the_mask_of_a_run_counts(backend: Backend) -> None:
     valid[25:36, 36:47] = False
     frames = noisy(1000 + gaussian((60, 70), 30, 41, 500, (2, 2)), (60, 70))
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, validity=Validity(valid), notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, validity=Validity(valid), notes=notes)
     assert not warned(notes)
 
 
@@ -447,7 +447,7 @@ def test_stats_that_are_no_numbers(value: float) -> None:
 def test_huge_frames(backend: Backend) -> None:
     frames = np.random.default_rng(8).normal(0, 1, (8, 40, 50)) * 10.0 ** np.arange(0, 308, 6.16)
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     assert not warned(notes)
 
 
@@ -465,7 +465,9 @@ def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
     """A photon counter, and an -n that leaves only zeros: every photon is above the threshold."""
     frames = np.random.default_rng(1).poisson(0.3, (20, 80, 90)).astype(np.uint16)
     notes = Notes()
-    results = run(frames, Parameters(angles=0, n=75, erosions=0, dilations=2), backend, notes=notes)
+    results = run(
+        frames, Parameters.manual(angles=0, n=75, erosions=0, dilations=2), backend, notes=notes
+    )
     (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
     assert line.startswith("masks: 20 of 20 cover more than 10 % of the frame, at most ")
     assert "below one count" in line
@@ -477,7 +479,7 @@ def test_one_absurd_mask_is_enough(backend: Backend) -> None:
     frames = noisy(1000, (80, 90), 20)
     frames[7] += 300
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
     assert line.startswith(
         "masks: 1 of 20 cover more than 10 % of the frame, at most 100 % (mask 7), "
@@ -491,7 +493,7 @@ def test_masks_of_spots_are_not_absurd(backend: Backend, shape: tuple[int, int])
     frames = noisy(1000, shape, 20)
     frames[3] += gaussian(shape, 20, 20, 3000, (2, 2)).astype(np.uint16)
     notes = Notes()
-    results = run(frames, Parameters(angles=0), backend, notes=notes)
+    results = run(frames, Parameters.manual(angles=0), backend, notes=notes)
     assert results["masks_filtered"][3].any()
     assert not [line for line in notes.warnings if line.startswith("masks: ")]
 

@@ -81,7 +81,7 @@ def test_errors_speak_the_callers_language(case: str, tmp_path: Path) -> None:
     edit, parameters, options, in_python, on_command_line = CASES[case]
     path = run_file(tmp_path, edit)
     with pytest.raises(GpuSpotsError) as refused:
-        find_spots(path, Parameters(**parameters))
+        find_spots(path, Parameters.manual(**parameters))
     assert in_python in str(refused.value)
     assert not re.search(r"(^| )--?[a-zA-Z]", str(refused.value))
     ended = command(path, *options, "--quiet")
@@ -101,7 +101,7 @@ def test_warnings_speak_the_callers_language(tmp_path: Path) -> None:
     path = run_file(tmp_path, edit)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        find_spots(path, Parameters(n=1, angles=0)).close()
+        find_spots(path, Parameters.manual(n=1, angles=0)).close()
     words = "\n".join(str(warning.message) for warning in caught)
     assert "n=1: 1 % of 12 frames" in words
     assert "use normalise='level'" in words
@@ -131,6 +131,7 @@ def test_every_option_in_messages_exists() -> None:
     }
     options["file_mask"] = options.pop("no_file_mask")
     options["output"] = "-o"
+    options["Parameters.manual"] = options.pop("manual")
     assert {name: options[name] for name in OPTIONS} == OPTIONS
 
 

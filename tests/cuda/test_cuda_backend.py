@@ -164,7 +164,7 @@ def test_results_do_not_depend_on_bands_or_batches(
     rng = np.random.default_rng(2)
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
-    parameters = Parameters(angles=3, sync=sync, erosions=0)
+    parameters = Parameters.manual(angles=3, sync=sync, erosions=0)
     expected = run(frames, parameters, CpuBackend(1), COLUMNS)
     for band, batch in [(60, 33 * 50), (700, 7 * 33 * 50), (10**6, 10**9)]:
         monkeypatch.setattr(plan, "BAND_PIXELS", band)
@@ -219,7 +219,7 @@ def test_a_run_within_any_memory(
     The results are the same.
     """
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, sync="blocks", erosions=0)
+    parameters = Parameters.manual(angles=3, sync="blocks", erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     monkeypatch.setattr(MEMORY, "limit", MEMORY.live + int(share * frames.nbytes) + (3 << 20))
     assert_same(run(frames, parameters, emulated, COLUMNS), expected)
@@ -229,7 +229,7 @@ def test_memory_that_is_less_than_was_thought(
     emulated: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, erosions=0)
+    parameters = Parameters.manual(angles=3, erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     released = 0
 
@@ -263,7 +263,7 @@ def test_a_file_through_the_device_and_in_parts(
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
             output = Output(tmp_path / f"{i}.h5")
-            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
+            find_to_file(stack, Parameters.manual(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -276,7 +276,7 @@ def test_a_device_that_is_too_small(emulated: Backend, monkeypatch: pytest.Monke
         InputError,
         match=r"24 frames of 64 x 90 need at least \d+ MiB of GPU memory, 2 MiB are available$",
     ):
-        run(series(24, (64, 90)), Parameters(angles=0), emulated)
+        run(series(24, (64, 90)), Parameters.manual(angles=0), emulated)
 
 
 @pytest.mark.parametrize("when", ["before", "while frames are read"])
@@ -293,7 +293,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
         output = Output(tmp_path / "expected.h5")
-        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
+        find_to_file(stack, Parameters.manual(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -310,7 +310,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
         output = Output(tmp_path / "found.h5")
-        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
+        summary = find_to_file(stack, Parameters.manual(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large

@@ -122,5 +122,5 @@ MOST = {
 def test_a_run_asks_the_device_seldom(
     sync: str, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters(sync=sync))
+    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters.manual(sync=sync))
     assert not {what: found[what] for what, most in MOST[sync].items() if found[what] > most}

@@ -33,10 +33,10 @@ pytestmark = pytest.mark.emulated
 
 SHAPE = (20, 64, 90)
 MODES = {
-    "alone": Parameters(),
-    "pairs": Parameters(sync="pairs", erosions=0),
-    "blocks, kruskal": Parameters(sync="blocks", method="kruskal"),
-    "level": Parameters(normalise="level"),
+    "alone": Parameters.manual(),
+    "pairs": Parameters.manual(sync="pairs", erosions=0),
+    "blocks, kruskal": Parameters.manual(sync="blocks", method="kruskal"),
+    "level": Parameters.manual(normalise="level"),
 }
 
 
@@ -147,10 +147,10 @@ def test_planted_faults_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, backend = source_of(tmp_path, "gzip"), make(1)
-    _, expected = found(source, tmp_path / "right.h5", Parameters(), backend)
+    _, expected = found(source, tmp_path / "right.h5", Parameters.manual(), backend)
     monkeypatch.setattr(Device, method, faulty)
     try:
-        _, results = found(source, tmp_path / "wrong.h5", Parameters(), backend)
+        _, results = found(source, tmp_path / "wrong.h5", Parameters.manual(), backend)
     except ValueError:  # numbers that cannot be
         return
     with pytest.raises(AssertionError):

@@ -75,7 +75,7 @@ def results(
     with memory_file() as file, open_run(path) as stack:
         pipeline.find_spots(
             stack,
-            parameters or Parameters(angles=0),
+            parameters or Parameters.manual(angles=0),
             Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
@@ -182,7 +182,7 @@ def test_every_place_of_frames(
         saved(
             tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED[layout]
         ),
-        Parameters(angles=0, **mode),
+        Parameters.manual(angles=0, **mode),
     )
     expected = results(path, CpuBackend(2), parameters)
     calls.clear()
@@ -476,7 +476,7 @@ def test_the_plan_counts_what_is_put_in_order(
     """
     frames = frames_of(np.dtype("uint16"), (24, 200, 300), seed=14)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 100, 300), **GZIP)
-    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters(angles=0, **mode)
+    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters.manual(angles=0, **mode)
     made: list[plan.Plan] = []
 
     def planned(*given: Any) -> plan.Plan:

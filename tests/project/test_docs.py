@@ -78,7 +78,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ),
         )
         find_spots(
-            run, Parameters(sync="blocks" if laser else "none"), output=folder / f"{name}__spots.h5"
+            run,
+            Parameters.manual(sync="blocks" if laser else "none"),
+            output=folder / f"{name}__spots.h5",
         ).close()
     return folder
 
@@ -138,7 +140,7 @@ def test_ratios_of_every_laser_run(
     if kind == "missing frame":
         order = np.delete(order, 7)
     columns = {"angle": angle[order], **LASER_RUNS[kind](on[order])}
-    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters(sync="blocks")
+    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters.manual(sync="blocks")
     find_spots(frames[order], blocks_shared, columns=columns, output=output, force=True).close()
     found: dict[str, Any] = {}
     exec(script, found)
@@ -204,7 +206,7 @@ def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
 )
 def test_commands_are_understood(page: Path) -> None:
     """Every command of ours in a page has only options that exist, with values of their types."""
-    programs: dict[str, click.Command] = {"lu_hdf2spots": find, "gpu-spots": gpu_spots_command}
+    programs: dict[str, click.Command] = {"lu_hdf2spots": lu_hdf2spots, "gpu-spots": gpu_spots_command}
     for line, code in blocks(page, "sh", "console"):
         code = code.replace("\\\n", " ")
         for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
@@ -254,7 +256,7 @@ def test_commands_of_a_section_run_in_order(
     for line in code.splitlines():
         name, *arguments = shlex.split(line, comments=True) or [""]
         if name:
-            program = find if name == "lu_hdf2spots" else gpu_spots_command
+            program = lu_hdf2spots if name == "lu_hdf2spots" else gpu_spots_command
             arguments += small if arguments[0] == "simulate" else []
             ended = CliRunner().invoke(program, arguments)
             assert ended.exit_code == 0, f"{line}: {ended.output}"

@@ -96,7 +96,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             continue
         for line in code.splitlines():
             program, *arguments = shlex.split(line.removeprefix("!"))
-            command = {"gpu-spots": gpu_spots, "lu_hdf2spots": find}[program]
+            command = {"gpu-spots": gpu_spots, "lu_hdf2spots": lu_hdf2spots}[program]
             if arguments[0] == "simulate":
                 arguments += ["--size", "256", "--spots", "50"]
             ended = CliRunner().invoke(command, arguments)
@@ -151,7 +151,7 @@ def test_examples_in_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.M
         write_run(tmp_path / "laser__mccd.h5", run)
         find_spots(
             tmp_path / "laser__mccd.h5",
-            Parameters(sync="blocks"),
+            Parameters.manual(sync="blocks"),
             output=tmp_path / "laser__spots.h5",
         ).close()
         write_scan(tmp_path, np.ones((2, 8, 8), np.uint16), [0, 1], [0, 1])
