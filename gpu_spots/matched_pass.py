@@ -107,6 +107,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_size(int(size))
         return of_size
 
+
 class GroupSignificance(Generic[Frames, Masks, Prepared]):
     """Significance of the frames and groups of a source."""
 
@@ -125,9 +126,7 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
         """
         self._source, self._prepared = source, prepared
         self._backend = source.backend
-        self.maps = at_last(
-            lambda: self._backend.prepare_significance(maps), self._backend.release
-        )
+        self.maps = at_last(lambda: self._backend.prepare_significance(maps), self._backend.release)
         """The constants, as the backend has them."""
 
     def sample(self, groups: Groups) -> tuple[Iterator[Array], int]:

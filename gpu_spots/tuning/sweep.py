@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def sweep(
         parameters: Other options.
         frames: Indices of the frames.
         values: Values, ascending.
-        advance: Called with 1 after each frame.
+        advance: Called with 1 after each frame at each value.
 
     Raises:
         ParameterError: A value is out of range.
@@ -74,10 +75,12 @@ def sweep(
     """
     each = [with_value(parameters, value) for value in values]
     found = np.zeros((2, len(each)), np.int64)
-    for frame in frames:
+    steps = list(product(range(len(each)), frames))
+    if OPTION_OF_FINDER[parameters.finder] == "cutoff":
+        steps.sort(key=lambda step: frames.index(step[1]))  # frames take longer than thresholds
+    for i, frame in steps:
         for side, mirrored in enumerate((False, True)):
-            for i, tried in enumerate(each):
-                found[side, i] += tuner.find(frame, tried, mirrored=mirrored).n_spots
+            found[side, i] += tuner.find(frame, each[i], mirrored=mirrored).n_spots
         advance(1)
     return [
         Tried(value, int(n_spots), int(n_false))

@@ -304,7 +304,8 @@ class _Matched:
         self._kept: dict[tuple[int, ...], list[Moments]] = {}
         self._significance = {False: GroupSignificance(source, prepared, self._maps)}
         self._calibration: Calibration | None = None
-        self._of_group: dict[bool, tuple[int, Any]] = {}
+        self._of_group: dict[tuple[bool, int], Any] = {}
+        self._most_kept = 2 * max(1, CACHE_BYTES // (4 * noise.mean.nbytes))
         self._seeds: tuple[tuple[int, float], Any] | None = None
 
     def find(
@@ -317,18 +318,18 @@ class _Matched:
         return _fetched(self._backend, masks.raw, masks.filtered, masks.spots)
 
     def _significance_of(self, source: _CachedSource, group: int, *, mirrored: bool) -> Any:
-        kept = self._of_group.get(mirrored)
-        if kept is None or kept[0] != group:
+        if (mirrored, group) not in self._of_group:
             if mirrored not in self._significance:
                 self._significance[mirrored] = GroupSignificance(source, self._prepared, self._maps)
             significance = self._significance[mirrored]
-            found = (
+            while len(self._of_group) >= self._most_kept:
+                del self._of_group[next(iter(self._of_group))]
+            self._of_group[mirrored, group] = (
                 significance.of_groups(self._groups, group, group + 1)
                 if self._in_groups
                 else significance.of_frames(source.batch(group, group + 1), group, group + 1)
             )
-            kept = self._of_group[mirrored] = group, found
-        return kept[1]
+        return self._of_group[mirrored, group]
 
     def seeds_of(self, size: int, significance: float) -> Any:
         """Return the seed levels of groups of a size, as the backend has them."""
