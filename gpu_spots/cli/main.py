@@ -13,6 +13,7 @@ from gpu_spots.cli.ratios import ratios
 from gpu_spots.cli.score import score
 from gpu_spots.cli.simulate import simulate
 from gpu_spots.cli.tune import tune
+from gpu_spots.cli.view import view
 
 __all__ = ["gpu_spots", "lu_hdf2spots"]
 
@@ -30,6 +31,7 @@ gpu_spots.add_command(info)
 gpu_spots.add_command(convert)
 gpu_spots.add_command(export)
 gpu_spots.add_command(ratios)
+gpu_spots.add_command(view)
 gpu_spots.add_command(tune)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
