@@ -1,6 +1,7 @@
 """Command ``gpu-spots tune``: spots and expected false spots at several values of an option."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -39,7 +40,7 @@ def _values(_: click.Context, __: click.Parameter, value: str | None) -> tuple[f
     try:
         if ":" in value:
             low, high, step = (float(part) for part in value.split(":"))
-            number = int((high - low) / step + 1e-9) + 1 if step > 0 else 0
+            number = math.floor((high - low) / step + 1e-9) + 1 if step > 0 else 0
             found = [round(low + i * step, 10) for i in range(min(number, MOST_VALUES + 1))]
         else:
             found = [float(part) for part in value.split(",")]
@@ -179,9 +180,11 @@ def tune(
             with_value(parameters, value)  # before frames are read
         with observer(quiet) as watching:
             watching.stage("masks", len(frames) * len(tried_values), "masks")
-            tried = sweep(
-                Tuner(tunable, backend), parameters, frames, tried_values, watching.advance
-            )
+            tuner = Tuner(tunable, backend)
+            note = tuner.note()
+            if note is not None:
+                watching.warn(f"{run}: {note}")
+            tried = sweep(tuner, parameters, frames, tried_values, watching.advance)
     good, why = recommended(tried, most_false / 100)
     option = OPTION_OF_FINDER[parameters.finder]
     command = None
@@ -200,6 +203,7 @@ def tune(
             ],
             "recommended": None if good is None else good.value,
             "reason": why,
+            "note": note,
             "command": command,
         }
         for line in json.dumps(found, indent=2).splitlines():

@@ -29,6 +29,9 @@ from gpu_spots.tuning import stored
 from gpu_spots.tuning.cutoffs import Cutoffs, with_threshold
 from gpu_spots.tuning.frame_cache import CACHE_BYTES, FrameCache, Mirror
 
+FEW_COUNTS = 500.0
+"""Background in counted units per pixel below which the noise is not symmetric enough."""
+
 
 @dataclass(frozen=True, slots=True)
 class TunableRun:
@@ -149,6 +152,24 @@ class Tuner:
                     source, group, parameters.significance, mirrored=mirrored
                 )
             return self._by_threshold(source, group, parameters)
+
+    def note(self) -> str | None:
+        """Return what has to be known of the numbers of false spots; None: nothing.
+
+        Where pixels have few counts, noise goes further up than down.
+        """
+        background, model = self.run.background, self.run.background.noise_model
+        if model is None or not model.gain > 0:
+            return None
+        good = background.validity.pixels
+        avg = background.avg if good is None else background.avg[good]
+        counted = float(np.median(avg)) / model.gain if avg.size else 0.0
+        if counted >= FEW_COUNTS:
+            return None
+        return (
+            f"the background is {max(counted, 0.0):.3g} counted units per pixel (median), expected at least "
+            f"{FEW_COUNTS:g}; more spots are false than the mirrored frames show"
+        )
 
     def warm_up(self, significance: float) -> None:
         """Prepare the matched finder, so that `find` answers at once afterwards."""

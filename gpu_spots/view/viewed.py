@@ -274,6 +274,7 @@ class Viewed:
         return {
             "tuned": tuner.find(at, parameters, mirrored=True).n_spots,
             "stored": tuner.find(at, tuner.run.parameters, mirrored=True).n_spots,
+            "note": tuner.note(),
         }
 
     def warm_up(self) -> None:
