@@ -140,12 +140,12 @@ class Viewed:
             ParameterError: There is no such picture or region.
             InputError: The frame cannot be read.
         """
+        if not 1 <= bin_factor <= max(self._n_x, self._n_y):
+            raise ParameterError("bin", f"{bin_factor} is not from 1 to the size of the frame")
         x0, x1, y0, y1 = region
         inside = 0 <= x0 < x1 <= self._n_x and 0 <= y0 < y1 <= self._n_y
         if not inside or (x1 - x0) * (y1 - y0) > MOST_PIXELS * bin_factor * bin_factor:
             raise ParameterError("region", f"{region} is not inside of the frame")
-        if not 1 <= bin_factor <= max(self._n_x, self._n_y):
-            raise ParameterError("bin", f"{bin_factor} is not from 1 to the size of the frame")
         part = np.s_[x0:x1, y0:y1]
         image = self._image(of, frame, part)
         valid = None if self._valid is None else self._valid[part]
