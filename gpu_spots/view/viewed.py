@@ -206,7 +206,7 @@ class Viewed:
                 for name, values in table.items()
                 if name not in ("pixel_list_BE", "frame")
             ],
-            "course": self._course(row, frame, int(table["label"][at])),
+            "course": self._course_or_why(row, frame, int(table["label"][at])),
         }
 
     def ranked(self, by: str, rank: int) -> dict[str, Any]:
@@ -338,6 +338,12 @@ class Viewed:
         # the background at the level of the frame, for the eye
         level = np.float32(1.0 / self._per_frame["scale"][frame])
         return image.astype(np.float32) - level * self._map("avg")[part]
+
+    def _course_or_why(self, row: int, frame: int, label: int) -> dict[str, Any]:
+        try:
+            return self._course(row, frame, label)
+        except InputError as error:  # the properties are shown all the same
+            return {"frames": [], "why": str(error)}
 
     def _course(self, row: int, frame: int, label: int) -> dict[str, Any]:
         """Return the intensities at the place of a spot on the frames of its mask, or of its block."""
