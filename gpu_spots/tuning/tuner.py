@@ -14,7 +14,14 @@ from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks.grouping import Groups
-from gpu_spots.masks.matched import Calibration, Moments, NoiseMap, Thresholds, significance_maps
+from gpu_spots.masks.matched import (
+    Calibration,
+    Moments,
+    NoiseMap,
+    Thresholds,
+    kernels,
+    significance_maps,
+)
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.matched_pass import GroupSignificance
 from gpu_spots.memory.plan import Place, Plan
@@ -29,6 +36,8 @@ from gpu_spots.tuning import stored
 from gpu_spots.tuning.cutoffs import Cutoffs, with_threshold
 from gpu_spots.tuning.frame_cache import CACHE_BYTES, FrameCache, Mirror
 
+LIKELY_VALUES = tuple(float(value) for value in np.arange(4, 8.1, 0.5))
+"""Significances whose tables are made in advance."""
 FEW_COUNTS = 500.0
 """Background in counted units per pixel below which the noise is not symmetric enough."""
 
@@ -174,7 +183,14 @@ class Tuner:
     def warm_up(self, significance: float) -> None:
         """Prepare the matched finder, so that `find` answers at once afterwards."""
         with self._lock:
-            self._matched_of(streaks=False).seeds_of(1, significance)
+            matched = self._matched_of(streaks=False)
+            for group in self.run.groups.mask_of_frame[:1].tolist():
+                size = int(np.count_nonzero(self.run.groups.mask_of_frame == group))
+                matched.seeds_of(size, significance)
+        # tables are kept for the whole program; without the lock, as they take a second each
+        for value in LIKELY_VALUES:
+            for kernel in kernels(streaks=False):
+                kernel.sum_of_counts.table(value)
 
     def n_different(self) -> int:
         """Return the number of pixels whose threshold cannot be restored exactly."""

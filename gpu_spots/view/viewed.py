@@ -17,7 +17,7 @@ from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.model import Array, Components
 from gpu_spots.parameters import Parameters
-from gpu_spots.pictures import Contrast, binned, contrast_of, grey_levels, outlines, png
+from gpu_spots.pictures import Contrast, binned, contrast_of, grey_levels, png
 from gpu_spots.protocols import Stack
 from gpu_spots.spots.table import label_image
 from gpu_spots.tuning.frame_cache import FrameCache
@@ -421,16 +421,35 @@ def _around(frames: NDArray[np.int64], frame: int) -> NDArray[np.int64]:
 
 
 def _lines(labels: Array, n_pixels: int) -> dict[str, Any]:
-    """Return the outlines of a mask or of labels, unless they have too many lines to draw."""
-    along_y, along_x = outlines(labels)
-    if len(along_y) + len(along_x) > MOST_LINES:
+    """Return the outlines of a mask or of labels, unless they have too many lines to draw.
+
+    Lines are those between pixels of different labels, as from `gpu_spots.pictures.outlines`, but
+    of one pixel each: only the few pixels of a mask are looked at.
+    """
+    n_rows, n_columns = labels.shape
+    padded = np.zeros((n_rows + 2, n_columns + 2), labels.dtype)
+    padded[1:-1, 1:-1] = labels
+    flat, wide = padded.reshape(-1), n_columns + 2
+    pixels = np.flatnonzero(flat)
+    own = flat[pixels]
+    X, Y = np.divmod(pixels, wide)
+    sides = [flat[pixels + step] != own for step in (-wide, wide, -1, 1)]
+    if sum(map(np.count_nonzero, sides)) > MOST_LINES:
         return {"n_pixels": n_pixels, "along_y": [], "along_x": [], "too_many": True}
+    above, below, left, right = (np.flatnonzero(side) for side in sides)
     return {
         "n_pixels": n_pixels,
-        "along_y": along_y.reshape(-1).tolist(),
-        "along_x": along_x.reshape(-1).tolist(),
+        "along_y": _units(np.r_[X[above] - 1, X[below]], np.r_[Y[above], Y[below]] - 1),
+        "along_x": _units(np.r_[Y[left] - 1, Y[right]], np.r_[X[left], X[right]] - 1),
         "too_many": False,
     }
+
+
+def _units(at: NDArray[np.int64], begin: NDArray[np.int64]) -> list[int]:
+    """Return lines of length 1, flat: place across, begin and end along."""
+    found = np.unique(np.stack([at, begin, begin + 1], axis=1), axis=0)
+    lines: list[int] = found.reshape(-1).tolist()
+    return lines
 
 
 def _labels(found: Components, shape: tuple[int, ...]) -> Array:

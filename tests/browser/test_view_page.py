@@ -11,6 +11,7 @@ import pytest
 
 from factories.view_pages import SCRIPT, run_to_view, viewed_run
 from gpu_spots import open_spots
+from gpu_spots.pictures import outlines
 from helpers import command
 
 if TYPE_CHECKING:
@@ -221,11 +222,16 @@ def test_tune(page: Page, spots: Path, tmp_path: Path) -> None:
         n_spots = len(again.spots(6)["I"])
     assert page.text("n-tuned") == str(n_spots)
     shown = page.js("return ask('tuned', { frame: 6, ...tunedValues() })")
-    from gpu_spots.pictures import outlines
+    assert {name: units(shown["final"][name]) for name in ("along_y", "along_x")} == {
+        name: units(lines.reshape(-1).tolist())
+        for name, lines in zip(("along_y", "along_x"), outlines(labels), strict=True)
+    }
 
-    along_y, along_x = outlines(labels)
-    assert shown["final"]["along_y"] == along_y.reshape(-1).tolist()
-    assert shown["final"]["along_x"] == along_x.reshape(-1).tolist()
+
+def units(lines: list[int]) -> list[tuple[int, int]]:
+    """Lines of any length as pieces of length 1: place across, and begin."""
+    each = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
+    return sorted((at, i) for at, begin, end in each for i in range(begin, end))
 
 
 def tuned(page: Page) -> dict[str, Any]:

@@ -199,7 +199,10 @@ const tune = latest(async () => {
   countFalse(frame, values);
 });
 
+const PAUSE = 250; // ms; the server computes one thing at a time, and masks come first
 const countFalse = latest(async (frame, values) => {
+  await new Promise((done) => setTimeout(done, PAUSE));
+  if (byId("panel-tune").dataset.tuned !== JSON.stringify({ frame, ...values })) return;
   const found = await ask("false", { frame, ...values });
   byId("false-stored").textContent = found.stored;
   byId("false-tuned").textContent = found.tuned;
