@@ -76,7 +76,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return self.table.table()
 
     def in_groups(self, groups: Groups) -> SpotTable:
-        """Find the spots of each group's sum, and measure them on each of its frames in a second walk."""
+        """Find the spots of the sum of each group, and measure them on each of its frames.
+
+        The frames are read twice.
+        """
         self.sink.expect_matched(groups.n_masks)
         seeds, sizes = self._seeds(groups), np.bincount(groups.mask_of_frame)
 

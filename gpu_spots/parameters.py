@@ -14,9 +14,7 @@ NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
-"""What can be left out of the results: masks of each kind, label images, and the list of the spots'
-pixels.
-"""
+"""Names of optional results: masks of each kind, label images, and pixels of spots."""
 DEFAULT_PERCENT = 25
 MANUAL_DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"method": "n_removed", "finder": "threshold", "normalise": "none"}
@@ -169,12 +167,12 @@ class Parameters:
 
     @property
     def percent_removed(self) -> int:
-        """The percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
+        """Percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
         return self.n or DEFAULT_PERCENT
 
     @property
     def connectivity(self) -> int:
-        """1: the four neighbours that share an edge; 2: the corners too."""
+        """Connectivity: 1: the four neighbours that share an edge; 2: the corners too."""
         return self.structure[1]
 
 
