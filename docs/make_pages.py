@@ -193,7 +193,16 @@ OPTION_TABLES = {
     **{heading: find_table(names) for heading, names in OURS.items()},
     **{
         name: command_table(name)
-        for name in ("convert", "info", "export", "ratios", "simulate", "score", "devices")
+        for name in (
+            "convert",
+            "info",
+            "export",
+            "ratios",
+            "report",
+            "simulate",
+            "score",
+            "devices",
+        )
     },
 }
 

@@ -10,6 +10,7 @@ from gpu_spots.cli.export import export
 from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.cli.info import info
 from gpu_spots.cli.ratios import ratios
+from gpu_spots.cli.report import report
 from gpu_spots.cli.score import score
 from gpu_spots.cli.simulate import simulate
 from gpu_spots.cli.tune import tune
@@ -31,6 +32,7 @@ gpu_spots.add_command(info)
 gpu_spots.add_command(convert)
 gpu_spots.add_command(export)
 gpu_spots.add_command(ratios)
+gpu_spots.add_command(report)
 gpu_spots.add_command(view)
 gpu_spots.add_command(tune)
 gpu_spots.add_command(simulate)

@@ -258,6 +258,27 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
 
 
+def test_pictures_are_made_of_arrays() -> None:
+    """They compress as HDF5 files do, and read no file."""
+    assert ours("gpu_spots/pictures") == {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/files/hdf5/codecs",
+    }
+
+
+def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
+    """They are made where they are asked for, and load the engine of the page then."""
+    rooms = {name for name in FILES if name.startswith("gpu_spots/reporting/")}
+    never = ("cli/", "cuda/", "memory/", "backend", "pipeline", "run", "first_pass", "second_pass")
+    for name in rooms:
+        others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+        assert not [module for module in others if module.startswith(never)], name
+    users = {name for name in FILES if ours(name) & rooms} - rooms
+    assert users == {"gpu_spots/api", "gpu_spots/cli/find", "gpu_spots/cli/report"}
+    assert importers("jinja2") == {"gpu_spots/reporting/write"}
+
+
 @pytest.mark.parametrize(
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )
