@@ -199,6 +199,8 @@ OPTION_TABLES = {
             "export",
             "ratios",
             "report",
+            "view",
+            "tune",
             "simulate",
             "score",
             "devices",

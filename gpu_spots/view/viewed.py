@@ -289,9 +289,8 @@ class Viewed:
     @cached_property
     def _valid(self) -> NDArray[np.bool_] | None:
         """Pixels that have a background; None: all do."""
-        avg, noise = self._map("avg"), self._map("noise")
-        masked = (avg == 0) & (noise == 0)
-        return ~masked if masked.any() else None
+        valid = self._results.valid
+        return None if valid.all() else valid
 
     @cached_property
     def _rankings(self) -> dict[str, NDArray[np.int64]]:

@@ -10,7 +10,7 @@ import pytest
 
 from factories.tuned_runs import run_and_spots
 from gpu_spots import open_spots
-from helpers import Ended, assert_refused, command, listing
+from helpers import ROOT, Ended, assert_refused, command, listing
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,18 @@ def test_a_table_for_people(made: tuple[Path, Path]) -> None:
     assert lines[1].split() == ["significance", "spots", "false", "false,", "%"]
     assert [float(line.split()[0]) for line in lines[2:5]] == [5.0, 5.5, 6.0]
     assert lines[5].startswith("recommended: ")
+
+
+def test_the_table_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the page print the lines of the page."""
+    page = (ROOT / "docs/tune.md").read_text()
+    commands, _, rest = page.partition("```sh\n")[2].partition("```")
+    shown = rest.partition("```text\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    for line in commands.splitlines():
+        ended = command(*shlex.split(line)[1:], name="gpu-spots")
+        assert ended.status == 0, ended.stderr
+    assert ended.stdout.replace(f"{tmp_path}/", "") == shown
 
 
 @pytest.mark.parametrize(
