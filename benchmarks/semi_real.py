@@ -142,7 +142,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="search once more with, e.g., cutoff=4 structure=2,1",
+        help="search once more with changes of the manual's defaults, e.g., cutoff=4 structure=2,1",
     )
     parser.add_argument(
         "--picture",
@@ -153,7 +153,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         searches = {
-            " ".join(changes) or "defaults": parameters(changes) for changes in [[], *arguments.set]
+            " ".join(changes) or "manual": parameters(changes) for changes in [[], *arguments.set]
         }
     except (GpuSpotsError, TypeError) as error:
         parser.error(f"--set: {error}")
@@ -416,7 +416,7 @@ def installed(name: str) -> str:
 
 
 def parameters(changes: list[str]) -> Parameters:
-    """``["cutoff=4", "structure=2,1"]`` and the defaults for all else.
+    """``["cutoff=4", "structure=2,1"]`` and the manual's defaults for all else.
 
     Raises GpuSpotsError or TypeError for what does not fit.
     """

@@ -51,7 +51,7 @@ class Parameters:
     """
 
     method: str = "clip"
-    """Method that selects the background sample of each pixel: n_removed, kruskal or clip (``-m``)."""
+    """Method that selects the background sample: n_removed, kruskal or clip (``-m``)."""
     n: int = DEFAULT_PERCENT
     """Percentage of the largest values that n_removed drops, 0 to 99; 0 means 25 (``-n``)."""
     alpha: float = 0.05
@@ -72,8 +72,8 @@ class Parameters:
     """Scaling of each frame to a common background level: none or level (``--normalise``)."""
 
     finder: str = "matched"
-    """How spots are found: matched (significance of smoothed frames) or threshold (of pixels, then
-    erosions and dilations, as in the manual) (``--finder``).
+    """Method that finds spots: matched (significance of smoothed frames) or threshold (of pixels,
+    then erosions and dilations, as in the manual) (``--finder``).
     """
     significance: float = 5.5
     """Standard deviations above the background from which on matched finds a spot, 3 to 12
@@ -148,18 +148,19 @@ class Parameters:
 
         Examples:
             >>> Parameters.manual(cutoff=4).check_used()
-            >>> Parameters(cutoff=4).check_used()  # of the matched finder
+            >>> Parameters.manual(significance=6).check_used()
             Traceback (most recent call last):
             ...
-            gpu_spots.errors.ParameterError: cutoff: can only be used with finder='threshold'; ...
+            gpu_spots.errors.ParameterError: significance: can only be used with finder='matched'
         """
         if names is None:
             names = [
                 field.name for field in fields(self) if getattr(self, field.name) != field.default
             ]
+        chosen = {"method": self.method, "finder": self.finder}
         for name in names:
-            other, values = USED_WITH.get(name, ("", ()))
-            if other and getattr(self, other) not in values:
+            if not has_effect(name, chosen):
+                other, values = USED_WITH[name]
                 choices = " or ".join(given(other, value) for value in values)
                 remedy = f"; use that, or {given('Parameters.manual')}"
                 is_manual = MANUAL_DEFAULTS["finder"] in values
@@ -174,6 +175,21 @@ class Parameters:
     def connectivity(self) -> int:
         """Connectivity: 1: the four neighbours that share an edge; 2: the corners too."""
         return self.structure[1]
+
+
+def has_effect(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Return whether a parameter has an effect beside some chosen values.
+
+    Args:
+        name: Name of a parameter.
+        chosen: Values of ``method`` and ``finder``, by name; a missing one uses everything.
+
+    Examples:
+        >>> has_effect("cutoff", {"finder": "matched"})
+        False
+    """
+    other, values = USED_WITH.get(name, ("", ()))
+    return chosen.get(other) in (None, *values)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

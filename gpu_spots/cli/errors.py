@@ -53,6 +53,7 @@ OPTIONS = {
     "reject": "--reject",
     "saturation": "--saturation",
     "scratch": "--scratch",
+    "significance": "--significance",
     "skip_bad": "--skip-bad",
     "sync": "-S/--sync",
     "table": "--table",

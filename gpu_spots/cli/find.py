@@ -1,6 +1,7 @@
 """Commands ``gpu-spots find`` and ``lu_hdf2spots``: find the spots of a run.
 
-They differ in their defaults only. In the help, the options of the manual come first.
+They differ in their defaults, and ``gpu-spots find`` refuses options without effect. In the help, the
+options of the manual come first.
 """
 
 from collections.abc import Iterable, Sequence
@@ -234,9 +235,7 @@ def find(
     _find(sources, output, options, Parameters.__dataclass_fields__)
 
 
-def _lu_hdf2spots(
-    sources: tuple[str, ...], output: Path | None, debug: bool, **options: Any
-) -> None:
+def _lu_hdf2spots(sources: tuple[str, ...], output: Path | None, **options: Any) -> None:
     """Find the spots of a run with the defaults of the manual.
 
     Options of the manual that have no effect are accepted.

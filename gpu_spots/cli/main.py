@@ -1,4 +1,4 @@
-"""The two programs: gpu-spots with its subcommands, and lu_hdf2spots, the program of the manual."""
+"""The two programs: gpu-spots with its commands, and lu_hdf2spots, that of the manual."""
 
 import click
 

@@ -13,6 +13,7 @@ import pytest
 from gpu_spots.backend import Backend
 from gpu_spots.background.static_spots import (
     background_warnings,
+    cover_warning,
     persistent_spots,
     static_places,
 )
@@ -473,6 +474,15 @@ def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
     assert "below one count" in line
     assert "decrease n, " in line
     assert results["masks_filtered"].mean() > 0.1
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_advice_about_absurd_masks_fits_the_finder(sparse: bool) -> None:
+    covered = np.array([3, 9000])
+    line = cover_warning(covered, 10_000, sparse=sparse, clipped=True, matched=True)
+    assert line
+    assert "1 of 2 cover more than 10 %" in line
+    assert line.endswith("which normalise='level' corrects, or increase significance")
 
 
 def test_one_absurd_mask_is_enough(backend: Backend) -> None:

@@ -165,7 +165,7 @@ def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
         ("--reject", "border:2", "--reject", "disc:10,20,4", "--valid-range", ",190"),
         ("--saturation", "150", "--normalise", "level"),
         ("--mask", "mask.npy", "--mask-good", "1", "-S", "blocks"),
-        ("--batch", "3", "--memory-limit", "12MB", "-S", "pairs"),
+        ("--batch", "3", "--memory-limit", "18MB", "-S", "pairs"),
     ],
     ids=" ".join,
 )
@@ -264,7 +264,7 @@ def test_rows_of_the_stack(scan: Scan) -> None:
 def test_from_python(scan: Scan, tmp_path: Path) -> None:
     assert find(scan.log, "-S", "pairs", "-o", tmp_path / "one.h5").status == 0
     names: dict[str, Any] = {"log": str(scan.log), "folder": str(scan.folder)}
-    request, parameters = ImageRequest(**names), Parameters.manual(sync="pairs")
+    request, parameters = ImageRequest(**names), Parameters(sync="pairs")
     find_spots(request, parameters, output=tmp_path / "two.h5").close()
     assert_same_spots(tmp_path / "two.h5", tmp_path / "one.h5")
     assert gpu_spots.convert(request) == scan.log.with_name("scan__mccd.h5")
@@ -280,7 +280,7 @@ def test_from_python(scan: Scan, tmp_path: Path) -> None:
     scan.paths[5].unlink()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        with find_spots(replace(request, skip_bad=True), Parameters.manual(angles=0)) as found:
+        with find_spots(replace(request, skip_bad=True), Parameters(angles=0)) as found:
             assert found.n_frames == 19
     assert [str(warning.message) for warning in warned] == [
         f"{scan.log}: 1 of 20 frames are left out:", f"  {scan.names[5]}: is missing"

@@ -154,8 +154,8 @@ def test_defaults_of_a_command_are_those_of_the_parameters(
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    manual = {"method": "n_removed", "finder": "threshold", "normalise": "none"}
-    ours = {"method": "clip", "finder": "matched", "normalise": "level"}
+    manual: dict[str, Any] = {"method": "n_removed", "finder": "threshold", "normalise": "none"}
+    ours: dict[str, Any] = {"method": "clip", "finder": "matched", "normalise": "level"}
     assert dict(MANUAL_DEFAULTS) == manual
     assert Parameters() == Parameters.manual(**ours) == Parameters(**ours)
     assert Parameters.manual() == Parameters(**manual)

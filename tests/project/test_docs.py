@@ -19,9 +19,16 @@ from click.testing import CliRunner
 from factories.image_runs import write_scan
 from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
-from gpu_spots.cli.find import find
+from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.files.output.simulated_run import write_run
-from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, STACK_NAMES, SYNCS
+from gpu_spots.parameters import (
+    FINDERS,
+    MANUAL_DEFAULTS,
+    METHOD_NAMES,
+    NORMALISATIONS,
+    STACK_NAMES,
+    SYNCS,
+)
 from gpu_spots.simulate.design import Design, SpotDesign
 from gpu_spots.simulate.run import simulate_run
 from helpers import ROOT
@@ -79,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         find_spots(
             run,
-            Parameters.manual(sync="blocks" if laser else "none"),
+            Parameters(sync="blocks" if laser else "none"),
             output=folder / f"{name}__spots.h5",
         ).close()
     return folder
@@ -140,7 +147,7 @@ def test_ratios_of_every_laser_run(
     if kind == "missing frame":
         order = np.delete(order, 7)
     columns = {"angle": angle[order], **LASER_RUNS[kind](on[order])}
-    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters.manual(sync="blocks")
+    output, blocks_shared = tmp_path / "laser__spots.h5", Parameters(sync="blocks")
     find_spots(frames[order], blocks_shared, columns=columns, output=output, force=True).close()
     found: dict[str, Any] = {}
     exec(script, found)
@@ -180,7 +187,7 @@ def test_options_for_sharp_spots(options: str, recall: str, false: str, sharp_ru
     output = sharp_run.with_name("sharp__spots.h5")
     runner = CliRunner()
     arguments = [str(sharp_run), "-o", str(output), "--force", "--quiet", *arguments]
-    assert runner.invoke(find, arguments).exit_code == 0
+    assert runner.invoke(lu_hdf2spots, arguments).exit_code == 0
     score = runner.invoke(gpu_spots_command, ["score", str(sharp_run), str(output)]).output
     found = re.search(r"above 10 sigma \(([\d.]+) %\)", score)
     per_frame = re.search(r"at no true spot \(([\d.]+) per frame\)", score)
@@ -206,7 +213,10 @@ def test_table_of_options_for_sharp_spots_has_the_recipe() -> None:
 )
 def test_commands_are_understood(page: Path) -> None:
     """Every command of ours in a page has only options that exist, with values of their types."""
-    programs: dict[str, click.Command] = {"lu_hdf2spots": lu_hdf2spots, "gpu-spots": gpu_spots_command}
+    programs: dict[str, click.Command] = {
+        "lu_hdf2spots": lu_hdf2spots,
+        "gpu-spots": gpu_spots_command,
+    }
     for line, code in blocks(page, "sh", "console"):
         code = code.replace("\\\n", " ")
         for command in re.findall(rf"^(?:\$ )?((?:{'|'.join(programs)}) .*)$", code, re.MULTILINE):
@@ -275,6 +285,8 @@ def test_every_option_is_described(option: click.Option) -> None:
     assert not missing, f"docs/options.md: {option.opts[-1]}: {missing} not mentioned"
     if isinstance(option.default, str | int | float) and not option.is_flag:
         assert f"Default: `{option.default}`" in described
+    if manual := MANUAL_DEFAULTS.get(str(option.name)):
+        assert f"`{manual}` with `--manual`" in " ".join(described.split())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import gpu_spots as package
 from factories.image_runs import write_scan
 from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots
-from gpu_spots.cli.find import find
+from gpu_spots.cli.find import lu_hdf2spots
 from gpu_spots.columns import DATASETS
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.simulate.run import Design, simulate_run
@@ -151,7 +151,7 @@ def test_examples_in_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.M
         write_run(tmp_path / "laser__mccd.h5", run)
         find_spots(
             tmp_path / "laser__mccd.h5",
-            Parameters.manual(sync="blocks"),
+            Parameters(sync="blocks"),
             output=tmp_path / "laser__spots.h5",
         ).close()
         write_scan(tmp_path, np.ones((2, 8, 8), np.uint16), [0, 1], [0, 1])

@@ -39,9 +39,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     gpu_spots("convert", scan.log, "-o", found["converted"])
     run = found["run"] = laser_run(folder)
     gpu_spots("find", run, "-o", found["spots"])
-    gpu_spots("find", run, "-o", found["pairs"], "-S", "pairs")
-    gpu_spots("find", run, "-o", found["matched"], "-S", "pairs", "--finder", "matched")
-    gpu_spots("find", run, "-o", found["few"], "--keep", "raw", "--normalise", "level")
+    gpu_spots("find", run, "-o", found["pairs"], "-S", "pairs", "--manual")
+    gpu_spots("find", run, "-o", found["matched"], "-S", "pairs")
+    gpu_spots("find", run, "-o", found["few"], "--manual", "--keep", "raw", "--normalise", "level")
     gpu_spots("find", scan.log, "-o", found["of_images"])
     return found
 
