@@ -1,9 +1,9 @@
 """``gpu-spots view``: a local page with the frames, masks and spots of a run."""
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand, Stopped, naming_options
 from gpu_spots.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from gpu_spots.view.viewed import Viewed
 
 PAUSE = 5.0
 """Seconds after which the watchdog is told that all is well."""
@@ -102,9 +105,15 @@ def view(
         if not no_browser and not open_browser(url):
             say("no browser can be opened here; open the address in one")
         say("Ctrl-C ends it")
-        threading.Thread(target=viewed.warm_up, name="warm-up", daemon=True).start()
+        threading.Thread(target=_prepare, args=(viewed,), name="warm-up", daemon=True).start()
         try:
             while not threading.Event().wait(PAUSE):
                 watchdog.progress()  # to wait for requests is no stall
         except (KeyboardInterrupt, Stopped):
             say("ended")
+
+
+def _prepare(viewed: "Viewed") -> None:
+    """Prepare answers. What goes wrong is said to who asks, and files may be closed meanwhile."""
+    with suppress(Exception):
+        viewed.warm_up()

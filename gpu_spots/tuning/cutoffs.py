@@ -49,10 +49,6 @@ class Cutoffs:
             self._last = cutoff, self._at(cutoff)
         return self._last[1]
 
-    def n_different(self) -> int:
-        """Return the number of pixels whose own threshold is not found again at the run's cutoff."""
-        return int(np.count_nonzero(_differs(self._at(self._cutoff), self._background.threshold)))
-
     def _at(self, cutoff: float) -> Array:
         if self._statistics is None:
             self._statistics = _statistics(self._background, self._method, self._workers)
@@ -138,13 +134,6 @@ def _statistics(background: Background, method: Method, workers: int) -> tuple[A
 
     _in_pieces(fill, size, workers)
     return mean, sigma
-
-
-def _differs(one: Array, other: Array) -> NDArray[np.bool_]:
-    differs: NDArray[np.bool_] = one != other
-    if one.dtype.kind == "f":
-        differs &= ~(np.isnan(one) & np.isnan(other))
-    return differs
 
 
 def _in_pieces(fill: Any, size: int, workers: int) -> None:

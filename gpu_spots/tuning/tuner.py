@@ -192,11 +192,6 @@ class Tuner:
             for kernel in kernels(streaks=False):
                 kernel.sum_of_counts.table(value)
 
-    def n_different(self) -> int:
-        """Return the number of pixels whose threshold cannot be restored exactly."""
-        with self._lock:
-            return self._cutoffs.n_different()
-
     def _source_of(self, mirrored: bool) -> _CachedSource:
         if mirrored not in self._sources:
             run = self.run

@@ -89,6 +89,10 @@ def _answered(answer: Answer) -> Any:
             return _json({"error": str(error)}, 409)
         except MemoryError:
             return _json({"error": "out of memory"}, 500)
+        except Exception as error:  # the page says it, and the server goes on
+            text = " ".join(str(error).split())
+            words = f"internal error: {type(error).__name__}: {text}; please report it"
+            return _json({"error": words}, 500)
         if isinstance(found, bytes):
             return Response(found, media_type="image/png")
         return _json(found)

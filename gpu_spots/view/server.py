@@ -44,6 +44,7 @@ def serving(app: Guard, listening: socket.socket) -> Iterator[None]:
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="critical",  # a request that is no HTTP is not worth a line
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -281,10 +281,7 @@ class Viewed:
         """Prepare what takes seconds: a ranking, and the matched finder."""
         self.ranked("strongest", 0)
         if self._tuner is not None:
-            try:
-                self._tuner.warm_up(self._tuner.run.parameters.significance)
-            except InputError as error:
-                self._why_no_tuning = str(error)
+            self._tuner.warm_up(self._tuner.run.parameters.significance)
 
     @cached_property
     def _valid(self) -> NDArray[np.bool_] | None:

@@ -302,6 +302,18 @@ def test_wrong_questions(ask: Asker, path: str, parameters: dict[str, Any], word
     assert words in answer.json()["error"]
 
 
+def test_what_the_program_did_not_expect_is_one_line(
+    ask: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(SpotsFile, "spots", broken)
+    answer = ask("/api/spots", frame=0)
+    assert answer.status_code == 500
+    assert answer.json()["error"] == "internal error: RuntimeError: two lines; please report it"
+
+
 def test_frames_that_are_gone(spots: Path, tmp_path: Path) -> None:
     """The statistics, masks and spots are shown, and why there is no more."""
     alone = tmp_path / "alone__spots.h5"
