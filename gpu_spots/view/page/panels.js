@@ -98,7 +98,7 @@ function showList() {
     const line = element("tr");
     line.dataset.row = first + i;
     line.tabIndex = 0;
-    const flagged = flags && flags[i] ? flags[i] : "";
+    const flagged = flags ? Object.keys(run.flags).filter((name) => flags[i] & run.flags[name]).join(", ") : "";
     for (const text of [label[i], XY[i][0], XY[i][1], number(I[i]), snr ? number(snr[i]) : "–", flagged]) line.append(element("td", text));
     return line;
   }));

@@ -165,7 +165,8 @@ function drawView(view, ratio) {
   const isHere = overlay.frame === state.frame;
   const showsTuned = state.tab === "tune" && overlay.tuned?.frame === state.frame;
   if (isHere && view.side !== "tuned") {
-    if (state.show.has("raw") && overlay.raw) line("raw", overlay.raw.path);
+    // on one picture, the raw mask is the tuned one
+    if (state.show.has("raw") && overlay.raw && !(showsTuned && view.side === "both")) line("raw", overlay.raw.path);
     if (state.show.has("final") && overlay.final) line("final", overlay.final.path);
     if (state.show.has("boxes")) line("box", boxes(overlay.spots.box), 1);
     if (state.show.has("labels")) labels(zoom);
