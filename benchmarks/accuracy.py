@@ -6,8 +6,8 @@
 Each program has several settings. On a run with a seed for tuning, the setting with the highest
 recall above 5 sigma is chosen among those with at most 0.1 false spots a frame (or the one with the
 fewest). The tables show what the chosen setting does on other runs, whose seeds are for published
-figures only. With --defaults, ``gpu-spots find`` and ``gpu-spots find --manual`` are compared as they
-are. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
+figures only. With --defaults, ``gpu-spots find`` and ``gpu-spots find --manual`` are compared as
+they are. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
@@ -68,8 +68,8 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the usual
-number.
+"""Runs by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
+usual number.
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},

@@ -1,11 +1,13 @@
-"""Cost of drift of the beam: recall and false spots with and without --normalise level, on simulated laser runs.
+"""Cost of drift of the beam: recall and false spots with and without --normalise level.
+
+Both methods of the manual and our defaults are tried on simulated laser runs.
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
 
 Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four
-fifths of its variance slow. Both methods of the manual with its other defaults, and the defaults of
-``gpu-spots find``, with -S blocks. Found
-spots are compared with the true ones by the rule of ``gpu-spots score``. Prints the table of docs/results.md.
+fifths of its variance slow. Both methods of the manual with its other defaults, and the defaults
+of ``gpu-spots find``, with -S blocks. Found spots are compared with the true ones by the rule of
+``gpu-spots score``. Prints the table of docs/results.md.
 """
 
 import argparse

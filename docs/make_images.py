@@ -1,8 +1,9 @@
 """Make the pictures of the documentation: ``python docs/make_images.py [FOLDER]``.
 
-Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of ``gpu-spots find``
-where it is not the manual's method that is shown. Its plots are made by the code of the tutorial. Needs the extra ``docs``.
+Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default
+in ``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of
+``gpu-spots find`` except where the manual's method is shown. Its plots are made by the code of the
+tutorial. Needs the extra ``docs``.
 """
 
 import os

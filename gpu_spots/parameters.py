@@ -19,8 +19,8 @@ DEFAULT_PERCENT = 25
 MANUAL_DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"method": "n_removed", "finder": "threshold", "normalise": "none"}
 )
-"""Defaults of the manual, of ``lu_hdf2spots`` and ``gpu-spots find --manual``, where they differ from
-those of `Parameters`.
+"""Defaults of the manual, for ``lu_hdf2spots`` and ``gpu-spots find --manual``, where they differ
+from those of `Parameters`.
 """
 USED_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {

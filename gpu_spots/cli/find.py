@@ -1,7 +1,7 @@
 """Commands ``gpu-spots find`` and ``lu_hdf2spots``: find the spots of a run.
 
-They differ in their defaults, and ``gpu-spots find`` refuses options without effect. In the help, the
-options of the manual come first.
+They differ in their defaults, and ``gpu-spots find`` refuses options without effect. In the help,
+the options of the manual come first.
 """
 
 from collections.abc import Iterable, Sequence
@@ -186,7 +186,8 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
     help="compression algorithm",
 )
 @click.option(
-    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True, shell_complete=one_of(FINDERS),
+    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True,
+    shell_complete=one_of(FINDERS),
     help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
 )  # fmt: skip
 @click.option(
@@ -204,7 +205,8 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
 @input_options
 @image_options
 @click.option(
-    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True, shell_complete=one_of(NORMALISATIONS),
+    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
+    shell_complete=one_of(NORMALISATIONS),
     help="Scale each frame to a common background level, against drift of the beam "
     f"(allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip

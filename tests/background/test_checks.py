@@ -1,4 +1,4 @@
-"""What the background tells: a spot that stays must be noticed, and nothing else must be taken for one."""
+"""Warnings about spots that stay in the background, and about nothing else."""
 
 import time
 import warnings
@@ -27,7 +27,10 @@ NOISE = 10.0
 
 
 def stats(frames: np.ndarray, percent: int = 25) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average, standard deviation and maximum as the contract has them, float32 and the frames' type."""
+    """Return average, standard deviation and maximum as in the contract.
+
+    Types are float32 and the type of the frames.
+    """
     kept = np.sort(frames, axis=0)[: len(frames) - len(frames) * percent // 100]
     with np.errstate(all="ignore"):
         return (
@@ -195,7 +198,10 @@ def test_spots_that_stay_in_a_simulated_run(size: int, seed: int) -> None:
 def test_most_static_spots_of_a_simulated_run_are_reported(
     height: float, share: float, n_frames: int
 ) -> None:
-    """Spots of real sizes, every 40 pixels, with peaks of ``height`` times the noise: at least ``share`` of them are reported."""
+    """At least ``share`` of spots of real sizes are reported.
+
+    They are 40 pixels apart, with peaks of ``height`` times the noise.
+    """
     design = Design(
         laser=False, size=(512, 512), angles=n_frames, repeats=1, spots=100, hot_pixels=40, seed=3
     )

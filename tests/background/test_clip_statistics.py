@@ -1,4 +1,4 @@
-"""What ``-m clip`` and the noise model find on frames whose truth is known: bias, noise, levels, and bad cases."""
+"""Bias, noise, levels and bad cases of ``-m clip`` and of the noise model."""
 
 from typing import Any
 

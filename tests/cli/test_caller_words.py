@@ -51,22 +51,36 @@ def nothing(_: h5py.File) -> None:
 CASES: dict[str, tuple[Edit, dict[str, Any], tuple[str, ...], str, str]] = {
     "angles": (nothing, {}, (), "use angles=0", "use -a 0"),
     "laser": (
-        nothing, {"sync": "pairs", "angles": 0}, ("-S", "pairs", "-a", "0"),
-        "sync='pairs' needs", "-S pairs needs",
+        nothing,
+        {"sync": "pairs", "angles": 0},
+        ("-S", "pairs", "-a", "0"),
+        "sync='pairs' needs",
+        "-S pairs needs",
     ),
     "kruskal": (
-        nothing, {"method": "kruskal", "angles": 0}, ("-m", "kruskal", "-a", "0"),
-        "method='kruskal' needs", "-m kruskal needs",
+        nothing,
+        {"method": "kruskal", "angles": 0},
+        ("-m", "kruskal", "-a", "0"),
+        "method='kruskal' needs",
+        "-m kruskal needs",
     ),
-    "percentage": (nothing, {"n": 99, "angles": 0}, ("-n", "99", "-a", "0"), "n=99 leaves", "-n 99 "
-                                                                                            "leaves"),
+    "percentage": (
+        nothing,
+        {"n": 99, "angles": 0},
+        ("-n", "99", "-a", "0"),
+        "n=99 leaves",
+        "-n 99 leaves",
+    ),
     "level": (
-        no_counts, {"normalise": "level", "angles": 0}, ("--normalise", "level", "-a", "0"),
-        "use normalise='none'", "use --normalise none",
+        no_counts,
+        {"normalise": "level", "angles": 0},
+        ("--normalise", "level", "-a", "0"),
+        "use normalise='none'",
+        "use --normalise none",
     ),
     "stacks": (add_stack, {"angles": 0}, ("-a", "0"), "with frames_path", "with --frames"),
     "mask": (add_mask, {"angles": 0}, ("-a", "0"), "use file_mask=False", "use --no-file-mask"),
-}  # fmt: skip
+}
 
 
 def run_file(folder: Path, edit: Edit) -> Path:

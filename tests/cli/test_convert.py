@@ -1,4 +1,7 @@
-"""Runs of images: converted, processed from the converted file, and processed as they are; the results are the same to the bit."""
+"""Converted runs of images.
+
+The converted file and the images give the same results, to the bit.
+"""
 
 import bz2
 import gzip
@@ -120,7 +123,8 @@ def test_compressed_images_of_a_log(
 
 
 @pytest.mark.parametrize(("kind", "ending", "dtype"), [
-    (EdfImage, "edf", "u2"), (EdfImage, "edf", "f4"), (TifImage, "tif", "u2"), (TifImage, "tif", "i4"), (CbfImage, "cbf", "i4"),
+    (EdfImage, "edf", "u2"), (EdfImage, "edf", "f4"), (TifImage, "tif", "u2"),
+    (TifImage, "tif", "i4"), (CbfImage, "cbf", "i4"),
 ])  # fmt: skip
 def test_other_formats_give_the_same_bits(
     kind: type, ending: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

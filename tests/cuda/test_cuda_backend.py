@@ -1,4 +1,7 @@
-"""What only the CUDA backend has: uploads, its memory, masks in many launches; emulated, and on a device where there is one."""
+"""Uploads, memory, and masks in many launches, of the CUDA backend only.
+
+It is emulated, and on a device if there is one.
+"""
 
 import threading
 from collections.abc import Callable
@@ -207,7 +210,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np
 def cuda_set_pixels() -> int:
     from gpu_spots.cuda import memory
 
-    return memory.SET_PIXELS
+    return memory.PIXELS_PER_SET_PIXEL
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.2, 3])
@@ -357,7 +360,6 @@ def test_bands_and_batches_share_what_a_small_device_has(
 
 def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through slots as large as the plan says, all kinds of some frames in each."""
-    assert cuda_masks.FETCH_BYTES == plan.FETCH_BYTES
     toolkit = EmulatedToolkit(kernel_folder)
     words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
     monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)

@@ -54,7 +54,7 @@ class Counting(EmulatedToolkit):
             self.counts[what] += n
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """A thread that is new to the device makes it current: CuPy asks for its free memory then."""
+        """A thread that is new to the device makes it current before CuPy asks for free memory."""
         with self._counting:
             self._threads.add(threading.current_thread())
             self.counts["threads"] = len(self._threads)

@@ -1,4 +1,7 @@
-"""Whole runs through the host code that drives CuPy, on streams that work as late as they may: the CPU's results, to the bit."""
+"""Whole runs by the host code for CuPy give the CPU's results, to the bit.
+
+Streams work as late as they may.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -120,7 +123,10 @@ def sent_too_freely(self: Device, host: np.ndarray, part: Any, slot: Any) -> Non
 
 
 def used_too_early(self: Device, host: np.ndarray, part: Any, slot: Any) -> None:
-    """As it is, but kernels do not wait for frames; they would read anywhere without their lists of pixels."""
+    """Return the source, except that kernels do not wait for frames.
+
+    They would read anywhere without their lists of pixels.
+    """
     if part.ndim < 3:
         return rightly_sent(self, host, part, slot)
     part.set(host, stream=self._copies)

@@ -1,4 +1,7 @@
-"""Several GPUs: every thread has one, all get bands and batches, and nothing goes from one to another but packed masks."""
+"""Several GPUs: every thread has one, and all get bands and batches.
+
+Only packed masks are copied between GPUs.
+"""
 
 import threading
 from collections.abc import Callable
@@ -93,7 +96,10 @@ def test_there_is_a_thread_for_each_device(several: SeveralGpus) -> None:
 def test_all_devices_get_bands_and_batches(
     several: SeveralGpus, place: Place, sync: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first operation of a kind waits, in each of two threads, for that of the other: else one thread might do all of a short run."""
+    """The first operation of a kind waits for that of the other thread.
+
+    Otherwise one thread might do all of a short run.
+    """
     done: dict[str, list[int]] = {}
 
     def spy(

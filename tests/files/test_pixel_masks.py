@@ -38,7 +38,7 @@ from helpers import Notes, assert_refused, command
 def test_masked_and_sentinel_pixels_are_in_no_mask(
     backend: Backend, sync: str, tmp_path: Path
 ) -> None:
-    """Bad pixels burn on every frame, and others are marked as being without a value on some frames."""
+    """Return frames with pixels that are bad on all frames, and others on some."""
     rng = np.random.default_rng(5)
     frames, bad = frames_of(), bad_pixels()
     frames[:, bad] = rng.integers(0, 60000, (N_FRAMES, int(bad.sum())))

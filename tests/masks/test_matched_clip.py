@@ -1,4 +1,4 @@
-"""The matched finder on what ``-m clip`` learns: background, noise, gain and levels, against the reference."""
+"""The matched finder after ``-m clip``, compared with the reference."""
 
 from typing import Any
 
@@ -132,7 +132,10 @@ def test_equals_reference(
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])
 def test_exposures_make_no_false_spots_on_a_photon_counter(sync: str) -> None:
-    """Nor do hot and dead pixels; with the level of each frame the spots are found on all of them."""
+    """Hot and dead pixels change nothing.
+
+    With the level of each frame, spots are found on all frames.
+    """
     frames, validity = series("int32", 0.6, 40)
     parameters = Parameters(sync=sync, angles=0)
     found = run(frames, parameters, CpuBackend(2), COLUMNS, validity)

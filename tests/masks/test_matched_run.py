@@ -29,7 +29,10 @@ COLUMNS = {
 
 
 def series(dtype: str = "uint16", level: float = 60.0, height: float = 300.0) -> NDArray[Any]:
-    """Frames on a sloping background, each angle with its own spots, one of which is on the border."""
+    """Return frames on a sloping background.
+
+    Each angle has its own spots, one of them at the border.
+    """
     rng = np.random.default_rng(7)
     x, y = np.mgrid[: SHAPE[0], : SHAPE[1]]
     frames = []
@@ -79,7 +82,10 @@ def test_batches_and_threads_make_no_difference(sync: str) -> None:
 
 
 def test_tables_and_images_agree() -> None:
-    """Labels, masks, pixels and intensities tell of the same spots; touching spots have labels of their own."""
+    """Labels, masks, pixels and intensities agree.
+
+    Touching spots have different labels.
+    """
     frames = series(height=3000.0)
     with find(frames, Parameters.manual(angles=0, finder="matched"), backend="cpu") as results:
         average, pixels = results.avg.astype(np.float64), results.pixel_list

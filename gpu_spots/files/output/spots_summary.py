@@ -45,9 +45,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
     """Return a summary of a spots file, in types that JSON has. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
-    ``median``, ``max``), ``method``, ``options`` (those that had an effect), ``backend``, ``device``, ``date``,
-    ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
-    is None.
+    ``median``, ``max``), ``method``, ``options`` (those that had an effect), ``backend``,
+    ``device``, ``date``, ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and
+    type). What the file does not say is None.
 
     Raises:
         InputError: the file is damaged.

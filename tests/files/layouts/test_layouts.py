@@ -1,4 +1,4 @@
-"""Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
+"""Every layout gives the spots of the same frames as an array, or a clear error."""
 
 import re
 import resource

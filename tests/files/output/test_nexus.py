@@ -54,7 +54,10 @@ def gpu_spots(*arguments: object) -> Any:
 
 
 def default_view(file: h5py.File) -> h5py.Group:
-    """The NXdata group that a viewer shows first: ``default`` from the root to the entry, and on."""
+    """Return the NXdata group that a viewer shows first.
+
+    It follows ``default`` from the root.
+    """
     assert file.attrs["NX_class"] == "NXroot"
     entry = file[file.attrs["default"]]
     assert entry.attrs["NX_class"] == "NXentry"
