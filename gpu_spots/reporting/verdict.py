@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.clip import lower_part
-from gpu_spots.background.levels import LARGE_SCATTER
+from gpu_spots.background.levels import LARGE_SCATTER, SAMPLE_PIXELS, SIGNIFICANT
 from gpu_spots.background.methods import METHODS
 from gpu_spots.background.static_spots import LARGE_COVER, REGION, persistent_spots
 from gpu_spots.columns import Flag
@@ -129,14 +129,15 @@ def _drift(facts: Facts) -> Iterator[Finding]:
     _, width = lower_part(_share_kept(facts))
     whole = float(np.median(facts.std[facts.valid])) / width
     noise = math.sqrt(max(whole**2 - scatter**2, 0.0))
-    if scatter > min(noise, LARGE_SCATTER * run):
+    certain = SIGNIFICANT * whole / math.sqrt(min(int(facts.lit.sum()), SAMPLE_PIXELS))
+    if scatter > max(min(noise, LARGE_SCATTER * run), certain):
         text = (
             f"The level of the frames changes by {scatter:.3g} counts rms ({percent}); the noise "
             f"of a pixel is {noise:.3g} counts. Drift hides weak spots, and makes false ones. Find "
             f"the spots again with --normalise level."
         )
         yield Finding("problem", "the beam drifts", text, "frames")
-    elif scatter > 0.3 * noise:
+    elif scatter > max(0.3 * noise, certain):
         text = (
             f"The level of the frames changes by {scatter:.3g} counts rms ({percent}), less than "
             f"the noise of a pixel, {noise:.3g} counts. Weak spots may gain from "

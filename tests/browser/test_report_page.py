@@ -200,6 +200,39 @@ def test_it_prints_all_charts_in_light_colours(
     assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 40
     assert len(browser.find_elements("css selector", ".chart canvas")) == 16
     assert lightness(browser, "body", "backgroundColor") < 40
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert lightness(browser, "body", "backgroundColor") > 240
+    widths = "return [...document.querySelectorAll('.chart canvas')].map((one) => one.clientWidth)"
+    assert set(browser.execute_script(widths)) == {340}  # a column of a page of A4 has 347
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert min(browser.execute_script(widths)) > 400
+
+
+def test_ticks_of_logarithmic_axes(browser: "Chrome", report: Path) -> None:
+    """They are 1, 2 and 5 times powers of ten, zoomed or not, in the order of the axis."""
+    browser.get(report.as_uri())
+    box = drawn(browser, "#chart-intensities")
+    browser.execute_script(
+        """
+        window.texts = [];
+        const draw = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+          window.texts.push(text);
+          return draw.call(this, text, ...place);
+        };
+        """
+    )
+    box.send_keys("+")
+    wait(lambda: browser.execute_script("return window.texts.length > 4"))
+    low, high = limits(box)
+    found = [float(text) for text in browser.execute_script("return window.texts") if number(text)]
+    inside = sorted({value for value in found if low <= value <= high})
+    assert len(inside) >= 2
+    assert all(f"{value:.0e}"[0] in "125" and float(f"{value:.0e}") == value for value in inside)
+
+
+def number(text: str) -> bool:
+    return re.fullmatch(r"[\d.]+(e\d+)?", text) is not None
 
 
 def test_marks_can_be_hidden(browser: "Chrome", report: Path) -> None:

@@ -8,10 +8,11 @@
 
   function options(chart, width, height) {
     const ink = colour("--ink"), line = colour("--line");
-    const axis = (label) => ({
+    const axis = (label, isLog) => ({
       label, stroke: ink, labelSize: 22, size: 56, font: "12px sans-serif",
       labelFont: "12px sans-serif", grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 },
       values: (_, splits) => splits.map((v) => (v === null ? "" : short(v))),
+      ...(isLog ? { splits: (_, __, min, max) => decades(min, max), filter: (_, splits) => splits } : {}),
     });
     return {
       width, height,
@@ -19,7 +20,7 @@
         x: { time: false, distr: chart.x_log ? 3 : 1, range: (_, min, max) => (min < max ? [min, max] : [min - 1, max + 1]) },
         y: { distr: chart.y_log ? 3 : 1 },
       },
-      axes: [{ ...axis(chart.x_label), size: 36 }, axis(chart.y_label)],
+      axes: [{ ...axis(chart.x_label, chart.x_log), size: 36 }, axis(chart.y_label, chart.y_log)],
       cursor: { drag: { x: true, y: true, uni: 20 }, focus: { prox: 16 } },
       legend: { live: true },
       series: [
@@ -31,6 +32,20 @@
         })),
       ],
     };
+  }
+
+  // ticks of a logarithmic axis: powers of ten, with 2 and 5 between them if there are few
+  function decades(min, max) {
+    const first = Math.floor(Math.log10(min)), last = Math.ceil(Math.log10(max));
+    for (const parts of last - first > 3 ? [[1], [1, 2, 5]] : [[1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+      const ticks = [];
+      for (let power = first; power <= last; power++) {
+        for (const part of parts) ticks.push(part * 10 ** power);
+      }
+      const inside = ticks.filter((v) => v >= min && v <= max);
+      if (inside.length > 1) return inside;
+    }
+    return [min, max];
   }
 
   function style(one, stroke) {
@@ -47,12 +62,13 @@
     return String(Number(v.toPrecision(5)));
   }
 
-  function draw(box) {
+  const paperWidth = 340; // of a column, pixels
+  function draw(box, wanted) {
     const chart = charts[Number(box.dataset.chart)];
     const before = drawn.get(box);
     if (before) before.destroy();
     const data = [chart.x, ...chart.series.map((one) => one.y)];
-    const width = Math.max(240, Math.floor(box.getBoundingClientRect().width));
+    const width = wanted || Math.max(240, Math.floor(box.getBoundingClientRect().width));
     const range = (plot, axis) => [plot.scales[axis].min, plot.scales[axis].max];
     const hooks = {
       ready: [(plot) => { plot.whole = { x: range(plot, "x"), y: range(plot, "y") }; report(plot, box); }],
@@ -141,7 +157,7 @@
   window.addEventListener("beforeprint", () => {
     theme = root.dataset.theme;
     root.dataset.theme = "light";
-    for (const box of boxes) { seen.unobserve(box); draw(box); }
+    for (const box of boxes) { seen.unobserve(box); draw(box, paperWidth); }
   });
   window.addEventListener("afterprint", () => {
     if (theme === undefined) delete root.dataset.theme; else root.dataset.theme = theme;
