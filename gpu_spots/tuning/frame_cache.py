@@ -28,7 +28,7 @@ class FrameCache:
         self._lock = threading.Lock()
 
     def __getitem__(self, frame: int) -> Array:
-        """Return a frame, (n_X, n_Y), not to be written to. Raises `InputError` if it cannot be read."""
+        """Return a frame, (n_X, n_Y), read-only. Raises `InputError` if it cannot be read."""
         with self._lock:
             if frame in self._kept:
                 self._kept.move_to_end(frame)

@@ -2,8 +2,8 @@
 
 The file has averages and deviations as float32. Where frames are integers, the exact sums behind
 them follow from these (`exact_sums`), so that masks are those of the run to the bit. The background
-of ``-m clip`` is no quotient of integers: there, a threshold may differ by one count in one pixel of
-100 000.
+of ``-m clip`` is no quotient of integers: there, a threshold may differ by one count in one pixel
+of 100 000.
 """
 
 from dataclasses import fields
@@ -32,7 +32,7 @@ OF_OLD_FILES = {"finder": "threshold", "normalise": "none", "significance": 5.5,
 
 
 def parameters_of(results: SpotsFile) -> Parameters:
-    """Return the options that a spots file was made with. Raises `InputError` if they are missing."""
+    """Return the options of a spots file. Raises `InputError` if they are missing."""
     info = {**OF_OLD_FILES, **results.info}
     names = [field.name for field in fields(Parameters)]
     if missing := [name for name in names if name not in info]:

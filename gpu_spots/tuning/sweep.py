@@ -99,11 +99,11 @@ def recommended(tried: Sequence[Tried], most_false: float = MOST_FALSE) -> tuple
         None if no value is good enough, and a line of text.
 
     Examples:
-        >>> good, why = recommended([Tried(4.0, 120, 12), Tried(4.5, 101, 1), Tried(5.0, 99, 0)])
+        >>> good, why = recommended([Tried(4.0, 99, 12), Tried(4.5, 90, 0)])
         >>> good.value
         4.5
         >>> print(why)
-        at 4.5, 1 of 101 spots is expected to be false (1.0 %), expected at most 1 %; at 4, 12 of 120
+        at 4.5, 0 of 90 spots are expected to be false (0.0 %), expected at most 1 %; at 4, 12 of 99
     """
     limit = f"expected at most {100 * most_false:g} %"
     if not any(one.n_spots for one in tried):

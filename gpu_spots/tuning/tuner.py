@@ -176,8 +176,8 @@ class Tuner:
         if counted >= FEW_COUNTS:
             return None
         return (
-            f"the background is {max(counted, 0.0):.3g} counted units per pixel (median), expected at least "
-            f"{FEW_COUNTS:g}; more spots are false than the mirrored frames show"
+            f"the background is {max(counted, 0.0):.3g} counted units per pixel (median), "
+            f"expected at least {FEW_COUNTS:g}; more spots are false than the mirrored frames show"
         )
 
     def warm_up(self, significance: float) -> None:
@@ -251,7 +251,7 @@ class Tuner:
         return _fetched(backend, raw, final, backend.components(final, parameters.connectivity))
 
     def _frames_of(self, source: _CachedSource, group: int, prepared: Any) -> Iterator[Any]:
-        """Yield the frames of a group, one by one, at the level of the run; those of one are kept."""
+        """Yield the frames of a group at the level of the run; those of one group are kept."""
         frames = np.flatnonzero(self.run.groups.mask_of_frame == group).tolist()
         mirrored = source is not self._sources[False]
         kept_group, kept = self._levelled.get(mirrored, (-1, []))

@@ -161,7 +161,7 @@ class Viewed:
         return {"low": found.low, "high": found.high}
 
     def masks(self, frame: int, kind: str) -> dict[str, Any]:
-        """Return the outlines of a mask; those of its spots if it is the one that spots come from."""
+        """Return the outlines of a mask, or of its spots if it is the mask that they come from."""
         if kind not in self._kinds:
             raise ParameterError("kind", f"{kind!r} is not one of {', '.join(self._kinds)}")
         mask = self._results.mask(frame, kind)
@@ -342,7 +342,7 @@ class Viewed:
             return {"frames": [], "why": str(error)}
 
     def _course(self, row: int, frame: int, label: int) -> dict[str, Any]:
-        """Return the intensities at the place of a spot on the frames of its mask, or of its block."""
+        """Return the intensities of a spot on the frames of its mask, or of its block."""
         shared = np.flatnonzero(self._per_frame["mask"] == self._per_frame["mask"][frame])
         if self._info.get("sync") not in ("none", b"none"):
             frames = _around(shared, frame)
@@ -453,7 +453,7 @@ def _labels(found: Components, shape: tuple[int, ...]) -> Array:
 
 
 def _overlap(found: FoundMasks, stored: NDArray[np.int64], n_columns: int) -> tuple[int, int]:
-    """Return how many stored spots have their peak in a spot, and how many spots have such a peak."""
+    """Return how many stored peaks are in a spot, and how many spots have such a peak."""
     pixels = found.spots.pixels
     order = np.argsort(pixels, kind="stable")
     peaks = stored[:, 0] * n_columns + stored[:, 1]

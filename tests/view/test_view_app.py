@@ -1,4 +1,4 @@
-"""What the viewer answers: only to whom has the token, and what the spots file and the frames say."""
+"""Answers of the viewer: only with the token, and what the spots file and the frames say."""
 
 import io
 from collections.abc import Iterator
