@@ -176,7 +176,7 @@ def test_noise_of_few_counts_is_said_to_have_more(make_backend: Any) -> None:
     tuner, tried = falsely_found(
         make_backend("cpu"), np.random.default_rng(9).poisson(rates, (24, 200, 200))
     )
-    assert tried.n_false < tried.n_spots
+    assert 2 * tried.n_false < tried.n_spots  # as docs/tune.md says
     assert "more spots are false" in (tuner.note() or "")
 
 

@@ -355,6 +355,11 @@ class SpotsFile:
 
         Raises:
             InputError: The file has no such column.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(results.spot_column("XY", 0, 2).shape)
+            (2, 2)
         """
         return self._read(f"spots/{name}", slice(begin, end))
 
