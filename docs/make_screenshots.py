@@ -1,8 +1,8 @@
 """Make the screenshots of the documentation: ``python docs/make_screenshots.py [FOLDER]``.
 
 Each is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show reports of the tutorial's run, and of one that drifts, and the tutorial's run
-in the viewer. Needs Chromium with its driver, and the extra ``test``.
+``docs/images``. They show reports of the tutorial's run, and of one that drifts, and the tutorial's
+run in the viewer. Needs Chromium with its driver, and the extra ``test``.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What is known of a run: its spots file, its frames, its ratios, and its truth if it is simulated."""
+"""Facts of a run: its spots file, its frames, its ratios, and its truth if it is simulated."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -163,7 +163,7 @@ class Section:
 
 
 def plain(values: Array, *, positive: bool = False) -> list[float | int | None]:
-    """Return numbers with five digits; None for what is not finite, or not above 0 if it must be."""
+    """Return numbers with five digits; None if not finite, or with ``positive`` not above 0."""
     return [
         None
         if not math.isfinite(value) or (positive and value <= 0)

@@ -77,7 +77,7 @@ def _charts(facts: Facts, found: RatioResult) -> Iterator[Chart]:
         x, series = scatter(values, [("reflections", eta, every)])
         mean = _running_median(series[0].y, x)
         series.append(Series("running median", mean, "line", 1))
-        caption = note + "A trend with the distance is a change of temperature."
+        caption = note + "A trend with the distance may be a change of temperature."
         yield Chart(name, title, label, "on/off - 1", x, series, caption * (name != "eta_by_angle"))
     halves = _odd_even(found)
     if halves is not None:

@@ -20,6 +20,8 @@ from gpu_spots.reporting.facts import Facts
 
 LEVELS = ("problem", "check", "note")
 """How much a finding matters: results are wrong; look at it; good to know."""
+SMALL_CHANGE = 0.005
+"""Relative scatter of the levels from which on it is worth a note that frames were scaled."""
 LOW_THRESHOLD = 1.0
 """Smallest threshold, in standard deviations of a pixel above its background."""
 CLOSE = 2
@@ -87,7 +89,7 @@ def _spots(facts: Facts) -> Iterator[Finding]:
     if not facts.n_spots:
         text = (
             "No spot was found on any frame. Look at the pictures of the frames, and decrease "
-            "-c or -e."
+            f"{_strictness(facts)}."
         )
         yield Finding("problem", "no spots", text, "frames")
         return
@@ -119,6 +121,8 @@ def _drift(facts: Facts) -> Iterator[Finding]:
         return
     percent = f"{100 * scatter / run:.1f} %"
     if not (scale == 1).all():
+        if scatter < SMALL_CHANGE * run:
+            return
         text = (
             f"The level of the frames changes by {percent} rms. They were scaled by "
             f"{scale.min():.3f} to {scale.max():.3f}."
@@ -132,9 +136,9 @@ def _drift(facts: Facts) -> Iterator[Finding]:
     certain = SIGNIFICANT * whole / math.sqrt(min(int(facts.lit.sum()), SAMPLE_PIXELS))
     if scatter > max(min(noise, LARGE_SCATTER * run), certain):
         text = (
-            f"The level of the frames changes by {scatter:.3g} counts rms ({percent}); the noise "
-            f"of a pixel is {noise:.3g} counts. Drift hides weak spots, and makes false ones. Find "
-            f"the spots again with --normalise level."
+            f"The level of the frames changes by {scatter:.3g} counts rms ({percent}), expected "
+            f"less than the noise of a pixel, {min(noise or whole, scatter):.3g} counts. Drift "
+            "hides weak spots, and makes false ones. Find the spots again with --normalise level."
         )
         yield Finding("problem", "the beam drifts", text, "frames")
     elif scatter > max(0.3 * noise, certain):
@@ -208,9 +212,9 @@ def _angles(facts: Facts) -> Iterator[Finding]:
         yield Finding("note", "angles are unknown", text, "options")
     elif len(sizes) < expected:
         text = (
-            f"The run has {_count(len(sizes), 'different angle')}, expected at least {expected}. A "
-            f"spot is on {100 * sizes.max() / facts.n_frames:.0f} % of the frames, and a part of it "
-            "becomes background. Add frames at other angles."
+            f"The run has {_count(len(sizes), 'different angle')}, expected at least {expected}. "
+            f"A spot is on {100 * sizes.max() / facts.n_frames:.0f} % of the frames, and a part of "
+            "it becomes background. Add frames at other angles."
         )
         yield Finding("problem", "too few angles", text, "background")
 
@@ -279,7 +283,7 @@ def _cover(facts: Facts) -> Iterator[Finding]:
         text = (
             f"Spots cover up to {100 * covered.max():.0f} % of a frame (frame {covered.argmax()}), "
             "expected less than 1 % in a Laue run. Most of them are false. Look for drift, or "
-            f"increase -c."
+            f"increase {_strictness(facts)}."
         )
         yield Finding("problem", "spots cover too much of the frames", text, "frames")
 
@@ -419,6 +423,11 @@ def _truth(facts: Facts) -> Iterator[Finding]:
         f"are found, and {rate:.2f} false spots per frame."
     )
     yield Finding("note", "simulated run", text, "truth")
+
+
+def _strictness(facts: Facts) -> str:
+    """Return the option that decides how many spots are found."""
+    return "--significance" if facts.text("finder") == "matched" else "-c"
 
 
 def _drops_largest(facts: Facts) -> bool:

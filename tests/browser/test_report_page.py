@@ -162,7 +162,8 @@ def contrast_of_texts(browser: "Chrome") -> float:
         const texts = "p, a, li, strong, .badge, dt, dd, h2, td, th, button, summary, output, code";
         for (const one of document.querySelectorAll(texts)) {
           let at = one;
-          while (at && getComputedStyle(at).backgroundColor === "rgba(0, 0, 0, 0)") at = at.parentElement;
+          const clear = "rgba(0, 0, 0, 0)";
+          while (at && getComputedStyle(at).backgroundColor === clear) at = at.parentElement;
           const paper = light(getComputedStyle(at || document.body).backgroundColor);
           const ink = light(getComputedStyle(one).color);
           least = Math.min(least, (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05));

@@ -6,6 +6,7 @@ from helpers import command
 
 LASER = ("--angles", "12", "--pairs", "2")
 BLOCKS = ("-S", "blocks")
+DEFAULTS = ("-m", "clip", "--finder", "matched", "--normalise", "level")
 SIMULATED = {
     "laser": LASER,
     "dark": ("--dark", "--angles", "16"),
@@ -24,8 +25,10 @@ FOUND: dict[str, tuple[str, tuple[str, ...]]] = {
     "few_angles": ("few_angles", (*BLOCKS, "-a", "0")),
     "n_too_large": ("laser", (*BLOCKS, "-n", "80")),
     "n_too_small": ("laser", (*BLOCKS, "-n", "5")),
+    "sound_defaults": ("laser", (*BLOCKS, *DEFAULTS)),
+    "static_defaults": ("static", (*BLOCKS, *DEFAULTS)),
 }
-"""Run and options of find by the name of the spots file."""
+"""Run and options of find by the name of the spots file; others are defaults of the manual."""
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 """Text that a page must show and not run."""
 

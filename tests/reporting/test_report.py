@@ -192,7 +192,7 @@ def test_a_file_of_an_earlier_version(spots_file: SpotsFiles, tmp_path: Path) ->
 
 def test_a_run_without_spots(tmp_path: Path) -> None:
     frames = np.random.default_rng(3).poisson(100, (20, 40, 64)).astype(np.uint16)
-    parameters = gpu_spots.Parameters(angles=0, cutoff=60)
+    parameters = gpu_spots.Parameters.manual(angles=0, cutoff=60)
     gpu_spots.find_spots(frames, parameters, output=tmp_path / "no__spots.h5").close()
     _, numbers, _ = report_on(tmp_path / "no__spots.h5", tmp_path)
     assert list(numbers["sections"]) == ["frames", "background", "noise", "options"]

@@ -20,7 +20,7 @@ def verdict_on(path: Path) -> Verdict:
         return verdict(facts)
 
 
-@pytest.mark.parametrize("name", ["sound", "dark"])
+@pytest.mark.parametrize("name", ["sound", "dark", "sound_defaults"])
 def test_a_sound_run_is_ok(spots_file: SpotsFiles, name: str) -> None:
     found = verdict_on(spots_file(name))
     assert found.is_ok
@@ -84,6 +84,7 @@ def test_faults_do_not_cause_others(spots_file: SpotsFiles) -> None:
         "static": "static spots",
         "saturated": "saturated spots",
         "n_too_small": "-n is too small",
+        "static_defaults": "static spots",
     }
     for name, title in expected.items():
         serious = [
@@ -106,7 +107,9 @@ def test_frames_without_spots_and_of_another_exposure(
 
 def test_a_run_without_spots(tmp_path: Path) -> None:
     frames = np.random.default_rng(3).poisson(100, (20, 64, 64)).astype(np.uint16)
-    find_spots(frames, Parameters(angles=0, cutoff=60), output=tmp_path / "none__spots.h5").close()
+    find_spots(
+        frames, Parameters.manual(angles=0, cutoff=60), output=tmp_path / "none__spots.h5"
+    ).close()
     found = verdict_on(tmp_path / "none__spots.h5")
     assert found.sentence == "Look: no spots; 0 spots on 20 frames"
     titles = {one.title: one.level for one in found.findings}
