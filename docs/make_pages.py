@@ -209,6 +209,8 @@ OPTION_TABLES = {
             "ratios",
             "merge",
             "report",
+            "view",
+            "tune",
             "simulate",
             "score",
             "devices",

@@ -1,8 +1,8 @@
 """Make the screenshots of the documentation: ``python docs/make_screenshots.py [FOLDER]``.
 
 Each is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show reports of the tutorial's run, and of one that drifts. Needs Chromium
-with its driver, and the extra ``test``.
+``docs/images``. They show reports of the tutorial's run, and of one that drifts, and the tutorial's
+run in the viewer. Needs Chromium with its driver, and the extra ``test``.
 """
 
 import base64
@@ -31,6 +31,14 @@ REPORTS = {
     ),
 }
 """Options of simulate and find, and height of the picture, pixels, by its name."""
+VIEWS = {
+    "view": ("low=0&high=4000", "s"),
+    "tune": (
+        "of=difference&low=-50&high=250&zoom=2.2&X=330&Y=600&tab=tune&split=1&tune-significance=4",
+        "",
+    ),
+}
+"""State of the page of the viewer, and a key that is pressed, by the name of the picture."""
 
 
 def main(folder: Path) -> None:
@@ -53,8 +61,33 @@ def main(folder: Path) -> None:
                     path = folder / f"{name}{suffix}.png"
                     shoot(browser, page.as_uri(), scheme, path, height)
                     print(path.name)
+                if name == "report":
+                    view(browser, spots, folder)
     finally:
         browser.quit()
+
+
+def view(browser: webdriver.Chrome, spots: Path, folder: Path) -> None:
+    """Take the pictures of the viewer."""
+    program = [sys.executable, "-m", "gpu_spots", "view", str(spots), "--no-browser"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        address = running.stdout.readline().strip()
+        try:
+            for name, (state, key) in VIEWS.items():
+                for scheme, suffix in (("light", ""), ("dark", "-dark")):
+                    browser.get("about:blank")
+                    shoot(
+                        browser,
+                        f"{address}#{state}",
+                        scheme,
+                        folder / f"{name}{suffix}.png",
+                        760,
+                        key,
+                    )
+                    print(f"{name}{suffix}.png")
+        finally:
+            running.terminate()
 
 
 def chromium() -> webdriver.Chrome:
@@ -65,13 +98,22 @@ def chromium() -> webdriver.Chrome:
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def shoot(browser: webdriver.Chrome, address: str, scheme: str, path: Path, height: int) -> None:
+def shoot(
+    browser: webdriver.Chrome, address: str, scheme: str, path: Path, height: int, key: str = ""
+) -> None:
     """Write the upper part of a page, in ``light`` or ``dark`` colours, with 256 colours."""
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
     browser.set_window_size(WIDTH, height + 200)
     browser.get(address)
     time.sleep(1)  # charts are drawn when they are seen
+    if "token=" in address:
+        if key:
+            browser.find_element("tag name", "body").send_keys(key)
+        time.sleep(6)  # the finder is prepared
+        while browser.find_element("id", "false-tuned").get_attribute("textContent") == "…":
+            time.sleep(0.5)
+        height = browser.execute_script("return innerHeight")
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": clip})
     image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")

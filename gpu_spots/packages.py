@@ -8,6 +8,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
     "report": ("jinja2",),
+    "view": ("starlette", "uvicorn"),
 }
 """Packages of each extra of pyproject.toml."""
 

@@ -301,6 +301,26 @@ def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
     assert importers("jinja2") == {"gpu_spots/reporting/write"}
 
 
+def test_tuning_computes_by_the_pipeline_and_knows_no_page() -> None:
+    """The viewer and one command use it; it names no backend and no command."""
+    for name in FILES:
+        if name.startswith("gpu_spots/tuning/"):
+            others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+            assert not {m for m in others if m.startswith(("cli", "cuda", "view", "cpu_fallback"))}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/tuning/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/tuning") for m in ours(name))}
+    assert users == {"gpu_spots/cli/tune", "gpu_spots/view/viewed"}
+
+
+def test_only_the_viewer_has_a_server() -> None:
+    """It is entered by its command, inside a function, as the packages may be missing."""
+    assert importers("uvicorn") == {"gpu_spots/view/server"}
+    assert importers("starlette") == {"gpu_spots/view/app", "gpu_spots/view/guard"}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/view/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/view/") for m in ours(name))}
+    assert users == {"gpu_spots/cli/view"}
+
+
 @pytest.mark.parametrize(
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )

@@ -343,6 +343,27 @@ class SpotsFile:
                 columns |= zip(names, values.T, strict=True)
         return columns
 
+    def spot_column(self, name: str, begin: int = 0, end: int | None = None) -> Array:
+        """Return one column of the table of the spots of all frames, or some of its rows.
+
+        Args:
+            name: Name of the column, such as ``I``; see `spots`.
+            begin: First row.
+            end: Row after the last one. None: the end of the table.
+
+        Returns:
+            Type and shape as in docs/file-format.md, one row per spot.
+
+        Raises:
+            InputError: The file has no such column.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(results.spot_column("XY", 0, 2).shape)
+            (2, 2)
+        """
+        return self._read(f"spots/{name}", slice(begin, end))
+
     def to_dataframe(self, frame: int | None = None) -> "pandas.DataFrame":
         """Return the table of the spots of a frame, or of all frames, as a pandas DataFrame.
 
