@@ -13,6 +13,7 @@ from gpu_spots.errors import GpuSpotsError
 from gpu_spots.model import Array
 from gpu_spots.packages import install_command
 from gpu_spots.pictures import contrast_of
+from gpu_spots.spots.ratios.wilson import mean_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 PULLS = (("on_off", "on/off"), ("off_off", "off/off"), ("on_on", "on/on"))
 """Null tests whose pulls are drawn, and their labels."""
+RATIOS_WIDTH, RATIOS_WIDTH_WITH_FIT, RATIOS_HEIGHT = 10, 15, 4
+"""Size of the plot of ratios, with and without a photo-Wilson fit, inches."""
+WILSON_BINS = 12
+"""Points of the photo-Wilson plot, for each delay."""
 
 
 def background(results: "SpotsFile", *, figure: "Drawing | None" = None) -> "Drawing":
@@ -165,6 +170,8 @@ def noise(results: "SpotsFile", *, figure: "Drawing | None" = None) -> "Drawing"
 def ratios(found: "RatioResult", *, figure: "Drawing | None" = None) -> "Drawing":
     """Draw ratios by intensity, and the pulls of on/off and of the null tests.
 
+    With a photo-Wilson fit, a third panel shows it.
+
     Args:
         found: Ratios.
         figure: Figure to draw into. None: a new one.
@@ -179,8 +186,9 @@ def ratios(found: "RatioResult", *, figure: "Drawing | None" = None) -> "Drawing
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['on/off ratio', 'density']
     """
-    figure = _figure(figure, 10, 4)
-    left, right = figure.subplots(1, 2)
+    fits = found.figures.get("photo-Wilson", [])
+    figure = _figure(figure, RATIOS_WIDTH_WITH_FIT if fits else RATIOS_WIDTH, RATIOS_HEIGHT)
+    left, right, *others = figure.subplots(1, 3 if fits else 2)
     columns = found.ratios
     known = (columns["I_off"] > 0) & np.isfinite(columns["sigma_R"])
     for delay in np.unique(columns["delay"][known]).tolist():
@@ -215,7 +223,26 @@ def ratios(found: "RatioResult", *, figure: "Drawing | None" = None) -> "Drawing
         title=found.verdict.partition(":")[0],
     )
     right.legend(fontsize="small")
+    for axes in others:
+        _draw_wilson(axes, found, fits)
     return figure
+
+
+def _draw_wilson(axes: "Axes", found: "RatioResult", fits: list[dict[str, Any]]) -> None:
+    """Draw the mean of ln R in bins of s^2, and the fitted lines, for each delay."""
+    columns = found.ratios
+    for number, fit in enumerate(fits):
+        delay, colour = fit["delay"], f"C{number}"
+        same = np.isnan(columns["delay"]) if np.isnan(delay) else columns["delay"] == delay
+        s, R, sigma = (columns[name][same] for name in ("s", "R", "sigma_R"))
+        x, y, error = mean_lines(s, R, sigma, WILSON_BINS)
+        axes.errorbar(x, y, error, fmt="o", color=colour)
+        ends = np.array([0.0, float(x.max())])
+        words = f"$\\Delta B$ = {fit['delta_B']:.3f} $\\pm$ {fit['sigma_delta_B']:.3f} $\\AA^2$"
+        axes.plot(ends, fit["ln_scale"] + fit["slope"] * ends, color=colour, label=words)
+    axes.axhline(0, color="gray", linestyle="dashed")
+    axes.set(xlabel=r"$(\sin\theta / \lambda)^2$, $\AA^{-2}$", ylabel="ln R", title="photo-Wilson")
+    axes.legend(fontsize="small")
 
 
 def _figure(figure: "Drawing | None", width: float, height: float) -> Any:

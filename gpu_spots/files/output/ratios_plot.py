@@ -5,7 +5,7 @@ from pathlib import Path
 from gpu_spots.errors import OutputError
 from gpu_spots.files.output.new_file import check_output, complete_or_absent
 from gpu_spots.packages import install_command
-from gpu_spots.plots import ratios
+from gpu_spots.plots import RATIOS_HEIGHT, RATIOS_WIDTH, RATIOS_WIDTH_WITH_FIT, ratios
 from gpu_spots.spots.ratios import RatioResult
 
 
@@ -31,7 +31,8 @@ def write_plot(path: Path, found: RatioResult, *, force: bool = False) -> None:
             f"{path}: plots need matplotlib, which is not installed; use {install_command('plots')}"
         ) from error
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    width = RATIOS_WIDTH_WITH_FIT if found.figures.get("photo-Wilson") else RATIOS_WIDTH
+    figure = Figure(figsize=(width, RATIOS_HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
     ratios(found, figure=figure)
     with complete_or_absent(path) as part:
