@@ -7,6 +7,8 @@ EXTRAS = {
     "images": ("fabio",),
     "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
+    "report": ("jinja2",),
+    "view": ("starlette", "uvicorn"),
 }
 """Packages of each extra of pyproject.toml."""
 
