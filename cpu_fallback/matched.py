@@ -374,6 +374,7 @@ def matched_masks(
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
         filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
+        invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
         spots=matched.list_spots(mask, pixel, np.concatenate([none, *spots]), len(found), n_y),
     )
 

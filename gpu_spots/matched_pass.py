@@ -60,7 +60,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )
             sums = self._measure(on_device, masks.spots, np.arange(end - begin), begin, end)
             found = replace(masks.spots, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            return self._fetch(kinds, found, masks.invalid), sums
 
         for begin, end, (intensity, measured) in self._walk(
             "masks and spots", n_frames, "frames", one_batch
@@ -81,7 +82,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
-            return self._fetch(kinds, found), found
+            return self._fetch(kinds, found, masks.invalid), found
 
         walk = self._walk("masks", groups.n_masks, "masks", one_batch)
         return self._measured_on_frames(groups, joined([found for *_, found in walk]))

@@ -105,7 +105,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
             # results that wait to be written hold no device memory
             found = replace(found, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            return self._fetch(kinds, found, masks.invalid), sums
 
         for begin, end, (intensity, measured) in self._walk(
             "masks and spots", self.source.shape[0], "frames", one_batch
@@ -119,7 +120,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         The frames are read once for the masks, and once more for the sums.
         """
         self.sink.expect_synced(groups.n_masks)
-        return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
+        return self._measured_on_frames(groups, self._label(*self._synced_masks(groups)))
 
     def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
         """Measure the spots of groups on each of their frames."""
@@ -149,10 +150,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         intensity, sigma = weighted.columns()
         return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
 
-    def _synced_masks(self, groups: Groups) -> Masks:
-        """Return the union of the filtered masks of each group.
+    def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:
+        """Return the union of the filtered masks of each group, and its invalid pixels, if any.
 
-        Pixels that are invalid on any frame of the group are excluded.
+        Pixels that are invalid on any frame of the group are excluded from the union.
         """
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
@@ -167,11 +168,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             if masks.invalid is not None:
                 invalid = self._empty_masks(groups) if invalid is None else invalid
                 self._unite(invalid, masks.invalid, mask_of_frame)
-        return (
-            synced
-            if invalid is None
-            else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
-        )
+        if invalid is None:
+            return synced, None
+        return at_last(lambda: self.backend.without(synced, invalid), self.backend.release), invalid
 
     def _empty_masks(self, groups: Groups) -> Masks:
         return at_last(
@@ -189,14 +188,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
         in_halves(some, (0, len(masks)), self.backend.release)
 
-    def _label(self, synced: Masks) -> Components:
+    def _label(self, synced: Masks, invalid: Masks | None) -> Components:
         """Return the components of all synced masks, and write the masks and labels."""
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             found = replace(
                 self.backend.components(synced[begin:end], self.connectivity), held=None
             )
-            return self._fetch({"synced": synced[begin:end]}, found), found
+            of_batch = None if invalid is None else invalid[begin:end]
+            return self._fetch({"synced": synced[begin:end]}, found, of_batch), found
 
         return joined(
             [found for *_, found in self._walk("labels", len(synced), "masks", one_batch)]
@@ -282,14 +282,19 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
-    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
-        """Bring the masks that the sink keeps to the host."""
+    def _fetch(
+        self,
+        masks: dict[str, Masks],
+        found: Components | None = None,
+        invalid: Masks | None = None,
+    ) -> Images:
+        """Bring the masks that the sink keeps to the host, and sum over the components."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return Images(
-            dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
-            found,
-            None if found is None else self.maps.sums(found),
-        )
+        images = dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True))
+        if found is None:
+            return Images(images)
+        (on_host,) = [None] if invalid is None else self.backend.fetch([invalid])
+        return Images(images, found, self.maps.sums(found, on_host))
 
     def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""

@@ -54,16 +54,22 @@ def properties(
     static: Sequence[Place] = (),
     noise: Noise | None = None,
     hot: Sequence[Place] = (),
+    invalid: NDArray[np.bool_] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
     `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
     background of every pixel in raster order, None for masked pixels. With `factors` the background
     is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
-    errors are computed. `hot` are hot and cold pixels.
+    errors are computed. `hot` are hot and cold pixels. `invalid`, (masks, n_X, n_Y), are pixels
+    without a valid value on a frame of each mask, if any are not masked.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
+    without = [
+        masked if invalid is None else masked | {(int(x), int(y)) for x, y in np.argwhere(of_mask)}
+        for of_mask in (result["masks/labels"] if invalid is None else invalid)
+    ]
     rows: dict[str, list[Any]] = {}
     for row, frame in enumerate(result["spots/frame"].tolist()):
         begin, end = result["spots/pixel_list_BE"][row]
@@ -93,7 +99,9 @@ def properties(
         flags = {
             BORDER: touches_border(spot.places, frames.shape[1:]),
             INVALID: any(
-                (x + i, y + j) in masked for x, y in spot.places for i, j in [(0, 0), *AROUND]
+                (x + i, y + j) in without[result["spots/mask"][row]]
+                for x, y in spot.places
+                for i, j in [(0, 0), *AROUND]
             ),
             OVERLOADED: overload is not None and overload[row] > 0,
             SEVERAL_MAXIMA: found["n_maxima"] > 1,

@@ -277,6 +277,7 @@ def matched_masks(
     return MatchedMasks(
         raw=PackedMasks(raw, n_columns),
         filtered=PackedMasks(filtered, n_columns),
+        invalid=None if found.invalid is None else PackedMasks(found.invalid, n_columns),
         spots=matched.list_spots(
             np.concatenate([none, *masks]),
             np.concatenate([none, *pixels]),

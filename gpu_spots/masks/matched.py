@@ -555,6 +555,10 @@ class MatchedMasks(Generic[Masks]):
     """Pixels at or above the seed level of any map, one mask a frame or group."""
     filtered: Masks
     """Pixels of spots, one mask a frame or group."""
+    invalid: Masks | None
+    """Pixels without a valid value on some frame, one mask a frame or group; None: none but those of
+    ``Validity.pixels``.
+    """
     spots: Components
     """Spots. They may touch each other, unlike connected components."""
 

@@ -8,7 +8,7 @@ rounded float64 operations in a fixed order, so the results are the same for eve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from gpu_spots.model import (
     FixedPointMean,
     Measurements,
     NoiseModel,
+    PackedImages,
 )
 from gpu_spots.spots.neighbours import neighbours
 
@@ -95,8 +96,12 @@ class ComponentMaps:
             may_touch=may_touch,
         )
 
-    def sums(self, found: Components) -> ComponentSums:
-        """Return the sums over components."""
+    def sums(self, found: Components, invalid: PackedImages | None = None) -> ComponentSums:
+        """Return the sums over components.
+
+        ``invalid``: pixels without a valid value on a frame of each mask; None: only masked pixels
+        have none.
+        """
         begin = found.begin
         # components whose pixels fit in the cache, one at least
         ends = np.searchsorted(begin, np.arange(PIECE, begin[-1], PIECE), side="right") - 1
@@ -105,6 +110,8 @@ class ComponentMaps:
             [self._sums(found, first, last) for first, last in pairwise(edges)]
             or [self._sums(found, 0, 0)]
         )
+        if invalid is not None:
+            result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
         if self.may_touch:
             for hits in _touching(found, self.shape):
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
@@ -331,6 +338,20 @@ def _beside(marked: Bools) -> Bools:
     result[:, 1:] |= rows[:, :-1]
     result[:, :-1] |= rows[:, 1:]
     return result
+
+
+def _beside_invalid(
+    found: Components, invalid: PackedImages, shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the component of each pixel that is marked in its mask, or beside one that is."""
+    mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
+    x, y = np.divmod(found.pixels, shape[1])
+    hits = np.zeros(len(x), bool)
+    for dx, dy in product((-1, 0, 1), repeat=2):
+        # beyond the border: a neighbour on this side of it
+        row, column = np.clip(x + dx, 0, shape[0] - 1), np.clip(y + dy, 0, shape[1] - 1)
+        hits |= (invalid.octets[mask, row, column >> 3] >> (column & 7)) & 1 > 0
+    return np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))[hits]
 
 
 def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
