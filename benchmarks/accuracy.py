@@ -1,21 +1,24 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
     python benchmarks/accuracy.py [--quick] [--peers FOLDER] [--scenes ccd pilatus ...]
-        [--json FILE] [--plots FOLDER]
+        [--programs matched om ...] [--json FILE] [--plots FOLDER]
 
-Each program has several settings. On a run with a seed for tuning, the setting with the highest
-recall above 5 sigma is chosen among those with at most 0.1 false spots a frame (or the one with the
-fewest). The tables show what the chosen setting does on other runs, whose seeds are for published
-figures only. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
+Each program has several settings. On two runs of 24 frames of 512 x 512 with seeds for tuning, the
+setting with the highest recall above 5 sigma is chosen among those with at most 0.1 false spots a
+frame (or the one with the fewest). The tables show what the chosen setting does on other runs, whose
+seeds are for published figures only. All programs are scored by the rule of ``gpu-spots score``, which
+needs centres only. Results that FILE has from a run before are kept and shown, so programs and scenes
+can be measured one after the other.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
-    for p in om:ondamonitor id11:ImageD11 sep:sep photutils:photutils; do
+    for p in om:ondamonitor id11:ImageD11 sep:sep photutils:photutils pyfai:pyFAI; do
         python3 -m venv FOLDER/${p%:*}; FOLDER/${p%:*}/bin/pip install ${p#*:} "numpy<3"
     done
     FOLDER/om/bin/pip install "numpy<2"
 
-Without --quick frames have 1024 x 1024 pixels, runs 60 frames and there are three of them.
+Without --quick frames have 1024 x 1024 pixels, runs 60 frames and there are three of them; the
+tuning runs have spots of the same size.
 """
 
 import argparse
@@ -39,14 +42,26 @@ from gpu_spots import Parameters, __version__, find_spots
 from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
-from gpu_spots.simulate.design import PUBLISHED_SEEDS, TUNING_SEEDS, make_design
+from gpu_spots.simulate.design import (
+    PRESETS,
+    PUBLISHED_SEEDS,
+    TUNING_SEEDS,
+    SpotDesign,
+    make_design,
+)
 from gpu_spots.simulate.run import SimulatedRun, simulate_run
-from gpu_spots.simulate.score import Bin, Found, Score, score
+from gpu_spots.simulate.score import Bin, Found, Purity, Score, score
 
-EDGES = (3.0, 5.0, 7.0, 10.0, 15.0, 30.0, math.inf)
+EDGES = (3.0, 5.0, 7.0, 10.0, 15.0, 30.0, 100.0, math.inf)
 """Edges of the bins of signal-to-noise."""
 ASKED_FROM = 5.0
 """Settings are chosen by the recall of spots at or above this signal-to-noise."""
+ERRORS_FROM = 7.0
+"""Errors of intensities are shown from this signal-to-noise on."""
+ENOUGH = 20
+"""Spots of a bin whose errors are shown, at least."""
+TUNING = TUNING_SEEDS[100:102]
+"""Seeds of the runs on which settings are chosen."""
 FALSE_LIMIT = 0.1
 """False spots a frame that a chosen setting may have."""
 
@@ -61,13 +76,15 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "hard": ("hard", CCD | {"correlation": 0.0, "neighbours": 0, "static_spots": 0}),
     "pilatus": ("pilatus", COUNTER | {"modules": (195, 487), "gaps": (17, 7)}),
     "eiger": ("eiger", COUNTER | {"modules": (250, 300), "gaps": (37, 10)}),
+    "laser": ("marccd", CCD | {"laser": True}),
     "pairs 3": ("marccd", PAIRS | {"separation": 3.0}),
     "pairs 4": ("marccd", PAIRS | {"separation": 4.0}),
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
 """By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the usual
-number.
+number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an angle
+(``-S blocks``).
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -103,7 +120,7 @@ MATCHED: dict[str, dict[str, Any]] = {
 """Settings of ``--finder matched``."""
 PATIENCE = 900
 """Seconds that all settings of another program may take on one run."""
-PEERS = ("om", "id11", "sep", "photutils")
+PEERS = ("om", "id11", "sep", "photutils", "pyfai")
 """Other programs, by the folders of their environments."""
 OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
 """Programs of ours and their settings."""
@@ -138,54 +155,56 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="24 frames of 512 x 512, one run")
     parser.add_argument("--peers", type=Path, metavar="FOLDER")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--programs", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scene")
     options = parser.parse_args()
     size, n_frames, n_runs = (512, 24, 1) if options.quick else (1024, 60, 3)
-    seeds = TUNING_SEEDS[100], list(PUBLISHED_SEEDS[:n_runs])
     record: dict[str, Any] = {
         "gpu_spots": __version__, "numpy": np.__version__, "python": sys.version.split()[0],
-        "size": size, "frames": n_frames, "tuning_seed": seeds[0], "seeds": seeds[1], "scenes": {},
+        "size": size, "frames": n_frames, "tuning_seeds": list(TUNING), "scenes": {},
+        "seeds": list(PUBLISHED_SEEDS[:n_runs]),
     }  # fmt: skip
+    if options.json and options.json.exists():
+        record["scenes"] = json.loads(options.json.read_text())["scenes"]
     begun = time.perf_counter()
     for scene in options.scenes:
         with tempfile.TemporaryDirectory() as folder:
-            results, versions = measured(scene, size, n_frames, seeds, options.peers, Path(folder))
-        record["scenes"][scene] = {
+            results, versions = measured(scene, record, options, Path(folder))
+        of_scene = record["scenes"].setdefault(scene, {})
+        of_scene |= {
             name: asdict(result) | {"version": versions.get(name)}
             for name, result in results.items()
         }
+        if options.json:
+            options.json.write_text(json.dumps(record, indent=1))
+        results = {name: _read(of_scene[name]) for name in [*OURS, *PEERS] if name in of_scene}
         print(f"\n## {scene}\n", flush=True)
-        for line in table(scene, results):
+        for line in (*table(scene, results), "", *errors(scene, results)):
             print(line, flush=True)
         if options.plots and not scene.startswith("pairs"):
             scores = {name: combined(result.scores) for name, result in results.items()}
             write_plot(options.plots / f"accuracy_{scene}.svg", scores, force=True)
     print(f"\n{time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
 
 
 def measured(
-    scene: str,
-    size: int,
-    n_frames: int,
-    seeds: tuple[int, list[int]],
-    peers: Path | None,
-    folder: Path,
+    scene: str, record: Mapping[str, Any], options: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Return the results of each program at its best setting, and the versions of others."""
-    tuning = simulated(scene, size, n_frames, seeds[0])
-    published = [simulated(scene, size, n_frames, seed) for seed in seeds[1]]
+    size = record["size"]
+    tuning = [simulated(scene, 512, 24, seed, size // 512) for seed in TUNING]
+    published = [simulated(scene, size, record["frames"], seed) for seed in record["seeds"]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    for name, wanted in OURS.items():
-        settings = {setting: changes for setting, changes in wanted.items() if _known(changes)}
-        if not settings:
-            print(f"{name}: not measured, this version does not have it", file=sys.stderr)
+    for name in OURS:
+        if name not in options.programs:
             continue
+        settings = {setting: made for setting, made in OURS[name].items() if _known(made)}
         tried = {
-            setting: score(tuning.run.truth, ours(tuning, changes, folder), EDGES)
+            setting: combined(
+                [score(one.run.truth, ours(one, changes, folder), EDGES) for one in tuning]
+            )
             for setting, changes in settings.items()
         }
         best = chosen(tried, scene)
@@ -197,21 +216,24 @@ def measured(
         ]
         results[name] = Result(best, tuple(scores), seconds)
     for name in PEERS:
-        python = peers and peers / name / "bin/python"
+        if name not in options.programs:
+            continue
+        python = options.peers and options.peers / name / "bin/python"
         if not python or not python.exists():
             print(f"{name}: not measured, no environment", file=sys.stderr)
             continue
-        tried = {
-            setting: score(tuning.run.truth, found, EDGES)
-            for setting, found in theirs(python, name, tuning, folder, versions)
-        }
-        if not tried:
+        each: dict[str, list[Score]] = {}
+        for one in tuning:
+            for setting, one_found in theirs(python, name, one, folder, versions):
+                each.setdefault(setting, []).append(score(one.run.truth, one_found, EDGES))
+        if not each:
             continue
+        tried = {setting: combined(scores) for setting, scores in each.items()}
         best = chosen(tried, scene)
         peer_scores = [
-            score(one.run.truth, found, EDGES)
+            score(one.run.truth, one_found, EDGES)
             for one in published
-            for _, found in theirs(python, name, one, folder, versions, best)
+            for _, one_found in theirs(python, name, one, folder, versions, best)
         ]
         results[name] = Result(best, tuple(peer_scores), math.nan)
     return results, versions
@@ -226,14 +248,17 @@ def _known(changes: Mapping[str, Any]) -> bool:
     return True
 
 
-def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
-    """Return a run of a scene."""
+def simulated(scene: str, size: int, n_frames: int, seed: int, larger: int = 1) -> Frames:
+    """Return a run of a scene, with spots of ``larger`` times the usual area."""
     preset, changes = SCENES[scene]
     usual = 200 * (size / 1024) ** 2
     options: dict[str, Any] = {
         "size": (size, size), "laser": False, "angles": n_frames, "repeats": 1, "spots": 1.0,
         "seed": seed,
     } | changes  # fmt: skip
+    if options["laser"]:
+        options |= {"angles": n_frames // 6, "repeats": 3}
+    options["area"] = larger * PRESETS[preset].get("area", SpotDesign().area)
     for name in ("spots", "neighbours"):
         options[name] = round(usual * options.get(name, 0))
     run = simulate_run(make_design(options, preset))
@@ -245,12 +270,19 @@ def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
 def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
     """Return what this program finds."""
     drifts = one.run.design.drift > 0
-    parameters = replace(Parameters(angles=0, normalise="level" if drifts else "none"), **changes)
+    schedule, laser = one.run.truth.schedule, one.run.design.laser
+    parameters = Parameters(
+        angles=0,
+        normalise="level" if drifts else "none",
+        sync="blocks" if laser else "none",
+        **changes,
+    )
+    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     output = folder / "spots.h5"
     with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
         find_spots(
-            one.frames, parameters, valid_pixels=one.good, output=output, compression="lzf",
-            force=True,
+            one.frames, parameters, columns=columns if laser else None, valid_pixels=one.good,
+            output=output, compression="lzf", force=True,
         ).close()  # fmt: skip
     return read_found(output)
 
@@ -331,6 +363,40 @@ def _means(parts: Sequence[Bin]) -> dict[str, float]:
             float(np.average(values[known], weights=weights[known])) if known.any() else math.nan
         )
     return means
+
+
+def _read(result: Mapping[str, Any]) -> Result:
+    """Return a result as it was written to a file."""
+    scores = [
+        Score(
+            **one
+            | {
+                "bins": tuple(Bin(**part) for part in one["bins"]),
+                "clear": Bin(**one["clear"]),
+                "purity": tuple(Purity(**part) for part in one["purity"]),
+            }
+        )
+        for one in result["scores"]
+    ]
+    return Result(result["setting"], tuple(scores), result["seconds"])
+
+
+def errors(scene: str, results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the lines of a scene's table of intensities and their errors, by the whole spot."""
+    if scene.startswith("pairs"):
+        return
+    yield "| program | S/N | spots | I | 68 % | 95 % |"
+    yield "|---|---|---|---|---|---|"
+    for name, result in results.items():
+        for part in combined(result.scores).bins:
+            if part.low < ERRORS_FROM or part.found < ENOUGH or math.isnan(part.covered_68):
+                continue
+            limits = f"> {part.low:g}" if math.isinf(part.high) else f"{part.low:g}-{part.high:g}"
+            yield (
+                f"| {name} | {limits} | {part.found} | {100 * part.intensity_bias:+.1f} ± "
+                f"{100 * part.intensity_scatter:.1f} % | {100 * part.covered_68:.0f} | "
+                f"{100 * part.covered_95:.0f} |"
+            )
 
 
 def table(scene: str, results: Mapping[str, Result]) -> Iterator[str]:

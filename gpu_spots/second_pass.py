@@ -147,7 +147,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
-        intensity, sigma = weighted.columns()
+        intensity, sigma = weighted.columns(self.source.plan.threads)
         return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
 
     def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.memory.workers import in_order
 from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel
 from gpu_spots.spots.neighbours import neighbours
 from gpu_spots.spots.properties import ComponentMaps
@@ -44,14 +45,24 @@ class WeightedSums:
         lengths = np.diff(self.found.begin[self.found.first])[mask_of_frame]
         self.values.extend(np.split(values, np.cumsum(lengths)[:-1]))
 
-    def columns(self) -> tuple[Floats, Floats]:
-        """Return weighted intensity and its sigma of each spot, (n,) float64, counts."""
+    def columns(self, workers: int = 1) -> tuple[Floats, Floats]:
+        """Return weighted intensity and its sigma of each spot, (n,) float64, counts.
+
+        ``workers``: threads that compute.
+        """
         intensities, sigmas = ([np.zeros(0)] * len(self.mask_of_frame) for _ in range(2))
         order = np.argsort(self.mask_of_frame, kind="stable")
         ends = np.cumsum(np.bincount(self.mask_of_frame, minlength=len(self.found.first) - 1))
-        for mask, frames in enumerate(np.split(order, ends[:-1])):
-            for frame, of_frame in zip(frames, self._of_mask(mask, frames), strict=True):
+        of_masks = np.split(order, ends[:-1])
+
+        def compute(mask: int) -> None:
+            for frame, of_frame in zip(
+                of_masks[mask], self._of_mask(mask, of_masks[mask]), strict=True
+            ):
                 intensities[frame], sigmas[frame] = of_frame
+
+        for _ in in_order(compute, range(len(of_masks)), workers):
+            pass
         return np.concatenate(intensities), np.concatenate(sigmas)
 
     def _of_mask(self, mask: int, frames: Indices) -> Iterator[tuple[Floats, Floats]]:

@@ -367,12 +367,38 @@ def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
 
 def _touching(found: Components, shape: tuple[int, int]) -> list[NDArray[np.int64]]:
     """Return the components with a neighbouring pixel of another one of their mask, in parts."""
-    component = np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))
-    mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
-    order = np.argsort(mask * (shape[0] * shape[1]) + found.pixels, kind="stable")
+    of_component = np.repeat(np.arange(len(found.first) - 1), found.counts)
+    length = np.where(_boxes_touch(found, of_component, shape), np.diff(found.begin), 0)
+    component = np.repeat(np.arange(len(length)), length)
+    taken = np.repeat(found.begin[:-1] - np.cumsum(length) + length, length)
+    mask, pixels = of_component[component], found.pixels[taken + np.arange(len(taken))]
+    order = np.argsort(mask * (shape[0] * shape[1]) + pixels, kind="stable")
     of_pixel = component[order]
     parts = []
-    for at, other in neighbours(mask, found.pixels[order], shape):
+    for at, other in neighbours(mask[order], pixels[order], shape):
         apart = of_pixel[at] != of_pixel[other]
         parts += [of_pixel[at[apart]], of_pixel[other[apart]]]
     return parts
+
+
+def _boxes_touch(found: Components, mask: NDArray[np.int64], shape: tuple[int, int]) -> Bools:
+    """Return which components have a box that overlaps that of another, or borders on it.
+
+    Args:
+        found: components; those of a mask are in the order of the begins of their boxes along X.
+        mask: (c,) int64: mask of each component.
+        shape: (n_X, n_Y) of a mask.
+    """
+    begin_x, end_x, begin_y, end_y = found.box.astype(np.int64).T
+    # rows of one mask after the other, with one in between
+    row = mask * (shape[0] + 1)
+    here = np.arange(len(mask))
+    n_after = np.searchsorted(row + begin_x, row + end_x, side="right") - here - 1
+    one = np.repeat(here, n_after)
+    other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(n_after) - n_after, n_after)
+    touch = (
+        (mask[one] == mask[other]) & (begin_y[one] <= end_y[other]) & (begin_y[other] <= end_y[one])
+    )
+    result = np.zeros(len(mask), bool)
+    result[one[touch]] = result[other[touch]] = True
+    return result
