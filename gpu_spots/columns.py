@@ -310,8 +310,8 @@ SPOT_COLUMNS = (
         unit="pixel",
         components=("centroid_X", "centroid_Y"),
         description=(
-            "X and Y of the centre of mass of the value less the background; "
-            "NaN where I is not above 0"
+            "X and Y of the centre of mass of the value less the background (finder matched: with "
+            "weights by the profile); NaN where I, or the weighted sum, is not above 0"
         ),
     ),
     DatasetRecord(
@@ -331,8 +331,8 @@ SPOT_COLUMNS = (
         unit="pixel^2",
         components=("moments_XX", "moments_YY", "moments_XY"),
         description=(
-            "second moments XX, YY and XY of the value less the background about the centroid; "
-            "NaN where the centroid is"
+            "second moments XX, YY and XY of the value less the background about its centre of "
+            "mass; NaN where I is not above 0"
         ),
     ),
     DatasetRecord(

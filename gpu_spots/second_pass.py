@@ -93,6 +93,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         may_touch = parameters.finder == "matched" or parameters.connectivity == 1
         self.maps = ComponentMaps.of(background, may_touch=may_touch)
         self.noise_model = background.noise_model
+        self.weights_centroids = parameters.finder == "matched" and self.noise_model is not None
         self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
@@ -147,8 +148,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
-        intensity, sigma = weighted.columns(self.source.plan.threads)
-        return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
+        sums = weighted.columns(self.source.plan.threads)
+        centroids = sums.centroids() if self.weights_centroids else {}
+        prf = {"spots/I_prf": sums.intensity, "spots/sigma_prf": sums.sigma}
+        return {**table, **prf, **centroids}
 
     def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:
         """Return the union of the filtered masks of each group, and its invalid pixels, if any.

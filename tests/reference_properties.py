@@ -257,7 +257,7 @@ def weighted_intensities(
     factors: Sequence[int],
     noise: Noise,
 ) -> dict[str, NDArray[Any]]:
-    """Compute I_prf and sigma_prf of all spots; the arguments are those of `properties`."""
+    """Compute I_prf, sigma_prf and weighted centroids of all spots; arguments as of `properties`."""
     n_y = frames.shape[2]
     images = [frame.ravel().tolist() for frame in frames]
     levels = [65536.0 / factor for factor in factors] or [1.0] * len(frames)
@@ -265,6 +265,7 @@ def weighted_intensities(
     for row, key in enumerate(zip(result["spots/mask"], result["spots/label"], strict=True)):
         spots.setdefault((int(key[0]), int(key[1])), []).append(row)
     found = np.full((2, len(result["spots/frame"])), math.nan)
+    centroids = np.full((2, len(result["spots/frame"]), 2), math.nan)
     for rows in spots.values():
         begin, end = result["spots/pixel_list_BE"][rows[0]]
         pixels = result["spots/pixel_list"][begin:end].tolist()
@@ -285,6 +286,29 @@ def weighted_intensities(
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
         weights, scale = weights_of(pixels, n_y, differences, variances, noise.gain)
+        profile = [0.0] * len(pixels)
+        for difference in differences:
+            profile = [p + d for p, d in zip(profile, difference, strict=True)]
+        box = result["spots/box"][rows[0]].tolist()
+        for axis in (0, 1):
+            begin = float(box[2 * axis])
+            places = [divmod(pixel, n_y)[axis] - begin for pixel in pixels]
+            centre = centre_of(weights, profile, places)
+            moments = [w * (place - centre) for w, place in zip(weights, places, strict=True)]
+            for row, frame, difference in zip(rows, on, differences, strict=True):
+                total = first = second = fixed = more = 0.0
+                for w, m, d, v, b in zip(
+                    weights, moments, difference, variances, under, strict=True
+                ):
+                    total, first, second = total + w * d, first + m * d, second + (m * m) * d
+                    fixed, more = fixed + (m * m) * v, more + (m * m) * b
+                if not total > 0:
+                    continue
+                of_noise = fixed + ((levels[frame] - 1.0) * noise.gain) * more
+                spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(second, 0.0)
+                centroids[:, row, axis] = (
+                    begin + (centre + 2 * (first / total)), 2 * (math.sqrt(spread) / total),
+                )  # fmt: skip
         for row, frame, difference in zip(rows, on, differences, strict=True):
             total = squares = of_noise = 0.0
             for w, d, v, b in zip(weights, difference, variances, under, strict=True):
@@ -293,7 +317,20 @@ def weighted_intensities(
                 of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
             spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(squares, 0.0)
             found[:, row] = scale * total, scale * math.sqrt(spread)
-    return {"spots/I_prf": found[0], "spots/sigma_prf": found[1]}
+    return {
+        "spots/I_prf": found[0],
+        "spots/sigma_prf": found[1],
+        "spots/centroid": centroids[0],
+        "spots/centroid_sigma": centroids[1],
+    }
+
+
+def centre_of(weights: list[float], profile: list[float], places: list[float]) -> float:
+    """Give the weighted centre of a profile."""
+    first = total = 0.0
+    for w, p, place in zip(weights, profile, places, strict=True):
+        first, total = first + (w * p) * place, total + w * p
+    return first / total if total != 0 else math.nan
 
 
 def weights_of(

@@ -133,8 +133,12 @@ def compare(
             [gone[found["per_frame/mask"] == i].any(0) for i in range(len(found["masks/counts"]))]
         ),
     )
-    if parameters.sync != "none":
-        expected |= weighted_intensities(frames, found, below, factors, noise)
+    weighted = weighted_intensities(frames, found, below, factors, noise)
+    if parameters.finder == "threshold":
+        del weighted["spots/centroid"], weighted["spots/centroid_sigma"]
+    if parameters.sync == "none":
+        del weighted["spots/I_prf"], weighted["spots/sigma_prf"]
+    expected |= weighted
     assert ("spots/I_prf" in found) == (parameters.sync != "none")
     assert len(expected["spots/sigma"]) > 20
     assert np.isfinite(expected["spots/sigma"]).all()
