@@ -107,13 +107,12 @@ CLIP: dict[str, dict[str, Any]] = {
 }
 """Settings of ``-m clip`` with the manual's masks."""
 MATCHED: dict[str, dict[str, Any]] = {
-    f"-m {method}{' --streaks' if streaks else ''} --significance {level:g}": {
-        "method": method,
+    f"-m clip{' --streaks' if streaks else ''} --significance {level:g}": {
+        "method": "clip",
         "finder": "matched",
         "significance": level,
         "streaks": streaks,
     }
-    for method in ("n_removed", "clip")
     for streaks in (False, True)
     for level in (5.0, 5.5, 6.0, 7.0)
 }

@@ -285,21 +285,20 @@ def weighted_intensities(
         for pixel in pixels:
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
-        weights, scale = weights_of(pixels, n_y, differences, variances, noise.gain)
         profile = [0.0] * len(pixels)
         for difference in differences:
             profile = [p + d for p, d in zip(profile, difference, strict=True)]
+        weights, scale = weights_of(pixels, n_y, profile, variances, noise.gain)
+        softs, step = soft_weights_of(pixels, n_y, profile, len(rows), variances, noise.gain)
         box = result["spots/box"][rows[0]].tolist()
         for axis in (0, 1):
             begin = float(box[2 * axis])
             places = [divmod(pixel, n_y)[axis] - begin for pixel in pixels]
-            centre = centre_of(weights, profile, places)
-            moments = [w * (place - centre) for w, place in zip(weights, places, strict=True)]
+            centre = centre_of(softs, profile, places)
+            moments = [w * (place - centre) for w, place in zip(softs, places, strict=True)]
             for row, frame, difference in zip(rows, on, differences, strict=True):
                 total = first = second = fixed = more = 0.0
-                for w, m, d, v, b in zip(
-                    weights, moments, difference, variances, under, strict=True
-                ):
+                for w, m, d, v, b in zip(softs, moments, difference, variances, under, strict=True):
                     total, first, second = total + w * d, first + m * d, second + (m * m) * d
                     fixed, more = fixed + (m * m) * v, more + (m * m) * b
                 if not total > 0:
@@ -307,7 +306,7 @@ def weighted_intensities(
                 of_noise = fixed + ((levels[frame] - 1.0) * noise.gain) * more
                 spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(second, 0.0)
                 centroids[:, row, axis] = (
-                    begin + (centre + 2 * (first / total)), 2 * (math.sqrt(spread) / total),
+                    begin + (centre + step * (first / total)), step * (math.sqrt(spread) / total),
                 )  # fmt: skip
         for row, frame, difference in zip(rows, on, differences, strict=True):
             total = squares = of_noise = 0.0
@@ -333,21 +332,13 @@ def centre_of(weights: list[float], profile: list[float], places: list[float]) -
     return first / total if total != 0 else math.nan
 
 
-def weights_of(
-    pixels: list[int],
-    n_y: int,
-    differences: list[list[float]],
-    variances: list[float],
-    gain: float,
-) -> tuple[list[float], float]:
-    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
-    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+def smoothed_profile(
+    pixels: list[int], n_y: int, profile: list[float], sigmas: list[float]
+) -> list[float]:
+    """Smooth a profile in sigmas twice, by [1 2 1] along both axes, and leave out what is negative."""
     smooth: dict[Place, float] = {}
-    for i, pixel in enumerate(pixels):
-        total = 0.0
-        for difference in differences:
-            total = total + difference[i]
-        smooth[divmod(pixel, n_y)] = total / sigmas[i] if sigmas[i] > 0 else 0.0
+    for pixel, total, sigma in zip(pixels, profile, sigmas, strict=True):
+        smooth[divmod(pixel, n_y)] = total / sigma if sigma > 0 else 0.0
     for _ in range(2):
         before = dict(smooth)
         for x, y in smooth:
@@ -357,7 +348,15 @@ def weights_of(
                 if (x + i, y + j) in before:
                     total = total + (2 if i == 0 or j == 0 else 1) * before[x + i, y + j]
             smooth[x, y] = total
-    positive = [max(value, 0.0) for value in smooth.values()]
+    return [max(value, 0.0) for value in smooth.values()]
+
+
+def weights_of(
+    pixels: list[int], n_y: int, profile: list[float], variances: list[float], gain: float
+) -> tuple[list[float], float]:
+    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+    positive = smoothed_profile(pixels, n_y, profile, sigmas)
     heights = [p / s if s > 0 else 0.0 for p, s in zip(positive, sigmas, strict=True)]
     highest = max(heights)
     weights = [float(round(15 * h / highest)) if highest > 0 else 0.0 for h in heights]
@@ -366,6 +365,30 @@ def weights_of(
         all_of_it = all_of_it + p * s
         weighted = weighted + w * (p * s)
     return weights, all_of_it / weighted if weighted > 0 else math.nan
+
+
+def soft_weights_of(
+    pixels: list[int],
+    n_y: int,
+    profile: list[float],
+    n_frames: int,
+    variances: list[float],
+    gain: float,
+) -> tuple[list[float], float]:
+    """Give the weight of each pixel for the centroid, and the step of the spot."""
+    lower = [max(variance, gain * gain / 4) for variance in variances]
+    sigmas = [math.sqrt(each) for each in lower]
+    weights = []
+    total = of_background = 0.0
+    for smooth, s, v in zip(
+        smoothed_profile(pixels, n_y, profile, sigmas), sigmas, lower, strict=True
+    ):
+        counts = smooth * s / (256 * n_frames)
+        weight, share = counts / (v + gain * counts), v / (v + gain * counts)
+        weights.append(weight)
+        total = total + weight * counts
+        of_background = of_background + weight * counts * share
+    return weights, 2 / (2 - of_background / total) if total > 0 else math.nan
 
 
 def touches_border(places: list[Place], shape: tuple[int, ...]) -> bool:

@@ -20,6 +20,9 @@ from gpu_spots.spots.properties import ComponentMaps
 LARGEST_WEIGHT = 15
 """Weights are whole numbers from 0 to this."""
 
+SMOOTHING = 256
+"""Sum of the weights by which profiles are smoothed."""
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -104,12 +107,15 @@ class WeightedSums:
         profile = np.zeros(len(pixels))
         for frame, level in zip(frames, levels, strict=True):
             profile += self.values[frame].astype(np.float64) - level * background
-        weight, scale = self._weights(profile, variance, pixels, spot, n)
+        counts, smooth = self._smooth_counts(profile, variance, pixels, spot)
+        weight, scale = self._weights(counts, smooth, variance, spot, n)
+        of_frame = counts / (SMOOTHING * len(frames))
+        soft, step = self._soft_weights(of_frame, variance, spot, n)
         gain, correlation = self.noise.gain, self.noise.correlation
         box = self.found.box[first:last]
         begins = box[:, 0].astype(np.float64), box[:, 2].astype(np.float64)
         axes = [
-            _Axis.of(place - begin[spot], begin, weight, profile, variance, background, spot)
+            _Axis.of(place - begin[spot], begin, soft, step, profile, variance, background, spot)
             for place, begin in zip(np.divmod(pixels, self.maps.shape[1]), begins, strict=True)
         ]
         for frame, level in zip(frames, levels, strict=True):
@@ -122,7 +128,8 @@ class WeightedSums:
             )
             spread = correlation * np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0)
             more = (level - 1.0) * gain
-            along = [axis.on_frame(difference, total, spot, more, self.noise) for axis in axes]
+            of_soft = _summed(soft * difference, spot, n)
+            along = [axis.on_frame(difference, of_soft, spot, more, self.noise) for axis in axes]
             yield Weighted(
                 scale * total,
                 scale * np.sqrt(spread),
@@ -134,26 +141,54 @@ class WeightedSums:
         one = np.float64(2**FACTOR_BITS)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 
-    def _weights(
-        self, profile: Floats, variance: Floats, pixels: Indices, spot: Indices, n: int
-    ) -> tuple[Floats, Floats]:
-        """Return the weight of each pixel, and what brings the sums of each spot to counts.
+    def _floor(self, variance: Floats) -> Floats:
+        """Variance of each pixel, counts^2, at least a quarter of that of a photon; NaN stays."""
+        return np.maximum(variance, np.float64(self.noise.gain) ** 2 / 4)
 
-        ``pixels``, ``spot``: flat index and spot of each pixel; ``n``: number of spots.
-        """
-        sigma = np.sqrt(np.maximum(variance, np.float64(self.noise.gain) ** 2 / 4))
+    def _smooth_counts(
+        self, profile: Floats, variance: Floats, pixels: Indices, spot: Indices
+    ) -> tuple[Floats, Floats]:
+        """Return the smoothed profile, (p,) float64, in 1/256 counts and in 1/256 sigmas."""
+        sigma = np.sqrt(self._floor(variance))
         with np.errstate(all="ignore"):
             smooth = np.where(sigma > 0, profile / sigma, 0.0)
             smooth = np.maximum(_smoothed(smooth, pixels, spot, self.maps.shape), 0.0)
+            return smooth * sigma, smooth
+
+    def _weights(
+        self, counts: Floats, smooth: Floats, variance: Floats, spot: Indices, n: int
+    ) -> tuple[Floats, Floats]:
+        """Return the weight of each pixel, and what brings the sums of each spot to counts."""
+        sigma = np.sqrt(self._floor(variance))
+        with np.errstate(all="ignore"):
             height = np.where(sigma > 0, smooth / sigma, 0.0)
             highest = np.zeros(n)
             np.maximum.at(highest, spot, height)
             above = highest[spot]
             weight = np.where(above > 0, np.rint(LARGEST_WEIGHT * height / above), 0.0)
-            counts = smooth * sigma
             all_of_it = _summed(counts, spot, n)
             weighted = _summed(weight * counts, spot, n)
             return weight, np.where(weighted > 0, all_of_it / weighted, np.nan)
+
+    def _soft_weights(
+        self, counts: Floats, variance: Floats, spot: Indices, n: int
+    ) -> tuple[Floats, Floats]:
+        """Return the weight of each pixel for centroids, and the step of each spot.
+
+        The weight is the expected counts over their variance. The step brings the distance of the
+        centre of mass from that of the weights to the distance of the spot: 2 if the noise is that
+        of the background, 1 if it is that of the spot's own photons.
+
+        ``counts``: smoothed profile of a frame, counts.
+        """
+        below = self._floor(variance)
+        all_noise = below + self.noise.gain * counts
+        with np.errstate(all="ignore"):
+            weight = np.where(all_noise > 0, counts / all_noise, 0.0)
+            share = np.where(all_noise > 0, below / all_noise, 0.0)
+            product = weight * counts
+            mean = _summed(product * share, spot, n) / _summed(product, spot, n)
+            return weight, 2 / (2 - mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +197,8 @@ class _Axis:
 
     begin: Floats
     """(c,) float64, pixels: begin of the box of each spot."""
+    step: Floats
+    """(c,) float64: see `WeightedSums._soft_weights`."""
     centre: Floats
     """(c,) float64, pixels: weighted centre of the profile, from the begin of the box."""
     moment: Floats
@@ -179,6 +216,7 @@ class _Axis:
         place: Floats,
         begin: Floats,
         weight: Floats,
+        step: Floats,
         profile: Floats,
         variance: Floats,
         background: Floats,
@@ -191,15 +229,12 @@ class _Axis:
         moment = weight * (place - centre[spot])
         square = moment * moment
         of_maps = (_summed(square * values, spot, n) for values in (variance, background))
-        return cls(begin, centre, moment, square, *of_maps)
+        return cls(begin, step, centre, moment, square, *of_maps)
 
     def on_frame(
         self, difference: Floats, total: Floats, spot: Indices, more: float, noise: NoiseModel
     ) -> tuple[Floats, Floats]:
         """Return centroid and its standard error on a frame, (c,) float64, pixels.
-
-        Weights pull the centre of mass half of the way to the centre of the weights (exactly so for
-        a Gaussian with weights of its own shape), so its distance from there counts twice.
 
         Args:
             difference: (p,) float64, counts: values less the background.
@@ -215,8 +250,8 @@ class _Axis:
         spread += noise.gain * np.maximum(second, 0.0)
         with np.errstate(all="ignore"):
             known = np.where(total > 0, total, np.nan)
-            centroid = self.begin + (self.centre + 2 * (first / known))
-            return centroid, 2 * (np.sqrt(spread) / known)
+            centroid = self.begin + (self.centre + self.step * (first / known))
+            return centroid, self.step * (np.sqrt(spread) / known)
 
 
 def _summed(values: Floats, spot: Indices, n: int) -> Floats:
