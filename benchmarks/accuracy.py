@@ -121,7 +121,12 @@ PATIENCE = 900
 """Seconds that all settings of another program may take on one run."""
 PEERS = ("om", "id11", "sep", "photutils", "pyfai")
 """Other programs, by the folders of their environments."""
-OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
+OURS = {
+    "n_removed, threshold": MANUAL,
+    "clip, threshold": CLIP,
+    "matched": MATCHED,
+    "matched, default": {"default": {"method": "clip", "finder": "matched"}},
+}
 """Programs of ours and their settings."""
 
 
@@ -200,13 +205,15 @@ def measured(
         if name not in options.programs:
             continue
         settings = {setting: made for setting, made in OURS[name].items() if _known(made)}
-        tried = {
-            setting: combined(
-                [score(one.run.truth, ours(one, changes, folder), EDGES) for one in tuning]
-            )
-            for setting, changes in settings.items()
-        }
-        best = chosen(tried, scene)
+        best = next(iter(settings))
+        if len(settings) > 1:
+            tried = {
+                setting: combined(
+                    [score(one.run.truth, ours(one, changes, folder), EDGES) for one in tuning]
+                )
+                for setting, changes in settings.items()
+            }
+            best = chosen(tried, scene)
         begun = time.perf_counter()
         found = [ours(one, settings[best], folder) for one in published]
         seconds = (time.perf_counter() - begun) / len(published)
