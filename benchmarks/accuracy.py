@@ -1,7 +1,7 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
     python benchmarks/accuracy.py [--quick] [--peers FOLDER] [--scenes ccd pilatus ...]
-        [--programs matched om ...] [--json FILE] [--plots FOLDER]
+        [--programs matched om ...] [--json FILE] [--plots FOLDER] [--overview OUT.png]
 
 Each program has several settings. On two runs of 24 frames of 512 x 512 with seeds for tuning, the
 setting with the highest recall above 5 sigma is chosen among those with at most 0.1 false spots a
@@ -58,6 +58,8 @@ ASKED_FROM = 5.0
 """Settings are chosen by the recall of spots at or above this signal-to-noise."""
 ERRORS_FROM = 7.0
 """Errors of intensities are shown from this signal-to-noise on."""
+SHOWN_TO = 30.0
+"""Signal-to-noise up to which the overview shows the recall."""
 ENOUGH = 20
 """Spots of a bin whose errors are shown, at least."""
 TUNING = TUNING_SEEDS[100:102]
@@ -162,6 +164,9 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scene")
+    parser.add_argument(
+        "--overview", type=Path, metavar="OUT.png", help="draw the recall of all scenes"
+    )
     options = parser.parse_args()
     size, n_frames, n_runs = (512, 24, 1) if options.quick else (1024, 60, 3)
     record: dict[str, Any] = {
@@ -190,6 +195,8 @@ def main() -> None:
             scores = {name: combined(result.scores) for name, result in results.items()}
             write_plot(options.plots / f"accuracy_{scene}.svg", scores, force=True)
     print(f"\n{time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    if options.overview:
+        draw(record["scenes"], options.overview)
 
 
 def measured(
@@ -385,6 +392,44 @@ def _read(result: Mapping[str, Any]) -> Result:
         for one in result["scores"]
     ]
     return Result(result["setting"], tuple(scores), result["seconds"])
+
+
+def draw(scenes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the recall by signal-to-noise of all programs, one panel for each scene."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [scene for scene in SCENES if scene in scenes and not scene.startswith("pairs")]
+    n_columns = min(4, len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
+    figure = Figure(figsize=(3 * n_columns, 2.6 * n_rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    limits = list(itertools.pairwise([low for low in EDGES if low <= SHOWN_TO]))
+    lines: dict[str, Any] = {}
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    for panel, scene in zip(panels, shown, strict=False):
+        for k, name in enumerate([*OURS, *PEERS]):
+            if name not in scenes[scene]:
+                continue
+            bins = combined(_read(scenes[scene][name]).scores).bins
+            recall = {part.low: 100 * part.recall for part in bins}
+            style = "o-" if name in OURS else "s--"
+            heights = [recall.get(low, math.nan) for low, _ in limits]
+            (lines[name],) = panel.plot(heights, style, color=f"C{k}", ms=4, lw=1.2)
+        panel.set_title(scene, fontsize=10)
+        panel.set_xticks(
+            range(len(limits)), [f"{low:g}-{high:g}" for low, high in limits], fontsize=8
+        )
+        panel.set_ylim(-3, 103)
+        panel.grid(alpha=0.3)
+    for panel in panels[-n_columns:]:
+        panel.set_xlabel("signal over noise", fontsize=9)
+    for panel in panels[::n_columns]:
+        panel.set_ylabel("recall, %")
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def errors(scene: str, results: Mapping[str, Result]) -> Iterator[str]:

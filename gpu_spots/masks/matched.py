@@ -40,7 +40,7 @@ MAP_ZERO = 1024
 """Value of a smoothed map where every pixel is at its background."""
 NEVER = 32767
 """Seed level that no map reaches."""
-STEPS = 8
+STEPS = 5
 """Steps that a mask may grow down the height of its spot; one step more goes to any pixel."""
 SMALLEST_NOISE, LARGEST_NOISE = 2.0**-6, 2.0**20
 """Limits of ``s`` for integer frames, counts."""
