@@ -1,6 +1,6 @@
 """Spots on real Laue frames, compared with the peak lists of LaueTools.
 
-    python benchmarks/against_lauetools.py [--folder FOLDER] [--frames 12] [--picture OUT.png]
+    python benchmarks/against_lauetools.py [--folder FOLDER] [--frames 30] [--picture OUT.png]
         [--lists]
 
 The frames and the lists are in the wheels ``lauetools==3.0.98`` (Ge_blanc_0000.mccd, germanium on a
@@ -86,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="where the wheels are kept; default: nowhere")
-    parser.add_argument("--frames", type=int, default=12, help="frames of a run")
+    parser.add_argument("--frames", type=int, default=30, help="frames of a run")
     parser.add_argument("--picture", type=Path, metavar="OUT.png")
     parser.add_argument("--lists", action="store_true", help="only the frames with lists")
     options = parser.parse_args()
@@ -108,7 +108,8 @@ def main() -> None:
                 print(f"| {Path(name).name} | {setting} | {line_of(found)} |", flush=True)
                 if setting == next(iter(SETTINGS)) and answer:
                     for kind in ("only_theirs", "only_ours"):
-                        places = getattr(found, kind)
+                        if not len(places := getattr(found, kind)):
+                            continue
                         heights = [height(in_sigmas, place) for place in places]
                         print(f"{kind}: {summary(heights)}", file=sys.stderr)
                         shown.append(
@@ -228,8 +229,6 @@ def draw(shown: list[tuple[str, Any, list[float], Any]], path: Path) -> None:
         )
         for axis in row:
             axis.set_axis_off()
-        if not len(places):
-            title += ": none"
         row[0].set_title(title, fontsize=8, loc="left")
         for axis, k in zip(row, chosen, strict=False):
             x, y = np.rint(places[k]).astype(int)

@@ -148,7 +148,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
-        sums = weighted.columns(self.source.plan.threads)
+        sums = weighted.columns(partial(in_order, workers=self.source.plan.threads))
         centroids = sums.centroids() if self.weights_centroids else {}
         prf = {"spots/I_prf": sums.intensity, "spots/sigma_prf": sums.sigma}
         return {**table, **prf, **centroids}

@@ -6,13 +6,12 @@ centroid without weights would take most of its noise from the edge of the mask.
 on the host, in a fixed order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.memory.workers import in_order
 from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable
 from gpu_spots.spots.neighbours import neighbours
 from gpu_spots.spots.properties import ComponentMaps
@@ -23,6 +22,7 @@ LARGEST_WEIGHT = 15
 SMOOTHING = 256
 """Sum of the weights by which profiles are smoothed."""
 
+Each = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -77,8 +77,11 @@ class WeightedSums:
         lengths = np.diff(self.found.begin[self.found.first])[mask_of_frame]
         self.values.extend(np.split(values, np.cumsum(lengths)[:-1]))
 
-    def columns(self, workers: int = 1) -> Weighted:
-        """Return the weighted sums of all spots; ``workers``: threads that compute."""
+    def columns(self, each: Each = map) -> Weighted:
+        """Return the weighted sums of all spots.
+
+        ``each``: calls a function with each of some numbers, in any order.
+        """
         of_frames: list[Weighted | None] = [None] * len(self.mask_of_frame)
         order = np.argsort(self.mask_of_frame, kind="stable")
         ends = np.cumsum(np.bincount(self.mask_of_frame, minlength=len(self.found.first) - 1))
@@ -90,7 +93,7 @@ class WeightedSums:
             ):
                 of_frames[frame] = of_frame
 
-        for _ in in_order(compute, range(len(of_masks)), workers):
+        for _ in each(compute, range(len(of_masks))):
             pass
         return Weighted.joined([each for each in of_frames if each is not None])
 
