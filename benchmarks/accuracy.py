@@ -1,14 +1,15 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
-    python benchmarks/accuracy.py [--quick] [--peers FOLDER] [--scenes ccd pilatus ...]
+    python benchmarks/accuracy.py [--quick] [--peers FOLDER | --defaults] [--scenes ccd pilatus ...]
         [--programs matched om ...] [--json FILE] [--plots FOLDER] [--overview OUT.png]
 
 Each program has several settings. On two runs of 24 frames of 512 x 512 with seeds for tuning, the
 setting with the highest recall above 5 sigma is chosen among those with at most 0.1 false spots a
-frame (or the one with the fewest). The tables show what the chosen setting does on other runs, whose
-seeds are for published figures only. All programs are scored by the rule of ``gpu-spots score``, which
-needs centres only. Results that FILE has from a run before are kept and shown, so programs and scenes
-can be measured one after the other.
+frame (or the one with the fewest). The tables show what the chosen setting does on other runs,
+whose seeds are for published figures only. All programs are scored by the rule of ``gpu-spots
+score``, which needs centres only. With --defaults, ``gpu-spots find`` and ``gpu-spots find
+--manual`` are compared as they are. Results that FILE has from a run before are kept and shown, so
+programs and scenes can be measured one after the other.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
@@ -42,6 +43,7 @@ from gpu_spots import Parameters, __version__, find_spots
 from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
+from gpu_spots.parameters import MANUAL_DEFAULTS
 from gpu_spots.simulate.design import (
     PRESETS,
     PUBLISHED_SEEDS,
@@ -84,8 +86,8 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the usual
-number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an angle
+"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
+usual number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an angle
 (``-S blocks``).
 """
 MANUAL: dict[str, dict[str, Any]] = {
@@ -130,6 +132,11 @@ OURS = {
     "matched, default": {"default": {"method": "clip", "finder": "matched"}},
 }
 """Programs of ours and their settings."""
+DEFAULT_SETS: dict[str, dict[str, dict[str, Any]]] = {
+    "manual": {"--manual": dict(MANUAL_DEFAULTS)},
+    "defaults": {"none": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
+}
+"""The two sets of defaults, each with its options of ``gpu-spots find``."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="24 frames of 512 x 512, one run")
-    parser.add_argument("--peers", type=Path, metavar="FOLDER")
+    programs = parser.add_mutually_exclusive_group()
+    programs.add_argument("--peers", type=Path, metavar="FOLDER")
+    programs.add_argument("--defaults", action="store_true", help="the two sets of defaults only")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
     parser.add_argument("--programs", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
@@ -187,7 +196,8 @@ def main() -> None:
         }
         if options.json:
             options.json.write_text(json.dumps(record, indent=1))
-        results = {name: _read(of_scene[name]) for name in [*OURS, *PEERS] if name in of_scene}
+        shown = [*DEFAULT_SETS] if options.defaults else [*OURS, *PEERS]
+        results = {name: _read(of_scene[name]) for name in shown if name in of_scene}
         print(f"\n## {scene}\n", flush=True)
         for line in (*table(scene, results), "", *errors(scene, results)):
             print(line, flush=True)
@@ -208,10 +218,10 @@ def measured(
     published = [simulated(scene, size, record["frames"], seed) for seed in record["seeds"]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    for name in OURS:
-        if name not in options.programs:
+    for name, of_program in (DEFAULT_SETS if options.defaults else OURS).items():
+        if name not in options.programs and not options.defaults:
             continue
-        settings = {setting: made for setting, made in OURS[name].items() if _known(made)}
+        settings = {setting: made for setting, made in of_program.items() if _known(made)}
         best = next(iter(settings))
         if len(settings) > 1:
             tried = {
@@ -229,7 +239,7 @@ def measured(
         ]
         results[name] = Result(best, tuple(scores), seconds)
     for name in PEERS:
-        if name not in options.programs:
+        if name not in options.programs or options.defaults:
             continue
         python = options.peers and options.peers / name / "bin/python"
         if not python or not python.exists():
@@ -255,7 +265,7 @@ def measured(
 def _known(changes: Mapping[str, Any]) -> bool:
     """Return whether this version has these parameters and values."""
     try:
-        Parameters(**changes)
+        Parameters.manual(**changes)
     except (TypeError, ParameterError):
         return False
     return True
@@ -284,9 +294,8 @@ def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
     """Return what this program finds."""
     drifts = one.run.design.drift > 0
     schedule, laser = one.run.truth.schedule, one.run.design.laser
-    parameters = Parameters(
-        angles=0,
-        normalise="level" if drifts else "none",
+    parameters = replace(
+        Parameters.manual(angles=0, normalise="level" if drifts else "none"),
         sync="blocks" if laser else "none",
         **changes,
     )

@@ -1,21 +1,22 @@
 """Errors of intensities and centroids, compared with the truth of simulated runs.
 
-    python benchmarks/errors.py [--seeds 2] [--runs "CCD, dark" ...] [--settings "clip, matched" ...]
+    python benchmarks/errors.py [--seeds 2] [--runs "CCD, dark" ...]
+        [--settings "clip, matched" ...]
 
-Prints one line for each run and range of signal over noise: the share of spots whose true counts are
-within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the share of
-coordinates whose true value is within 1 and 1.96 ``centroid_sigma``, their error over the smallest
-possible one (the value that 68 % are below), and the share of a spot that is in its mask. The true
-counts are the noise-free ones on the pixels of the mask; the true coordinates are those of the spot.
-Spots that are saturated, at the border, or on the mask of another spot are left out.
+Prints one line for each run and range of signal over noise: the share of spots whose true counts
+are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the share
+of coordinates whose true value is within 1 and 1.96 ``centroid_sigma``, their error over the
+smallest possible one (the value that 68 % are below), and the share of a spot that is in its mask.
+The true counts are the noise-free ones on the pixels of the mask; the true coordinates are those of
+the spot. Spots that are saturated, at the border, or on the mask of another spot are left out.
 
-The smallest possible error is the bound of Cramer and Rao for a fit that knows the shape of the spot,
-its background and the noise, but not its intensity and place. It is given where noise is not
+The smallest possible error is the bound of Cramer and Rao for a fit that knows the shape of the
+spot, its background and the noise, but not its intensity and place. It is given where noise is not
 correlated.
 
-For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with each
-other: the differences, divided by their sigmas, must have a standard deviation of 1. Their weights
-follow the same noise, so this is no test of their mean.
+For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with
+each other: the differences, divided by their sigmas, must have a standard deviation of 1. Their
+weights follow the same noise, so this is no test of their mean.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     n_seeds = arguments.seeds
     print(
-        "| run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | bound | in mask |"
+        "| run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | bound | "
+        "in mask |"
     )
     for name in arguments.runs:
         design = RUNS[name]
@@ -82,7 +84,8 @@ def main() -> None:
                 print(
                     f"| {name} | {setting} | {low}-{high} | {some.sum()} | {within(z[some])} | "
                     f"{z[some].mean():.2f} | {z[some].std():.2f} | {within(centroid[some])} | "
-                    f"{np.percentile(bound[some], 68.27):.2f} | {100 * np.median(share[some]):.1f} % |",
+                    f"{np.percentile(bound[some], 68.27):.2f} | "
+                    f"{100 * np.median(share[some]):.1f} % |",
                     flush=True,
                 )
             if design.laser:
@@ -105,7 +108,7 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
     sync = "blocks" if design.laser else "none"
     found: list[list[Any]] = [[], [], [], [], []]
     normalise = "level" if design.drift else "none"
-    parameters = Parameters(angles=0, sync=sync, normalise=normalise, **options)
+    parameters = Parameters.manual(angles=0, sync=sync, normalise=normalise, **options)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     with (
         warnings.catch_warnings(action="ignore"),
@@ -198,7 +201,8 @@ def repeats(name: str, setting: str, low: float, high: float, parts: list[np.nda
         return f"{name} | {setting} | {low}-{high} | few spots"
     gain = np.median(weighted_snr[some] / sum_snr[some])
     return (
-        f"{name} | {setting} | {low}-{high} | {some.sum()} pairs of frames: sd {of_sum[some].std():.2f} "
+        f"{name} | {setting} | {low}-{high} | {some.sum()} pairs of frames: sd "
+        f"{of_sum[some].std():.2f} "
         f"of I, {weighted[some].std():.2f} of I_prf, whose S/N is {gain:.2f} times that of I"
     )
 

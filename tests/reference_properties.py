@@ -58,11 +58,11 @@ def properties(
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
-    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
-    background of every pixel in raster order, None for masked pixels. With `factors` the background
-    is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
-    errors are computed. `hot` are hot and cold pixels. `invalid`, (masks, n_X, n_Y), are pixels
-    without a valid value on a frame of each mask, if any are not masked.
+    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is
+    the background of every pixel in raster order, None for masked pixels. With `factors` the
+    background is that of frames times factor / 65536. `static` are places of static spots. Without
+    `noise` no errors are computed. `hot` are hot and cold pixels. `invalid`, (masks, n_X, n_Y), are
+    pixels without a valid value on a frame of each mask, if any are not masked.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
@@ -257,7 +257,7 @@ def weighted_intensities(
     factors: Sequence[int],
     noise: Noise,
 ) -> dict[str, NDArray[Any]]:
-    """Compute I_prf, sigma_prf and weighted centroids of all spots; arguments as of `properties`."""
+    """Compute I_prf, sigma_prf and weighted centroids; the arguments are those of `properties`."""
     n_y = frames.shape[2]
     images = [frame.ravel().tolist() for frame in frames]
     levels = [65536.0 / factor for factor in factors] or [1.0] * len(frames)
@@ -335,7 +335,7 @@ def centre_of(weights: list[float], profile: list[float], places: list[float]) -
 def smoothed_profile(
     pixels: list[int], n_y: int, profile: list[float], sigmas: list[float]
 ) -> list[float]:
-    """Smooth a profile in sigmas twice, by [1 2 1] along both axes, and leave out what is negative."""
+    """Smooth a profile in sigmas twice by [1 2 1] along both axes; negative values become 0."""
     smooth: dict[Place, float] = {}
     for pixel, total, sigma in zip(pixels, profile, sigmas, strict=True):
         smooth[divmod(pixel, n_y)] = total / sigma if sigma > 0 else 0.0
@@ -354,7 +354,7 @@ def smoothed_profile(
 def weights_of(
     pixels: list[int], n_y: int, profile: list[float], variances: list[float], gain: float
 ) -> tuple[list[float], float]:
-    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    """Return the weight of each pixel of a spot, and the factor to counts."""
     sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
     positive = smoothed_profile(pixels, n_y, profile, sigmas)
     heights = [p / s if s > 0 else 0.0 for p, s in zip(positive, sigmas, strict=True)]

@@ -71,7 +71,9 @@ def test_properties_equal_the_reference(
     frames = frames_of(np.dtype(dtype), (N, 23, 38), seed=9)
     if dtype == "int32":
         frames += 70000 - int(frames.min())
-    assert compare(frames, Parameters(angles=0, erosions=0, structure=(2, 1), **options), backend)
+    assert compare(
+        frames, Parameters.manual(angles=0, erosions=0, structure=(2, 1), **options), backend
+    )
 
 
 @pytest.mark.parametrize("sync", ["none", "pairs"])

@@ -1,9 +1,9 @@
 """Weighted intensities and centroids of spots.
 
 All frames of a group that share a mask show the profile of a spot better than one of them does.
-Pixels get weights by it, the same on every frame of the group, so that weak pixels add less noise. A
-centroid without weights would take most of its noise from the edge of the mask. All of it is computed
-on the host, in a fixed order.
+Pixels get weights by it, the same on every frame of the group, so that weak pixels add less noise.
+A centroid without weights would take most of its noise from the edge of the mask. All of it is
+computed on the host, in a fixed order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,7 +140,7 @@ class WeightedSums:
             )
 
     def _level(self, frame: int) -> np.float64:
-        """Level of a frame over that of the run."""
+        """Return the level of a frame over that of the run."""
         one = np.float64(2**FACTOR_BITS)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 

@@ -1,4 +1,7 @@
-"""What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
+"""Reasons why a GPU cannot be used are one line with a remedy.
+
+With auto, the CPU is used, and a note gives the reason.
+"""
 
 import importlib
 import importlib.metadata
@@ -49,9 +52,9 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cupy_is_there")
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", "libcuda_which_is_not_there.so.1")
-    assert (
-        devices.obstacle()
-        == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+    assert devices.obstacle() == (
+        "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded); "
+        "install it, or compute on the CPU"
     )
 
 
@@ -176,12 +179,16 @@ devices.driver_version = lambda: 13020
 from gpu_spots.backend import choose_backend
 backend, _ = choose_backend("auto", threads=1)
 import os
-print(backend.name, "|", devices.obstacle(), "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+cache = os.environ.get("CUPY_CACHE_DIR")
+print(backend.name, "|", devices.obstacle(), "|", cache, "|", "cupy" in sys.modules)
 """
 
 
 def seen(**environment: str) -> list[str]:
-    """Backend, what stands in the way of a GPU, cache folder, and whether CuPy was imported, of a process of its own."""
+    """Return backend, obstacle, cache folder, and whether CuPy was imported.
+
+    A process of its own tells it.
+    """
     names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
     ended = subprocess.run(
         [sys.executable, "-c", SEES],
@@ -195,7 +202,10 @@ def seen(**environment: str) -> list[str]:
 
 @needs_cupy
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
-    """The kernels are kept in a private folder below the one for temporary files; a file in the place of HOME refuses root too."""
+    """Kernels are kept in a private folder for temporary files.
+
+    HOME is a file, which refuses root too.
+    """
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.write_text("")
     temporary.mkdir()
@@ -264,7 +274,8 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
             "NVRTC, CUDA's compiler, is missing",
         ),
         (
-            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error',
+            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 '
+            "catastrophic error",
             "CUDA's headers are missing",
         ),
         (
@@ -387,7 +398,7 @@ def test_auto_falls_back_and_says_so() -> None:
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("options", [{"name": "gpu"}, {"name": "auto", "device": 0}])
 def test_a_gpu_that_is_asked_for_must_be_there(options: dict[str, Any]) -> None:
-    with pytest.raises(BackendError, match=f"backend {options['name']}: it is somewhere else"):
+    with pytest.raises(BackendError, match="backend gpu: it is somewhere else"):
         select_backend(**options)
 
 

@@ -1,4 +1,4 @@
-"""Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
+"""Every layout gives the spots of the same frames as an array, or a clear error."""
 
 import re
 import resource
@@ -52,7 +52,7 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     path = tmp_path_factory.mktemp("direct") / "run__spots.h5"
     find_spots(
         frames_of(),
-        Parameters(sync="pairs"),
+        Parameters.manual(sync="pairs"),
         columns={"angle": ANGLES, "laser_on": STATES},
         output=path,
     ).close()
@@ -486,7 +486,8 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(resource, "setrlimit", refuse)
         with pytest.raises(
             InputError,
-            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, expected at least 104",
+            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, "
+            r"expected at least 104",
         ):
             open_run(path).__enter__()
     finally:
