@@ -7,6 +7,7 @@ EXTRAS = {
     "images": ("fabio",),
     "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
+    "report": ("jinja2",),
 }
 """Packages of each extra of pyproject.toml."""
 

@@ -97,6 +97,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     }
 
 
+def test_ratios_are_computed_from_arrays() -> None:
+    """Neither files nor other formulas: only errors, bits of flags, and each other."""
+    package = "gpu_spots/spots/ratios/"
+    names = [name for name in FILES if name.startswith(package)]
+    assert len(names) > 8
+    for name in names:
+        others = {module for module in ours(name) if not module.startswith(package)}
+        assert others <= {"gpu_spots/columns", "gpu_spots/errors"}, name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,7 +143,8 @@ def test_only_cli_imports_click_and_rich() -> None:
 def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
         "gpu_spots/background/methods",
-        "gpu_spots/spots/ratios",
+        "gpu_spots/spots/ratios/null_tests",
+        "gpu_spots/spots/ratios/pairing",
     }
 
 
@@ -175,11 +186,16 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_no_room_asks_which_stack_it_is() -> None:
-    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    """Only what opens frames names its kind of stack, and convert, which needs image headers."""
     rooms = {
         "ArrayStack": {"frames", "opening"},
         "FileStack": {"frames"},
-        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+        "ImageStack": {
+            "images/image_stack",
+            "opening",
+            "output/converted",
+            "output/frames_of_spots",
+        },
     }
     for stack, allowed in rooms.items():
         users = {
@@ -250,7 +266,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
 
 def test_exports_import_files_and_columns_and_no_computation() -> None:
     """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
-    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed = {"columns", "errors", "geometry", "model", "packages", "protocols"}
     allowed |= {"masks/grouping", "memory/workers"}
     for name in FILES:
         if name.startswith("gpu_spots/export/"):
@@ -262,6 +278,27 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
     assert users == {"gpu_spots/cli/export"}
     assert importers("pyarrow") == {"gpu_spots/export/parquet"}
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
+
+
+def test_pictures_are_made_of_arrays() -> None:
+    """They compress as HDF5 files do, and read no file."""
+    assert ours("gpu_spots/pictures") == {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/files/hdf5/codecs",
+    }
+
+
+def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
+    """They are made where they are asked for, and load the engine of the page then."""
+    rooms = {name for name in FILES if name.startswith("gpu_spots/reporting/")}
+    never = ("cli/", "cuda/", "memory/", "backend", "pipeline", "run", "first_pass", "second_pass")
+    for name in rooms:
+        others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+        assert not [module for module in others if module.startswith(never)], name
+    users = {name for name in FILES if ours(name) & rooms} - rooms
+    assert users == {"gpu_spots/api", "gpu_spots/cli/find", "gpu_spots/cli/report"}
+    assert importers("jinja2") == {"gpu_spots/reporting/write"}
 
 
 @pytest.mark.parametrize(
@@ -351,5 +388,12 @@ def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
         both = [name for name in ours if name in theirs]
         assert both == [name for name in theirs if name in ours], twin
         file_of |= dict.fromkeys(both, twin)
-    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    only_in_backends = {
+        "free_bytes",
+        "allocate",
+        "staging",
+        "upload",
+        "release",
+        "allocate_background",
+    }
     assert {*CONTRACT} - {*file_of} == only_in_backends
