@@ -10,7 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FixedPointMean, NoiseModel
+from gpu_spots.background.clip import lower_part
+from gpu_spots.model import Background, FixedPointMean, NoiseModel
 
 N_BINS = 40
 """Bins of background that pixels are divided into, equally many in each."""
@@ -32,7 +33,6 @@ def fit(
     mean: Floats,
     variance: Floats,
     kept: NDArray[np.int32],
-    correlation: tuple[float, float] = (1.0, math.nan),
     *,
     counts: bool,
 ) -> NoiseModel:
@@ -43,11 +43,11 @@ def fit(
         variance: (n,) float64, counts^2: variance of their values.
         kept: (n,) int32: values they are known from; pixels with fewer than 2 are left out, and
             pixels without variance, as dead ones.
-        correlation: correlation factor and its error.
         counts: frames hold integers, of which one is the smallest unit.
 
     Returns:
-        The model. Where no pixel is left the gain is 1 for counts below 1, else 0.
+        The model, with noise that is not correlated. Where no pixel is left the gain is 1 for
+        counts below 1, else 0.
     """
     known = mean[(kept >= 2) & np.isfinite(mean)]
     good = (kept >= 2) & np.isfinite(mean) & np.isfinite(variance) & (variance > 0)
@@ -66,7 +66,7 @@ def fit(
         means = np.array([_trimmed_mean(b[part]) for part in bins])
         line = _line(x, y, means, typical)
     gain, offset, gain_error, offset_error = line
-    return NoiseModel(gain, offset, gain_error, offset_error, *correlation, x, y, n_pixels)
+    return NoiseModel(gain, offset, gain_error, offset_error, 1.0, math.nan, x, y, n_pixels)
 
 
 def _line(
@@ -116,11 +116,29 @@ def _trimmed_mean(values: Floats) -> float:
     return _mean(np.sort(values)[ends : len(values) - ends])
 
 
-def mean_counts(mean: FixedPointMean | Floats) -> Floats:
-    """Return the background to subtract, (n_X, n_Y) float64 counts."""
+def mean_counts(mean: FixedPointMean | Floats, rows: slice = slice(None)) -> Floats:
+    """Return the background to subtract of some rows, (rows, n_Y) float64 counts."""
     if not isinstance(mean, FixedPointMean):
-        return mean
-    low = mean.low.astype(np.float64)
+        return mean[rows]
+    low = mean.low[rows].astype(np.float64)
     if mean.high is not None:
-        low += mean.high * 2.0**32
+        low += mean.high[rows] * 2.0**32
     return low / max(1, mean.scale)  # 0 where all pixels are masked
+
+
+def unbiased_mean(background: Background, share: float, rows: slice = slice(None)) -> Floats:
+    """Return the mean of all values of the pixels of some rows, as if noise were Gaussian.
+
+    Args:
+        background: with its noise.
+        share: part of the values of a pixel, the lowest ones, that its background is the mean of.
+        rows: rows of the frame.
+
+    Returns:
+        (rows, n_Y) float64, counts.
+    """
+    assert background.noise is not None
+    shift, _ = lower_part(share)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = mean_counts(background.mean, rows)
+        return mean + shift * background.noise[rows].astype(np.float64)
