@@ -73,7 +73,7 @@ def limit(mean: float, variance: float, u: int, number: int = 1, margin: float =
 
 def corrected(mean: float, variance: float, u: int) -> tuple[float, float]:
     """Undo the cut of a Gaussian at 3 standard deviations."""
-    s = math.sqrt(variance) / 0.9866
+    s = math.sqrt(variance) / 0.9933
     v = s * s
     part = v / (v + 0.4 * u) if s else 0.0
     return mean + 0.0044 * s * part, v
@@ -185,11 +185,18 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
 
     x = [middle([means[i] for i in part]) for part in bins]
     y = [inner([variances[i] for i in part]) for part in bins]
-    level = math.fsum(inner([means[i] for i in part]) for part in bins) / len(bins)
-    noise = math.fsum(y) / len(bins)
+    ends = len(bins) // 20
+    level = math.fsum(inner([means[i] for i in part]) for part in bins[ends : len(bins) - ends]) / (
+        len(bins) - 2 * ends
+    )
+    noise = math.fsum(y[ends : len(bins) - ends]) / (len(bins) - 2 * ends)
     alike = Line(noise / level, 0.0, x, y) if level > 0 else Line(0.0, noise, x, y)
     tenth = len(x) // 10
-    error = math.sqrt(middle(y) / middle([float(sizes[i]) for i in pixels]))
+    n = middle([float(sizes[i]) for i in pixels])
+    square = 2 / (9 * (n - 1))
+    share = (1 - square) * (1 - square) * (1 - square) + 3 * (1 - square) * square * 0.623
+    y = [each / share for each in y]
+    error = math.sqrt(middle(y) / n)
     if len(x) < 3 or not x[len(x) - 1 - tenth] - x[tenth] > 4 * error:
         return alike
     w = [1 / max(each, max(y) / 100) ** 2 for each in y]
