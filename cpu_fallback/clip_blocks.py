@@ -21,7 +21,7 @@ from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_ha
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
-TILE_VALUES = 1 << 18
+TILE_VALUES = 1 << 19
 """Values of a tile where blocks are compared: some megabytes of work."""
 
 
