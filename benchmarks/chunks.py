@@ -1,4 +1,6 @@
-"""Speed of reading frames and writing images: h5py against gpu_spots.files.hdf5.chunks, in one process, in turns.
+"""Speed of reading frames and writing images: h5py against gpu_spots.files.hdf5.chunks.
+
+Both run in one process, in turns.
 
     python benchmarks/chunks.py [--frames 8] [--size 2048] [--rounds 5] [--folder DIR]
 
@@ -88,7 +90,7 @@ def reading(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
 
 
 def direct(reader: FrameReader, into: np.ndarray, threads: int) -> Way:
-    """All frames through a reader."""
+    """Read all frames by a reader."""
 
     def read() -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -134,7 +136,8 @@ def writing(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
         )
         per_image = {kind: size / shape[0] / 1000 for kind, size in sizes.items()}
         print(
-            f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, {sizes['direct'] / sizes['h5py']:.2f} times"
+            f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, "
+            f"{sizes['direct'] / sizes['h5py']:.2f} times"
         )
         with h5py.File(folder / "out.h5") as file:
             assert np.array_equal(file["images"][...], images)
@@ -169,7 +172,10 @@ def in_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
 
 
 def report(title: str, ways: dict[str, Way], n_bytes: int, rounds: int) -> None:
-    """Time each way ``rounds`` times, in turns, the first unmeasured; print rates, and ratios to the first way."""
+    """Time each way ``rounds`` times, in turns, and print rates and ratios to the first way.
+
+    The first round is not measured.
+    """
     seconds = in_turns(ways, rounds)
     first = next(iter(seconds.values()))
     print(f"  {title}")

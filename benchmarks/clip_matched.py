@@ -63,8 +63,8 @@ def compare(source: Path, more: list[str], settings: list[str], threads: int, re
             (line for line in reversed(found[-1][2].splitlines()) if "background" in line), ""
         )
         print(
-            f"  {name:22}{wall:7.2f} s ({min(walls):.2f} to {max(walls):.2f}){wall / reference:7.2f} x"
-            f"{peak:7.2f} GiB   {stages.strip()}",
+            f"  {name:22}{wall:7.2f} s ({min(walls):.2f} to {max(walls):.2f})"
+            f"{wall / reference:7.2f} x{peak:7.2f} GiB   {stages.strip()}",
             flush=True,
         )
 

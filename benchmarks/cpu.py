@@ -1,4 +1,6 @@
-"""The CPU backend against NumPy's and SciPy's own functions: same frames, same process, one after the other; ratios of medians.
+"""Speed of the CPU backend against functions of NumPy and SciPy.
+
+Both process the same frames in one process, one after the other. Ratios are those of medians.
 
     python benchmarks/cpu.py [--frames 60 180 720] [--size 1024] [--threads 1 2] [--repeats 3]
 
@@ -34,11 +36,14 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
-PARAMETERS = Parameters(angles=0)
+PARAMETERS = Parameters.manual(angles=0)
 
 
 class Kept:
-    """A sink that keeps the table; masks and labels are made as images, as the naive program makes them, and dropped."""
+    """Sink that keeps the table.
+
+    Masks and labels are made as images, as the naive program makes them, and dropped.
+    """
 
     keep = frozenset(("raw", "filtered", "synced", "labels", "pixels"))
 
@@ -153,7 +158,8 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     )
 
     print(
-        f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values"
+        f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, "
+        f"{len(table)} spots; ms per million values"
     )
     print(f"{'':34}{'naive':>9}{'ours':>9}{'ratio':>8}")
 
@@ -210,7 +216,8 @@ def main() -> None:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+        f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy "
+        f"{np.__version__}, SciPy {scipy.__version__}"
     )
     for n_frames in options.frames:
         design = Design(
@@ -222,7 +229,8 @@ def main() -> None:
         )
         compare(np.stack(list(simulate_run(design).frames())), options.threads, options.repeats)
     print(
-        f"\npeak memory of all this, the naive stages included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+        "\npeak memory of all this, the naive stages included: "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
     )
 
 

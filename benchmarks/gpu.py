@@ -1,4 +1,6 @@
-"""The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
+"""Speed of the CUDA backend on a device: each stage, then the command.
+
+Stages are compared with a simple program of CuPy's functions, and with the CPU backend.
 
     python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device
     0] [--threads 1 2 4 8]
@@ -168,7 +170,7 @@ def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
 
 
 def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]:
-    """All stages of one stack that stays on the device."""
+    """Time all stages of one stack that stays on the device."""
     n_frames, size, _ = frames.shape
     device, n_pixels = backend.toolkit, size * size
     values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
@@ -271,7 +273,9 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     ]
 
 
-def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int) -> Background:
+def compute_background(
+    backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int
+) -> Background:
     """The background of frames on the device, as the first pass makes it."""
 
     def band(span: tuple[int, int]) -> bool:
@@ -284,7 +288,7 @@ def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: i
 
 
 def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> int:
-    """Masks, components and sums of frames on the device, as the second pass asks for them; how many spots there are."""
+    """Compute masks, components and sums as the second pass does; return the number of spots."""
 
     def batch(span: tuple[int, int]) -> int:
         some = frames[slice(*span)]
@@ -297,17 +301,21 @@ def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> i
 def resident(
     backend: Any, frames: Any, rows: int, step: int, threads: int, repeats: int
 ) -> tuple[float, float]:
-    """Median seconds of the background, with what the second pass needs, and of masks and spots; after a run that does not count.
+    """Return the median seconds of the background, and of masks and spots.
+
+    The first run does not count.
 
     The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
     """
     _, *shape = frames.shape
-    held = backend.hold_background(frames.shape, frames.dtype, Trimmed(25))
+    held = backend.allocate_background(frames.shape, frames.dtype, Trimmed(25))
     maps = BackgroundMaps(tuple(shape), frames.dtype, CUTOFF, varies=False, held=held)
     taken = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        prepared = backend.prepare(learn(backend, frames, maps, rows, threads), MORPHOLOGY, None)
+        prepared = backend.prepare(
+            compute_background(backend, frames, maps, rows, threads), MORPHOLOGY, None
+        )
         between = time.perf_counter()
         find(backend, frames, prepared, step, threads)
         taken.append((between - start, time.perf_counter() - between))
@@ -319,7 +327,8 @@ def resident(
 def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -> None:
     """Frames a second for numbers of threads, and sizes of bands and batches."""
     print(
-        "\n| computing only, frames resident | background | masks and spots | all | frames a second |\n|---|---|---|---|---|"
+        "\n| computing only, frames resident | background | masks and spots | all | frames a "
+        "second |\n|---|---|---|---|---|"
     )
     for n in threads:
         backend = select_backend("gpu", n, device)
@@ -327,7 +336,8 @@ def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -
             first, second = resident(backend, frames, rows, step, n, repeats)
             sizes = f"{n} thread{'s' * (n > 1)}, bands of {rows} rows, batches of {step} frames"
             print(
-                f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | {(first + second) * 1e3:.2f} ms | ",
+                f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | "
+                f"{(first + second) * 1e3:.2f} ms | ",
                 end="",
             )
             print(f"{len(frames) / (first + second):.0f} |")
@@ -346,7 +356,10 @@ def wall(function: Callable[[], Any], repeats: int) -> float:
 def cpu_stages(
     frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_device: Any, prepared: Any
 ) -> dict[str, float]:
-    """Seconds of the CPU backend on all its threads' one, scaled to the number of frames; its masks and sums must be the device's."""
+    """Return the seconds of the CPU backend, scaled to the number of frames.
+
+    One thread of all is timed. Masks and sums must be those of the device.
+    """
     cpu, scale = CpuBackend(1), n_frames / len(frames)
     here, everyone = cpu.prepare(known, MORPHOLOGY, None), np.arange(len(frames))
     masks = cpu.find_masks(frames, here)
@@ -376,9 +389,10 @@ def cpu_stages(
 
 
 def print_table(rows: list[Row], bandwidth: float) -> None:
-    """In Markdown."""
+    """Print the table in Markdown."""
     print(
-        "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 thread |\n|---|---|---|---|---|---|"
+        "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 "
+        "thread |\n|---|---|---|---|---|---|"
     )
     for row in rows:
         moved, share = (
@@ -390,7 +404,8 @@ def print_table(rows: list[Row], bandwidth: float) -> None:
             f"{s * 1e3:.1f} ms ({s / row.seconds:.0f} x)" if s else "" for s in (row.cupy, row.cpu)
         ]
         print(
-            f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | {' | '.join(others)} |"
+            f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | "
+            f"{' | '.join(others)} |"
         )
 
 
@@ -408,7 +423,8 @@ def whole_command(n_frames: int, size: int, device: int) -> None:
                 ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
                 seconds = time.perf_counter() - start
             print(
-                f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | {ended.stderr.splitlines()[-2]} |"
+                f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | "
+                f"{ended.stderr.splitlines()[-2]} |"
             )
 
 
@@ -438,7 +454,8 @@ def main() -> None:
     clock = Clock(backend.toolkit, options.repeats)
     bandwidth = copy_bandwidth(clock, options.copy_mib)
     print(
-        f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s"
+        f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the "
+        f"device: {bandwidth / 1e12:.2f} TB/s"
     )
     for size in options.sizes:
         for n_frames in options.frames:
@@ -447,7 +464,8 @@ def main() -> None:
             print(f"\n{n_frames} frames of {size} x {size}, uint16\n")
             if backend.free_bytes() < needed:
                 print(
-                    f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions."
+                    f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the "
+                    "program of CuPy's functions."
                 )
                 continue
             frames = backend.toolkit.call(lambda n=n_frames, size=size: noise_with_spots(n, size))

@@ -1,4 +1,6 @@
-"""Work of the host for a frame of shuffled gzip: inflate and unshuffle, or inflate and copy, where a device unshuffles.
+"""Work of the host for a frame of shuffled gzip.
+
+It inflates and unshuffles the frame, or inflates and copies it if a device unshuffles.
 
     python benchmarks/unshuffle.py [--size 2048] [--rounds 20] [--threads 1,2]
 
@@ -51,7 +53,8 @@ def main() -> None:
                 shuffle=True,
             )
             print(
-                f"frames of {options.size} x {options.size} uint16, compressed to 1/{frames.nbytes / dataset.id.get_storage_size():.2f}"
+                f"frames of {options.size} x {options.size} uint16, compressed to "
+                f"1/{frames.nbytes / dataset.id.get_storage_size():.2f}"
             )
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
             stored = file["frames"].id.read_direct_chunk((0, 0, 0))[1]
@@ -61,7 +64,7 @@ def main() -> None:
 
 
 def steps(stored: bytes, out: np.ndarray, rounds: int) -> None:
-    """Each step for itself."""
+    """Time each step separately."""
     data, octets = inflate(stored, out.nbytes), out.reshape(-1).view(np.uint8)
     ways: dict[str, Callable[[], object]] = {
         "inflate": lambda: inflate(stored, out.nbytes),
@@ -73,7 +76,7 @@ def steps(stored: bytes, out: np.ndarray, rounds: int) -> None:
 
 
 def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) -> None:
-    """All frames, in order or still shuffled."""
+    """Read all frames, in order or still shuffled."""
     n_frames, n_rows, n_columns = frames.shape
     into, planes = np.zeros_like(frames), np.zeros((n_frames, 1, 2, n_rows, n_columns), np.uint8)
     with ThreadPoolExecutor(threads) as pool:
@@ -96,7 +99,8 @@ def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) ->
         f"{name} {n_frames / statistics.median(seconds):.1f}" for name, seconds in taken.items()
     )
     print(
-        f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as fast"
+        f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as "
+        "fast"
     )
 
 

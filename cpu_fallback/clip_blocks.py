@@ -55,7 +55,7 @@ def moments_by_blocks(
 
 
 def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
-    """Replace values of rows (p, n) by the largest of their type, where ``left`` (b, p) is false."""
+    """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
     begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
@@ -218,7 +218,10 @@ class Comparison:
         return total / (n_blocks * size), variance
 
     def _pooled(self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts) -> Floats:
-        """Return the variance (p,) of a value inside the blocks that are left, which have ``size`` values."""
+        """Return the variance (p,) of a value inside the blocks that are left.
+
+        They have ``size`` values.
+        """
         freedom = size - number_of(left)
         scatter = _in_order(self.scatters, bits)
         return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
@@ -288,7 +291,7 @@ def _short_sums(tile: Tile, blocks: FrameBlocks) -> tuple[Floats, Counts, Floats
 
 
 def _integer_sums(tile: Tile, blocks: FrameBlocks) -> tuple[Counts, Counts, Floats]:
-    """(b, p) each: number of values of 32 bits or more, their sum, and the sum of squared deviations."""
+    """Return number, sum and sum of squared deviations, (b, p) each; 32 bits."""
     values, usable = tile.values, tile.usable
     lowest = values.min(axis=0).astype(np.int64)
     span = int((values.max(axis=0) - lowest).max(initial=0))

@@ -17,8 +17,8 @@ from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array
 
 TILE, TILE_VALUES = 1 << 12, 1 << 19
-"""Pixels of a tile, at least, and values, at most if there are more pixels: each operation on a tile
-must take so long that threads do not wait for the interpreter.
+"""Pixels of a tile, at least, and values, at most if there are more pixels. With smaller tiles,
+threads wait for the interpreter.
 """
 FEWEST, FEW = 4, 16
 """In all but a few pixels at most that many values are left out, and one of that many more."""
@@ -59,7 +59,7 @@ def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
 
 
 def starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
-    """Return the background (p,) that the clip of ascending rows (p, n) begins with; 0 where masked."""
+    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked."""
     means = np.zeros(len(rows))
     counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
     for count in np.unique(counts):
@@ -274,7 +274,7 @@ def as_float(values: Array) -> Floats:
 
 
 def quartiles(rows: Array, kept: Counts) -> Counts:
-    """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
+    """Return 4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n)."""
     n_pixels, n = rows.shape
     values, begin = rows.reshape(-1), np.arange(0, n_pixels * n, n)
     last = np.maximum(kept - 1, 0)

@@ -1,8 +1,9 @@
 """Make the pictures of the documentation: ``python docs/make_images.py [FOLDER]``.
 
-Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show the run of the tutorial and of ``make demo``. Its plots are made by the
-code of the tutorial. Needs the extra ``docs``.
+Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default
+in ``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of
+``gpu-spots find`` except where the manual's method is shown. Its plots are made by the code of the
+tutorial, and those of the page of ratios by its code. Needs the extra ``docs``.
 """
 
 import os
@@ -81,8 +82,11 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, chdir(temporary):
         simulate("laser__mccd.h5")
-        parameters = Parameters(sync="blocks")
-        find_spots("laser__mccd.h5", parameters, output="laser__spots.h5").close()
+        for parameters, output in (
+            (Parameters(sync="blocks"), "laser__spots.h5"),
+            (Parameters.manual(sync="blocks"), "manual__spots.h5"),
+        ):
+            find_spots("laser__mccd.h5", parameters, output=output).close()
         simulate("drift__mccd.h5", "--drift", "3", "--size", "512", "--seed", "1")
         few = ("--dark", "--angles", "30", "--size", "512", "--spots", "100")
         simulate("ccd__mccd.h5", *few)
@@ -102,25 +106,26 @@ def simulate(run: str, *options: str) -> None:
 
 def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
     """Yield names and figures."""
-    with open_spots("laser__spots.h5") as results, h5py.File("laser__mccd.h5") as file:
-        draw: dict[str, Callable[..., Figure]] = {
-            "tutorial": frame_and_mask,
-            "masks": masks,
-            "pixel": one_pixel,
-        }
-        for name, picture in draw.items():
+    draw: dict[str, tuple[str, Callable[..., Figure]]] = {
+        "tutorial": ("laser__spots.h5", frame_and_mask),
+        "masks": ("manual__spots.h5", masks),
+        "pixel": ("manual__spots.h5", one_pixel),
+    }
+    for name, (spots, picture) in draw.items():
+        with open_spots(spots) as results, h5py.File("laser__mccd.h5") as file:
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
     yield "finder", finder(theme)
     yield "noise", noise(theme)
-    yield from tutorial_plots()
+    yield from plots_of("tutorial.md")
+    yield from plots_of("ratios.md")
 
 
-def tutorial_plots() -> Iterator[tuple[str, Figure]]:
-    """Run the Python blocks of the tutorial, and yield each figure that one of them saves."""
-    page = (DOCS / "tutorial.md").read_text()
+def plots_of(name: str) -> Iterator[tuple[str, Figure]]:
+    """Run the Python blocks of a page, and yield each figure that one of them saves."""
+    page = (DOCS / name).read_text()
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for code in re.findall(r"(?<!-->\n)^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         with open(os.devnull, "w") as nowhere:
             names["print"] = lambda *words, file=nowhere: print(*words, file=file)
             exec(code, names)
@@ -199,7 +204,7 @@ def drift(theme: Theme) -> Figure:
     """Draw the levels of a run that drifts, and a mask of it without and with scaling."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
     for axis, title, how in ((axes[1], "b", "none"), (axes[2], "c", "level")):
-        parameters = Parameters(sync="blocks", normalise=how)
+        parameters = Parameters.manual(sync="blocks", normalise=how)
         with find_spots(
             "drift__mccd.h5", parameters, output=f"{how}__spots.h5", force=True
         ) as found:

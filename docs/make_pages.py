@@ -5,7 +5,8 @@
 - the tables of options in ``options.md``, from the commands of `gpu_spots.cli`;
 - the tables of datasets in ``file-format.md``, from the records of `gpu_spots.columns`;
 - the table of formats in ``export.md``, from `gpu_spots.export.formats`;
-- the tables of datasets in ``ratios.md``, from `gpu_spots.files.output.ratios_file`;
+- the tables of datasets in ``ratios.md``, from `gpu_spots.files.output.ratios_file` and
+  `gpu_spots.files.output.merged_file`;
 - the notebook ``tutorial.ipynb``, from ``tutorial.md``.
 
 A table stands between two comments in its page. The text around it is written by hand.
@@ -34,6 +35,11 @@ from gpu_spots.columns import (
     DatasetRecord,
 )
 from gpu_spots.export.formats import FORMATS
+from gpu_spots.files.output.merged_file import (
+    COMPARISON_COLUMNS,
+    MEMBER_COLUMNS,
+    MERGED_COLUMNS,
+)
 from gpu_spots.files.output.ratios_file import (
     FRAME_PAIR_COLUMNS,
     NULL_COLUMNS,
@@ -41,6 +47,7 @@ from gpu_spots.files.output.ratios_file import (
     RATIO_COLUMNS,
 )
 from gpu_spots.files.output.spots_writer import BACKGROUND, VIEWS
+from gpu_spots.parameters import MANUAL_DEFAULTS
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- table made by docs/make_pages.py: {} -->", "<!-- end of the table -->"
@@ -129,6 +136,8 @@ def option_row(option: click.Option, command: click.Command, page: str) -> tuple
     words, *brackets = re.split(r"\s*\[(?=default: |x|-?[\d.]+<)", words)
     found = [part for bracket in brackets for part in bracket.rstrip(" ]").split("; ")]
     defaults = [part[9:].strip("()") for part in found if part.startswith("default: ")]
+    if command is find and (manual := MANUAL_DEFAULTS.get(str(option.name))):
+        defaults.append(f"; manual: {manual}")
     limits = [in_words(part) for part in found if not part.startswith("default: ")]
     meaning = ", ".join([words.rstrip("."), *limits])
     return text, with_code(meaning), with_code("".join(defaults))
@@ -193,7 +202,7 @@ OPTION_TABLES = {
     **{heading: find_table(names) for heading, names in OURS.items()},
     **{
         name: command_table(name)
-        for name in ("convert", "info", "export", "ratios", "simulate", "score", "devices")
+        for name in ("convert", "info", "export", "ratios", "merge", "simulate", "score", "devices")
     },
 }
 
@@ -258,6 +267,9 @@ RATIO_TABLES = {
     "pairs": dataset_table(PAIR_COLUMNS),
     "frame pairs": dataset_table(FRAME_PAIR_COLUMNS),
     "null": dataset_table(NULL_COLUMNS),
+    "merged": dataset_table(MERGED_COLUMNS),
+    "members": dataset_table(MEMBER_COLUMNS),
+    "comparison": dataset_table(COMPARISON_COLUMNS),
 }
 
 

@@ -3,19 +3,24 @@
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError, given
 from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
-from gpu_spots.files.output.ratios_file import write_ratios
+from gpu_spots.files.output.laueutil_ratios import output_names, write_laueutil
+from gpu_spots.files.output.merged_file import merged_of, write_merged
+from gpu_spots.files.output.new_file import check_output
+from gpu_spots.files.output.ratios_file import ratios_of, write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.inputs import Inputs, parse_regions
 from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
@@ -23,16 +28,17 @@ from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 from gpu_spots.spots.ratios import RatioResult
+from gpu_spots.spots.ratios.merging import MergeResult
 
 
 class PythonWarnings:
     """An observer that shows no progress; its warnings are Python's."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        """Nothing to show."""
+        """Show nothing."""
 
     def advance(self, steps: int) -> None:
-        """Nothing to show."""
+        """Show nothing."""
 
     def warn(self, message: str) -> None:
         """Warn whoever called `find_spots`."""
@@ -76,8 +82,9 @@ def find_spots(
         frames: Path of a run, an HDF5 file; an `ImageRequest` for images; or the frames themselves,
             ``(n_frames, n_X, n_Y)``, counts, of uint8, uint16, uint32, int16, int32, float32 or
             float64.
-        parameters: Parameters of the search. None: the defaults of the manual, which require 10
-            different angles; ``Parameters(angles=0)`` requires none.
+        parameters: Parameters of the search. None: the defaults of ``gpu-spots find``, which
+            require 10 different angles; ``Parameters(angles=0)`` requires none. `Parameters.manual`
+            has the defaults of the manual.
         output: Spots file to write. None: the results stay in memory.
         frames_path: Dataset of the frames in the file, or several that form one stack. None: as
             the layout of the file defines it.
@@ -136,6 +143,7 @@ def find_spots(
     parameters = Parameters() if parameters is None else parameters
     if not isinstance(parameters, Parameters):
         raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
+    parameters.check_used()
     inputs = Inputs(
         frames_path=(frames_path,) if isinstance(frames_path, str) else tuple(frames_path or ()),
         angles_path=angles_path,
@@ -204,6 +212,10 @@ def ratios(
     scale: str = "none",
     intensity: str | None = None,
     keep_saturated: bool = False,
+    hkl: str | Path | None = None,
+    geometry: Geometry | None = None,
+    cell: UnitCell | None = None,
+    laueutil: str | Path | None = None,
     force: bool = False,
 ) -> RatioResult:
     """Return the on/off ratios of a spots file, as ``gpu-spots ratios`` does.
@@ -214,26 +226,94 @@ def ratios(
         scale: ``"none"`` or ``"pairs"``; see `SpotsFile.ratios`.
         intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
         keep_saturated: Whether pairs with saturated spots are used.
+        hkl: Table with the Miller indices of spots; see docs/ratios.md.
+        geometry: Detector and wavelengths, for sin(theta)/wavelength and the photo-Wilson fit.
+        cell: Unit cell, for sin(theta)/wavelength of reflections with Miller indices.
+        laueutil: Name, without ending, of the files of LaueUtil's lu_indexing2ratios to write.
+            None: none. They need ``hkl``.
         force: Whether an existing ``output`` is overwritten.
 
     Returns:
         Ratios, pairs, null tests and verdict.
 
     Raises:
-        GpuSpotsError: The spots file, a parameter or the output cannot be used.
+        GpuSpotsError: The spots file, a table, a parameter or the output cannot be used.
 
     Examples:
         >>> found = ratios("laser__spots.h5", "laser__ratios.h5")
         >>> print(found.verdict.partition(":")[0], "with", sorted(found.null))
         response seen with ['off_off', 'on_off', 'on_on', 'pairs']
     """
+    if laueutil is not None and hkl is None:
+        raise ParameterError("laueutil", f"needs Miller indices; give them with {given('hkl')}")
+    sources = [Path(spots), *([] if hkl is None else [Path(hkl)])]
+    if output is not None:
+        check_output(Path(output), sources, force)
+        if laueutil is not None and Path(output) in output_names(Path(laueutil)):
+            raise OutputError(f"{output}: two outputs have the same name; choose another")
     with open_spots(spots) as results:
-        found = results.ratios(scale=scale, intensity=intensity, keep_saturated=keep_saturated)
+        found = ratios_of(
+            results,
+            scale=scale,
+            intensity=intensity,
+            keep_saturated=keep_saturated,
+            hkl=None if hkl is None else Path(hkl),
+            geometry=geometry,
+            cell=cell,
+        )
+        if laueutil is not None:
+            places = results.spots()["XY"]
+            left_out = write_laueutil(
+                found, places, Path(laueutil), sources, geometry=geometry, force=force
+            )
+            found.notes.extend(left_out)
     if output is not None:
         options = {
             "scale": scale,
             "intensity": found.figures["intensity"],
             "keep_saturated": keep_saturated,
+            **({} if hkl is None else {"hkl": str(hkl)}),
+            **({} if geometry is None else asdict(geometry)),
+            **({} if cell is None else {"cell": astuple(cell)}),
         }
-        write_ratios(found, Path(output), Path(spots), options, force=force)
+        write_ratios(found, Path(output), sources, options, force=force)
+    return found
+
+
+def merge_ratios(
+    files: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    by: str | None = None,
+    force: bool = False,
+) -> MergeResult:
+    """Return the merged on/off ratios of several runs, as ``gpu-spots merge`` does.
+
+    Args:
+        files: At least two ratios files, of different runs.
+        output: File to write. None: nothing is written.
+        by: ``"hkl"``: reflections with the same Miller indices and delay, at all angles.
+            ``"position"``: those of the same angle, delay and place, within 3 pixels. None:
+            ``"hkl"`` if all files have it, else ``"position"``.
+        force: Whether an existing ``output`` is overwritten.
+
+    Returns:
+        Weighted means with errors, the ratios in them, and a comparison of each two runs.
+
+    Raises:
+        GpuSpotsError: A file is no ratios file, is of the same run as another, the runs have no
+            reflection in common, or the output cannot be written.
+
+    Examples:
+        >>> merge_ratios(["laser__ratios.h5"])
+        Traceback (most recent call last):
+        ...
+        gpu_spots.errors.ParameterError: files: found 1, expected at least two ratios files
+    """
+    paths = [Path(file) for file in files]
+    if output is not None:
+        check_output(Path(output), paths, force)
+    found = merged_of(paths, by)
+    if output is not None:
+        write_merged(found, Path(output), paths, force=force)
     return found

@@ -1,4 +1,4 @@
-"""What several test files need: results of the pipeline as plain arrays, and comparison to the bit."""
+"""Helpers of several test files: results as plain arrays, and comparison to the bit."""
 
 import contextlib
 import errno
@@ -53,7 +53,7 @@ class Notes:
 
 
 def datasets(file: h5py.Group) -> dict[str, np.ndarray]:
-    """Every dataset of a file by its path; soft links are not followed."""
+    """Return every dataset of a file by its path; soft links are not followed."""
     found: dict[str, np.ndarray] = {}
     file.visititems(
         lambda path, item: (
@@ -72,7 +72,7 @@ def run(
     notes: Notes | None = None,
     saturation: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run in memory, as they stand in the file."""
+    """Return all datasets of a run in memory, as in the file."""
     with memory_file() as file:
         stack = ArrayStack(frames, columns, validity, saturation)
         find_spots(
@@ -86,7 +86,7 @@ def run(
 
 
 def datasets_of(path: Path) -> dict[str, np.ndarray]:
-    """Every dataset of a file."""
+    """Return every dataset of a file."""
     with h5py.File(path) as file:
         return datasets(file)
 
@@ -102,7 +102,7 @@ def assert_equal_results(found: Path, expected: Path) -> None:
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Every expected dataset is there with the same type, shape and bits."""
+    """Check that every expected dataset has the same type, shape and bits."""
     for path, value in expected.items():
         assert path in found, f"{path} is missing"
         assert found[path].dtype == value.dtype, (
@@ -113,7 +113,8 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         )
         equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
         assert equal, (
-            f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+            f"{path} differs at "
+            f"{np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
         )
 
 
@@ -161,7 +162,10 @@ def series(
 def write_run(
     path: Path, edit: Callable[[h5py.File], object] | None = None, frames: np.ndarray | None = None
 ) -> Path:
-    """A laser run of 20 frames at 10 angles, off and on at each, in LaueUtil's layout, after ``edit``."""
+    """Write a laser run of 20 frames at 10 angles in LaueUtil's layout.
+
+    Each angle has one frame without and one with laser. ``edit`` changes the file.
+    """
     with h5py.File(path, "w") as file:
         file["frames"] = series() if frames is None else frames
         n_frames = len(file["frames"])
@@ -193,7 +197,7 @@ def replaced(**values: Any) -> Callable[[h5py.File], None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Status and output of a command."""
 
     status: int
     stdout: str
@@ -222,7 +226,10 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
 def started(
     *arguments: object, name: str = "lu_hdf2spots", prelude: str = "pass", **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command as a process, after a line of Python; it is killed if it still runs at the end."""
+    """Start a command as a process, after a line of Python.
+
+    The process is killed if it still runs at the end.
+    """
     # a test suite that runs in the background of a shell hands on that SIGINT is ignored, as a
     # user's terminal does not
     program = f"""
@@ -251,7 +258,7 @@ def process(*arguments: object, name: str = "lu_hdf2spots", **options: Any) -> E
 
 
 def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything in a folder and below: kind and permissions, and the content of files and links."""
+    """Return everything in a folder and below: kind, permissions, and content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
@@ -267,7 +274,10 @@ def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def assert_refused(ended: Ended, status: int, *words: str) -> None:
-    """It ended with that status and one line on stderr that has all the words; nothing is on stdout."""
+    """Check the status, and the one line on stderr, which has all the words.
+
+    Nothing may be on stdout.
+    """
     assert (ended.status, ended.stdout) == (status, ""), ended
     assert len(ended.lines) == 1, ended.stderr
     assert ended.stderr.endswith("\n")
@@ -300,7 +310,7 @@ class FullDisk:
 
 
 def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, int]:
-    """Where chunk ``index`` of a dataset begins in its file, and its length."""
+    """Return begin and length of chunk ``index`` of a dataset in its file."""
     with h5py.File(path) as file:
         chunk = file[dataset].id.get_chunk_info(index)
     return chunk.byte_offset, chunk.size
@@ -342,7 +352,10 @@ def means_of(
 
 
 def refuses(path: Path, *options: object, status: int = 1, words: tuple[str, ...] = ()) -> str:
-    """The command refuses a file in one line with these words, and leaves its folder as it was; returns that line."""
+    """Check that the command refuses a file in one line with these words; return the line.
+
+    The folder must stay as it was.
+    """
     before = listing(path.parent)
     ended = command(path, *options, "--quiet")
     assert_refused(ended, status, *words)

@@ -22,9 +22,7 @@ Bools = NDArray[np.bool_]
 PIECE_PIXELS = 1 << 13
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
 STRIP_PIXELS = 1 << 16
-"""The same of ``-m clip``, and of a strip of rows whose neighbourhoods are added up. These take many
-short steps: with fewer pixels, threads wait for the interpreter.
-"""
+"""Pixels that ``-m clip`` works on at a time. With fewer, threads wait for the interpreter."""
 
 
 def complete(
@@ -189,5 +187,5 @@ def _in_pieces(
 
 
 def _quiet() -> np.errstate:
-    """Float frames may hold values so large that their statistics overflow; such a pixel stands out on no frame."""
+    """Silence warnings of float frames whose statistics overflow; such pixels never stand out."""
     return np.errstate(over="ignore", invalid="ignore")

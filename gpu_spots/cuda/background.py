@@ -36,7 +36,7 @@ class HeldBackground:
     def empty(
         cls, toolkit: Toolkit, shape: tuple[int, int], dtype: np.dtype[Any]
     ) -> "HeldBackground":
-        """Room for that of frames of ``shape`` and ``dtype``."""
+        """Return arrays for the background of frames of ``shape`` and ``dtype``."""
         return cls(toolkit.xp.empty(shape, dtype), toolkit.xp.empty(shape, np.uint32))
 
 
@@ -54,7 +54,7 @@ class DeviceMaps:
     """int32."""
 
 
-def hold_background(
+def allocate_background(
     toolkit: Toolkit, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
 ) -> HeldBackground | None:
     """Return memory for maps that are made on the device: those of `Trimmed`, from bit planes."""
@@ -97,7 +97,7 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
     """Fill rows of the maps, and of what is held of them; returns whether there were gaps."""
     if isinstance(moments, RankedMoments):
         assert into.held is None  # it would not be filled
-        with moments.lent(toolkit, into.avg.shape) as on_host:
+        with moments.on_host(toolkit, into.avg.shape) as on_host:
             return into.fill(on_host)
     maps = evaluated(toolkit, moments, into.cutoff, into.held, into.begin * into.avg.shape[1])
     on_device = (
@@ -111,7 +111,17 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         moments.total,
         moments.gaps,
     )
-    with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
+    with toolkit.host_copies(on_device) as (
+        avg,
+        std,
+        iqr,
+        threshold,
+        largest,
+        arg,
+        kept,
+        total,
+        gaps,
+    ):
         sums = total.view(np.int32) if largest.dtype.kind == "i" else total
         for rows, values in (
             *((into.avg, avg), (into.std, std), (into.iqr, iqr), (into.threshold, threshold)),
@@ -128,7 +138,10 @@ def evaluated(
     held: HeldBackground | None = None,
     first: int = 0,
 ) -> DeviceMaps:
-    """avg, std, iqr and threshold of a band's moments; ``held`` gets its part, from flat pixel ``first`` on."""
+    """Return avg, std, iqr and threshold of a band's moments.
+
+    They are also stored in ``held``, from flat pixel ``first`` on.
+    """
     xp, limits, n_pixels = toolkit.xp, np.iinfo(moments.max.dtype), len(moments.kept)
     maps = DeviceMaps(
         *(xp.empty(n_pixels, kind) for kind in (np.float32, np.float32, np.float32, np.int32))

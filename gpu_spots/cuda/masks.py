@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
+from gpu_spots.model import FETCH_BYTES, FoundMasks, Morphology, PackedImages, Validity
 
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """Sizes that are equal in masks.cu."""
 STEPS = 8
 """Erosions and dilations of one launch, limited by the halo of a tile in shared memory."""
-FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that are copied to the host at a time, as in `gpu_spots.memory.plan`."""
 
 
 def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
-    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Operations.find_masks``."""
+    """Return raw and filtered masks; see ``gpu_spots.backend.Operations.find_masks``."""
     n_frames, n_rows, n_columns = frames.shape
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
@@ -82,7 +80,7 @@ def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[
 
 
 def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
-    """Words of zeros."""
+    """Return masks of zeros."""
     return PackedMasks(
         toolkit.xp.zeros((n_masks, shape[0], words_for(shape[1])), np.uint32), shape[1]
     )
@@ -91,7 +89,7 @@ def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> Packe
 def union(
     toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
 ) -> None:
-    """OR masks onto others; see ``gpu_spots.backend.Operations.union``."""
+    """Combine masks with others by OR; see ``gpu_spots.backend.Operations.union``."""
     n_words = onto.words.shape[1] * onto.words.shape[2]
     which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
     unite = toolkit.kernel("union", "unite")
@@ -112,15 +110,18 @@ def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> Packe
 
 
 def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
-    """Copy masks, the same number of each, to the host: all kinds of some frames in one transfer."""
+    """Copy masks to the host: all kinds of some frames in one transfer.
+
+    Each kind has the same number of masks.
+    """
     if not masks:
         return []
     on_host = [np.empty(each.words.shape, np.uint32) for each in masks]
     step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
     for begin in range(0, len(masks[0]), step):
         some = slice(begin, begin + step)
-        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
-            for words, copied in zip(on_host, lent, strict=True):
+        with toolkit.host_copies([each.words[some] for each in masks]) as copies:
+            for words, copied in zip(on_host, copies, strict=True):
                 np.copyto(words[some], copied)
     return [
         PackedImages(words.astype("<u4", copy=False).view(np.uint8), each.n_columns)
@@ -129,7 +130,7 @@ def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
-    """Erosions and dilations of each launch, one at least.
+    """Yield the erosions and dilations of each launch; there is at least one launch.
 
     So many erosions that nothing is left, and dilations that everything is set, are enough.
     """
@@ -144,7 +145,7 @@ def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[t
 
 
 def _tiles(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[int]]:
-    """Grid and block for masks of (n, n_X, words)."""
+    """Return grid and block for masks of (n, n_X, words)."""
     return (-(-shape[2] // TILE_WORDS), -(-shape[1] // TILE_ROWS), shape[0]), (THREADS,)
 
 

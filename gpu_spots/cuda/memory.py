@@ -11,7 +11,7 @@ from gpu_spots.background.methods import Clip, Method
 from gpu_spots.cuda.clip import clip_bytes
 from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.ranked import Launch
-from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
+from gpu_spots.cuda.shuffle import put_in_order, stretch_buffer
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import Array
 
@@ -23,12 +23,12 @@ PER_SET_PIXEL = 60
 """Bytes of a set pixel while components are found: parent, root, number, component, position, and
 what the sort of them needs.
 """
-SET_PIXELS = 20
-"""One pixel in so many may be set; where there are more, memory may run out, and half as many
-frames are taken.
+PIXELS_PER_SET_PIXEL = 20
+"""Number of pixels per set pixel that is planned for. With more set pixels memory may run out, and
+half as many frames are taken.
 """
 SLACK = 1 << 20
-"""What is rounded up, and small arrays."""
+"""Bytes for rounding and for small arrays."""
 
 
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:
@@ -52,7 +52,7 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
     """Return what the masks, components and sums of a batch take, at most."""
     n_values = n_frames * n_pixels
-    return n_values * MASKS // 8 + n_values * PER_SET_PIXEL // SET_PIXELS + SLACK
+    return n_values * MASKS // 8 + n_values * PER_SET_PIXEL // PIXELS_PER_SET_PIXEL + SLACK
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def staging(
     sent = list(parts)
     if shuffled_rows is not None:
         sent = [
-            (toolkit, toolkit.call(partial(room_for_stretches, toolkit, frames, shuffled_rows)))
+            (toolkit, toolkit.call(partial(stretch_buffer, toolkit, frames, shuffled_rows)))
             for toolkit, frames in parts
         ]
     (toolkit, first), *others = sent

@@ -14,7 +14,10 @@ from gpu_spots.model import Array, FloatMoments, IntegerMoments
 
 @dataclass(frozen=True, slots=True)
 class PlaneMoments:
-    """Results of the bit-plane kernel on the device: flat arrays of the band's pixels in the shortest types, 0 where masked."""
+    """Results of the bit-plane kernel: flat arrays of the band's pixels, 0 if masked.
+
+    They are on the device, in the shortest types.
+    """
 
     kept: Any
     """uint16."""
@@ -51,7 +54,10 @@ class PlaneMoments:
 
 @dataclass(frozen=True, slots=True)
 class RankedMoments:
-    """Results of the sorting kernels on the device: flat arrays of the band's pixels, 0 where masked."""
+    """Results of the sorting kernels: flat arrays of the band's pixels, 0 if masked.
+
+    They are on the device.
+    """
 
     maps: dict[str, Any]
     """Maps by the fields of `IntegerMoments` or `FloatMoments`; ``dropped`` for kruskal only."""
@@ -97,11 +103,11 @@ class RankedMoments:
         return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
 
     @contextmanager
-    def lent(
+    def on_host(
         self, toolkit: Toolkit, shape: tuple[int, ...]
     ) -> Iterator[IntegerMoments | FloatMoments]:
         """Yield the moments on the host; they are valid until the block ends."""
-        with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
+        with toolkit.host_copies([*self.maps.values(), self.gaps]) as on_host:
             yield self._moments(on_host, shape)
 
     def _moments(

@@ -89,7 +89,7 @@ class _Held:
     """Significance, or sums of it, on one device."""
 
     device: int
-    """Its index."""
+    """Index of the device."""
     held: Any
 
     def __len__(self) -> int:
@@ -128,12 +128,12 @@ class SeveralGpus:
         """Return the memory that a batch needs on the device of its thread."""
         return self.backends[HOME].batch_bytes(n_frames, n_pixels, dtype)
 
-    def hold(
+    def allocate(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
     ) -> _Frames:
         """Allocate frames on the device of the thread, or if ``shared`` on every device."""
         devices = range(len(self.backends)) if shared else [self._threads.device()]
-        return _Frames({device: self.backends[device].hold(shape, dtype) for device in devices})
+        return _Frames({device: self.backends[device].allocate(shape, dtype) for device in devices})
 
     @contextmanager
     def staging(
@@ -175,7 +175,7 @@ class SeveralGpus:
         backend = self.backends[device]
         return _Frames({device: backend.levelled(found, levels, validity, prepared[device])})
 
-    def hold_background(
+    def allocate_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> None:
         """Hold nothing. Each device computes some rows but needs all, which the host sends."""
@@ -216,7 +216,7 @@ class SeveralGpus:
         )
 
     def without(self, masks: _Masks, invalid: _Masks) -> _Masks:
-        """Exclude pixels on the device of ``masks``, to which ``invalid`` is copied first."""
+        """Exclude pixels. ``invalid`` is copied to the device of ``masks`` first."""
         return _Masks(
             masks.device,
             self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)),
@@ -263,11 +263,11 @@ class SeveralGpus:
         )
 
     def prepare_significance(self, maps: SignificanceMaps) -> tuple[Any, ...]:
-        """On every device."""
+        """Prepare it on every device."""
         return tuple(backend.prepare_significance(maps) for backend in self.backends)
 
     def prepare_seeds(self, levels: SeedLevels) -> tuple[Any, ...]:
-        """On every device."""
+        """Prepare it on every device."""
         return tuple(backend.prepare_seeds(levels) for backend in self.backends)
 
     def significance(

@@ -1,4 +1,4 @@
-"""The frames of a run as the two passes ask for them: bands of rows of all frames, then batches of whole frames.
+"""Frames of a run: bands of rows of all frames, then batches of whole frames.
 
 They are in memory or on the device as a whole, or are read in parts, from the file or from a
 scratch file: the plan says which.
@@ -38,7 +38,7 @@ class Source(Generic[Frames, Masks, Prepared]):
     workers: Workers
     """Threads of the run."""
     validity: Validity
-    """Which values count, in the frames' own counts."""
+    """Valid values, in the counts of the frames."""
     saturation: float | None
     """The smallest saturated value, in the frames' own counts; None: unknown."""
     sampler: LevelSampler
@@ -46,16 +46,15 @@ class Source(Generic[Frames, Masks, Prepared]):
     transfer: Transfer[Frames]
     """Reader of parts."""
     whole: Frames | Array | None = None
-    """All frames, in memory or on the device; None where they are read in parts."""
+    """All frames, in memory or on the device; None: they are read in parts."""
     scales_frames: bool = True
-    """Frames are multiplied to bring them to the run's level; False: their background is subtracted.
-    """
+    """Whether frames are scaled to the level of the run; False: their background is subtracted."""
     factors: NDArray[np.int64] | None = None
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.
     """
-    rooms: dict[int, Frames] = field(default_factory=dict)
-    """Last band or batch of each thread, by `threading.get_ident`. A walk uses its memory again:
+    buffers: dict[int, Frames] = field(default_factory=dict)
+    """Last band or batch of each thread, by `threading.get_ident`. A pass uses its memory again:
     fresh memory costs more time than reading into it.
     """
 
@@ -71,29 +70,38 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     @property
     def relative_levels(self) -> NDArray[np.int64] | None:
-        """(n_frames,) int64, 2^-16: level of each frame over the run's; None: not levelled."""
+        """Level of each frame over that of the run, (n_frames,) int64, 2^-16.
+
+        None if frames are not levelled.
+        """
         return None if self.factors is None else relative_levels(self.factors)
 
     @property
     def background_levels(self) -> NDArray[np.int64] | None:
-        """(n_frames,) int64, 2^-16: `relative_levels` where frames are not scaled for them; else None."""
+        """Levels `relative_levels` if frames are not scaled; else None."""
         return None if self.scales_frames else self.relative_levels
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Generator[Result, None, None]:
-        """Results of ``function``, which asks for bands or batches; their memory is free afterwards."""
+        """Yield the results of ``function``, which reads bands or batches.
+
+        Their memory is free afterwards.
+        """
         try:
             yield from in_order(function, items, self.workers)
         finally:
-            self.rooms.clear()
+            self.buffers.clear()
 
     def band(self, begin: int, end: int) -> Frames:
-        """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
+        """Return rows of all frames where the backend computes, at the level of the run.
+
+        They are those from ``begin`` to ``end``, and valid until the next band of the thread.
+        """
         if self.whole is not None:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
-        held = self._room((n_frames, end - begin, n_columns))
+        held = self._buffer((n_frames, end - begin, n_columns))
         for piece in spans(
             n_frames, frames_of_piece((end - begin) * n_columns, self.dtype.itemsize)
         ):
@@ -101,10 +109,13 @@ class Source(Generic[Frames, Masks, Prepared]):
         return self._scaled(held, slice(None))
 
     def batch(self, begin: int, end: int) -> Frames:
-        """The frames from ``begin`` to ``end``, where the backend computes, in their own counts; until the thread's next."""
+        """Return frames where the backend computes, in their own counts.
+
+        They are those from ``begin`` to ``end``, and valid until the next batch of the thread.
+        """
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
-        held = self._room((end - begin, *self.shape[1:]))
+        held = self._buffer((end - begin, *self.shape[1:]))
         self.transfer.fill(held, 0, (begin, end), (0, self.shape[1]))
         return held
 
@@ -113,18 +124,21 @@ class Source(Generic[Frames, Masks, Prepared]):
         for frame, image in enumerate(frames, begin):
             self.sampler.see(frame, image[self.sampler.rows])
 
-    def _room(self, shape: tuple[int, int, int]) -> Frames:
-        """Return room for a band or a batch: this thread's last one, if it fits."""
+    def _buffer(self, shape: tuple[int, int, int]) -> Frames:
+        """Return memory for a band or a batch: this thread's last one, if it fits."""
         thread = threading.get_ident()
-        room = self.rooms.get(thread)
-        if room is None or room.shape != shape:
-            room = None
-            self.rooms.pop(thread, None)
-            self.rooms[thread] = room = self.backend.hold(shape, self.dtype)
-        return room
+        buffer = self.buffers.get(thread)
+        if buffer is None or buffer.shape != shape:
+            buffer = None
+            self.buffers.pop(thread, None)
+            self.buffers[thread] = buffer = self.backend.allocate(shape, self.dtype)
+        return buffer
 
     def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
-        """A batch at the run's level; ``prepared``: the background, as the backend prepared it."""
+        """Return a batch at the level of the run.
+
+        ``prepared``: background as the backend prepared it.
+        """
         levels = self.background_levels
         if levels is None:
             return self._scaled(frames, slice(begin, end))
@@ -192,12 +206,12 @@ def _read_to_device(
     stack: Stack, source: Source[Frames, Masks, Prepared], observer: Observer
 ) -> Frames:
     """Return all frames on the device."""
-    held = source.backend.hold(stack.shape, stack.dtype, shared=True)
+    held = source.backend.allocate(stack.shape, stack.dtype, shared=True)
 
     def read(begin: int, end: int) -> None:
         source.transfer.fill(held, begin, (begin, end), (0, stack.shape[1]), source.sampler)
 
-    _walk("read", source, stack.step, observer, read)
+    _read_all("read", source, stack.step, observer, read)
     return held
 
 
@@ -211,7 +225,7 @@ def _read_to_memory(
         stack.read(begin, end, frames[begin:end])
         source.see(begin, frames[begin:end])
 
-    _walk("read", source, stack.step, observer, read)
+    _read_all("read", source, stack.step, observer, read)
     return frames
 
 
@@ -226,17 +240,19 @@ def _copy_to_scratch(
         source.see(begin, frames)
         spool.write(begin, frames)
 
-    _walk("read", source, stack.step, observer, copy)
+    _read_all("read", source, stack.step, observer, copy)
 
 
 def _sample(
     source: Source[Frames, Masks, Prepared], observer: Observer, rows_of: Callable[[int], Array]
 ) -> None:
     """Read only the rows from which the level of a frame is calculated."""
-    _walk("levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin)))
+    _read_all(
+        "levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin))
+    )
 
 
-def _walk(
+def _read_all(
     stage: str,
     source: Source[Frames, Masks, Prepared],
     step: int,

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns
 
 SECONDS = {"": 0, "s": 0, "ms": -3, "us": -6, "µs": -6, "μs": -6, "ns": -9, "ps": -12, "fs": -15}
 """Powers of ten by the units of a delay."""
@@ -68,11 +67,20 @@ def _delays(
     delays = np.full(n_frames, np.nan)
     if states is None:
         return delays
-    column = np.asarray(columns.get("delay", ()))
-    if column.shape == (n_frames,):
-        delays[:] = [seconds(value) for value in column.tolist()]
+    with suppress(InputError):  # `delay_warning` has told it
+        if (column := grouping.frame_delays(columns, n_frames, "")) is not None:
+            delays[:] = [seconds(value) for value in column.tolist()]
     delays[~states] = 0.0
     return delays
+
+
+def delay_warning(columns: Columns, n_frames: int, source: str) -> str | None:
+    """Return a warning if the delays of a run cannot be used; they are unknown then."""
+    try:
+        grouping.frame_delays(columns, n_frames, source)
+    except InputError as error:
+        return f"{error}; delays are unknown"
+    return None
 
 
 def seconds(delay: object) -> float:

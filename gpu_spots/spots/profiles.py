@@ -1,8 +1,8 @@
 """Weighted intensities of spots whose mask belongs to a group of frames.
 
 All frames of the group together show the profile of a spot better than one of them does. Pixels get
-weights by it, the same on every frame of the group, so that weak pixels add less noise. All of it is
-computed on the host, in a fixed order.
+weights by it, the same on every frame of the group, so that weak pixels add less noise. All of it
+is computed on the host, in a fixed order.
 """
 
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ class WeightedSums:
             yield scale * total, scale * np.sqrt(spread)
 
     def _level(self, frame: int) -> np.float64:
-        """Level of a frame over that of the run."""
+        """Return the level of a frame over that of the run."""
         one = np.float64(2**FACTOR_BITS)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 

@@ -58,7 +58,7 @@ def assert_as_reference(
         stats, _, _, _ = clip_maps(frames, valid, percent, cutoff, blocks)
     found = run(
         frames,
-        Parameters(method="clip", n=percent, cutoff=cutoff, angles=0),
+        Parameters.manual(method="clip", n=percent, cutoff=cutoff, angles=0),
         backend,
         None if angles is None else {"angle": np.asarray(angles, np.float64)},
         Validity(pixels, low, high),
@@ -115,7 +115,7 @@ def test_strips_of_rows(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("percent", [1, 25, 60])
 @pytest.mark.parametrize("blocks", [False, True])
 def test_spots_on_many_frames(backend: Backend, dtype: str, percent: int, blocks: bool) -> None:
-    """Up to half of the values of a pixel are left out, and some are the largest of their type."""
+    """Up to half of the values of a pixel are excluded; some are the largest of their type."""
     frames = frames_of(dtype, 60, 20, 10)
     for x in range(SHAPE[0]):
         frames[3 * x : 6 * x + 3, x, 5:] = 100
@@ -159,7 +159,9 @@ def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
     levels = np.rint(exposure * 65536).astype(np.int64)
     angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
     columns = {"angle": angles} if blocks else {}
-    method = METHODS["clip"].for_run(Parameters(), columns, len(frames), "run").at_levels(levels)
+    method = (
+        METHODS["clip"].for_run(Parameters.manual(), columns, len(frames), "run").at_levels(levels)
+    )
     found = moments_of(backend, backend.upload(frames), method, Validity(high=high))
     valid = find_valid(frames, None, None, high)
     stats, _, _, _ = clip_maps(

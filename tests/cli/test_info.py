@@ -61,7 +61,7 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
         "laser": "10 off, 10 on (/lauecollect/laser_on)",
         "blocks": "10, of 2 frames",
         "pairs": "10",
-        "find can": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
+        "find accepts": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
         "command": f"gpu-spots find {path} -S blocks",
     }
 
@@ -81,12 +81,13 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     assert found["stored"] == "chunks 1x24x40, filters gzip 4"
     assert (
         found["mask"]
-        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), "
+        "--reject border:1 (124)"
     )
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
     assert found["laser"].startswith("unknown: no laser states found")
-    assert found["cannot"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
+    assert found["find refuses"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
     assert found["command"] == f"gpu-spots find {path} --reject border:1 --valid-range 3,"
 
 
@@ -222,7 +223,7 @@ def test_images_are_described_too(tmp_path: Path) -> None:
 
 
 def test_a_spots_file(tmp_path: Path) -> None:
-    """How many spots it has, and how they were found."""
+    """The number of spots, and the options of the run, are shown."""
     path = write_run(tmp_path / "run__mccd.h5")
     assert command("find", path, "-S", "blocks", "--quiet", name="gpu-spots").status == 0
     spots = tmp_path / "run__spots.h5"
@@ -236,8 +237,10 @@ def test_a_spots_file(tmp_path: Path) -> None:
         found["per frame"]
         == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
     )
-    assert found["method"] == "n_removed"
-    assert found["options"].startswith("sync blocks, n 25,")
+    assert found["method"] == "clip"
+    assert found["options"] == (
+        "finder matched, sync blocks, n 25, significance 5.5, streaks False, normalise level"
+    )
     assert found["computed"].startswith(f"{info_attributes['start_time']}, ")
     assert found["input"] == f"{path}  /frames"
     assert "dataset    /masks_synced  (10, 24, 40) uint8" in info(spots).stdout
@@ -249,6 +252,13 @@ def test_a_spots_file(tmp_path: Path) -> None:
     }
     assert in_json["datasets"]["/spots/I"] == f"({counts.sum()},) float64"
     assert in_json["input_file"] == str(path)
+    assert in_json["options"]["normalise"] == "level"
+    manual = ("-m", "kruskal", "-s", "2,1", "-o", spots, "--force", "--quiet")
+    assert command(path, *manual).status == 0
+    assert lines(info(spots))["options"] == (
+        "finder threshold, sync none, alpha 0.05, cutoff 3.0, erosions 1, dilations 2, "
+        "structure 2,1, normalise none"
+    )
 
 
 def test_a_damaged_spots_file(tmp_path: Path) -> None:
@@ -262,7 +272,7 @@ def test_a_damaged_spots_file(tmp_path: Path) -> None:
 
 
 def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
-    """As other programs write them."""
+    """Spots files of other programs lack the attributes."""
     with h5py.File(tmp_path / "a__spots.h5", "w") as file:
         file["frame2spotsBE"] = [[0, 3], [3, 4]]
     found = lines(info(tmp_path / "a__spots.h5"))

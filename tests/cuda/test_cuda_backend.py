@@ -1,4 +1,7 @@
-"""What only the CUDA backend has: uploads, its memory, masks in many launches; emulated, and on a device where there is one."""
+"""Uploads, memory, and masks in many launches, of the CUDA backend only.
+
+It is emulated, and on a device if there is one.
+"""
 
 import threading
 from collections.abc import Callable
@@ -72,7 +75,7 @@ def test_large_uploads_go_in_pieces(
 @pytest.mark.sanitize
 def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     frames = np.arange(40 * 6 * 5, dtype=np.int32).reshape(40, 6, 5)
-    held = device_backend.hold(frames.shape, frames.dtype)
+    held = device_backend.allocate(frames.shape, frames.dtype)
 
     def stage(first: int) -> None:
         for begin in range(first, 40, 8):
@@ -94,7 +97,7 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
 
 @pytest.mark.sanitize
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:
-    held = device_backend.hold((2, 3, 4), np.dtype("uint8"))
+    held = device_backend.allocate((2, 3, 4), np.dtype("uint8"))
 
     def fails() -> None:
         with device_backend.staging(held, 0, 1):
@@ -115,7 +118,7 @@ def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> Non
 def test_many_steps_equal_scipy(
     device_backend: Backend, erosions: int, dilations: int, connectivity: int
 ) -> None:
-    """More than one launch. So many steps are as good as all that SciPy can take."""
+    """More than one launch is needed. This number of steps has the effect of any larger one."""
     rng = np.random.default_rng(5)
     images = np.ones((2, 75, 130), np.uint8)
     images[0, 30, 60] = images[0, 70, 3] = 0
@@ -164,7 +167,7 @@ def test_results_do_not_depend_on_bands_or_batches(
     rng = np.random.default_rng(2)
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
-    parameters = Parameters(angles=3, sync=sync, erosions=0)
+    parameters = Parameters.manual(angles=3, sync=sync, erosions=0)
     expected = run(frames, parameters, CpuBackend(1), COLUMNS)
     for band, batch in [(60, 33 * 50), (700, 7 * 33 * 50), (10**6, 10**9)]:
         monkeypatch.setattr(plan, "BAND_PIXELS", band)
@@ -174,7 +177,7 @@ def test_results_do_not_depend_on_bands_or_batches(
 
 @pytest.fixture
 def emulated(make_backend: Callable[[str], Backend]) -> Backend:
-    """Whose memory can be looked at."""
+    """Return an emulated backend whose memory can be inspected."""
     return make_backend("emulated")
 
 
@@ -182,7 +185,7 @@ def emulated(make_backend: Callable[[str], Backend]) -> Backend:
     "dtype", [np.dtype("uint8"), np.dtype("uint32"), np.dtype("float64")], ids=str
 )
 def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np.dtype) -> None:
-    """With one pixel in 20 set, as the bound assumes, it is at most a fifth too high."""
+    """With one pixel in 20 set, the bound is at most a fifth too high."""
     rng, shape = np.random.default_rng(3), (200, 300)
     frames = (rng.random((4, *shape)) < 1 / cuda_set_pixels()).astype(dtype)
     limits = np.ones(shape, np.float64 if dtype.kind == "f" else np.int64)
@@ -207,7 +210,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np
 def cuda_set_pixels() -> int:
     from gpu_spots.cuda import memory
 
-    return memory.SET_PIXELS
+    return memory.PIXELS_PER_SET_PIXEL
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.2, 3])
@@ -219,7 +222,7 @@ def test_a_run_within_any_memory(
     The results are the same.
     """
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, sync="blocks", erosions=0)
+    parameters = Parameters.manual(angles=3, sync="blocks", erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     monkeypatch.setattr(MEMORY, "limit", MEMORY.live + int(share * frames.nbytes) + (3 << 20))
     assert_same(run(frames, parameters, emulated, COLUMNS), expected)
@@ -229,7 +232,7 @@ def test_memory_that_is_less_than_was_thought(
     emulated: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, erosions=0)
+    parameters = Parameters.manual(angles=3, erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     released = 0
 
@@ -263,7 +266,7 @@ def test_a_file_through_the_device_and_in_parts(
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
             output = Output(tmp_path / f"{i}.h5")
-            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
+            find_to_file(stack, Parameters.manual(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -276,7 +279,7 @@ def test_a_device_that_is_too_small(emulated: Backend, monkeypatch: pytest.Monke
         InputError,
         match=r"24 frames of 64 x 90 need at least \d+ MiB of GPU memory, 2 MiB are available$",
     ):
-        run(series(24, (64, 90)), Parameters(angles=0), emulated)
+        run(series(24, (64, 90)), Parameters.manual(angles=0), emulated)
 
 
 @pytest.mark.parametrize("when", ["before", "while frames are read"])
@@ -293,7 +296,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
         output = Output(tmp_path / "expected.h5")
-        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
+        find_to_file(stack, Parameters.manual(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -310,7 +313,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
         output = Output(tmp_path / "found.h5")
-        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
+        summary = find_to_file(stack, Parameters.manual(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large
@@ -326,7 +329,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     "sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len
 )
 def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
-    """Of one step of the block and of several; what follows the last one is not written."""
+    """One and several steps of the block give the sums; nothing is written after the last one."""
     toolkit = EmulatedToolkit(kernel_folder)
     begins = toolkit.to_device(np.full(len(sizes) + 2, -1, np.int64))
     values = toolkit.to_device(np.array(sizes, np.int32))
@@ -342,7 +345,7 @@ def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
 def test_bands_and_batches_share_what_a_small_device_has(
     kernel_folder: Path, mib: int, rows: int, frames: int
 ) -> None:
-    """What needs more of the device's memory is halved, however much of the host's it needs."""
+    """Bands and batches that need too much device memory are halved, for any host memory."""
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
@@ -357,19 +360,18 @@ def test_bands_and_batches_share_what_a_small_device_has(
 
 def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through slots as large as the plan says, all kinds of some frames in each."""
-    assert cuda_masks.FETCH_BYTES == plan.FETCH_BYTES
     toolkit = EmulatedToolkit(kernel_folder)
     words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
     monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)
-    lent, lend_all = [], toolkit.lend_all
+    sizes, host_copies = [], toolkit.host_copies
 
     def noted(arrays: Any) -> Any:
-        lent.append([len(array) for array in arrays])
-        return lend_all(arrays)
+        sizes.append([len(array) for array in arrays])
+        return host_copies(arrays)
 
-    monkeypatch.setattr(toolkit, "lend_all", noted)
+    monkeypatch.setattr(toolkit, "host_copies", noted)
     masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
-    assert lent == [[3, 3], [3, 3], [1, 1]]
+    assert sizes == [[3, 3], [3, 3], [1, 1]]
     assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

@@ -1,4 +1,4 @@
-"""How often a run asks the device for something: kernels, copies, waits for results, new threads.
+"""Number of kernels, copies, waits and new threads of a run.
 
 Python takes some ten microseconds for each, whatever the size of the frames. So the numbers are
 those of 180 frames of 2048 x 2048: the frames here are smaller, and bands and batches with them.
@@ -54,7 +54,7 @@ class Counting(EmulatedToolkit):
             self.counts[what] += n
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """A thread that is new to the device makes it current: CuPy asks for its free memory then."""
+        """A thread that is new to the device makes it current before CuPy asks for free memory."""
         with self._counting:
             self._threads.add(threading.current_thread())
             self.counts["threads"] = len(self._threads)
@@ -75,7 +75,7 @@ class Counting(EmulatedToolkit):
         return super().to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         self.count("transfers", len(arrays))
         self.count("waits")
         yield [EmulatedToolkit.to_host(self, array) for array in arrays]
@@ -88,7 +88,7 @@ class Counting(EmulatedToolkit):
 def counts_of(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Parameters
 ) -> Counter[str]:
-    """Of a run whose frames stay on the device."""
+    """Return the counts of a run whose frames stay on the device."""
     for name in ("BATCH_PIXELS", "RESIDENT_BATCH"):
         monkeypatch.setattr(plan, name, getattr(plan, name) // SCALE**2, raising=False)
     # bands of 128 of 2048 rows
@@ -122,5 +122,5 @@ MOST = {
 def test_a_run_asks_the_device_seldom(
     sync: str, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters(sync=sync))
+    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters.manual(sync=sync))
     assert not {what: found[what] for what, most in MOST[sync].items() if found[what] > most}

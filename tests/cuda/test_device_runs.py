@@ -1,4 +1,7 @@
-"""Whole runs through the host code that drives CuPy, on streams that work as late as they may: the CPU's results, to the bit."""
+"""Whole runs by the host code for CuPy give the CPU's results, to the bit.
+
+Streams work as late as they may.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -33,10 +36,10 @@ pytestmark = pytest.mark.emulated
 
 SHAPE = (20, 64, 90)
 MODES = {
-    "alone": Parameters(),
-    "pairs": Parameters(sync="pairs", erosions=0),
-    "blocks, kruskal": Parameters(sync="blocks", method="kruskal"),
-    "level": Parameters(normalise="level"),
+    "alone": Parameters.manual(),
+    "pairs": Parameters.manual(sync="pairs", erosions=0),
+    "blocks, kruskal": Parameters.manual(sync="blocks", method="kruskal"),
+    "level": Parameters.manual(normalise="level"),
 }
 
 
@@ -76,7 +79,7 @@ def source_of(tmp_path: Path, layout: str) -> Path:
 def found(
     source: Path, output: Path, parameters: Parameters, backend: Any, *, may_stay: bool = True
 ) -> tuple[Place, dict[str, np.ndarray]]:
-    """Where the frames were, and all that was found."""
+    """Return the place of the frames, and all results."""
     with open_run(source) as stack:
         resources = Resources(backend, ResourceLimits(may_stay=may_stay), spool_for(output))
         summary = find_to_file(stack, parameters, resources, Output(output), Notes())
@@ -111,7 +114,7 @@ rightly_sent = Device._send
 
 
 def sent_too_freely(self: Device, host: np.ndarray, part: Any, slot: Any) -> None:
-    """As it is, but the slot of frames is free at once."""
+    """Return the source, except that the slot of frames is free at once."""
     if part.ndim < 3:
         return rightly_sent(self, host, part, slot)
     part.set(host, stream=self._copies)
@@ -120,7 +123,10 @@ def sent_too_freely(self: Device, host: np.ndarray, part: Any, slot: Any) -> Non
 
 
 def used_too_early(self: Device, host: np.ndarray, part: Any, slot: Any) -> None:
-    """As it is, but kernels do not wait for frames; they would read anywhere without their lists of pixels."""
+    """Return the source, except that kernels do not wait for frames.
+
+    They would read anywhere without their lists of pixels.
+    """
     if part.ndim < 3:
         return rightly_sent(self, host, part, slot)
     part.set(host, stream=self._copies)
@@ -129,7 +135,7 @@ def used_too_early(self: Device, host: np.ndarray, part: Any, slot: Any) -> None
 
 
 def received_too_early(self: Device, arrays: Any, hosts: Any) -> None:
-    """As it is, but the host does not wait."""
+    """Return the source, except that the host does not wait."""
     for array, host in zip(arrays, hosts, strict=True):
         if array.size:
             array.get(out=host, blocking=False)
@@ -147,10 +153,10 @@ def test_planted_faults_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, backend = source_of(tmp_path, "gzip"), make(1)
-    _, expected = found(source, tmp_path / "right.h5", Parameters(), backend)
+    _, expected = found(source, tmp_path / "right.h5", Parameters.manual(), backend)
     monkeypatch.setattr(Device, method, faulty)
     try:
-        _, results = found(source, tmp_path / "wrong.h5", Parameters(), backend)
+        _, results = found(source, tmp_path / "wrong.h5", Parameters.manual(), backend)
     except ValueError:  # numbers that cannot be
         return
     with pytest.raises(AssertionError):

@@ -1,4 +1,7 @@
-"""What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
+"""Reasons why a GPU cannot be used are one line with a remedy.
+
+With auto, the CPU is used, and a note gives the reason.
+"""
 
 import importlib
 import importlib.metadata
@@ -34,7 +37,7 @@ needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason=NO_CUPY)
 
 @pytest.fixture
 def cupy_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as looking for it goes."""
+    """Let the search for CuPy succeed."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda13x"])
 
@@ -49,9 +52,9 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cupy_is_there")
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "DRIVER", "libcuda_which_is_not_there.so.1")
-    assert (
-        devices.obstacle()
-        == "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded)"
+    assert devices.obstacle() == (
+        "there is no NVIDIA driver (libcuda_which_is_not_there.so.1 cannot be loaded); "
+        "install it, or compute on the CPU"
     )
 
 
@@ -176,12 +179,16 @@ devices.driver_version = lambda: 13020
 from gpu_spots.backend import choose_backend
 backend, _ = choose_backend("auto", threads=1)
 import os
-print(backend.name, "|", devices.obstacle(), "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+cache = os.environ.get("CUPY_CACHE_DIR")
+print(backend.name, "|", devices.obstacle(), "|", cache, "|", "cupy" in sys.modules)
 """
 
 
 def seen(**environment: str) -> list[str]:
-    """Backend, what stands in the way of a GPU, cache folder, and whether CuPy was imported, of a process of its own."""
+    """Return backend, obstacle, cache folder, and whether CuPy was imported.
+
+    A process of its own tells it.
+    """
     names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
     ended = subprocess.run(
         [sys.executable, "-c", SEES],
@@ -195,7 +202,10 @@ def seen(**environment: str) -> list[str]:
 
 @needs_cupy
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
-    """The kernels are kept in a private folder below the one for temporary files; a file in the place of HOME refuses root too."""
+    """Kernels are kept in a private folder for temporary files.
+
+    HOME is a file, which refuses root too.
+    """
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.write_text("")
     temporary.mkdir()
@@ -221,7 +231,7 @@ def test_a_home_that_can_be_written_keeps_the_kernels(tmp_path: Path) -> None:
 
 @needs_cupy
 def test_a_cache_folder_of_the_users_that_cannot_be_made(tmp_path: Path) -> None:
-    """It is left as it is; auto falls back and says why."""
+    """The folder is not changed; auto uses the CPU and gives the reason."""
     (tmp_path / "file").write_text("")
     chosen = str(tmp_path / "file" / "cache")
     name, obstacle, folder, _ = seen(HOME=str(tmp_path), CUPY_CACHE_DIR=chosen)
@@ -264,7 +274,8 @@ def test_an_unknown_device(monkeypatch: pytest.MonkeyPatch, count: int, words: s
             "NVRTC, CUDA's compiler, is missing",
         ),
         (
-            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 catastrophic error',
+            'carray.cuh(5): catastrophic error: cannot open source file "cuda_fp16.h"\n1 '
+            "catastrophic error",
             "CUDA's headers are missing",
         ),
         (
@@ -371,7 +382,7 @@ def test_none_is_a_null_pointer() -> None:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine that runs these tests has one."""
+    """Let no GPU be found."""
     monkeypatch.setattr(devices, "obstacle", lambda: "it is somewhere else")
     monkeypatch.setattr(devices, "driver_version", lambda: 13000)
 
@@ -387,7 +398,7 @@ def test_auto_falls_back_and_says_so() -> None:
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("options", [{"name": "gpu"}, {"name": "auto", "device": 0}])
 def test_a_gpu_that_is_asked_for_must_be_there(options: dict[str, Any]) -> None:
-    with pytest.raises(BackendError, match=f"backend {options['name']}: it is somewhere else"):
+    with pytest.raises(BackendError, match="backend gpu: it is somewhere else"):
         select_backend(**options)
 
 
@@ -452,7 +463,7 @@ def test_no_devices_are_no_error() -> None:
 
 @needs_cupy
 def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its frames are made without CuPy's random numbers, which need cuRAND."""
+    """Frames are made without CuPy's random numbers, which need cuRAND."""
 
     class OnDevice(np.ndarray):
         def set(self, host: np.ndarray) -> None:
@@ -473,7 +484,7 @@ def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.emulated
 def test_a_device_is_tried_with_the_kernels_that_are_used(kernel_folder: Path) -> None:
-    """And with the sort of CuPy's, on more than it takes in one step; a fault in either shows."""
+    """CuPy's sort is tried too, on more than one step; a fault in either is found."""
     toolkit: Any = EmulatedToolkit(kernel_folder)
     sort, sizes = toolkit.xp.argsort, []
 

@@ -1,4 +1,7 @@
-"""Several GPUs: every thread has one, all get bands and batches, and nothing goes from one to another but packed masks."""
+"""Several GPUs: every thread has one, and all get bands and batches.
+
+Only packed masks are copied between GPUs.
+"""
 
 import threading
 from collections.abc import Callable
@@ -57,7 +60,7 @@ def several(make_backend: Callable[[str], Backend]) -> SeveralGpus:
 
 
 def in_threads(number: int, function: Callable[[], Any]) -> list[Any]:
-    """What so many threads get that live at the same time."""
+    """Return the results of a number of threads that run at the same time."""
     together = threading.Barrier(number)
 
     def one(_: int) -> Any:
@@ -93,7 +96,10 @@ def test_there_is_a_thread_for_each_device(several: SeveralGpus) -> None:
 def test_all_devices_get_bands_and_batches(
     several: SeveralGpus, place: Place, sync: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first operation of a kind waits, in each of two threads, for that of the other: else one thread might do all of a short run."""
+    """The first operation of a kind waits for that of the other thread.
+
+    Otherwise one thread might do all of a short run.
+    """
     done: dict[str, list[int]] = {}
 
     def spy(
@@ -115,7 +121,7 @@ def test_all_devices_get_bands_and_batches(
             monkeypatch.setattr(
                 backend, name, partial(spy, name, device, getattr(backend, name), together)
             )
-    frames, parameters = series(30), Parameters(angles=0, sync=sync)
+    frames, parameters = series(30), Parameters.manual(angles=0, sync=sync)
     expected = results(
         ArrayStack(frames, PLAN_COLUMNS), parameters, CpuBackend(1), tmp_path, Notes()
     )
@@ -135,7 +141,7 @@ def test_all_devices_get_bands_and_batches(
 
 def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: SeveralGpus) -> None:
     frames = series(6)
-    held = several.hold(frames.shape, frames.dtype, shared=True)
+    held = several.allocate(frames.shape, frames.dtype, shared=True)
     for begin in (0, 3):
         with several.staging(held, begin, begin + 3) as slot:
             slot[...] = frames[begin : begin + 3]
@@ -144,7 +150,7 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         assert np.array_equal(fetched(backend, held.on[device]), frames)
 
     def rows_of_the_thread() -> tuple[int, Any]:
-        (device,) = several.hold((1, 2, 3), frames.dtype).on
+        (device,) = several.allocate((1, 2, 3), frames.dtype).on
         (same,) = several.upload(held[:, 3:9]).on
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
@@ -193,7 +199,7 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
 
 
 def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) -> None:
-    """What a device holds of its components is of no use there."""
+    """Components that a device holds are not used on another one."""
     frames = np.random.default_rng(2).integers(0, 90, (3, 20, 40)).astype(np.uint16)
     background = background_of(np.zeros((20, 40), np.int32), frames.dtype)
     mask_of_frame = np.array([2, 0, 2])
@@ -240,7 +246,7 @@ def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) 
 def test_a_device_refuses_the_others_arrays(
     several: SeveralGpus, use: Callable[[Any, DeviceArray], object]
 ) -> None:
-    """In the emulation, so that whole runs show that none does it."""
+    """The emulation refuses them, so whole runs show that none is used."""
     first, second = (backend.toolkit for backend in several.backends)
     array = second.call(lambda: second.to_device(np.arange(3, dtype=np.uint32)))
     with pytest.raises(TypeError, match="an array of device 1 was used on device 0"):
@@ -295,7 +301,10 @@ def test_no_device_takes_more_memory_than_was_planned(
 def test_the_smaller_device_limits_the_plan(
     several: SeveralGpus, smaller: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames, parameters = series(24, (64, 90)), Parameters(angles=3, sync="blocks", erosions=0)
+    frames, parameters = (
+        series(24, (64, 90)),
+        Parameters.manual(angles=3, sync="blocks", erosions=0),
+    )
     room = int(share * frames.nbytes) + (3 << 20)
     monkeypatch.setattr(MEMORIES[smaller], "limit", MEMORIES[smaller].live + room)
     assert several.free_bytes() == room
@@ -321,19 +330,21 @@ def test_few_batches_are_shared_out_evenly_among_many_threads(
     frames = series(20)
     force(monkeypatch, band_rows=2, batch_frames=10, piece_frames=10, threads=6)
     for _ in range(8):
-        run(frames, Parameters(angles=0), several)
+        run(frames, Parameters.manual(angles=0), several)
     assert [sorted(found[i : i + 2]) for i in range(0, 16, 2)] == [[0, 1]] * 8
 
 
 def test_one_device_has_less_memory_than_was_thought(
     several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails there is halved; the other device goes on with whole pieces."""
-    frames, parameters = series(96, (32, 45)), Parameters(angles=0)
+    """Pieces are halved on this device; the other one keeps whole pieces."""
+    frames, parameters = series(96, (32, 45)), Parameters.manual(angles=0)
     expected = run(frames, parameters, CpuBackend(2))
     together, first, failed = threading.Barrier(2), {0, 1}, list[tuple[int, tuple[int, ...]]]()
 
-    def hold(device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any) -> Any:
+    def allocate(
+        device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any
+    ) -> Any:
         if device in first:
             first.remove(device)
             together.wait(10)
@@ -345,7 +356,7 @@ def test_one_device_has_less_memory_than_was_thought(
 
     for device, backend in enumerate(several.backends):
         monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
-        monkeypatch.setattr(backend, "hold", partial(hold, device, backend.hold))
+        monkeypatch.setattr(backend, "allocate", partial(allocate, device, backend.allocate))
     # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments,
     # and 10 kB for the thresholds and means
     force(monkeypatch, band_rows=8, batch_frames=24, threads=2)
@@ -357,7 +368,7 @@ def test_one_device_has_less_memory_than_was_thought(
 
 @pytest.fixture
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """As far as CUDA is asked; what is opened is noted, and 2 cannot be used."""
+    """Let CUDA have two devices; opened ones are recorded, and 2 cannot be used."""
     opened = []
 
     def open_device(number: int, memory_limit: int | None, threads: int, beside: Any = None) -> Any:
@@ -400,7 +411,7 @@ def test_each_device_is_opened_with_the_same_pinned_memory(two_devices: list[Any
 def test_lists_that_make_no_sense(device: Any, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         select_backend("auto", device=device)
-    with pytest.raises(BackendError, match="backend auto: GPU 2: the device is too old"):
+    with pytest.raises(BackendError, match="backend gpu: GPU 2: the device is too old"):
         select_backend("auto", device=[0, 2])
 
 
@@ -419,7 +430,7 @@ def test_the_command_takes_a_list(
         )
     assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is listed twice")
     assert_refused(
-        command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old"
+        command(source, "--device", "0,2"), 1, "backend gpu: GPU 2: the device is too old"
     )
     asked: list[object] = []
     monkeypatch.setattr(

@@ -1,4 +1,7 @@
-"""Frames that go to a device still shuffled and are put in order there: which ones, that it is done, and the same results."""
+"""Frames that are sent to a device shuffled, and unshuffled there.
+
+Results do not change.
+"""
 
 import os
 import re
@@ -31,9 +34,9 @@ from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
-from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
+from gpu_spots.protocols import Shuffled
 from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 
@@ -71,11 +74,11 @@ def saved(path: Path, frames: np.ndarray, **layout: Any) -> Path:
 def results(
     path: Path, backend: Backend, parameters: Parameters | None = None, notes: Notes | None = None
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run."""
+    """Return all datasets of a run."""
     with memory_file() as file, open_run(path) as stack:
         pipeline.find_spots(
             stack,
-            parameters or Parameters(angles=0),
+            parameters or Parameters.manual(angles=0),
             Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
@@ -85,7 +88,7 @@ def results(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many chunks were put in order, on the device and on the host."""
+    """Return the number of chunks unshuffled on the device and on the host."""
     counted: Counter[str] = Counter()
     on_device, on_host = cuda_shuffle.unshuffle, codecs.unshuffle
     lock = threading.Lock()
@@ -106,7 +109,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def force(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Every plan has these fields, whatever would be best."""
+    """Give every plan these fields."""
     monkeypatch.setattr(pipeline, "make_plan", lambda *given: replace(make_plan(*given), **fields))
 
 
@@ -177,12 +180,15 @@ def test_every_place_of_frames(
     calls: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bands of 7 rows cut through strips and are put in order on the host; batches are whole frames. In other places they are in order."""
+    """Bands of 7 rows cut through strips, so the host puts them in order.
+
+    Batches are whole frames. In other places frames are in order.
+    """
     path, parameters = (
         saved(
             tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED[layout]
         ),
-        Parameters(angles=0, **mode),
+        Parameters.manual(angles=0, **mode),
     )
     expected = results(path, CpuBackend(2), parameters)
     calls.clear()
@@ -211,7 +217,10 @@ def test_every_place_of_frames(
 def test_bands_of_whole_strips(
     device_backend: Backend, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Levels, three bands that are read ten frames at a time, and batches: the host puts no chunk in order."""
+    """The host puts no chunk in order, for levels, bands and batches.
+
+    There are three bands, read ten frames at a time.
+    """
     path = saved(
         tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED["strips"]
     )
@@ -245,7 +254,7 @@ def test_two_devices(
     calls: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each puts all frames in order where they stay; else the bands, and then the batches, of its threads."""
+    """Each device puts frames in order: all, or those of the bands and batches of its threads."""
     path = saved(
         tmp_path / "run.h5", frames_of(np.dtype("int16"), SHAPE, seed=17), **SHUFFLED["strips"]
     )
@@ -267,7 +276,7 @@ def test_a_stack_of_several_datasets(
     tmp_path: Path,
     calls: Counter[str],
 ) -> None:
-    """All of them are shuffled in the same way, or all frames come in order."""
+    """All datasets are shuffled in the same way, or all frames are read in order."""
     frames = frames_of(np.dtype("uint16"), (20, 36, 45), seed=9)
     for i, chunk in enumerate(chunks):
         with h5py.File(tmp_path / f"run_data_{i}.h5", "w") as file:
@@ -310,7 +319,10 @@ def test_rows_of_shuffled_frames(
 def test_levels_are_the_same_bits(
     backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every third row of a frame is looked at, in strips of four; invalid values and drift matter, and the warning says how much."""
+    """Every third row of a frame is sampled, from strips of four rows.
+
+    Invalid values and drift matter, and the warning has the numbers.
+    """
     frames = (
         frames_of(np.dtype("float64"), (20, 36, 45), seed=10) * np.linspace(1, 9, 20)[:, None, None]
     )
@@ -457,7 +469,7 @@ def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
 
 @pytest.fixture
 def emulated(make_backend: Callable[[str], Backend]) -> Any:
-    """Whose memory can be looked at."""
+    """Return an emulated backend whose memory can be inspected."""
     return make_backend("emulated")
 
 
@@ -476,7 +488,7 @@ def test_the_plan_counts_what_is_put_in_order(
     """
     frames = frames_of(np.dtype("uint16"), (24, 200, 300), seed=14)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 100, 300), **GZIP)
-    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters(angles=0, **mode)
+    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters.manual(angles=0, **mode)
     made: list[plan.Plan] = []
 
     def planned(*given: Any) -> plan.Plan:
@@ -495,7 +507,7 @@ def test_the_plan_counts_what_is_put_in_order(
 def test_bytes_that_the_plan_adds(
     emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing else needs memory: the frames, and for each thread what it sends, once more."""
+    """If nothing else needs memory: the frames, and each thread's transfer once more."""
     frames = frames_of(np.dtype("uint16"), (24, 400, 300), seed=15)
     said = {}
     orders: dict[str, dict[str, Any]] = {"in order": {"compression": "gzip"}, "shuffled": GZIP}
@@ -526,7 +538,10 @@ def test_bytes_that_the_plan_adds(
 def test_halves_where_there_is_no_room_for_it(
     emulated: Any, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan thinks that there is more memory than there is; bands of two strips become strips and then rows, batches are halved."""
+    """The plan assumes more memory than there is.
+
+    Bands of two strips become strips and then rows, and batches are halved.
+    """
     frames = frames_of(np.dtype("uint16"), (24, 72, 90), seed=16)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 12, 90), **GZIP)
     expected = results(path, CpuBackend(2))

@@ -1,4 +1,7 @@
-"""Arrays that behave as a device's: NumPy's values, but nothing reaches them unasked, and nothing of the host reaches their operations."""
+"""Arrays with NumPy's values that behave like those of a device.
+
+Host code reaches them by explicit copies only.
+"""
 
 import threading
 import weakref
@@ -10,7 +13,10 @@ import numpy as np
 
 from gpu_spots.errors import OutOfDeviceMemory
 
-COMPUTES = "CuPy may compute it with kernels of its own, which are not loaded when a device is opened: use one of ours"
+COMPUTES = (
+    "CuPy may compute it with kernels of its own, which are not loaded when a device is "
+    "opened: use one of ours"
+)
 CROSSED = "a device array was used as a host array: only to_host may"
 
 
@@ -53,7 +59,7 @@ CURRENT = Current()
 
 
 class DeviceArray:
-    """A NumPy array in the role of a CuPy array, on the device ``number``, if not the current one."""
+    """NumPy array in the role of a CuPy array, on the device ``number`` or the current one."""
 
     def __init__(self, values: Any, number: int | None = None) -> None:
         self.values = np.asarray(values)
@@ -77,7 +83,7 @@ class DeviceArray:
 
     @property
     def data(self) -> SimpleNamespace:
-        """Where it lies."""
+        """Address of the data."""
         return SimpleNamespace(ptr=self.values.ctypes.data)
 
     def __len__(self) -> int:
@@ -143,6 +149,7 @@ class ArrayModule:
             return value
         if name not in FUNCTIONS:
             raise AttributeError(
-                f"xp.{name}: tests/emulator/arrays.py does not know it; is its failure seen, and is it tried when a device is opened?"
+                f"xp.{name}: tests/emulator/arrays.py does not know it; is its failure seen, and "
+                "is it tried when a device is opened?"
             )
         return in_the_role_of(value)

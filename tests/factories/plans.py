@@ -32,16 +32,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "lzf strips": {"chunks": (1, 8, 45), "compression": "lzf"},
 }
 MODES = {
-    "none": Parameters(angles=0),
-    "pairs": Parameters(angles=0, sync="pairs", cutoff=2.0),
-    "kruskal": Parameters(angles=0, method="kruskal", sync="blocks", alpha=0.3),
-    "level": Parameters(angles=0, normalise="level", sync="blocks"),
-    "matched": Parameters(angles=0, finder="matched"),
-    "matched pairs": Parameters(angles=0, finder="matched", sync="pairs"),
-    "clip": Parameters(angles=0, method="clip", normalise="level"),
-    "clip matched pairs": Parameters(
-        angles=0, method="clip", finder="matched", normalise="level", sync="pairs"
-    ),
+    "none": Parameters.manual(angles=0),
+    "pairs": Parameters.manual(angles=0, sync="pairs", cutoff=2.0),
+    "kruskal": Parameters.manual(angles=0, method="kruskal", sync="blocks", alpha=0.3),
+    "level": Parameters.manual(angles=0, normalise="level", sync="blocks"),
+    "matched": Parameters.manual(angles=0, finder="matched"),
+    "matched pairs": Parameters.manual(angles=0, finder="matched", sync="pairs"),
+    "clip": Parameters.manual(angles=0, method="clip", normalise="level"),
+    "clip matched pairs": Parameters(angles=0, sync="pairs"),
 }
 COLUMNS = {"angle": np.arange(30) // 6 * 2.0, "laser_on": np.arange(30) % 2}
 
@@ -62,7 +60,7 @@ def results(
     folder: Path,
     notes: Notes,
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run."""
+    """Return all datasets of a run."""
     with memory_file() as file:
         writer = SpotsWriter(file, "memory", stack.shape, {})
         pipeline.find_spots(
@@ -76,7 +74,7 @@ def results(
 
 
 def force(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Every plan has these fields, whatever would be best."""
+    """Give every plan these fields."""
     monkeypatch.setattr(pipeline, "make_plan", lambda *given: replace(make_plan(*given), **fields))
 
 

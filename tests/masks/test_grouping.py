@@ -198,7 +198,8 @@ def test_enough_angles_pass(n_angles: int, at_least: int) -> None:
 def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
     with pytest.raises(
         InputError,
-        match=r"has 3 different angles, expected at least 10 \(angles\); use angles=0 to skip this check",
+        match=r"has 3 different angles, expected at least 10 \(angles\); use angles=0 to skip this "
+        r"check",
     ):
         grouping.check_angles({"angle": np.arange(6) % 3}, 6, 10, "run")
 
@@ -225,7 +226,9 @@ def test_a_dark_run_has_nothing_to_synchronise(
         InputError,
         match=f"sync='{sync}' needs a laser run, with frames of both laser states; {known}",
     ):
-        run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, sync=sync), backend, columns)
+        run(
+            np.zeros((8, 4, 4), np.uint16), Parameters.manual(angles=0, sync=sync), backend, columns
+        )
 
 
 def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -> None:
@@ -233,7 +236,7 @@ def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -
     columns = {"angle": np.repeat([1.0, 2.0], 4), "laser_on": np.array([0, 0, 1, 1, 0, 1, 0, 1])}
     found = run(
         np.zeros((8, 4, 4), np.uint16),
-        Parameters(angles=0, sync="pairs"),
+        Parameters.manual(angles=0, sync="pairs"),
         backend,
         columns,
         notes=notes,
@@ -263,7 +266,10 @@ def test_kruskal_needs_blocks_that_can_be_compared(
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(
-            np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, method="kruskal"), backend, columns
+            np.zeros((8, 4, 4), np.uint16),
+            Parameters.manual(angles=0, method="kruskal"),
+            backend,
+            columns,
         )
 
 
@@ -271,7 +277,9 @@ def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Bac
     notes = Notes()
     frames = np.random.default_rng(1).poisson(100, (8, 4, 4)).astype(np.uint16)
     columns = {"angle": np.arange(8) // 4, "laser_on": np.arange(8) % 2}
-    found = run(frames, Parameters(angles=0, method="kruskal"), backend, columns, notes=notes)
+    found = run(
+        frames, Parameters.manual(angles=0, method="kruskal"), backend, columns, notes=notes
+    )
     assert (found["stats/n_used"] == 8).all()
     assert len(notes.warnings) == 1
     assert "found 2 blocks, method='kruskal' needs at least 3" in notes.warnings[0]

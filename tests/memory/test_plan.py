@@ -25,7 +25,10 @@ KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
 
 
 def test_a_device_that_has_all_frames_has_large_batches() -> None:
-    """Of at least 128 million pixels, encoded in pieces; the CPU's are as small as they were."""
+    """Batches have at least 128 million pixels, and are encoded in pieces.
+
+    Those of the CPU stay small.
+    """
     whole = planned(Stack(LARGE, None), Device(2**36), memory=2**34)
     assert (whole.place, whole.batch_frames, whole.piece_frames) == (Place.DEVICE, 32, 8)
     # one is computed while another one's results are fetched
@@ -81,7 +84,8 @@ def test_a_device_holds_the_stack_if_it_can() -> None:
 def test_what_does_not_fit_says_what_is_needed() -> None:
     with pytest.raises(
         InputError,
-        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need at least \d+ MiB of memory, 10 MiB are allowed by memory_limit",
+        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need at least \d+ MiB of memory, 10 MiB "
+        r"are allowed by memory_limit",
     ) as refused:
         planned(Stack(LARGE, None), memory=10 * 2**20)
     assert "scratch" not in str(refused.value)
@@ -159,6 +163,22 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write the same run in two layouts."""
+    frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
+    for i, frame in enumerate(frames):
+        for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame
+            x, y = (i * 37 + k * 91) % 370, (i * 53 + k * 151) % 500
+            frame[x : x + 8, y : y + 8] = 200
+    folder = tmp_path_factory.mktemp("stored")
+    packed = {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1}
+    return {
+        "contiguous": saved(folder / "contiguous.h5", frames),
+        "gzip": saved(folder / "gzip.h5", frames, **packed),
+    }
+
+
 @pytest.mark.parametrize(
     "mode", ["none", "pairs", "level", "matched", "matched pairs", "clip", "clip matched pairs"]
 )
@@ -166,18 +186,10 @@ def traced() -> Iterator[Callable[[], int]]:
     ("layout", "limit"),
     [("contiguous", None), ("gzip", None), ("gzip", 17_000_000), ("contiguous", 17_000_000)],
 )
-def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_path: Path) -> None:
-    frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
-    for i, frame in enumerate(frames):
-        for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame
-            x, y = (i * 37 + k * 91) % 370, (i * 53 + k * 151) % 500
-            frame[x : x + 8, y : y + 8] = 200
-    options = (
-        {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1}
-        if layout == "gzip"
-        else {}
-    )
-    source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
+def test_the_memory_model_holds(
+    mode: str, layout: str, limit: int | None, stored: dict[str, Path], tmp_path: Path
+) -> None:
+    source, output = stored[layout], tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
     if limit and "matched" in mode:
         limit += 16_000_000  # for its constants

@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, read from the code itself, and what an import loads."""
+"""Imports: which module may import which, and what an import loads."""
 
 import ast
 import re
@@ -21,7 +21,10 @@ FILES = {
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, as a path; ``from package import module`` counts as the module."""
+    """Yield every module that a file imports, as a path.
+
+    ``from package import module`` counts as the module.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.replace(".", "/") for alias in node.names)
@@ -97,6 +100,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     }
 
 
+def test_ratios_are_computed_from_arrays() -> None:
+    """Neither files nor other formulas: only errors, bits of flags, and each other."""
+    package = "gpu_spots/spots/ratios/"
+    names = [name for name in FILES if name.startswith(package)]
+    assert len(names) > 8
+    for name in names:
+        others = {module for module in ours(name) if not module.startswith(package)}
+        assert others <= {"gpu_spots/columns", "gpu_spots/errors"}, name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,7 +146,8 @@ def test_only_cli_imports_click_and_rich() -> None:
 def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
         "gpu_spots/background/methods",
-        "gpu_spots/spots/ratios",
+        "gpu_spots/spots/ratios/null_tests",
+        "gpu_spots/spots/ratios/pairing",
     }
 
 
@@ -175,11 +189,16 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_no_room_asks_which_stack_it_is() -> None:
-    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    """Only what opens frames names its kind of stack, and convert, which needs image headers."""
     rooms = {
         "ArrayStack": {"frames", "opening"},
         "FileStack": {"frames"},
-        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+        "ImageStack": {
+            "images/image_stack",
+            "opening",
+            "output/converted",
+            "output/frames_of_spots",
+        },
     }
     for stack, allowed in rooms.items():
         users = {
@@ -199,7 +218,10 @@ def test_only_the_cuda_room_imports_cupy() -> None:
 
 
 def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
-    """By the choice of a backend and by the list of devices, inside functions; and it never enters the fallback."""
+    """Only the choice of a backend and the list of devices import it, inside functions.
+
+    It never imports the fallback.
+    """
     outside = {
         name: {m for m in ours(name) if m.startswith("gpu_spots/cuda")}
         for name in FILES
@@ -247,7 +269,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
 
 def test_exports_import_files_and_columns_and_no_computation() -> None:
     """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
-    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed = {"columns", "errors", "geometry", "model", "packages", "protocols"}
     allowed |= {"masks/grouping", "memory/workers"}
     for name in FILES:
         if name.startswith("gpu_spots/export/"):
@@ -274,7 +296,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
 
 
 def test_no_test_imports_another_test() -> None:
-    """What several test modules need is in a folder or a file without tests, as `tests/factories`."""
+    """Code for several test modules is in a folder or a file without tests."""
     tests = ROOT / "tests"
     modules = {path.stem for path in tests.rglob("test_*.py")}
     importing = {
@@ -338,15 +360,22 @@ def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, ow
 
 
 def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
-    """The CPU has two more files for the ranks of Kruskal-Wallis, CUDA has more for the device."""
+    """The CPU has more files for ranks, blocks and values of pixels, CUDA has more for the device."""
     twins = {
         name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
-    } - {"__init__", "blocks", "ranks"}
+    } - {"__init__", "blocks", "clip_blocks", "clip_values", "ranks"}
     file_of: dict[str, str] = {}
     for twin in twins:
         ours, theirs = functions(f"cpu_fallback/{twin}"), functions(f"gpu_spots/cuda/{twin}")
         both = [name for name in ours if name in theirs]
         assert both == [name for name in theirs if name in ours], twin
         file_of |= dict.fromkeys(both, twin)
-    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    only_in_backends = {
+        "free_bytes",
+        "allocate",
+        "staging",
+        "upload",
+        "release",
+        "allocate_background",
+    }
     assert {*CONTRACT} - {*file_of} == only_in_backends

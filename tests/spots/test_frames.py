@@ -8,7 +8,7 @@ import pytest
 
 from gpu_spots.backend import Backend
 from gpu_spots.parameters import Parameters
-from gpu_spots.spots.frames import frame_columns, seconds
+from gpu_spots.spots.frames import delay_warning, frame_columns, seconds
 from helpers import run
 
 N = 6
@@ -92,11 +92,23 @@ def test_texts_of_delays(text: object, expected: float) -> None:
     assert same([seconds(text)], [expected])
 
 
+def test_delays_of_a_wrong_length_are_told() -> None:
+    """A frame too many in the log: the states are known, the delays are not."""
+    columns = {"laser_on": np.array([0, 1] * 3), "delay": np.array(["1ns"] * 7, object)}
+    assert delay_warning(columns, N, "run.h5") == (
+        "run.h5: lauecollect/delay has shape (7,), expected one value for each of the 6 frames; "
+        "delays are unknown"
+    )
+    assert same(columns_of(**columns)["delay"], [0.0, math.nan] * 3)
+    assert delay_warning({"delay": columns["delay"][:N]}, N, "run.h5") is None
+    assert delay_warning({}, N, "run.h5") is None
+
+
 def test_the_group_of_a_run(backend: Backend) -> None:
     frames = np.random.default_rng(3).poisson(50, (N, 20, 30)).astype(np.uint16)
     frames[2, 5:9, 5:9] += 500
     columns = {"angle": np.repeat([1.0, 2.0], 3), "laser_on": np.array([0, 1, 0, 1, 0, 1])}
-    found = run(frames, Parameters(angles=0, sync="pairs"), backend, columns)
+    found = run(frames, Parameters.manual(angles=0, sync="pairs"), backend, columns)
     assert found["per_frame/mask"].tolist() == [0, 0, 1, 2, 2, 3]
     assert found["per_frame/partner"].tolist() == [1, 0, -1, 4, 3, -1]
     ranges = found["frame2spotsBE"]

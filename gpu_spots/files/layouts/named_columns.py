@@ -17,8 +17,7 @@ from gpu_spots.files.hdf5.tree import (
 )
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.layouts.layout import OFFICIAL_ANGLES, FrameDatasets
-from gpu_spots.masks.grouping import LocatedColumns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, LocatedColumns
 
 STATE_TEXTS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "on", "off"})
 """Texts that a laser state may be."""
@@ -33,8 +32,8 @@ Located = Sequence[tuple[str, h5py.Dataset]]
 def find_columns(frames: FrameDatasets) -> LocatedColumns:
     """Return ``angle`` and ``laser_on`` as far as they are found.
 
-    `LocatedColumns.missing` gives the reason for a column that is not found. It is empty for layouts
-    that have columns in ``lauecollect`` only.
+    `LocatedColumns.missing` gives the reason for a column that is not found. It is empty for
+    layouts that have columns in ``lauecollect`` only.
     """
     columns: dict[str, Array] = {}
     origin: dict[str, str] = {}

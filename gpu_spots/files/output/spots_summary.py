@@ -13,12 +13,13 @@ from gpu_spots.files.hdf5.heaps import attributes
 from gpu_spots.files.hdf5.tree import FAILURES, datasets_below, member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.output.nexus import ENTRY
+from gpu_spots.parameters import has_effect
 
 RANGES = "frame2spotsBE"
-"""Only spots files have this dataset."""
+"""Dataset that only spots files have."""
 METHOD = (
-    *("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise"),
-    *("finder", "significance", "streaks"),
+    *("finder", "sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure"),
+    *("significance", "streaks", "normalise"),
 )
 """Attributes of info that say how spots were looked for, besides the method."""
 DEPTH = 3
@@ -41,12 +42,12 @@ def why_no_run(file: h5py.File) -> str:
 
 
 def summarise(file: h5py.File) -> dict[str, Any]:
-    """Return what is known of a spots file, as JSON can hold it. No masks are read.
+    """Return a summary of a spots file, in types that JSON has. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
-    ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
-    ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
-    is None.
+    ``median``, ``max``), ``method``, ``options`` (those that had an effect), ``backend``,
+    ``device``, ``date``, ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and
+    type). What the file does not say is None.
 
     Raises:
         InputError: the file is damaged.
@@ -60,7 +61,8 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             or not len(ranges)
         ):
             raise InputError(
-                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)"
+                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers "
+                "(n_frames, 2)"
             )
         counts = ranges[:, 1] - ranges[:, 0]
         known = {name: _plain(value) for name, value in _attributes(file).items()}
@@ -85,7 +87,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             "max": int(counts.max()),
         },
         "method": known.get("method"),
-        "options": {name: known[name] for name in METHOD if name in known},
+        "options": {
+            name: known[name] for name in METHOD if name in known and has_effect(name, known)
+        },
         "noise": {name: noise.get(name) for name in NOISE_ATTRIBUTES} if noise else None,
         "backend": known.get("backend"),
         "device": known.get("device"),
@@ -103,7 +107,7 @@ def _attributes(file: h5py.File, group: str = "info") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as JSON can hold it."""
+    """Return an attribute in a type that JSON has."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,4 +1,4 @@
-"""Images that threads compress and HDF5 only stores: what h5py and h5dump read, and how large they are."""
+"""Images that threads compress: h5py and h5dump read them, and files are small."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def mask_like(shape: tuple[int, int], dtype: Any, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(params=["isal", "zlib"])
 def compressor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each library that compresses."""
+    """Use each library that compresses."""
     if request.param == "zlib":
         monkeypatch.setattr(codecs, "isal_zlib", None)
     codecs._compressed_zeros.cache_clear()

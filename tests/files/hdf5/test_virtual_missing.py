@@ -1,4 +1,7 @@
-"""Virtual datasets and external files: HDF5 gives zeros for what is missing there; it is refused and named."""
+"""Missing parts of virtual datasets and external files, for which HDF5 gives zeros.
+
+They are errors that name the missing file.
+"""
 
 import os
 import shutil
@@ -56,7 +59,7 @@ def write_mapped(
 
 
 def frames_at(begin: int, end: int) -> h5py.h5s.SpaceID:
-    """Some frames of the run."""
+    """Return some frames of the run."""
     return space(WHOLE, (begin, 0, 0), block=(end - begin, *SHAPE))
 
 
@@ -83,7 +86,7 @@ def write_two(folder: Path, **options: Any) -> Path:
 
 
 def write_dls(folder: Path) -> Path:
-    """As Diamond writes: a virtual dataset over links in the same file, which lead to the data files."""
+    """Write a virtual dataset over links to the data files, as Diamond does."""
     write_dectris(folder / "run_master.h5", per_file=7)
     sources = [
         (
@@ -113,14 +116,14 @@ def assert_read(
 
 
 def problem(path: Path) -> str:
-    """What is wrong with a run."""
+    """Return the error of a run."""
     with pytest.raises(InputError) as found:
         open_run(path).__enter__()
     return str(found.value)
 
 
 def test_a_master_of_diamond(tmp_path: Path) -> None:
-    """It is read directly; without its data, or a part of it, the missing file is named."""
+    """It is read directly; a missing data file, or part of it, is named."""
     path = write_dls(tmp_path)
     assert_read(path, direct=True)
     with open_run(path) as stack:
@@ -219,7 +222,7 @@ def test_links_on_the_way_are_followed(tmp_path: Path) -> None:
 
 
 def test_virtual_datasets_of_virtual_datasets(tmp_path: Path) -> None:
-    """They are looked through, and read directly, to any depth."""
+    """They are followed, and read directly, to any depth."""
     (tmp_path / "inner").mkdir()
     write_two(tmp_path / "inner")
     write_mapped(tmp_path / "middle.h5", (everything(), "inner/run.h5", "frames", everything()))
@@ -237,12 +240,13 @@ def test_a_mapping_of_half_of_the_rows(tmp_path: Path) -> None:
     upper = space(WHOLE, (0, 0, 0), block=(N_FRAMES, 12, 40))
     path = write_mapped(tmp_path / "run.h5", (upper, "part0.h5", "x", upper))
     assert problem(path).endswith(
-        "frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the frame"
+        "frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the "
+        "frame"
     )
 
 
 def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
-    """Every second of the later frames, and one pixel of one frame."""
+    """Nothing is mapped to every second later frame, and to one pixel of a frame."""
     write_parts(tmp_path, 0)
     even = space(WHOLE, (12, 0, 0), (4, 1, 1), (2, *SHAPE), (1, *SHAPE))
     first, rest = (
@@ -256,7 +260,8 @@ def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
     corner = space(WHOLE, (12, 0, 39), block=(8, 23, 1))
     second, third = (most, "part0.h5", "x", most), (corner, "part0.h5", "x", corner)
     assert problem(write_mapped(tmp_path / "b.h5", first, second, third)).endswith(
-        "frame 12 cannot be read: no source is mapped to a part of it; it begins at 23, 39 in the frame"
+        "frame 12 cannot be read: no source is mapped to a part of it; it begins at 23, 39 in the "
+        "frame"
     )
 
 
@@ -283,7 +288,7 @@ def test_shapes_that_fit_no_memory(shape: tuple[int, int, int], words: str, tmp_
 
 
 def test_many_sources_are_checked_quickly(tmp_path: Path) -> None:
-    """The check of 10 000 mappings, listing included, takes no more than six times as long as h5py takes to list them."""
+    """Checking 10 000 mappings takes at most six times as long as h5py takes to list them."""
     n = 10_000
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"] = np.ones((n, 2, 3), "u2")
@@ -318,7 +323,7 @@ def test_modules_of_a_detector(tmp_path: Path) -> None:
 def test_a_chunk_of_a_source_that_was_never_written(
     chunks: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    """It is named with the frame; where nothing is taken of it, it does not matter."""
+    """The chunk is named with the frame, if it is needed."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
         source = file.create_dataset("x", (24, *SHAPE), "u2", chunks=chunks)
         source[:14], source[16:] = frames_of()[:14], frames_of()[:8]
@@ -362,7 +367,10 @@ def test_a_virtual_dataset_that_refers_to_itself(tmp_path: Path) -> None:
 
 
 def test_names_with_numbers(tmp_path: Path) -> None:
-    """HDF5 takes files as long as there is a next one; the run would be shorter where one is missing."""
+    """A missing file among numbered ones is an error.
+
+    For HDF5, the run would only be shorter.
+    """
     write_parts(tmp_path, 0, 5, 10, 15)
     target = space(WHOLE, (0, 0, 0), (UNLIMITED, 1, 1), (5, *SHAPE), (5, *SHAPE))
     path = write_mapped(tmp_path / "run.h5", (target, "part%b.h5", "x", everything(5)))
@@ -387,7 +395,10 @@ def test_a_percent_sign_in_a_name(tmp_path: Path) -> None:
 
 
 def test_sources_that_grow(tmp_path: Path) -> None:
-    """A mapping without limit has what the source has; a source that is behind the others leaves frames without values."""
+    """A mapping without limit has the frames of its source.
+
+    A source that is shorter than others leaves frames without values.
+    """
     begins = {
         name: space(WHOLE, (i, 0, 0), (UNLIMITED, 1, 1), (2, *SHAPE), (1, *SHAPE))
         for i, name in enumerate(("even", "odd"))
@@ -409,7 +420,10 @@ def test_sources_that_grow(tmp_path: Path) -> None:
 
 
 def test_where_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As HDF5 does: beside the file, in the working folder, beside the file that a symbolic link leads to."""
+    """Files are found beside the file, in the working folder, and beside a link's target.
+
+    HDF5 does the same.
+    """
     folders = [tmp_path / name for name in ("real", "named", "working")]
     for folder in folders:
         folder.mkdir()
@@ -449,7 +463,7 @@ def test_folders_named_by_the_environment(direct: bool, tmp_path: Path) -> None:
 
 
 def test_the_type_is_that_of_the_sources(tmp_path: Path) -> None:
-    """Where a virtual dataset says int64, or a type that would clip their values."""
+    """The virtual dataset has int64, or a type that would clip the values of its sources."""
     frames = frames_of("uint32") * 10000
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"], file["y"] = frames, frames[:, ::-1].astype("f4")
@@ -487,7 +501,7 @@ def test_sources_of_a_type_that_no_frame_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Bitshuffle", "LZ4"])
 def test_sources_that_need_a_plugin(name: str, tmp_path: Path) -> None:
-    """In a process that has not loaded it yet."""
+    """The process has not loaded the plugin yet."""
     hdf5plugin = pytest.importorskip("hdf5plugin")
     path = write_two(tmp_path, **getattr(hdf5plugin, name)())
     ended = process("find", path, "-a", 0, "--quiet", name="gpu-spots")
@@ -496,7 +510,7 @@ def test_sources_that_need_a_plugin(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["frames", "mask in the file", "mask", "angles"])
 def test_a_filter_that_is_not_installed(where: str, tmp_path: Path) -> None:
-    """It is named, and what brings it."""
+    """The filter is named, and the package that has it."""
     hdf5plugin = pytest.importorskip("hdf5plugin")
     options = {"chunks": SHAPE, **hdf5plugin.LZ4()}
 
@@ -587,7 +601,7 @@ def test_raw_files_of_sources(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_opened(
     kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open a named pipe would block."""
+    """Opening a named pipe would block."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     path = tmp_path / "run.h5"
     bad = tmp_path / "bad.h5"

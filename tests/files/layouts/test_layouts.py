@@ -1,4 +1,4 @@
-"""Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
+"""Every layout gives the spots of the same frames as an array, or a clear error."""
 
 import re
 import resource
@@ -37,7 +37,7 @@ from helpers import ROOT, assert_refused, assert_same, chunk_offset, command, da
 
 
 def results(path: Path) -> dict[str, np.ndarray]:
-    """All datasets of a spots file but the run's own metadata."""
+    """Return all datasets of a spots file, except the run's own metadata."""
     with h5py.File(path) as file:
         return {
             name: values
@@ -48,11 +48,11 @@ def results(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What the same run gives as an array, with synchronized masks."""
+    """Return the results of the same run as an array, with synced masks."""
     path = tmp_path_factory.mktemp("direct") / "run__spots.h5"
     find_spots(
         frames_of(),
-        Parameters(sync="pairs"),
+        Parameters.manual(sync="pairs"),
         columns={"angle": ANGLES, "laser_on": STATES},
         output=path,
     ).close()
@@ -486,7 +486,8 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(resource, "setrlimit", refuse)
         with pytest.raises(
             InputError,
-            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, expected at least 104",
+            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, "
+            r"expected at least 104",
         ):
             open_run(path).__enter__()
     finally:
