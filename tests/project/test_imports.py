@@ -360,7 +360,7 @@ def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, ow
 
 
 def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
-    """The CPU has more files for ranks, blocks and values of pixels, CUDA has more for the device."""
+    """The CPU has more files for ranks, blocks and values; CUDA has more for the device."""
     twins = {
         name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
     } - {"__init__", "blocks", "clip_blocks", "clip_values", "ranks"}
