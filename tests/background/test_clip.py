@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
+from gpu_spots.background import complete
 from gpu_spots.background.methods import METHODS
 from gpu_spots.model import FixedPointMean, IntegerMoments, Morphology, Validity
 from gpu_spots.parameters import Parameters
@@ -100,6 +102,13 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
     assert_as_reference(
         frames, backend, angles=angles if blocks else None, pixels=pixels, low=low, high=high
     )
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_strips_of_rows(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The neighbourhood of a pixel may be in another strip of rows."""
+    monkeypatch.setattr(complete, "STRIP_PIXELS", 23)
+    assert_as_reference(frames_of(dtype, 21, 3, 11), CpuBackend(2))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])

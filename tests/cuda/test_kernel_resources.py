@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from gpu_spots.cuda.clip import DEFINES
 from gpu_spots.cuda.planes import variant
 from gpu_spots.cuda.toolkit import OPTIONS, source_of
 
@@ -100,6 +101,16 @@ LIMITS: dict[str, ResourceFigures] = {
             "add_significance": both(12, 0, 0),
             "of_sum": both(20, 0, 0),
             "smoothed": both(58, 0, 36136),
+        },
+    ),
+    "clip": (
+        "ranked+clip",
+        {"FRAME": "u16", "IS_FLOAT": 0, "BIAS": "0u", "ENTRY": 4, "TEAM": 32, **DEFINES},
+        {
+            "clip": (Figures(64, 0, 64), Figures(64, 12, 64)),
+            "clip_blocks": (Figures(64, 52, 64), Figures(64, 68, 64)),
+            "kruskal": (Figures(80, 24, 64), Figures(80, 72, 64)),
+            "trimmed": (Figures(50, 0, 64), Figures(46, 0, 64)),
         },
     ),
     "basins": (

@@ -73,6 +73,7 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
         "background/maps",
         "background/levels",
         "background/clip",
+        "background/correlation",
         "background/noise",
         "background/static_spots",
         "masks/grouping",
@@ -85,6 +86,8 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
 )
 def test_formulas_import_the_foundation_only(name: str) -> None:
     others = {
+        "background/levels": {"gpu_spots/background/correlation"},
+        "background/noise": {"gpu_spots/background/clip"},
         "spots/frames": {"gpu_spots/masks/grouping"},
         "spots/properties": {"gpu_spots/columns", "gpu_spots/spots/neighbours"},
         "spots/profiles": {"gpu_spots/spots/neighbours", "gpu_spots/spots/properties"},
@@ -398,10 +401,10 @@ def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, ow
 
 
 def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
-    """The CPU has two more files for the ranks of Kruskal-Wallis, CUDA has more for the device."""
+    """The CPU has more files for ranks, blocks and values; CUDA has more for the device."""
     twins = {
         name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
-    } - {"__init__", "blocks", "ranks"}
+    } - {"__init__", "blocks", "clip_blocks", "clip_values", "ranks"}
     file_of: dict[str, str] = {}
     for twin in twins:
         ours, theirs = functions(f"cpu_fallback/{twin}"), functions(f"gpu_spots/cuda/{twin}")
