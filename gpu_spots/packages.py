@@ -7,6 +7,7 @@ EXTRAS = {
     "images": ("fabio",),
     "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
+    "cluster": ("dask", "distributed", "dask-jobqueue", "cryptography", "jinja2", "pyyaml"),
 }
 """Packages of each extra of pyproject.toml."""
 

@@ -67,6 +67,7 @@ class Stopped(BaseException):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(SIGNALS[number])
         self.number = number
+        self.outcome = "nothing was written"
 
     def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
         """Let it be pickled."""
@@ -168,7 +169,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, GpuSpotsError | click.ClickException):
         return str(error), 1
     if isinstance(error, Stopped):
-        return f"{error}; nothing was written", 1
+        return f"{error}; {error.outcome}", 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted; nothing was written", 1
     if isinstance(error, MemoryError):

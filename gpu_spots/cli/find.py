@@ -203,18 +203,31 @@ def find(
     it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
     statistics, masks, labels and the table of spots to the output.
     """
+    with naming_options():
+        images, inputs, parameters = take_request(sources, options)
+        _run(sources, images, inputs, output, parameters, **options)
+
+
+def take_request(
+    sources: tuple[str, ...], options: dict[str, Any]
+) -> tuple[dict[str, Any] | None, Any, Parameters]:
+    """Take what is to be computed out of the options of the running command.
+
+    Returns:
+        Arguments of an `ImageRequest`, or None for an HDF5 file; `Inputs`; and `Parameters`.
+
+    Raises:
+        ParameterError: a value is not allowed, or options do not go together.
+    """
     if options["finder"] != "matched":
         context = click.get_current_context()
         for name in ("significance", "streaks"):
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} can only be used with --finder matched", context)
-    with naming_options():
-        images = take_images(sources, options)
-        inputs = take_inputs(options, images is None)
-        parameters = Parameters(
-            **{field.name: options.pop(field.name) for field in fields(Parameters)}
-        )
-        _run(sources, images, inputs, output, parameters, **options)
+    images = take_images(sources, options)
+    inputs = take_inputs(options, images is None)
+    parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+    return images, inputs, parameters
 
 
 def _run(

@@ -3,6 +3,7 @@
 import click
 
 from gpu_spots import __version__
+from gpu_spots.cli.batch import batch
 from gpu_spots.cli.convert import convert
 from gpu_spots.cli.devices import devices
 from gpu_spots.cli.errors import OneLineGroup
@@ -27,6 +28,7 @@ gpu_spots.add_command(info)
 gpu_spots.add_command(convert)
 gpu_spots.add_command(export)
 gpu_spots.add_command(ratios)
+gpu_spots.add_command(batch)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
 gpu_spots.add_command(devices)
