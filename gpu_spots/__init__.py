@@ -1,7 +1,7 @@
 """gpu_spots: finds the spots of Laue diffraction runs, as lu_hdf2spots does.
 
 `find_spots` processes a run, `open_spots` opens the results, `ratios` makes their
-on/off ratios, `Parameters` says what to look for.
+on/off ratios, `batch` processes many runs, `Parameters` says what to look for.
 `ImageRequest` says which images make a run, and `convert` writes them as one file. Importing this
 package loads nothing heavy.
 """
@@ -12,7 +12,7 @@ from gpu_spots.errors import GpuSpotsError
 from gpu_spots.parameters import Parameters
 
 if TYPE_CHECKING:
-    from gpu_spots.api import convert, find_spots, ratios
+    from gpu_spots.api import batch, convert, find_spots, ratios
     from gpu_spots.files.images.image_list import ImageRequest
     from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 
@@ -24,6 +24,7 @@ __all__ = [
     "Parameters",
     "SpotsFile",
     "__version__",
+    "batch",
     "convert",
     "find_spots",
     "open_spots",
@@ -33,7 +34,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load what needs NumPy and h5py when it is first used."""
-    if name in ("convert", "find_spots", "ratios"):
+    if name in ("batch", "convert", "find_spots", "ratios"):
         from gpu_spots import api
 
         return getattr(api, name)

@@ -7,8 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpu_spots.beamtime.runs import KINDS, Run, run_name
-from gpu_spots.errors import GpuSpotsError, InputError
+from gpu_spots.beamtime.runs import (
+    KINDS,
+    Found,
+    Run,
+    Search,
+    find_runs,
+    refuse_clashes,
+    run_name,
+)
+from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files.text import read_content
 from gpu_spots.packages import install_command
 
@@ -19,6 +27,41 @@ OWN = ("run", "name", "kind", "options")
 
 OptionWords = Callable[[Mapping[str, Any]], Sequence[str]]
 """Function that returns the words of a command line for options by name."""
+
+
+def take_runs(
+    sources: Sequence[str | Path],
+    search: Search,
+    check_words: Callable[[Sequence[str]], None],
+    option_words: OptionWords,
+) -> Found:
+    """Return the runs of folders, files and lists of runs.
+
+    Args:
+        sources: folders, files and lists.
+        search: rules of the search in folders.
+        check_words: raises `GpuSpotsError` for options that find refuses.
+        option_words: see `read_list`.
+
+    Raises:
+        GpuSpotsError: A source cannot be used, two runs have the same name, or there are no runs.
+    """
+    lists = [Path(source) for source in sources if Path(source).suffix.lower() in LIST_SUFFIXES]
+    found = find_runs([source for source in sources if Path(source) not in lists], search)
+    for path in lists:
+        for run in read_list(path, option_words):
+            try:
+                check_words(run.options)
+            except GpuSpotsError as error:
+                raise InputError(f"{path}: run {run.name}: {error}") from error
+            found.runs.append(run)
+    refuse_clashes(found.runs)
+    if not found.runs:
+        raise InputError(
+            f"{sources[0]}: no runs found, expected HDF5 files, or logs with their images; "
+            f"{given('pattern')} chooses files"
+        )
+    return found
 
 
 def read_list(path: Path, option_words: OptionWords) -> list[Run]:

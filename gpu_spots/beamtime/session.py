@@ -155,6 +155,7 @@ def run_batch(batch: Batch, connect: Connect, observer: BatchObserver) -> list[R
     if pending:
         token = pending[0].job.token
         write_text(token, "")
+        sent: Sent | None = None
         try:
             with connect() as client:
                 sent = Sent(client, name, batch.resources, observer, records)
@@ -163,12 +164,14 @@ def run_batch(batch: Batch, connect: Connect, observer: BatchObserver) -> list[R
                     finished |= sent.process(pending)
                 finally:
                     sent.stop()
+        except BaseException:
+            if sent is not None and sent.has_results:
+                write_tables(records)
+            raise
         finally:
             with suppress(OSError):
                 token.unlink()
-            write_tables(records)
-    else:
-        write_tables(records)
+    write_tables(records)
     return [finished[run.name] for run in batch.runs]
 
 
@@ -191,6 +194,7 @@ class Sent:
         self._futures: dict[str, Future] = {}
         self._unfit: set[str] = set()
         self._slots: dict[str, int] = {}
+        self.has_results = False
 
     def prepare(self, token: Path) -> None:
         """Look at the workers that are there, and send them what runs need.
@@ -262,7 +266,8 @@ class Sent:
                 continue
             finished[one.job.run.name] = found
             self._observer.finished(found, one.n_bytes)
-            if now - tables > TABLES_EVERY:
+            if now - tables > TABLES_EVERY or not self.has_results:
+                self.has_results = True
                 write_tables(self._records)
                 tables = time.monotonic()
         return finished

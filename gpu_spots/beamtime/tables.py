@@ -2,10 +2,13 @@
 
 import csv
 import io
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpu_spots.beamtime.page import index_page
 from gpu_spots.beamtime.record import Record, Records, write_text
+from gpu_spots.errors import OutputError
 
 Value = Callable[[Record], Any]
 
@@ -66,6 +69,30 @@ def write_tables(records: Records) -> None:
     writer.writeheader()
     writer.writerows({name: "" if v is None else v for name, v in row.items()} for row in table)
     write_text(records.out / "runs.csv", text.getvalue())
+    has_parquet = _write_parquet(records, table)
+    title = records.out.absolute().name
+    page = index_page(title, found, table, parquet=has_parquet)
+    write_text(records.out / "index.html", page)
+
+
+def _write_parquet(records: Records, table: Sequence[dict[str, Any]]) -> bool:
+    """Write runs.parquet; return False where pyarrow is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return False
+    types = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
+    columns = [pyarrow.array([row[name] for row in table], kind) for name, kind in types.items()]
+    whole = pyarrow.table(columns, names=list(types))
+    path = records.out / "runs.parquet"
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pyarrow.parquet.write_table(whole, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return True
 
 
 def _rate(record: Record) -> float | None:

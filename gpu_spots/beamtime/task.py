@@ -190,6 +190,8 @@ def _process(
     begin = time.perf_counter()
     run, out = job.run, Path(job.out)
     before = records.read(run.name)
+    if before is not None and before.get("batch") == job.batch:  # another worker died of it
+        attempt += before.get("attempts", 0)
     words = [*run.source, *job.processing.options, *run.options]
     seen = runner.ask({"ask": "inspection", "words": words, "folder": job.folder}, claim.renew)
     if "error" in seen:
@@ -221,6 +223,7 @@ def _process(
         "kind": kind,
         "linked": linked,
         "state": "running",
+        "batch": job.batch,
         "why": why,
     }
     records.write(record)

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -14,7 +15,6 @@ from gpu_spots.cli.errors import Stopped
 from gpu_spots.cli.run_options import (
     SOURCES,
     RunsCommand,
-    require_cluster,
     run_options,
     take_computers,
     take_processing,
@@ -59,6 +59,9 @@ def batch(
     Runs that are done, with the same input and options, are skipped, so the same command goes on
     after an interruption. The exit status is 1 if a run failed.
     """
+    from gpu_spots.beamtime.computers import require_cluster
+
+    require_cluster()
     context = click.get_current_context()
     processing = take_processing(context, options)
     if print_job:
@@ -66,17 +69,16 @@ def batch(
         return
     if not sources:
         raise click.UsageError("Missing argument 'FOLDER | RUN... | LIST'.", context)
-    require_cluster()
+    from gpu_spots.beamtime.lists import take_runs
     from gpu_spots.beamtime.record import Records
     from gpu_spots.beamtime.session import Batch, name_of_batch, run_batch, sort_out
-    from gpu_spots.cli.words import input_files
+    from gpu_spots.cli.words import check_words, input_files, words_of
 
     with in_options({"name_pattern": "--name-pattern", "angle_step": "--angle-step"}):
-        runs, notes = take_runs(sources, take_search({**options, "out": out}, processing))
-    for name in ("pattern", "exclude"):
-        options.pop(name)
-    for note in notes:
+        found = take_runs(sources, take_search(options, out, processing), check_words, words_of)
+    for note in found.notes:
         say(f"note: {note}")
+    runs = found.runs
     whole = Batch(runs, processing, out, input_files, force=force)
     if dry_run:
         _dry_run(whole, sort_out, name_of_batch(), take_computers(options, processing, len(runs)))
@@ -86,49 +88,23 @@ def batch(
     if computers is not None:
         if not quiet:
             say(f"{len(runs)} runs; computing on {computers.words}")
-        processing = with_backend(processing, computers)
-        whole = Batch(
-            runs, processing, out, input_files, force, computers.threads, computers.memory,
-            computers.resources,
-        )  # fmt: skip
+        whole = replace(
+            whole,
+            processing=with_backend(processing, computers),
+            threads=computers.threads,
+            memory=computers.memory,
+            resources=computers.resources,
+        )
     begin = time.monotonic()
+    watchdog.complete()  # each run has an output of its own: ended early, the batch has some
     with progress(quiet) as observer:
         try:
-            found = run_batch(whole, computers.connect if computers else _no_cluster, observer)
+            results = run_batch(whole, computers.connect if computers else _no_cluster, observer)
         except Stopped as stopped:
             done = sum(one.get("state") == "done" for one in Records(out).all().values())
             stopped.outcome = f"{done} runs are done; the same command goes on with the others"
             raise
-    _end(found, out, time.monotonic() - begin, quiet)
-
-
-def take_runs(sources: Sequence[str], search: Any) -> tuple[list["Run"], list[str]]:
-    """Return the runs of folders, files and lists, and notes on what was left out.
-
-    Raises:
-        GpuSpotsError: A source cannot be used, or there are no runs.
-    """
-    from gpu_spots.beamtime.lists import LIST_SUFFIXES, read_list
-    from gpu_spots.beamtime.runs import find_runs, refuse_clashes
-    from gpu_spots.cli.words import check_words, words_of
-
-    lists = [source for source in sources if Path(source).suffix.lower() in LIST_SUFFIXES]
-    found = find_runs([source for source in sources if source not in lists], search)
-    runs = list(found.runs)
-    for path in lists:
-        for run in read_list(Path(path), words_of):
-            try:
-                check_words(run.options)
-            except GpuSpotsError as error:
-                raise GpuSpotsError(f"{path}: run {run.name}: {error}") from error
-            runs.append(run)
-    refuse_clashes(runs)
-    if not runs:
-        raise GpuSpotsError(
-            f"{sources[0]}: no runs found, expected HDF5 files, or logs with their images; "
-            "--pattern chooses files"
-        )
-    return runs, found.notes
+    _end(results, out, time.monotonic() - begin, quiet)
 
 
 def _no_cluster() -> Any:
@@ -136,7 +112,6 @@ def _no_cluster() -> Any:
 
 
 def _print_job(options: dict[str, Any], processing: Any) -> None:
-    require_cluster()
     from gpu_spots.beamtime.cluster import SlurmJobs, job_script, parse_slurm_options
 
     if not options["slurm"]:

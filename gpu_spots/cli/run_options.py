@@ -1,10 +1,9 @@
 """Options of the commands for many runs: which runs, what is done with them, and where."""
 
 import itertools
-import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +16,8 @@ from gpu_spots.cli.words import check_words, find_options, option_words, without
 from gpu_spots.errors import GpuSpotsError
 
 if TYPE_CHECKING:
+    from gpu_spots.beamtime.computers import Computers
     from gpu_spots.beamtime.runs import Search
-    from gpu_spots.beamtime.session import Connect
     from gpu_spots.beamtime.task import Processing
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -27,12 +26,6 @@ BY_THE_BATCH = ("log", "device")
 """Options of find that the batch gives to each run, from its own options."""
 PASSED = {name: one for name, one in find_options().items() if name not in BY_THE_BATCH}
 """Options of find that are given to all runs."""
-THREADS_OF_A_RUN = 4
-"""Threads of a run on the CPU, if there are cores enough."""
-LEAST_MEMORY = 1 << 30
-"""Bytes of memory for which a further run is processed at the same time."""
-SPARE = 0.9
-"""Part of the free memory that runs may use."""
 SECTIONS = {
     "Runs": ("pattern", "exclude"),
     "Results": ("out", "ratios", "export", "report", "force", "quiet", "debug"),
@@ -113,7 +106,7 @@ def run_options(command: Command) -> Command:
         click.option(
             "--jobs", metavar="N", type=click.IntRange(1, 10_000),
             help="Runs that are processed at the same time, or Slurm jobs  "
-            f"[default: one per GPU; on CPUs one per {THREADS_OF_A_RUN} cores]",
+            "[default: one per GPU; on CPUs one per 4 cores]",
         ),
         click.option(
             "--device", metavar="LIST",
@@ -220,7 +213,7 @@ def _check_exports(exports: Sequence[Sequence[str]]) -> None:
             )
 
 
-def take_search(options: dict[str, Any], processing: "Processing") -> "Search":
+def take_search(options: dict[str, Any], out: Path, processing: "Processing") -> "Search":
     """Take the rules of the search out of ``options``."""
     from gpu_spots.beamtime.runs import Search
 
@@ -228,48 +221,20 @@ def take_search(options: dict[str, Any], processing: "Processing") -> "Search":
     return Search(
         patterns=options.pop("pattern"),
         exclude=options.pop("exclude"),
-        outside=(options["out"],),
+        outside=(out,),
         image_folders=bool(words & {"--name-pattern", "--angle-step", "--laser"}),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Computers:
-    """Where runs are processed."""
-
-    connect: "Connect"
-    """Connects to the cluster."""
-    words: str
-    """The cluster in words."""
-    threads: int | None
-    """Threads of a run; None: workers share their cores."""
-    memory: int | None
-    """Memory of a run; None: workers share their memory."""
-    resources: dict[str, float]
-    """Dask resources of a run."""
-    backend: tuple[str, ...] = ()
-    """Option of find for the backend."""
-    number: int = 0
-    """Runs at the same time; 0: not known before workers are there."""
-
-
-def require_cluster() -> None:
-    """Raise `GpuSpotsError` if Dask is not installed."""
-    import importlib.util
-
-    from gpu_spots.packages import install_command
-
-    if any(importlib.util.find_spec(name) is None for name in ("dask", "distributed")):
-        raise GpuSpotsError(f"needs Dask; install it with {install_command('cluster')}")
-
-
-def take_computers(options: dict[str, Any], processing: "Processing", n_runs: int) -> Computers:
+def take_computers(options: dict[str, Any], processing: "Processing", n_runs: int) -> "Computers":
     """Take the cluster out of ``options``.
 
     Raises:
         GpuSpotsError: it cannot be used.
         click.UsageError: options do not go together.
     """
+    from gpu_spots.beamtime.computers import Computers, local_computers
+
     scheduler, slurm = options.pop("scheduler"), options.pop("slurm")
     slurm_options, device = options.pop("slurm_option"), options.pop("device")
     jobs = options.pop("jobs")
@@ -298,67 +263,7 @@ def take_computers(options: dict[str, Any], processing: "Processing", n_runs: in
         return Computers(
             lambda: slurm_client(found), f"Slurm jobs: {found.number}", None, None, gpu
         )
-    return _local(jobs, device, words, n_runs)
-
-
-def _local(jobs: int | None, device: str | None, words: Sequence[str], n_runs: int) -> Computers:
-    """Return the workers of this computer: one per GPU, or as many as cores and memory allow."""
-    from gpu_spots.beamtime.cluster import LocalWorkers, local_client
-    from gpu_spots.memory.plan import available_memory
-    from gpu_spots.memory.workers import default_workers
-
-    cores, free = default_workers(), available_memory()
-    gpus = _gpus(_after("--backend", words) or "auto", device)
-    usual = len(gpus) or max(1, cores // THREADS_OF_A_RUN)
-    if not gpus and free is not None:
-        usual = max(1, min(usual, free // LEAST_MEMORY))
-    number = min(jobs or usual, max(1, n_runs))
-    memory = None if free is None or number == 1 else int(free * SPARE / number)
-    threads = max(1, cores // number)
-    where = f"GPU{'s' * (len(gpus) > 1)} {','.join(gpus)}" if gpus else "the CPU"
-    at_once = f"{number} runs at a time, " if number > 1 else ""
-    return Computers(
-        lambda: local_client(LocalWorkers(number, gpus)),
-        f"{where}: {at_once}{threads} thread{'s' * (threads != 1)} each",
-        threads,
-        memory,
-        {"GPU": 1} if gpus else {},
-        ("--backend", "gpu") if gpus else (),
-        number,
-    )
-
-
-def _gpus(backend: str, device: str | None) -> tuple[str, ...]:
-    """Return the GPUs to use, as in CUDA_VISIBLE_DEVICES; empty: the CPU.
-
-    Another process looks for them, as a process that has looked keeps memory of each GPU.
-    """
-    from gpu_spots.beamtime.runner import Runner, RunnerDied
-
-    if backend == "cpu":
-        if device is not None:
-            raise click.UsageError("--device cannot be used with --backend cpu")
-        return ()
-    runner = Runner()
-    try:
-        found = runner.ask({"ask": "devices"})
-    except RunnerDied as died:
-        found = {"numbers": [], "problems": [f"the process that looks for GPUs {died}"]}
-    finally:
-        runner.stop()
-    numbers = found["numbers"]
-    if device is not None:
-        wanted = [part.strip() for part in device.split(",")]
-        missing = [part for part in wanted if not part.isdigit() or int(part) not in numbers]
-        if missing:
-            reasons = "; ".join(found["problems"]) or f"GPUs are {', '.join(map(str, numbers))}"
-            raise GpuSpotsError(f"--device: GPU {missing[0]} cannot be used: {reasons}")
-        numbers = [int(part) for part in wanted]
-    if backend == "gpu" and not numbers:
-        raise GpuSpotsError(f"backend gpu: {'; '.join(found['problems'])}")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else None
-    return tuple(names[number] if names else str(number) for number in numbers)
+    return local_computers(n_runs, jobs, device, _after("--backend", words) or "auto")
 
 
 def _after(word: str, words: Sequence[str]) -> str | None:
@@ -367,7 +272,7 @@ def _after(word: str, words: Sequence[str]) -> str | None:
     return values[-1] if values else None
 
 
-def with_backend(processing: "Processing", computers: Computers) -> "Processing":
+def with_backend(processing: "Processing", computers: "Computers") -> "Processing":
     """Return the processing with the backend of the computers."""
     return replace(processing, resources=(*computers.backend, *processing.resources))
 

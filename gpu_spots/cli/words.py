@@ -72,9 +72,11 @@ def option_words(option: click.Option, value: Any) -> list[str]:
 def words_of_parameters(parameters: Parameters) -> list[str]:
     """Return the words for all parameters of the search."""
     options = find_options()
+    others = () if parameters.finder == "matched" else ("significance", "streaks")
     return [
         word
         for name in Parameters.__dataclass_fields__
+        if name not in others
         for word in option_words(options[name], getattr(parameters, name))
     ]
 
