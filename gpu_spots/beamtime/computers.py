@@ -100,7 +100,7 @@ def _gpus(backend: str, device: str | None) -> tuple[str, ...]:
     except RunnerDied as died:
         found = {"numbers": [], "problems": [f"the process that looks for GPUs {died}"]}
     finally:
-        runner.stop()
+        runner.close()
     numbers = found["numbers"]
     if device is not None:
         wanted = [part.strip() for part in device.split(",")]

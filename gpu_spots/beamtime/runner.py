@@ -87,6 +87,12 @@ class Runner:
             self._process.kill()
             self._process.wait()
 
+    def close(self) -> None:
+        """End the process, and close its pipes; only the thread that asks it may do this."""
+        self.stop()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
     def _how(self) -> str:
         """Say how the process ended."""
         if self.is_stopped:
@@ -119,7 +125,7 @@ class Runners:
             if self.is_stopped:
                 raise RunnerDied("was stopped")
             while self._idle and not self._idle[-1].is_alive():
-                self._idle.pop().stop()
+                self._idle.pop().close()
             runner = self._idle.pop() if self._idle else Runner(self._environment)
             self._busy.append(runner)
         try:
@@ -131,14 +137,15 @@ class Runners:
                 if keep:
                     self._idle.append(runner)
             if not keep:
-                runner.stop()
+                runner.close()
 
     def stop(self) -> None:
         """End all processes, and lend none any more."""
         with self._lock:
             self.is_stopped = True
-            runners, self._idle = [*self._idle, *self._busy], []
-        threads = [threading.Thread(target=runner.stop) for runner in runners]
+            ends = [runner.close for runner in self._idle] + [runner.stop for runner in self._busy]
+            self._idle = []
+        threads = [threading.Thread(target=end) for end in ends]
         for thread in threads:
             thread.start()
         end = time.monotonic() + 2 * GRACE

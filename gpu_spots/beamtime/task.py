@@ -137,26 +137,25 @@ def process(job: Job, runners: Runners, host: str, slots: int) -> Record:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     with runners.runner() as runner:
-                        return _process(job, records, runner, claim, host, slots, attempt)
+                        return _process(job, records, runner, claim, host, slots)
                 except RunnerDied as died:
-                    if runners.is_stopped or runner.is_stopped:
+                    if runners.is_stopped:
                         return {"name": job.run.name, "state": "stopped"}
                     if attempt == ATTEMPTS:
-                        return _failed(job, records, host, f"its process {died}, twice", attempt)
+                        return _failed(job, records, host, f"its process {died}, twice")
             raise AssertionError
     except ClaimedElsewhere as elsewhere:
         return {"name": job.run.name, "state": "claimed", "host": str(elsewhere)}
     except GpuSpotsError as error:
-        return _failed(job, records, host, str(error), 1)
+        return _failed(job, records, host, str(error))
 
 
-def _failed(job: Job, records: Records, host: str, error: str, attempts: int) -> Record:
+def _failed(job: Job, records: Records, host: str, error: str) -> Record:
     """Write and return the record of a run that failed."""
+    before = records.read(job.run.name)
     record: Record = {
-        **_beginning(job, host, attempts),
-        **{
-            key: value for key, value in (records.read(job.run.name) or {}).items() if key == "kind"
-        },
+        **_beginning(job, host, before),
+        **{key: before[key] for key in ("kind", "begun") if before is not None and key in before},
         "state": "failed",
         "error": error,
     }
@@ -167,13 +166,16 @@ def _failed(job: Job, records: Records, host: str, error: str, attempts: int) ->
     return {**record, "action": "processed"}
 
 
-def _beginning(job: Job, host: str, attempts: int) -> Record:
+def _beginning(job: Job, host: str, before: Record | None) -> Record:
+    """Return what each record has; ``before`` is the last one of the run."""
+    is_of_batch = before is not None and before.get("batch") == job.batch
     return {
         "name": job.run.name,
         "source": list(job.run.source),
         "version": __version__,
         "host": host,
-        "attempts": attempts,
+        "batch": job.batch,
+        "attempts": before.get("attempts", 1) if before is not None and is_of_batch else 1,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -185,17 +187,14 @@ def _process(
     claim: Claim,
     host: str,
     slots: int,
-    attempt: int,
 ) -> Record:
     begin = time.perf_counter()
     run, out = job.run, Path(job.out)
     before = records.read(run.name)
-    if before is not None and before.get("batch") == job.batch:  # another worker died of it
-        attempt += before.get("attempts", 0)
     words = [*run.source, *job.processing.options, *run.options]
     seen = runner.ask({"ask": "inspection", "words": words, "folder": job.folder}, claim.renew)
     if "error" in seen:
-        return _failed(job, records, host, seen["error"], attempt)
+        return _failed(job, records, host, seen["error"])
     kind = run.kind or seen["kind"]
     base, linked = (
         [Path(path) for path in seen["given"]],
@@ -212,26 +211,28 @@ def _process(
         assert before is not None
         return {**before, "action": "skipped"}
     outputs = _outputs(run, steps, out)
-    if before is None and not job.force:
+    if not job.force and not (before or {}).get("begun"):
         existing = next((path for path in outputs if path.exists()), None)
         if existing is not None:
             text = f"{existing}: already exists and is not of a batch; use --force to replace it"
-            return _failed(job, records, host, text, attempt)
+            return _failed(job, records, host, text)
     record: Record = {
-        **_beginning(job, host, attempt),
+        **_beginning(job, host, before),
         **wanted,
         "kind": kind,
         "linked": linked,
         "state": "running",
-        "batch": job.batch,
+        "begun": True,  # outputs of these names are of a batch from now on
         "why": why,
     }
+    if before is not None and before.get("batch") == job.batch:
+        record["attempts"] += 1  # the process or the worker died of it
     records.write(record)
     try:
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return _failed(job, records, host, f"{error.filename}: {error.strerror}", attempt)
+        return _failed(job, records, host, f"{error.filename}: {error.strerror}")
     log = records.path(run.name, ".log")
     commands = _commands(job, run, steps, outputs, slots)
     reply = runner.ask(

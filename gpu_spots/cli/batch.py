@@ -281,7 +281,7 @@ def _dry_run(whole: "Batch", sort_out: Any, name: str, computers: Any) -> None:
             )
             _show_plan(runner, whole, largest, seen[largest.job.run.name], computers)
     finally:
-        runner.stop()
+        runner.close()
     total = sum(sizes.values())
     show(
         f"{len(pending)} of {len(whole.runs)} runs are to be processed, "
