@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RATE = 60e6
 """Bytes of frames per second and core, for the estimate before a run has been processed."""
+GRACE = 30.0
+"""Seconds that a batch may take to end: its workers end their runs first."""
 IN_MESSAGES = 3
 """So many runs are named in a message."""
 
@@ -97,6 +99,7 @@ def batch(
         )
     begin = time.monotonic()
     watchdog.complete()  # each run has an output of its own: ended early, the batch has some
+    watchdog.allow(GRACE)
     with progress(quiet) as observer:
         try:
             results = run_batch(whole, computers.connect if computers else _no_cluster, observer)

@@ -167,7 +167,7 @@ def test_a_full_disk_is_named_and_the_run_is_done_later(job: Job) -> None:
 @pytest.fixture
 def slow(job: Job, tmp_path: Path) -> Job:
     """A run that takes seconds."""
-    path = write_run(tmp_path / "slow.h5", frames=series(40, (256, 256)))
+    path = write_run(tmp_path / "slow.h5", frames=series(30, (192, 192)))
     return replace(job, run=Run("slow", (str(path),), ("-d", "40")))
 
 
