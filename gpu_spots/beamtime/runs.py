@@ -14,7 +14,7 @@ from gpu_spots.files.layouts.dectris import DATA_FILE
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
 """Endings of the names of HDF5 files."""
-RESULTS = re.compile(r".*__(spots|ratios|preview|cleaned|peaks|sparse)\.(h5|cxi)")
+RESULTS = re.compile(r".*__(spots|ratios|preview|growing|cleaned|peaks|sparse)\.(h5|cxi)")
 """Names of results of this program, which are no runs."""
 IMAGE_FOLDERS = ("xray_images",)
 """Folders whose images belong to a log in the folder above."""

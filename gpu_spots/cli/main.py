@@ -13,6 +13,7 @@ from gpu_spots.cli.info import info
 from gpu_spots.cli.ratios import ratios
 from gpu_spots.cli.score import score
 from gpu_spots.cli.simulate import simulate
+from gpu_spots.cli.watch import watch
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -29,6 +30,7 @@ gpu_spots.add_command(convert)
 gpu_spots.add_command(export)
 gpu_spots.add_command(ratios)
 gpu_spots.add_command(batch)
+gpu_spots.add_command(watch)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
 gpu_spots.add_command(devices)

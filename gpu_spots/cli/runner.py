@@ -168,6 +168,18 @@ def _figures(request: dict[str, Any]) -> dict[str, Any]:
     return figures(Path(request["spots"]), None if ratios is None else Path(ratios))
 
 
+def _growth(request: dict[str, Any]) -> dict[str, Any]:
+    from gpu_spots.files.growing import is_being_written
+
+    return {"is_written": is_being_written(Path(request["source"]))}
+
+
+def _copy(request: dict[str, Any]) -> dict[str, Any]:
+    from gpu_spots.files.growing import copy_frames
+
+    return {"frames": copy_frames(Path(request["source"]), Path(request["output"]))}
+
+
 def _devices(_: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of the GPUs that can be used, and the problems of the others."""
     from gpu_spots.cuda.devices import list_devices
@@ -190,6 +202,8 @@ _ASK = {
     "inspection": _inspection,
     "plan": _plan,
     "figures": _figures,
+    "growth": _growth,
+    "copy": _copy,
     "devices": _devices,
 }
 

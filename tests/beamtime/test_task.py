@@ -207,7 +207,12 @@ def test_a_process_that_dies_is_tried_again_once(slow: Job, times: int, state: s
 
 def test_stopping_leaves_nothing(slow: Job) -> None:
     runners = Runners()
-    stopper = threading.Thread(target=lambda: (when_it_writes(slow), runners.stop()))
+
+    def stop() -> None:
+        when_it_writes(slow)
+        runners.stop()
+
+    stopper = threading.Thread(target=stop)
     stopper.start()
     record = done(slow, runners)
     stopper.join()
