@@ -18,7 +18,7 @@ import pytest
 import gpu_spots
 from gpu_spots import Parameters
 from gpu_spots.beamtime.claim import _owner, claimed
-from gpu_spots.beamtime.cluster import LocalWorkers, connected_client, local_client
+from gpu_spots.beamtime.cluster import connected_client
 from gpu_spots.beamtime.record import Records
 from gpu_spots.errors import GpuSpotsError
 from helpers import Ended, assert_equal_results, command, replaced, series, started, write_run
@@ -30,13 +30,6 @@ BAD = {
     "day2/large": "of memory, 8 MiB are allowed",
     "day2/no_angles": "lauecollect/angle",
 }
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    """A client of a cluster with two workers."""
-    with local_client(LocalWorkers(2)) as found:
-        yield found
 
 
 def make_beamtime(folder: Path) -> Path:
