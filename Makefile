@@ -14,6 +14,8 @@ demo: $(VENV)/installed
 	$(BIN)/lu_hdf2spots demo/laser__mccd.h5 -S blocks --force
 	$(BIN)/gpu-spots score demo/laser__mccd.h5 demo/laser__spots.h5
 
+# Tests start hundreds of processes; those need not compile every module again, whatever the settings.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
 

@@ -134,7 +134,8 @@ def writing(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
         )
         per_image = {kind: size / shape[0] / 1000 for kind, size in sizes.items()}
         print(
-            f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, {sizes['direct'] / sizes['h5py']:.2f} times"
+            f"    kB an image: h5py {per_image['h5py']:.1f}, here {per_image['direct']:.1f}, "
+            f"{sizes['direct'] / sizes['h5py']:.2f} times"
         )
         with h5py.File(folder / "out.h5") as file:
             assert np.array_equal(file["images"][...], images)

@@ -153,7 +153,8 @@ def compare(frames: np.ndarray, threads: list[int], repeats: int) -> None:
     )
 
     print(
-        f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, {len(table)} spots; ms per million values"
+        f"\n{len(frames)} frames of {frames.shape[1]} x {frames.shape[2]} {frames.dtype}, "
+        f"{len(table)} spots; ms per million values"
     )
     print(f"{'':34}{'naive':>9}{'ours':>9}{'ratio':>8}")
 
@@ -210,7 +211,8 @@ def main() -> None:
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+        f"{CpuBackend(1).device}; {cores} cores; Python {platform.python_version()}, NumPy "
+        f"{np.__version__}, SciPy {scipy.__version__}"
     )
     for n_frames in options.frames:
         design = Design(
@@ -222,7 +224,8 @@ def main() -> None:
         )
         compare(np.stack(list(simulate_run(design).frames())), options.threads, options.repeats)
     print(
-        f"\npeak memory of all this, the naive stages included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+        "\npeak memory of all this, the naive stages included: "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
     )
 
 

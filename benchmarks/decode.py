@@ -75,7 +75,8 @@ def main() -> None:
         f"{name} {version(name)}" for name in ("numpy", "h5py", "hdf5plugin", "deflate", "isal")
     )
     print(
-        f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}"
+        f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python "
+        f"{platform.python_version()}, {libraries}"
     )
     spots = min(200, options.size**2 // 600)  # as gpu-spots simulate
     design = Design(
@@ -97,7 +98,8 @@ def main() -> None:
         packed = stored_chunks(files["bitshuffle + LZ4"])
         n_sequences, n_blocks = sequences(packed[0], frames[0].nbytes)
         print(
-            f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} sequences of LZ4 a block"
+            f"\nbitshuffle + LZ4: {n_blocks} blocks a frame, {n_sequences / n_blocks:.0f} "
+            "sequences of LZ4 a block"
         )
         on_device(packed, frames, options.device, options.rounds, options.copy_mib)
 
@@ -113,7 +115,8 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
     """Frames a second in memory, the processor's time for one, and the stored bytes alone."""
     columns = [f"frames/s, {n} thread{'s' * (n > 1)}" for n in threads]
     print(
-        f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, frames/s |"
+        f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, "
+        "frames/s |"
     )
     print("|---" * (4 + len(threads)) + "|")
     into, planes = (
@@ -145,7 +148,8 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
                 of_cpu = cpu_seconds(every_frame, rounds) / len(into)
                 rates = [rate(read, len(into), n, rounds) for n in threads]
                 print(
-                    f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | {' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |"
+                    f"| {way} | {stored / 1e6:.2f} | {of_cpu * 1e3:.1f} | "
+                    f"{' | '.join(f'{x:.0f}' for x in rates)} | {plain:.0f} |"
                 )
             assert np.array_equal(into, frames)
 
@@ -186,7 +190,8 @@ def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
     for name, codec in CODECS.items():
         taken = [cpu_seconds(partial(codec, data, n_bytes), rounds) for data in chunks.values()]
         print(
-            f"| {name} | {' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |"
+            f"| {name} | "
+            f"{' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |"
         )
 
 
@@ -264,7 +269,8 @@ def on_device(
     bandwidth = copy_bandwidth(clock, copy_mib)
     print(f"\n{backend.device}; copy on the device: {bandwidth / 1e12:.2f} TB/s\n")
     print(
-        "| bitshuffle + LZ4, on the device | ms a frame | frames/s | share of copy bandwidth |\n|---|---|---|---|"
+        "| bitshuffle + LZ4, on the device | ms a frame | frames/s | share of copy bandwidth "
+        "|\n|---|---|---|---|"
     )
     for name, taken in seconds.items():
         share = (

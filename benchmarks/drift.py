@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
     print(
-        "| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision | false per frame |"
+        "| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision "
+        "| false per frame |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,10 @@ def row(drift: float, method: str, normalise: str, of_runs: list[Score]) -> str:
     n_found, n_false = sum(one.n_found for one in of_runs), sum(one.n_false for one in of_runs)
     n_frames = sum(one.n_frames for one in of_runs)
     cells = [f"{drift:g} %", method, normalise, *(f"{100 * recall:.1f} %" for recall in recalls)]
-    return f"| {' | '.join(cells)} | {100 * (1 - n_false / max(1, n_found)):.1f} % | {n_false / n_frames:.2f} |"
+    return (
+        f"| {' | '.join(cells)} | {100 * (1 - n_false / max(1, n_found)):.1f} % | "
+        f"{n_false / n_frames:.2f} |"
+    )
 
 
 if __name__ == "__main__":

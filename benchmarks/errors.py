@@ -151,7 +151,8 @@ def repeats(name: str, setting: str, low: float, high: float, parts: list[np.nda
         return f"{name} | {setting} | {low}-{high} | few spots"
     gain = np.median(weighted_snr[some] / sum_snr[some])
     return (
-        f"{name} | {setting} | {low}-{high} | {some.sum()} pairs of frames: sd {of_sum[some].std():.2f} "
+        f"{name} | {setting} | {low}-{high} | {some.sum()} pairs of frames: sd "
+        f"{of_sum[some].std():.2f} "
         f"of I, {weighted[some].std():.2f} of I_prf, whose S/N is {gain:.2f} times that of I"
     )
 

@@ -35,7 +35,8 @@ QUERY = (
 CHUNK = 256 << 20
 """Bytes of a piece of device memory that is taken; smaller ones at the end."""
 WORTH_KEEPING = re.compile(
-    r"^\d+ frames of|copy on the device|^Device: |^Not measured|the same to the bit$|sequences of LZ4"
+    r"^\d+ frames of|copy on the device|^Device: |^Not measured|the same to the bit$|sequences of "
+    r"LZ4"
 )
 """Lines of the logs that belong to their tables."""
 
@@ -53,7 +54,8 @@ def versions() -> None:
             processor,
         )
     print(
-        f"{processor}, {os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}"
+        f"{processor}, {os.cpu_count()} cores, {platform.platform()}, Python "
+        f"{platform.python_version()}"
     )
     installed = {(found.metadata["Name"] or "").lower(): found.version for found in distributions()}
     print(
@@ -81,7 +83,8 @@ def compare(first: str, second: str) -> None:
             mine, other = a[path], b[path]
             if (mine.shape, mine.dtype) != (other.shape, other.dtype):
                 sys.exit(
-                    f"{path}: {mine.dtype} {mine.shape} in {first}, {other.dtype} {other.shape} in {second}"
+                    f"{path}: {mine.dtype} {mine.shape} in {first}, {other.dtype} {other.shape} in "
+                    f"{second}"
                 )
             # frame by frame, as stacks of masks may be larger than the memory
             for i in np.ndindex(mine.shape[:1]):
@@ -116,7 +119,8 @@ def fill(mib: str, device: str) -> None:
                 size //= 2
         left = cupy.cuda.runtime.memGetInfo()[0]
     print(
-        f"filled: {sum(array.nbytes for array in held) >> 20} MiB are taken, {left >> 20} MiB are free",
+        f"filled: {sum(array.nbytes for array in held) >> 20} MiB are taken, {left >> 20} MiB are "
+        "free",
         flush=True,
     )
     while True:

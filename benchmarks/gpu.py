@@ -319,7 +319,8 @@ def resident(
 def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -> None:
     """Frames a second for numbers of threads, and sizes of bands and batches."""
     print(
-        "\n| computing only, frames resident | background | masks and spots | all | frames a second |\n|---|---|---|---|---|"
+        "\n| computing only, frames resident | background | masks and spots | all | frames a "
+        "second |\n|---|---|---|---|---|"
     )
     for n in threads:
         backend = select_backend("gpu", n, device)
@@ -327,7 +328,8 @@ def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -
             first, second = resident(backend, frames, rows, step, n, repeats)
             sizes = f"{n} thread{'s' * (n > 1)}, bands of {rows} rows, batches of {step} frames"
             print(
-                f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | {(first + second) * 1e3:.2f} ms | ",
+                f"| {sizes} | {first * 1e3:.2f} ms | {second * 1e3:.2f} ms | "
+                f"{(first + second) * 1e3:.2f} ms | ",
                 end="",
             )
             print(f"{len(frames) / (first + second):.0f} |")
@@ -378,7 +380,8 @@ def cpu_stages(
 def print_table(rows: list[Row], bandwidth: float) -> None:
     """In Markdown."""
     print(
-        "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 thread |\n|---|---|---|---|---|---|"
+        "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 "
+        "thread |\n|---|---|---|---|---|---|"
     )
     for row in rows:
         moved, share = (
@@ -390,7 +393,8 @@ def print_table(rows: list[Row], bandwidth: float) -> None:
             f"{s * 1e3:.1f} ms ({s / row.seconds:.0f} x)" if s else "" for s in (row.cupy, row.cpu)
         ]
         print(
-            f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | {' | '.join(others)} |"
+            f"| {row.stage} | {row.seconds * 1e3:.2f} ms | {moved} | {share} | "
+            f"{' | '.join(others)} |"
         )
 
 
@@ -408,7 +412,8 @@ def whole_command(n_frames: int, size: int, device: int) -> None:
                 ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
                 seconds = time.perf_counter() - start
             print(
-                f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | {ended.stderr.splitlines()[-2]} |"
+                f"| {n_frames} of {size} x {size}, {options[1]} | {seconds:.2f} s | "
+                f"{ended.stderr.splitlines()[-2]} |"
             )
 
 
@@ -438,7 +443,8 @@ def main() -> None:
     clock = Clock(backend.toolkit, options.repeats)
     bandwidth = copy_bandwidth(clock, options.copy_mib)
     print(
-        f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the device: {bandwidth / 1e12:.2f} TB/s"
+        f"{backend.device}, NumPy {np.__version__}, Python {sys.version.split()[0]}; copy on the "
+        f"device: {bandwidth / 1e12:.2f} TB/s"
     )
     for size in options.sizes:
         for n_frames in options.frames:
@@ -447,7 +453,8 @@ def main() -> None:
             print(f"\n{n_frames} frames of {size} x {size}, uint16\n")
             if backend.free_bytes() < needed:
                 print(
-                    f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the program of CuPy's functions."
+                    f"Not measured: {needed / 2**30:.0f} GiB of device memory are needed with the "
+                    "program of CuPy's functions."
                 )
                 continue
             frames = backend.toolkit.call(lambda n=n_frames, size=size: noise_with_spots(n, size))

@@ -91,7 +91,8 @@ def main() -> None:
     backend = CpuBackend(1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{backend.device}; {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+        f"{backend.device}; {cores} cores; Python {platform.python_version()}, NumPy "
+        f"{np.__version__}, SciPy {scipy.__version__}"
     )
     size = (
         f"{options.frames} frames in {options.blocks} blocks, {options.rows} x 1024 pixels, uint16"

@@ -389,17 +389,21 @@ def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: fl
     clear = int((truth.spots.snr >= CLEAR).sum())
     noise = math.sqrt(parts.variance(level))
     print(
-        f"frames       {n_frames} of {n_x} x {n_y} uint16, {frames.nbytes / 1e6:.0f} MB, made in {seconds:.0f} s"
+        f"frames       {n_frames} of {n_x} x {n_y} uint16, {frames.nbytes / 1e6:.0f} MB, made in "
+        f"{seconds:.0f} s"
     )
     print(
-        f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {noise:.1f} at {level:.0f}"
+        f"noise        variance {parts.gain:.3f} * (counts - {parts.zero:.0f}): {noise:.1f} at "
+        f"{level:.0f}"
     )
     print(f"correlation  {near} of pixels 1, 2, 3 apart")
     print(
-        f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, {clear} above {CLEAR:g} sigma"
+        f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, "
+        f"{clear} above {CLEAR:g} sigma"
     )
     print(
-        f"versions     {', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}"
+        "versions     "
+        f"{', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}"
     )
 
 
@@ -447,7 +451,8 @@ def search(
     ).clear
     share = f"{by_pixels.found / by_pixels.true:.1%}" if by_pixels.true else "-"
     print(
-        f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} found, {share}"
+        f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} "
+        f"found, {share}"
     )
 
 
@@ -459,7 +464,8 @@ def table(result: Score) -> str:
         share = f"{part.found / part.true:8.1%}" if part.true else f"{'-':>8}"
         lines.append(f"{label:>10} {part.true:>8} {part.found:>8} {share}")
     lines.append(
-        f"spots found {result.n_found}; at no true spot {result.n_false}, {result.n_false / result.n_frames:.2f} a frame"
+        f"spots found {result.n_found}; at no true spot {result.n_false}, "
+        f"{result.n_false / result.n_frames:.2f} a frame"
     )
     return "\n".join(lines)
 

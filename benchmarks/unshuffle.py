@@ -51,7 +51,8 @@ def main() -> None:
                 shuffle=True,
             )
             print(
-                f"frames of {options.size} x {options.size} uint16, compressed to 1/{frames.nbytes / dataset.id.get_storage_size():.2f}"
+                f"frames of {options.size} x {options.size} uint16, compressed to "
+                f"1/{frames.nbytes / dataset.id.get_storage_size():.2f}"
             )
         with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
             stored = file["frames"].id.read_direct_chunk((0, 0, 0))[1]
@@ -96,7 +97,8 @@ def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) ->
         f"{name} {n_frames / statistics.median(seconds):.1f}" for name, seconds in taken.items()
     )
     print(
-        f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as fast"
+        f"  {threads} thread{'s' * (threads > 1)}, frames a second: {rates}; {ratio:.3f} times as "
+        "fast"
     )
 
 

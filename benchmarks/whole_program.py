@@ -72,7 +72,8 @@ def compare(source: Path, threads: list[int], repeats: int) -> None:
     target = source.with_suffix(".out.h5")
     naive_wall, naive_peak, _ = measured([sys.executable, str(NAIVE), str(source), str(target)])
     print(
-        f"  {'naive':12}{naive_wall:8.1f} s{'':10}{naive_peak:7.2f} GiB{target.stat().st_size / 1e6:9.1f} MB"
+        f"  {'naive':12}{naive_wall:8.1f} s{'':10}{naive_peak:7.2f} "
+        f"GiB{target.stat().st_size / 1e6:9.1f} MB"
     )
     naive_counts = h5py.File(target)["masks/counts"][...]
     for n in threads:
@@ -91,7 +92,8 @@ def compare(source: Path, threads: list[int], repeats: int) -> None:
         wall, peak = statistics.median(run[0] for run in runs), max(run[1] for run in runs)
         size, stages = target.stat().st_size / 1e6, runs[-1][2].splitlines()[-2]
         print(
-            f"  {f'{n} threads':12}{wall:8.2f} s{naive_wall / wall:7.1f} x {peak:7.2f} GiB{size:9.1f} MB   {stages}"
+            f"  {f'{n} threads':12}{wall:8.2f} s{naive_wall / wall:7.1f} x {peak:7.2f} "
+            f"GiB{size:9.1f} MB   {stages}"
         )
         with open_spots(target) as spots:
             assert np.array_equal(
@@ -113,7 +115,8 @@ def main() -> None:
         f"{name} {version(name)}" for name in ("numpy", "scipy", "h5py", "deflate", "isal")
     )
     print(
-        f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python {platform.python_version()}, {libraries}"
+        f"{CpuBackend(1).device.split(',')[0]}, {os.cpu_count()} cores; Python "
+        f"{platform.python_version()}, {libraries}"
     )
     design = Design(
         laser=False, size=(options.size, options.size), angles=options.frames, repeats=1
@@ -136,7 +139,8 @@ def main() -> None:
                     for i in range(len(dataset)):
                         dataset[i] = file["frames"][i]
             print(
-                f"\n{shape[0]} frames of {shape[1]} x {shape[2]} uint16, {name}, {source.stat().st_size / 1e6:.0f} MB"
+                f"\n{shape[0]} frames of {shape[1]} x {shape[2]} uint16, {name}, "
+                f"{source.stat().st_size / 1e6:.0f} MB"
             )
             compare(source, options.threads, options.repeats)
             if source != plain:

@@ -20,10 +20,13 @@ from gpu_spots.model import Array
 
 
 class EqualBlocks:
-    """Blocks of one size, every value usable: the last block moves to where one leaves, so that the arrays shrink."""
+    """Blocks of one size without invalid values.
+
+    The last block takes the place of a dropped one, so that the arrays shrink.
+    """
 
     def __init__(self, ranks: Array, n_blocks: int) -> None:
-        """``ranks`` (n, p) by block; overwritten."""
+        """Take ``ranks`` (n, p), ordered by block. They are overwritten."""
         n, p = ranks.shape
         self.ranks, self.codes = ranks, order_codes(ranks)
         self.size, self.n_blocks_at_first = n // n_blocks, n_blocks
@@ -36,36 +39,39 @@ class EqualBlocks:
 
     @property
     def n(self) -> NDArray[np.int64]:
-        """(1,) int64: values left of each pixel."""
+        """Number of values that each pixel still has, (1,) int64."""
         return np.array([len(self.ranks)])
 
     @property
     def n_blocks(self) -> NDArray[np.int64]:
-        """(1,) int64: blocks left of each pixel."""
+        """Number of blocks that each pixel still has, (1,) int64."""
         return np.array([len(self.block_at)])
 
     @property
     def sizes(self) -> Array:
-        """(b, 1): values of each block."""
+        """Number of values of each block, (b, 1)."""
         return np.full((len(self.block_at), 1), self.size)
 
     def sums(self) -> Array:
-        """(b, p) integers: D of each block."""
+        """D of each block, (b, p) integers."""
         fits_short = self.size * len(self.ranks) < 2**15
         blocks = self.ranks.reshape(len(self.block_at), self.size, self.ranks.shape[1])
         return blocks.sum(axis=1, dtype=np.int16 if fits_short else np.int32)
 
     def between(self, sums: Array) -> NDArray[np.float64]:
-        """(p,) float64: sum of D^2 / k."""
+        """Return the sum of D^2 / k, (p,) float64."""
         return np.einsum("ij,ij->j", sums, sums, dtype=np.float64) / self.size
 
     def select(self, pixels: NDArray[np.int64]) -> None:
-        """Go on with some of the pixels."""
+        """Keep some of the pixels only."""
         self.ranks, self.codes = columns(self.ranks, pixels), columns(self.codes, pixels)
         self.block_at, self.slot_of = columns(self.block_at, pixels), columns(self.slot_of, pixels)
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
-        """Drop the block of largest mean rank from every pixel, of equals the first in the run; (p,): which."""
+        """Drop the block of largest mean rank from every pixel, and return which, (p,).
+
+        Ties: the first block in the run.
+        """
         keys: Array = sums.astype(self.block_at.dtype)
         keys *= self.n_blocks_at_first
         keys -= self.block_at
@@ -88,10 +94,17 @@ class EqualBlocks:
 
 
 class UnequalBlocks:
-    """Blocks of any size, some values perhaps unusable: the values of a block that leaves become unusable."""
+    """Blocks of any size, with invalid values.
+
+    All values of a dropped block become invalid.
+    """
 
     def __init__(self, ranks: Array, usable: NDArray[np.bool_], begin: NDArray[np.int64]) -> None:
-        """``ranks`` (n, p) by block, overwritten; ``usable`` (n, p) by block; block ``i`` has the rows ``begin[i]`` to ``begin[i + 1]``."""
+        """Take ranks and valid values, ordered by block; the ranks are overwritten.
+
+        ``ranks`` and ``usable`` have the shape (n, p). Block ``i`` has the rows ``begin[i]`` to
+        ``begin[i + 1]``.
+        """
         self.ranks, self.codes = ranks, order_codes(ranks)
         # all bits set: usable
         self.mask = -usable.astype(ranks.dtype)
@@ -102,7 +115,7 @@ class UnequalBlocks:
         self.sizes = np.maximum(sizes, 1).astype(np.float64)
 
     def sums(self) -> Array:
-        """(b, p) integers: D of each block, 0 of those that have left."""
+        """D of each block, (b, p) integers; 0 for dropped blocks."""
         sums = np.empty(self.sizes.shape, np.int32)
         for block, (begin, end) in enumerate(
             pairwise(self.begin)
@@ -111,11 +124,11 @@ class UnequalBlocks:
         return sums
 
     def between(self, sums: Array) -> NDArray[np.float64]:
-        """(p,) float64: sum of D^2 / k."""
+        """Return the sum of D^2 / k, (p,) float64."""
         return np.einsum("ij,ij->j", sums, sums / self.sizes)
 
     def select(self, pixels: NDArray[np.int64]) -> None:
-        """Go on with some of the pixels."""
+        """Keep some of the pixels only."""
         self.ranks, self.codes, self.mask = (
             columns(self.ranks, pixels),
             columns(self.codes, pixels),
@@ -128,7 +141,10 @@ class UnequalBlocks:
         )
 
     def drop(self, sums: Array) -> NDArray[np.int64]:
-        """Drop the block of largest mean rank from every pixel, of equals the first in the run; (p,): which."""
+        """Drop the block of largest mean rank from every pixel, and return which, (p,).
+
+        Ties: the first block in the run.
+        """
         # different quotients of integers below 2^30 and 2^16 are different float64 numbers; the
         # largest is above 0, so that block is there
         means = sums / self.sizes

@@ -1,4 +1,7 @@
-"""Connected components of packed masks, by runs: the stretches of set pixels in a row, joined where they touch the row above."""
+"""Connected components of packed masks, by runs of set pixels in a row.
+
+Runs are joined if they touch a run in the row above.
+"""
 
 from dataclasses import dataclass
 
@@ -25,7 +28,7 @@ class _Runs:
 
 
 def components(masks: PackedMasks, connectivity: int) -> Components:
-    """Components of each mask; see ``gpu_spots.backend.Operations.components``."""
+    """Return the components of each mask; see ``gpu_spots.backend.Operations.components``."""
     n_masks, n_rows = masks.words.shape[:2]
     pixels = set_pixels(masks.words, masks.n_columns)
     if not len(pixels):
@@ -77,7 +80,7 @@ def _runs(pixels: NDArray[np.int64], n_columns: int) -> _Runs:
 
 
 def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArray[np.int64]:
-    """The component of each run, numbered from 0 in raster order of their first pixels."""
+    """Return the component of each run, numbered in raster order of their first pixels."""
     # a run touches those of the row above whose columns overlap its own, widened by one where
     # corners count
     reach = 1 if connectivity == 2 else 0
@@ -96,7 +99,9 @@ def _join(runs: _Runs, n_rows: int, n_columns: int, connectivity: int) -> NDArra
 
 
 def _smallest_connected(n: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) int64: for each of ``n`` things the smallest that it is connected with, where ``a[i]`` and ``b[i]`` touch, for every i.
+    """Return for each of ``n`` nodes the smallest connected node, (n,) int64.
+
+    ``a[i]`` and ``b[i]`` are connected, for every i.
 
     Each round hangs the larger one of two touching groups below the smaller, a few rounds in all.
     SciPy's connected_components takes as long, and a fifth of a second to import:

@@ -15,9 +15,10 @@ from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 TILE_VALUES = 1 << 19
 """Values of a tile: some megabytes of work."""
 CERTAIN = 2.0**-36
-"""Where both sides of the test differ by more than this, relatively, float64 decides as exact
-numbers would: the left side is a sum of less than 2^16 terms that are not negative, and each term
-and each addition is rounded by at most 2^-53."""
+"""Relative difference of both sides of the test from which float64 decides as exact numbers do. The
+left side is a sum of less than 2^16 terms that are not negative, and each term and each addition is
+rounded by at most 2^-53.
+"""
 
 
 def kruskal_moments(
@@ -50,7 +51,7 @@ def kruskal_moments(
 
 
 def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which values are sorted: some processors sort short integers slowly."""
+    """Return the type in which values are sorted: some processors sort short integers slowly."""
     return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
 
 
@@ -80,7 +81,7 @@ class _Blocks:
 def _dropped_blocks(
     ranks: Array, usable: NDArray[np.bool_] | None, blocks: _Blocks, limits: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """(p, b) bool: the blocks that the test rejects.
+    """Return the blocks that the test rejects, (p, b) bool.
 
     ``ranks`` (n, p) by place, overwritten; ``usable`` (n, p) by frame.
     """
@@ -101,7 +102,10 @@ def _dropped_blocks(
 
 
 def _rounds(left: EqualBlocks | UnequalBlocks, limits: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(p, b) bool: the blocks that leave, one a round and pixel, until the test rejects nothing; ``limits`` by number of blocks left."""
+    """Return the blocks to drop, (p, b) bool: one per round, until the test rejects none.
+
+    ``limits``: critical value by the number of blocks that are left.
+    """
     sums = left.sums()
     dropped = np.zeros(sums.shape[::-1], bool)
     pixels = np.arange(len(dropped))
@@ -119,7 +123,10 @@ def _rounds(left: EqualBlocks | UnequalBlocks, limits: NDArray[np.float64]) -> N
 def _rejected(
     left: EqualBlocks | UnequalBlocks, sums: Array, limits: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """(p,) bool: H exceeds the limit, exactly: ``(n - 1) * sum(D^2 / k) > limit * sum(s^2)``."""
+    """Return where H exceeds the limit, (p,) bool.
+
+    The comparison is exact: ``(n - 1) * sum(D^2 / k) > limit * sum(s^2)``.
+    """
     limit = limits[left.n_blocks]
     statistic = (left.n - 1) * left.between(sums)
     # without ties the sum of squares is (n^3 - n) / 3, with ties less

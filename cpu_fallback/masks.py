@@ -52,7 +52,7 @@ def empty_masks(n_masks: int, shape: tuple[int, int]) -> PackedMasks:
 
 
 def union(onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]) -> None:
-    """OR masks onto others, one by one, as frames of one mask may follow each other."""
+    """Combine masks with others by OR, one by one: several frames may have one mask."""
     for words, mask in zip(masks.words, mask_of_frame, strict=True):
         onto.words[mask] |= words
 

@@ -86,7 +86,10 @@ def prepare_seeds(levels: SeedLevels) -> SeedLevels:
 def significance(
     frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | None
 ) -> Significance:
-    """Significance of each frame, without zingers; see ``gpu_spots.backend.MatchedFinder``."""
+    """Return the significance of each frame, without zingers.
+
+    See ``gpu_spots.backend.MatchedFinder``.
+    """
     n_frames, n_x, n_y = frames.shape
     found = _empty(n_frames, (n_x, n_y))
     invalid = None
@@ -116,7 +119,7 @@ def significance(
 
 
 def _empty(n: int, shape: tuple[int, int]) -> Significance:
-    """Room for a batch, its margins filled."""
+    """Return arrays for a batch whose margins are filled."""
     values = np.empty((n, shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN), np.int16)
     for edge in (slice(None, MARGIN), slice(-MARGIN, None)):
         values[:, edge] = ZERO
@@ -141,7 +144,7 @@ class _Band:
     def significance(
         self, frame: Array, into: NDArray[np.int16], level: int | None
     ) -> NDArray[np.bool_] | None:
-        """Significance of each value; returns which values are valid, None: all."""
+        """Compute the significance of each value; return which values are valid, None: all."""
         maps = self._maps
         usable = None if maps.validity is None else maps.validity.allows(frame)
         if maps.dtype.kind == "f":
@@ -192,7 +195,9 @@ class _Band:
 
 
 def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
-    """``min(p, m + (m >> 1))``, m the largest of the eight neighbours, for all rows but the first and last.
+    """Return ``min(p, m + (m >> 1))``, m the largest of the eight neighbours.
+
+    The first and the last row are left out.
 
     Columns of the margin hold anything but are not used.
     """
@@ -215,7 +220,7 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
 
 
 def _room(name: str, n: int) -> NDArray[np.int16]:
-    """Room of this thread for ``n`` values, kept from call to call."""
+    """Return the array of this thread for ``n`` values. It is kept for the next call."""
     room: NDArray[np.int16] | None = getattr(_own, name, None)
     if room is None or len(room) < n:
         room = np.empty(n, np.int16)
@@ -224,7 +229,7 @@ def _room(name: str, n: int) -> NDArray[np.int16]:
 
 
 def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:
-    """Sums of no frames."""
+    """Return sums of no frames."""
     return Sums(np.zeros((n, *shape), np.int32), None)
 
 
@@ -244,7 +249,7 @@ def add_significance(onto: Sums, found: Significance, which: NDArray[np.integer]
 
 
 def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
-    """Significance of groups, of ``sizes`` frames each."""
+    """Return the significance of groups of ``sizes`` frames each."""
     n, n_x, n_y = sums.values.shape
     found = _empty(n, (n_x, n_y))
     rows = max(4, TILE // n_y // 4 * 4)
@@ -302,7 +307,7 @@ class _Smoother:
                 yield self._inside(line, w + 1 + 6 * step, rows)
 
     def _inside(self, flat: NDArray[np.int16], begin: int, rows: int) -> NDArray[np.int16]:
-        """The frame's columns of the rows in the middle, of a map whose first value is at ``begin``."""
+        """Return the columns of the frame from a map whose first value is at ``begin``."""
         start, width = self.reach * self._width - begin, self._width
         return flat[start : start + rows * width].reshape(rows, width)[:, MARGIN:-MARGIN]
 
@@ -314,7 +319,7 @@ def _smoothed(
     into: NDArray[np.int16],
     shift: int,
 ) -> NDArray[np.int16]:
-    """``(x[i] + 2 x[i + step] + x[i + 2 step]) >> shift``, shorter by two steps."""
+    """Return ``(x[i] + 2 x[i + step] + x[i + 2 step]) >> shift``, shorter by two steps."""
     n = len(flat)
     pairs, result = between[: n - step], into[: n - 2 * step]
     np.add(flat[: n - step], flat[step:], out=pairs)
@@ -333,7 +338,7 @@ def _bands(shape: tuple[int, int], reach: int) -> Iterator[tuple[int, int, slice
 
 
 def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np.int16]:
-    """(n, maps, n_X, n_Y) int16: the smoothed maps of each frame or group."""
+    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16."""
     n_x, n_y = found.shape
     streaks = prepared.streaks
     width = n_y + 2 * MARGIN
@@ -349,7 +354,7 @@ def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np
 def matched_masks(
     found: Significance, maps: SignificanceMaps, levels: Sequence[SeedLevels]
 ) -> MatchedMasks[PackedMasks]:
-    """Seeds, and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
+    """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
     raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
     smoother = _Smoother(n_y + 2 * MARGIN, min(n_x, max(1, TILE // n_y)), maps.streaks)
@@ -381,7 +386,7 @@ def matched_masks(
 def _packed(
     mask: NDArray[np.int64], pixel: NDArray[np.int64], shape: tuple[int, ...], n_y: int
 ) -> NDArray[np.uint64]:
-    """Masks with these pixels set."""
+    """Return masks with these pixels set."""
     words = np.zeros(shape, np.uint64)
     if len(pixel):
         x, y = np.divmod(pixel, n_y)
@@ -406,7 +411,7 @@ class _Spots:
         self._usable, self._levels = maps.usable, levels
 
     def grown(self, seeds: packed.Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pixels of the spots as flat indices of the frame, and the pixel that names each one's spot."""
+        """Return the pixels of the spots as flat indices, and the pixel that names each spot."""
         n_y = self._shape[1]
         flat = packed.set_pixels(seeds[None], n_y)
         if not len(flat):
@@ -423,7 +428,7 @@ class _Spots:
         return (x - MARGIN) * n_y + y - MARGIN, names
 
     def _heights(self, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """M1 of pixels without the limits of seeds, times 256, less the background."""
+        """Return M1 of pixels without the limits of seeds, times 256, less the background."""
         w, values = self._width, self._values
         octets = values.itemsize
         windows = as_strided(
@@ -437,7 +442,7 @@ class _Spots:
         return np.einsum("ij,j->i", near, SMOOTHING).astype(np.int64)
 
     def _at(self, of_frame: Array, pixels: NDArray[np.int64]) -> Array:
-        """Values of a map of the frame."""
+        """Return values of a map of the frame."""
         x, y = np.divmod(pixels, self._width)
         return of_frame[x - MARGIN, y - MARGIN]
 
@@ -487,7 +492,10 @@ class _Spots:
     def _grow(
         self, pixels: NDArray[np.int64], names: NDArray[np.int64], peaks: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pixels of the masks, grown step by step; a pixel goes to the spot of the lowest name."""
+        """Return the pixels of the masks, grown step by step.
+
+        A pixel between two spots goes to the one of the lowest name.
+        """
         w = self._width
         taken: NDArray[np.bool_] | None = getattr(_own, "taken", None)
         if taken is None or len(taken) < len(self._values):
@@ -533,7 +541,9 @@ class _Spots:
 
 
 def _ahead(pixels: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """(4, n) int64: the neighbours right, below left, below and below right; n: not in the list.
+    """Return the neighbours right, below left, below and below right, (4, n) int64.
+
+    A neighbour that is not in the list is ``n``.
 
     Args:
         pixels: (n,) int64, ascending.

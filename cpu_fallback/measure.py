@@ -183,7 +183,7 @@ def _first_of(hit: NDArray[np.bool_], begin: NDArray[np.int64]) -> NDArray[np.in
 def _sum_of(
     mean: Array | None, pixels: NDArray[np.int64], begin: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Exact sums of a background map over components."""
+    """Return exact sums of a background map over components."""
     if mean is None:
         return np.zeros(len(begin), np.int64)
     return np.add.reduceat(mean.reshape(-1)[pixels].astype(np.int64), begin)

@@ -34,8 +34,9 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
     """Return the memory of the masks, components and sums of a batch.
 
-    It holds one frame's masks and labels as images, all frames' masks as bits, and their set pixels.
+    It consists of the mask and labels of one frame as images, the masks of all frames as bits, and
+    their set pixels.
 
-    That is enough where one pixel in fifty is set; usual masks have fewer.
+    It is enough if at most one pixel in fifty is set, which is more than in usual masks.
     """
     return 6 * n_pixels + 6 * n_pixels * n_frames // 5

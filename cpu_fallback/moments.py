@@ -29,7 +29,7 @@ class Tile:
     """Tile: some pixels of a band on all frames."""
 
     where: slice
-    """Their flat indices in the band."""
+    """Flat indices of the pixels in the band."""
     values: Array
     """(n, p), the frames' dtype, counts: in a buffer which the next tile overwrites."""
     usable: NDArray[np.bool_] | None
@@ -50,7 +50,7 @@ def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
 
 
 class Band:
-    """The moments of a band of frames (n, n_X, n_Y) while they are being filled, tile by tile; flat."""
+    """Moments of a band of frames (n, n_X, n_Y), filled tile by tile, as flat arrays."""
 
     def __init__(self, frames: Array, validity: Validity) -> None:
         dtype, n_pixels = frames.dtype, frames[0].size
@@ -75,7 +75,10 @@ class Band:
             )
 
     def load(self, tile: Tile, rows: Array) -> None:
-        """Transpose a tile into ``rows`` (p, n), where invalid values are as large as the type allows, and store maxima."""
+        """Transpose a tile into ``rows`` (p, n), and store maxima.
+
+        Invalid values become the largest value of the type.
+        """
         values, usable = tile.values, tile.usable
         if usable is None:
             _transpose(values, rows)
@@ -93,7 +96,10 @@ class Band:
         self.max[tile.where] = largest
 
     def sample(self, where: Any, kept: Array) -> None:
-        """Store the statistics of the ascending rows ``kept`` (pixels, m); fewer than two values make a masked pixel."""
+        """Store the statistics of the ascending rows ``kept`` (pixels, m).
+
+        A pixel with fewer than two values is masked.
+        """
         if kept.shape[1] < 2:
             self._clear(where)
             return
@@ -156,7 +162,10 @@ def _transpose(values: Array, rows: Array) -> None:
 
 
 def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
-    """S, and the two words of m*Q - S*S, of ascending integer rows (pixels, m); ``is_wide``: of 32 bits."""
+    """Return S and the two words of m*Q - S*S of ascending integer rows (pixels, m).
+
+    ``is_wide``: values have 32 bits.
+    """
     if not is_wide:
         return *_narrow_sums(kept), 0
     # m*Q - S*S does not change when a pixel's smallest value is subtracted, and what is left is
@@ -173,7 +182,10 @@ def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
 
 
 def _narrow_sums(values: Array) -> tuple[Array, Array]:
-    """S and m*Q - S*S of integer rows (pixels, m) where Q is below 2^53, so that float64 sums are exact, and the result below 2^64."""
+    """Return S and m*Q - S*S of integer rows (pixels, m) with short values.
+
+    Q is below 2^53, so that float64 sums are exact, and the result is below 2^64.
+    """
     exact, squares = narrow_sums(values)
     total, scatter = exact.astype(np.int64), squares.astype(np.uint64)
     scatter *= np.uint64(values.shape[1])
@@ -199,7 +211,10 @@ def narrow_sums(values: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def _wide_sums(values: NDArray[np.int64]) -> tuple[Array, Array, Array]:
-    """S and m*Q - S*S in two words, of values from 0 to 2^32 - 1, by halves of 16 bits: value = a * 2^16 + b."""
+    """Return S and the two words of m*Q - S*S of values from 0 to 2^32 - 1.
+
+    A value is split into halves of 16 bits: value = a * 2^16 + b.
+    """
     m = values.shape[1]
     a, b = (values >> 16).astype(np.float64), (values & 0xFFFF).astype(np.float64)
     sum_a, sum_b = a.sum(axis=1).astype(np.int64), b.sum(axis=1).astype(np.int64)
@@ -219,7 +234,7 @@ def _wide_sums(values: NDArray[np.int64]) -> tuple[Array, Array, Array]:
 
 
 def _quartiles(kept: Array) -> Array:
-    """4 * (Q75 - Q25) of ascending integer rows (pixels, m), linear interpolation."""
+    """Return 4 * (Q75 - Q25) of ascending integer rows (pixels, m), linearly interpolated."""
     last = kept.shape[1] - 1
     result = np.zeros(len(kept), np.int64)
     for sign, quarters in ((1, 3 * last), (-1, last)):
@@ -231,7 +246,9 @@ def _quartiles(kept: Array) -> Array:
 
 
 def _float_statistics(kept: Array) -> tuple[Array, Array, Array]:
-    """Average, sum of squared deviations and interquartile range of ascending rows (pixels, m), in a fixed order of operations.
+    """Return average, sum of squared deviations and interquartile range of ascending rows.
+
+    The rows have the shape (pixels, m). The order of operations is fixed.
 
     Values may be as large as the type allows: what overflows becomes infinite or NaN, and such a
     pixel stands out on no frame.
@@ -258,7 +275,7 @@ def _float_statistics(kept: Array) -> tuple[Array, Array, Array]:
 
 
 def _interpolate(columns: Array, quarters: int) -> Array:
-    """The value at position quarters / 4 of ascending columns, as ``numpy.quantile`` rounds it."""
+    """Return the value at position quarters / 4 of ascending columns, like ``numpy.quantile``."""
     index, rest = divmod(quarters, 4)
     if not rest:
         return columns[index]

@@ -13,7 +13,7 @@ Words = NDArray[np.uint64]
 WORD = 64
 ONE, LAST = np.uint64(1), np.uint64(WORD - 1)
 NOT_FIRST, NOT_LAST = ~ONE, ~(ONE << LAST)
-"""All bits of a word but its first, or its last."""
+"""All bits of a word except the first, or except the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class PackedMasks:
 
 
 def words_for(n_columns: int) -> int:
-    """Words of a row."""
+    """Return the number of words of a row."""
     return -(-n_columns // WORD)
 
 
 def pack(mask: NDArray[np.bool_]) -> Words:
-    """(..., n_Y) bool to (..., words) uint64."""
+    """Pack (..., n_Y) bool into (..., words) uint64."""
     n_columns = mask.shape[-1]
     n_bytes = words_for(n_columns) * 8
     packed = np.packbits(mask, axis=-1, bitorder="little")
@@ -94,7 +94,10 @@ def _neighbours(words: Words) -> tuple[Words, Words]:
 
 
 def set_pixels(words: Words, n_columns: int) -> NDArray[np.int64]:
-    """(p,) int64, ascending: flat index ``(mask * n_X + X) * n_Y + Y`` of every set bit of (k, n_X, words)."""
+    """Return the flat index of every set bit of (k, n_X, words): (p,) int64, ascending.
+
+    The index is ``(mask * n_X + X) * n_Y + Y``.
+    """
     flat = words.reshape(-1)
     occupied = np.flatnonzero(flat)
     bits = np.flatnonzero(_unpacked(flat[occupied]).view(bool))

@@ -20,7 +20,7 @@ class Prepared:
     valid: Words | None
     """(n_X, words): pixels that are not masked; None: all."""
     value_range: Validity | None
-    """Which values count; None: all values of all pixels that are not masked do."""
+    """Valid values; None: all values of pixels that are not masked."""
     morphology: Morphology
     mean: FixedPointMean | NDArray[np.float64]
     """The background to subtract."""
@@ -42,7 +42,7 @@ def prepare(background: Background, morphology: Morphology, saturation: float | 
 
 
 def _limits(threshold: Array, dtype: np.dtype) -> Array:
-    """Return the map ``b`` for which ``value > b`` is ``value >= threshold``, for all frame values."""
+    """Return the map ``b`` with ``value > b`` exactly if ``value >= threshold``, for all values."""
     if dtype.kind != "f":
         lowest = np.iinfo(dtype).min
         below = threshold.astype(np.int64) - 1

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from gpu_spots.model import Array
 
 TABLE_FROM = 20
-"""From so many values on it is faster to look up how many of them are smaller than a value than to
-compare it with each.
-"""
+"""Number of values from which on looking up ranks is faster than comparing each pair."""
 
 
 def centred_ranks(
     rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, place: NDArray[np.int64]
 ) -> Array:
-    """Centred rank of each value among the usable ones of its pixel: (n, p), int16 up to 2^15 values, else int32; 0 for unusable values.
+    """Return the centred rank of each value among the valid ones of its pixel, (n, p).
+
+    The type is int16 for up to 2^15 values, else int32. The rank of an invalid value is 0.
 
     ``rows`` (p, n) hold the values, all within ``dtype``; ``usable`` (n, p), None: all are. Column
     ``i`` of rows becomes row ``place[i]``.
@@ -52,7 +52,10 @@ def centred_ranks(
 def _ordered_keys(
     rows: Array, dtype: np.dtype[Any], usable: NDArray[np.bool_] | None, bits: int
 ) -> Array:
-    """Unsigned integers in the order of the values, unusable ones above all others; the last ``bits`` are free."""
+    """Return unsigned integers in the order of the values; invalid ones are above all others.
+
+    Their last ``bits`` bits are free.
+    """
     if dtype == np.float64:
         rows, dtype = _dense(rows), np.dtype(np.uint16)
     width = 8 * dtype.itemsize
@@ -71,7 +74,7 @@ def _ordered_keys(
 
 
 def _dense(rows: Array) -> NDArray[np.uint16]:
-    """The number of different values below each value, in rows (p, n) of at most 2^16 values."""
+    """Return the number of different values below each value of rows (p, n), n <= 2^16."""
     order = rows.argsort(axis=1)
     ascending = np.take_along_axis(rows, order, axis=1)
     below = np.zeros(rows.shape, np.uint16)
@@ -82,7 +85,10 @@ def _dense(rows: Array) -> NDArray[np.uint16]:
 
 
 def _positions(keys: Array, bits: int) -> NDArray[np.uint32]:
-    """Sort rows of keys, in place; the position that each came to, by the number in its last ``bits``."""
+    """Sort rows of keys in place, and return the new position of each.
+
+    The last ``bits`` bits of a key are its number.
+    """
     keys.sort(axis=1)
     keys &= keys.dtype.type((1 << bits) - 1)
     by_number = keys.astype(np.uint32, copy=False)
@@ -94,7 +100,10 @@ def _positions(keys: Array, bits: int) -> NDArray[np.uint32]:
 
 
 def order_codes(ranks: Array) -> Array:
-    """Short integers in the order of the ranks (n, p) of usable values: uint8 up to 256 values, else uint16."""
+    """Return short integers in the order of the ranks (n, p) of valid values.
+
+    The type is uint8 for up to 256 values, else uint16.
+    """
     n = len(ranks)
     # ranks that differ do so by two at least; the unsigned view wraps back where the sum is
     # positive
@@ -118,7 +127,10 @@ def forget(
 def _compared_one_by_one(
     codes: Array, gone: Array, counts: NDArray[np.bool_] | None
 ) -> NDArray[np.int8]:
-    """(n, p) int8: how many of the values ``gone`` are below a value less how many are above it."""
+    """Return how many of the values ``gone`` are below a value less how many are above it.
+
+    The result is (n, p) int8.
+    """
     above = below = gone
     if counts is not None:
         # nothing is above the largest code, nothing is below 0

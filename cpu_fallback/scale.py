@@ -8,7 +8,7 @@ from gpu_spots.model import FACTOR_BITS, Array, FixedPointMean, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
-    """Each frame times its factor; see ``gpu_spots.backend.Operations.scaled``."""
+    """Multiply each frame by its factor; see ``gpu_spots.backend.Operations.scaled``."""
     usable = validity.allows(frames)
     marks = validity.marks(frames.dtype)
     if frames.dtype.kind == "f":
@@ -41,7 +41,10 @@ def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> A
 def levelled(
     frames: Array, levels: NDArray[np.int64], validity: Validity, prepared: Prepared
 ) -> Array:
-    """Each frame less its part of the background; see ``gpu_spots.backend.Operations.levelled``."""
+    """Subtract from each frame its part of the background.
+
+    See ``gpu_spots.backend.Operations.levelled``.
+    """
     usable, background = validity.allows(frames), prepared.mean
     result = np.empty_like(frames)
     above = levels - (1 << FACTOR_BITS)
@@ -69,7 +72,10 @@ def _sixteen_fold(background: FixedPointMean) -> NDArray[np.int64]:
 
 
 def _product(values: NDArray[np.int64], factor: np.integer, dtype: np.dtype, marks: bool) -> Array:
-    """Rounded product, limited to the type; its maximum is left free where it marks invalid values."""
+    """Return the rounded product, limited to the type.
+
+    If the largest value of the type marks invalid values, it is left free.
+    """
     limits = np.iinfo(dtype)
     product = (values * factor + (1 << (FACTOR_BITS - 1))) >> FACTOR_BITS
     return np.clip(product, limits.min, limits.max - marks).astype(dtype)

@@ -1,4 +1,7 @@
-"""Trimmed statistics of each pixel: tiles of pixels, transposed so that a pixel's values lie in a row, then sorted."""
+"""Trimmed statistics of each pixel, from sorted values.
+
+Tiles of pixels are transposed, so that the values of a pixel are next to each other.
+"""
 
 import time
 from functools import cache
@@ -48,7 +51,10 @@ def trimmed_moments(
 
 
 def sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the integer type that this machine sorts fastest, or a type of 4 or 8 bytes as it is."""
+    """Return the integer type that this machine sorts fastest.
+
+    A type of 4 or 8 bytes is returned as it is.
+    """
     if dtype.kind == "f" or dtype.itemsize == 4:
         return dtype
     return np.dtype(f"{dtype.kind}{2 if _sorts_short_integers_fast() else 4}")
@@ -56,12 +62,12 @@ def sorting_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 @cache
 def _sorts_short_integers_fast() -> bool:
-    """Return True if 16-bit values are sorted faster; measured once, as some processors sort them slowly."""
+    """Return True if this processor sorts 16-bit values faster than longer ones; measured once."""
     return _seconds_to_sort(np.uint16) < 2 * _seconds_to_sort(np.uint32)
 
 
 def _seconds_to_sort(dtype: DTypeLike) -> float:
-    """Best of three sorts of the same short rows."""
+    """Return the shortest time of three sorts of the same short rows."""
     rows = (np.arange(64 * 180, dtype=np.uint64) * 40503 % 65521).astype(dtype).reshape(64, 180)
     best = np.inf
     for _ in range(3):

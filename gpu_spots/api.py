@@ -35,10 +35,10 @@ class PythonWarnings:
     """An observer that shows no progress; its warnings are Python's."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
-        """Nothing to show."""
+        """Show nothing."""
 
     def advance(self, steps: int) -> None:
-        """Nothing to show."""
+        """Show nothing."""
 
     def warn(self, message: str) -> None:
         """Warn whoever called `find_spots`."""

@@ -33,9 +33,9 @@ from gpu_spots.model import (
 )
 
 NAMES = ("auto", "gpu", "cpu")
-"""What a user may ask for."""
+"""Names of the backends that a user can choose."""
 Prepared = TypeVar("Prepared")
-"""What a backend needs of the background in the second pass."""
+"""Background in the form that the second pass of a backend needs."""
 
 
 class DeviceMemory(Protocol[Frames]):
@@ -78,7 +78,7 @@ class DeviceMemory(Protocol[Frames]):
             end: the one after the last.
             shuffled_rows: None: the array is (end - begin, n_X, n_Y); always where `free_bytes` is
                 None. Else its frames are shuffled in stretches of so many rows, which divide n_X
-                (`gpu_spots.memory.shuffled.Shuffled`): the backend puts them in order, and needs
+                (`gpu_spots.protocols.Shuffled`): the backend puts them in order, and needs
                 as much memory once more until the block has ended.
         """
 
@@ -151,7 +151,7 @@ class Operations(Protocol[Frames, Masks, Prepared]):
         """Return ``n_masks`` masks with no pixel set."""
 
     def union(self, onto: Masks, masks: Masks, mask_of_frame: NDArray[np.int64]) -> None:
-        """OR ``masks[i]`` onto ``onto[mask_of_frame[i]]``.
+        """Combine ``masks[i]`` with ``onto[mask_of_frame[i]]`` by OR.
 
         It changes its argument: one thread at a time.
         """
@@ -216,7 +216,10 @@ class MatchedFinder(Protocol):
         """Return the significance of groups, of ``sizes`` frames each."""
 
     def smoothed_maps(self, found: Any, prepared: Any) -> NDArray[np.int16]:
-        """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16, on the host."""
+        """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16.
+
+        They are on the host.
+        """
 
     def matched_masks(self, found: Any, prepared: Any, levels: Sequence[Any]) -> MatchedMasks[Any]:
         """Return seeds and spots of each frame or group.
@@ -238,7 +241,7 @@ class BackendOf(
     device: str
     """The device in words, for people."""
     workers: int
-    """How many bands or batches it is worth computing at the same time."""
+    """Number of bands or batches that are best computed at the same time."""
     keeps_threads: bool
     """The threads of a walk may be those of the walk before."""
 
@@ -253,7 +256,7 @@ def select_backend(
     device: int | Sequence[int] | None = None,
     device_memory_limit: int | None = None,
 ) -> Backend:
-    """The backend of that name; see `choose_backend`."""
+    """Return the backend of that name; see `choose_backend`."""
     return choose_backend(name, threads, device, device_memory_limit)[0]
 
 
@@ -263,7 +266,9 @@ def choose_backend(
     device: int | Sequence[int] | None = None,
     device_memory_limit: int | None = None,
 ) -> tuple[Backend, str | None]:
-    """The backend of that name, and for ``auto`` a note if it is the CPU though the machine has an NVIDIA driver.
+    """Return the backend of that name and, if ``auto`` chose the CPU, a note.
+
+    The note is for machines with an NVIDIA driver; otherwise it is None.
 
     Args:
         name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
@@ -294,7 +299,7 @@ def choose_backend(
             return open_backend(devices or (0,), device_memory_limit, workers), None
         except BackendError as error:
             if name == "gpu" or device is not None:
-                raise BackendError(f"backend {name}: {error}") from error
+                raise BackendError(f"backend gpu: {error}") from error
             if driver_version() is not None:
                 note = "no usable GPU; run gpu-spots devices for the reason"
     from cpu_fallback import CpuBackend

@@ -58,7 +58,9 @@ class DatasetRecord:
     label: str | None = None
     """Attribute ``long_name``, with which viewers label an axis; None: no such attribute."""
     absent: str | None = None
-    """When the dataset is not written, apart from ``stack``; None: it is always written."""
+    """Condition under which the dataset is not written, apart from ``stack``; None: it is always
+    written.
+    """
     stack: str | None = None
     """Member of `STACK_NAMES` that ``--keep`` must include; None: ``--keep`` has no effect."""
     link: str | None = None
@@ -82,7 +84,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """True if complete files exist without this dataset."""
+        """Whether complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -200,7 +202,7 @@ MATCHED_MASKS = {
     "masks_synced": "pixels of the spots, grown from the seeds of the sum of the mask's frames",
     "masks/labels": "label of the spot a pixel belongs to, 0 for none; spots may touch",
 }
-"""What datasets hold with ``--finder matched``, by path."""
+"""Descriptions of datasets with ``--finder matched``, by path."""
 
 MASK_COLUMNS = (
     DatasetRecord(
@@ -402,7 +404,8 @@ SPOT_COLUMNS = (
         shape=("n_spots",),
         description=(
             "sum of: 1 touches the border, 2 touches a masked pixel, 4 overloaded, "
-            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel"
+            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot "
+            "pixel"
         ),
     ),
 )

@@ -10,7 +10,7 @@ from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError
 from gpu_spots.files.storage import storage_of
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import LocatedColumns
+from gpu_spots.model import LocatedColumns
 from gpu_spots.parameters import SYNCS, Parameters
 from gpu_spots.protocols import Stack
 
@@ -142,7 +142,7 @@ def _why_not(check: Callable[[], object], stack: Stack) -> str | None:
 def _options(
     angles: Description, laser: Description, possible: Mapping[str, str | None]
 ) -> list[str]:
-    """The options of find that suit the run."""
+    """Return the options of find that suit the run."""
     options = []
     if possible["-S blocks"] is None and laser.get("on") and laser.get("off"):
         options += ["-S", "blocks"]

@@ -1,4 +1,4 @@
-"""Errors, each one short line that names the file, dataset or option, the value found and the expected one."""
+"""Errors of one short line: file, dataset or option, value found and value expected."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +68,7 @@ class ParameterError(GpuSpotsError):
         self.problem = problem
 
     def __reduce__(self) -> tuple[type["ParameterError"], tuple[str, str]]:
-        """Let process pools pass it on: by default an exception is made again from its text alone."""
+        """Let process pools pass the error on. By default it is made again from its text alone."""
         return type(self), (self.name, self.problem)
 
 

@@ -17,7 +17,7 @@ RangeOfValues = tuple[float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """All options of the input, validated when they are made. Raises `ParameterError`."""
+    """Options of the input, validated when they are made. Raises `ParameterError`."""
 
     frames_path: tuple[str, ...] = ()
     """Datasets of the frames, one after the other, or a group that has them; empty: they are looked
@@ -76,7 +76,7 @@ class Inputs:
 
 
 def parse_regions(values: Any) -> tuple[Region, ...]:
-    """Regions from their texts, or from one text. Raises `ParameterError`."""
+    """Return regions from their texts, or from one text. Raises `ParameterError`."""
     return tuple(
         value if isinstance(value, Region) else region(value)
         for value in ([values] if isinstance(values, str) else values)
@@ -84,7 +84,10 @@ def parse_regions(values: Any) -> tuple[Region, ...]:
 
 
 def parse_range(text: str) -> RangeOfValues:
-    """``LOW,HIGH``, ``LOW,``, ``,HIGH``, or ``none`` for no bounds. Raises `ParameterError`."""
+    """Return the range of a text: ``LOW,HIGH``, ``LOW,``, ``,HIGH`` or ``none``.
+
+    Raises `ParameterError`.
+    """
     if text.strip().lower() == "none":
         return None, None
     parts = text.split(",")
@@ -98,7 +101,7 @@ def parse_range(text: str) -> RangeOfValues:
 
 
 def number(text: str) -> int | float:
-    """An integer where it is one, so that it is exact. Raises ValueError."""
+    """Return a number as an integer if it is one, so that it is exact. Raises ValueError."""
     try:
         value: int | float = int(text)
     except ValueError:
@@ -109,7 +112,7 @@ def number(text: str) -> int | float:
 
 
 def is_finite(value: float) -> bool:
-    """Return whether a number is one that a float can hold: no NaN, no infinity, no integer of hundreds of digits."""
+    """Return whether a number is finite and a float can hold it."""
     try:
         return math.isfinite(value)
     except OverflowError:

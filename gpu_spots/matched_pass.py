@@ -69,7 +69,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return self.table.table()
 
     def in_groups(self, groups: Groups) -> SpotTable:
-        """Find the spots of each group's sum, and measure them on each of its frames in a second walk."""
+        """Find the spots of the sum of each group, and measure them on each of its frames.
+
+        The frames are read twice.
+        """
         self.sink.expect_matched(groups.n_masks)
         seeds, sizes = self._seeds(groups), np.bincount(groups.mask_of_frame)
 
@@ -116,7 +119,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return self._thresholds.calibrate(maps(), size)
 
     def _of_groups(self, groups: Groups, begin: int, end: int) -> Any:
-        """Significance of the groups from ``begin`` to ``end``."""
+        """Return the significance of the groups from ``begin`` to ``end``."""
         inside = (groups.mask_of_frame >= begin) & (groups.mask_of_frame < end)
         frames = np.flatnonzero(inside)
         which = groups.mask_of_frame[frames] - begin
@@ -130,7 +133,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return self.backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
 
     def _significance(self, on_device: Frames, begin: int, end: int) -> Any:
-        """Significance of each of some frames, at the level of each."""
+        """Return the significance of some frames, at the level of each."""
         levels = self.source.background_levels
         if levels is not None:
             return self.backend.significance(on_device, self._maps, levels[begin:end])

@@ -24,9 +24,10 @@ MAX_FRAMES = 65535
 Array = NDArray[Any]
 
 MOMENT_SIDE = 4096
-"""Longest side of a box, pixels, in which `Measurements.moments` fit 64 bits: for sides up to a, a sum
-of x^2 over pixels is below a * a^3 / 3 < 2^46.5, as are those of x, y, y^2 and x * y. Values of 8 and
-16 bits, and both halves of values of 32 bits, are at most 2^16, so that no sum reaches 2^62.5.
+"""Longest side of a box, pixels, for which `Measurements.moments` fit 64 bits. For sides up to a, a
+sum of x^2 over pixels is below a * a^3 / 3 < 2^46.5, as are those of x, y, y^2 and x * y. Values of
+8 and 16 bits, and both halves of values of 32 bits, are at most 2^16, so that no sum reaches
+2^62.5.
 """
 HALF_BITS = 16
 """Bits of the lower half of a value of 32 bits."""
@@ -245,7 +246,7 @@ class Background:
     float frames.
     """
     validity: Validity
-    """Which values count in masks and spots: masked pixels are invalid here."""
+    """Valid values in masks and spots. Masked pixels are invalid here."""
     noise: NDArray[np.float32] | None = None
     """(n_X, n_Y) float32, counts: noise of a value, drawn towards the noise model; 0 where a pixel
     is masked. None: not known.
@@ -255,7 +256,7 @@ class Background:
     flagged: NDArray[np.bool_] | None = None
     """(n_X, n_Y) bool: hot and cold pixels; None: the method does not look for them."""
     static: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """(n, 2) int64: X and Y of spots that are on so many frames that they stay in the background."""
+    """X and Y of spots that stay in the background, as they are on many frames, (n, 2) int64."""
     n_sampled: int = 1
     """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
     held: Any = None
@@ -409,3 +410,33 @@ SpotTable = Mapping[str, Array]
 `gpu_spots.columns` has the records of all paths, with types, shapes and units. Optional columns are
 absent if they are unknown.
 """
+
+GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
+"""Parameters that can give a column which a file does not have."""
+
+Columns = Mapping[str, Array]
+"""Metadata of a run: column name to one value per frame."""
+
+
+class LocatedColumns(dict[str, Array]):
+    """Metadata with the origin of each column, for messages."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        origin: Mapping[str, str],
+        missing: Mapping[str, str],
+        given_by: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """Keep the columns and what messages say about them.
+
+        Args:
+            columns: column name to values.
+            origin: column name to its place in the file, or elsewhere.
+            missing: column name to the reason why it was not found.
+            given_by: column name to the parameters that can give it; None: `GIVEN_BY`.
+        """
+        super().__init__(columns)
+        self.origin = origin
+        self.missing = missing
+        self.given_by = GIVEN_BY if given_by is None else given_by

@@ -13,7 +13,7 @@ EXTRAS = {
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra's packages by their own names, wherever gpu_spots came from.
+    """Return the command that installs the packages of an extra by their own names.
 
     Examples:
         >>> install_command("images")

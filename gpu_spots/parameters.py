@@ -13,9 +13,7 @@ NORMALISATIONS = ("none", "level")
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
-"""What can be left out of the results: masks of each kind, label images, and the list of the spots'
-pixels.
-"""
+"""Names of optional results: masks of each kind, label images, and pixels of spots."""
 DEFAULT_PERCENT = 25
 
 
@@ -34,7 +32,7 @@ class Parameters:
     """
 
     method: str = "n_removed"
-    """Method that selects the background sample of each pixel: n_removed, kruskal or clip (``-m``)."""
+    """Method that selects the background sample: n_removed, kruskal or clip (``-m``)."""
     n: int = DEFAULT_PERCENT
     """Percentage of the largest values that n_removed drops, 0 to 99; 0 means 25 (``-n``)."""
     alpha: float = 0.05
@@ -55,8 +53,8 @@ class Parameters:
     """Scaling of each frame to a common background level: none or level (``--normalise``)."""
 
     finder: str = "threshold"
-    """How spots are found: threshold (raw, filtered and united masks, the manual's) or matched
-    (significance of smoothed maps) (ours).
+    """Method that finds spots: threshold (raw, filtered and united masks, as in the manual) or
+    matched (significance of smoothed maps) (ours).
     """
     significance: float = 5.5
     """Standard deviations above the background from which on matched finds a spot, 3 to 12 (ours).
@@ -103,12 +101,12 @@ class Parameters:
 
     @property
     def percent_removed(self) -> int:
-        """The percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
+        """Percentage that n_removed drops: ``n``, or the manual's 25 for 0."""
         return self.n or DEFAULT_PERCENT
 
     @property
     def connectivity(self) -> int:
-        """1: the four neighbours that share an edge; 2: the corners too."""
+        """Connectivity: 1: the four neighbours that share an edge; 2: the corners too."""
         return self.structure[1]
 
 

@@ -44,7 +44,7 @@ class Summary:
     method: Method
     """Background method."""
     outcome: Outcome | None
-    """What the method did; None: nothing worth a line."""
+    """Summary of the method; None: there is none."""
     noise: NoiseModel | None
     """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
@@ -116,7 +116,8 @@ def find_spots(
         observer.warn(warning)
     if groups.n_unpaired:
         observer.warn(
-            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and keep a mask of their own"
+            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
+            "keep a mask of their own"
         )
 
     watch = Stopwatch()

@@ -9,9 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.memory.shuffled import Shuffled
-from gpu_spots.model import Array, NoiseModel, SpotTable, Validity
+from gpu_spots.model import Array, Columns, NoiseModel, SpotTable, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +28,42 @@ class Provenance:
     """
     dataset: str = ""
     """Path of the dataset that has all frames; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """Frames as they are stored, decoded except for the shuffle filter of HDF5."""
+
+    rows: int
+    """Number of rows of a strip. Each strip of a frame is shuffled separately, and a frame consists
+    of whole strips.
+    """
+    read: Callable[[int, int, int, int, Array], None]
+    """Function like `Stack.read_rows` for whole strips, which stay shuffled. Its last argument is
+    (end - begin, strips, bytes of a value, rows, n_Y) uint8: the first bytes of all values of a
+    strip, as in memory, then all second bytes, and so on.
+    """
+
+    def has(self, rows: tuple[int, int]) -> bool:
+        """Return True if these rows are whole strips."""
+        return rows[0] % self.rows == 0 and rows[1] % self.rows == 0
+
+    @staticmethod
+    def rows_in_order(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
+        """Return some rows of a frame, unshuffled.
+
+        Args:
+            stretches: (strips, bytes of a value, rows of a strip, n_Y) uint8.
+            rows: rows of the frame to return.
+            dtype: type of the frame.
+
+        Returns:
+            (rows, n_Y), counts.
+        """
+        n_rows = stretches.shape[2]
+        stretch, row = np.divmod(np.arange(len(stretches) * n_rows)[rows], n_rows)
+        octets = stretches[stretch, :, row]  # (rows, bytes of a value, n_Y)
+        return np.ascontiguousarray(octets.swapaxes(1, 2)).view(dtype)[..., 0]
 
 
 class Stack(Protocol):
@@ -155,7 +189,7 @@ class Sink(Protocol):
         """Write a map of the background, such as avg or std."""
 
     def expect_matched(self, n_masks: int | None) -> None:
-        """Masks will be those of the matched finder.
+        """Announce the masks of the matched finder.
 
         ``n_masks``: of each kind, raw, filtered and synced, one a group of frames; None: raw and
         filtered, one a frame.

@@ -29,7 +29,7 @@ class Region:
         return f"{self.kind}:{','.join(f'{number:.15g}' for number in self.numbers)}"
 
     def pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """(n_X, n_Y) bool: True in the region.
+        """Return the pixels of the region, (n_X, n_Y) bool.
 
         Raises `InputError` where it has no pixel in frames of that shape.
         """
@@ -57,7 +57,7 @@ class Region:
 
 
 def region(text: str) -> Region:
-    """A region from its text: ``rect:X0,X1,Y0,Y1``, ``disc:X,Y,R`` or ``border:N``.
+    """Return a region from its text: ``rect:X0,X1,Y0,Y1``, ``disc:X,Y,R`` or ``border:N``.
 
     Raises `ParameterError`.
     """
@@ -80,7 +80,7 @@ def region(text: str) -> Region:
 
 
 def _problem(kind: str, numbers: tuple[float, ...]) -> str | None:
-    """Why a region cannot be, in a few words."""
+    """Return why a region is impossible, in a few words."""
     if kind == "rect":
         x0, x1, y0, y1 = numbers
         if min(numbers) < 0:
@@ -96,7 +96,7 @@ def _problem(kind: str, numbers: tuple[float, ...]) -> str | None:
 
 
 def in_any(regions: tuple[Region, ...], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(n_X, n_Y) bool: True in at least one region.
+    """Return the pixels of all regions, (n_X, n_Y) bool.
 
     Raises `InputError` for a region without a pixel in the frame.
     """

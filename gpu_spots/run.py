@@ -1,4 +1,7 @@
-"""Processing of one run into one spots file, on disk or in memory, with the record of how it was made."""
+"""Processing of one run into one spots file, on disk or in memory.
+
+The file records how it was made.
+"""
 
 import shlex
 import sys

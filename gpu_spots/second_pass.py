@@ -13,7 +13,7 @@ from gpu_spots.backend import Prepared
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Span, Stopwatch, at_last, in_halves, in_order
+from gpu_spots.memory.workers import Stopwatch, at_last, in_halves, in_order
 from gpu_spots.model import (
     Background,
     Components,
@@ -45,7 +45,7 @@ class Images:
     found: Components | None = None
     """Components of the masks; None: labels are not written with them."""
     sums: ComponentSums | None = None
-    """Their properties that are the same on every frame."""
+    """Properties of the components that are the same on every frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,26 @@ class _Encoded:
 
     masks: dict[str, list[Any]]
     labels: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece(Generic[Result]):
+    """Consecutive images of a batch that are encoded together."""
+
+    begin: int
+    """Index of the first mask of the batch."""
+    first: int
+    """Index of the first image in the batch."""
+    last: int
+    """Index after the last image in the batch."""
+    is_last: bool
+    """Whether the batch ends with these images."""
+    images: Images
+    """Images of the whole batch, with its components."""
+    result: Result
+    """Result of the whole batch."""
+    encoded: _Encoded | None
+    """The images, ready for the sink; None: they are not encoded yet."""
 
 
 class SecondPass(Generic[Frames, Masks, Prepared]):
@@ -215,47 +235,35 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         """
         self.observer.stage(stage, total, unit)
         run = self.source.plan
+        # batches of a device are large, so other threads encode them in pieces
+        in_pieces = run.piece_frames < run.batch_frames
+
+        def computed(begin: int, end: int) -> tuple[Images, Result, _Encoded | None]:
+            images, result = one_batch(begin, end)
+            return images, result, None if in_pieces else self._encode(images, 0, end - begin)
+
+        def encode(piece: _Piece[Result]) -> tuple[_Piece[Result], _Encoded]:
+            return piece, piece.encoded or self._encode(piece.images, piece.first, piece.last)
+
         batches = plan.spans(total, run.batch_frames)
-        if run.piece_frames >= run.batch_frames:
-
-            def at_once(begin: int, end: int) -> tuple[Images, Result, _Encoded]:
-                images, result = one_batch(begin, end)
-                return images, result, self._encode(images, 0, end - begin)
-
-            def some(span: Span) -> list[tuple[Span, tuple[Images, Result, _Encoded]]]:
-                return in_halves(at_once, span, self.backend.release)
-
-            for done in self.source.in_order(some, batches):
-                for (begin, end), (images, result, encoded) in done:
-                    self._write(begin, 0, encoded, images, is_last=True)
-                    yield begin, end, result
-                    self.observer.advance(end - begin)
-            return
-
-        def computed(span: Span) -> list[tuple[Span, tuple[Images, Result]]]:
-            return in_halves(one_batch, span, self.backend.release)
-
-        with closing(self.source.in_order(computed, batches)) as parts:
-            # batches of a device are large, so other threads encode them in pieces
-            pieces = (
-                (begin, piece, images, result, piece[1] == end - begin)
-                for part in parts
-                for (begin, end), (images, result) in part
-                for piece in plan.spans(end - begin, run.piece_frames)
+        with closing(
+            self.source.in_order(
+                partial(in_halves, computed, release=self.backend.release), batches
             )
-
-            def encode(
-                piece: tuple[int, Span, Images, Result, bool],
-            ) -> tuple[int, Span, Images, Result, bool, _Encoded]:
-                return *piece, self._encode(piece[2], *piece[1])
-
-            for begin, (first, last), images, result, is_last, of_piece in in_order(
-                encode, pieces, run.threads
+        ) as parts:
+            pieces = (
+                _Piece(begin, first, last, last == end - begin, images, result, encoded)
+                for part in parts
+                for (begin, end), (images, result, encoded) in part
+                for first, last in plan.spans(end - begin, run.piece_frames)
+            )
+            for piece, encoded in (
+                in_order(encode, pieces, run.threads) if in_pieces else map(encode, pieces)
             ):
-                self._write(begin, first, of_piece, images, is_last=is_last)
-                if is_last:
-                    yield begin, begin + last, result
-                self.observer.advance(last - first)
+                self._write(piece, encoded)
+                if piece.is_last:
+                    yield piece.begin, piece.begin + piece.last, piece.result
+                self.observer.advance(piece.last - piece.first)
 
     def _find_masks(self, on_device: Frames, begin: int, end: int) -> FoundMasks[Masks]:
         frames = self.source.at_level(on_device, begin, end, self.prepared)
@@ -307,28 +315,18 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             else [],
         )
 
-    def _write(
-        self, begin: int, first: int, encoded: _Encoded, images: Images, *, is_last: bool
-    ) -> None:
-        """Write some images of a batch, and after the last ones the components of the batch.
-
-        Args:
-            begin: index of the first mask of the batch.
-            first: index of the first image inside the batch.
-            encoded: images to write.
-            images: the images of the whole batch, with its components.
-            is_last: the images are the last ones of the batch.
-        """
-        found = images.found
+    def _write(self, piece: _Piece[Any], encoded: _Encoded) -> None:
+        """Write some images of a batch, and after the last ones the components of the batch."""
+        found, begin = piece.images.found, piece.begin + piece.first
         with self.watch.stage("write"):
             for kind, masks in encoded.masks.items():
-                self.sink.write_masks(kind, begin + first, masks)
+                self.sink.write_masks(kind, begin, masks)
             if found is not None:
                 if encoded.labels:
-                    counts = found.counts[first : first + len(encoded.labels)]
-                    self.sink.write_labels(begin + first, counts, encoded.labels)
-                if is_last:
+                    counts = found.counts[piece.first : piece.last]
+                    self.sink.write_labels(begin, counts, encoded.labels)
+                if piece.is_last:
                     if "pixels" in self.sink.keep:
                         self.sink.write_pixels(found.pixels)
-                    assert images.sums is not None
-                    self.table.add_components(found, images.sums)
+                    assert piece.images.sums is not None
+                    self.table.add_components(found, piece.images.sums)

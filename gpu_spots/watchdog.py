@@ -1,4 +1,6 @@
-"""Watchdog: a small process beside the program, which ends it where a library hangs and then removes the unfinished output.
+"""Watchdog process, which ends the program if a library hangs.
+
+It then removes the unfinished output.
 
 HDF5 can loop for ever in a damaged file. Some of its calls keep Python's interpreter lock
 meanwhile, so no Python code of the program runs any more: neither a signal handler nor another
@@ -39,7 +41,7 @@ _reports: int | None = None
 
 @contextmanager
 def watched(name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Have a watchdog beside this process while the block runs, if it has one thread as yet.
+    """Run a watchdog while the block runs, if this process has one thread as yet.
 
     Args:
         name: the program's name, for messages.
@@ -208,7 +210,10 @@ class _Watchdog:
         self._say(f"{self._name}: no progress for {STALL:g} s, reading {self._subject}")
 
     def _ask_again(self) -> None:
-        """Ask by the same signal: a main thread that waits for others then ends the program by it."""
+        """Repeat the signal.
+
+        A main thread that waits for other threads then ends the program by it.
+        """
         self._send(self._stop or signal.SIGKILL)
         self._after(LAST_WORD, self._kill)
 

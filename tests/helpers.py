@@ -113,7 +113,8 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         )
         equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
         assert equal, (
-            f"{path} differs at {np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+            f"{path} differs at "
+            f"{np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
         )
 
 

@@ -408,7 +408,8 @@ def reference_run(
     n_frames, n_x, n_y = frames.shape
     if method == "n_removed" and n_frames - n_frames * percent // 100 < 2:
         _fail(
-            f"at least 2 frames must be left in the background sample; {n_frames} frames with n = {percent} leave fewer"
+            f"at least 2 frames must be left in the background sample; {n_frames} frames with n = "
+            f"{percent} leave fewer"
         )
     angle_list: list[float] = []
     laser_list: list[bool] = []

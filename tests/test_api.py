@@ -266,7 +266,10 @@ def test_numbers_that_no_float_can_hold_are_refused(name: str) -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, gpu_spots; print(*({'numpy', 'scipy', 'h5py', 'click', 'cupy', 'rich'} & set(sys.modules)))"
+    code = (
+        "import sys, gpu_spots; print(*({'numpy', 'scipy', 'h5py', 'click', 'cupy', 'rich'} & "
+        "set(sys.modules)))"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == ""
 

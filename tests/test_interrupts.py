@@ -161,8 +161,8 @@ def test_a_run_that_is_killed_or_crashes_leaves_nothing(run: Path, number: signa
         _, stderr = running.communicate(timeout=60)
         assert running.returncode == -number
     assert (
-        stderr
-        == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was written\n"
+        stderr == f"lu_hdf2spots: crashed or was killed while reading {run}: /frames; nothing was "
+        "written\n"
     )
     assert set(listing(run.parent)) == {run.name}
 
@@ -211,7 +211,11 @@ def test_ctrl_c_ends_a_shell_loop_too(run: Path) -> None:
     program = Path(sys.executable).with_name("lu_hdf2spots")
     if not program.exists() or not shutil.which("bash"):
         pytest.skip("needs bash, and the program installed")
-    loop = f"for i in 1 2 3; do {shlex.quote(str(program))} {shlex.quote(str(run))} --threads 1 -d 60; echo round $i $?; done; echo over"
+    loop = (
+        f"for i in 1 2 3; do {shlex.quote(str(program))} {shlex.quote(str(run))} --threads 1 "
+        "-d "
+        "60; echo round $i $?; done; echo over"
+    )
     # SIGINT may be ignored where the tests run in the background; bash cannot undo that
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -253,7 +257,10 @@ IN_C = "collections.deque(itertools.repeat(0), 0)"
 COPYING = (
     f"import collections, itertools, gpu_spots.files.frames as f; f.copy_group = lambda *_: {IN_C}"
 )
-READING = "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = lambda *_: time.sleep(1000)"
+READING = (
+    "import time, gpu_spots.files.frames as f; f.FileStack.read = f.FileStack.read_rows = "
+    "lambda *_: time.sleep(1000)"
+)
 
 
 def damaged_heap(path: Path) -> Path:
@@ -315,7 +322,10 @@ def test_a_damaged_heap_does_not_keep_the_program(tmp_path: Path) -> None:
 
 
 def test_a_watchdog_that_is_killed_is_not_missed(run: Path) -> None:
-    report = "import os, gpu_spots.watchdog as w; fork = os.fork; os.fork = lambda: (n := fork()) and (print(n, flush=True) or n)"
+    report = (
+        "import os, gpu_spots.watchdog as w; fork = os.fork; os.fork = lambda: (n := fork()) "
+        "and (print(n, flush=True) or n)"
+    )
     with started(run, *SLOW, prelude=report) as running:
         assert running.stdout is not None
         os.kill(int(running.stdout.readline()), signal.SIGKILL)

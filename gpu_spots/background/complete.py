@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 PIECE_PIXELS = 1 << 13
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
 STRIP_PIXELS = 1 << 14
-"""The same of a strip of rows whose neighbourhoods are added up."""
+"""Pixels of a strip of rows whose neighbourhoods are added up."""
 
 
 def complete(
@@ -169,5 +169,5 @@ def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int | 
 
 
 def _quiet() -> np.errstate:
-    """Float frames may hold values so large that their statistics overflow; such a pixel stands out on no frame."""
+    """Silence warnings of float frames whose statistics overflow; such pixels never stand out."""
     return np.errstate(over="ignore", invalid="ignore")

@@ -1,4 +1,4 @@
-"""Drift of the beam: the level of each frame, the factor that brings it to the run's, and a warning where it hurts.
+"""Drift of the beam: level and factor of each frame, and a warning if the drift matters.
 
 A frame's level is the interquartile mean of a fixed sample of its pixels: spots, shadows and dead
 corners are outside of the quartiles, and unlike a median it moves smoothly where a pixel holds a
@@ -111,7 +111,7 @@ class LevelSampler:
         )
 
     def _sparse_warning(self) -> str | None:
-        """The warning for frames of which most pixels are 0."""
+        """Return the warning for frames of which most pixels are 0."""
         run = float(np.median(self._shares))
         if not run > 0:
             return None
@@ -121,7 +121,8 @@ class LevelSampler:
             return None
         return (
             "frame levels: found a scatter of the number of pixels with counts of "
-            f"{100 * scatter:.0f} %, expected {100 * by_chance:.1f} % by chance; the beam drifts or "
+            f"{100 * scatter:.0f} %, expected {100 * by_chance:.1f} % by chance; the beam drifts "
+            "or "
             "exposures differ, and masks of bright frames have many false spots; process frames "
             f"of equal exposure together, or increase {given('cutoff')} "
             f"({given('normalise', 'level')} needs at least one count per pixel)"
@@ -167,7 +168,10 @@ class LevelSampler:
         return along * along, 2 * abs(along) * math.sqrt(20 / 9 / n)
 
     def _pixel_noise(self) -> float:
-        """Noise of a pixel without drift, counts: from the differences of neighbouring frames, by their median size."""
+        """Return the noise of a pixel without drift, counts.
+
+        It is the median size of the differences between neighbouring frames.
+        """
         sizes = []
         for i in self._first_of_pairs:
             before, after = self._kept[i], self._kept[i + 1]
@@ -185,7 +189,10 @@ class LevelSampler:
 
 
 def frame_level(rows: Array, validity: Validity) -> float:
-    """Interquartile mean of the valid values of some rows of a frame, counts; NaN where there is none."""
+    """Return the interquartile mean of the valid values of some rows of a frame, counts.
+
+    NaN if there are no valid values.
+    """
     values = rows[usable(rows, validity)]
     quarter = len(values) // 4
     last = len(values) - quarter
@@ -205,7 +212,7 @@ def frame_level(rows: Array, validity: Validity) -> float:
 
 
 def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
-    """(n_frames,) int64, in 1/65536: what brings each frame to the median of the levels.
+    """Return the factor that scales each frame to the median level: (n_frames,) int64, 2^-16.
 
     Raises `InputError` where the run's level is not above 0, and for a frame whose level is not
     above 0 or more than `LARGEST` times off.

@@ -34,7 +34,7 @@ between stays in the cache.
 
 
 def threshold_dtype(frames: np.dtype[Any]) -> np.dtype[Any]:
-    """The type that holds every threshold of such frames: one more than the type's maximum must fit."""
+    """Return the type of the thresholds: one more than the largest value of a frame must fit."""
     if frames.kind == "f":
         return np.dtype(np.float64)
     return np.dtype(np.int64 if frames.itemsize == 4 else np.int32)
@@ -73,7 +73,7 @@ class BackgroundRows:
     dropped: NDArray[np.int32] | None
     """(n_X, n_Y) int32: blocks dropped; None: the method drops none."""
     held: Any
-    """What the backend made by ``hold_background``, of the whole frame; None: nothing."""
+    """Result of ``hold_background`` for the whole frame; None: the backend keeps none."""
 
     def fill(self, moments: IntegerMoments | FloatMoments) -> bool:
         """Fill all rows from the moments of the band; return its ``gaps``."""
@@ -109,7 +109,7 @@ class BackgroundRows:
 
 
 class BackgroundMaps:
-    """The background while it is being made, band by band; bands may be filled by several threads."""
+    """Background in progress, filled band by band by several threads."""
 
     gaps = False
     """A pixel that ``Validity.pixels`` lets through is invalid on some frames and valid on others,
@@ -126,7 +126,9 @@ class BackgroundMaps:
         *,
         levelled: bool = False,
     ) -> None:
-        """Maps of frames of ``shape`` and ``dtype``; ``varies``: samples have different sizes even where all values are valid (kruskal).
+        """Prepare maps of frames of ``shape`` and ``dtype``.
+
+        ``varies``: the samples of pixels have different sizes, even if all values are valid.
 
         ``held``: what the backend holds of them where it computes. ``levelled``: sums may be beyond
         those of the frames' type.
@@ -145,7 +147,7 @@ class BackgroundMaps:
         self._sums = np.empty(shape, np.float64 if dtype.kind == "f" else exact)
 
     def rows(self, begin: int, end: int) -> BackgroundRows:
-        """The rows from ``begin`` to ``end``, to be filled."""
+        """Return the rows from ``begin`` to ``end``, to be filled."""
         rows = slice(begin, end)
         return BackgroundRows(
             begin=begin,
@@ -164,11 +166,11 @@ class BackgroundMaps:
 
     @property
     def samples(self) -> tuple[NDArray[np.int32], Array]:
-        """(n_X, n_Y) each: values in the sample of each pixel, and `BackgroundRows.sums`."""
+        """Return the size of each pixel's sample, (n_X, n_Y), and `BackgroundRows.sums`."""
         return self._kept, self._sums
 
     def finish(self, validity: Validity) -> Background:
-        """The background of the whole frame, once every row is filled."""
+        """Return the background of the whole frame, after every row is filled."""
         good = self._kept > 0
         return Background(
             avg=self._avg,
@@ -227,7 +229,7 @@ def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments
 def _integer_threshold(
     avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_], limits: Any
 ) -> Array:
-    """The smallest integer that stands out; one more than the type's maximum where nothing can.
+    """Return the smallest integer that stands out; if there is none, the type's maximum + 1.
 
     floor(avg) is floor(S / m) exactly: S / m is at least 1 / m away from the next integer, more
     than float64 rounds off.
@@ -240,7 +242,7 @@ def _integer_threshold(
 
 
 def _float_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.bool_]) -> Array:
-    """The smallest float64 that stands out; NaN where nothing can."""
+    """Return the smallest float64 that stands out; NaN if there is none."""
     threshold = avg + cutoff * std
     threshold = np.where(threshold <= avg, np.nextafter(avg, np.inf), threshold)
     threshold[masked] = np.nan
@@ -248,7 +250,7 @@ def _float_threshold(avg: Array, std: Array, cutoff: float, masked: NDArray[np.b
 
 
 def _rounded_once(high: NDArray[np.uint64] | None, low: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """``high * 2^64 + low`` as float64, rounded to nearest even once; ``high`` is below 2^63."""
+    """Return ``high * 2^64 + low``, rounded once to float64. ``high`` is below 2^63."""
     result = low.astype(np.float64)
     if high is None:
         return result

@@ -17,8 +17,7 @@ from gpu_spots.background.clipped_levels import ClippedLevelSampler, sample_byte
 from gpu_spots.background.levels import LevelSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import MAX_FRAMES, Array, Background, Validity
+from gpu_spots.model import MAX_FRAMES, Array, Background, Columns, Validity
 from gpu_spots.parameters import Parameters
 
 
@@ -29,7 +28,7 @@ class Outcome:
     summary: str
     """One line for the summary of the run."""
     warning: str | None
-    """One line where the outcome is suspicious."""
+    """Line about a suspicious outcome; None: there is nothing to warn of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Trimmed:
     """Frames are multiplied to bring them to a level; False: their background is subtracted."""
 
     percent: int
-    """Of v valid values of a pixel, the ``floor(v * percent / 100)`` largest are dropped."""
+    """Percentage of values to drop: the ``floor(v * percent / 100)`` largest of v valid ones."""
 
     @classmethod
     def for_run(
@@ -188,7 +187,8 @@ class KruskalWallis:
             return None
         summary = (
             f"Kruskal-Wallis: {100 * (dropped == 0).mean():.1f} % of the pixels kept all "
-            f"{self.n_blocks} blocks; median dropped {np.median(dropped):g}, at most {dropped.max()}"
+            f"{self.n_blocks} blocks; median dropped {np.median(dropped):g}, at most "
+            f"{dropped.max()}"
         )
         down_to_two = (dropped == self.n_blocks - 2).mean() if self.n_blocks > 2 else 0.0
         warning = (
@@ -234,7 +234,7 @@ class KruskalWallis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """Leave out what stands out above a pixel's own background: values, or whole blocks (``-m clip``).
+    """Exclude values, or whole blocks, that stand out above a pixel's background (``-m clip``).
 
     A run with blocks leaves out blocks, as spots are on all frames of a block.
     """
@@ -253,7 +253,9 @@ class Clip:
     block_shifts: NDArray[np.float64]
     """(n_blocks + 1,) float64: see `clip.block_shifts`."""
     levels: NDArray[np.int64] | None = None
-    """(n_frames,) int64, 2^-16: level of each frame over the run's; None: frames are not levelled."""
+    """Level of each frame over that of the run, (n_frames,) int64, 2^-16; None: frames are not
+    levelled.
+    """
 
     @property
     def n_blocks(self) -> int:
@@ -343,7 +345,7 @@ class Clip:
 
 
 Method = Trimmed | KruskalWallis | Clip
-"""Every background method."""
+"""Any background method."""
 METHODS: Mapping[str, type[Method]] = {
     method.name: method for method in (Trimmed, KruskalWallis, Clip)
 }

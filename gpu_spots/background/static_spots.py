@@ -23,7 +23,7 @@ MIN_EVENNESS = 3.25
 MIN_SAMPLE = 3
 """Two frames cannot tell a static spot from one that is on a single frame."""
 DIRECTIONS = np.array([(8, 0), (0, 8), (6, 6), (-6, 6), (7, 3), (3, 7), (-3, 7), (-7, 3)])
-"""From a pixel to its surroundings, pixels; each stands for two opposite places."""
+"""Offsets from a pixel to its surroundings, pixels; each stands for two opposite places."""
 REACH = 16
 """A spot falls to half of its height within this distance on every side, pixels."""
 NEAR = 2
@@ -31,7 +31,7 @@ NEAR = 2
 CELL = 8
 """Side of the cells with one candidate each, pixels at half resolution."""
 MAX_CANDIDATES = 500
-"""Only the highest candidates are examined, which bounds the time."""
+"""Number of the highest candidates that are examined. It limits the time."""
 
 LARGE_COVER = 0.1
 """Largest share of a frame that a mask of a Laue run covers; real masks cover less than 1 %."""
@@ -78,7 +78,10 @@ def background_warnings(background: Background, n_frames: int) -> Iterator[str]:
 
 
 def is_sparse(background: Background) -> bool:
-    """Return True if less than half of the valid pixels have more than half a count, as on a photon counter."""
+    """Return True if less than half of the valid pixels have more than half a count.
+
+    This is typical of photon counters.
+    """
     if background.max.dtype.kind == "f":
         return False
     valid = background.validity.pixels
@@ -152,7 +155,11 @@ def persistent_spots(
     floor = 1 if highest.dtype.kind != "f" else 5 * np.finfo(np.float32).eps * abs(typical)
 
     def at(x: Indices, y: Indices) -> tuple[Floats, Floats]:
-        """Average and variance at pixels; NaN outside of the frame, and where invalid, or dark and constant as gaps between modules."""
+        """Return average and variance at pixels; NaN if they are unknown.
+
+        They are unknown outside of the frame, at invalid pixels, and at dark and constant pixels,
+        such as gaps between modules.
+        """
         inside = (x >= 0) & (x < avg.shape[0]) & (y >= 0) & (y < avg.shape[1])
         place = x.clip(0, avg.shape[0] - 1), y.clip(0, avg.shape[1] - 1)
         value, deviation = avg[place], std[place]
@@ -169,7 +176,10 @@ def persistent_spots(
         )
 
     def height(x: Indices, y: Indices, times: int = 1) -> Floats:
-        """Median of nine pixels less the highest mean of two opposite places around: exact on slopes and ridges."""
+        """Return the median of nine pixels less the highest mean of two opposite places.
+
+        It is exact on slopes and ridges.
+        """
         ends = [
             at(x[..., None] + s * DIRECTIONS[:, 0], y[..., None] + s * DIRECTIONS[:, 1])[0]
             for s in (times, -times)
@@ -216,7 +226,10 @@ def persistent_spots(
 
 
 def _candidates(avg: Floats, std: Floats, typical: float, floor: float) -> tuple[Indices, Indices]:
-    """X and Y, (k,) int64 each, of the place in each cell that is highest above its surroundings, the highest first."""
+    """Return X and Y, (k,) int64 each, of the highest place of each cell, the highest first.
+
+    Height is measured above the surroundings.
+    """
     n_x, n_y = avg.shape[0] // 2 * 2, avg.shape[1] // 2 * 2
     rows = np.minimum(avg[:n_x:2], avg[1:n_x:2])
     small = _padded(np.minimum(rows[:, :n_y:2], rows[:, 1:n_y:2]), CELL)  # without hot pixels
@@ -240,31 +253,31 @@ def _candidates(avg: Floats, std: Floats, typical: float, floor: float) -> tuple
 
 
 def _padded(image: Floats, side: int) -> Floats:
-    """Extend an image by NaN to whole cells."""
+    """Return an image that is extended by NaN to whole cells."""
     return np.pad(image, [(0, -n % side) for n in image.shape], constant_values=np.nan)
 
 
 def _cells(image: Floats, side: int) -> Floats:
-    """(cells, side^2): the pixels of each cell, cells in raster order."""
+    """Return the pixels of each cell, (cells, side^2), cells in raster order."""
     n_x, n_y = (n // side for n in image.shape)
     return image.reshape(n_x, side, n_y, side).swapaxes(1, 2).reshape(n_x * n_y, side * side)
 
 
 def _quantiles(values: Floats, share: float) -> Floats:
-    """(k,): a quantile of the numbers in each row of (k, n), NaN where there are none."""
+    """Return a quantile of each row of (k, n), (k,); NaN for rows without numbers."""
     values = np.sort(values, axis=1)
     index = (np.count_nonzero(~np.isnan(values), axis=1) * share).astype(np.int64)
     return values[np.arange(len(values)), index]
 
 
 def _median_of_nine(values: Floats) -> Floats:
-    """Median along the last axis, NaN if any of the nine is."""
+    """Return the median along the last axis; NaN if any of the nine values is NaN."""
     values = np.sort(values, axis=-1)
     return np.where(np.isnan(values[..., 8]), np.float32(np.nan), values[..., 4])
 
 
 def _plane(patches: Floats) -> Floats:
-    """(k, w, w): the slope of patches, from the median difference of opposite pixels."""
+    """Return the slope of patches, (k, w, w), from the median difference of opposite pixels."""
     offset = np.arange(-REACH, REACH + 1)
     slopes = []
     for turned in (patches, patches.swapaxes(1, 2)):
@@ -276,7 +289,11 @@ def _plane(patches: Floats) -> Floats:
 
 
 def _is_compact(patches: Floats, half: Floats) -> Bools:
-    """(k,) bool: the area above ``half`` is closed inside the patch, without invalid pixels beside it, and contains its own centre."""
+    """Return whether the area above ``half`` is a compact spot, (k,) bool.
+
+    The area must be closed inside the patch, without invalid pixels beside it, and contain its own
+    centre.
+    """
     outside = np.isnan(patches)
     outside[:, [0, -1]] = outside[:, :, [0, -1]] = True
     allowed = outside | (patches > half[:, None, None])

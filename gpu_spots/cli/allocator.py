@@ -1,4 +1,7 @@
-"""Setting of the C library's memory allocator, for a command that takes and returns tens of megabytes many times a second."""
+"""Setting of the C library's memory allocator.
+
+A command allocates and frees tens of megabytes many times per second.
+"""
 
 import ctypes
 import sys
@@ -9,14 +12,14 @@ LARGEST_KEPT = 1 << 25
 """Blocks up to this size come from memory that the process has already, the most that glibc allows.
 """
 KEPT = 1 << 28
-"""So much freed memory is kept."""
+"""Bytes of freed memory that are kept."""
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next array, where the C library is glibc: else the system clears each page of each array again.
+    """Keep freed memory for the next array, if the C library is glibc.
 
-    That cost a quarter of the time of a run on two cores. It concerns the whole process, so only
-    commands ask for it.
+    Otherwise the system clears each page of each array again, which takes a quarter of the time of
+    a run on two cores. The setting changes the whole process, so only commands use it.
     """
     if not sys.platform.startswith("linux"):
         return

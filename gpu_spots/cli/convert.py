@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import image_options, image_request
 from gpu_spots.cli.input_options import TABLE
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import InputError
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("sources", metavar="scan.log | IMAGES...", nargs=-1, shell_complete=file_names)
 @click.option(
     "-o",
@@ -32,14 +32,13 @@ from gpu_spots.errors import InputError
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def convert(
     sources: tuple[str, ...],
     output: Path | None,
     threads: int | None,
     force: bool,
     quiet: bool,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Write a run of images as one HDF5 file for find.
@@ -75,7 +74,8 @@ def _run(
     if not quiet:
         n_frames, n_rows, n_columns = stack.shape
         say(
-            f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, {stack.dtype}, {known}, "
+            f"{output}: {n_frames} frame{'s' * (n_frames != 1)} of {n_rows} x {n_columns}, "
+            f"{stack.dtype}, {known}, "
             f"{output.stat().st_size / 1e6:.1f} MB"
         )
 

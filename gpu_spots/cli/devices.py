@@ -2,13 +2,13 @@
 
 import click
 
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import show
 
 
 @click.command("devices", cls=OneLineCommand)
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
-def devices(debug: bool) -> None:
+@debug_option
+def devices() -> None:
     """List the GPUs, and the reason why one cannot be used.
 
     A small kernel is compiled for each GPU and run on it. The CPU can always be used. Runs on

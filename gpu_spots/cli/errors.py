@@ -1,4 +1,8 @@
-"""Errors as one line on stderr, and exit statuses: 0 done, 2 wrong usage, 1 anything else; a signal ends the program by that signal."""
+"""Errors as one line on stderr, exit statuses, and signals.
+
+The exit status is 0 for success, 2 for wrong usage, and 1 for any other error. A signal ends the
+program by that signal.
+"""
 
 import os
 import signal
@@ -54,6 +58,10 @@ OPTIONS = {
     "valid_range": "--valid-range",
 }
 """Options by the names of the parameters in messages."""
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error"
+)
+"""The option that `_OneLine.main` looks for, as errors end there."""
 AGAIN = 0.05
 """Seconds until a request that was lost is made again."""
 
@@ -79,6 +87,13 @@ class _OneLine(click.Command):
 
     ``--debug`` anywhere on the command line shows the traceback too.
     """
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return the option --help, with a text like those of the other options."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.help = "Show this message and exit"
+        return option
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -150,7 +165,10 @@ def _end(error: BaseException, name: str, debug: bool) -> Any:
 
 
 def _die_of(number: signal.Signals) -> None:
-    """End by the signal itself: a shell ends its loop only if it sees that Ctrl-C ended the program."""
+    """End by the signal itself.
+
+    A shell ends its loop only if it sees that Ctrl-C ended the program.
+    """
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
@@ -178,7 +196,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or ' '.join(str(error).split())}", 1
     return (
-        f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where, please report it",
+        f"internal error: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows "
+        "where, please report it",
         1,
     )
 
@@ -192,7 +211,7 @@ class _Requests:
     over: bool = False
     """The work has ended, one way or the other: they are not heard any more."""
     since: float | None = None
-    """When the first one was made; None: there was none."""
+    """Time of the first request; None: there was none."""
     is_program: bool = False
     """A watchdog removes what the program leaves, so it may end at once."""
 
@@ -207,7 +226,9 @@ class _Requests:
 
 @contextmanager
 def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
-    """Signals that ask the process to end raise `Stopped` in the main thread, so that every clean-up runs; those it ignores stay ignored.
+    """Turn signals that ask the process to end into `Stopped` in the main thread.
+
+    So every clean-up runs. Signals that the process ignores stay ignored.
 
     ``for_good``: they are not heard any more when the block has ended, while Python waits for
     threads that still compute.
@@ -236,7 +257,7 @@ def _stoppable(*, for_good: bool = False) -> Iterator[_Requests]:
             signal.pthread_kill(main_thread.ident, last)
 
     def lost(unraisable: Any) -> None:
-        """Python drops what is raised in some places of its own, in weak references for one: ask again, a little later."""
+        """Ask again later: Python drops errors raised in places such as weak references."""
         if unraisable.exc_type is not Stopped:
             hook(unraisable)
             return

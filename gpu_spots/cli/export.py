@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import ParameterError
 
@@ -88,7 +88,7 @@ class ExportCommand(OneLineCommand):
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def export(
     format_name: str,
     spots: Path,
@@ -98,7 +98,6 @@ def export(
     threads: int | None,
     force: bool,
     quiet: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Write the spots of a run in the format of another program.
 

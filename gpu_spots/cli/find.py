@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand, naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
@@ -102,7 +102,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 )
 @click.option(
     "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
-    help="percent of extreme values to skip while calculating average, standard deviation and IQR; 0 means 25",
+    help="percent of extreme values to skip while calculating average, standard deviation and IQR; "
+         "0 means 25",
 )  # fmt: skip
 @click.option(
     "-A",
@@ -143,7 +144,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @click.option(
     "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
     shell_complete=one_of(("2,1", "2,2")),
-    help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see scipy.ndimage.generate_binary_structure",
+    help="rank,connectivity of the structuring element: 2,1 (cross) or 2,2 (square); see "
+         "scipy.ndimage.generate_binary_structure",
 )  # fmt: skip
 @click.option(
     "-a", "--angles", metavar="ANGLES", type=int, default=DEFAULTS.angles, show_default=True,
@@ -189,12 +191,11 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @plan_options
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 @click.version_option(__version__, help="Show the version and exit")
 def find(
     sources: tuple[str, ...],
     output: Path | None,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Find the spots of a Laue diffraction run.
@@ -287,7 +288,8 @@ def _run(
             shape = " x ".join(map(str, stack.shape[1:]))
             counted = f"{stack.shape[0]} frame{'s' * (stack.shape[0] != 1)}"
             say(
-                f"{stack.source}: {counted} of {shape}, {stack.dtype}; computing on {chosen.device}{'; ' * bool(note)}{note or ''}"
+                f"{stack.source}: {counted} of {shape}, {stack.dtype}; computing on "
+                f"{chosen.device}{'; ' * bool(note)}{note or ''}"
             )
         if dry_run:
             plan = plan_to_file(stack, parameters, resources, results)

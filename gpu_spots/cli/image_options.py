@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = (".mccd", ".tif", ".tiff", ".cbf", ".edf", ".img", ".mar3450", 
 
 
 def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """``off,on`` gives ("off", "on")."""
+    """Return the laser states of a text: ``off,on`` gives ("off", "on")."""
     return None if value is None else tuple(part.strip().lower() for part in value.split(","))
 
 
@@ -45,7 +45,8 @@ def image_options(command: Command) -> Command:
         ),
         click.option(
             "-p", "--path", "folder", metavar="DIR", type=path,
-            help="Folder of the images that a log or table lists  [default: folder of the log or table]",
+            help="Folder of the images that a log or table lists  [default: folder of the log or "
+                 "table]",
         ),
         click.option(
             "--name-pattern", metavar="PATTERN",

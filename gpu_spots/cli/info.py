@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand, naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
@@ -23,8 +23,8 @@ Rows = Iterator[tuple[str, str]]
 @input_options
 @image_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
-def info(sources: tuple[str, ...], as_json: bool, debug: bool, **options: Any) -> None:
+@debug_option
+def info(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show how a file or a run of images is interpreted.
 
     Frames are not read. The output lists the layout, the frames and their storage, masked pixels
@@ -112,7 +112,8 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
         )
     yield (
         "computed",
-        f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} ({found['device'] or unknown})",
+        f"{found['date'] or 'date unknown'}, {found['backend'] or 'backend unknown'} "
+        f"({found['device'] or unknown})",
     )
     yield "program", found["program"] or unknown
     yield "input", f"{found['input_file'] or unknown}  {found['frames_path'] or ''}"
@@ -146,7 +147,8 @@ def _frames(frames: dict[str, Any]) -> Rows:
     )
     yield (
         "size",
-        f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, {frames['megabytes']:.1f} MB",
+        f"{_count(n_frames, 'frame')} of {n_x} x {n_y} (X x Y), {frames['dtype']}, "
+        f"{frames['megabytes']:.1f} MB",
     )
     if "images" in frames:
         yield "stored", f"one image per frame, {frames['images']}"
@@ -199,7 +201,8 @@ def _metadata(found: dict[str, Any]) -> Rows:
     else:
         yield (
             "angles",
-            f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} degrees{_from(angles)}",
+            f"{angles['different']} different, {angles['lowest']:g} to {angles['highest']:g} "
+            f"degrees{_from(angles)}",
         )
     if "missing" in laser:
         yield "laser", f"unknown: {laser['missing']}"
@@ -225,13 +228,13 @@ def _metadata(found: dict[str, Any]) -> Rows:
 def _what_find_can_do(found: dict[str, Any]) -> Rows:
     possible = found["find"]
     can = ", ".join(name for name, why in possible.items() if why is None)
-    yield ("find can", can) if can else ("find", "gpu-spots find cannot process this file")
+    yield ("find accepts", can) if can else ("find", "gpu-spots find cannot process this file")
     refused: dict[str, list[str]] = {}
     for name, why in possible.items():
         if why is not None:
             refused.setdefault(why.removeprefix(f"{name} "), []).append(name)
     for why, names in refused.items():
-        yield "cannot", f"{', '.join(names)}: {why}"
+        yield "find refuses", f"{', '.join(names)}: {why}"
     for note in found["notes"]:
         yield "note", note
     for problem in found["problems"]:

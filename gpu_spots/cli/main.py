@@ -1,4 +1,7 @@
-"""The two programs: gpu-spots with its subcommands, and lu_hdf2spots, which is gpu-spots find under its old name."""
+"""The two programs: gpu-spots with its subcommands, and lu_hdf2spots.
+
+The latter is gpu-spots find under the name of the manual.
+"""
 
 import click
 

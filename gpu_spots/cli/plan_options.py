@@ -19,7 +19,10 @@ MAX_BYTES = 2**63 - 1
 
 
 def size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi: powers of 1000, with an i of 1024."""
+    """Return bytes from a number with its unit, such as 1.5GB, 2G or 512Mi.
+
+    Units are powers of 1000, or of 1024 with an i.
+    """
     if value is None:
         return None
     found = re.fullmatch(
@@ -65,7 +68,8 @@ def plan_options(command: Command) -> Command:
             "statistics and spots are always written",
         ),
         click.option(
-            "--dry-run", is_flag=True, help="Print the plan of the run and its memory needs, and exit"
+            "--dry-run", is_flag=True,
+            help="Print the plan of the run and its memory needs, and exit",
         ),
     )  # fmt: skip
     for option in reversed(options):
@@ -83,7 +87,8 @@ def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> li
         if not plan.decodings
         else f"the input is decoded {_times(plan.decodings)}",
         "background": f"{plan.n_bands} band{'s' * (plan.n_bands != 1)} of {plan.band_rows} rows",
-        "masks and spots": f"{plan.n_batches} batch{'es' * (plan.n_batches != 1)} of {plan.batch_frames} frames",
+        "masks and spots": f"{plan.n_batches} batch{'es' * (plan.n_batches != 1)} of "
+        f"{plan.batch_frames} frames",
         "threads": str(plan.threads),
         "memory": f"{in_words(plan.host_bytes)} at most, besides the program itself",
         "device memory": None

@@ -1,4 +1,7 @@
-"""Progress of a run, on stderr: a bar on a terminal, a line per stage elsewhere, nothing with --quiet."""
+"""Progress of a run on stderr: a bar on a terminal, else a line per stage.
+
+With --quiet it is not shown.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +29,7 @@ class Lines:
 
 
 class WarningsOnly(Lines):
-    """No progress."""
+    """Observer that shows warnings only."""
 
     def stage(self, name: str, total: int, unit: str) -> None:
         """Say nothing."""
@@ -35,7 +38,7 @@ class WarningsOnly(Lines):
 
 @contextmanager
 def observer(quiet: bool) -> Iterator[Lines]:
-    """The observer that suits where stderr goes."""
+    """Return the observer for a terminal, for a file, or for --quiet."""
     if quiet:
         yield WarningsOnly()
     elif not Stderr().isatty():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
 
@@ -69,7 +69,7 @@ TESTS = (
 )
 @click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
 @click.option("--force", is_flag=True, help="Overwrite an existing output")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def ratios(
     spots: Path,
     output: Path | None,
@@ -80,7 +80,6 @@ def ratios(
     plot: Path | None,
     as_json: bool,
     force: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Write the on/off ratios of a laser run, with errors and null tests.
 

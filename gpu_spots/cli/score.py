@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
     from gpu_spots.simulate.score import Bin, Score
 
 
-@click.command()
+@click.command(cls=OneLineCommand)
 @click.argument("run", metavar="RUN__mccd.h5", type=click.Path(path_type=Path))
 @click.argument("spots", metavar="RUN__spots.h5", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     help="Draw recall, precision, positions and intensities by S/N; needs matplotlib",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing plot")
+@debug_option
 def score(run: Path, spots: Path, as_json: bool, plot: Path | None, force: bool) -> None:
     """Compare the spots found in a simulated run with the true ones.
 
@@ -60,11 +62,15 @@ def table(result: "Score") -> str:
     """Return the result as text, its headline first."""
     clear = result.clear
     lines = [
-        f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma ({_percent(clear.found, clear.true)})",
+        f"found {clear.found} of {clear.true} true spots above {clear.low:g} sigma "
+        f"({_percent(clear.found, clear.true)})",
         "",
     ]
     pulls = bool(result.purity)
-    heads = f"{'S/N':>10} {'true':>8} {'found':>8} {'recall':>8} {'position':>9} {'bias':>8} {'scatter':>8}"
+    heads = (
+        f"{'S/N':>10} {'true':>8} {'found':>8} {'recall':>8} {'position':>9} {'bias':>8} "
+        f"{'scatter':>8}"
+    )
     lines.append(heads + (f" {'pulls':>7} {'in 68 %':>8} {'in 95 %':>8}" if pulls else ""))
     lines += [_row(part, pulls) for part in result.bins]
     rate = result.n_false / result.n_frames
@@ -72,7 +78,8 @@ def table(result: "Score") -> str:
     lines += [
         "",
         f"{result.n_found} spots found on {result.n_frames} frames; precision {precision}",
-        f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_fragments} fragments of true spots",
+        f"{result.n_false} of them at no true spot ({rate:.2f} per frame), {result.n_fragments} "
+        "fragments of true spots",
     ]
     if result.n_merged is not None:
         lines.append(f"{result.n_merged} true spots merged into others")

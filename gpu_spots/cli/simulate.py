@@ -10,6 +10,7 @@ from typing import Any, TextIO, cast
 
 import click
 
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.terminal import Stderr, say
 from gpu_spots.errors import ParameterError
 from gpu_spots.simulate.design import GROUPS, MAX_FRAMES, PRESETS, Design, make_design
@@ -27,12 +28,12 @@ SECTIONS = {
     "Faults of pixels": (
         "hot_pixels", "dead_pixels", "zingers", *(one.name for one in fields(GROUPS["faults"])),
     ),
-    "Output": ("compression", "force"),
+    "Output": ("compression", "force", "debug"),
 }  # fmt: skip
 """Options by the headings of the help."""
 
 
-class SimulateCommand(click.Command):
+class SimulateCommand(OneLineCommand):
     """Shows its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -63,7 +64,7 @@ class Pair(click.ParamType[tuple[Any, Any]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, Any]:
-        """``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
+        """Return a pair: ``"512"`` gives (512, 512), ``"512,640"`` gives (512, 640)."""
         parts = value if isinstance(value, tuple) else str(value).split(",")
         try:
             numbers = [self.kind(part) for part in parts if len(str(part)) < 9]
@@ -223,6 +224,7 @@ def _text(name: str, group: type = Design) -> str:
     help="Compression of the frames",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
+@debug_option
 def simulate(
     output: Path,
     preset: str,
@@ -282,7 +284,8 @@ def simulate(
         raise click.BadParameter(error.problem, param_hint=option) from error
     if design.n_frames > MAX_FRAMES:
         raise click.UsageError(
-            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease --angles",
+            f"the run has {design.n_frames} frames, expected at most {MAX_FRAMES}; decrease "
+            "--angles",
             click.get_current_context(),
         )
     shapes = () if cutouts is None else cut_spots(read_image(cutouts).frame)
@@ -294,7 +297,8 @@ def simulate(
     kind = "laser" if laser else "dark"
     per_frame = design.spots + min(design.spots, design.shape.neighbours)
     say(
-        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} angles, {per_frame} spots a frame, "
+        f"{output}: {kind} run, {design.n_frames} frames of {size[0]} x {size[1]}, {design.angles} "
+        f"angles, {per_frame} spots a frame, "
         f"{output.stat().st_size / 1e6:.1f} MB"
     )
 

@@ -1,4 +1,7 @@
-"""Everything the program prints, line by line: no text from a file can control the terminal, and a lost stderr stops no run."""
+"""Output of the program, line by line.
+
+Text from a file cannot control the terminal, and a lost stderr does not stop a run.
+"""
 
 import os
 import sys
@@ -36,7 +39,7 @@ def show(line: str) -> None:
 
 
 class Stderr:
-    """Text file over the current stderr that ignores failures of writing, also for rich and click."""
+    """Text file on stderr that ignores failures to write, also for rich and click."""
 
     encoding = "utf-8"
 
@@ -66,7 +69,10 @@ class Stderr:
 
 
 def open_standard_streams() -> None:
-    """Open closed standard descriptors on the null device, so that no file of the run gets their numbers."""
+    """Open closed standard descriptors on the null device.
+
+    Otherwise a file of the run would get their numbers.
+    """
     with suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
@@ -78,7 +84,10 @@ def _escaped(character: str) -> str:
 
 
 def _give_up_stderr() -> None:
-    """Drop stderr: Python would write the rest once more as it ends, and fail with another exit status."""
+    """Close stderr.
+
+    Otherwise Python would write the rest once more at its end, and fail with another exit status.
+    """
     # the old stream still holds text: it must neither be flushed nor reported when it is deleted
     if sys.stderr is not None:
         _given_up.append(sys.stderr)

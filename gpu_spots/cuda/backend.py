@@ -1,4 +1,7 @@
-"""GpuBackend: the operations of ``gpu_spots.backend`` in the order of the contract, on one CUDA device."""
+"""GpuBackend: the operations of ``gpu_spots.backend`` on one CUDA device.
+
+They are in the order of the contract.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +78,10 @@ class GpuBackend:
             yield slot
 
     def upload(self, frames: Any) -> Any:
-        """Copy through pinned slots, some frames at a time: a band of rows becomes contiguous on the way."""
+        """Copy through pinned slots, some frames at a time.
+
+        A band of rows becomes contiguous on the way.
+        """
         if not isinstance(frames, np.ndarray):
             return frames
         held = self.hold(frames.shape, frames.dtype.newbyteorder("="))

@@ -36,7 +36,7 @@ class HeldBackground:
     def empty(
         cls, toolkit: Toolkit, shape: tuple[int, int], dtype: np.dtype[Any]
     ) -> "HeldBackground":
-        """Room for that of frames of ``shape`` and ``dtype``."""
+        """Return arrays for the background of frames of ``shape`` and ``dtype``."""
         return cls(toolkit.xp.empty(shape, dtype), toolkit.xp.empty(shape, np.uint32))
 
 
@@ -128,7 +128,10 @@ def evaluated(
     held: HeldBackground | None = None,
     first: int = 0,
 ) -> DeviceMaps:
-    """avg, std, iqr and threshold of a band's moments; ``held`` gets its part, from flat pixel ``first`` on."""
+    """Return avg, std, iqr and threshold of a band's moments.
+
+    They are also stored in ``held``, from flat pixel ``first`` on.
+    """
     xp, limits, n_pixels = toolkit.xp, np.iinfo(moments.max.dtype), len(moments.kept)
     maps = DeviceMaps(
         *(xp.empty(n_pixels, kind) for kind in (np.float32, np.float32, np.float32, np.int32))

@@ -17,11 +17,12 @@ MOST_WORDS = 2**25
 
 
 def components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Components:
-    """Components of each mask; see ``gpu_spots.backend.Operations.components``."""
+    """Return the components of each mask; see ``gpu_spots.backend.Operations.components``."""
     words_of_mask = masks.words.shape[1] * masks.words.shape[2]
     if words_of_mask > MOST_WORDS:
         raise BackendError(
-            f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most {32 * MOST_WORDS}"
+            f"masks of {masks.words.shape[1]} x {masks.n_columns} pixels: the GPU labels at most "
+            f"{32 * MOST_WORDS}"
         )
     step = MOST_WORDS // words_of_mask
     parts = [
@@ -40,7 +41,7 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Comp
         toolkit.kernel("components", name)(blocks_for(n_threads, THREADS), (THREADS,), args)
 
     def scanned(values: Any) -> Any:
-        """(n + 1,) int64: sums of the values before each, and of all.
+        """Return the sums of the values before each, and of all, (n + 1,) int64.
 
         Not CuPy's cumsum: it ignores that CUB may fail, and the kernels below would write anywhere.
         """

@@ -113,7 +113,7 @@ class Device:
         raise failure
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
-        """Compiled by NVRTC where it has never been; CuPy keeps the result on disk."""
+        """Return a kernel. NVRTC compiles it once; CuPy keeps the result on disk."""
         key = (file, name, *sorted(defines.items()))
         with self._lock:
             if key not in self._kernels:
@@ -152,7 +152,7 @@ class Device:
             yield hosts
 
     def to_device(self, array: Array) -> Any:
-        """Through a slot of pinned memory: the caller may not have another one."""
+        """Copy through a slot of pinned memory, of which the caller may not have another one."""
         there = self.xp.empty(array.shape, array.dtype)
         if array.size:
             with self.staging(there) as slot:
@@ -161,7 +161,7 @@ class Device:
 
     @contextmanager
     def staging(self, part: Any, also: Iterable[tuple["Device", Any]] = ()) -> Iterator[Array]:
-        """A slot of pinned memory, which is taken again when its copies have ended."""
+        """Provide a slot of pinned memory, which is used again when its copies have ended."""
         with self._slot(part.nbytes) as slot:
             host = slot.view(part.shape, part.dtype)
             yield host
@@ -179,13 +179,13 @@ class Device:
         return self.call(free)
 
     def release(self) -> None:
-        """Empty the pool."""
+        """Return the free memory of the pool to the device."""
         self._compute.synchronize()
         self._pool.free_all_blocks()
 
     @contextmanager
     def _slot(self, n_bytes: int) -> Iterator["_Slot"]:
-        """A slot of pinned memory, of at least that size, which nothing is copied from or to any more."""
+        """Return a slot of pinned memory of at least that size, whose copies have ended."""
         with self._slots.slot() as slot:
             self.call(partial(self._slots.ready, slot, n_bytes))
             yield slot
@@ -220,11 +220,14 @@ class Device:
     def _describe(self) -> str:
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"].decode()
         runtime = cupy.cuda.runtime.runtimeGetVersion()
-        return f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy {cupy.__version__}"
+        return (
+            f"{name} (GPU {self.number}), CUDA {runtime // 1000}.{runtime % 1000 // 10}, CuPy "
+            f"{cupy.__version__}"
+        )
 
 
 def _with_null_pointers(kernel: Any) -> Kernel:
-    """CuPy passes None as no argument at all, where a null pointer is meant."""
+    """Replace None by a null pointer. CuPy passes None as no argument at all."""
 
     def launch(
         grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0
@@ -256,7 +259,10 @@ class _Slot:
 
 
 class _Slots:
-    """A ring of slots: the one that was given back first is taken first, as its copy has most likely ended."""
+    """Queue of slots.
+
+    The slot that was returned first is taken first, as its copy has most likely ended.
+    """
 
     def __init__(self, number: int) -> None:
         self._free: queue.Queue[_Slot] = queue.Queue()
@@ -265,7 +271,7 @@ class _Slots:
 
     @contextmanager
     def slot(self) -> Iterator[_Slot]:
-        """A slot, to be made `ready`."""
+        """Return a slot, to be made `ready`."""
         slot = self._free.get()
         try:
             yield slot
@@ -283,12 +289,13 @@ class _Slots:
             slot.n_bytes = n_bytes
 
     def _pinned(self, n_bytes: int) -> Any:
-        """Exactly so much: CuPy's pools round up to a power of two, and keep what was outgrown."""
+        """Allocate exactly this much. CuPy's pools round up, and keep memory that is too small."""
         try:
             return cupy.cuda.PinnedMemoryPointer(cupy.cuda.PinnedMemory(n_bytes), 0)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(
-                f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: {reason(error)}"
+                f"{n_bytes / 2**20:.0f} MiB of the host's memory could not be pinned for the GPU: "
+                f"{reason(error)}"
             ) from None
 
 

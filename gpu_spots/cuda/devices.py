@@ -49,7 +49,10 @@ class DeviceInfo:
 def open_backend(
     numbers: Sequence[int], memory_limit: int | None, threads: int
 ) -> "GpuBackend | SeveralGpus":
-    """The backend on a device, or on several, ``memory_limit`` on each and a thread at least; see `open_device`."""
+    """Return the backend on one or several devices; see `open_device`.
+
+    ``memory_limit`` holds for each device. Each has at least one thread.
+    """
     workers = max(threads, len(numbers))
     devices: list[Device] = []
     for number in numbers:
@@ -65,7 +68,7 @@ def open_backend(
 def open_device(
     number: int, memory_limit: int | None, threads: int, beside: "Device | None" = None
 ) -> "Device":
-    """A device on which a kernel has run.
+    """Return a device after a kernel has run on it.
 
     Raises `BackendError`, one line that says what to install or to do.
     """
@@ -113,16 +116,25 @@ def list_devices() -> list[DeviceInfo]:
 
 
 def obstacle() -> str | None:
-    """Why no CUDA device can be used on this machine, cheapest questions first; None: nothing stands in the way so far."""
+    """Return the reason why no CUDA device can be used; None: none was found.
+
+    Cheap checks come first.
+    """
     if importlib.util.find_spec("cupy") is None:
         return NO_CUPY
     version = driver_version()
     if version is None:
-        return f"there is no NVIDIA driver ({DRIVER} cannot be loaded)"
+        return (
+            f"there is no NVIDIA driver ({DRIVER} cannot be loaded); install it, or compute on "
+            "the CPU"
+        )
     wheels = installed_wheels()
     if len(wheels) > 1:
         names = " ".join(wheels)
-        return f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall {names}, then {EXTRA}, or {EXTRA12}"
+        return (
+            f"{' and '.join(wheels)} are both installed, and neither works: pip uninstall "
+            f"{names}, then {EXTRA}, or {EXTRA12}"
+        )
     choose_kernel_cache()
     try:
         import cupy
@@ -137,19 +149,20 @@ def obstacle() -> str | None:
     if version // 1000 < needed // 1000:
         other = f", or pip uninstall {' '.join(wheels)} and {EXTRA12}" if version >= 12000 else ""
         return (
-            f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, CuPy is built for {needed // 1000}: "
+            f"the NVIDIA driver supports CUDA {version // 1000}.{version % 1000 // 10}, CuPy is "
+            f"built for {needed // 1000}: "
             f"update the driver{other}"
         )
     return None
 
 
 def _numbers_of(version: str) -> tuple[int, ...]:
-    """Major and minor number of a version: 14 and 2 of 14.2.0rc1."""
+    """Return major and minor number of a version: 14 and 2 of 14.2.0rc1."""
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _too_old(number: int) -> str | None:
-    """Return the reason why the compute capability of a device is too low; None: it is supported."""
+    """Return why the compute capability of a device is too low; None: it is supported."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -172,7 +185,7 @@ def _too_old(number: int) -> str | None:
 
 
 def driver_version() -> int | None:
-    """The newest CUDA that the driver supports, 13000 for 13.0; None: there is no driver."""
+    """Return the newest CUDA that the driver supports, 13000 for 13.0; None: no driver."""
     version = ctypes.c_int()
     try:
         failed = ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
@@ -182,7 +195,7 @@ def driver_version() -> int | None:
 
 
 def installed_wheels() -> list[str]:
-    """Packages that bring CuPy; more than one overwrite each other."""
+    """Return the packages that contain CuPy. Two of them overwrite each other."""
     import importlib.metadata  # which takes longer than all that is asked before
 
     names = {
@@ -235,5 +248,6 @@ def _try(device: "Device") -> None:
     expected = np.arange(0, n_columns, 2)[:, None] + n_columns * np.arange(n_rows)
     if not np.array_equal(found.pixels, expected.reshape(-1)):
         raise BackendError(
-            f"GPU {device.number}: a test of its kernels gave wrong results: the device or its driver is broken"
+            f"GPU {device.number}: a test of its kernels gave wrong results: the device or its "
+            "driver is broken"
         )

@@ -96,7 +96,10 @@ def _blocks_to_drop(
     block_of_frame: NDArray[np.integer[Any]],
     limits: NDArray[np.float64],
 ) -> int:
-    """Return the number of blocks that the test rejects in a pixel (n,) with ``usable`` (n,) values, by exact fractions."""
+    """Return the number of blocks that the test rejects in a pixel, by exact fractions.
+
+    ``ranks`` and ``usable`` have the shape (n,).
+    """
     values, block = values[usable], block_of_frame[usable]
     for n_dropped in range(len(limits)):
         blocks, member, sizes = np.unique(block, return_inverse=True, return_counts=True)

@@ -23,7 +23,7 @@ FETCH_BYTES = 1 << 23
 
 
 def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:
-    """Raw and filtered masks of each frame; see ``gpu_spots.backend.Operations.find_masks``."""
+    """Return raw and filtered masks; see ``gpu_spots.backend.Operations.find_masks``."""
     n_frames, n_rows, n_columns = frames.shape
     shape = (n_frames, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)
@@ -82,7 +82,7 @@ def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[
 
 
 def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> PackedMasks:
-    """Words of zeros."""
+    """Return masks of zeros."""
     return PackedMasks(
         toolkit.xp.zeros((n_masks, shape[0], words_for(shape[1])), np.uint32), shape[1]
     )
@@ -91,7 +91,7 @@ def empty_masks(toolkit: Toolkit, n_masks: int, shape: tuple[int, int]) -> Packe
 def union(
     toolkit: Toolkit, onto: PackedMasks, masks: PackedMasks, mask_of_frame: NDArray[np.integer]
 ) -> None:
-    """OR masks onto others; see ``gpu_spots.backend.Operations.union``."""
+    """Combine masks with others by OR; see ``gpu_spots.backend.Operations.union``."""
     n_words = onto.words.shape[1] * onto.words.shape[2]
     which = toolkit.to_device(np.asarray(mask_of_frame, np.int32))
     unite = toolkit.kernel("union", "unite")
@@ -112,7 +112,10 @@ def without(toolkit: Toolkit, masks: PackedMasks, invalid: PackedMasks) -> Packe
 
 
 def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
-    """Copy masks, the same number of each, to the host: all kinds of some frames in one transfer."""
+    """Copy masks to the host: all kinds of some frames in one transfer.
+
+    Each kind has the same number of masks.
+    """
     if not masks:
         return []
     on_host = [np.empty(each.words.shape, np.uint32) for each in masks]
@@ -129,7 +132,7 @@ def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
 
 
 def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
-    """Erosions and dilations of each launch, one at least.
+    """Yield the erosions and dilations of each launch; there is at least one launch.
 
     So many erosions that nothing is left, and dilations that everything is set, are enough.
     """
@@ -144,7 +147,7 @@ def _launches(morphology: Morphology, n_rows: int, n_columns: int) -> Iterator[t
 
 
 def _tiles(shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], tuple[int]]:
-    """Grid and block for masks of (n, n_X, words)."""
+    """Return grid and block for masks of (n, n_X, words)."""
     return (-(-shape[2] // TILE_WORDS), -(-shape[1] // TILE_ROWS), shape[0]), (THREADS,)
 
 

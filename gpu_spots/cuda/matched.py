@@ -28,7 +28,7 @@ from gpu_spots.masks.matched import (
 from gpu_spots.model import Validity
 
 THREADS, TILE_X, TILE_Y = 256, 32, 64
-"""As in matched.cu."""
+"""Sizes that are equal in matched.cu."""
 MOST_WORDS = 2**25
 """Words of masks at a time: pixels of more could not be numbered in 31 bits."""
 
@@ -137,7 +137,10 @@ def significance(
     prepared: PreparedSignificance,
     levels: NDArray[np.int64] | None,
 ) -> Significance:
-    """Significance of each frame, without zingers; see ``gpu_spots.backend.MatchedFinder``."""
+    """Return the significance of each frame, without zingers.
+
+    See ``gpu_spots.backend.MatchedFinder``.
+    """
     n_frames, n_rows, n_columns = frames.shape
     values = toolkit.xp.empty(frames.shape, np.int16)
     is_float, checked = prepared.dtype.kind == "f", prepared.validity is not None
@@ -165,14 +168,14 @@ def significance(
 
 
 def _tiles(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Grid for frames of (n, n_X, n_Y)."""
+    """Return the grid for frames of (n, n_X, n_Y)."""
     return -(-shape[2] // TILE_Y), -(-shape[1] // TILE_X), shape[0]
 
 
 def empty_sums(
     toolkit: Toolkit, prepared: PreparedSignificance, n: int, shape: tuple[int, int]
 ) -> Sums:
-    """Sums of no frames."""
+    """Return sums of no frames."""
     return Sums(toolkit.xp.zeros((n, *shape), np.int32), None, prepared.types)
 
 
@@ -202,7 +205,7 @@ def add_significance(
 
 
 def of_sums(toolkit: Toolkit, sums: Sums, sizes: Sequence[int]) -> Significance:
-    """Significance of groups, of ``sizes`` frames each."""
+    """Return the significance of groups of ``sizes`` frames each."""
     n_pixels, n_columns = sums.values[0].size, sums.values.shape[2]
     values = toolkit.xp.empty(sums.values.shape, np.int16)
     for i, size in enumerate(sizes):
@@ -217,7 +220,7 @@ def of_sums(toolkit: Toolkit, sums: Sums, sizes: Sequence[int]) -> Significance:
 def smoothed_maps(
     toolkit: Toolkit, found: Significance, prepared: PreparedSignificance
 ) -> NDArray[np.int16]:
-    """(n, maps, n_X, n_Y) int16, on the host: the smoothed maps of each frame or group."""
+    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16, on the host."""
     n, n_rows, n_columns = found.values.shape
     n_maps = len(matched.kernels(streaks=prepared.streaks))
     maps = toolkit.xp.empty((n, n_maps, n_rows, n_columns), np.int16)
@@ -251,7 +254,7 @@ def matched_masks(
     prepared: PreparedSignificance,
     levels: Sequence[PreparedSeeds],
 ) -> MatchedMasks[PackedMasks]:
-    """Seeds, and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
+    """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n, n_rows, n_columns = found.values.shape
     shape = (n, n_rows, words_for(n_columns))
     raw, filtered = toolkit.xp.empty(shape, np.uint32), toolkit.xp.empty(shape, np.uint32)

@@ -91,7 +91,7 @@ def measure(
 
 
 def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
-    """The components of some masks, ascending."""
+    """Return the components of some masks, ascending."""
     if len(masks) == len(components.first) - 1:
         return components
     first, last = components.first[masks], components.first[masks + 1]
@@ -109,7 +109,7 @@ def _of_masks(components: Components, masks: NDArray[np.integer]) -> Components:
 def _spots(
     first: NDArray[np.int64], mask_of_frame: NDArray[np.integer]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Component and frame of each spot, by frame, then component."""
+    """Return component and frame of each spot, by frame, then component."""
     counts = np.diff(first)[mask_of_frame]
     frame = np.repeat(np.arange(len(mask_of_frame), dtype=np.int32), counts)
     in_frame = np.arange(len(frame)) - (np.cumsum(counts) - counts)[frame]

@@ -24,11 +24,11 @@ PER_SET_PIXEL = 60
 what the sort of them needs.
 """
 SET_PIXELS = 20
-"""One pixel in so many may be set; where there are more, memory may run out, and half as many
-frames are taken.
+"""Number of pixels per set pixel that is planned for. With more set pixels memory may run out, and
+half as many frames are taken.
 """
 SLACK = 1 << 20
-"""What is rounded up, and small arrays."""
+"""Bytes for rounding and for small arrays."""
 
 
 def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Method) -> int:

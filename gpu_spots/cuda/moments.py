@@ -14,7 +14,10 @@ from gpu_spots.model import Array, FloatMoments, IntegerMoments
 
 @dataclass(frozen=True, slots=True)
 class PlaneMoments:
-    """Results of the bit-plane kernel on the device: flat arrays of the band's pixels in the shortest types, 0 where masked."""
+    """Results of the bit-plane kernel: flat arrays of the band's pixels, 0 if masked.
+
+    They are on the device, in the shortest types.
+    """
 
     kept: Any
     """uint16."""
@@ -51,7 +54,10 @@ class PlaneMoments:
 
 @dataclass(frozen=True, slots=True)
 class RankedMoments:
-    """Results of the sorting kernels on the device: flat arrays of the band's pixels, 0 where masked."""
+    """Results of the sorting kernels: flat arrays of the band's pixels, 0 if masked.
+
+    They are on the device.
+    """
 
     maps: dict[str, Any]
     """Maps by the fields of `IntegerMoments` or `FloatMoments`; ``dropped`` for kruskal only."""

@@ -32,12 +32,12 @@ class PackedMasks:
 
 
 def words_for(n_columns: int) -> int:
-    """Words of a row."""
+    """Return the number of words of a row."""
     return -(-n_columns // WORD)
 
 
 def pack(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """(n_X, n_Y) bool to (n_X, words) uint32, on the host."""
+    """Pack (n_X, n_Y) bool into (n_X, words) uint32, on the host."""
     n_bytes = words_for(mask.shape[1]) * WORD // 8
     packed = np.packbits(mask, axis=1, bitorder="little")
     whole = np.zeros((len(mask), n_bytes), np.uint8)

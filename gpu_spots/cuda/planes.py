@@ -1,4 +1,7 @@
-"""Trimmed statistics of frames of 8 and 16 bits, read once: bit planes in registers (kernels/trimmed.cu)."""
+"""Trimmed statistics of frames of 8 and 16 bits by bit planes (kernels/trimmed.cu).
+
+The planes are in registers, and frames are read once.
+"""
 
 from typing import Any
 
@@ -18,7 +21,10 @@ FRAME_BYTES = 1 << 32
 
 
 def is_possible(frames: Any) -> bool:
-    """Return True if bit planes can be used for a band (n, n_X, n_Y): see `most_frames` and `FRAME_BYTES`."""
+    """Return True if bit planes can be used for a band (n, n_X, n_Y).
+
+    See `most_frames` and `FRAME_BYTES`.
+    """
     return len(frames) <= most_frames(np.dtype(frames.dtype)) and frames.strides[0] < FRAME_BYTES
 
 
@@ -32,7 +38,10 @@ def most_frames(dtype: np.dtype[Any]) -> int:
 
 
 def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validity) -> PlaneMoments:
-    """Moments of a band (n, n_X, n_Y) of which `is_possible` holds; see ``gpu_spots.cuda.background.moments``."""
+    """Return the moments of a band (n, n_X, n_Y); see ``gpu_spots.cuda.background.moments``.
+
+    `is_possible` must be true.
+    """
     xp, dtype, n_frames, n_pixels = toolkit.xp, np.dtype(frames.dtype), len(frames), frames[0].size
     low, high = key_bounds(dtype, validity)
     macros = variant(n_frames, dtype, checked=(low, high) != (0, 2 ** (8 * dtype.itemsize) - 1))
@@ -72,7 +81,10 @@ def plane_moments(toolkit: Toolkit, frames: Any, percent: int, validity: Validit
 
 
 def variant(n_frames: int, dtype: np.dtype[Any], checked: bool) -> dict[str, int]:
-    """Return the macros of trimmed.cu for a number of frames; ``checked``: values may be invalid."""
+    """Return the macros of trimmed.cu for a number of frames.
+
+    ``checked``: values may be invalid.
+    """
     bits = 8 * dtype.itemsize
     threads, words = _shares(n_frames, REGISTERS // bits)
     # 128 threads: beyond 1024 frames of 16 bits three such blocks fit, but only one of 256
@@ -85,7 +97,7 @@ def variant(n_frames: int, dtype: np.dtype[Any], checked: bool) -> dict[str, int
 
 
 def _shares(n_frames: int, most_words: int) -> tuple[int, int]:
-    """Threads a pixel, and words of 32 frames a thread."""
+    """Return threads per pixel, and words of 32 frames per thread."""
     threads = 1
     while n_frames > 32 * most_words * threads:
         threads *= 2
@@ -93,7 +105,10 @@ def _shares(n_frames: int, most_words: int) -> tuple[int, int]:
 
 
 def _blocks(words: int, bits: int, threads: int) -> int:
-    """Blocks that a multiprocessor should hold: as many as leave each thread registers for its planes, its candidates, and 26 more."""
+    """Return the number of blocks that a multiprocessor should hold.
+
+    Each thread needs registers for its planes, its candidates, and 26 more.
+    """
     needed = min(words * bits + words + 26, 255)
     registers = next(number for number in (64, 80, 96, 128, 168, 255) if number >= needed)
     return max(1, 65536 // (registers * threads))

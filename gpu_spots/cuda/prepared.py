@@ -19,7 +19,7 @@ class MeanOnDevice:
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     low_is_signed: bool
-    """True if ``low`` is an int32 mean, whose upper part is its sign; ``high`` is then None."""
+    """Whether ``low`` is an int32 mean, whose upper part is its sign; ``high`` is then None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 
@@ -59,7 +59,7 @@ def prepare(
 
 
 def _limits(toolkit: Toolkit, threshold: Array, dtype: np.dtype[Any]) -> Any:
-    """A threshold as a map that values of ``dtype`` are compared with."""
+    """Return a threshold as a map that values of ``dtype`` are compared with."""
     if dtype.kind == "f":
         return uploaded(toolkit, threshold, threshold.dtype)
     # the frames' own type where it can be, as it is read fastest; what lets every value pass has no

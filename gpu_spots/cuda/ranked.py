@@ -1,4 +1,7 @@
-"""Statistics of pixels whose values are sorted on the device: frames of every type and number (kernels/ranked.cu)."""
+"""Statistics of pixels from sorted values (kernels/ranked.cu).
+
+Frames can have any type, and any number.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +54,10 @@ class Launch:
         beside: int = 0,
         entry: int | None = None,
     ) -> "Launch":
-        """``n_blocks``: blocks of frames to test, 0: none; ``beside``: bytes of a team beside its entries.
+        """Choose the launch for a type and a number of frames.
+
+        ``n_blocks``: blocks of frames to test, 0: none. ``beside``: bytes of a team in addition to
+        its entries.
 
         ``entry``: bytes of an entry, None: as few as there can be.
         """
@@ -71,13 +77,13 @@ class Launch:
         return cls(size, WARP, teams, needed, entry)
 
     def blocks(self, n_pixels: int) -> int:
-        """Blocks of the grid: with shared memory one for every few pixels, else as many as there is memory for."""
+        """Return the number of blocks: one per few pixels, or as many as the memory allows."""
         if self.team == WARP:
             return -(-n_pixels // self.teams)
         return max(1, min(n_pixels, MOST_BLOCKS, SCRATCH // self.bytes))
 
     def scratch_bytes(self, n_pixels: int) -> int:
-        """Global memory that stands in for shared memory."""
+        """Return the bytes of global memory that replace shared memory."""
         return 0 if self.team == WARP else self.blocks(n_pixels) * self.bytes
 
     def __call__(
@@ -92,7 +98,10 @@ class Launch:
         defines: Mapping[str, int | str] = MappingProxyType({}),
         file: str = "ranked",
     ) -> None:
-        """Launch the kernel on ``n_pixels`` of the band; ``before`` and ``after`` are its arguments around those of the memory."""
+        """Launch the kernel on ``n_pixels`` of the band.
+
+        ``before`` and ``after``: arguments before and after those of the memory.
+        """
         dtype = np.dtype(frames.dtype)
         is_float = dtype.kind == "f"
         low, high = validity.bounds(dtype) if is_float else key_bounds(dtype, validity)
@@ -132,7 +141,10 @@ class Launch:
 def ranked_moments(
     toolkit: Toolkit, frames: Any, percent: int, validity: Validity
 ) -> RankedMoments:
-    """Trimmed moments of a band (n, n_X, n_Y); see ``gpu_spots.cuda.background.moments``."""
+    """Return trimmed moments of a band (n, n_X, n_Y).
+
+    See ``gpu_spots.cuda.background.moments``.
+    """
     dtype, n_pixels = np.dtype(frames.dtype), frames[0].size
     found = RankedMoments.empty(toolkit, dtype, n_pixels)
     Launch.of(dtype, len(frames))(
@@ -142,5 +154,5 @@ def ranked_moments(
 
 
 def _entry_bytes(dtype: np.dtype[Any]) -> int:
-    """A value's key and 16 bits for its frame."""
+    """Return the bytes of a value's key and of 16 bits for its frame."""
     return {1: 4, 2: 4, 4: 8, 8: 16}[dtype.itemsize]

@@ -3,7 +3,11 @@
 from gpu_spots.packages import install_command
 
 EXTRA, EXTRA12 = install_command("gpu"), install_command("gpu12")
-NO_CUPY = f"CuPy is not installed: {EXTRA} for NVIDIA drivers from 580 on (CUDA 13), {EXTRA12} for older ones"
+NO_CUPY = (
+    f"CuPy is not installed: {EXTRA} for NVIDIA drivers from 580 on (CUDA 13), {EXTRA12} "
+    "for "
+    "older ones"
+)
 KNOWN = (
     (
         ("libnvrtc", "nvrtc64", "failed to load nvrtc"),

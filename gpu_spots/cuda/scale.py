@@ -15,7 +15,7 @@ THREADS = 256
 def scaled(
     toolkit: Toolkit, frames: Any, factors: NDArray[np.integer[Any]], validity: Validity
 ) -> Any:
-    """Each frame times its factor; see ``gpu_spots.backend.Operations.scaled``.
+    """Multiply each frame by its factor; see ``gpu_spots.backend.Operations.scaled``.
 
     The result is on the device, contiguous.
     """
@@ -29,7 +29,9 @@ def levelled(
     validity: Validity,
     prepared: Prepared,
 ) -> Any:
-    """Each frame less its part of the background; see ``gpu_spots.backend.Operations.levelled``.
+    """Subtract from each frame its part of the background.
+
+    See ``gpu_spots.backend.Operations.levelled``.
 
     The result is on the device, contiguous.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for
 
 THREADS, BLOCK_WORDS = 256, 1024
-"""As in components.cu."""
+"""Sizes that are equal in components.cu."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Numbered:
     """Set pixels of some masks."""
 
     n: int
-    """How many there are."""
+    """Number of set pixels."""
     first: Any
     """(words,) int32: number of the first pixel of each word."""
     position: Any

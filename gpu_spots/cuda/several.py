@@ -89,7 +89,7 @@ class _Held:
     """Significance, or sums of it, on one device."""
 
     device: int
-    """Its index."""
+    """Index of the device."""
     held: Any
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class SeveralGpus:
         )
 
     def without(self, masks: _Masks, invalid: _Masks) -> _Masks:
-        """Exclude pixels on the device of ``masks``, to which ``invalid`` is copied first."""
+        """Exclude pixels. ``invalid`` is copied to the device of ``masks`` first."""
         return _Masks(
             masks.device,
             self.backends[masks.device].without(masks.packed, self._moved(invalid, masks.device)),
@@ -263,11 +263,11 @@ class SeveralGpus:
         )
 
     def prepare_significance(self, maps: SignificanceMaps) -> tuple[Any, ...]:
-        """On every device."""
+        """Prepare it on every device."""
         return tuple(backend.prepare_significance(maps) for backend in self.backends)
 
     def prepare_seeds(self, levels: SeedLevels) -> tuple[Any, ...]:
-        """On every device."""
+        """Prepare it on every device."""
         return tuple(backend.prepare_seeds(levels) for backend in self.backends)
 
     def significance(

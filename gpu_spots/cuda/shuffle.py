@@ -41,7 +41,10 @@ def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
 
 
 def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
-    """Room on the device for ``frames`` (n, n_X, n_Y) while each stretch of ``rows`` rows, which divide n_X, is still shuffled.
+    """Return an array on the device for shuffled frames.
+
+    ``frames`` has the shape (n, n_X, n_Y). ``rows``, which divides n_X, is the number of rows of a
+    stretch that is shuffled.
 
     (n, stretches, bytes of a value, rows, n_Y) uint8.
     """
@@ -52,7 +55,7 @@ def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
 
 
 def put_in_order(toolkit: Toolkit, stretches: Any, frames: Any) -> None:
-    """Fill ``frames``, contiguous, from the shuffled ``stretches`` that `room_for_stretches` made room for."""
+    """Fill ``frames``, contiguous, from shuffled ``stretches``; see `room_for_stretches`."""
     *_, size, rows, n_columns = stretches.shape
     unshuffle(
         toolkit, stretches.reshape(-1, size * rows * n_columns), frames.reshape(-1, rows, n_columns)

@@ -1,4 +1,6 @@
-"""Toolkit: what the operations of this room need of the device, so that tests can run them without one.
+"""Toolkit: device, arrays and kernels for the CUDA operations.
+
+Tests replace it, so that they need no device.
 
 Host code computes on the device through `Toolkit.xp` and through kernels; nothing crosses between
 host and device but by `Toolkit.to_host` and `Toolkit.to_device`.
@@ -17,7 +19,7 @@ Result = TypeVar("Result")
 
 KERNELS = Path(__file__).parent / "kernels"
 OPTIONS = ("--std=c++17", "--fmad=false")
-"""How kernels are compiled: no fused multiply-add, so that floating point rounds as on the host."""
+"""Options of the compiler: without fused multiply-add, floating point rounds as on the host."""
 
 
 class Kernel(Protocol):
@@ -49,20 +51,25 @@ class Toolkit(Protocol):
     """The device in words, for people."""
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Run a function that computes on the device: everything else of a toolkit but `staging` is for inside of it.
+        """Run a function that computes on the device.
+
+        Every other method of a toolkit except `staging` is called inside such a function.
 
         Raises `OutOfDeviceMemory`, and `BackendError` for whatever else the device or its compiler
         complains of.
         """
 
     def kernel(self, file: str, name: str, **defines: int | str) -> Kernel:
-        """The kernel ``name`` of kernels/``file``.cu, compiled with these macros; compiled once; see `source_of`."""
+        """Return the kernel ``name`` of kernels/``file``.cu, compiled once with these macros.
+
+        See `source_of`.
+        """
 
     def to_host(self, array: Any) -> Array:
         """Copy a device array to the host; waits for it."""
 
     def lend(self, array: Any) -> AbstractContextManager[Array]:
-        """A host copy of a device array that lasts as long as the block: faster than `to_host`."""
+        """Provide a host copy of a device array inside a block: faster than `to_host`."""
 
     def lend_all(self, arrays: Sequence[Any]) -> AbstractContextManager[list[Array]]:
         """Lend several contiguous arrays to the host, with one wait for all of them."""
@@ -73,7 +80,9 @@ class Toolkit(Protocol):
     def staging(
         self, part: Any, also: Iterable[tuple[Any, Any]] = ()
     ) -> AbstractContextManager[Array]:
-        """A host array, contiguous, that is copied to the device array ``part``, contiguous too, after the block.
+        """Provide a contiguous host array, which is copied to ``part`` after the block.
+
+        ``part`` is a contiguous device array.
 
         ``also``: toolkits of other devices, and an array on each that gets the same.
         The copy may still be under way when this returns; kernels that are launched later wait for
@@ -81,7 +90,7 @@ class Toolkit(Protocol):
         """
 
     def free_bytes(self) -> int:
-        """Bytes that can still be allocated on the device."""
+        """Return the bytes that can still be allocated on the device."""
 
     def release(self) -> None:
         """Give back the memory that is kept for later."""
@@ -94,7 +103,7 @@ slot.
 
 
 def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
-    """Host copies of device arrays that last, with one wait for all."""
+    """Return host copies of device arrays that last, with one wait for all."""
     with toolkit.lend_all(arrays) as lent:
         return [array.copy() for array in lent]
 
@@ -102,7 +111,10 @@ def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
 def uploaded(
     toolkit: Toolkit, values: Array, dtype: Any, put: Callable[[Array, Array], object] = np.copyto
 ) -> Any:
-    """A map (n_X, n_Y) as an array of ``dtype`` on the device, through pinned slots; ``put(slot, rows)`` puts some rows into one."""
+    """Return a map (n_X, n_Y) as an array of ``dtype`` on the device.
+
+    It is copied through pinned slots; ``put(slot, rows)`` puts some rows into one.
+    """
     held = toolkit.xp.empty(values.shape, dtype)
     step = max(1, MAP_BYTES // max(1, held[:1].nbytes))
     for begin in range(0, len(values), step):
@@ -138,15 +150,21 @@ C_TYPES = {
 
 
 def c_type(dtype: Any) -> str:
-    """The kernels' name of a NumPy type, for their macros."""
+    """Return the name of a NumPy type in the kernels, for their macros."""
     return C_TYPES[dtype.name]
 
 
 def blocks_for(n_items: int, block: int) -> tuple[int]:
-    """A grid of blocks of ``block`` threads, one thread an item; one block at least, as a grid may not be empty."""
+    """Return a grid of blocks of ``block`` threads, with one thread per item.
+
+    It has at least one block, because a grid cannot be empty.
+    """
     return (max(1, -(-n_items // block)),)
 
 
 def frame_stride(frames: Any) -> int:
-    """Elements from one frame (or mask) to the next, of an array that is contiguous inside of each."""
+    """Return the number of elements from one frame or mask to the next.
+
+    The array is contiguous inside of each.
+    """
     return int(frames.strides[0]) // int(frames.dtype.itemsize)

@@ -1,4 +1,7 @@
-"""Trimmed statistics of each pixel: by bit planes where values are short and frames not too many, else from sorted values."""
+"""Trimmed statistics of each pixel, by bit planes or from sorted values.
+
+Bit planes are for short values of not too many frames.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Valid values of frames in the form that kernels test: unsigned keys within bounds, and a map of pixels."""
+"""Valid values for kernels: unsigned keys within bounds, and a map of pixels."""
 
 from typing import Any
 
@@ -9,7 +9,10 @@ from gpu_spots.model import Validity
 
 
 def sign_bit(dtype: np.dtype[Any]) -> int:
-    """Return the mask that makes the bits of an integer an unsigned key of the same order, by XOR."""
+    """Return the mask that turns the bits of an integer into an unsigned key, by XOR.
+
+    Keys have the order of the integers.
+    """
     return 1 << (8 * dtype.itemsize - 1) if dtype.kind == "i" else 0
 
 
@@ -19,14 +22,14 @@ def bits_of(array: Any) -> Any:
 
 
 def key_bounds(dtype: np.dtype[Any], validity: Validity) -> tuple[int, int]:
-    """Return the smallest and largest valid key of an integer type; 1 and 0 if no value is valid."""
+    """Return the smallest and largest valid key of an integer type; 1 and 0: none is valid."""
     low, high = validity.bounds(dtype)
     least = int(np.iinfo(dtype).min)
     return (int(low) - least, int(high) - least) if low <= high else (1, 0)
 
 
 def pixels_on_device(toolkit: Toolkit, validity: Validity) -> Any:
-    """(n_X * n_Y,) uint8, 0 where a pixel is masked; None: none is."""
+    """Return a map that is 0 where a pixel is masked, (n_X * n_Y,) uint8; None: none is."""
     return (
         None
         if validity.pixels is None

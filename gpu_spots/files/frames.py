@@ -26,10 +26,8 @@ from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.storage import storage_of_datasets
 from gpu_spots.files.validity import ValidRange, valid_values
 from gpu_spots.inputs import Inputs
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.memory.shuffled import Shuffled
-from gpu_spots.model import FRAME_DTYPES, Array, Validity
-from gpu_spots.protocols import Provenance
+from gpu_spots.model import FRAME_DTYPES, Array, Columns, Validity
+from gpu_spots.protocols import Provenance, Shuffled
 
 READ_BYTES = 2**28
 """Largest number of bytes that is read in one call."""
@@ -59,7 +57,8 @@ class ArrayStack:
         if frames.dtype.kind in "iu" and frames.dtype.newbyteorder("=") not in FRAME_DTYPES:
             types = ", ".join(map(str, FRAME_DTYPES))
             raise InputError(
-                f"{self.source} is {frames.dtype}, expected one of {types}; frames.astype(numpy.int32) converts it"
+                f"{self.source} is {frames.dtype}, expected one of {types}; "
+                "frames.astype(numpy.int32) converts it"
             )
         _check_type(frames.dtype, self.source)
         _check_shape(frames.shape, self.source)
@@ -77,7 +76,7 @@ class ArrayStack:
         self.provenance = Provenance()
 
     def resident(self) -> Array:
-        """The frames."""
+        """Return the frames."""
         return self._frames
 
     def read(self, begin: int, end: int, into: Array) -> None:
@@ -101,7 +100,7 @@ class ArrayStack:
 
 
 class FileStack:
-    """Frames in a dataset of an open HDF5 file, or in several that follow each other, there or in files that it leads to."""
+    """Frames in one or several datasets of an open HDF5 file, or in files that it links to."""
 
     def __init__(
         self,
@@ -141,7 +140,7 @@ class FileStack:
         self.step = max(1, min(frames_in_chunk, READ_BYTES // frame_bytes))
 
     def resident(self) -> None:
-        """Nothing is in memory yet."""
+        """Return None, because nothing is in memory."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
         """Read frames; may be called by several threads.
@@ -158,7 +157,7 @@ class FileStack:
 
     @property
     def shuffled(self) -> Shuffled | None:
-        """Frames as they are stored, if all of them are shuffled in the same way."""
+        """Return a reader of frames as they are stored, if all are shuffled in the same way."""
         ways = {reader.shuffled_rows for reader in self._readers}
         rows = ways.pop()
         return None if ways or rows is None else Shuffled(rows, self._read_shuffled)
@@ -170,14 +169,14 @@ class FileStack:
     def _parts(
         self, begin: int, end: int, into: Array
     ) -> Iterator[tuple[FrameReader, int, int, Array]]:
-        """Yield the readers that have some frames, the frames' numbers there, and their part of ``into``."""
+        """Yield the readers of some frames, their frame numbers, and their part of ``into``."""
         for reader, (first, last) in zip(self._readers, pairwise(self._begins), strict=True):
             from_, to = max(begin, first), min(end, last)
             if from_ < to:
                 yield reader, from_ - first, to - first, into[from_ - begin : to - begin]
 
     def check_whole(self) -> None:
-        """Raise `InputError` if a frame was never written, which it names, or a file was changed since it was opened."""
+        """Raise `InputError` if a frame was never written, or a file changed after opening."""
         for reader in self._readers:
             reader.check_unchanged()
             reader.check_written()
@@ -268,7 +267,7 @@ def _origin(part: Part, source: str) -> Origin:
 
 
 def _type_of_all(path: Path, frames: FrameDatasets, origins: Sequence[Origin]) -> np.dtype[Any]:
-    """The type of the frames.
+    """Return the type of the frames.
 
     Raises `InputError` where those of a part have another size or type, or a type that is not for
     frames.
@@ -286,7 +285,7 @@ def _type_of_all(path: Path, frames: FrameDatasets, origins: Sequence[Origin]) -
 
 
 def _stored_type(part: Part, origin: Origin, source: str) -> np.dtype[Any]:
-    """The type of the frames of a part, in native byte order.
+    """Return the type of the frames of a part, in native byte order.
 
     That of the dataset; but for a virtual one whose type is not for frames, or cannot hold all
     values of its sources, that of the sources.
@@ -299,7 +298,8 @@ def _stored_type(part: Part, origin: Origin, source: str) -> np.dtype[Any]:
                 f"{_type_name(dtype)} ({name})" for dtype, name in origin.types.items()
             )
             raise InputError(
-                f"{source} is a virtual dataset of {declared} with sources of different types: {found}; expected one type"
+                f"{source} is a virtual dataset of {declared} with sources of different types: "
+                f"{found}; expected one type"
             )
         declared = next(iter(origin.types))
     _check_type(declared, source)
@@ -337,7 +337,10 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def largest_value(dtype: np.dtype[Any]) -> int | None:
-    """The value, counts, at which frames of that type saturate for want of a larger one; None for floats."""
+    """Return the value at which frames of a type saturate, counts; None for floats.
+
+    It is the largest value of the type.
+    """
     return None if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 

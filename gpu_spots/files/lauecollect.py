@@ -13,8 +13,7 @@ from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import check_lengths, checked
 from gpu_spots.files.hdf5.tree import FAILURES, item_at, member, why_broken
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.masks.grouping import Columns, LocatedColumns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns, LocatedColumns
 
 GROUP = "lauecollect"
 STATES = ("laser_on", "delay", "file")
@@ -148,7 +147,8 @@ def _copy_members(
                 into.attrs.create(name, attributes[name], dtype=attributes.get_id(name).dtype)
             except FAILURES as error:
                 warn(
-                    f"{source}: attribute {name} is damaged and left out of the output: {hdf5_reason(error)}"
+                    f"{source}: attribute {name} is damaged and left out of the output: "
+                    f"{hdf5_reason(error)}"
                 )
     for name in group:
         if isinstance(name, bytes):
@@ -240,7 +240,10 @@ def write_located(file: h5py.File, columns: Columns) -> None:
 
 
 def write_comments(file: h5py.File, comments: Sequence[str]) -> None:
-    """Write the comments of a log as an attribute of the group; its begin, where they are longer than an attribute can be."""
+    """Write the comments of a log as an attribute of the group.
+
+    Long comments are cut to the largest size of an attribute.
+    """
     if comments:
         text = "\n".join(comments).encode(errors="backslashreplace")
         file.require_group(GROUP).attrs["comments"] = text[:MAX_ATTRIBUTE].decode(errors="ignore")

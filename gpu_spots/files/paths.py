@@ -1,4 +1,4 @@
-"""Checks of paths before anything is opened: to open a named pipe blocks until something is written to it."""
+"""Checks of paths before they are opened: opening a named pipe can block for ever."""
 
 import stat
 from pathlib import Path

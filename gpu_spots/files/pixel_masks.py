@@ -70,7 +70,7 @@ def _file_and_path(text: str) -> tuple[Path, str | None]:
 
 
 def _read(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:
-    """The image, and what messages call it."""
+    """Return the image and its name in messages."""
     require_regular_file(file, "a mask")
     if h5py.is_hdf5(file):
         return _read_hdf5(file, path, shape)

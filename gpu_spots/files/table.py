@@ -1,4 +1,7 @@
-"""A table of metadata in a text file: one column a quantity, one row a frame (CSV, TSV, or columns with blanks between them)."""
+"""Table of metadata in a text file: one column per quantity, one row per frame.
+
+Columns are separated by commas, semicolons, tabs or blanks.
+"""
 
 import csv
 import re
@@ -8,8 +11,7 @@ import numpy as np
 
 from gpu_spots.errors import InputError
 from gpu_spots.files.text import CONTROL, check_heading, check_line, read_content
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns
 
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]\s*$")
 """Units in brackets at the end of the name of a column."""
@@ -47,13 +49,14 @@ def read_table(path: str | Path) -> Columns:
     for number, row in rows:
         if len(row) != len(names):
             raise InputError(
-                f"{path}: line {number} has {len(row)} values, expected {len(names)}: {', '.join(names)}"
+                f"{path}: line {number} has {len(row)} values, expected {len(names)}: "
+                f"{', '.join(names)}"
             )
     return {name: _column([row[i] for _, row in rows]) for i, name in enumerate(names)}
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not empty, with their numbers."""
+    """Return lines that are not empty, with their numbers."""
     try:
         text = read_content(path, "a table such as CSV").decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -71,7 +74,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _split(
     lines: list[tuple[int, str]], path: Path
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows with the numbers of their lines."""
+    """Return the names of the columns, and the rows with the numbers of their lines."""
     comments = [line for line in lines if line[1].lstrip().startswith("#")]
     table = [line for line in lines if not line[1].lstrip().startswith("#")]
     if not table:
@@ -86,7 +89,8 @@ def _split(
         heading = _values(text.lstrip("# \t"), separator) if text else []
         if len(heading) != len(first) or all(_is_number(name) for name in heading):
             raise InputError(
-                f"{path}: line {table[0][0]} has numbers only, expected the names of the columns first, such as angle,laser_on"
+                f"{path}: line {table[0][0]} has numbers only, expected the names of the columns "
+                "first, such as angle,laser_on"
             )
     else:
         heading, table = first, table[1:]
@@ -98,7 +102,7 @@ def _split(
 
 
 def _separator(line: str) -> str | None:
-    """None: blanks."""
+    """Return the separator of a line; None: blanks."""
     return next((separator for separator in "\t;," if separator in line), None)
 
 

@@ -10,13 +10,13 @@ from gpu_spots.model import MAX_FRAMES
 MAX_BYTES = 2**28
 """Largest text file that is read."""
 MAX_LINES = 4 * MAX_FRAMES
-"""Most lines of a file; a run has one for each frame, or a few."""
+"""Maximum number of lines of a file; a run has one or a few for each frame."""
 MAX_LINE = 100_000
-"""Most characters of a line."""
+"""Maximum number of characters of a line."""
 MAX_COLUMNS = 2000
-"""Most columns of a line."""
+"""Maximum number of columns of a line."""
 MAX_NAME = 200
-"""Most characters of a column's name."""
+"""Maximum number of characters in the name of a column."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """Characters that no line has; TAB is allowed."""
 
@@ -56,7 +56,7 @@ def check_line(path: Path, number: int, line: str) -> None:
 
 
 def check_heading(path: Path, number: int, names: list[str]) -> None:
-    """Raise `InputError` for a line of column names with too many, too long or unprintable names."""
+    """Raise `InputError` for column names that are too many, too long or unprintable."""
     if len(names) > MAX_COLUMNS:
         raise InputError(
             f"{path}: line {number} has {len(names)} columns, expected at most {MAX_COLUMNS}"
@@ -64,6 +64,7 @@ def check_heading(path: Path, number: int, names: list[str]) -> None:
     for i, name in enumerate(names, 1):
         if len(name) > MAX_NAME or CONTROL.search(name):
             raise InputError(
-                f"{path}: line {number}: the name of column {i} is {name[:40]!r} ({len(name)} characters), "
+                f"{path}: line {number}: the name of column {i} is {name[:40]!r} ({len(name)} "
+                "characters), "
                 f"expected at most {MAX_NAME} characters and no control characters"
             )

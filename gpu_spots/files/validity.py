@@ -67,7 +67,8 @@ def valid_values(
         )
     elif facts.unused_mask and options.file_mask and options.mask is None:
         notes.append(
-            f"{source}: {facts.unused_mask} may be a mask and is not used, as the file does not say "
+            f"{source}: {facts.unused_mask} may be a mask and is not used, as the file does not "
+            "say "
             f"which value marks a good pixel; use {given('mask')} and {given('mask_good')} to use "
             f"it, or {given('file_mask', False)} to ignore it"
         )
@@ -130,7 +131,7 @@ def _wrong_way_round(what: str, good: NDArray[np.bool_], remedy: str) -> list[st
 def _bounds(
     source: str, dtype: np.dtype[Any], facts: DetectorFacts, options: Inputs
 ) -> tuple[float | None, float | None]:
-    """Smallest and largest value that counts; None where all that the type can hold do."""
+    """Return the smallest and largest valid value; None: the type has no other values."""
     low, high = (facts.low, facts.high) if options.valid_range is None else options.valid_range
     if low is not None and high is not None and low > high:
         raise InputError(
@@ -161,7 +162,7 @@ def _other_bounds() -> str:
 def _saturation(
     dtype: np.dtype[Any], high: float | None, facts: DetectorFacts, options: Inputs
 ) -> tuple[float | None, str]:
-    """The smallest saturated value, and what says so."""
+    """Return the smallest saturated value and its origin."""
     most = high if high is not None else None if dtype.kind == "f" else int(np.iinfo(dtype).max)
     if options.saturation is not None:
         if most is not None and options.saturation > most:

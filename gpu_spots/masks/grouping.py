@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,38 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, given, one_of
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns, LocatedColumns
 
-Columns = Mapping[str, Array]
-"""Metadata: column name to one value a frame."""
-
-
-class LocatedColumns(dict[str, Array]):
-    """Columns that know where they come from, for messages."""
-
-    def __init__(
-        self,
-        columns: Columns,
-        origin: Mapping[str, str],
-        missing: Mapping[str, str],
-        given_by: Mapping[str, tuple[str, ...]] | None = None,
-    ) -> None:
-        """Keep the columns and what messages say about them.
-
-        Args:
-            columns: column name to values.
-            origin: column name to its place in the file, or elsewhere.
-            missing: column name to the reason why it was not found.
-            given_by: column name to the parameters that can give it; None: `GIVEN_BY`.
-        """
-        super().__init__(columns)
-        self.origin = origin
-        self.missing = missing
-        self.given_by = GIVEN_BY if given_by is None else given_by
-
-
-GIVEN_BY = {"angle": ("angles_path", "table"), "laser_on": ("laser_path", "table")}
-"""Parameters that can give a column which a file does not have."""
 MIN_BLOCKS = 3
 """Fewer blocks cannot tell which of them has a spot."""
 LARGEST_ANGLE = 1e12
@@ -59,18 +28,20 @@ class Groups:
     frame.
     """
     n_masks: int
-    """How many masks there are."""
+    """Number of masks."""
     n_unpaired: int
     """Frames that found no partner and keep a mask of their own (pairs only)."""
 
 
 def frames_alone(n_frames: int) -> Groups:
-    """Every frame has a mask of its own."""
+    """Return groups of one frame each."""
     return Groups(np.arange(n_frames), n_frames, 0)
 
 
 def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64]:
-    """(n_frames,) int64: the angle of each frame in 0.001 degrees; equal keys are one angle.
+    """Return the angle of each frame, (n_frames,) int64, in 0.001 degrees.
+
+    Frames with equal numbers are at the same angle.
 
     Raises `InputError` as `frame_angles` does.
     """
@@ -78,12 +49,12 @@ def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64
 
 
 def keys_of(angles: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n_frames,) int64: angles, degrees, in 0.001 degrees."""
+    """Return angles, degrees, as (n_frames,) int64 in 0.001 degrees."""
     return np.rint(angles * 1000).astype(np.int64)
 
 
 def frame_angles(columns: Columns, n_frames: int, source: str) -> NDArray[np.float64]:
-    """(n_frames,) float64: the angle of each frame, degrees.
+    """Return the angle of each frame, (n_frames,) float64, degrees.
 
     Raises `InputError` where ``angle`` is missing, is not a number, or is not one value a frame;
     ``source`` names the file in it.
@@ -110,7 +81,9 @@ def frame_angles(columns: Columns, n_frames: int, source: str) -> NDArray[np.flo
 
 
 def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.bool_] | None:
-    """(n_frames,) bool, True for laser on: from ``laser_on``, else ``delay``, else on or off in the names in ``file``.
+    """Return the laser state of each frame, (n_frames,) bool, True for on.
+
+    It comes from ``laser_on``, else from ``delay``, else from the names in ``file``.
 
     None where the metadata does not tell. Raises `InputError` for values that are neither.
     """
@@ -127,19 +100,19 @@ def laser_states(columns: Columns, n_frames: int, source: str) -> NDArray[np.boo
 
 
 def is_laser_run(states: NDArray[np.bool_] | None) -> bool:
-    """A laser run has frames of both states; any other is dark."""
+    """Return whether frames have both laser states. Other runs are dark."""
     return states is not None and bool(states.any()) and not bool(states.all())
 
 
 def blocks(keys: NDArray[np.int64]) -> Groups:
-    """All frames of one angle share a mask, also where the angle comes back later in the run."""
+    """Return groups of the frames of one angle, even if the angle occurs again later."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))
     return Groups(order[inverse].astype(np.int64), len(first), 0)
 
 
 def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
-    """Neighbours in a block that differ in laser state share a mask.
+    """Return groups of neighbours in a block that differ in laser state.
 
     A frame joins the frame just before it in its block if that one is unpaired and of the opposite
     state; otherwise it opens a new mask: off, off, on, on gives {0}, {1, 2}, {3}.
@@ -186,7 +159,7 @@ def _why_missing(columns: Columns, name: str) -> str | None:
 
 
 def _number(value: Any) -> float:
-    """NaN for what is no number."""
+    """Return a number; NaN if it is none."""
     try:
         return float(value) if isinstance(value, int | float | str | bytes) else math.nan
     except ValueError:
@@ -225,7 +198,7 @@ def _states_from_delays(column: Array) -> NDArray[np.bool_]:
 
 
 def _states_from_names(column: Array) -> NDArray[np.bool_] | None:
-    """The last on or off in each file's own name; None unless every name has one."""
+    """Return the states from the last "on" or "off" in each name; None if a name has none."""
     found = [_LASER_WORD.findall(re.split(r"[/\\]", text)[-1]) for text in _texts(column)]
     return np.array([words[-1].lower() == "on" for words in found], bool) if all(found) else None
 
@@ -253,7 +226,7 @@ def check_angles(columns: Columns, n_frames: int, at_least: int, source: str) ->
 
 
 def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
-    """The groups that ``sync`` (none, pairs, blocks) asks for.
+    """Return the groups of ``sync``: none, pairs or blocks.
 
     Raises `InputError` where the run is not a laser run.
     """
@@ -265,7 +238,7 @@ def group(sync: str, columns: Columns, n_frames: int, source: str) -> Groups:
 
 
 def blocks_to_compare(columns: Columns, n_frames: int, source: str) -> Groups:
-    """The blocks whose frames the Kruskal-Wallis test compares.
+    """Return the blocks whose frames the Kruskal-Wallis test compares.
 
     Raises `InputError` for a run that is not a laser run, has fewer than two blocks, or a block of
     a single frame, which it names.

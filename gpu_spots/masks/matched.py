@@ -79,7 +79,7 @@ class Kernel:
 
     @property
     def reach(self) -> int:
-        """Pixels that it extends to each side."""
+        """Number of pixels that the kernel extends to each side."""
         return len(self.weights) // 2
 
     @cached_property
@@ -115,7 +115,7 @@ class Kernel:
 
 
 def _along(values: NDArray[np.float64], taps: NDArray[np.float64], axis: int) -> Any:
-    """Weighted sum of neighbours along an axis: the centre first, then pairs outwards."""
+    """Return the weighted sum of neighbours along an axis: centre, then pairs outwards."""
     reach = len(taps) // 2
     n = values.shape[axis] - 2 * reach
 
@@ -190,9 +190,9 @@ class NoiseMap:
     read_variance: float
     """r^2, counts^2."""
     validity: Validity
-    """Which values count."""
+    """Valid values."""
     gaps: bool
-    """Some values of pixels that ``validity.pixels`` lets through are invalid."""
+    """Whether some values of pixels that ``validity.pixels`` allows are invalid."""
     dtype: np.dtype[Any]
     """Type of the frames."""
 
@@ -202,7 +202,7 @@ class NoiseMap:
         return self.mean.shape[0], self.mean.shape[1]
 
     def usable(self, rows: slice) -> NDArray[np.bool_]:
-        """Pixels of some rows that have a background and a noise."""
+        """Return the pixels of some rows that have a background and a noise."""
         known: NDArray[np.bool_] = (self.noise[rows] > 0) | (self.gain > 0)
         known &= np.isfinite(self.noise[rows])
         known &= np.isfinite(self.mean[rows])
@@ -210,20 +210,20 @@ class NoiseMap:
         return known if pixels is None else known & pixels[rows]
 
     def _variances(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """V and s^2 of some rows."""
+        """Return V and s^2 of some rows."""
         variance = self.noise[rows].astype(np.float64)
         variance *= variance
         return variance, np.maximum(variance, self.gain * self.gain / 4)
 
     def unit(self, rows: slice) -> NDArray[np.float64]:
-        """``s`` of some rows, counts; for integer frames within the limits of the arithmetic."""
+        """Return ``s`` of some rows, counts, within the limits of integer arithmetic."""
         unit: NDArray[np.float64] = np.sqrt(self._variances(rows)[1])
         return unit if self.dtype.kind == "f" else np.clip(unit, SMALLEST_NOISE, LARGEST_NOISE)
 
     def shares(
         self, begin: int, end: int, margin: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """V / s^2 and g (V - r^2) / s^3 of rows with a margin; 0 for what is not usable or outside.
+        """Return V / s^2 and g (V - r^2) / s^3 of rows with a margin; 0 for pixels not usable.
 
         The second is at least g^3 / 1000 / s^3.
         """
@@ -274,7 +274,7 @@ class SignificanceMaps:
     usable: NDArray[np.bool_] | None
     """(n_X, n_Y) bool: pixels that may be in masks; None: all."""
     validity: Validity | None
-    """Which values of a frame count; None: all of usable pixels do."""
+    """Valid values of a frame; None: all values of usable pixels."""
     dtype: np.dtype[Any]
     """Type of the frames."""
     streaks: bool
@@ -418,7 +418,7 @@ class Thresholds:
     def __init__(
         self, of: NoiseMap, significance: float, *, streaks: bool, workers: int = 1
     ) -> None:
-        """Levels that background exceeds with the probability of ``significance``."""
+        """Compute the levels that background exceeds with the probability of ``significance``."""
         self._of = of
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
@@ -457,7 +457,7 @@ class Thresholds:
     def _sample(
         self, size: int
     ) -> tuple[list[Span], list[list[NDArray[np.bool_]]], list[float | None]]:
-        """Stretches of rows; for each kernel which of their pixels take part, and the width that is expected.
+        """Return stretches of rows, and for each kernel the pixels used and the expected width.
 
         None: too few take part.
         """
@@ -514,7 +514,10 @@ class Thresholds:
     def _moments(
         self, begin: int, end: int, size: int
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-        """Yield for each kernel, of rows: sums k2 of K^2 V/s^2 and k3 of K^3 g (V - r^2)/s^3, and effective counts per pixel b."""
+        """Yield for each kernel and rows: sums k2 and k3, and effective counts per pixel b.
+
+        k2 is the sum of K^2 V/s^2, k3 that of K^3 g (V - r^2)/s^3.
+        """
         margin = max(kernel.reach for kernel in self._kernels)
         share, skew = self._of.shares(begin, end, margin)
         for kernel in self._kernels:

@@ -52,7 +52,7 @@ class WeightedSum:
 
     @cached_property
     def _levels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Weights for the table, ascending, and how many pixels have each."""
+        """Return weights for the table, ascending, and the number of pixels of each."""
         weights, largest = np.array(self.weights, np.int64), max(self.weights)
         if largest > MOST_LEVELS:
             weights = (2 * weights * LEVELS + largest) // (2 * largest)
@@ -95,7 +95,7 @@ class WeightedSum:
         return inside
 
     def _gaussian(self, background: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-        """Threshold of a sum of many counts: Cornish and Fisher's expansion about the Gaussian."""
+        """Return the threshold of a sum of many counts, by the expansion of Cornish and Fisher."""
         _, second, _, fourth = self.moments
         skewness = self.skewness / np.sqrt(background)
         kurtosis = fourth / (second * second) / background

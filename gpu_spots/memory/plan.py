@@ -50,7 +50,7 @@ MAX_BATCH = 512
 RESERVE = 400 * 2**20
 """Bytes of free memory that stay unused if no limit is given."""
 SET_PIXELS = 50
-"""At most one pixel in this number is expected to be set in the masks."""
+"""Number of pixels per set pixel that is planned for."""
 SAMPLES = 10 << 16
 """Values of the rows from which the noise of the pixels is estimated."""
 OF_MOMENTS = 84
@@ -60,7 +60,7 @@ OF_SLOT = 48
 MAP_PIECE = 1 << 22
 """Bytes of a map that are copied to a device at a time."""
 PIECE_BYTES = 1 << 25
-"""At most this much of a band is read in one call."""
+"""Maximum number of bytes of a band that are read in one call."""
 MATCHED_MAPS = 56
 """Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
 MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 3, 8
@@ -99,7 +99,7 @@ class Place(StrEnum):
 
     @property
     def is_direct(self) -> bool:
-        """True if frames are copied to a device directly from the input."""
+        """Whether frames are copied to a device directly from the input."""
         return self in (Place.DEVICE, Place.FILE)
 
     @property
@@ -128,7 +128,7 @@ class ResourceLimits:
     may_spool: bool = False
     """The frames may be decoded to a scratch file."""
     may_stay: bool = True
-    """All frames may stay on a device."""
+    """Whether all frames may stay on a device."""
 
     def __post_init__(self) -> None:
         for name, value in {"memory_limit": self.memory, "batch": self.batch}.items():
@@ -151,12 +151,12 @@ class Work:
 
     @property
     def scales_bands(self) -> bool:
-        """The first pass has scaled copies of frames."""
+        """Whether the first pass has scaled copies of frames."""
         return self.scales and self.method.scales_frames
 
     @property
     def scales_batches(self) -> bool:
-        """The second pass has copies of frames, scaled or less a part of their background."""
+        """Whether the second pass has copies of frames, scaled or less a background."""
         return self.scales and (self.method.scales_frames or not self.is_matched)
 
 
@@ -450,7 +450,7 @@ class _Planner:
         )
 
     def _completing(self) -> int:
-        """The background, and what its last step makes: noise, and the background of clip."""
+        """Return the memory of the background, and of its last step: noise, and clip."""
         of_method = self.work.method.bytes_to_complete
         # the strips of two cells at least, and what is around them
         strip = max(STRIP_PIXELS, 8 * self.n_columns) + 10 * self.n_columns
@@ -459,7 +459,7 @@ class _Planner:
         return self._maps() + new + COMPLETING + self.threads * a_thread
 
     def _storing(self) -> int:
-        """The finished background, what it is checked with, and maps that are compressed."""
+        """Return the memory of the background, its checks, and maps that are compressed."""
         return self._maps() + (4 + STORING) * self.n_pixels
 
     def _second_pass(self, place: Place, frames: int) -> int:
@@ -508,12 +508,12 @@ class _Planner:
         )
 
     def _matched_maps(self) -> int:
-        """Constants of the matched finder."""
+        """Return the memory of the constants of the matched finder."""
         of_pixel = MATCHED_MAPS + 2 * self.stack.dtype.itemsize
         return of_pixel * self.n_pixels * self.work.is_matched
 
     def _matched_batch(self, n_frames: int) -> int:
-        """Significance and spots of a batch of frames or groups."""
+        """Return the memory of significance and spots of a batch of frames or groups."""
         if not self.work.is_matched:
             return 0
         room = MATCHED_ROOM * min(self.n_pixels, MATCHED_TILE) * self.on_host
@@ -572,11 +572,9 @@ def _memory(limits: ResourceLimits) -> int:
 
 def in_words(n_bytes: int, rounded: Callable[[float], int] = round) -> str:
     """Return a size with its unit, such as ``1.5 GiB``."""
-    return (
-        f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
-        if n_bytes >= 2**30
-        else f"{rounded(n_bytes / 2**20)} MiB"
-    )
+    if n_bytes >= 2**30:
+        return f"{rounded(10 * n_bytes / 2**30) / 10:.1f} GiB"
+    return f"{rounded(n_bytes / 2**20)} MiB" if n_bytes >= 2**20 else f"{n_bytes >> 10} KiB"
 
 
 def output_bytes(shape: tuple[int, int, int], n_masks: int, keep: frozenset[str]) -> int:

@@ -4,7 +4,6 @@ Nothing else in the pipeline knows of shuffled frames: `Stack.shuffled` reads th
 `DeviceMemory.staging` puts them in order. See docs/decisions/shuffled-to-the-device.md.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -13,53 +12,17 @@ import numpy as np
 from gpu_spots.background.levels import LevelSampler
 from gpu_spots.memory.workers import Span
 from gpu_spots.model import Array, Frames
+from gpu_spots.protocols import Shuffled, Spool, Stack
 
 if TYPE_CHECKING:
     from gpu_spots.backend import DeviceMemory
-    from gpu_spots.protocols import Spool, Stack
-
-
-@dataclass(frozen=True, slots=True)
-class Shuffled:
-    """Frames as they are stored, decoded except for the shuffle filter of HDF5."""
-
-    rows: int
-    """Number of rows of a strip. Each strip of a frame is shuffled separately, and a frame consists
-    of whole strips.
-    """
-    read: Callable[[int, int, int, int, Array], None]
-    """Function like `Stack.read_rows` for whole strips, which stay shuffled. Its last argument is
-    (end - begin, strips, bytes of a value, rows, n_Y) uint8: the first bytes of all values of a
-    strip, as in memory, then all second bytes, and so on.
-    """
-
-    def has(self, rows: Span) -> bool:
-        """Return True if these rows are whole strips."""
-        return rows[0] % self.rows == 0 and rows[1] % self.rows == 0
-
-    @staticmethod
-    def rows_in_order(stretches: Array, rows: slice, dtype: np.dtype[Any]) -> Array:
-        """Return some rows of a frame, unshuffled.
-
-        Args:
-            stretches: (strips, bytes of a value, rows of a strip, n_Y) uint8.
-            rows: rows of the frame to return.
-            dtype: type of the frame.
-
-        Returns:
-            (rows, n_Y), counts.
-        """
-        n_rows = stretches.shape[2]
-        stretch, row = np.divmod(np.arange(len(stretches) * n_rows)[rows], n_rows)
-        octets = stretches[stretch, :, row]  # (rows, bytes of a value, n_Y)
-        return np.ascontiguousarray(octets.swapaxes(1, 2)).view(dtype)[..., 0]
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer(Generic[Frames]):
     """Reader of frames into a backend's memory, for several threads."""
 
-    reader: "Stack | Spool"
+    reader: Stack | Spool
     """Source of the frames."""
     memory: "DeviceMemory[Frames]"
     """Memory of the backend that receives the frames."""
@@ -70,7 +33,7 @@ class Transfer(Generic[Frames]):
 
     @classmethod
     def of(
-        cls, stack: "Stack", memory: "DeviceMemory[Frames]", *, is_direct: bool
+        cls, stack: Stack, memory: "DeviceMemory[Frames]", *, is_direct: bool
     ) -> "Transfer[Frames]":
         """Return that of a stack; ``is_direct``: frames come from itself, not from a copy of it."""
         # in the host's memory the reader puts them in order faster
@@ -107,7 +70,7 @@ class Transfer(Generic[Frames]):
                 sampler.see(frame, seen)
 
 
-def rows_of_frame(stack: "Stack", frame: int, rows: slice) -> Array:
+def rows_of_frame(stack: Stack, frame: int, rows: slice) -> Array:
     """Return some rows of a frame, (rows, n_Y), counts.
 
     Where they have to be decoded, that is done once, with all that is stored with them.

@@ -1,4 +1,4 @@
-"""The frames of a run as the two passes ask for them: bands of rows of all frames, then batches of whole frames.
+"""Frames of a run: bands of rows of all frames, then batches of whole frames.
 
 They are in memory or on the device as a whole, or are read in parts, from the file or from a
 scratch file: the plan says which.
@@ -38,7 +38,7 @@ class Source(Generic[Frames, Masks, Prepared]):
     workers: Workers
     """Threads of the run."""
     validity: Validity
-    """Which values count, in the frames' own counts."""
+    """Valid values, in the counts of the frames."""
     saturation: float | None
     """The smallest saturated value, in the frames' own counts; None: unknown."""
     sampler: LevelSampler
@@ -46,10 +46,9 @@ class Source(Generic[Frames, Masks, Prepared]):
     transfer: Transfer[Frames]
     """Reader of parts."""
     whole: Frames | Array | None = None
-    """All frames, in memory or on the device; None where they are read in parts."""
+    """All frames, in memory or on the device; None: they are read in parts."""
     scales_frames: bool = True
-    """Frames are multiplied to bring them to the run's level; False: their background is subtracted.
-    """
+    """Whether frames are scaled to the level of the run; False: their background is subtracted."""
     factors: NDArray[np.int64] | None = None
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.
@@ -71,25 +70,34 @@ class Source(Generic[Frames, Masks, Prepared]):
 
     @property
     def relative_levels(self) -> NDArray[np.int64] | None:
-        """(n_frames,) int64, 2^-16: level of each frame over the run's; None: not levelled."""
+        """Level of each frame over that of the run, (n_frames,) int64, 2^-16.
+
+        None if frames are not levelled.
+        """
         return None if self.factors is None else relative_levels(self.factors)
 
     @property
     def background_levels(self) -> NDArray[np.int64] | None:
-        """(n_frames,) int64, 2^-16: `relative_levels` where frames are not scaled for them; else None."""
+        """Levels `relative_levels` if frames are not scaled; else None."""
         return None if self.scales_frames else self.relative_levels
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Generator[Result, None, None]:
-        """Results of ``function``, which asks for bands or batches; their memory is free afterwards."""
+        """Yield the results of ``function``, which reads bands or batches.
+
+        Their memory is free afterwards.
+        """
         try:
             yield from in_order(function, items, self.workers)
         finally:
             self.rooms.clear()
 
     def band(self, begin: int, end: int) -> Frames:
-        """The rows from ``begin`` to ``end`` of all frames, where the backend computes, at the run's level; until the thread's next."""
+        """Return rows of all frames where the backend computes, at the level of the run.
+
+        They are those from ``begin`` to ``end``, and valid until the next band of the thread.
+        """
         if self.whole is not None:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
@@ -101,7 +109,10 @@ class Source(Generic[Frames, Masks, Prepared]):
         return self._scaled(held, slice(None))
 
     def batch(self, begin: int, end: int) -> Frames:
-        """The frames from ``begin`` to ``end``, where the backend computes, in their own counts; until the thread's next."""
+        """Return frames where the backend computes, in their own counts.
+
+        They are those from ``begin`` to ``end``, and valid until the next batch of the thread.
+        """
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
         held = self._room((end - begin, *self.shape[1:]))
@@ -124,7 +135,10 @@ class Source(Generic[Frames, Masks, Prepared]):
         return room
 
     def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
-        """A batch at the run's level; ``prepared``: the background, as the backend prepared it."""
+        """Return a batch at the level of the run.
+
+        ``prepared``: background as the backend prepared it.
+        """
         levels = self.background_levels
         if levels is None:
             return self._scaled(frames, slice(begin, end))

@@ -1,4 +1,4 @@
-"""Threads that compute ahead while one takes the results in order, and the time that stages take."""
+"""Threads that compute ahead of the thread that takes the results, and a stopwatch."""
 
 import os
 import time
@@ -24,7 +24,7 @@ AHEAD = 2
 
 
 def default_workers() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     # macOS cannot tell which
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -74,7 +74,7 @@ class Workers:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | Workers
 ) -> Generator[Result, None, None]:
-    """Results of ``function`` in the order of ``items``, computed by threads a little ahead of who takes them.
+    """Map in parallel, yield in order, with bounded look-ahead.
 
     The first error, or the taker's leaving, stops what has not begun. A number of ``workers``:
     so many new threads, which end with the walk.
@@ -93,7 +93,9 @@ def in_order(
 def in_halves(
     function: Callable[[int, int], Result], span: Span, release: Callable[[], None]
 ) -> list[tuple[Span, Result]]:
-    """Each stretch of ``span`` and what ``function`` made of it: all at once, or in halves where a device has no memory for that.
+    """Call ``function`` for a span, or for halves of it if a device has too little memory.
+
+    Returns each part of ``span`` with its result.
 
     Raises `OutOfDeviceMemory` where it is too small for one frame or row, also after other threads
     had time to give back what they hold.
@@ -116,7 +118,10 @@ def in_halves(
 
 
 def at_last(function: Callable[[], Result], release: Callable[[], None]) -> Result:
-    """Return the result of ``function``, after memory of the device is released if needed; see `in_halves`."""
+    """Return the result of ``function``; see `in_halves`.
+
+    Memory of the device is released if it is needed.
+    """
     return in_halves(lambda *_: function(), (0, 1), release)[0][1]
 
 

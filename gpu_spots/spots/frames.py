@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
 from gpu_spots.masks import grouping
-from gpu_spots.masks.grouping import Columns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns
 
 SECONDS = {"": 0, "s": 0, "ms": -3, "us": -6, "µs": -6, "μs": -6, "ns": -9, "ps": -12, "fs": -15}
 """Powers of ten by the units of a delay."""

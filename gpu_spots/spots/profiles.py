@@ -81,7 +81,7 @@ class WeightedSums:
             yield scale * total, scale * np.sqrt(spread)
 
     def _level(self, frame: int) -> np.float64:
-        """Level of a frame over that of the run."""
+        """Return the level of a frame over that of the run."""
         one = np.float64(2**FACTOR_BITS)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 

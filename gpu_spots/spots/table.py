@@ -26,7 +26,9 @@ def intensities(
     mean: FixedPointMean | NDArray[np.float64],
     factors: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """(s,) float64, counts: sum of I - background, for integer frames exact up to one division: ``(scale * sum(I) - sum(B)) / scale``.
+    """Return the sum of I - background of each spot, (s,) float64, counts.
+
+    For integer frames it is exact up to one division: ``(scale * sum(I) - sum(B)) / scale``.
 
     ``factors``: (s,) int64, the factor of each row's frame, where frames were scaled: the
     background is then that of scaled counts, and ``(factor * scale * sum(I) - 2^16 * sum(B)) /
@@ -110,19 +112,19 @@ class SpotTableBuilder:
         measured: Measurements,
         mask_of_frame: NDArray[np.int64],
     ) -> None:
-        """The spots of the next frames, by frame, then label."""
+        """Add the spots of the next frames, by frame, then label."""
         self._intensity.append(intensity)
         self._measured.append(measured)
         self._mask_of_frame.append(mask_of_frame)
 
     @property
     def counts(self) -> NDArray[np.int32]:
-        """(n_masks,) int32: components of each mask so far."""
+        """Number of components of each mask so far, (n_masks,) int32."""
         return np.concatenate([np.zeros(0, np.int32), *self._counts])
 
     @property
     def covered(self) -> NDArray[np.int64]:
-        """(n_masks,) int64: pixels in the components of each mask so far."""
+        """Number of pixels in the components of each mask so far, (n_masks,) int64."""
         return np.concatenate([np.zeros(0, np.int64), *self._covered])
 
     def table(self) -> SpotTable:
@@ -171,7 +173,10 @@ class SpotTableBuilder:
 
 
 def label_image(found: Components, mask: int, shape: tuple[int, int]) -> Array:
-    """(n_X, n_Y) uint16, or uint32 where there are more than 65535: the labels of one mask's components, 0 elsewhere."""
+    """Return the labels of the components of one mask, (n_X, n_Y), 0 elsewhere.
+
+    The type is uint16, or uint32 for more than 65535 components.
+    """
     begin = found.begin[found.first[mask] : found.first[mask + 1] + 1]
     n_spots = len(begin) - 1
     image = np.zeros(shape, np.uint16 if n_spots <= 65535 else np.uint32)
@@ -181,10 +186,10 @@ def label_image(found: Components, mask: int, shape: tuple[int, int]) -> Array:
 
 
 def joined(parts: list[Components]) -> Components:
-    """The components of consecutive batches of masks as those of one batch."""
+    """Return the components of consecutive batches of masks as those of one batch."""
 
     def offsets(names: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Running begins of consecutive stretches, each given by its own begins and its end."""
+        """Return running begins of consecutive stretches, given by their begins and ends."""
         lengths = [np.diff(begins) for begins in names]
         return np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths]))
 

@@ -58,7 +58,8 @@ CASES: dict[str, tuple[Edit, dict[str, Any], tuple[str, ...], str, str]] = {
         nothing, {"method": "kruskal", "angles": 0}, ("-m", "kruskal", "-a", "0"),
         "method='kruskal' needs", "-m kruskal needs",
     ),
-    "percentage": (nothing, {"n": 99, "angles": 0}, ("-n", "99", "-a", "0"), "n=99 leaves", "-n 99 leaves"),
+    "percentage": (nothing, {"n": 99, "angles": 0}, ("-n", "99", "-a", "0"), "n=99 leaves", "-n 99 "
+                                                                                            "leaves"),
     "level": (
         no_counts, {"normalise": "level", "angles": 0}, ("--normalise", "level", "-a", "0"),
         "use normalise='none'", "use --normalise none",

@@ -254,7 +254,7 @@ def test_several_candidates_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("/entry/none", ("no dataset '/entry/none'",)),
+        ("/entry/none", ("no dataset '/entry/none' (--frames)",)),
         ("lauecollect", ("lauecollect is a group", "expected the dataset")),
         ("/", ("/ is a group", "expected the dataset")),
         ("lauecollect/angle", ("/lauecollect/angle has shape (20,)", "expected three dimensions")),

@@ -351,7 +351,8 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
     for i, path in enumerate(scan.paths):
         path.rename(path.with_name(f"{i}.mccd"))
     assert_refused(
-        find(images, "-S", "pairs", "--angle-step", 1, "-o", scan.folder / "x.h5"), 1, "-S pairs needs a laser run",
+        find(images, "-S", "pairs", "--angle-step", 1, "-o", scan.folder / "x.h5"), 1, "-S pairs needs a laser "
+                                                                                       "run",
         "use --table, --name-pattern or --laser",
     )  # fmt: skip
 

@@ -61,7 +61,7 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
         "laser": "10 off, 10 on (/lauecollect/laser_on)",
         "blocks": "10, of 2 frames",
         "pairs": "10",
-        "find can": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
+        "find accepts": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
         "command": f"gpu-spots find {path} -S blocks",
     }
 
@@ -81,12 +81,13 @@ def test_everything_of_a_detector_file(tmp_path: Path) -> None:
     assert found["stored"] == "chunks 1x24x40, filters gzip 4"
     assert (
         found["mask"]
-        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), --reject border:1 (124)"
+        == "162 pixels of 960 masked (16.88 %): /entry/instrument/detector/pixel_mask (80), "
+        "--reject border:1 (124)"
     )
     assert found["valid values"] == "from 3 (--valid-range)"
     assert found["saturation"] == "9000 and more (/entry/instrument/detector/saturation_value)"
     assert found["laser"].startswith("unknown: no laser states found")
-    assert found["cannot"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
+    assert found["find refuses"].startswith("-m kruskal, -S pairs, -S blocks: needs a laser run")
     assert found["command"] == f"gpu-spots find {path} --reject border:1 --valid-range 3,"
 
 

@@ -92,7 +92,10 @@ def test_a_run_whose_messages_nobody_reads_any_more_goes_on(run: Path) -> None:
 
 
 def test_a_closed_stderr_gives_its_number_to_no_file_of_the_run(run: Path) -> None:
-    noise = "import os; os.close(2); sys.stderr = None; import atexit; atexit.register(os.write, 2, b'from a C library')"
+    noise = (
+        "import os; os.close(2); sys.stderr = None; import atexit; atexit.register(os.write, "
+        "2, b'from a C library')"
+    )
     assert process(run, prelude=noise).status == 0
     with h5py.File(run.parent / "run__spots.h5") as file:
         assert len(file["frame2spotsBE"]) == 20

@@ -122,26 +122,37 @@ BOUNDS = "return value >= low && value {} high; }}\n__device__ __forceinline__ b
 OVER = "n_over += value {} saturation;\n    sum"
 FAULTS = {
     "a dropped barrier between steps": Fault("masks", f"    __syncthreads();\n{STEP_ENDS}", STEP_ENDS),
-    "a dropped barrier before masks are stored": Fault("masks", "  __syncthreads();\n  store(tile, words, raw", "  store(tile, words, raw"),
+    "a dropped barrier before masks are stored": Fault("masks", "  __syncthreads();\n  store(tile, "
+                                                                "words, raw", "  store(tile, words, "
+                                                                              "raw"),
     "a halo that is a row too small": Fault(
-        "masks", "Tile tile(erosions + dilations, n_rows, n_columns);\n  u32* const words = shared + 1;  //",
-        "Tile tile(erosions + dilations - 1, n_rows, n_columns);\n  u32* const words = shared + 1;  //",
+        "masks", "Tile tile(erosions + dilations, n_rows, n_columns);\n  u32* const words = shared "
+                 "+ 1;  //",
+        "Tile tile(erosions + dilations - 1, n_rows, n_columns);\n  u32* const words = shared + 1; "
+        " //",
     ),
-    "rows that are off by one": Fault("masks", "return row - halo + i / ROW", "return row - halo + 1 + i / ROW"),
+    "rows that are off by one": Fault("masks", "return row - halo + i / ROW", "return row - halo + 1 + i / "
+                                                                              "ROW"),
     "a bit of the neighbouring word": Fault("masks", "words[-1] >> 31", "words[-1] >> 30"),
     "the last columns": Fault("masks", "y >= 0 && y < n_columns)", "y >= 0 && y + 8 < n_columns)"),
     "growth beyond the last column": Fault("masks", "if (left < 32) word &= (1u << left) - 1;", ""),
-    "above in place of at least": Fault("masks", "return widened(value) >= limit", "return widened(value) > limit", "float32"),
+    "above in place of at least": Fault("masks", "return widened(value) >= limit", "return widened(value) > "
+                                                                                   "limit", "float32"),
     "a bound that is excluded": Fault("masks", BOUNDS.format("<="), BOUNDS.format("<")),
-    "validity that is applied too early": Fault("masks", "finish ? valid : nullptr, finish && invalid", "valid, invalid"),
+    "validity that is applied too early": Fault("masks", "finish ? valid : nullptr, finish && "
+                                                         "invalid", "valid, invalid"),
     "the last frame in place of all": Fault("union", "+ i] |= word", "+ i] = word"),
     "corners across words": Fault("components", "above >> 1 | above_right << 31", "above >> 1"),
-    "rows of different masks that touch": Fault("components", "i / row_words % n_rows == 0", "i < row_words"),
-    "a box that ends a column early": Fault("components", "sides[3] = y_last + 1", "sides[3] = y_last"),
-    "the last of equal maxima": Fault("measure", "other == value && there < at", "other == value && there > at"),
+    "rows of different masks that touch": Fault("components", "i / row_words % n_rows == 0", "i < "
+                                                                                             "row_words"),
+    "a box that ends a column early": Fault("components", "sides[3] = y_last + 1", "sides[3] = "
+                                                                                   "y_last"),
+    "the last of equal maxima": Fault("measure", "other == value && there < at", "other == value && there > "
+                                                                                 "at"),
     "any of equal maxima": Fault("measure", "|| (other == value && there < at)", ""),
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
-    "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high +="),
+    "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high "
+                                                                                   "+="),
     "floats that are added in another order": Fault(
         "measure", "difference, j)", "difference, n - 1 - j)", "float32"
     ),
@@ -149,21 +160,28 @@ FAULTS = {
     "columns in the frame in place of the box": Fault(
         "measure", "row * n_columns - area.y_begin;\n    const", "row * n_columns;\n    const"
     ),
-    "squares of the other axis": Fault("measure", "{x, y, x * x, y * y, x * y}", "{x, y, y * y, x * x, x * y}"),
-    "halves of values that overlap": Fault("measure", "value >> HALF_BITS", "value >> (HALF_BITS - 1)", "int32"),
-    "a half with the sign": Fault("measure", "value & ((1 << HALF_BITS) - 1)", "value & ((1 << (HALF_BITS + 1)) - 1)", "int32"),
+    "squares of the other axis": Fault("measure", "{x, y, x * x, y * y, x * y}", "{x, y, y * y, x * x, x * "
+                                                                                 "y}"),
+    "halves of values that overlap": Fault("measure", "value >> HALF_BITS", "value >> (HALF_BITS - "
+                                                                            "1)", "int32"),
+    "a half with the sign": Fault("measure", "value & ((1 << HALF_BITS) - 1)", "value & ((1 << (HALF_BITS + "
+                                                                               "1)) - 1)", "int32"),
     "moments of floats that are added in another order": Fault(
         "measure", "parts[k], j)", "parts[k], n - 1 - j)", "float32"
     ),
     "maxima that tie with the one before": Fault("measure", "|| (is_before && beside == value)", ""),
     "maxima that tie with the one after": Fault("measure", "is_before && beside", "beside"),
     "maxima that other spots hide": Fault(
-        "measure", "if (is_before ? contains(other, first, at) : contains(other, at + 1, end)) return", "return"
+        "measure", "if (is_before ? contains(other, first, at) : contains(other, at + 1, end)) "
+                   "return", "return"
     ),
     "maxima with corners left out": Fault("measure", "if (step == 4 ||", "if (step % 2 == 0 ||"),
-    "low maxima": Fault("measure", "2 * value >= largest.value + least", "2 * value >= least + least"),
-    "maxima at half of the zero level": Fault("measure", "0.5 * largest.value + 0.5 * least", "0.5 * largest.value", "float64"),
-    "values that are a pixel late": Fault("measure", "kept[i] = found", "kept[i] = values[pixels[first]]"),
+    "low maxima": Fault("measure", "2 * value >= largest.value + least", "2 * value >= least + "
+                                                                         "least"),
+    "maxima at half of the zero level": Fault("measure", "0.5 * largest.value + 0.5 * least", "0.5 * "
+                                                                                              "largest.value", "float64"),
+    "values that are a pixel late": Fault("measure", "kept[i] = found", "kept[i] = "
+                                                                        "values[pixels[first]]"),
     "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
 }  # fmt: skip
 

@@ -102,7 +102,8 @@ def huge(gpu: Any) -> tuple[np.ndarray, Any]:
     n_bytes = 2 * int(np.prod(shape, dtype=np.int64))
     if gpu.free_bytes() < 1.5 * n_bytes:
         pytest.skip(
-            f"{gpu.free_bytes() / GIB:.0f} GiB of device memory are free, {1.5 * n_bytes / GIB:.0f} GiB are needed"
+            f"{gpu.free_bytes() / GIB:.0f} GiB of device memory are free, "
+            f"{1.5 * n_bytes / GIB:.0f} GiB are needed"
         )
     rng = np.random.default_rng(1)
     pattern = rng.poisson(300, (2048 + 64, 2048 + 64)).astype(np.uint16)

@@ -400,7 +400,7 @@ def test_each_device_is_opened_with_the_same_pinned_memory(two_devices: list[Any
 def test_lists_that_make_no_sense(device: Any, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
         select_backend("auto", device=device)
-    with pytest.raises(BackendError, match="backend auto: GPU 2: the device is too old"):
+    with pytest.raises(BackendError, match="backend gpu: GPU 2: the device is too old"):
         select_backend("auto", device=[0, 2])
 
 
@@ -419,7 +419,7 @@ def test_the_command_takes_a_list(
         )
     assert_refused(command(source, "--device", "1,1"), 2, "--device", "GPU 1 is listed twice")
     assert_refused(
-        command(source, "--device", "0,2"), 1, "backend auto: GPU 2: the device is too old"
+        command(source, "--device", "0,2"), 1, "backend gpu: GPU 2: the device is too old"
     )
     asked: list[object] = []
     monkeypatch.setattr(

@@ -31,9 +31,9 @@ from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.memory import plan
 from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
-from gpu_spots.memory.shuffled import Shuffled
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
+from gpu_spots.protocols import Shuffled
 from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, chunk_offset, datasets, fetched, write_run
 

@@ -10,7 +10,10 @@ import numpy as np
 
 from gpu_spots.errors import OutOfDeviceMemory
 
-COMPUTES = "CuPy may compute it with kernels of its own, which are not loaded when a device is opened: use one of ours"
+COMPUTES = (
+    "CuPy may compute it with kernels of its own, which are not loaded when a device is "
+    "opened: use one of ours"
+)
 CROSSED = "a device array was used as a host array: only to_host may"
 
 
@@ -143,6 +146,7 @@ class ArrayModule:
             return value
         if name not in FUNCTIONS:
             raise AttributeError(
-                f"xp.{name}: tests/emulator/arrays.py does not know it; is its failure seen, and is it tried when a device is opened?"
+                f"xp.{name}: tests/emulator/arrays.py does not know it; is its failure seen, and "
+                "is it tried when a device is opened?"
             )
         return in_the_role_of(value)

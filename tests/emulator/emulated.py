@@ -125,7 +125,8 @@ class EmulatedKernel:
                 or value.dtype.char.replace("l", "q").replace("L", "Q") != code
             ):
                 raise EmulationError(
-                    f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of type {code!r}"
+                    f"{where}: {value!r} of {type(value).__name__}, expected a NumPy scalar of "
+                    f"type {code!r}"
                 )
             return C_TYPES[code](value.item())
         if value is None:
@@ -138,7 +139,8 @@ class EmulatedKernel:
             raise EmulationError(f"{where}: an array of type {found!r}, expected {code!r}")
         if array.size and not array[0 if array.ndim > 1 else slice(None)].flags.c_contiguous:
             raise EmulationError(
-                f"{where}: an array of shape {array.shape} and strides {array.strides}, which is not contiguous"
+                f"{where}: an array of shape {array.shape} and strides {array.strides}, which is "
+                "not contiguous"
             )
         return ctypes.c_void_p(array.ctypes.data)
 

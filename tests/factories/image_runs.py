@@ -133,7 +133,8 @@ def log_line(generation: str, name: str, angle: float, on: int, repeat: int) -> 
             values.get(column, "-" if column != "comment" else "") for column in OLD_HEADER
         )
     values = {
-        "date time": "2021-03-05 12:11:10.500", "started": "2021-03-05 12:11:10.100", "finished": "2021-03-05 12:11:11.000", "file": name,
+        "date time": "2021-03-05 12:11:10.500", "started": "2021-03-05 12:11:10.100", "finished": "2021-03-05 "
+                                                                                                  "12:11:11.000", "file": name,
         "delay[s]": "1e-9" if on else "-", "angle[deg]": f"{angle:g}", "Laser_on": str(on), "Repeat": f"{repeat:02d}", "laser[J]": "0",
         "x-ray[Vs]": "nan", "NIH:TEMP.RBV": "21.5",
     }  # fmt: skip

@@ -171,7 +171,8 @@ def test_a_mask_in_hdf5_needs_no_path_where_only_one_image_fits(tmp_path: Path) 
         file["another"] = np.zeros(SHAPE)
     with pytest.raises(
         InputError,
-        match=r"2 datasets with the shape of a frame, .*/another, /some/where, expected one; name the mask as FILE:PATH",
+        match=r"2 datasets with the shape of a frame, .*/another, /some/where, expected one; name "
+        r"the mask as FILE:PATH",
     ):
         read_mask(str(tmp_path / "mask.h5"), 0, SHAPE)
 

@@ -198,7 +198,8 @@ def test_enough_angles_pass(n_angles: int, at_least: int) -> None:
 def test_too_few_angles_are_counted_and_the_way_out_is_named() -> None:
     with pytest.raises(
         InputError,
-        match=r"has 3 different angles, expected at least 10 \(angles\); use angles=0 to skip this check",
+        match=r"has 3 different angles, expected at least 10 \(angles\); use angles=0 to skip this "
+        r"check",
     ):
         grouping.check_angles({"angle": np.arange(6) % 3}, 6, 10, "run")
 

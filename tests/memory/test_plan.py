@@ -81,7 +81,8 @@ def test_a_device_holds_the_stack_if_it_can() -> None:
 def test_what_does_not_fit_says_what_is_needed() -> None:
     with pytest.raises(
         InputError,
-        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need at least \d+ MiB of memory, 10 MiB are allowed by memory_limit",
+        match=r"run.h5: /frames: 180 frames of 2048 x 2048 need at least \d+ MiB of memory, 10 MiB "
+        r"are allowed by memory_limit",
     ) as refused:
         planned(Stack(LARGE, None), memory=10 * 2**20)
     assert "scratch" not in str(refused.value)

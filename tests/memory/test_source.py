@@ -95,7 +95,8 @@ def test_a_stack_four_times_larger_than_the_limit(tmp_path: Path) -> None:
     program = (
         "from gpu_spots.cli import lu_hdf2spots\n"
         "try: lu_hdf2spots()\n"
-        "finally: print(next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        "finally: print(next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if "
+        "line.startswith('VmHWM')))"
     )
     arguments = [sys.executable, "-c", program, str(source), "-a", "0", "--threads", "2", "--quiet"]
     peaks = {}
@@ -127,7 +128,8 @@ def test_no_room_for_a_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with (
         pytest.raises(
             OutputError,
-            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; use scratch to name another folder",
+            match=r"a scratch file needs \d+\.\d\d GiB, .* are free; use scratch to name another "
+            r"folder",
         ),
         scratch_file(tmp_path, (10**6, 10**5, 10**4), dtype),
     ):

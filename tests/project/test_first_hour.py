@@ -22,7 +22,10 @@ TINY = {
     **{"FRAMES": "3", "SIZES": "64", "RUN_FRAMES": "12", "RUN_SIZE": "128", "DECODE_FRAMES": "2"},
     **{"REPEATS": "1", "RUNS": "1", "COPY_MIB": "1"},
 }
-A_FEW = "-k 'no_pixel_no_component or no_chunks_decoded or more_than_2_to_31' --ignore-glob='*/test_[d-f]*' --ignore-glob='*/test_[h-z]*'"
+A_FEW = (
+    "-k 'no_pixel_no_component or no_chunks_decoded or more_than_2_to_31' "
+    "--ignore-glob='*/test_[d-f]*' --ignore-glob='*/test_[h-z]*'"
+)
 """Some test for each step that has tests, without collecting all files."""
 STEPS = tuple(range(1, 11))
 

@@ -1,4 +1,7 @@
-"""Storage of a stack in its file: positions of its chunks, chunks never written, and whether it can be read without HDF5."""
+"""Storage of a stack in its file: positions of chunks, and missing chunks.
+
+It also tells whether the chunks can be read without HDF5.
+"""
 
 import math
 from contextlib import suppress
@@ -24,7 +27,7 @@ DIRECT_PIPELINES = ((), (GZIP,), (SHUFFLE,), (SHUFFLE, GZIP))
 
 
 def filters(dataset: h5py.Dataset) -> tuple[int, ...]:
-    """HDF5's numbers of a dataset's filters, in the order in which they are applied to what is written."""
+    """Return HDF5's numbers of the filters of a dataset, in the order in which they are applied."""
     created = dataset.id.get_create_plist()
     return tuple(created.get_filter(i)[0] for i in range(created.get_nfilters()))
 
@@ -43,7 +46,7 @@ def begins_with_size(dataset: h5py.Dataset) -> bool:
 
 
 def why_not_direct(dataset: h5py.Dataset) -> str | None:
-    """Why a dataset must be read through HDF5, in a few words; None where the bytes of the file can be decoded here."""
+    """Return why a dataset must be read through HDF5; None: its bytes can be decoded here."""
     created = dataset.id.get_create_plist()
     names = [
         created.get_filter(i)[3].decode(errors="replace") for i in range(created.get_nfilters())
@@ -85,7 +88,9 @@ class ChunkMap:
 
     @classmethod
     def of(cls, dataset: h5py.Dataset) -> "ChunkMap | None":
-        """The map of a dataset (n, n_X, n_Y), made in one pass; None where it has no chunks, or HDF5 is too old to list them.
+        """Return the map of a dataset (n, n_X, n_Y), made in one pass.
+
+        None if it has no chunks, or if HDF5 is too old to list them.
 
         Raises OSError or RuntimeError where the file is damaged, `InputError` where there are too
         many.
@@ -97,7 +102,8 @@ class ChunkMap:
         )
         if math.prod(grid) > MAX_CHUNKS:
             raise InputError(
-                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape {dataset.shape}, "
+                f"{dataset.file.filename}: {dataset.name} has {math.prod(grid)} chunks (shape "
+                f"{dataset.shape}, "
                 f"chunks of {dataset.chunks}), of which {dataset.id.get_num_chunks()} are written; "
                 f"expected at most {MAX_CHUNKS}"
             )
@@ -124,11 +130,14 @@ class ChunkMap:
         return found
 
     def index(self, at: Position) -> Position:
-        """The place in the grid of the chunk that begins at a frame, X and Y."""
+        """Return the place in the grid of the chunk that begins at a frame, X and Y."""
         return at[0] // self.chunk[0], at[1] // self.chunk[1], at[2] // self.chunk[2]
 
     def unwritten(self, begin: int, end: int) -> Position | None:
-        """Frame, X and Y at which the first chunk of some frames begins that was never written; None where there is none."""
+        """Return frame, X and Y of the first chunk of some frames that was never written.
+
+        None if there is none.
+        """
         first = begin // self.chunk[0]
         is_hole = self.begin[first : -(-end // self.chunk[0])] < 0
         if not is_hole.any():
@@ -165,7 +174,7 @@ def require_filters(dataset: h5py.h5d.DatasetID, what: str) -> None:
 
 
 def hdf5_reason(error: BaseException) -> str:
-    """The library's explanation of an error: what stands in parentheses in its message, in one line."""
+    """Return HDF5's explanation of an error in one line: the text in parentheses."""
     text = " ".join(str(error).split())
     opening, closing = text.find("("), text.rfind(")")
     return text[opening + 1 : closing] if 0 <= opening < closing else text

@@ -1,4 +1,7 @@
-"""Images into a file: threads compress strips of rows, one thread hands them to HDF5, which need not compress any more."""
+"""Compressed writing of images to an HDF5 file.
+
+Threads compress strips of rows. One thread passes them to HDF5, which does not compress.
+"""
 
 from typing import Any
 
@@ -11,15 +14,15 @@ from gpu_spots.model import Array
 
 
 class ImageWriter:
-    """Writes images of a dataset (n, n_X, n_Y), or the one image of a dataset (n_X, n_Y), in chunks of whole rows.
+    """Writer of the images of a dataset (n, n_X, n_Y) or (n_X, n_Y), in chunks of whole rows.
 
     `compress` may be called from any number of threads at once; `store` only from the one thread
     that writes the file.
     """
 
     why_not_direct: str | None
-    """Why images have to be written through h5py, in a few words; None where this writer can.
-    `compress` and `store` are for those only.
+    """Reason why images must be written through h5py; None: this writer can. `compress` and `store`
+    are for those only.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -32,7 +35,7 @@ class ImageWriter:
         self._strip: int = dataset.chunks[-2] if dataset.chunks else self._shape[0]
 
     def compress(self, image: Array) -> list[bytes]:
-        """The chunks of an image, (n_X, n_Y), the dataset's type; see `compress_image`.
+        """Return the chunks of an image (n_X, n_Y) of the dataset's type; see `compress_image`.
 
         Raises ValueError for any other.
         """
@@ -53,7 +56,9 @@ class ImageWriter:
 
 
 def compress_image(image: Array, strip: int, *, shuffled: bool = False) -> list[bytes]:
-    """An image, (n_X, n_Y), any type, as zlib streams of ``strip`` rows each, whose bytes may be shuffled first. Thread-safe.
+    """Return an image (n_X, n_Y) as zlib streams of ``strip`` rows each. Thread-safe.
+
+    The bytes may be shuffled first.
 
     The last is filled up with zeros: in HDF5 every chunk is whole, also where it reaches over the
     edge of a dataset.

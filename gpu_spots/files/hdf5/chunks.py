@@ -1,4 +1,4 @@
-"""Frames out of a file: by threads that read and decompress chunks themselves where that is possible, else through HDF5.
+"""Reading of frames, by threads that decompress chunks themselves, or through HDF5.
 
 Either way the values are those that h5py gives, and what is damaged is an error that names the
 frame. Plain h5py knows less: where a chunk was never written it gives zeros, and where one is too
@@ -45,9 +45,7 @@ class FrameReader:
     source: str
     """File and dataset, for messages."""
     why_not_direct: str | None
-    """Why HDF5 reads the frames, in a few words ("filters lzf"); None where chunks are read
-    directly.
-    """
+    """Reason why HDF5 reads the frames, such as "filters lzf"; None: chunks are read directly."""
 
     def __init__(
         self,
@@ -106,7 +104,7 @@ class FrameReader:
         self._states = self._states_now()
 
     def __enter__(self) -> "FrameReader":
-        """The reader itself."""
+        """Return the reader."""
         return self
 
     def __exit__(
@@ -131,7 +129,7 @@ class FrameReader:
 
     @property
     def n_frames(self) -> int:
-        """Frames of the dataset."""
+        """Number of frames of the dataset."""
         return self._shape[0]
 
     @property
@@ -141,14 +139,17 @@ class FrameReader:
 
     @property
     def is_decoded(self) -> bool:
-        """Rows lie in the file as they are in memory."""
+        """Whether rows are stored in the file as they are in memory."""
         return self.why_not_direct is None and (
             self._chunks is None or self._is_plain(self._chunks)
         )
 
     @property
     def rows_apart(self) -> int | None:
-        """Stretches of so many rows can be read without reading others; None: some rows cost as much as whole frames."""
+        """Number of rows that can be read without reading others.
+
+        None: some rows take as long as whole frames.
+        """
         if self._dataset.is_virtual or self._dataset.external:
             return None  # nobody knows
         if not self._dataset.chunks or self.is_decoded:
@@ -158,7 +159,7 @@ class FrameReader:
 
     @cached_property
     def shuffled_rows(self) -> int | None:
-        """Rows of a shuffled chunk, which `read_shuffled` can leave shuffled; None: it cannot.
+        """Rows of a shuffled chunk that `read_shuffled` can leave shuffled; None: it cannot.
 
         It can if a chunk is one frame, or whole rows whose number divides the rows of the frame,
         and if values have 2, 4 or 8 bytes in the order of this machine.
@@ -180,7 +181,10 @@ class FrameReader:
         self._check_written(0, self._shape[0])
 
     def check_unchanged(self) -> None:
-        """Raise `InputError` if a file that frames come from no longer has the size and time it had when this reader was made."""
+        """Raise `InputError` if a file of the frames changed after this reader was made.
+
+        The size and the time of the file are compared.
+        """
         if self._states_now() != self._states:
             raise InputError(f"{self.source}: the file was changed while it was being read")
 
@@ -189,7 +193,9 @@ class FrameReader:
         self.read_rows(begin, end, 0, self._shape[1], into)
 
     def read_rows(self, begin: int, end: int, first: int, last: int, into: Array) -> None:
-        """Fill ``into`` with the rows from ``first`` to ``last`` of the frames from ``begin`` to ``end``. Thread-safe.
+        """Fill ``into`` with some rows of some frames. Thread-safe.
+
+        They are the rows from ``first`` to ``last`` of the frames from ``begin`` to ``end``.
 
         A chunk is decoded each time that any of it is read: best read all of its frames and rows at
         once.
@@ -252,7 +258,11 @@ class FrameReader:
         of_frame: tuple[int, ...],
         dtype: np.dtype,
     ) -> None:
-        """Raise ValueError where there are no such frames or rows, or ``into`` is not ``of_frame`` for each, of a type and contiguous."""
+        """Raise ValueError if there are no such frames or rows, or ``into`` does not fit.
+
+        ``into`` must have the shape ``of_frame`` for each frame, an allowed type, and be
+        contiguous.
+        """
         if not (0 <= begin <= end <= self._shape[0] and 0 <= first <= last <= self._shape[1]):
             raise ValueError(
                 f"frames {begin} to {end}, rows {first} to {last}, expected some of {self._shape}"
@@ -324,7 +334,10 @@ class FrameReader:
     def _read_chunk(
         self, chunks: ChunkMap, at: Position, begin: int, top: int, into: Array
     ) -> None:
-        """Decode the chunk that begins ``at`` a frame, X and Y, and put what is of ``into`` there, which begins at a frame and a row."""
+        """Decode the chunk that begins ``at`` a frame, X and Y, into its part of ``into``.
+
+        ``into`` begins at a frame and a row.
+        """
         frame, x, y = at
         first, last = max(frame, begin), min(frame + chunks.chunk[0], begin + len(into))
         upper, lower = max(x, top), min(x + chunks.chunk[1], top + into.shape[1])
@@ -347,7 +360,7 @@ class FrameReader:
 
     @contextmanager
     def _blamed_for(self, begin: int, end: int, x: int, y: int) -> Iterator[None]:
-        """Turn errors in the block into an error that names the chunk at X and Y of these frames."""
+        """Turn errors in the block into one that names the chunk at X and Y of these frames."""
         try:
             yield
         except (CodecError, OSError, RuntimeError) as error:
@@ -451,7 +464,7 @@ class FrameReader:
             )
 
     def _error(self, begin: int, end: int, why: str) -> InputError:
-        """The error that frames cannot be read; if the file was changed, then that it was."""
+        """Return the error that frames cannot be read, or that the file was changed."""
         try:
             self.check_unchanged()
         except InputError as changed:
@@ -460,7 +473,7 @@ class FrameReader:
         return InputError(f"{self.source}: {which} cannot be read: {why}")
 
     def _states_now(self) -> list[tuple[int, int] | None]:
-        """Size and time of each file that frames come from."""
+        """Return size and time of each file of the frames."""
         files = [
             self._dataset.file.filename if self._descriptor is None else self._descriptor,
             *self._other_files,

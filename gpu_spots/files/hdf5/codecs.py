@@ -1,4 +1,4 @@
-"""The two filters of HDF5 that are done here and not in HDF5: gzip, which is a zlib stream, and shuffle.
+"""Two filters of HDF5 that are applied here: gzip, which is a zlib stream, and shuffle.
 
 HDF5 holds its one lock while it decompresses; these functions need none and let go of the
 interpreter's, so threads share the work. The fastest library that is installed does it: libdeflate
@@ -70,7 +70,7 @@ def _inflate_stream(library: Any, data: bytes, n_bytes: int) -> bytes:
 
 
 def compress(values: Array) -> bytes:
-    """A zlib stream of a C-contiguous array, any type: fast first, small second."""
+    """Return a zlib stream of a C-contiguous array, any type; speed matters more than size."""
     octets = values.reshape(-1).view(np.uint8)
     # strips without a spot are many; as truth values, the first byte that is none ends the search
     return _compress(octets) if octets.view(np.bool_).any() else _compressed_zeros(octets.size)
@@ -88,12 +88,18 @@ def _compress(octets: Array) -> bytes:
 
 
 def shuffle(values: Array) -> Array:
-    """The bytes of a C-contiguous array as HDF5's shuffle filter stores them, (itemsize, values) uint8: all first bytes, all second, ..."""
+    """Return the bytes of a C-contiguous array as HDF5's shuffle filter stores them.
+
+    The result is (itemsize, values) uint8: all first bytes, all second bytes, and so on.
+    """
     return np.ascontiguousarray(values.reshape(-1, 1).view(np.uint8).T)
 
 
 def unshuffle(data: bytes | bytearray, out: Array) -> None:
-    """Fill ``out``, C-contiguous, any type, from its first bytes, then its second bytes, and so on, as HDF5's shuffle filter stores them.
+    """Fill ``out`` from bytes that HDF5's shuffle filter stored.
+
+    ``out`` is C-contiguous, of any type. The data are its first bytes, then its second bytes, and
+    so on.
 
     Raises ValueError where ``data`` has not as many bytes as ``out``.
     """

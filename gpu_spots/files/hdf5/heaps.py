@@ -48,7 +48,7 @@ class CheckedFile:
         self._sound: set[int] = set()
 
     def __repr__(self) -> str:
-        """The path: so h5py names the file."""
+        """Return the path, which h5py uses in messages."""
         return str(self._path)
 
     def close(self) -> None:
@@ -179,7 +179,9 @@ def _check_lengths(dataset: h5py.Dataset) -> None:
 
 @contextmanager
 def checked(file: h5py.File) -> Iterator[h5py.File]:
-    """Open a file once more, so that its heaps are checked; the same file where that is not possible.
+    """Open a file once more, so that its heaps are checked.
+
+    If that is impossible, the same file is returned.
 
     Links to other files cannot be followed in it. Raises OSError where the file cannot be opened.
     """

@@ -70,7 +70,7 @@ def _places(file: Path, name: str, variable: str, prefix: str) -> Iterator[Path]
 
 
 def require_followable(group: h5py.Group, path: str) -> None:
-    """Raise `InputError` where a link on the way to a path leads to a named pipe, a device or the like.
+    """Raise `InputError` if a link on the way to a path leads to a named pipe or a device.
 
     HDF5 opens what an external link names, and to open a named pipe blocks. Broken links are no
     error here.

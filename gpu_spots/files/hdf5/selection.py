@@ -1,4 +1,4 @@
-"""Selections of dataspaces as products of one set of indices for each dimension, and what they cover.
+"""Selections of dataspaces, as products of one set of indices for each dimension.
 
 The mapping of a virtual dataset selects hyperslabs: of each dimension ``n`` runs of ``block``
 indices, ``stride`` apart. So a mapping of 10 000 frames is one product, whatever the size of the
@@ -106,7 +106,7 @@ class Hyperslab(NamedTuple):
 
 
 Product = tuple[Hyperslab, ...]
-"""One set of indices for each dimension; every combination of them is selected."""
+"""Set of indices for each dimension; every combination of them is selected."""
 
 
 def whole(shape: Sequence[int]) -> Product:
@@ -115,7 +115,7 @@ def whole(shape: Sequence[int]) -> Product:
 
 
 def products(space: h5py.h5s.SpaceID) -> list[Product] | None:
-    """Return a selection as products; None where it is everything, whatever the size of the dataset."""
+    """Return a selection as products; None: everything, whatever the size of the dataset."""
     kind = space.get_select_type()
     if kind == h5py.h5s.SEL_ALL:
         return None
@@ -139,7 +139,9 @@ def size_of(selection: Sequence[Product]) -> int:
 
 
 def first_uncovered(shape: Sequence[int], selection: Sequence[Product]) -> tuple[int, ...] | None:
-    """Return the first element of a dataset, frame by frame, that no product selects; None where there is none.
+    """Return the first element of a dataset, frame by frame, that no product selects.
+
+    None if there is none.
 
     Raises ValueError where the selection is too intricate to be looked at.
     """
@@ -163,7 +165,7 @@ def first_uncovered(shape: Sequence[int], selection: Sequence[Product]) -> tuple
 
 
 def _different(rows: list[NDArray[np.bool_]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The first frame of each kind, and the numbers of the patterns on it, by ascending frame."""
+    """Return the first frame of each kind, and the patterns on it, by ascending frame."""
     if not rows:
         yield 0, np.zeros(0, np.int64)
         return

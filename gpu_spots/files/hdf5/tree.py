@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from gpu_spots import watchdog
-from gpu_spots.errors import InputError
+from gpu_spots.errors import InputError, given
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attribute
 from gpu_spots.files.hdf5.links import linked_file, require_followable, why_not_hdf5
@@ -24,23 +24,32 @@ def absolute(path: str) -> str:
     return "/" + path.strip("/")
 
 
-def item_at(file: h5py.Group, path: str) -> h5py.HLObject:
+def item_at(file: h5py.Group, path: str, parameter: str | None = None) -> h5py.HLObject:
     """Return the object at ``path``.
+
+    Args:
+        file: HDF5 file or group.
+        path: path in it.
+        parameter: name of the parameter that gives the path, for the message; None: none does.
 
     Raises:
         InputError: there is no object. The message names the missing file if a link leads to one,
             or the kind of object that is there instead of a file.
     """
     watchdog.reading(f"{file.file.filename}: {path}")
+    missing = f"{file.file.filename}: no dataset {path!r}"
+    if parameter is not None:
+        missing += f" ({given(parameter)})"
     try:
         require_followable(file, path)
         return file[path]
     except FAILURES as error:
-        raise InputError(
-            f"{file.file.filename}: no dataset {path!r}: {why_broken(file, path) or hdf5_reason(error)}"
-        ) from None
+        why = why_broken(file, path) or (
+            None if "doesn't exist" in str(error) else hdf5_reason(error)
+        )
+        raise InputError(f"{missing}: {why}" if why else missing) from None
     except InputError as error:
-        raise InputError(f"{file.file.filename}: no dataset {path!r}: {error}") from None
+        raise InputError(f"{missing}: {error}") from None
 
 
 def why_broken(file: h5py.Group, path: str) -> str | None:

@@ -91,7 +91,7 @@ def read_values(dataset: h5py.Dataset, source: str) -> Array:
 
 
 def require_regular_sources(dataset: h5py.Dataset) -> None:
-    """Raise `InputError` where a source file of a virtual dataset is a named pipe, a device or the like.
+    """Raise `InputError` if a source file of a virtual dataset is a named pipe or a device.
 
     To be called before its shape is asked for: HDF5 opens the sources of a mapping without limit
     then.
@@ -108,7 +108,10 @@ def require_regular_sources(dataset: h5py.Dataset) -> None:
 
 
 class _Incomplete(Exception):
-    """Error: some values of a dataset are not stored. It holds the frame's number (None: all frames) and the reason."""
+    """Error: some values of a dataset are not stored.
+
+    It has the number of the frame (None: all frames) and the reason.
+    """
 
     def __init__(self, frame: int | None, why: str) -> None:
         where = "cannot be read" if frame is None else f"frame {frame} cannot be read"
@@ -127,7 +130,7 @@ class _Mapping(NamedTuple):
 
     @property
     def frame(self) -> int:
-        """First frame that comes from the source."""
+        """First frame of the source."""
         return self.target[0][0].start
 
 
@@ -142,7 +145,7 @@ class _Search:
         self._complete: set[tuple[Any, ...]] = set()
 
     def check(self, dataset: h5py.h5d.DatasetID, file: h5py.File, name: str) -> bool:
-        """Raise `_Incomplete` where values of the dataset are elsewhere and missing; return whether they are elsewhere."""
+        """Raise `_Incomplete` if values are missing; return whether any are in other datasets."""
         created = dataset.get_create_plist()
         if created.get_layout() == h5py.h5d.VIRTUAL:
             self._check_virtual(h5py.Dataset(dataset), file)
@@ -217,7 +220,7 @@ class _Search:
             yield other
 
     def _check_source(self, file: "_SourceFile", mapped: Sequence[_Mapping]) -> list[Product]:
-        """Check the dataset of some mappings; return which parts of the virtual dataset it covers."""
+        """Check the dataset of some mappings. Return the covered parts of the virtual dataset."""
         frame, path = mapped[0].frame, mapped[0].dataset
         name = f"{file.name}: {path}"
         try:
@@ -271,7 +274,7 @@ class _SourceFile(NamedTuple):
 
 
 def _identity(dataset: h5py.h5d.DatasetID, file: h5py.File) -> tuple[Any, ...]:
-    """Equal for a dataset that is opened twice, by whatever name of its file."""
+    """Return a value that is equal for a dataset opened twice, by any name of its file."""
     address = h5py.h5o.get_info(dataset).addr
     try:
         status = os.stat(file.filename)
@@ -281,7 +284,7 @@ def _identity(dataset: h5py.h5d.DatasetID, file: h5py.File) -> tuple[Any, ...]:
 
 
 def _mappings(dataset: h5py.Dataset) -> Iterator[_Mapping]:
-    """The mappings of a virtual dataset; a pattern of names is one for each of its names."""
+    """Return the mappings of a virtual dataset; a pattern of names gives one for each name."""
     for mapped in dataset.virtual_sources():
         target, source = products(mapped.vspace), products(mapped.src_space)
         mapping = _Mapping(
@@ -299,7 +302,7 @@ def _mappings(dataset: h5py.Dataset) -> Iterator[_Mapping]:
 
 
 def _numbered(dataset: h5py.Dataset, mapping: _Mapping) -> Iterator[_Mapping]:
-    """A mapping for each of the numbers that a pattern stands for, as many as the dataset is long."""
+    """Yield a mapping for each number of a pattern, as many as the dataset needs."""
     frames, *rest = mapping.target[0]
     if (
         frames.n != UNLIMITED
@@ -338,7 +341,7 @@ def _has_number(name: str) -> bool:
 
 
 def _named(name: str, number: int = 0) -> str:
-    """A name with its number; in a name, %% stands for %."""
+    """Return a name with its number. In a name, %% stands for %."""
     return "%".join(part.replace(NUMBER, str(number)) for part in name.split("%%"))
 
 
@@ -375,13 +378,14 @@ def _fitted(
 def _limited(
     mapping: _Mapping, target: Product, taken: Product, shape: tuple[int, ...]
 ) -> tuple[list[Product], list[Product]]:
-    """The part of an unlimited mapping that the source has."""
+    """Return the part of an unlimited mapping that the source has."""
     to = [i for i, runs in enumerate(target) if runs.is_unlimited]
     from_ = [i for i, runs in enumerate(taken) if runs.is_unlimited]
     if len(to) != 1 or len(from_) != 1:
         raise _Incomplete(
             mapping.frame,
-            f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both datasets",
+            f"{mapping.file}: {mapping.dataset} is mapped without limit in only one of both "
+            "datasets",
         )
     size = taken[from_[0]].size_below(shape[from_[0]])
 
@@ -398,7 +402,10 @@ def _check_written(
     taken: list[Product],
     words: str,
 ) -> None:
-    """Raise `_Incomplete` where a part of what is taken was never written; compact datasets always are."""
+    """Raise `_Incomplete` if a selected part was never written.
+
+    Compact datasets are always written.
+    """
     if dataset.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
         return
     chunks = ChunkMap.of(dataset)
@@ -421,7 +428,7 @@ def _check_written(
 
 
 def _touched(runs: Hyperslab, step: int) -> Any:
-    """Numbers of the chunks, of ``step`` indices each, that have some of the indices."""
+    """Return the numbers of the chunks, of ``step`` indices each, that contain some indices."""
     if runs.is_interval:
         return np.arange(runs.start // step, (runs.end - 1) // step + 1)
     if runs.end > MAX_CELLS:
@@ -434,7 +441,7 @@ def _touched(runs: Hyperslab, step: int) -> Any:
 
 
 def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
-    """The raw files of a dataset. Raises `_Incomplete` where one is missing or too short."""
+    """Return the raw files of a dataset. Raises `_Incomplete` if one is missing or too short."""
     prefix = os.fsdecode(dataset.id.get_access_plist().get_efile_prefix())
     n_left = math.prod(dataset.shape) * dataset.dtype.itemsize
     for name, begin, size in dataset.external:
@@ -447,7 +454,8 @@ def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
         if path.stat().st_size < begin + n_bytes:
             raise _Incomplete(
                 None,
-                f"its external file {path} has {path.stat().st_size} bytes, expected {begin + n_bytes}",
+                f"its external file {path} has {path.stat().st_size} bytes, expected "
+                f"{begin + n_bytes}",
             )
         n_left -= n_bytes
         yield path
@@ -460,7 +468,7 @@ def _external_files(dataset: h5py.Dataset) -> Iterator[Path]:
 def sources_in_order(
     dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack
 ) -> list[h5py.Dataset]:
-    """Return the datasets (n, n_X, n_Y) that make up a virtual one, in order; else only the dataset itself.
+    """Return the datasets (n, n_X, n_Y) of a virtual one, in order; else the dataset itself.
 
     They are taken where each is mapped as a whole, none overlaps another, and all can be read
     directly; then their frames are those of the virtual dataset.
@@ -477,7 +485,10 @@ def sources_in_order(
 def _pieces(
     dataset: h5py.Dataset, dtype: np.dtype[Any], source: str, opened: ExitStack
 ) -> list[h5py.Dataset]:
-    """The datasets that a dataset consists of; none where they cannot be read directly or are not in order."""
+    """Return the datasets that make up a dataset; none if they cannot be read directly.
+
+    There are none either if they are not in order.
+    """
     if not dataset.is_virtual:
         return (
             [dataset]
@@ -507,7 +518,10 @@ def _pieces(
 
 
 def _whole_frames(mapping: _Mapping, shape: tuple[int, int, int]) -> Hyperslab | None:
-    """The frames of a mapping that has whole ones, one after the other, which are everything that its source has."""
+    """Return the frames of a mapping of whole consecutive frames.
+
+    None unless they are all frames of the source.
+    """
     if len(mapping.target) != 1 or any(runs.is_unlimited for runs in mapping.target[0]):
         return None
     frames, *inside = mapping.target[0]

@@ -1,4 +1,4 @@
-"""Strict reader of CBF images that are compressed by byte offsets, as Pilatus detectors write them."""
+"""Strict reader of CBF images with byte-offset compression, as Pilatus detectors write them."""
 
 import base64
 import hashlib
@@ -26,7 +26,10 @@ _PADDING = 16
 
 
 def size_of(head: bytes) -> int | None:
-    """Bytes up to the last pixel, from the first bytes of a file; None where they do not tell."""
+    """Return the bytes up to the last pixel, from the first bytes of a file.
+
+    None if the first bytes do not tell it.
+    """
     found = re.search(rb"^X-Binary-Size: *(\d{1,15})\s", head, re.M)
     starter = head.find(_STARTER)
     return starter + len(_STARTER) + int(found[1]) if found and starter >= 0 else None
@@ -52,7 +55,8 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
     starter = content.find(_STARTER, max(section, 0), _MAX_HEADER)
     if section < 0 or starter < 0:
         raise InputError(
-            f"{path}: is damaged or cut off: no pixels in the first {min(len(content), _MAX_HEADER)} bytes of the CBF file"
+            f"{path}: is damaged or cut off: no pixels in the first "
+            f"{min(len(content), _MAX_HEADER)} bytes of the CBF file"
         )
     header = content[section:starter].decode("latin-1")
     found = {
@@ -64,7 +68,8 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
         scheme = (re.findall(r'conversions="([^"\n]*)"', header) or ["none"])[0]
     if scheme.lower() != "x-cbf_byte_offset":
         raise InputError(
-            f"{path}: is compressed by {scheme[:40]!r}, expected x-CBF_BYTE_OFFSET; write it again with this method"
+            f"{path}: is compressed by {scheme[:40]!r}, expected x-CBF_BYTE_OFFSET; write it again "
+            "with this method"
         )
 
     def number(name: str) -> int:
@@ -80,7 +85,8 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
     kind = found.get("x-binary-element-type", "signed 32-bit integer")
     if kind not in _DTYPES:
         raise InputError(
-            f"{path}: is a damaged CBF file: pixels of type {kind[:40]!r}, expected {', '.join(_DTYPES)}"
+            f"{path}: is a damaged CBF file: pixels of type {kind[:40]!r}, expected "
+            f"{', '.join(_DTYPES)}"
         )
     if begin + n_bytes > len(content):
         raise InputError(
@@ -90,7 +96,8 @@ def read_cbf(content: bytes, path: Path) -> tuple[Array, str]:
         "x-binary-number-of-elements" in found and number("X-Binary-Number-of-Elements") != n_pixels
     ):
         raise InputError(
-            f"{path}: is a damaged CBF file: {shape[0]} x {shape[1]} pixels do not fit {n_bytes} bytes and its other sizes"
+            f"{path}: is a damaged CBF file: {shape[0]} x {shape[1]} pixels do not fit {n_bytes} "
+            "bytes and its other sizes"
         )
     data = content[begin : begin + n_bytes]
     checksum = found.get("content-md5")

@@ -120,8 +120,8 @@ class Image:
     X, its columns Y.
     """
     header: dict[str, float | str]
-    """Some of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0 where
-    0 means unknown.
+    """Values of `HEADER_FIELDS`. Fields that the header lacks are absent, and fields of value 0
+    where 0 means unknown.
     """
     format: str
     """Format of the file: marccd, cbf, edf, tif, ..."""
@@ -136,13 +136,17 @@ def read_image(path: Path) -> Image:
     image = read_image_of_any_type(path)
     if image.frame.dtype not in FRAME_DTYPES:
         raise InputError(
-            f"{path}: has values of type {image.frame.dtype}, expected one of {', '.join(map(str, FRAME_DTYPES))}"
+            f"{path}: has values of type {image.frame.dtype}, expected one of "
+            f"{', '.join(map(str, FRAME_DTYPES))}"
         )
     return image
 
 
 def read_image_of_any_type(path: Path) -> Image:
-    """Read an image with values of any type, such as a mask; `read_image` takes `FRAME_DTYPES` only."""
+    """Read an image with values of any type, such as a mask.
+
+    `read_image` accepts `FRAME_DTYPES` only.
+    """
     head = _head(path)
     if not head:
         raise InputError(f"{path}: is empty, expected an image")
@@ -210,7 +214,7 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
 
 
 def is_image(head: bytes) -> bool:
-    """Return True if the first bytes of a file, at least 1031, are those of an image of a known format."""
+    """Return True if the first bytes of a file, at least 1031, are those of a known format."""
     known = (
         *tiff.SIGNATURES,
         cbf.SIGNATURE,
@@ -248,7 +252,7 @@ def read_header(path: Path) -> dict[str, float | str]:
 
 
 def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an image that can be read; raises what `read_image` does.
+    """Return shape and type of an image that can be read; raises the errors of `read_image`.
 
     Only the header is read where that tells all.
     """
@@ -263,7 +267,9 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def read_rows(
     path: Path, first: int, last: int, into: Array
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Fill ``into`` with the rows from ``first`` to ``last`` of an image's frame; raises what `read_image` does.
+    """Fill ``into`` with some rows of an image; raises the errors of `read_image`.
+
+    They are the rows from ``first`` to ``last``.
 
     Of a MarCCD file that is not compressed only these are read, and straight to where they belong;
     any other is decoded as a whole.
@@ -305,7 +311,7 @@ def read_rows(
 
 
 def _head(path: Path, n_bytes: int = DATA_BEGIN) -> bytes:
-    """The first bytes of a file; without ``n_bytes``, as many as a MarCCD header has."""
+    """Return the first bytes of a file; without ``n_bytes``, those of a MarCCD header."""
     require_regular_file(path, "an image")
     try:
         with path.open("rb") as file:
@@ -325,7 +331,7 @@ _COMPRESSED_SIGNATURES = (b"\x1f\x8b", b"BZh")
 
 
 def _whole(path: Path, head: bytes) -> bytes:
-    """The whole decompressed content of a file that decompresses to ``head`` and so on."""
+    """Return the whole decompressed content of a file whose content begins with ``head``."""
     limit = MAX_CONTENT
     if _is_marccd(head):
         limit = _marccd_bytes(head, path) + SLACK
@@ -395,7 +401,7 @@ def _check_not_marccd(head: bytes, path: Path) -> None:
 
 
 def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
-    """Byte orders of header and frame, ``<`` or ``>``; None where the header does not tell them."""
+    """Return byte orders of header and frame, ``<`` or ``>``; None if they are unknown."""
     known: dict[int, Order] = {1234: "<", 4321: ">"}
     for order in known.values():
         of_header, of_frame = struct.unpack_from(f"{order}2i", head, 1052)
@@ -405,7 +411,10 @@ def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
 
 
 def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """Shape and type, in its byte order, of a frame, from the first bytes of a file of ``n_bytes``."""
+    """Return shape and type of a frame, from the first bytes of a file of ``n_bytes``.
+
+    The type has the byte order of the file.
+    """
     if n_bytes < DATA_BEGIN or len(head) < DATA_BEGIN:
         raise InputError(
             f"{path}: is cut off: {n_bytes} bytes, "
@@ -420,13 +429,14 @@ def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, in
     expected = _marccd_bytes(head, path)
     if n_bytes < expected:
         raise InputError(
-            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} pixels of {depth} bytes"
+            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} "
+            f"pixels of {depth} bytes"
         )
     return (n_slow, n_fast), np.dtype(_MARCCD_DTYPES[depth]).newbyteorder(orders[1])
 
 
 def _marccd_bytes(head: bytes, path: Path) -> int:
-    """Size of header and frame together, as the header tells it."""
+    """Return the size of header and frame together, from the header."""
     orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
     if orders is None:
         raise InputError(
@@ -471,7 +481,7 @@ def _marccd_header(content: bytes) -> dict[str, float | str]:
 
 
 def _marccd_time(stamp: bytes) -> str:
-    """ISO 8601 of ``MMDDhhmmYYYY.ss``; as it stands where it is something else."""
+    """Return ``MMDDhhmmYYYY.ss`` as ISO 8601; another text is returned unchanged."""
     text = stamp.split(b"\0")[0].decode("ascii", "replace").strip()
     found = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d{4})\.(\d\d)", text)
     return "{4}-{0}-{1}T{2}:{3}:{5}".format(*found.groups()) if found else text
@@ -496,7 +506,8 @@ class _Complaints(logging.Handler):
 
 
 _DAMAGE = re.compile(
-    r"incomplete|mismatch|malformed|smaller than|unimplemented|unknown compression|corrupt|uncommon error|under-short|bad framesize"
+    r"incomplete|mismatch|malformed|smaller than|unimplemented|unknown "
+    r"compression|corrupt|uncommon error|under-short|bad framesize"
     r"|not reachable",
     re.IGNORECASE,
 )
@@ -504,7 +515,9 @@ _complaints = _Complaints()
 
 
 def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Path) -> None:
-    """Raise `InputError` unless the frame that an EDF header describes is in the file; fabio fills missing bytes with zeros.
+    """Raise `InputError` unless the file has the whole frame of its EDF header.
+
+    fabio fills missing bytes with zeros.
 
     Args:
         head: the first bytes of the file, `MAX_EDF_HEADER` or all.
@@ -527,7 +540,8 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
     if "EDF_BINARYFILENAME" in header:
         raise InputError(
-            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, expected them after the header"
+            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, "
+            "expected them after the header"
         )
     dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
     if not dimensions or "DATATYPE" not in header:
@@ -536,7 +550,8 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     kind = DATA_TYPES.get(header["DATATYPE"])
     if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
         raise InputError(
-            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type {header['DATATYPE'][:40]!r}"
+            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type "
+            f"{header['DATATYPE'][:40]!r}"
         )
     expected, stored = (
         math.prod(map(int, dimensions)) * np.dtype(kind).itemsize,
@@ -546,12 +561,14 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
     if not method.startswith("NO"):
         if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
             raise InputError(
-                f"{path}: is damaged or cut off: {stored} bytes after the header, expected {repr(sizes[0][:40]) if sizes else 'Size'}"
+                f"{path}: is damaged or cut off: {stored} bytes after the header, expected "
+                f"{repr(sizes[0][:40]) if sizes else 'Size'}"
             )
         data = content()[end.end() : end.end() + int(sizes[0])]
         if "OFFSET" in method or "Z" not in method:
             raise InputError(
-                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; write it again with one of these"
+                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; "
+                "write it again with one of these"
             )
         try:
             if "GZIP" in method or "BZ" in method:
@@ -564,16 +581,21 @@ def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Pa
             ) from error
         if not is_whole or len(found) != expected:
             raise InputError(
-                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, expected {expected}"
+                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, "
+                f"expected {expected}"
             )
     elif stored < expected:
         raise InputError(
-            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, expected {expected}"
+            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, "
+            f"expected {expected}"
         )
 
 
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:
-    """An image out of its file; ``content``: what was in the file, if that was compressed."""
+    """Return an image from its file.
+
+    ``content``: decompressed content of the file; None: the file is not compressed.
+    """
     import fabio
     from fabio.fabioutils import BytesIO
 
@@ -630,6 +652,6 @@ def _pilatus_header(header: dict[str, Any]) -> dict[str, float | str]:
 
 
 def _without(reason: str, path: Path) -> str:
-    """A reason without the file's name, which stands before it anyway."""
+    """Return a reason without the name of the file, which precedes it anyway."""
     text = reason.replace(str(path), "it").replace(path.name, "it")
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON])

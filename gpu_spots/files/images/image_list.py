@@ -1,4 +1,7 @@
-"""List of the images of a run, in order, with the metadata of each: from a log, a table, or their names."""
+"""List of the images of a run in order, with their metadata.
+
+The metadata come from a log, a table, or the names.
+"""
 
 import glob
 import itertools
@@ -30,7 +33,7 @@ MANY = 100_000
 IMAGE_SUFFIXES = ("mccd", "tif", "tiff", "cbf", "edf", "img", "sfrm", "mar3450", "mar2300")
 """Endings of image names, without the dot."""
 IN_MESSAGES = 3
-"""So many names are told, and of the others how many there are."""
+"""Number of names in a message. Of the others, only the number is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class ImageRequest:
 
     @property
     def named(self) -> list[Path]:
-        """The files that the request itself names; which images there are, `list_images` finds out."""
+        """Return the files that the request itself names; `list_images` finds the images."""
         return [
             path for path in (self.log, self.table, *map(Path, self.sources)) if path is not None
         ]
@@ -285,11 +288,14 @@ def _inputs_in(folder: Path) -> str:
     hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
     if hdf5:
         return f"give a file in it, such as {shlex.quote(f'{shown}/{hdf5[0]}')}"
-    return f"expected images in it, found {len(names)} files of other kinds; give images as a pattern: '{shown}/*.mccd'"
+    return (
+        f"expected images in it, found {len(names)} files of other kinds; give images as a "
+        f"pattern: '{shown}/*.mccd'"
+    )
 
 
 def _ending(name: str) -> str:
-    """``.mccd.gz`` of ``a_1.500.mccd.gz``."""
+    """Return the ending of a name: ``.mccd.gz`` of ``a_1.500.mccd.gz``."""
     suffixes = Path(name).suffixes
     return "".join(
         suffixes[-2:] if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:]
@@ -304,7 +310,10 @@ def _folder(path: Path, request: ImageRequest) -> Path:
 
 
 def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Path]:
-    """Find each image in the folder or below it, by its full name or the last part of it, compressed or not."""
+    """Find each image in the folder or below it, compressed or not.
+
+    An image is found by its full name or by the last part of it.
+    """
 
     def place(name: str) -> Path:
         ways = dict.fromkeys((name.replace("\\", "/"), _base(name)))
@@ -320,7 +329,7 @@ def _places(names: Iterable[str], folder: Path, below: Sequence[str]) -> list[Pa
 
 
 def _present(images: ImageList, skip_bad: bool) -> ImageList:
-    """Without images that are missing; an error without ``skip_bad``."""
+    """Return the list without missing images. Without ``skip_bad`` they are an error."""
     # os.path.exists, as Path.exists raises OSError for a name that is too long
     present = [os.path.exists(path) for path in images.paths]
     missing = [i for i, is_there in enumerate(present) if not is_there]
@@ -372,7 +381,10 @@ def _typed_table(path: Path) -> dict[str, Column]:
 
 
 def _columns_of_table(path: Path, images: ImageList) -> dict[str, Column]:
-    """The columns of a table, one value an image: by the names in its column ``file``, else row by row."""
+    """Return the columns of a table, one value per image.
+
+    Rows are matched by the column ``file``; without it, they are in the order of the images.
+    """
     columns = _typed_table(path)
     n_rows = len(next(iter(columns.values())).values)
     if "file" not in columns:
@@ -413,7 +425,8 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
         )
         if match is None:
             raise InputError(
-                f"{path}: the name does not match {given('name_pattern')}, expected {pattern[:200]!r}"
+                f"{path}: the name does not match {given('name_pattern')}, expected "
+                f"{pattern[:200]!r}"
             )
         found.append(match)
     texts = {name: [groups[name] for groups in found] for name in compiled.fields}
@@ -459,7 +472,7 @@ def _with_pattern(images: ImageList, pattern: str, request: ImageRequest) -> Ima
 
 
 def _in_turn(n_images: int, request: ImageRequest) -> NDArray[np.int64]:
-    """The number of each image's angle, where images come angle by angle."""
+    """Return the index of the angle of each image, for images in the order of angles."""
     return np.arange(n_images) // (request.frames_per_angle or len(request.laser or ("off",)))
 
 
@@ -506,18 +519,18 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _base(name: str) -> str:
-    """The last part of a path, in the style of any system."""
+    """Return the last part of a path of any operating system."""
     return re.split(r"[/\\]", name)[-1]
 
 
 def _plain(name: str) -> str:
-    """The name of an image, compressed or not."""
+    """Return the name of an image without the ending of a compression."""
     base = _base(name)
     return next((base.removesuffix(ending) for ending in COMPRESSED if base.endswith(ending)), base)
 
 
 def _natural(name: str) -> list[tuple[float, str]]:
-    """Names in the order of the numbers in them: 2 before 10."""
+    """Return a key that sorts names by the numbers in them: 2 before 10."""
     return [
         (float(part), "") if i % 2 else (0.0, part)
         for i, part in enumerate(re.split(r"(\d+)", name))

@@ -28,9 +28,8 @@ from gpu_spots.files.images.image_list import (
     write_images,
 )
 from gpu_spots.files.lauecollect import Column
-from gpu_spots.masks.grouping import Columns, LocatedColumns
 from gpu_spots.memory.workers import in_order
-from gpu_spots.model import Array, Validity
+from gpu_spots.model import Array, Columns, LocatedColumns, Validity
 from gpu_spots.protocols import Observer, Provenance
 
 COUNTING_PIXELS = ("cbf", "pilatus")
@@ -94,7 +93,7 @@ class ImageStack:
         self._states = [_state(path) for path in self.files]
 
     def resident(self) -> None:
-        """Nothing is in memory."""
+        """Return None, because nothing is in memory."""
 
     def read(self, begin: int, end: int, into: Array) -> None:
         """Read frames; may be called by several threads.
@@ -171,7 +170,7 @@ def open_images(request: ImageRequest, observer: Observer, workers: int) -> Imag
 
 
 def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageList:
-    """Without images that cannot be read, or are not of the shape and type that most have."""
+    """Return the list without images that cannot be read, or of another shape or type."""
 
     def look(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]] | str:
         try:
@@ -203,7 +202,10 @@ def _without_bad(images: ImageList, observer: Observer, workers: int) -> ImageLi
 
 
 def _with_header_angles(images: ImageList, workers: int) -> ImageList:
-    """Return the list with angles from the image headers, if one of `HEADER_ANGLES` varies over the run."""
+    """Return the list with angles from the image headers.
+
+    One of `HEADER_ANGLES` is used if it varies over the run.
+    """
 
     def look(path: Path) -> list[float]:
         try:
@@ -243,7 +245,7 @@ def _words(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None where it is gone."""
+    """Return size and time of a file; None: it does not exist any more."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,6 @@
-"""A log of Lauecollect, the program that takes Laue data at BioCARS: one line a frame, of columns that TABs separate.
+"""Log of Lauecollect, the data collection program of BioCARS: one line per frame.
+
+Columns are separated by TABs.
 
 There are two generations. The older has ``date time``, ``file``, ``delay``, ... and then the
 variables of the run; the newer has also ``started`` and ``finished``, and ``Laser_on``. Nothing
@@ -101,7 +103,8 @@ def read_log(path: Path) -> Log:
             comments.append(line[1:].strip())
         elif names is None:
             raise InputError(
-                f"{path}: line {number} comes before the header, expected first a line with TABs that names a column 'file'"
+                f"{path}: line {number} comes before the header, expected first a line with TABs "
+                "that names a column 'file'"
             )
         else:
             row = _row(names, fields)
@@ -141,7 +144,7 @@ def read_log(path: Path) -> Log:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not empty, with their numbers."""
+    """Return lines that are not empty, with their numbers."""
     content = read_content(path, "a Lauecollect log")
     try:
         text = content.decode("utf-8-sig")
@@ -154,7 +157,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _name(field: str) -> str:
-    """The name of a column out of its heading, as a name in HDF5 can be."""
+    """Return the name of a column from its heading, as HDF5 allows it."""
     found = _HEADING.match(field.strip())
     name = found["name"].strip().replace("/", "_") if found else ""
     known = name.lower().replace(" ", "_")
@@ -170,7 +173,7 @@ def _unique(fields: list[str]) -> list[str]:
 
 
 def _row(names: list[str], fields: list[str]) -> dict[str, str] | str:
-    """A frame's values by name; or what is wrong with the line.
+    """Return the values of a frame by name; or what is wrong with the line.
 
     A comment at its end may be missing, and may hold TABs.
     """
@@ -192,7 +195,7 @@ def _column(name: str, heading: str, values: list[str]) -> Column:
 
 
 def typed(name: str, values: list[str]) -> Array:
-    """The values of a column out of their texts, as `read_log` describes."""
+    """Return the values of a column from their texts, as `read_log` describes."""
     if name == "laser_on":
         return _laser_states(values)
     if name.lower() not in TEXT_COLUMNS:
@@ -226,7 +229,7 @@ def _add_timestamps(columns: dict[str, Column]) -> None:
 
 
 def _timestamp(text: str) -> str:
-    """ISO 8601; empty for what is no date."""
+    """Return a date as ISO 8601; empty if it is no date."""
     found = _DATE.fullmatch(text.strip())
     try:
         if not found:

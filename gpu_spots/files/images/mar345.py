@@ -17,7 +17,7 @@ _BITS_V2 = (0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32)
 
 
 def check_mar345(content: bytes, path: Path) -> None:
-    """Raise `InputError` unless sizes, overflow table and packed pixels of a mar345 file fit each other.
+    """Raise `InputError` unless sizes, overflow table and pixels of a mar345 file agree.
 
     Args:
         content: the whole file.
@@ -42,7 +42,8 @@ def check_mar345(content: bytes, path: Path) -> None:
         or n_pixels % width
     ):
         raise InputError(
-            f"{path}: is a damaged mar345 file: {n_pixels} pixels in rows of {width}, but {int(found[3])} x {int(found[2])} are packed"
+            f"{path}: is a damaged mar345 file: {n_pixels} pixels in rows of {width}, but "
+            f"{int(found[3])} x {int(found[2])} are packed"
         )
     n_table = max(n_high + 7, 0) // 8 * 64
     if n_high < 0 or _HEADER_BYTES + n_table > found.start():
@@ -57,12 +58,13 @@ def check_mar345(content: bytes, path: Path) -> None:
     n_packed = _unpacked(content, found.end(), n_pixels, found[1] is not None)
     if n_packed != n_pixels:
         raise InputError(
-            f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected {n_pixels}"
+            f"{path}: is damaged or cut off: its packed data hold {n_packed} pixels, expected "
+            f"{n_pixels}"
         )
 
 
 def _unpacked(content: bytes, begin: int, n_pixels: int, is_v2: bool) -> int:
-    """Pixels that are in the packed data, counted block by block until there are ``n_pixels``."""
+    """Return the number of packed pixels, counted block by block up to ``n_pixels``."""
     bits_of, n_code = (_BITS_V2, 4) if is_v2 else (_BITS, 3)
     mask, n_bits = (1 << n_code) - 1, 8 * len(content)
     content += b"\0\0"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gpu_spots.errors import ParameterError
 
 MAX_PARTS = 40
-"""Most fields, ``*`` and texts between them in a pattern."""
+"""Maximum number of fields, ``*`` and texts in a pattern."""
 _FIELD = re.compile(r"\{([^{}]*)\}|\*")
 _ANGLE = re.compile(r"([+-]?\d+)(\.\d+)?")
 _DIGITS = re.compile(r"\d+")
@@ -30,7 +30,7 @@ class NamePattern:
         return [text for kind, text in self.parts if kind == "field"]
 
     def match(self, name: str) -> dict[str, str] | None:
-        """Texts of the fields in a name; None for a name that is not like the pattern.
+        """Return the texts of the fields in a name; None: the name does not match the pattern.
 
         Example:
             >>> compile_pattern("{base}_{angle}.tif").match("a_b_-1.5.tif")
@@ -98,13 +98,14 @@ def compile_pattern(pattern: str) -> NamePattern:
     if not any(kind == "field" for kind, _ in parts):
         raise ParameterError(
             "name_pattern",
-            f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, {{repeat}}",
+            f"{pattern[:200]!r} has no field, expected some such as {{angle}}, {{laser}}, "
+            f"{{repeat}}",
         )
     return NamePattern(tuple(parts))
 
 
 def _ends(kind: str, text: str, name: str, begin: int) -> Iterator[int]:
-    """Yield the possible ends of a part that begins at ``begin`` of a name, the preferred one first."""
+    """Yield the possible ends of a part that begins at ``begin``, the preferred one first."""
     if kind == "text":
         if name.startswith(text, begin):
             yield begin + len(text)

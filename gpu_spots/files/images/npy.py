@@ -36,7 +36,8 @@ def read_npy(content: bytes, path: Path) -> Array:
     found = _HEADER.fullmatch(content[begin:end]) if end - begin < 4096 else None
     if found is None:
         raise InputError(
-            f"{path}: is a damaged .npy file or not one of numbers: its header is not one that NumPy writes for them"
+            f"{path}: is a damaged .npy file or not one of numbers: its header is not one that "
+            "NumPy writes for them"
         )
     try:
         dtype = np.dtype(found[1].decode())
@@ -48,7 +49,8 @@ def read_npy(content: bytes, path: Path) -> Array:
     expected = math.prod(shape) * dtype.itemsize
     if len(content) - end != expected:
         raise InputError(
-            f"{path}: is damaged or cut off: {len(content)} bytes, expected {end + expected} for shape {shape} of {dtype}"
+            f"{path}: is damaged or cut off: {len(content)} bytes, expected {end + expected} for "
+            f"shape {shape} of {dtype}"
         )
     values = np.frombuffer(content, dtype, offset=end).reshape(
         shape, order="F" if found[2] == b"True" else "C"

@@ -89,7 +89,7 @@ def read_tiff(content: bytes, path: Path) -> tuple[Array, str]:
 
 
 def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ...]]]:
-    """Byte order and known tags of the only image."""
+    """Return byte order and known tags of the only image."""
     order = "<" if content[:1] == b"I" else ">"
     if struct.unpack_from(f"{order}H", content, 2)[0] == 43:
         begin, pointer, number, entry_bytes = 8, "Q", "Q", 20
@@ -107,7 +107,8 @@ def _directory(content: bytes, path: Path) -> tuple[str, dict[int, tuple[Any, ..
         end = offset + struct.calcsize(number) + n_entries * entry_bytes
         if end + struct.calcsize(pointer) > len(content):
             raise InputError(
-                f"{path}: is damaged or cut off: {len(content)} bytes, expected a TIFF directory of {n_entries} entries at {offset}"
+                f"{path}: is damaged or cut off: {len(content)} bytes, expected a TIFF directory "
+                f"of {n_entries} entries at {offset}"
             )
         (offset,) = struct.unpack_from(order + pointer, content, end)
     if len(seen) != 1:
@@ -157,7 +158,8 @@ def _parts_of(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: 
     if compression not in _MAX_RATIO:
         name = _NAMES.get(compression, f"method {compression}")
         raise InputError(
-            f"{path}: is compressed by {name}, expected LZW, Deflate or no compression; write it again with one of these"
+            f"{path}: is compressed by {name}, expected LZW, Deflate or no compression; write it "
+            "again with one of these"
         )
     bits, sample_format = _one(tags, _BITS, 1), _one(tags, _SAMPLE_FORMAT, 1)
     kind = {1: "u", 2: "i", 3: "f", 4: "u"}.get(sample_format)
@@ -175,7 +177,8 @@ def _parts_of(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: 
         or (predictor == 3 and kind != "f")
     ):
         raise InputError(
-            f"{path}: has TIFF predictor {predictor} with {dtype} pixels, expected 1, 2, or 3 with floating point"
+            f"{path}: has TIFF predictor {predictor} with {dtype} pixels, expected 1, 2, or 3 with "
+            "floating point"
         )
     is_tiled = _TILE_OFFSETS in tags
     if is_tiled:
@@ -199,7 +202,8 @@ def _parts_of(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: 
         parts = _Parts(shape, dtype, bits, part, is_tiled, offsets, sizes, compression, predictor)
     if not len(parts.offsets) == len(parts.counts) == n_parts:
         raise InputError(
-            f"{path}: is a damaged TIFF file: {len(offsets)} offsets and {len(counts)} sizes of strips or tiles, expected {n_parts}"
+            f"{path}: is a damaged TIFF file: {len(offsets)} offsets and {len(counts)} sizes of "
+            f"strips or tiles, expected {n_parts}"
         )
     beyond = max(offset + count for offset, count in zip(parts.offsets, parts.counts, strict=True))
     if beyond > n_bytes:
@@ -208,11 +212,13 @@ def _parts_of(tags: dict[int, tuple[Any, ...]], order: str, n_bytes: int, path: 
     stored = min(sum(parts.counts), n_bytes)  # strips of a damaged file may overlap
     if needed > stored * _MAX_RATIO[compression]:
         raise InputError(
-            f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels of {bits} bits cannot be in {stored} bytes of data"
+            f"{path}: is a damaged TIFF file: {shape[0]} x {shape[1]} pixels of {bits} bits cannot "
+            f"be in {stored} bytes of data"
         )
     if compression != NO_COMPRESSION and needed > MAX_FRAME_BYTES:
         raise InputError(
-            f"{path}: is an image of {needed} bytes when it is decompressed, expected at most {MAX_FRAME_BYTES}"
+            f"{path}: is an image of {needed} bytes when it is decompressed, expected at most "
+            f"{MAX_FRAME_BYTES}"
         )
     return parts
 
@@ -237,7 +243,8 @@ def _decode(content: bytes, parts: _Parts, path: Path) -> Array:
             (len(data) != full and parts.compression != NO_COMPRESSION) or len(data) < expected
         ):
             raise InputError(
-                f"{path}: is damaged: strip or tile {index} of its TIFF data has {len(data)} bytes, expected {expected}"
+                f"{path}: is damaged: strip or tile {index} of its TIFF data has {len(data)} "
+                f"bytes, expected {expected}"
             )
         pixels = _pixels(data[:expected], rows, parts)
         end = min(row + rows, n_rows), min(column + parts.part[1], n_columns)
@@ -246,7 +253,7 @@ def _decode(content: bytes, parts: _Parts, path: Path) -> Array:
 
 
 def _pixels(data: bytes, rows: int, parts: _Parts) -> Array:
-    """(rows, columns of a part), with the predictor undone."""
+    """Return pixels (rows, columns of a part) with the predictor undone."""
     columns, dtype = parts.part[1], parts.dtype
     if parts.bits == 1:
         packed = np.frombuffer(data, np.uint8).reshape(rows, -1)
@@ -265,7 +272,10 @@ def _pixels(data: bytes, rows: int, parts: _Parts) -> Array:
 
 
 def inflate(data: bytes, at_most: int) -> bytes:
-    """Undo Deflate; more than ``at_most`` bytes, a wrong checksum or a missing end are ValueError."""
+    """Decompress Deflate.
+
+    Raises ValueError for more than ``at_most`` bytes, a wrong checksum or a missing end.
+    """
     stream = zlib.decompressobj()
     try:
         found = stream.decompress(data, at_most)
@@ -288,7 +298,10 @@ _BEGINS = np.cumsum(_WIDTHS) - _WIDTHS
 
 
 def _unpack_lzw(data: bytes, at_most: int) -> bytes:
-    """Undo TIFF's LZW; more than ``at_most`` bytes or impossible codes are ValueError."""
+    """Decompress TIFF's LZW.
+
+    Raises ValueError for more than ``at_most`` bytes or impossible codes.
+    """
     padded = np.frombuffer(data + bytes(4), np.uint8).astype(np.uint32)
     n_bits, at, found, n_found = 8 * len(data), 0, [], 0
     while True:

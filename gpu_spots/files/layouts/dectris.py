@@ -57,8 +57,10 @@ class EigerData(Nexus):
         return {
             "high": largest - 1,
             "high_from": f"{largest} marks pixels without a value in EIGER data files",
-            "note": "is an EIGER data file without its master file, which has the pixel mask and the "
-            f"angles; give {better} instead if you have it; the value {largest} counts as invalid, use "
+            "note": "is an EIGER data file without its master file, which has the pixel mask and "
+            "the "
+            f"angles; give {better} instead if you have it; the value {largest} counts as invalid, "
+            "use "
             f"{given('valid_range')} to change this",
         }
 

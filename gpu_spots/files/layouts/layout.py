@@ -107,7 +107,7 @@ class FrameDatasets:
 
     @property
     def path(self) -> str:
-        """Path of the frames; of several datasets, the first and the last path."""
+        """Path of the frames; for several datasets, the first and the last path."""
         first, last = self.parts[0].path, self.parts[-1].path
         return first if len(self.parts) == 1 else f"{first} ... {last}"
 

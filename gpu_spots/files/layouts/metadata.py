@@ -12,8 +12,7 @@ from gpu_spots.files.layouts.layout import FrameDatasets
 from gpu_spots.files.layouts.named_columns import find_columns
 from gpu_spots.files.table import read_table
 from gpu_spots.inputs import Inputs
-from gpu_spots.masks.grouping import Columns, LocatedColumns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Columns, LocatedColumns
 
 
 def read_metadata(frames: FrameDatasets, options: Inputs) -> LocatedColumns:
@@ -60,9 +59,10 @@ def given_to_frames_in_memory(columns: Columns, n_frames: int, options: Inputs) 
 def _given(file: h5py.File, n_frames: int, options: Inputs) -> Mapping[str, tuple[str, Array]]:
     """Return the place and the values of each column that the user gives."""
     given = dict(_of_table(n_frames, options))
-    for name, path in (("angle", options.angles_path), ("laser_on", options.laser_path)):
+    for name, parameter in (("angle", "angles_path"), ("laser_on", "laser_path")):
+        path = getattr(options, parameter)
         if path is not None:
-            given[name] = absolute(path), _one_a_frame(file, path, n_frames)
+            given[name] = absolute(path), _one_a_frame(file, path, parameter, n_frames)
     return given
 
 
@@ -73,14 +73,14 @@ def _of_table(n_frames: int, options: Inputs) -> dict[str, tuple[str, Array]]:
     n_rows = len(next(iter(columns.values())))
     if n_rows != n_frames:
         raise InputError(
-            f"{options.table}: has {n_rows} row{'s' * (n_rows != 1)} below the column names, "
-            f"expected one for each of the {n_frames} frames"
+            f"{options.table}: has {n_rows} row{'s' * (n_rows != 1)} below the column names "
+            f"({', '.join(columns)}), expected one for each of the {n_frames} frames"
         )
     return {name: (f"{options.table}: {name}", values) for name, values in columns.items()}
 
 
-def _one_a_frame(file: h5py.File, path: str, n_frames: int) -> Array:
-    item = item_at(file, path)
+def _one_a_frame(file: h5py.File, path: str, parameter: str, n_frames: int) -> Array:
+    item = item_at(file, path, parameter)
     if not isinstance(item, h5py.Dataset):
         raise InputError(
             f"{file.filename}: {path} is a group, expected a dataset of one value per frame"

@@ -17,8 +17,7 @@ from gpu_spots.files.hdf5.tree import (
 )
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.layouts.layout import OFFICIAL_ANGLES, FrameDatasets
-from gpu_spots.masks.grouping import LocatedColumns
-from gpu_spots.model import Array
+from gpu_spots.model import Array, LocatedColumns
 
 STATE_TEXTS = frozenset({"0", "1", "0.0", "1.0", "true", "false", "on", "off"})
 """Texts that a laser state may be."""

@@ -48,7 +48,7 @@ PHOTON_COUNTERS = ("eiger", "pilatus", "dectris", "jungfrau", "mythen", "selun")
 
 @dataclass(frozen=True, kw_only=True)
 class Nexus(Layout):
-    """Everything about the frames is in their entry; a group describes the detector."""
+    """Layout with all data of the frames in their entry, and a group for the detector."""
 
     mask_bits: MaskBits = NEXUS_MASK
 

@@ -43,7 +43,7 @@ LAYOUTS: tuple[Layout, ...] = (
     LAUEPROC,
     GENERIC,
 )
-"""All layouts, in the order in which frames are searched for."""
+"""Layouts in the order in which frames are searched for."""
 
 
 def recognise(file: h5py.File, paths: Sequence[str] = ()) -> FrameDatasets:
@@ -82,7 +82,7 @@ def recognise(file: h5py.File, paths: Sequence[str] = ()) -> FrameDatasets:
 
 
 def _layout_of(file: h5py.File, parts: Parts) -> Layout:
-    """Return the layout of a stack: the first one with such paths, otherwise what NeXus classes tell.
+    """Return the layout of a stack: the first one with such paths, else by its NeXus classes.
 
     It does not depend on how the stack was found, so it is the same if the user gives its path.
     """
@@ -95,7 +95,7 @@ def _layout_of(file: h5py.File, parts: Parts) -> Layout:
 def _given_frames(file: h5py.File, path: str) -> Parts:
     """Return the stack at a path that the user gives: a dataset, or a group that contains one."""
     place = absolute(path)
-    item = item_at(file, path)
+    item = item_at(file, path, "frames_path")
     if not isinstance(item, h5py.Group) or place == "/":
         return (frames_required(file, path),)
     stacks = _in_group(file, place, item)
@@ -110,7 +110,10 @@ def _given_frames(file: h5py.File, path: str) -> Parts:
 
 
 def _in_group(file: h5py.File, place: str, group: h5py.Group) -> list[Parts]:
-    """Return the stacks that a group, or else the groups in it, show as NeXus; else all below it."""
+    """Return the stacks that a group, or the groups in it, show as NeXus.
+
+    Otherwise return all stacks below it.
+    """
     inner = [(f"{place}/{name}", found) for name, found in groups_in(group)]
     for level in [(place, group)], inner:
         stacks = _different(

@@ -19,12 +19,12 @@ PLUGINS = {
 
 
 def available() -> tuple[str, ...]:
-    """Names that can be used here."""
+    """Return the names that can be used on this machine."""
     return BUILT_IN + (tuple(PLUGINS) if find_spec("hdf5plugin") else ())
 
 
 def filter_options(name: str) -> dict[str, Any]:
-    """Keyword arguments for ``h5py.Group.create_dataset``.
+    """Return keyword arguments for ``h5py.Group.create_dataset``.
 
     Raises `ParameterError` for a name that cannot be used here.
     """

@@ -1,4 +1,7 @@
-"""A run of images as one HDF5 file: LaueUtil's layout, with NeXus markings so that viewers find the frames."""
+"""Writing of a run of images as one HDF5 file.
+
+It has LaueUtil's layout, and NeXus markings so that viewers find the frames.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +31,9 @@ ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi", "start_angle")
 def write_converted(
     stack: ImageStack, output: Path, observer: Observer, workers: int, *, force: bool = False
 ) -> None:
-    """Write the frames of a stack of images, their headers and the metadata to ``output``, which appears when it is complete.
+    """Write frames, headers and metadata of a stack of images to ``output``.
+
+    The file appears when it is complete.
 
     Threads read and compress. Raises `InputError`, which names the image, and `OutputError`; then
     nothing new is left on disk.
@@ -75,7 +80,7 @@ def _write_frames(
 
 
 def _mark(file: h5py.File, stack: ImageStack) -> None:
-    """The empty dataset of the frames, and what NeXus needs to find it."""
+    """Create the empty dataset of the frames, and mark it for NeXus."""
     _, n_rows, n_columns = stack.shape
     frames = file.create_dataset(
         "frames", stack.shape, stack.dtype, chunks=(1, min(STRIP, n_rows), n_columns), **FILTERS
@@ -100,7 +105,10 @@ def _mark(file: h5py.File, stack: ImageStack) -> None:
 
 
 def _header_columns(headers: list[tuple[dict[str, float | str], str]]) -> dict[str, Column]:
-    """Return columns of all header values, one value per frame; NaN or empty text where a header lacks it."""
+    """Return columns of all header values, one value per frame.
+
+    A missing value is NaN or an empty text.
+    """
     columns = {
         "format": Column(
             np.array([kind for _, kind in headers], object),

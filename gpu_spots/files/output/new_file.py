@@ -1,4 +1,7 @@
-"""An output file that appears under its name only when it is complete, and whose failures are errors and not crashes."""
+"""Output files that appear under their names when they are complete.
+
+Failures are errors, not crashes.
+"""
 
 import os
 import signal
@@ -32,7 +35,8 @@ def check_output(output: Path, sources: Sequence[Path], force: bool) -> None:
     refuse_inputs(output, sources)
     if output.exists() and not output.is_file():
         raise OutputError(
-            f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a file"
+            f"{output}: is a {'folder' if output.is_dir() else 'device'}, expected the name of a "
+            "file"
         )
     _refuse_link(output)
     if output.exists() and not force:
@@ -96,7 +100,9 @@ def writing(file: h5py.File, name: Path | str) -> Iterator[None]:
 
 @contextmanager
 def complete_or_absent(output: Path) -> Iterator[Path]:
-    """The path to write to; when the block ends well it becomes ``output`` at once, else it is removed.
+    """Provide the path to write to, which becomes ``output`` when the block ends well.
+
+    After an error it is removed.
 
     What a killed run left there is removed first. Raises `OutputError` where another run is writing
     the same output.
@@ -117,7 +123,8 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
                 _refuse_link(output)
                 if os.path.lexists(output) and not was_there:
                     raise OutputError(
-                        f"{output}: cannot be written: another program created it meanwhile; {_other()}"
+                        f"{output}: cannot be written: another program created it meanwhile; "
+                        f"{_other()}"
                     )
                 os.replace(part, output)
                 watchdog.complete()
@@ -138,7 +145,7 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def uninterrupted(*, too_late: bool = False) -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block has ended.
+    """Delay Ctrl-C and SIGTERM until the block has ended.
 
     ``too_late``: then they are not heard any more, as what they would stop is done.
 
@@ -210,7 +217,7 @@ class NewFile(h5py.File):  # type: ignore[misc]
 
 @contextmanager
 def new_file(path: Path, name: str) -> Iterator[NewFile]:
-    """A new HDF5 file; messages call it ``name``.
+    """Provide a new HDF5 file; messages call it ``name``.
 
     Raises `OutputError` where it cannot be made or finished.
     """
@@ -341,7 +348,10 @@ def _refuse_link(output: Path) -> None:
 
 
 def _locked_new_file(part: Path, output: Path) -> int:
-    """Return a descriptor of a new file that this process alone holds; the lock of a killed process is gone with it."""
+    """Return a descriptor of a new file that only this process holds.
+
+    The lock of a killed process is released by the system.
+    """
     while True:
         try:
             descriptor = os.open(

@@ -18,7 +18,7 @@ from gpu_spots.columns import AXES, IMAGE_ATTRIBUTES
 ENTRY = "entry"
 """Group of the NXdata groups."""
 ORIENTATION = "row X = 0 belongs at the top"
-"""How the pictures are meant to be shown. Some viewers draw the first row at the bottom."""
+"""Intended orientation of pictures. Some viewers draw the first row at the bottom."""
 
 
 def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: str) -> None:

@@ -16,7 +16,7 @@ PANELS: tuple[tuple[str, Callable[[Bin], float]], ...] = (
     ("scatter of the intensity, %", lambda part: 100 * part.intensity_scatter),
     ("width of the pulls", lambda part: part.pull_width),
 )
-"""What is drawn by signal-to-noise: label of the axis, and value of a bin."""
+"""Quantities that are drawn by signal-to-noise: label of the axis, and value of a bin."""
 
 
 def write_plot(path: Path, scores: Mapping[str, Score], *, force: bool = False) -> None:

@@ -25,7 +25,7 @@ class ScratchFile:
     def __init__(
         self, descriptor: int, folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]
     ) -> None:
-        """An open file, in a folder for messages to name, that has room for them."""
+        """Take an open file that has space for the frames; messages name its folder."""
         self._descriptor = descriptor
         self._folder = folder
         self._row_bytes = shape[2] * dtype.itemsize
@@ -74,7 +74,7 @@ class ScratchFile:
 def scratch_file(
     folder: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]
 ) -> Iterator[ScratchFile]:
-    """Room for frames of some shape and type, in a folder.
+    """Provide a scratch file for frames of a shape and type, in a folder.
 
     Raises `OutputError` where there is none.
     """

@@ -1,4 +1,7 @@
-"""Simulated runs on disk: the stack in LaueUtil's layout, with the group ``truth`` beside it; and what a score needs of a spots file."""
+"""Simulated runs on disk, with the group ``truth`` beside the frames.
+
+This module also reads the spots files that are scored.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -30,11 +33,12 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
     "lzf": {"compression": "lzf", "shuffle": True},
     "none": {},
 }
-"""How frames can be stored, and what HDF5 is told for it."""
+"""Compressions of the frames, with their arguments for h5py."""
 
 TRUE_SPOT_COLUMNS = {
     "XY": (
-        "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed [X, Y]",
+        "centre of the spot, X and Y; a whole number is the middle of a pixel; frames are indexed "
+        "[X, Y]",
         "pixels",
     ),
     "block": (
@@ -45,14 +49,17 @@ TRUE_SPOT_COLUMNS = {
     "I": ("total intensity without laser, before the scales of the frame", "counts"),
     "response": ("response to the laser, on/off - 1", None),
     "sigma": (
-        "sigma of the spot along its major and its minor axis; of a Moffat profile: of the Gaussian "
+        "sigma of the spot along its major and its minor axis; of a Moffat profile: of the "
+        "Gaussian "
         "that is as wide at half its height",
         "pixels",
     ),
     "orientation": ("direction of the major axis, from +X towards +Y", "degrees"),
     "snr": (
-        "expected signal-to-noise of the spot integrated on one frame without laser: I / sqrt(gain * I + A * (gain * B + read^2)), "
-        "A = 4 pi sigma_major sigma_minor (pixels in the 2-sigma ellipse), B = background above the bias at the centre",
+        "expected signal-to-noise of the spot integrated on one frame without laser: I / sqrt(gain "
+        "* I + A * (gain * B + read^2)), "
+        "A = 4 pi sigma_major sigma_minor (pixels in the 2-sigma ellipse), B = background above "
+        "the bias at the centre",
         None,
     ),
 }
@@ -105,7 +112,8 @@ def write_run(
                 file,
                 _true_columns(run),
                 TRUTH,
-                "what was simulated: the options as attributes, the spots and the scales as datasets",
+                "what was simulated: the options as attributes, the spots and the scales as "
+                "datasets",
             )
             file[TRUTH].attrs.update(dict(_flat(asdict(run.design))))
             frames = _create_frames(file, run.design, COMPRESSIONS[compression])
@@ -117,7 +125,7 @@ def write_run(
 
 
 def read_truth(path: Path) -> Truth:
-    """The truth of a run that `write_run` wrote.
+    """Return the truth of a run that `write_run` wrote.
 
     Raises:
         InputError: the file cannot be read, or has no truth.

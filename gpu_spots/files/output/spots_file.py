@@ -43,7 +43,7 @@ class SpotsFile:
         self._ranges = self._read("frame2spotsBE")
 
     def __enter__(self) -> "SpotsFile":
-        """The results themselves."""
+        """Return the results."""
         return self
 
     def __exit__(
@@ -72,32 +72,32 @@ class SpotsFile:
 
     @property
     def avg(self) -> NDArray[np.float32]:
-        """(n_X, n_Y) float32, counts: average of the background sample."""
+        """Average of the background sample, (n_X, n_Y) float32, counts."""
         return self._read("stats/avg")
 
     @property
     def std(self) -> NDArray[np.float32]:
-        """(n_X, n_Y) float32, counts: standard deviation of the background sample."""
+        """Standard deviation of the background sample, (n_X, n_Y) float32, counts."""
         return self._read("stats/std")
 
     @property
     def iqr(self) -> NDArray[np.float32]:
-        """(n_X, n_Y) float32, counts: interquartile range of the background sample."""
+        """Interquartile range of the background sample, (n_X, n_Y) float32, counts."""
         return self._read("stats/iqr")
 
     @property
     def max(self) -> Array:
-        """(n_X, n_Y), the frames' type, counts: maximum over all frames."""
+        """Maximum over all frames, (n_X, n_Y), type of the frames, counts."""
         return self._read("stats/max")
 
     @property
     def arg(self) -> NDArray[np.int32]:
-        """(n_X, n_Y) int32: index of the first frame that has the maximum."""
+        """Index of the first frame that has the maximum, (n_X, n_Y) int32."""
         return self._read("stats/arg")
 
     @property
     def threshold(self) -> Array:
-        """(n_X, n_Y) int32, int64 or float64, counts: smallest value of a pixel in the raw mask.
+        """Smallest value of a pixel in the raw mask, (n_X, n_Y), counts.
 
         The type depends on the type of the frames; see docs/file-format.md.
         """
@@ -105,12 +105,15 @@ class SpotsFile:
 
     @property
     def noise(self) -> NDArray[np.float32]:
-        """(n_X, n_Y) float32, counts: noise of a value of each pixel."""
+        """Noise of a value of each pixel, (n_X, n_Y) float32, counts."""
         return self._read("stats/noise")
 
     @property
     def n_used(self) -> NDArray[np.int32] | None:
-        """(n_X, n_Y) int32: frames in the background of each pixel; None: equal for all pixels."""
+        """Number of frames in the background of each pixel, (n_X, n_Y) int32.
+
+        None if it is the same for all pixels.
+        """
         return self._read("stats/n_used") if self._has("stats/n_used") else None
 
     @property
@@ -147,12 +150,12 @@ class SpotsFile:
 
     @property
     def frame_ranges(self) -> NDArray[np.int64]:
-        """(n_frames, 2) int64: begin and end of each frame's rows in the table of spots."""
+        """Begin and end of the rows of each frame in the table of spots, (n_frames, 2) int64."""
         return self._ranges
 
     @property
     def pixel_list(self) -> Array:
-        """(p,) int32 or int64: flat index X * n_Y + Y of the pixels of all spots.
+        """Flat index X * n_Y + Y of the pixels of all spots, (p,) int32 or int64.
 
         ``pixel_list_BE`` in the table of spots gives the range of each spot.
 
@@ -170,7 +173,7 @@ class SpotsFile:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n_frames, n_X, n_Y) of the run."""
+        """Shape of the run, (n_frames, n_X, n_Y)."""
         with self._reading("stats/avg"):
             shape = self._found("stats/avg", h5py.Dataset).shape
         if len(shape) != 2:
@@ -182,7 +185,7 @@ class SpotsFile:
 
     @property
     def frame_scale(self) -> NDArray[np.float64] | None:
-        """(n_frames,) float64: what each frame was multiplied by; None: frames are not scaled."""
+        """Factor by which each frame was multiplied, (n_frames,) float64; None: not scaled."""
         return self._read("frame_scale") if self._has("frame_scale") else None
 
     @property

@@ -15,7 +15,7 @@ from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.output.nexus import ENTRY
 
 RANGES = "frame2spotsBE"
-"""Only spots files have this dataset."""
+"""Dataset that only spots files have."""
 METHOD = (
     *("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise"),
     *("finder", "significance", "streaks"),
@@ -41,7 +41,7 @@ def why_no_run(file: h5py.File) -> str:
 
 
 def summarise(file: h5py.File) -> dict[str, Any]:
-    """Return what is known of a spots file, as JSON can hold it. No masks are read.
+    """Return a summary of a spots file, in types that JSON has. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
     ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
@@ -60,7 +60,8 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             or not len(ranges)
         ):
             raise InputError(
-                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers (n_frames, 2)"
+                f"{file.filename}: {RANGES} is {ranges.dtype} {ranges.shape}, expected integers "
+                "(n_frames, 2)"
             )
         counts = ranges[:, 1] - ranges[:, 0]
         known = {name: _plain(value) for name, value in _attributes(file).items()}
@@ -103,7 +104,7 @@ def _attributes(file: h5py.File, group: str = "info") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as JSON can hold it."""
+    """Return an attribute in a type that JSON has."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

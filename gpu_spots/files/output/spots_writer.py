@@ -45,7 +45,7 @@ VIEWS = {
 """Datasets that viewers show, by the name of their NXdata group."""
 
 STACKS = frozenset(STACK_NAMES)
-"""All stacks that a file can have."""
+"""Names of the stacks that a file can have."""
 
 Arguments = ParamSpec("Arguments")
 

@@ -181,7 +181,8 @@ def test_virtual_with_a_file_missing(tmp_path: Path) -> None:
         h5py.File(tmp_path / "run.h5") as file,
         pytest.raises(
             InputError,
-            match=r"frame 3 cannot be read: its source file frame3\.h5 \(dataset image\) is missing",
+            match=r"frame 3 cannot be read: its source file frame3\.h5 \(dataset image\) is "
+            r"missing",
         ),
     ):
         FrameReader(file["frames"])

@@ -237,7 +237,8 @@ def test_a_mapping_of_half_of_the_rows(tmp_path: Path) -> None:
     upper = space(WHOLE, (0, 0, 0), block=(N_FRAMES, 12, 40))
     path = write_mapped(tmp_path / "run.h5", (upper, "part0.h5", "x", upper))
     assert problem(path).endswith(
-        "frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the frame"
+        "frame 0 cannot be read: no source is mapped to a part of it; it begins at 12, 0 in the "
+        "frame"
     )
 
 
@@ -256,7 +257,8 @@ def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
     corner = space(WHOLE, (12, 0, 39), block=(8, 23, 1))
     second, third = (most, "part0.h5", "x", most), (corner, "part0.h5", "x", corner)
     assert problem(write_mapped(tmp_path / "b.h5", first, second, third)).endswith(
-        "frame 12 cannot be read: no source is mapped to a part of it; it begins at 23, 39 in the frame"
+        "frame 12 cannot be read: no source is mapped to a part of it; it begins at 23, 39 in the "
+        "frame"
     )
 
 

@@ -96,8 +96,8 @@ def test_if_several_vary_the_others_are_named(tmp_path: Path) -> None:
     images = write_marccd(tmp_path, at1696=MILLI, at1708=MILLI * 2)
     _, stderr = gpu_spots("find", images, "--quiet", "-o", tmp_path / "s.h5")
     assert (
-        "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; use --table, "
-        in stderr
+        "field start_omega: 10 different, -10 to 12.5 degrees; start_phi varies as well; use "
+        "--table, " in stderr
     )
 
 

@@ -100,7 +100,8 @@ def compressed_edf(method: str, pack: Callable[[bytes], bytes]) -> Callable[[Pat
     def make(_: Path) -> bytes:
         data = pack(FRAME.tobytes())
         header = (
-            f"{{\nDim_1 = {FRAME.shape[1]} ;\nDim_2 = {FRAME.shape[0]} ;\nDataType = UnsignedShort ;\n"
+            f"{{\nDim_1 = {FRAME.shape[1]} ;\nDim_2 = {FRAME.shape[0]} ;\nDataType = UnsignedShort "
+            ";\n"
             f"ByteOrder = LowByteFirst ;\nCompression = {method} ;\nSize = {len(data)} ;\n"
         )
         return header.encode().ljust(510) + b"}\n" + data
@@ -332,40 +333,53 @@ def test_one_bit_per_pixel(tmp_path: Path) -> None:
 
 
 ABSURD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "TIFF, directory that follows itself": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=18), "directories form a loop"),
-    "TIFF, directory beyond the end": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=999_999), "is a damaged TIFF file"),
+    "TIFF, directory that follows itself": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=18), "directories form a "
+                                                                                                    "loop"),
+    "TIFF, directory beyond the end": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=999_999), "is a damaged TIFF "
+                                                                                                    "file"),
     "TIFF, huge": (lambda: by_hand(tags_of(2**31, 2**31, 2), b"ab"), "cannot be in"),
     "TIFF, huge and Deflate": (
-        lambda: by_hand(tags_of(60000, 2**15, 10**7, t259=(3, [8])), bytes(10**7)), "when it is decompressed, expected at most"),
+        lambda: by_hand(tags_of(60000, 2**15, 10**7, t259=(3, [8])), bytes(10**7)), "when it is decompressed, "
+                                                                                    "expected at "
+                                                                                    "most"),
     "TIFF, overlapping strips": (
         lambda: by_hand(tags_of(500_000, 2000, 0, t273=(4, [16] * 9), t279=(4, [9000] * 9), t278=(4, [60_000])), bytes(9000)),
         "cannot be in"),
     "TIFF, no rows": (lambda: by_hand(tags_of(0, 5, 2), b"ab"), "0 x 5 pixels"),
-    "TIFF, tiles of no size": (lambda: by_hand(tags_of(5, 5, 2, t324=(4, [16])), b"ab"), "parts of 0 x 0 pixels"),
+    "TIFF, tiles of no size": (lambda: by_hand(tags_of(5, 5, 2, t324=(4, [16])), b"ab"), "parts of 0 x 0 "
+                                                                                         "pixels"),
     "TIFF, 12 bits": (lambda: by_hand(tags_of(5, 5, 40, 12), bytes(40)), "has 12 bits per pixel"),
-    "TIFF, strip beyond the end": (lambda: by_hand(tags_of(5, 5, 5000), bytes(50)), "is damaged or cut off"),
+    "TIFF, strip beyond the end": (lambda: by_hand(tags_of(5, 5, 5000), bytes(50)), "is damaged or cut "
+                                                                                    "off"),
     "TIFF, more in a strip than its rows": (
         lambda: by_hand(tags_of(2, 2, 0, t259=(3, [8]), t279=(4, [len(zlib.compress(bytes(10**6)))])), zlib.compress(bytes(10**6))),
         "it has more than the 8 bytes expected"),
     "NPY, thousands of parentheses": (lambda: npy_of("(" * 60_000), "is a damaged .npy file"),
-    "NPY, huge": (lambda: npy_of("{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, 99999999999), }"), "is damaged or cut"),
-    "NPY, objects": (lambda: npy_of("{'descr': '|O8', 'fortran_order': False, 'shape': (1, 1), }", bytes(8)), "expected numbers"),
+    "NPY, huge": (lambda: npy_of("{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, "
+                                 "99999999999), }"), "is damaged or cut"),
+    "NPY, objects": (lambda: npy_of("{'descr': '|O8', 'fortran_order': False, 'shape': (1, 1), }", bytes(8)), "expected "
+                                                                                                              "numbers"),
     "NPY, code": (lambda: npy_of("__import__('os').abort()"), "is a damaged .npy file"),
     "CBF, size of the data": (lambda: cbf_of("X-Binary-Size: 99999999999999"), "is cut off"),
-    "CBF, dimensions": (lambda: cbf_of("X-Binary-Size-Fastest-Dimension: 99999999999"), "do not fit"),
+    "CBF, dimensions": (lambda: cbf_of("X-Binary-Size-Fastest-Dimension: 99999999999"), "do not "
+                                                                                        "fit"),
     "CBF, negative": (lambda: cbf_of("X-Binary-Size-Second-Dimension: -3"), "X-Binary-Size-Second-Dimension is '-3'"),
     "CBF, digits": (lambda: cbf_of("X-Binary-Size: " + "9" * 9000), "expected a number above 0"),
     "CBF, no data": (lambda: b"###CBF: VERSION 1.5\r\n" * 10, "no pixels in the first"),
-    "CBF, another compression": (lambda: cbf_of('     conversions="x-CBF_PACKED"'), "is compressed by 'x-CBF_PACKED'"),
+    "CBF, another compression": (lambda: cbf_of('     conversions="x-CBF_PACKED"'), "is compressed by "
+                                                                                    "'x-CBF_PACKED'"),
     "CBF, last code is cut off": (lambda: cbf_data(bytes(5) + b"\x80"), "do not decode to"),
     "CBF, one pixel too many": (lambda: cbf_data(bytes(7)), "do not decode to"),
     "EDF, no end": (lambda: b"{\nDim_1 = 5 ;\n" + b"x = 1 ;\n" * 200_000, "its header has no end"),
     "EDF, digits": (lambda: edf_of("9" * 5000), "is a damaged EDF file"),
     "EDF, huge": (lambda: edf_of("999999999"), "is cut off"),
-    "EDF, another file": (lambda: edf_of("5", "EDF_BinaryFileName = /etc/passwd ;\n"), "has its pixels in another file"),
-    "MarCCD in a bomb": (lambda: gzip.compress(marccd(FRAME) + bytes(2**25)), "decompresses to more than"),
+    "EDF, another file": (lambda: edf_of("5", "EDF_BinaryFileName = /etc/passwd ;\n"), "has its pixels in another "
+                                                                                       "file"),
+    "MarCCD in a bomb": (lambda: gzip.compress(marccd(FRAME) + bytes(2**25)), "decompresses to more "
+                                                                              "than"),
     "CBF in a bomb": (lambda: gzip.compress(cbf_of("") + bytes(2**25)), "decompresses to more than"),
-    "gzip in gzip": (lambda: gzip.compress(gzip.compress(bytes(2**25))), "cannot be read as an image"),
+    "gzip in gzip": (lambda: gzip.compress(gzip.compress(bytes(2**25))), "cannot be read as an "
+                                                                         "image"),
     "JPEG 2000": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "is a JPEG 2000 image"),
 }  # fmt: skip
 
@@ -376,7 +390,8 @@ def npy_of(header: str, data: bytes = b"") -> bytes:
 
 def cbf_of(line: str) -> bytes:
     """A CBF image of 2 x 3 pixels in which one line of the header is another."""
-    lines = ["--CIF-BINARY-FORMAT-SECTION--", "Content-Type: application/octet-stream;", '     conversions="x-CBF_BYTE_OFFSET"',
+    lines = ["--CIF-BINARY-FORMAT-SECTION--", "Content-Type: application/octet-stream;", '     '
+                                                                                         'conversions="x-CBF_BYTE_OFFSET"',
              "X-Binary-Size: 6", "X-Binary-Size-Fastest-Dimension: 3", "X-Binary-Size-Second-Dimension: 2"]  # fmt: skip
     key = line.split(":")[0].split("=")[0]
     lines = [line if old.split(":")[0].split("=")[0] == key else old for old in lines]
@@ -395,7 +410,8 @@ def cbf_data(data: bytes) -> bytes:
 
 def edf_of(dimension: str, more: str = "") -> bytes:
     return (
-        f"{{\nDim_1 = {dimension} ;\nDim_2 = 5 ;\nDataType = UnsignedShort ;\nByteOrder = LowByteFirst ;\n{more}}}\n".encode()
+        f"{{\nDim_1 = {dimension} ;\nDim_2 = 5 ;\nDataType = UnsignedShort ;\nByteOrder = "
+        f"LowByteFirst ;\n{more}}}\n".encode()
         + bytes(50)
     )
 

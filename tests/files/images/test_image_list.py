@@ -295,7 +295,8 @@ def test_a_table_that_names_no_images_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "whose"),
-    [({"name_pattern": "{angle}.tif"}, "name_pattern gives angle"), ({"angle_step": 1.0}, "angle_step gives angle"),
+    [({"name_pattern": "{angle}.tif"}, "name_pattern gives angle"), ({"angle_step": 1.0}, "angle_step gives "
+                                                                                          "angle"),
      ({"laser": ("off",)}, "laser gives laser_on")],
 )  # fmt: skip
 def test_what_is_known_twice_is_refused(
@@ -350,7 +351,8 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refused:
         list_images(ImageRequest(log=scan.log, folder=scan.folder))
     assert str(refused.value) == (
-        f"{scan.log}: 5 of 10 images are missing in {scan.folder}: scan_2.000_off_1.mccd, scan_3.000_off_1.mccd, scan_4.000_off_1.mccd "
+        f"{scan.log}: 5 of 10 images are missing in {scan.folder}: scan_2.000_off_1.mccd, "
+        "scan_3.000_off_1.mccd, scan_4.000_off_1.mccd "
         "and 2 more; use folder to name another folder, or skip_bad=True to skip them"
     )
     found = list_images(ImageRequest(log=scan.log, folder=scan.folder, skip_bad=True))
@@ -372,7 +374,8 @@ def test_bad_lines_are_refused_or_skipped(tmp_path: Path) -> None:
     (tmp_path / "s.log").write_text("#file\tangle\tx\na.mccd\t1\t2\nb.mcc\n")
     with pytest.raises(
         InputError,
-        match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; use skip_bad=True to skip it",
+        match=r"s\.log: line 3: it has 1 values, expected 3 as in the header; use skip_bad=True to "
+        r"skip it",
     ):
         list_images(ImageRequest(log=tmp_path / "s.log"))
     found = list_images(ImageRequest(log=tmp_path / "s.log", skip_bad=True))
@@ -463,7 +466,8 @@ def test_default_outputs(request_options: dict[str, Any], expected: str | None) 
         (("run.h5", "notes.txt"), "give a file in it, such as FOLDER/run.h5"),
         (
             ("notes.txt",),
-            "expected images in it, found 1 files of other kinds; give images as a pattern: 'FOLDER/*.mccd'",
+            "expected images in it, found 1 files of other kinds; give images as a pattern: "
+            "'FOLDER/*.mccd'",
         ),
     ],
 )

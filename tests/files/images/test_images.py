@@ -206,8 +206,11 @@ def test_marccd_is_known_by_its_content(
 
 
 def test_the_header_of_a_pilatus_cbf(tmp_path: Path) -> None:
-    lines = ["# Detector: PILATUS 300K", "# 2021-03-05T12:11:10.500", "# Pixel_size 172e-6 m x 172e-6 m", "# Exposure_time 0.0970000 s",
-             "# Count_cutoff 1048500 counts", "# Wavelength 0.9184 A", "# Detector_distance 0.16500 m",
+    lines = ["# Detector: PILATUS 300K", "# 2021-03-05T12:11:10.500", "# Pixel_size 172e-6 m x "
+                                                                      "172e-6 m", "# Exposure_time 0.0970000 "
+                                                                                  "s",
+             "# Count_cutoff 1048500 counts", "# Wavelength 0.9184 A", "# Detector_distance 0.16500 "
+                                                                       "m",
              "# Beam_xy (252.50, 97.00) pixels", "# Phi 12.5000 deg."]  # fmt: skip
     header = {
         "_array_data.header_convention": "PILATUS_1.2",

@@ -93,7 +93,7 @@ def test_states_of_a_table_are_not_mixed_with_the_files_own(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--angles-path", "nowhere"), ("no dataset 'nowhere'",)),
+        (("--angles-path", "nowhere"), ("no dataset 'nowhere' (--angles-path)",)),
         (("--angles-path", "/entry"), ("/entry is a group",)),
         (
             ("--angles-path", "/entry/data/data"),

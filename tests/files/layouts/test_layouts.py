@@ -486,7 +486,8 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(resource, "setrlimit", refuse)
         with pytest.raises(
             InputError,
-            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, expected at least 104",
+            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, "
+            r"expected at least 104",
         ):
             open_run(path).__enter__()
     finally:
