@@ -79,13 +79,13 @@ def main() -> None:
     out.mkdir()
     total = 0.0
     for path in good:
-        words = ["-S", "blocks"] if "laser" in path.name else []
+        sync = ["-S", "blocks"] if "laser" in path.name else []
         output = out / f"{path.stem}__spots.h5"
-        total += run([*PROGRAM, "find", path, *words, "--backend", "cpu", "-o", output, "--quiet"])
+        total += run([*PROGRAM, "find", path, *sync, "--backend", "cpu", "-o", output, "--quiet"])
     rate("a loop of gpu-spots find", total)
     for jobs in (1, 2):
         results = folder / f"jobs_{jobs}"
-        words = [*PROGRAM, "batch", runs, "-o", results, "--jobs", jobs, *OPTIONS]
+        words: list[object] = [*PROGRAM, "batch", runs, "-o", results, "--jobs", jobs, *OPTIONS]
         threads = max(1, cores // jobs)
         plural = "s" * (jobs > 1)
         rate(

@@ -22,7 +22,7 @@ from gpu_spots.cli.run_options import (
     with_backend,
 )
 from gpu_spots.cli.terminal import Stderr, one_line, say, show
-from gpu_spots.errors import GpuSpotsError, in_options
+from gpu_spots.errors import GpuSpotsError
 
 if TYPE_CHECKING:
     from gpu_spots.beamtime.record import Record
@@ -50,7 +50,6 @@ def batch(
     force: bool,
     quiet: bool,
     print_job: bool,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Find the spots of many runs, on this computer or on a cluster.
@@ -76,8 +75,7 @@ def batch(
     from gpu_spots.beamtime.session import Batch, name_of_batch, run_batch, sort_out
     from gpu_spots.cli.words import check_words, input_files, words_of
 
-    with in_options({"name_pattern": "--name-pattern", "angle_step": "--angle-step"}):
-        found = take_runs(sources, take_search(options, out, processing), check_words, words_of)
+    found = take_runs(sources, take_search(options, out, processing), check_words, words_of)
     for note in found.notes:
         say(f"note: {note}")
     runs = found.runs

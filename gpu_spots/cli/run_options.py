@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.words import check_words, find_options, option_words, without_effect
 from gpu_spots.errors import GpuSpotsError
 
@@ -130,7 +130,7 @@ def run_options(command: Command) -> Command:
         ),
         click.option("--force", is_flag=True, help="Process all runs again, overwrite results"),
         click.option("--quiet", is_flag=True, help="Print warnings and errors only"),
-        click.option("--debug", is_flag=True, help="Show the traceback of an error"),
+        debug_option,
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -62,7 +62,6 @@ def watch(
     force: bool,
     quiet: bool,
     print_job: bool,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Process runs in folders as they become complete, until Ctrl-C.
