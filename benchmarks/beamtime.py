@@ -5,6 +5,7 @@ different numbers of workers, each time from the beginning, and then once more w
 do. Single runs of ``gpu-spots find`` in a loop are the comparison.
 
 Usage: python benchmarks/beamtime.py [--runs 24] [--size 1024] [--angles 10] [--folder DIR]
+Runs that are in DIR already are not simulated again. --only-simulate ends before anything is timed.
 """
 
 import argparse
@@ -32,14 +33,15 @@ def make_beamtime(folder: Path, n_runs: int, size: int, n_angles: int) -> int:
         path = folder / f"day_{1 + i // 8}/{kind}_{1 + i // 2:02}__mccd.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = ["--pairs", 3] if is_laser else ["--dark", "--frames-per-angle", 6]
-        words = ["--size", size, "--angles", n_angles, "--seed", i, *frames, "--force"]
-        run([*PROGRAM, "simulate", path, *words])
+        words = ["--size", size, "--angles", n_angles, "--seed", i, *frames]
+        if not path.exists():
+            run([*PROGRAM, "simulate", path, *words])
         with h5py.File(path) as file:
             n_bytes += file["frames"].size * file["frames"].dtype.itemsize
     whole = next(folder.rglob("dark_01__mccd.h5"))
     corrupt, no_angles = folder / "day_1/corrupt__mccd.h5", folder / "day_1/no_angles__mccd.h5"
     corrupt.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    shutil.copy(whole, no_angles)
+    shutil.copyfile(whole, no_angles)
     with h5py.File(no_angles, "a") as file:
         del file["lauecollect/angle"]
     return n_bytes
@@ -64,10 +66,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="side of a frame, pixels")
     parser.add_argument("--angles", type=int, default=10, help="angles of a run, 6 frames each")
     parser.add_argument("--folder", type=Path, help="folder for runs and results")
+    parser.add_argument("--only-simulate", action="store_true")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="beamtime_"))
     runs = folder / "runs"
     n_bytes = make_beamtime(runs, options.runs, options.size, options.angles)
+    if options.only_simulate:
+        return
     good = sorted(set(runs.rglob("*_[0-9][0-9]__mccd.h5")))
     cores = len(os.sched_getaffinity(0))
     print(f"{options.runs} runs, {len(good)} good, {n_bytes / 1e9:.2f} GB of frames, {cores} cores")

@@ -5,6 +5,7 @@ Only this module and `gpu_spots.beamtime.session` import Dask.
 
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -216,13 +217,22 @@ def slurm_cluster(jobs: SlurmJobs) -> Any:
 
 @contextmanager
 def slurm_client(jobs: SlurmJobs) -> Iterator[Client]:
-    """Submit Slurm jobs, and connect to their workers. The jobs end with the block."""
+    """Submit Slurm jobs, and connect to their workers. The jobs end with the block.
+
+    Raises:
+        GpuSpotsError: Slurm is not there, or refuses the jobs.
+    """
+    if shutil.which("sbatch") is None:
+        raise GpuSpotsError("--slurm: there is no command sbatch; use a computer that submits jobs")
     with slurm_cluster(jobs) as cluster:
         silence()
         try:
             cluster.scale(jobs=jobs.number)
+            cluster.sync(cluster._correct_state)  # else a job that is refused is not told
         except (OSError, RuntimeError) as error:
-            raise GpuSpotsError(f"--slurm: {' '.join(str(error).split())}") from error
+            text = str(error).strip()
+            said = text.rpartition("stderr:")[2] or text
+            raise GpuSpotsError(f"--slurm: {' '.join(said.split())}") from error
         with Client(cluster, set_as_default=False) as client:
             yield client
 

@@ -42,6 +42,8 @@ IN_MESSAGES = 3
 @click.option(
     "--dry-run", is_flag=True, help="Print runs, sizes, plan and estimated time, and exit"
 )
+@click.option("--print-job", is_flag=True, help="Print the script of a Slurm job, and exit")
+@click.option("--force", is_flag=True, help="Process all runs again, overwrite results")
 @run_options
 def batch(
     sources: tuple[str, ...],

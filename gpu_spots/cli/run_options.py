@@ -106,7 +106,7 @@ def run_options(command: Command) -> Command:
         click.option(
             "--jobs", metavar="N", type=click.IntRange(1, 10_000),
             help="Runs that are processed at the same time, or Slurm jobs  "
-            "[default: one per GPU; on CPUs one per 4 cores]",
+            "[default: one per GPU, or per 4 cores]",
         ),
         click.option(
             "--device", metavar="LIST",
@@ -125,10 +125,6 @@ def run_options(command: Command) -> Command:
             "--slurm-option", metavar="NAME=VALUE", multiple=True,
             help="Setting of dask-jobqueue, such as queue=gpu; may be repeated",
         ),
-        click.option(
-            "--print-job", is_flag=True, help="Print the script of a Slurm job, and exit"
-        ),
-        click.option("--force", is_flag=True, help="Process all runs again, overwrite results"),
         click.option("--quiet", is_flag=True, help="Print warnings and errors only"),
         debug_option,
     )  # fmt: skip

@@ -33,7 +33,7 @@ MANY = 1_000_000
 @click.option(
     "--settle",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0.01),
     default=20.0,
     show_default=True,
     help="Time without a change after which a run is complete; longer than the time between images",
@@ -41,7 +41,7 @@ MANY = 1_000_000
 @click.option(
     "--every",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0.01),
     default=2.0,
     show_default=True,
     help="Time between two looks at the folders",
@@ -49,7 +49,7 @@ MANY = 1_000_000
 @click.option(
     "--preview",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0.01),
     help="Find the spots of growing runs too, at most this often; results are NAME__preview.h5",
 )
 @run_options
@@ -59,9 +59,7 @@ def watch(
     every: float,
     preview: float | None,
     out: Path,
-    force: bool,
     quiet: bool,
-    print_job: bool,
     **options: Any,
 ) -> None:
     """Process runs in folders as they become complete, until Ctrl-C.
@@ -71,9 +69,6 @@ def watch(
     again. The folders may be on network drives.
     """
     context = click.get_current_context()
-    for name, is_given in {"--force": force, "--print-job": print_job}.items():
-        if is_given:
-            raise click.UsageError(f"{name} can only be used with batch", context)
     if not sources:
         raise click.UsageError("Missing argument 'FOLDER...'.", context)
     from gpu_spots.beamtime.computers import require_cluster

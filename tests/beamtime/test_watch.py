@@ -239,7 +239,6 @@ def test_the_frames_of_a_growing_file_are_copied(tmp_path: Path) -> None:
 def test_watch_needs_folders(tmp_path: Path) -> None:
     for words, text in (
         ((tmp_path / "none", "-o", tmp_path / "out"), "none: not a directory, expected a folder"),
-        ((tmp_path, "-o", tmp_path / "out", "--force"), "--force can only be used with batch"),
         ((tmp_path, "-o", tmp_path / "out", "--settle", 0), "'--settle'"),
     ):
         ended = command("watch", *words, name="gpu-spots")
