@@ -303,7 +303,7 @@ def batch(
         client: Client of a Dask cluster. Its workers must see the files of the runs and the folder
             of the results. None: a cluster on this computer, for this batch.
         jobs: Number of runs at the same time, without a ``client``. None: one per GPU, or one per
-            4 cores.
+            2 cores.
         backend: ``"auto"``, ``"gpu"`` or ``"cpu"``. With a ``client``, ``"gpu"`` uses workers with
             a Dask resource ``GPU``.
         threads: Number of threads of each run. None: the cores of a computer are shared.
@@ -317,6 +317,11 @@ def batch(
     Raises:
         GpuSpotsError: There are no runs, a parameter is wrong, the folder cannot be written, or
             there is no cluster.
+
+    Examples:
+        >>> rows = batch("laser__mccd.h5", "results", laser_options=["-S", "blocks"], jobs=1)
+        >>> print(rows[0]["run"], rows[0]["state"], rows[0]["frames"])
+        laser done 60
     """
     from gpu_spots.beamtime.computers import local_computers, require_cluster
     from gpu_spots.beamtime.lists import take_runs

@@ -229,6 +229,8 @@ def slurm_client(jobs: SlurmJobs) -> Iterator[Client]:
         try:
             cluster.scale(jobs=jobs.number)
             cluster.sync(cluster._correct_state)  # else a job that is refused is not told
+            # a job that reaches its time limit is followed by another one
+            cluster.adapt(minimum_jobs=jobs.number, maximum_jobs=jobs.number)
         except (OSError, RuntimeError) as error:
             text = str(error).strip()
             said = text.rpartition("stderr:")[2] or text

@@ -14,7 +14,7 @@ from gpu_spots.packages import install_command
 if TYPE_CHECKING:
     from gpu_spots.beamtime.session import Connect
 
-THREADS_OF_A_RUN = 4
+THREADS_OF_A_RUN = 2
 """Threads of a run on the CPU, if there are cores enough."""
 LEAST_MEMORY = 1 << 30
 """Bytes of memory for which a further run is processed at the same time."""

@@ -277,9 +277,13 @@ def _commands(
     job: Job, run: Run, steps: Sequence[Sequence[str]], outputs: Sequence[Path], slots: int
 ) -> list[list[str]]:
     """Return whole command lines for the steps."""
-    threads = job.threads or max(1, default_workers() // max(1, slots))
-    memory = job.memory
-    if memory is None and slots > 1 and (free := available_memory()) is not None:
+    # Slurm need not bind a job to its cores, and its limit of memory is not seen from inside
+    cores = min(default_workers(), _of_slurm("SLURM_CPUS_PER_TASK") or default_workers())
+    threads = job.threads or max(1, cores // max(1, slots))
+    memory, allowed = job.memory, _of_slurm("SLURM_MEM_PER_NODE")
+    if memory is None and allowed is not None:
+        memory = int((allowed << 20) * SPARE / slots)
+    elif memory is None and slots > 1 and (free := available_memory()) is not None:
         memory = int(free * SPARE / slots)
     limit = [] if memory is None else ["--memory-limit", f"{memory}B"]
     commands = []
@@ -295,3 +299,9 @@ def _commands(
         else:
             commands.append([step[0], spots, *common])
     return commands
+
+
+def _of_slurm(name: str) -> int | None:
+    """Return a number that Slurm gives its jobs; None outside of them."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() and int(text) else None

@@ -106,7 +106,7 @@ def run_options(command: Command) -> Command:
         click.option(
             "--jobs", metavar="N", type=click.IntRange(1, 10_000),
             help="Runs that are processed at the same time, or Slurm jobs  "
-            "[default: one per GPU, or per 4 cores]",
+            "[default: one per GPU, or per 2 cores]",
         ),
         click.option(
             "--device", metavar="LIST",
