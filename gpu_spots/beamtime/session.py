@@ -242,14 +242,13 @@ class Sent:
             for due, one in [entry for entry in later if entry[0] <= now]:
                 later.remove((due, one))
                 self.submit(one)
-            if (
-                now - begin > NO_WORKER
-                and not finished
-                and "worker" not in told
-                and not self._workers()
-            ):
-                told.add("worker")
-                self._observer.note("no worker has connected yet; waiting")
+            if now - begin > NO_WORKER:
+                begin = now
+                if self._workers():
+                    told.discard("no worker")
+                elif "no worker" not in told:
+                    told.add("no worker")
+                    self._observer.note("there is no worker; waiting for one")
             record = self.arrived()
             if record is None:
                 self._observer.tick()
