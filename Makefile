@@ -11,7 +11,7 @@ comma  := ,
 demo: $(VENV)/installed
 	mkdir -p demo
 	$(BIN)/gpu-spots simulate demo/laser__mccd.h5 --size 1024 --angles 10 --pairs 3 --force
-	$(BIN)/lu_hdf2spots demo/laser__mccd.h5 -S blocks --force
+	$(BIN)/gpu-spots find demo/laser__mccd.h5 -S blocks --force
 	$(BIN)/gpu-spots score demo/laser__mccd.h5 demo/laser__spots.h5
 
 # Tests start hundreds of processes; those need not compile every module again, whatever the settings.

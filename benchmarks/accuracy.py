@@ -1,12 +1,13 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
-    python benchmarks/accuracy.py [--quick] [--peers FOLDER] [--scenes ccd pilatus ...]
+    python benchmarks/accuracy.py [--quick] [--peers FOLDER | --defaults] [--scenes ccd pilatus ...]
         [--json FILE] [--plots FOLDER]
 
 Each program has several settings. On a run with a seed for tuning, the setting with the highest
 recall above 5 sigma is chosen among those with at most 0.1 false spots a frame (or the one with the
 fewest). The tables show what the chosen setting does on other runs, whose seeds are for published
-figures only. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
+figures only. With --defaults, ``gpu-spots find`` and ``gpu-spots find --manual`` are compared as
+they are. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
@@ -39,6 +40,7 @@ from gpu_spots import Parameters, __version__, find_spots
 from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
+from gpu_spots.parameters import MANUAL_DEFAULTS
 from gpu_spots.simulate.design import PUBLISHED_SEEDS, TUNING_SEEDS, make_design
 from gpu_spots.simulate.run import SimulatedRun, simulate_run
 from gpu_spots.simulate.score import Bin, Found, Score, score
@@ -66,8 +68,8 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the usual
-number.
+"""Runs by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
+usual number.
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -107,6 +109,11 @@ PEERS = ("om", "id11", "sep", "photutils")
 """Other programs, by the folders of their environments."""
 OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
 """Programs of ours and their settings."""
+DEFAULT_SETS: dict[str, dict[str, dict[str, Any]]] = {
+    "manual": {"--manual": dict(MANUAL_DEFAULTS)},
+    "defaults": {"none": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
+}
+"""The two sets of defaults, each with its options of ``gpu-spots find``."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="24 frames of 512 x 512, one run")
-    parser.add_argument("--peers", type=Path, metavar="FOLDER")
+    programs = parser.add_mutually_exclusive_group()
+    programs.add_argument("--peers", type=Path, metavar="FOLDER")
+    programs.add_argument("--defaults", action="store_true", help="the two sets of defaults only")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scene")
@@ -150,7 +159,10 @@ def main() -> None:
     begun = time.perf_counter()
     for scene in options.scenes:
         with tempfile.TemporaryDirectory() as folder:
-            results, versions = measured(scene, size, n_frames, seeds, options.peers, Path(folder))
+            results, versions = measured(
+                scene, size, n_frames, seeds, options.peers, Path(folder),
+                DEFAULT_SETS if options.defaults else OURS,
+            )  # fmt: skip
         record["scenes"][scene] = {
             name: asdict(result) | {"version": versions.get(name)}
             for name, result in results.items()
@@ -173,22 +185,26 @@ def measured(
     seeds: tuple[int, list[int]],
     peers: Path | None,
     folder: Path,
+    programs: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Return the results of each program at its best setting, and the versions of others."""
-    tuning = simulated(scene, size, n_frames, seeds[0])
+    has_choice = any(len(settings) > 1 for settings in programs.values())
+    tuning = simulated(scene, size, n_frames, seeds[0]) if has_choice else None
     published = [simulated(scene, size, n_frames, seed) for seed in seeds[1]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    for name, wanted in OURS.items():
+    for name, wanted in programs.items():
         settings = {setting: changes for setting, changes in wanted.items() if _known(changes)}
         if not settings:
             print(f"{name}: not measured, this version does not have it", file=sys.stderr)
             continue
-        tried = {
-            setting: score(tuning.run.truth, ours(tuning, changes, folder), EDGES)
-            for setting, changes in settings.items()
-        }
-        best = chosen(tried, scene)
+        best = next(iter(settings))
+        if tuning is not None:
+            tried = {
+                setting: score(tuning.run.truth, ours(tuning, changes, folder), EDGES)
+                for setting, changes in settings.items()
+            }
+            best = chosen(tried, scene)
         begun = time.perf_counter()
         found = [ours(one, settings[best], folder) for one in published]
         seconds = (time.perf_counter() - begun) / len(published)
@@ -198,6 +214,8 @@ def measured(
         results[name] = Result(best, tuple(scores), seconds)
     for name in PEERS:
         python = peers and peers / name / "bin/python"
+        if tuning is None:
+            continue
         if not python or not python.exists():
             print(f"{name}: not measured, no environment", file=sys.stderr)
             continue
@@ -220,7 +238,7 @@ def measured(
 def _known(changes: Mapping[str, Any]) -> bool:
     """Return whether this version has these parameters and values."""
     try:
-        Parameters(**changes)
+        Parameters.manual(**changes)
     except (TypeError, ParameterError):
         return False
     return True
@@ -245,7 +263,9 @@ def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
 def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
     """Return what this program finds."""
     drifts = one.run.design.drift > 0
-    parameters = replace(Parameters(angles=0, normalise="level" if drifts else "none"), **changes)
+    parameters = replace(
+        Parameters.manual(angles=0, normalise="level" if drifts else "none"), **changes
+    )
     output = folder / "spots.h5"
     with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
         find_spots(

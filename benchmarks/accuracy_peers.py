@@ -1,14 +1,14 @@
-"""Spots that other programs find on simulated frames; ``accuracy.py`` runs it in their environments.
+"""Spots that other programs find; ``accuracy.py`` runs this file in their environments.
 
     PEERS/om/bin/python benchmarks/accuracy_peers.py om RUN.npz OUT.npz
 
-RUN.npz has ``frames`` (n_frames, n_X, n_Y), ``good`` (n_X, n_Y) bool and ``beam`` (2,), the place of
-the direct beam. OUT.npz has ``settings`` (their names), ``version``, and for setting k ``frame_k``,
-``XY_k`` (n, 2) and, where they are in counts, ``I_k``. It needs NumPy and the program, and nothing
-of ours.
+RUN.npz has ``frames`` (n_frames, n_X, n_Y), ``good`` (n_X, n_Y) bool and ``beam`` (2,), the place
+of the direct beam. OUT.npz has ``settings`` (their names), ``version``, and for setting k
+``frame_k``, ``XY_k`` (n, 2) and, where they are in counts, ``I_k``. It needs NumPy and the program,
+and nothing of ours.
 
-Programs look at single frames. Each is given the choice of the frame as it is, of the frame less the
-median of the run in each pixel, or of that over the pixel's standard deviation (from the 16th
+Programs look at single frames. Each is given the choice of the frame as it is, of the frame less
+the median of the run in each pixel, or of that over the pixel's standard deviation (from the 16th
 percentile), wherever it can use it.
 """
 
@@ -42,7 +42,7 @@ class Run:
         self.sigma = np.maximum(self.median - low, 0.5 if self.sparse else 1e-3)
 
     def image(self, index: int, kind: str) -> NDArray[np.float32]:
-        """Return frame ``index`` as float32, (n_X, n_Y): ``frame``, ``less median`` or ``in sigmas``."""
+        """Return a frame as float32, (n_X, n_Y): ``frame``, ``less median`` or ``in sigmas``."""
         image = self.frames[index].astype(np.float32)
         if kind != "frame":
             image -= self.median

@@ -1,4 +1,4 @@
-"""Time a simulated beamtime: ``gpu-spots batch`` with one and with two workers, and what an interruption costs.
+"""Time a simulated beamtime: ``gpu-spots batch`` with one and with two workers.
 
 It writes runs (dark, laser, a corrupt one, one without angles) to a folder, processes them with
 different numbers of workers, each time from the beginning, and then once more without anything to

@@ -1,4 +1,6 @@
-"""Speed of reading frames and writing images: h5py against gpu_spots.files.hdf5.chunks, in one process, in turns.
+"""Speed of reading frames and writing images: h5py against gpu_spots.files.hdf5.chunks.
+
+Both run in one process, in turns.
 
     python benchmarks/chunks.py [--frames 8] [--size 2048] [--rounds 5] [--folder DIR]
 
@@ -170,7 +172,10 @@ def in_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
 
 
 def report(title: str, ways: dict[str, Way], n_bytes: int, rounds: int) -> None:
-    """Time each way ``rounds`` times, in turns, the first unmeasured; print rates, and ratios to the first way."""
+    """Time each way ``rounds`` times, in turns, and print rates and ratios to the first way.
+
+    The first round is not measured.
+    """
     seconds = in_turns(ways, rounds)
     first = next(iter(seconds.values()))
     print(f"  {title}")

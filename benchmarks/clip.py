@@ -1,4 +1,6 @@
-"""Time of the background of ``-m clip`` beside that of ``-m n_removed``: same frames, same process, one after the other.
+"""Time of the background of ``-m clip`` and of ``-m n_removed`` for the same frames.
+
+Both run in one process, one after the other.
 
     python benchmarks/clip.py [--frames 60 180] [--size 1024] [--repeats 5]
 

@@ -1,4 +1,6 @@
-"""The CPU backend against NumPy's and SciPy's own functions: same frames, same process, one after the other; ratios of medians.
+"""Speed of the CPU backend against functions of NumPy and SciPy.
+
+Both process the same frames in one process, one after the other. Ratios are those of medians.
 
     python benchmarks/cpu.py [--frames 60 180 720] [--size 1024] [--threads 1 2] [--repeats 3]
 
@@ -34,11 +36,14 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.simulate.run import Design, simulate_run
 
-PARAMETERS = Parameters(angles=0)
+PARAMETERS = Parameters.manual(angles=0)
 
 
 class Kept:
-    """A sink that keeps the table; masks and labels are made as images, as the naive program makes them, and dropped."""
+    """Sink that keeps the table.
+
+    Masks and labels are made as images, as the naive program makes them, and dropped.
+    """
 
     keep = frozenset(("raw", "filtered", "synced", "labels", "pixels"))
 

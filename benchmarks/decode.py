@@ -163,7 +163,7 @@ def rate(read: Callable[[int], None], n_frames: int, threads: int, rounds: int) 
 
 
 def cpu_seconds(function: Callable[[], object], rounds: int) -> float:
-    """Median of the processor time, which other work on the machine disturbs less than the clock."""
+    """Return the median processor time, which other work on the machine disturbs least."""
     taken = []
     for _ in range(rounds + 1):
         start = time.thread_time()
@@ -191,7 +191,8 @@ def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
         taken = [cpu_seconds(partial(codec, data, n_bytes), rounds) for data in chunks.values()]
         print(
             f"| {name} | "
-            f"{' | '.join(f'{seconds * 1e3:.1f} ({n_bytes / 1e6 / seconds:.0f} MB/s)' for seconds in taken)} |"
+            + " | ".join(f"{one * 1e3:.1f} ({n_bytes / 1e6 / one:.0f} MB/s)" for one in taken)
+            + " |"
         )
 
 

@@ -1,10 +1,13 @@
-"""Cost of drift of the beam: recall and false spots of both methods, with and without --normalise level, on simulated laser runs.
+"""Cost of drift of the beam: recall and false spots with and without --normalise level.
+
+Both methods of the manual and our defaults are tried on simulated laser runs.
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
 
 Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four
-fifths of its variance slow. The manual's defaults, with -S blocks, its way for laser runs. Found
-spots are compared with the true ones by the rule of ``gpu-spots score``. Prints the table of docs/results.md.
+fifths of its variance slow. Both methods of the manual with its other defaults, and the defaults
+of ``gpu-spots find``, with -S blocks. Found spots are compared with the true ones by the rule of
+``gpu-spots score``. Prints the table of docs/results.md.
 """
 
 import argparse
@@ -17,10 +20,12 @@ import numpy as np
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.files.output.simulated_run import read_found
+from gpu_spots.parameters import METHOD_NAMES
 from gpu_spots.simulate.run import Design, simulate_run
 from gpu_spots.simulate.score import Score, score
 
-METHODS = ("n_removed", "kruskal")
+METHODS = ("n_removed", "kruskal", "clip, matched")
+"""Methods of the manual, and the defaults of ``gpu-spots find``."""
 NORMALISATIONS = ("none", "level")
 EDGES = (5.0, 10.0, 30.0, 100.0, math.inf)
 """Edges of the bins of signal-to-noise."""
@@ -35,7 +40,10 @@ def scores(design: Design, folder: Path) -> dict[tuple[str, str], Score]:
     found = {}
     for method in METHODS:
         for normalise in NORMALISATIONS:
-            parameters = Parameters(method=method, normalise=normalise, sync="blocks")
+            if method in METHOD_NAMES:
+                parameters = Parameters.manual(method=method, normalise=normalise, sync="blocks")
+            else:
+                parameters = Parameters(normalise=normalise, sync="blocks")
             output = folder / "spots.h5"
             with warnings.catch_warnings(action="ignore"):  # that there is drift is the point
                 find_spots(frames, parameters, columns=columns, output=output, force=True).close()

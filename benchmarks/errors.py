@@ -2,14 +2,15 @@
 
     python benchmarks/errors.py
 
-Prints one line for each run and range of signal over noise: the share of spots whose true counts are
-within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the same of the
-centroid, and the share of a spot that is in its mask. The truth is the noise-free counts on the pixels
-of the mask. Spots that are saturated, at the border, or on the mask of another spot are left out.
+Prints one line for each run and range of signal over noise: the share of spots whose true counts
+are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the same
+of the centroid, and the share of a spot that is in its mask. The truth is the noise-free counts on
+the pixels of the mask. Spots that are saturated, at the border, or on the mask of another spot are
+left out.
 
-For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with each
-other: the differences, divided by their sigmas, must have a standard deviation of 1. Their weights
-follow the same noise, so this is no test of their mean.
+For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with
+each other: the differences, divided by their sigmas, must have a standard deviation of 1. Their
+weights follow the same noise, so this is no test of their mean.
 """
 
 import argparse
@@ -86,7 +87,7 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
     sync = "blocks" if design.laser else "none"
     found: list[list[Any]] = [[], [], [], []]
     normalise = "level" if design.drift else "none"
-    parameters = Parameters(angles=0, sync=sync, normalise=normalise, **options)
+    parameters = Parameters.manual(angles=0, sync=sync, normalise=normalise, **options)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     with (
         warnings.catch_warnings(action="ignore"),

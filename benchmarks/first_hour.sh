@@ -88,8 +88,8 @@ simulate() {
     [[ -e $file ]] || spots simulate "$file" --dark --size "$RUN_SIZE" --angles "$RUN_FRAMES" \
         --frames-per-angle 1 "${@:2}"
 }
-# find_spots RUN OUTPUT OPTION...: the second line from the end has the times of the stages.
-find_spots() { spots find "$work/$1__mccd.h5" -o "$work/$2" --force "${@:3}"; }
+# find_spots RUN OUTPUT OPTION...: with the defaults of the manual; the second line from the end has the times of the stages.
+find_spots() { spots find --manual "$work/$1__mccd.h5" -o "$work/$2" --force "${@:3}"; }
 # What the CPU finds in the contiguous run, once.
 on_cpu() {
     simulate contiguous --compression none || return 1

@@ -1,4 +1,6 @@
-"""The CUDA backend on a device: each stage, against the obvious program of CuPy's functions and against the CPU backend; then the command.
+"""Speed of the CUDA backend on a device: each stage, then the command.
+
+Stages are compared with a simple program of CuPy's functions, and with the CPU backend.
 
     python benchmarks/gpu.py [--frames 60 180 720 1000] [--sizes 2048 3840] [--repeats 9] [--device
     0] [--threads 1 2 4 8]
@@ -284,7 +286,7 @@ def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: i
 
 
 def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> int:
-    """Masks, components and sums of frames on the device, as the second pass asks for them; how many spots there are."""
+    """Compute masks, components and sums as the second pass does; return the number of spots."""
 
     def batch(span: tuple[int, int]) -> int:
         some = frames[slice(*span)]
@@ -297,7 +299,9 @@ def find(backend: Any, frames: Any, prepared: Any, step: int, threads: int) -> i
 def resident(
     backend: Any, frames: Any, rows: int, step: int, threads: int, repeats: int
 ) -> tuple[float, float]:
-    """Median seconds of the background, with what the second pass needs, and of masks and spots; after a run that does not count.
+    """Return the median seconds of the background, and of masks and spots.
+
+    The first run does not count.
 
     The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
     """
@@ -348,7 +352,10 @@ def wall(function: Callable[[], Any], repeats: int) -> float:
 def cpu_stages(
     frames: np.ndarray, known: Any, n_frames: int, backend: Any, on_device: Any, prepared: Any
 ) -> dict[str, float]:
-    """Seconds of the CPU backend on all its threads' one, scaled to the number of frames; its masks and sums must be the device's."""
+    """Return the seconds of the CPU backend, scaled to the number of frames.
+
+    One thread of all is timed. Masks and sums must be those of the device.
+    """
     cpu, scale = CpuBackend(1), n_frames / len(frames)
     here, everyone = cpu.prepare(known, MORPHOLOGY, None), np.arange(len(frames))
     masks = cpu.find_masks(frames, here)

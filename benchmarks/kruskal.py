@@ -1,4 +1,6 @@
-"""The Kruskal-Wallis background against a loop of scipy.stats.kruskal over the pixels, and against the trimmed background.
+"""Speed of the Kruskal-Wallis background.
+
+It is compared with a loop of scipy.stats.kruskal over the pixels, and with the trimmed background.
 
     python benchmarks/kruskal.py [--frames 180] [--blocks 18] [--rows 64] [--drift 0 3] [--pixels
     40] [--repeats 3]
@@ -99,7 +101,8 @@ def main() -> None:
     )
     print(f"{size}, alpha {ALPHA}; ns a value, best of {options.repeats}")
     print(
-        f"{'drift':>7}{'dropped':>9}{'kruskal':>9}{'trimmed':>9}{'ratio':>7}{'SciPy, extrapolated':>21}{'ratio':>7}"
+        f"{'drift':>7}{'dropped':>9}{'kruskal':>9}{'trimmed':>9}{'ratio':>7}"
+        f"{'SciPy, extrapolated':>21}{'ratio':>7}"
     )
     critical = np.array(
         [np.inf] * 3 + [chi2.ppf(1 - ALPHA, b - 1) for b in range(3, options.blocks + 1)]
@@ -118,7 +121,8 @@ def main() -> None:
             loop / few.size * 1e9,
         )
         print(
-            f"{drift:6g}%{np.median(moments.dropped):9g}{ours:9.1f}{trimmed:9.2f}{ours / trimmed:7.1f}{loop:14.0f} ({options.pixels} px)"
+            f"{drift:6g}%{np.median(moments.dropped):9g}{ours:9.1f}{trimmed:9.2f}"
+            f"{ours / trimmed:7.1f}{loop:14.0f} ({options.pixels} px)"
             f"{loop / ours:7.0f}"
         )
 

@@ -1,8 +1,8 @@
 """Recall, false spots and speed of the matched finder, on simulated frames with known spots.
 
 ``python benchmarks/matched.py`` prints recall by the strength of spots, and false spots per frame,
-for photon counters, CCDs, blocks of frames, and neighbours. ``--method METHOD`` runs the whole program
-with a background method; without it the background is the true one. ``--time`` measures
+for photon counters, CCDs, blocks of frames, and neighbours. ``--method METHOD`` runs the whole
+program with a background method; without it the background is the true one. ``--time`` measures
 milliseconds per frame of 2048 x 2048 pixels, beside the masks of ``--finder threshold``.
 """
 
@@ -50,7 +50,8 @@ class Spot:
     """Sigma of its Gaussian, pixels."""
     photons: float
     strength: float
-    """What recall is shown by: photons, or signal over noise; NaN: it is hidden and need not be found.
+    """Quantity on the axis of recall: photons, or signal over noise. NaN: a hidden spot, which need
+    not be found.
     """
 
 
@@ -128,7 +129,8 @@ def photon_counter(level: float, seed: int, n_frames: int) -> Series:
         frame[:] = np.where(valid, rng.poisson(expected), -1)
         spots.append(seen)
     return Series(
-        f"photon counter, {level:g} counts", frames, hot, np.sqrt(hot), 1.0, 0.0, valid, spots, COUNTS
+        f"photon counter, {level:g} counts", frames, hot, np.sqrt(hot), 1.0, 0.0, valid, spots,
+        COUNTS
     )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def ccd(
     level: float, seed: int, n_frames: int, drift: float = 0.0, gain: float = 0.07, size: int = 1,
     photons: tuple[float, float] | None = None,
 ) -> Series:  # fmt: skip
-    """Return frames of a CCD, uint16, with a bias, a background that slopes, zingers and drift (percent)."""
+    """Return frames of a CCD, uint16, with bias, sloping background, zingers and drift, %."""
     rng = np.random.default_rng([seed, int(level), int(drift * 10), size])
     x, _ = np.mgrid[:SIZE, :SIZE]
     background = level * (1 + 0.2 * np.sin(x / 60))
@@ -172,7 +174,8 @@ def ccd(
             "laser_on": np.arange(n_frames) % 2,
         }
     return Series(
-        name, frames, background + bias, noise, gain, read_variance, valid, spots, RATIOS, size, metadata
+        name, frames, background + bias, noise, gain, read_variance, valid, spots, RATIOS, size,
+        metadata
     )  # fmt: skip
 
 
@@ -203,9 +206,10 @@ def places(of: Series, method: str | None, significance: float) -> Iterator[NDAr
         found = found_by_operations(of, significance)
         pixels, begin, first = found.pixels, found.begin, found.first
     else:
-        parameters = gpu_spots.Parameters(
+        parameters = gpu_spots.Parameters.manual(
             method=method, finder="matched", significance=significance, angles=0,
-            sync="blocks" if of.size > 1 else "none", normalise="level" if "drift" in of.name else "none",
+            sync="blocks" if of.size > 1 else "none",
+            normalise="level" if "drift" in of.name else "none",
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -276,7 +280,10 @@ class Score:
 def quality(method: str | None, significance: float, n_frames: int, seed: int) -> None:
     """Print recall and false spots for all kinds of frames."""
     kinds: list[Callable[[], Series]] = [
-        *(lambda level=level: photon_counter(level, seed, n_frames) for level in (0.01, 0.05, 0.3, 1, 3, 10)),
+        *(
+            lambda level=level: photon_counter(level, seed, n_frames)
+            for level in (0.01, 0.05, 0.3, 1, 3, 10)
+        ),
         *(lambda level=level: ccd(level, seed, n_frames) for level in (10, 100, 1000, 10000)),
         *(lambda drift=drift: ccd(1000, seed, n_frames, drift) for drift in (1, 3)),
         lambda: ccd(1000, seed, n_frames // 6 * 6, size=6),

@@ -1,4 +1,4 @@
-"""The straightforward program that a scientist would write, which the whole command is compared with.
+"""Simple program that a scientist would write, with which the whole command is compared.
 
     python benchmarks/naive.py INPUT.h5 OUTPUT.h5 [FRAMES_PATH]
 

@@ -115,7 +115,10 @@ class Parts:
     zero: float
     """Counts where there would be no noise."""
     correlation: Image
-    """(2 * LAGS + 1, 2 * LAGS + 1) float32: autocorrelation of the noise; 1 in the middle."""
+    """Return the mean product of pixels over the variance, by their distance.
+
+    The result is (2 * LAGS + 1, 2 * LAGS + 1) float32, equal in all four quadrants.
+    """
 
     def variance(self, counts: Image | np.float32) -> Image:
         """Return the variance of the noise of each pixel, counts^2."""
@@ -142,7 +145,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="search once more with, e.g., cutoff=4 structure=2,1",
+        help="search once more with changes of the manual's defaults, e.g., cutoff=4 structure=2,1",
     )
     parser.add_argument(
         "--picture",
@@ -153,7 +156,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         searches = {
-            " ".join(changes) or "defaults": parameters(changes) for changes in [[], *arguments.set]
+            " ".join(changes) or "manual": parameters(changes) for changes in [[], *arguments.set]
         }
     except (GpuSpotsError, TypeError) as error:
         parser.error(f"--set: {error}")
@@ -228,7 +231,10 @@ def smooth(frame: NDArray[np.uint16], bin_: int = 4, window: int = 13) -> Image:
 
 
 def noise_line(background: Image, left: Image) -> tuple[float, float]:
-    """Gain and zero of the line that the variance follows: in steps of 10 counts, without what is beyond 5 sigma."""
+    """Return gain and zero of the line that the variance follows.
+
+    It is fitted in steps of 10 counts, without values beyond 5 sigma.
+    """
     step = (background // 10).astype(np.int64)
     level, variance, weight = [], [], []
     for k in np.unique(step):
@@ -243,7 +249,10 @@ def noise_line(background: Image, left: Image) -> tuple[float, float]:
 
 
 def autocorrelation(noise: Image, quiet: NDArray[np.bool_]) -> Image:
-    """(2 * LAGS + 1, 2 * LAGS + 1) float32: mean product of pixels that far apart over the variance; the same in all four quadrants."""
+    """Return the mean product of pixels over the variance, by their distance.
+
+    The result is (2 * LAGS + 1, 2 * LAGS + 1) float32, equal in all four quadrants.
+    """
     n_x, n_y = noise.shape
     noise = np.where(quiet, noise, 0)
     quadrant = np.zeros((LAGS + 1, LAGS + 1), np.float32)
@@ -258,7 +267,10 @@ def autocorrelation(noise: Image, quiet: NDArray[np.bool_]) -> Image:
 
 
 def cut_out(left: Image, in_sigmas: Image, correlation: Image) -> list[Spot]:
-    """Spots: components of 4 pixels and more above 10 sigma, with all around them that is clearly above the noise."""
+    """Return spots: components of 4 pixels and more above 10 sigma.
+
+    They include all pixels around them that are clearly above the noise.
+    """
     eight = np.ones((3, 3))
     labels, _ = ndimage.label(in_sigmas > 10, eight)
     large = np.bincount(labels.ravel()) >= 4
@@ -300,7 +312,10 @@ def cut_out(left: Image, in_sigmas: Image, correlation: Image) -> list[Spot]:
 def series(
     parts: Parts, n_frames: int, size: int | None, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], Truth, NDArray[np.float64]]:
-    """Frames, (n_frames, n_X, n_Y) uint16, counts; what is on them; and the fourth highest pixel of each spot in sigmas of the noise."""
+    """Return frames, (n_frames, n_X, n_Y) uint16, counts, and the spots on them.
+
+    The third result is the fourth highest pixel of each spot in sigmas of the noise.
+    """
     background = parts.background
     if size is not None:
         middle = tuple(slice(max(0, (n - size) // 2), (n + size) // 2) for n in background.shape)
@@ -347,7 +362,10 @@ def series(
 
 
 def noise_kernel(correlation: Image) -> Image:
-    """What white noise must be convolved with to be correlated like this: the square root, in frequencies, of the autocorrelation."""
+    """Return the kernel that gives white noise this correlation.
+
+    It is the square root, in frequencies, of the autocorrelation.
+    """
     n = 32
     whole = np.zeros((n, n))
     whole[: len(correlation), : len(correlation)] = correlation
@@ -360,7 +378,10 @@ def noise_kernel(correlation: Image) -> Image:
 def place(
     spots: list[Spot], shape: tuple[int, int], rng: np.random.Generator
 ) -> list[tuple[Spot, tuple[int, int]]]:
-    """Each spot with X and Y of a random place for its peak, such that their circles stay apart and inside. The largest come first."""
+    """Yield each spot with X and Y of a random place for its peak, the largest spots first.
+
+    Their circles do not overlap, and are inside the frame.
+    """
     spots = sorted(spots, key=lambda spot: -spot.radius)
     radius = np.array([spot.radius for spot in spots])
     places = np.zeros((len(spots), 2), np.int64)
@@ -401,10 +422,8 @@ def describe(frames: NDArray[np.uint16], parts: Parts, truth: Truth, seconds: fl
         f"spots        {len(parts.spots)} cut out ({areas} pixels), {len(truth.spots)} put in, "
         f"{clear} above {CLEAR:g} sigma"
     )
-    print(
-        "versions     "
-        f"{', '.join(f'{name} {installed(name)}' for name in ('gpu_spots', 'numpy', 'scipy', 'imagecodecs'))}"
-    )
+    packages = ("gpu_spots", "numpy", "scipy", "imagecodecs")
+    print("versions     " + ", ".join(f"{name} {installed(name)}" for name in packages))
 
 
 def installed(name: str) -> str:
@@ -416,7 +435,7 @@ def installed(name: str) -> str:
 
 
 def parameters(changes: list[str]) -> Parameters:
-    """``["cutoff=4", "structure=2,1"]`` and the defaults for all else.
+    """``["cutoff=4", "structure=2,1"]`` and the manual's defaults for all else.
 
     Raises GpuSpotsError or TypeError for what does not fit.
     """
@@ -426,7 +445,7 @@ def parameters(changes: list[str]) -> Parameters:
             values[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             values[name] = value
-    return Parameters(**values)
+    return Parameters.manual(**values)
 
 
 def search(
@@ -473,7 +492,10 @@ def table(result: Score) -> str:
 def outcome(
     truth: Truth, results: SpotsFile, shown: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return for one frame whether each of its true spots was found, and X and Y of the false ones, by the rule of the score."""
+    """Return whether each true spot of a frame was found, and X and Y of the false ones.
+
+    The rule is that of the score.
+    """
     here = truth.spots.block == shown
     true, visible = truth.spots.XY[here], truth.spots.snr_matched[here] >= FAINTEST
     spots = results.spots(shown)
@@ -490,7 +512,7 @@ def outcome(
 
 
 def draw(frames: NDArray[np.uint16], truth: Truth, results: SpotsFile, path: Path) -> None:
-    """Part of a frame with what was put in and what was found, the background, and the frame's mask."""
+    """Draw part of a frame with true and found spots, its background, and its mask."""
     import matplotlib as mpl
     import PIL.Image
     from matplotlib import pyplot as plt

@@ -1,4 +1,6 @@
-"""Work of the host for a frame of shuffled gzip: inflate and unshuffle, or inflate and copy, where a device unshuffles.
+"""Work of the host for a frame of shuffled gzip.
+
+It inflates and unshuffles the frame, or inflates and copies it if a device unshuffles.
 
     python benchmarks/unshuffle.py [--size 2048] [--rounds 20] [--threads 1,2]
 

@@ -1,4 +1,6 @@
-"""The installed command, from file to file, against the straightforward program: wall time, peak memory, size of the output.
+"""Wall time, peak memory and output size of the installed command.
+
+It is compared with the simple program, from file to file.
 
     python benchmarks/whole_program.py [--frames 180] [--size 2048] [--threads 1 2] [--repeats 3]
     [--folder DIR]

@@ -119,7 +119,7 @@ def _levelled(
 
 
 def _starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
-    """Return the background (p,) that the clip of ascending rows (p, n) begins with; 0 where masked."""
+    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked."""
     means = np.zeros(len(rows))
     counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
     for count in np.unique(counts):
@@ -344,7 +344,7 @@ def _as_float(values: Array) -> Floats:
 
 
 def _quartiles(rows: Array, kept: Counts) -> Counts:
-    """4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n), linear interpolation."""
+    """Return 4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n)."""
     n_pixels, n = rows.shape
     values, begin = rows.reshape(-1), np.arange(0, n_pixels * n, n)
     last = np.maximum(kept - 1, 0)
@@ -362,7 +362,7 @@ def _quartiles(rows: Array, kept: Counts) -> Counts:
     return result
 
 
-# ---------------------------------------------------------------------------------- blocks of frames
+# ------------------------------------------------------------------------- blocks of frames
 
 
 def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
@@ -393,7 +393,7 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
 
 
 def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: _Blocks, largest: Any) -> None:
-    """Replace values of rows (p, n) by the largest of their type, where ``left`` (b, p) is false."""
+    """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
     begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
@@ -561,7 +561,10 @@ class _Comparison:
         return total / (n_blocks * size), variance
 
     def _pooled(self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts) -> Floats:
-        """Return the variance (p,) of a value inside the blocks that are left, which have ``size`` values."""
+        """Return the variance (p,) of a value inside the blocks that are left.
+
+        They have ``size`` values.
+        """
         freedom = size - _number(left)
         scatter = _in_order(self.scatters, bits)
         return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
@@ -631,7 +634,7 @@ def _short_sums(tile: Tile, blocks: _Blocks) -> tuple[Floats, Counts, Floats, Fl
 
 
 def _integer_sums(tile: Tile, blocks: _Blocks) -> tuple[Counts, Counts, Floats]:
-    """(b, p) each: number of values of 32 bits or more, their sum, and the sum of squared deviations."""
+    """Return number, sum and sum of squared deviations, (b, p) each; 32 bits."""
     values, usable = tile.values, tile.usable
     lowest = values.min(axis=0).astype(np.int64)
     span = int((values.max(axis=0) - lowest).max(initial=0))

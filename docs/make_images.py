@@ -1,8 +1,9 @@
 """Make the pictures of the documentation: ``python docs/make_images.py [FOLDER]``.
 
-Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show the run of the tutorial and of ``make demo``. Its plots are made by the
-code of the tutorial. Needs the extra ``docs``.
+Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default
+in ``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of
+``gpu-spots find`` except where the manual's method is shown. Its plots are made by the code of the
+tutorial. Needs the extra ``docs``.
 """
 
 import os
@@ -81,8 +82,11 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, chdir(temporary):
         simulate("laser__mccd.h5")
-        parameters = Parameters(sync="blocks")
-        find_spots("laser__mccd.h5", parameters, output="laser__spots.h5").close()
+        for parameters, output in (
+            (Parameters(sync="blocks"), "laser__spots.h5"),
+            (Parameters.manual(sync="blocks"), "manual__spots.h5"),
+        ):
+            find_spots("laser__mccd.h5", parameters, output=output).close()
         simulate("drift__mccd.h5", "--drift", "3", "--size", "512", "--seed", "1")
         for theme in THEMES:
             with mpl.rc_context(theme.settings()):
@@ -99,13 +103,13 @@ def simulate(run: str, *options: str) -> None:
 
 def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
     """Yield names and figures."""
-    with open_spots("laser__spots.h5") as results, h5py.File("laser__mccd.h5") as file:
-        draw: dict[str, Callable[..., Figure]] = {
-            "tutorial": frame_and_mask,
-            "masks": masks,
-            "pixel": one_pixel,
-        }
-        for name, picture in draw.items():
+    draw: dict[str, tuple[str, Callable[..., Figure]]] = {
+        "tutorial": ("laser__spots.h5", frame_and_mask),
+        "masks": ("manual__spots.h5", masks),
+        "pixel": ("manual__spots.h5", one_pixel),
+    }
+    for name, (spots, picture) in draw.items():
+        with open_spots(spots) as results, h5py.File("laser__mccd.h5") as file:
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
     yield "finder", finder(theme)
@@ -195,7 +199,7 @@ def drift(theme: Theme) -> Figure:
     """Draw the levels of a run that drifts, and a mask of it without and with scaling."""
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
     for axis, title, how in ((axes[1], "b", "none"), (axes[2], "c", "level")):
-        parameters = Parameters(sync="blocks", normalise=how)
+        parameters = Parameters.manual(sync="blocks", normalise=how)
         with find_spots(
             "drift__mccd.h5", parameters, output=f"{how}__spots.h5", force=True
         ) as found:

@@ -42,6 +42,7 @@ from gpu_spots.files.output.ratios_file import (
     RATIO_COLUMNS,
 )
 from gpu_spots.files.output.spots_writer import BACKGROUND, VIEWS
+from gpu_spots.parameters import MANUAL_DEFAULTS
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- table made by docs/make_pages.py: {} -->", "<!-- end of the table -->"
@@ -130,6 +131,8 @@ def option_row(option: click.Option, command: click.Command, page: str) -> tuple
     words, *brackets = re.split(r"\s*\[(?=default: |x|-?[\d.]+<)", words)
     found = [part for bracket in brackets for part in bracket.rstrip(" ]").split("; ")]
     defaults = [part[9:].strip("()") for part in found if part.startswith("default: ")]
+    if command is find and (manual := MANUAL_DEFAULTS.get(str(option.name))):
+        defaults.append(f"; manual: {manual}")
     limits = [in_words(part) for part in found if not part.startswith("default: ")]
     meaning = ", ".join([words.rstrip("."), *limits])
     return text, with_code(meaning), with_code("".join(defaults))

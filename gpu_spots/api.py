@@ -82,8 +82,9 @@ def find_spots(
         frames: Path of a run, an HDF5 file; an `ImageRequest` for images; or the frames themselves,
             ``(n_frames, n_X, n_Y)``, counts, of uint8, uint16, uint32, int16, int32, float32 or
             float64.
-        parameters: Parameters of the search. None: the defaults of the manual, which require 10
-            different angles; ``Parameters(angles=0)`` requires none.
+        parameters: Parameters of the search. None: the defaults of ``gpu-spots find``, which
+            require 10 different angles; ``Parameters(angles=0)`` requires none. `Parameters.manual`
+            has the defaults of the manual.
         output: Spots file to write. None: the results stay in memory.
         frames_path: Dataset of the frames in the file, or several that form one stack. None: as
             the layout of the file defines it.
@@ -142,6 +143,7 @@ def find_spots(
     parameters = Parameters() if parameters is None else parameters
     if not isinstance(parameters, Parameters):
         raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
+    parameters.check_used()
     inputs = Inputs(
         frames_path=(frames_path,) if isinstance(frames_path, str) else tuple(frames_path or ()),
         angles_path=angles_path,

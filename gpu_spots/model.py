@@ -32,6 +32,9 @@ sum of x^2 over pixels is below a * a^3 / 3 < 2^46.5, as are those of x, y, y^2 
 HALF_BITS = 16
 """Bits of the lower half of a value of 32 bits."""
 
+FETCH_BYTES = 1 << 23
+"""Bytes of packed masks that `Operations.fetch` copies from a device at a time."""
+
 FACTOR_BITS = 16
 """Factors that scale frames to a common level are multiples of 2^-16."""
 
@@ -380,10 +383,10 @@ class Measurements:
     n_maxima: NDArray[np.int64]
     """(s,) int64: local maxima, see `gpu_spots.columns`."""
     moments: Array
-    """(5, s) int64: sums of value * u, where u is x, y, x^2, y^2 and x * y, and x and y begin with 0
-    in the box of the component; for frames of 32 bits the sums of (value mod 2^16) * u. Float frames:
-    float64, sums of (value - background) * u, in ascending pixel order. Meaningless for boxes with a
-    side of more than `MOMENT_SIDE`.
+    """(5, s) int64: sums of value * u, where u is x, y, x^2, y^2 and x * y, and x and y begin with
+    0 in the box of the component; for frames of 32 bits the sums of (value mod 2^16) * u. Float
+    frames: float64, sums of (value - background) * u, in ascending pixel order. Meaningless for
+    boxes with a side of more than `MOMENT_SIDE`.
     """
     moments_high: NDArray[np.int64] | None
     """(5, s) int64: sums of floor(value / 2^16) * u for integer frames of 32 bits, else None."""

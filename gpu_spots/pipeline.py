@@ -183,7 +183,11 @@ def find_spots(
             del background  # most of it is not needed any more
             table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
     if message := static_spots.cover_warning(
-        walk.table.covered, n_good, sparse=sparse, clipped=clipped
+        walk.table.covered,
+        n_good,
+        sparse=sparse,
+        clipped=clipped,
+        matched=parameters.finder == "matched",
     ):
         observer.warn(message)
     with watch.stage("write"):

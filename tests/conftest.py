@@ -20,7 +20,7 @@ MEMBERS = [
 
 @pytest.fixture(scope="session")
 def kernel_folder(pytestconfig: pytest.Config) -> Path:
-    """Where emulated kernels are kept between sessions: each is compiled once until its source changes."""
+    """Folder of compiled emulated kernels, kept between sessions."""
     assert pytestconfig.cache is not None
     return Path(pytestconfig.cache.mkdir("emulator"))
 

@@ -1,4 +1,4 @@
-"""What several test files need: results of the pipeline as plain arrays, and comparison to the bit."""
+"""Helpers of several test files: results as plain arrays, and comparison to the bit."""
 
 import contextlib
 import errno
@@ -162,7 +162,10 @@ def series(
 def write_run(
     path: Path, edit: Callable[[h5py.File], object] | None = None, frames: np.ndarray | None = None
 ) -> Path:
-    """A laser run of 20 frames at 10 angles, off and on at each, in LaueUtil's layout, after ``edit``."""
+    """Write a laser run of 20 frames at 10 angles in LaueUtil's layout.
+
+    Each angle has one frame without and one with laser. ``edit`` changes the file.
+    """
     with h5py.File(path, "w") as file:
         file["frames"] = series() if frames is None else frames
         n_frames = len(file["frames"])
@@ -223,7 +226,10 @@ def command(*arguments: object, name: str = "lu_hdf2spots") -> Ended:
 def started(
     *arguments: object, name: str = "lu_hdf2spots", prelude: str = "pass", **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start a command as a process, after a line of Python; it is killed if it still runs at the end."""
+    """Start a command as a process, after a line of Python.
+
+    The process is killed if it still runs at the end.
+    """
     # a test suite that runs in the background of a shell hands on that SIGINT is ignored, as a
     # user's terminal does not
     program = f"""
@@ -252,7 +258,7 @@ def process(*arguments: object, name: str = "lu_hdf2spots", **options: Any) -> E
 
 
 def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Everything in a folder and below: kind and permissions, and the content of files and links."""
+    """Return everything in a folder and below: kind, permissions, and content."""
     found = {}
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
@@ -268,7 +274,10 @@ def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def assert_refused(ended: Ended, status: int, *words: str) -> None:
-    """It ended with that status and one line on stderr that has all the words; nothing is on stdout."""
+    """Check the status, and the one line on stderr, which has all the words.
+
+    Nothing may be on stdout.
+    """
     assert (ended.status, ended.stdout) == (status, ""), ended
     assert len(ended.lines) == 1, ended.stderr
     assert ended.stderr.endswith("\n")
@@ -343,7 +352,10 @@ def means_of(
 
 
 def refuses(path: Path, *options: object, status: int = 1, words: tuple[str, ...] = ()) -> str:
-    """The command refuses a file in one line with these words, and leaves its folder as it was; returns that line."""
+    """Check that the command refuses a file in one line with these words; return the line.
+
+    The folder must stay as it was.
+    """
     before = listing(path.parent)
     ended = command(path, *options, "--quiet")
     assert_refused(ended, status, *words)

@@ -49,7 +49,7 @@ def angle_key(angle: float) -> int:
 
 
 def group_by_first_seen(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Group positions by key; groups come in the order of their first position, positions ascend."""
+    """Group positions by key, in the order of their first position; positions ascend."""
     groups: dict[Hashable, list[int]] = {}
     for position, key in enumerate(keys):
         groups.setdefault(key, []).append(position)
@@ -57,12 +57,12 @@ def group_by_first_seen(keys: Iterable[Hashable]) -> list[list[int]]:
 
 
 def make_blocks(angles: Sequence[float]) -> list[list[int]]:
-    """List the blocks: all frames of the same angle, also where the angle comes back later in the run."""
+    """List the blocks: all frames of one angle, even if the angle occurs again later."""
     return group_by_first_seen(angle_key(float(angle)) for angle in angles)
 
 
 def make_pairs(angles: Sequence[float], laser: Sequence[bool]) -> list[list[int]]:
-    """List the masks of `sync="pairs"`: couples of opposite neighbours inside a block, and lone frames."""
+    """List the masks of `sync="pairs"`: opposite neighbours in a block, and lone frames."""
     masks: list[list[int]] = []
     for block in make_blocks(angles):
         open_mask: list[int] | None = (
@@ -159,7 +159,10 @@ def integer_background(kept: list[int], cutoff: float, type_min: int, type_max: 
 
 
 def four_quantile(kept: list[int], quarter: int) -> int:
-    """Compute four times the quartile with linear interpolation, which is an integer; `kept` ascends and has 2 values or more."""
+    """Compute four times the quartile with linear interpolation, an integer.
+
+    `kept` ascends and has 2 values or more.
+    """
     below, fourths = divmod(quarter * (len(kept) - 1), 4)
     return (4 - fourths) * kept[below] + fourths * kept[below + 1]
 
@@ -206,7 +209,7 @@ def filter_mask(
 
 
 def find_components(mask: NDArray[np.bool_], connectivity: int) -> list[list[int]]:
-    """List the connected components as ascending flattened indices, in raster order of their first pixel."""
+    """List the connected components as ascending flat indices, by their first pixel."""
     n_x, n_y = mask.shape
     steps = [(-1, 0), (1, 0), (0, -1), (0, 1)]
     if connectivity == 2:
@@ -233,7 +236,10 @@ def find_components(mask: NDArray[np.bool_], connectivity: int) -> list[list[int
 def scale_frames(
     frames: NDArray[Any], valid: NDArray[np.bool_], factors: Sequence[int]
 ) -> NDArray[Any]:
-    """Multiply each frame by its factor / 65536, rounding halves up, within the frames' type; invalid values stay as they are."""
+    """Multiply each frame by its factor / 65536, rounding halves up.
+
+    The result is limited to the type. Invalid values stay as they are.
+    """
     result = frames.copy()
     integer = frames.dtype.kind in "iu"
     limits: Any = np.iinfo(frames.dtype) if integer else np.finfo(frames.dtype)
@@ -255,7 +261,7 @@ def spot_intensity(
     fixed_m: int | None,
     factor: int | None,
 ) -> float:
-    """Integrate one spot; `values` and `backgrounds` are those of its pixels, in ascending order of the pixels.
+    """Integrate one spot from the values and backgrounds of its pixels, in ascending order.
 
     With a factor the background is that of frames times factor / 65536, and is divided by it.
     """
@@ -321,7 +327,7 @@ def check_laser_dataset(
     laser: Sequence[bool] | NDArray[Any] | None,
     n_frames: int,
 ) -> tuple[list[float], list[bool]]:
-    """Raise ValueError unless there are an angle and a laser state for every frame, and both states occur."""
+    """Raise ValueError unless every frame has an angle and a state, and both states occur."""
     if laser is None or len({bool(state) for state in laser}) != 2:
         _fail("a laser dataset, with frames of both laser states, is needed")
     if angles is None:
@@ -339,7 +345,7 @@ def find_valid(
     low: float | None,
     high: float | None,
 ) -> NDArray[np.bool_]:
-    """Mark the valid values of the whole stack, pixels that are excluded for all frames included."""
+    """Mark the valid values of the whole stack. Excluded pixels are never valid."""
     integer = frames.dtype.kind in "iu"
     exact = frames.astype(np.int64 if integer else np.float64)
     valid = np.ones(frames.shape, dtype=bool) if integer else np.isfinite(exact)
@@ -493,7 +499,10 @@ def _all_stats(
     alpha: float,
     cutoff: float,
 ) -> tuple[dict[str, NDArray[Any]], list[Background | None]]:
-    """Compute the stats maps and the background of every pixel in raster order, None for masked pixels."""
+    """Compute the stats maps and the background of every pixel; None if masked.
+
+    Pixels are in raster order.
+    """
     _, n_x, n_y = frames.shape
     dtype = frames.dtype.newbyteorder("=")
     integer = dtype.kind in "iu"

@@ -1,4 +1,7 @@
-"""A naive reference of ``-m clip`` and of the noise model, written from docs/decisions/clip-background.md alone.
+"""A naive reference of ``-m clip`` and of the noise model.
+
+It is written from
+docs/decisions/clip-background.md alone.
 
 Plain loops over Python integers and floats, which are IEEE double precision numbers.
 """

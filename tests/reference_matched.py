@@ -266,7 +266,7 @@ def moments(
 
 
 def weighted(values: NDArray[np.float64], name: str, power: int) -> NDArray[np.float64]:
-    """Sum of the kernel's weights to a power times the values, in the order of the specification."""
+    """Sum a power of the kernel's weights times the values, in the order of the method."""
     weights, (n_x, n_y) = kernel(name), values.shape
     padded = np.pad(values, AROUND)
     if name.startswith("L"):
@@ -378,7 +378,7 @@ def levels(
     return Levels(seeds, variance.astype(np.int64), own.astype(np.int64))
 
 
-# ------------------------------------------------------------------------------- seeds, basins, masks
+# --------------------------------------------------------------------- seeds, basins, masks
 
 
 def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: bool) -> Found:

@@ -57,10 +57,10 @@ def properties(
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
-    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is the
-    background of every pixel in raster order, None for masked pixels. With `factors` the background
-    is that of frames times factor / 65536. `static` are places of static spots. Without `noise` no
-    errors are computed. `hot` are hot and cold pixels.
+    `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is
+    the background of every pixel in raster order, None for masked pixels. With `factors` the
+    background is that of frames times factor / 65536. `static` are places of static spots. Without
+    `noise` no errors are computed. `hot` are hot and cold pixels.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
@@ -295,7 +295,7 @@ def weights_of(
     variances: list[float],
     gain: float,
 ) -> tuple[list[float], float]:
-    """Give the weight of each pixel of a spot, and the factor that brings weighted sums to counts."""
+    """Return the weight of each pixel of a spot, and the factor to counts."""
     sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
     smooth: dict[Place, float] = {}
     for i, pixel in enumerate(pixels):

@@ -37,7 +37,7 @@ def frames() -> np.ndarray:
     return frames.astype(np.uint16)
 
 
-ANY_ANGLES = Parameters(angles=0)
+ANY_ANGLES = Parameters.manual(angles=0)
 
 
 def test_arrays_to_memory(frames: np.ndarray) -> None:
@@ -76,7 +76,7 @@ def test_file_memory_and_output_agree(frames: np.ndarray, tmp_path: Path) -> Non
             file[f"lauecollect/{name}"] = (
                 values.astype(h5py.string_dtype()) if values.dtype.kind == "U" else values
             )
-    parameters = Parameters(sync="pairs")
+    parameters = Parameters.manual(sync="pairs")
     find_spots(source, parameters, output=output).close()
     with (
         h5py.File(output) as written,
@@ -147,7 +147,7 @@ def test_output_is_not_overwritten_unasked(frames: np.ndarray, tmp_path: Path) -
         ({"frames": "nowhere.h5"}, "nowhere.h5: cannot be opened"),
         ({"frames": "nowhere.h5", "columns": {}}, "only for frames in memory"),
         (
-            {"frames": np.zeros((5, 4, 4)), "parameters": Parameters()},
+            {"frames": np.zeros((5, 4, 4)), "parameters": Parameters.manual()},
             r"lauecollect/angle is missing, .* angles=0",
         ),
         ({"frames": np.zeros((5, 4, 4)), "parameters": {"n": 3}}, "is not Parameters"),
@@ -170,7 +170,7 @@ def test_a_run_without_a_valid_value_is_warned_of() -> None:
 
 def test_warnings_point_at_the_caller(frames: np.ndarray) -> None:
     with pytest.warns(UserWarning, match="no values are removed") as caught:
-        find_spots(frames, Parameters(angles=0, n=1)).close()
+        find_spots(frames, Parameters.manual(angles=0, n=1)).close()
     assert {warning.filename for warning in caught} == {__file__}
 
 
@@ -210,19 +210,19 @@ def test_open_spots_refuses_other_files(tmp_path: Path) -> None:
 def test_parameters_out_of_range_are_named(field: str, bad: list[Any]) -> None:
     for value in bad:
         with pytest.raises(ParameterError, match=f"^{field}: ") as caught:
-            Parameters(**{field: value})
+            Parameters.manual(**{field: value})
         assert caught.value.name == field
 
 
 def test_parameters_take_numpys_numbers_and_lists() -> None:
     given: dict[str, Any] = {"n": np.int64(10), "cutoff": np.float32(2.5), "structure": [2, 1]}
-    parameters = Parameters(**given)
-    assert parameters == Parameters(n=10, cutoff=2.5, structure=(2, 1))
+    parameters = Parameters.manual(**given)
+    assert parameters == Parameters.manual(n=10, cutoff=2.5, structure=(2, 1))
     assert type(parameters.n) is int
 
 
 def test_n_of_zero_means_the_manuals_25() -> None:
-    assert Parameters(n=0).percent_removed == 25
+    assert Parameters.manual(n=0).percent_removed == 25
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_every_error_is_tested_to_be_pickled() -> None:
 def test_numbers_that_no_float_can_hold_are_refused(name: str) -> None:
     given: dict[str, Any] = {name: 10**400}
     with pytest.raises(ParameterError, match=name):
-        Parameters(**given)
+        Parameters.manual(**given)
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

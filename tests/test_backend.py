@@ -283,7 +283,7 @@ def test_any_small_stack_equals_the_reference(
     frames = data.draw(hnp.arrays(dtype, shape, elements=elements))
     erosions, cutoff = data.draw(st.integers(0, 1)), data.draw(st.sampled_from([0.0, 0.5, 3.0]))
     options: dict[str, Any] = {"n": n, "erosions": erosions, "dilations": 1, "cutoff": cutoff}
-    found = run(frames, Parameters(angles=0, **options), backend)
+    found = run(frames, Parameters.manual(angles=0, **options), backend)
     assert_same(found, reference_run(frames, **options))
 
 
@@ -297,7 +297,7 @@ def test_a_spot_at_any_border_or_corner(backend: Backend, place: tuple[int, int]
     x, y = place
     frames[4, max(0, x - 2) : x + 3, max(0, y - 2) : y + 3] = 5000
     frames[4, x, y] = 6000
-    found = run(frames, Parameters(angles=0), backend)
+    found = run(frames, Parameters.manual(angles=0), backend)
     assert_same(found, reference_run(frames))
     assert [x, y] in found["spots/XY"].tolist()
 
@@ -310,7 +310,9 @@ def test_diagonal_contact_joins_spots_only_where_corners_count(
     frames[::2] += 1
     frames[3, 2:4, 2:4] = 900
     frames[3, 4:6, 4:6] = 800
-    found = run(frames, Parameters(angles=0, erosions=0, dilations=0, structure=structure), backend)
+    found = run(
+        frames, Parameters.manual(angles=0, erosions=0, dilations=0, structure=structure), backend
+    )
     assert found["masks/counts"][3] == n_spots
     assert_same(found, reference_run(frames, erosions=0, dilations=0, structure=structure))
 
@@ -323,7 +325,7 @@ def test_results_do_not_depend_on_threads_bands_or_batches(
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
     columns = {"angle": np.tile([1.0, 2.0, 3.0], 8), "laser_on": np.arange(24) // 3 % 2}
-    parameters = Parameters(angles=3, sync=sync, erosions=0)
+    parameters = Parameters.manual(angles=3, sync=sync, erosions=0)
     expected = run(frames, parameters, select_backend("cpu", 1), columns)
     for threads, band, batch in [
         (1, 1, 1),
@@ -339,12 +341,14 @@ def test_results_do_not_depend_on_threads_bands_or_batches(
 def test_frames_may_be_any_view(backend: Backend) -> None:
     wide = np.random.default_rng(6).integers(0, 90, (9, 40, 60)).astype(np.uint16)
     frames = wide[:, ::2, 1::3]
-    assert_same(run(frames, Parameters(angles=0), backend), reference_run(frames))
+    assert_same(run(frames, Parameters.manual(angles=0), backend), reference_run(frames))
 
 
 def test_big_endian_frames_give_native_results(backend: Backend) -> None:
     frames = np.random.default_rng(7).integers(0, 90, (9, 12, 20)).astype(np.uint16)
-    assert_same(run(frames.astype(">u2"), Parameters(angles=0), backend), reference_run(frames))
+    assert_same(
+        run(frames.astype(">u2"), Parameters.manual(angles=0), backend), reference_run(frames)
+    )
 
 
 def test_an_unknown_backend_is_refused() -> None:

@@ -33,7 +33,8 @@ def test_dark_run_equals_reference(
 ) -> None:
     frames = frames_of(dtype, (31, 23, 71), seed=dtype.num)
     assert_same(
-        run(frames, Parameters(angles=0, **options), backend), reference_run(frames, **options)
+        run(frames, Parameters.manual(angles=0, **options), backend),
+        reference_run(frames, **options),
     )
 
 
@@ -47,7 +48,7 @@ def test_laser_run_equals_reference(backend: Backend, dtype: np.dtype, sync: str
     laser = np.tile([False, True, True, False, False, True], 4)
     found = run(
         frames,
-        Parameters(angles=0, sync=sync),
+        Parameters.manual(angles=0, sync=sync),
         backend,
         {"angle": angles, "laser_on": laser.astype(int)},
     )
@@ -72,7 +73,7 @@ def test_invalid_values_equal_reference(backend: Backend, dtype: np.dtype, sync:
     angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
     found = run(
         frames,
-        Parameters(angles=0, sync=sync),
+        Parameters.manual(angles=0, sync=sync),
         backend,
         {"angle": angles, "laser_on": laser.astype(int)},
         Validity(valid, low, high),
@@ -97,7 +98,9 @@ def test_saturated_pixels_are_counted(
         frames[frames > 130] = 255
     angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
     columns = {"angle": angles, "laser_on": laser.astype(int)}
-    found = run(frames, Parameters(angles=0, sync=sync), backend, columns, saturation=saturation)
+    found = run(
+        frames, Parameters.manual(angles=0, sync=sync), backend, columns, saturation=saturation
+    )
     expected = reference_run(frames, sync=sync, angles=angles, laser=laser, saturation=saturation)
     assert ("spots/overload" in expected) == (dtype != "float64")
     if dtype != "float64":
@@ -131,7 +134,7 @@ def test_kruskal_run_equals_reference(
     }
     found = run(
         frames,
-        Parameters(angles=0, **options),
+        Parameters.manual(angles=0, **options),
         backend,
         {"angle": angles[blocks], "laser_on": laser.astype(int)},
     )
@@ -149,7 +152,7 @@ def test_normalised_kruskal_run_with_invalid_values_equals_reference(
     low = float(np.quantile(frames, 0.01))
     low = low if dtype.kind == "f" else int(low)
     columns = {"angle": angles, "laser_on": laser.astype(int)}
-    parameters = Parameters(
+    parameters = Parameters.manual(
         angles=0, method="kruskal", normalise="level", sync="blocks", cutoff=1.0, erosions=0
     )
     found = run(frames, parameters, backend, columns, Validity(low=low))

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL while the program runs: what it says, how it ends, and what it leaves."""
+"""Ctrl-C, SIGTERM and SIGKILL: messages, exit status, and files."""
 
 import os
 import shlex
@@ -264,7 +264,10 @@ READING = (
 
 
 def damaged_heap(path: Path) -> Path:
-    """A run whose text column has an entry of no length in its heap, which HDF5 2.0 follows for ever."""
+    """Return a run with a text of no length in its heap.
+
+    HDF5 2.0 follows it for ever.
+    """
     write_run(path, replaced(lauecollect_comment=[f"comment {i}" for i in range(20)]))
     content = bytearray(path.read_bytes())
     place = content.find(b"GCOL")

@@ -45,7 +45,7 @@ def test_batches_in_pieces_are_halved_where_a_device_is_full(
         force(monkeypatch, batch_frames=16, piece_frames=3, threads=2)
         found = results(
             stack,
-            Parameters(angles=0, erosions=0),
+            Parameters.manual(angles=0, erosions=0),
             Device(frames=frames_of_batch),
             tmp_path,
             Notes(),
@@ -58,7 +58,7 @@ def test_batches_in_pieces_are_halved_where_a_device_is_full(
 def test_half_as_much_is_tried_where_a_device_is_full(sync: str, tmp_path: Path) -> None:
     frames, parameters = (
         frames_of(np.dtype("uint16"), (30, 37, 45), seed=9),
-        Parameters(angles=0, sync=sync),
+        Parameters.manual(angles=0, sync=sync),
     )
     expected = results(ArrayStack(frames, COLUMNS), parameters, CpuBackend(2), tmp_path, Notes())
     backend, notes = Device(rows=3, frames=2, united=1), Notes()
@@ -79,7 +79,7 @@ def test_the_summary_counts_spots_frame_by_frame(tmp_path: Path) -> None:
         frames[frame, 2 : 2 + 2 * n_spots : 2, 5] = 900
     with memory_file() as file:
         writer = SpotsWriter(file, "memory", frames.shape, {})
-        parameters = Parameters(angles=0, n=30, erosions=0, dilations=0, cutoff=20)
+        parameters = Parameters.manual(angles=0, n=30, erosions=0, dilations=0, cutoff=20)
         found = pipeline.find_spots(
             ArrayStack(frames), parameters, Resources(CpuBackend(2)), writer, Notes()
         )

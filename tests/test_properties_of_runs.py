@@ -71,7 +71,9 @@ def test_properties_equal_the_reference(
     frames = frames_of(np.dtype(dtype), (N, 23, 38), seed=9)
     if dtype == "int32":
         frames += 70000 - int(frames.min())
-    assert compare(frames, Parameters(angles=0, erosions=0, structure=(2, 1), **options), backend)
+    assert compare(
+        frames, Parameters.manual(angles=0, erosions=0, structure=(2, 1), **options), backend
+    )
 
 
 @pytest.mark.parametrize("sync", ["none", "pairs"])
@@ -86,7 +88,7 @@ def test_properties_of_matched_spots_equal_the_reference(
         for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
             image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
     options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
-    found = compare(frames, Parameters(angles=0, finder="matched", **options), backend)
+    found = compare(frames, Parameters.manual(angles=0, finder="matched", **options), backend)
     assert (found["spots/flags"] & Flag.NEIGHBOUR).any()
 
 

@@ -224,7 +224,7 @@ def test_connectivity_of_labels() -> None:
 
 
 def test_intensity_is_one_division_or_fixed_point() -> None:
-    """The background is an exact fraction where m is the same everywhere, else a multiple of 2**-32."""
+    """The background is an exact fraction if m is equal for all, else a multiple of 2**-32."""
     # 3 kept values of sum 4: the background is 4/3
     values = [1, 1, 2, 100]
     assert one_pixel(values, "uint16", erosions=0)["spots/I"].tolist() == [(300 - 4) / 3]
@@ -252,7 +252,7 @@ def test_no_spots_at_all() -> None:
 @pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
 @pytest.mark.parametrize("method", ["n_removed", "kruskal"])
 def test_datasets_agree_with_each_other(dtype: str, sync: str, method: str) -> None:
-    """Types, shapes and the relations between the datasets hold for every type, method and synchronization."""
+    """Types, shapes and relations of datasets are right for every type, method and sync."""
     frames = make_stack(dtype, seed=11)
     angles, laser = np.repeat(np.arange(6) * 1.5, 4), np.tile([False, True], 12)
     result = reference_run(

@@ -83,7 +83,10 @@ def test_constant_pixels_are_never_in_a_raw_mask() -> None:
 
 
 def test_cutoff_zero_is_above_the_average() -> None:
-    """With no cutoff the threshold is the first integer above the average, also for negative values."""
+    """With cutoff 0 the threshold is the first integer above the average.
+
+    This holds for negative values too.
+    """
     result = one_pixel([1, 2, 3, 2, 2, 2, 9, 9], "uint16", cutoff=0.0)
     assert result["stats/threshold"].item() == 3  # the average is 2, exactly
     result = one_pixel([-3, -2, -2, -2, -2, -2, 9, 9], "int16", cutoff=0.0)
@@ -186,7 +189,10 @@ def test_partially_invalid_values() -> None:
 
 
 def test_pixel_with_too_few_values() -> None:
-    """A pixel with less than two values is masked; n_used is there when only some of its values are invalid."""
+    """A pixel with less than two values is masked.
+
+    n_used exists if only some of its values are invalid.
+    """
     result = one_pixel([math.nan, 3.0, math.nan, math.nan], "float32")
     assert result["stats/n_used"].item() == 0
     assert [result[f"stats/{name}"].item() for name in ("avg", "std", "iqr", "max", "arg")] == [

@@ -22,7 +22,7 @@ WIDTH = 3.0
 MARGIN = 1.5
 """And that many counts, integer frames."""
 BLOCK_MARGIN = 2.5
-"""The same of the sum of a block: the background of few photons is known worse from a half of them."""
+"""Like `MARGIN`, for the sum of a block: half of few photons tells less of the background."""
 MOST_OF_POISSON = 4.0
 """The variance of integer frames is at least the background, up to that many counts: the own
 variance of a pixel with few photons means little.
@@ -108,7 +108,7 @@ def lower_half(n_blocks: int) -> int:
 
 
 def lower_part(share: float) -> tuple[float, float]:
-    """Return by how much the mean of the lowest ``share`` of a unit Gaussian is below 0, and its sd."""
+    """Return mean, below 0, and sd of the lowest ``share`` of a unit Gaussian."""
     if not 0 < share < 1:
         return 0.0, 1.0
     unit = NormalDist()
@@ -182,7 +182,7 @@ class Samples:
         )
 
     def statistics(self) -> tuple[Floats, Floats, Floats]:
-        """Return mean of the sample, and mean and variance without the bias of the clip, float64."""
+        """Return mean of the sample, and mean and variance corrected for the clip, float64."""
         count = np.maximum(self.kept, 1).astype(np.float64)
         own = self.total if self.total.dtype.kind == "f" else self.total / count
         variance = sample_variance(self.std.astype(np.float64), self.kept)
@@ -192,7 +192,7 @@ class Samples:
 
 
 def scale_of(samples: Samples) -> float:
-    """Return the power of two that sums of samples are whole numbers of in windows; 1 for integers."""
+    """Return the power of two that is the unit of sums of samples in windows; 1 for integers."""
     if samples.total.dtype.kind != "f":
         return 1.0
     largest = 0.0
@@ -323,13 +323,16 @@ def variance_of(
 
 
 def least_noise(noise: NDArray[np.float32], model: NoiseModel) -> Floats:
-    """Return the standard deviation, counts, that thresholds are multiples of: half a counted unit or more."""
+    """Return the standard deviation, counts, in thresholds: at least half of a counted unit."""
     own, g = noise.astype(np.float64), model.gain
     return np.sqrt(np.maximum(own * own, (g * g) / 4.0))
 
 
 def window_sums(values: NDArray[np.int64], side: int) -> NDArray[np.int64]:
-    """Return the sum over each square of ``side`` (8 to 15) pixels: (n_X - side + 1, n_Y - side + 1) int64."""
+    """Return the sum over each square of ``side`` (8 to 15) pixels, int64.
+
+    The shape is (n_X - side + 1, n_Y - side + 1).
+    """
     n = len(values) - side + 1
     two = values[:-1] + values[1:]
     four = two[:-2] + two[2:]

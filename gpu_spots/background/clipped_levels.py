@@ -24,7 +24,7 @@ DENSE_STEP = 4
 CLIPS = 2
 """Times that the values of a pixel are clipped before."""
 FRACTION = 2.0**16
-"""Backgrounds are rounded to multiples of 1 / this before they are added, so that sums are exact."""
+"""Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
 """Values of float frames are rounded to that many bits below the largest."""
 AT_ONCE = 1 << 18
@@ -52,7 +52,10 @@ class ClippedLevelSampler(LevelSampler):
         validity: Validity,
         start: StartTable,
     ) -> None:
-        """Prepare levels for a stack of that shape; ``start``: `gpu_spots.background.clip.start_table` of its frames."""
+        """Prepare levels for a stack of that shape.
+
+        ``start``: `gpu_spots.background.clip.start_table` of its frames.
+        """
         super().__init__(shape, validity)
         n_frames, n_rows, n_columns = shape
         n_sampled = len(range(*self.rows.indices(n_rows)))
@@ -74,7 +77,7 @@ class ClippedLevelSampler(LevelSampler):
         self._sample[frame] = rows[:, self._columns]
 
     def finish(self) -> None:
-        """Replace the levels by those of clipped counts; they stay where the background is not above 0."""
+        """Replace the levels by those of clipped counts, if the background is above 0."""
         assert self._sample is not None
         sample, self._sample = self._sample, None
         validity = self._validity
@@ -136,7 +139,8 @@ class ClippedLevelSampler(LevelSampler):
             return None
         return (
             f"frame levels: found a scatter of {scatter * run:.3g} counts ({100 * scatter:.1f} %), "
-            f"expected {100 * self._expected:.2g} % by chance; the beam drifts or exposures differ, "
+            f"expected {100 * self._expected:.2g} % by chance; the beam drifts or exposures "
+            "differ, "
             f"which hides weak spots and causes false ones; {remedy()}"
         )
 
@@ -144,7 +148,7 @@ class ClippedLevelSampler(LevelSampler):
 def _background(
     sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable, quantum: float
 ) -> tuple[Floats, Floats]:
-    """Return mean and variance of pixels (n, p) after a clip of their values divided by ``ratios`` (n,).
+    """Return mean and variance of pixels (n, p), clipped after division by ``ratios`` (n,).
 
     NaN where a pixel has too few.
     """

@@ -1,12 +1,13 @@
-"""Exact moments become the background: avg, std, iqr and the threshold map.
+"""Background from exact moments: avg, std, iqr and the threshold map.
 
-The only floating point there is.
+No other module of the background computes with floating point.
 
 Each value goes through correctly rounded float64 operations in one order: here, for every backend
 that has its moments on the host. A backend that takes the same step where it computes
 (gpu_spots/cuda/kernels/background.cu) is held to the same bits by a test.
 
-    avg = S / m        std = sqrt(m*Q - S*S) / m        iqr = iqr4 / 4        threshold = max(ceil(avg + cutoff * std), floor(avg) + 1)
+    avg = S / m        std = sqrt(m*Q - S*S) / m        iqr = iqr4 / 4        threshold =
+    max(ceil(avg + cutoff * std), floor(avg) + 1)
 
 The second term of the threshold is ``I > avg``: without it, constant and dead pixels (std 0) would
 be in every mask.

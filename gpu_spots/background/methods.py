@@ -278,6 +278,11 @@ class Clip:
     @staticmethod
     def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
         """Raise `InputError` for a run with too many frames, or too few for the percentage."""
+        if n_frames < 2:
+            raise InputError(
+                f"{source}: found 1 frame, expected at least 2; the background of a pixel is made "
+                "from several frames, process the frame with others of its detector"
+            )
         Trimmed.check(parameters, columns, n_frames, source)
 
     def warnings(self, n_frames: int, source: str) -> list[str]:

@@ -92,7 +92,12 @@ def is_sparse(background: Background) -> bool:
 
 
 def cover_warning(
-    covered: Indices, n_pixels: int, *, sparse: bool, clipped: bool = False
+    covered: Indices,
+    n_pixels: int,
+    *,
+    sparse: bool,
+    clipped: bool = False,
+    matched: bool = False,
 ) -> str | None:
     """Return one line if masks cover an absurd share of the frame, else None.
 
@@ -101,11 +106,18 @@ def cover_warning(
         n_pixels: number of pixels that can be in a mask.
         sparse: whether most pixels of the background have no counts.
         clipped: whether the background is that of ``-m clip``, which trims no photons.
+        matched: whether spots were found by the matched finder, which has no cutoff.
     """
     n_absurd = np.count_nonzero(covered > LARGE_COVER * n_pixels)
     if not n_absurd or n_pixels < REGION:
         return None
-    if sparse and clipped:
+    if matched:
+        reason = (
+            "the background does not fit these frames; check frame_level for frames of different "
+            f"exposure, which {given('normalise', 'level')} corrects, or increase "
+            f"{given('significance')}"
+        )
+    elif sparse and clipped:
         reason = (
             "the background is below one count; check frame_level for frames of different "
             f"exposure, or increase {given('cutoff')} or {given('erosions')}"

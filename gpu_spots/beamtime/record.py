@@ -121,7 +121,7 @@ def reason(record: Record | None, wanted: Mapping[str, Any], out: Path) -> str |
 
     Args:
         record: record of the run; None: there is none.
-        wanted: ``version``, ``input`` (its fingerprint) and ``steps`` (see `gpu_spots.beamtime.task`).
+        wanted: ``version``, ``input`` (its fingerprint) and ``steps`` (the commands).
         out: folder of the results.
     """
     if record is None:

@@ -26,7 +26,8 @@ def device_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
         click.option(
-            "--backend", type=click.Choice(["auto", "gpu", "cpu"]), default="auto", show_default=True,
+            "--backend", type=click.Choice(["auto", "gpu", "cpu"]), default="auto",
+            show_default=True,
             help="Computing backend; auto: a GPU if one can be used, else the CPU",
         ),
         click.option(

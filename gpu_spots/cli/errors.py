@@ -25,6 +25,7 @@ from gpu_spots.errors import GpuSpotsError, ParameterError, in_options
 from gpu_spots.watchdog import SIGNALS
 
 OPTIONS = {
+    "Parameters.manual": "--manual",
     "alpha": "-A/--alpha",
     "angle_step": "--angle-step",
     "angles": "-a/--angles",
@@ -55,6 +56,7 @@ OPTIONS = {
     "saturation": "--saturation",
     "scheduler": "--scheduler",
     "scratch": "--scratch",
+    "significance": "--significance",
     "skip_bad": "--skip-bad",
     "sync": "-S/--sync",
     "table": "--table",

@@ -1,9 +1,10 @@
-"""Command ``gpu-spots find``, also called ``lu_hdf2spots``: find the spots of a run.
+"""Commands ``gpu-spots find`` and ``lu_hdf2spots``: find the spots of a run.
 
-The options of the manual come first, with its defaults.
+They differ in their defaults, and ``gpu-spots find`` refuses options without effect. In the help,
+the options of the manual come first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -20,13 +21,22 @@ from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_image
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.parameters import FINDERS, METHOD_NAMES, NORMALISATIONS, SYNCS, Parameters
+from gpu_spots.errors import ParameterError
+from gpu_spots.parameters import (
+    FINDERS,
+    MANUAL_DEFAULTS,
+    METHOD_NAMES,
+    NORMALISATIONS,
+    SYNCS,
+    Parameters,
+)
 
 DEFAULTS = Parameters()
 OURS = {
     "Input": ("frames_path", "angles_path", "laser_path", "table"),
     "Images and metadata": tuple(name for name in IMAGE_OPTIONS if name != "table"),
     "Background and masks": (
+        "manual",
         "normalise",
         "finder",
         "significance",
@@ -42,6 +52,7 @@ OURS = {
     "Computing": (*DEVICE_OPTIONS, "memory_limit", "scratch", "batch", "dry_run"),
 }
 """Options that the manual does not have, by their headings in the help."""
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class FindCommand(OneLineCommand):
@@ -54,7 +65,10 @@ class FindCommand(OneLineCommand):
             for option in self.get_params(ctx)
             if isinstance(option, click.Option)
         }
-        ours = {heading: [options.pop(name) for name in names] for heading, names in OURS.items()}
+        ours = {
+            heading: [options.pop(name) for name in names if name in options]
+            for heading, names in OURS.items()
+        }
         # click appends --help; the manual begins with it
         manual = sorted(options.values(), key=lambda option: "--help" not in option.opts)
 
@@ -77,12 +91,14 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
         return value
 
 
-@click.command(
-    "find",
-    cls=FindCommand,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    options_metavar="[options]",
-)
+def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    """Let the manual's values be the defaults of the options that are processed after this one."""
+    if value:
+        context.default_map = dict(MANUAL_DEFAULTS)
+    return value
+
+
+@click.command("find", cls=FindCommand, context_settings=CONTEXT, options_metavar="[options]")
 @click.argument("sources", metavar="file__mccd.h5 | IMAGES...", nargs=-1, shell_complete=file_names)
 @click.option(
     "-o",
@@ -170,7 +186,8 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
     help="compression algorithm",
 )
 @click.option(
-    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True, shell_complete=one_of(FINDERS),
+    "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True,
+    shell_complete=one_of(FINDERS),
     help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
 )  # fmt: skip
 @click.option(
@@ -180,10 +197,16 @@ def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
 @click.option(
     "--streaks", is_flag=True, help="Let --finder matched look for lines as well as round spots"
 )
+@click.option(
+    "--manual", is_flag=True, is_eager=True, expose_value=False, callback=_manual,
+    help="Use the defaults of the manual, as lu_hdf2spots does: "
+    "-m {method} --finder {finder} --normalise {normalise}".format(**MANUAL_DEFAULTS),
+)  # fmt: skip
 @input_options
 @image_options
 @click.option(
-    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True, shell_complete=one_of(NORMALISATIONS),
+    "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
+    shell_complete=one_of(NORMALISATIONS),
     help="Scale each frame to a common background level, against drift of the beam "
     f"(allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
@@ -200,34 +223,84 @@ def find(
 ) -> None:
     """Find the spots of a Laue diffraction run.
 
+    Calculates the background of each pixel from all frames, and its noise. Finds the spots by the
+    significance of smoothed frames, or of the sums of pairs and blocks (-S), and integrates them on
+    every frame. Writes statistics, masks, labels and the table of spots to the output.
+
+    --manual gives the defaults of lu_hdf2spots, which finds spots by a threshold for each pixel.
+    """
+    _find(sources, output, options, Parameters.__dataclass_fields__)
+
+
+def _lu_hdf2spots(sources: tuple[str, ...], output: Path | None, **options: Any) -> None:
+    """Find the spots of a run with the defaults of the manual.
+
+    Options of the manual that have no effect are accepted.
+    """
+    _find(sources, output, options, ("significance", "streaks"))
+
+
+lu_hdf2spots = FindCommand(
+    "lu_hdf2spots",
+    callback=_lu_hdf2spots,
+    params=[option for option in find.params if option.name != "manual"],
+    help="""Find the spots of a Laue diffraction run.
+
     Calculates the background of each pixel from all frames, marks the pixels significantly above
     it, cleans these masks by erosions and dilations, and labels and integrates the spots. Writes
     statistics, masks, labels and the table of spots to the output.
-    """
+    """,
+    context_settings={**CONTEXT, "default_map": MANUAL_DEFAULTS},
+    options_metavar="[options]",
+)
+
+
+def _find(
+    sources: tuple[str, ...],
+    output: Path | None,
+    options: dict[str, Any],
+    must_be_used: Iterable[str],
+) -> None:
+    """Make the parameters from the options, and run."""
+    images, inputs, parameters = take_request(sources, options, must_be_used)
     with naming_options():
-        images, inputs, parameters = take_request(sources, options)
         _run(sources, images, inputs, output, parameters, **options)
 
 
 def take_request(
-    sources: tuple[str, ...], options: dict[str, Any]
+    sources: tuple[str, ...],
+    options: dict[str, Any],
+    must_be_used: Iterable[str] = Parameters.__dataclass_fields__,
 ) -> tuple[dict[str, Any] | None, Any, Parameters]:
     """Take what is to be computed out of the options of the running command.
+
+    Args:
+        sources: arguments of the command.
+        options: values of its options, by name.
+        must_be_used: parameters that are refused if they are given and have no effect.
 
     Returns:
         Arguments of an `ImageRequest`, or None for an HDF5 file; `Inputs`; and `Parameters`.
 
     Raises:
-        ParameterError: a value is not allowed, or options do not go together.
+        click.UsageError: a value is not allowed, or options do not go together.
     """
-    if options["finder"] != "matched":
-        context = click.get_current_context()
-        for name in ("significance", "streaks"):
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-                raise click.UsageError(f"--{name} can only be used with --finder matched", context)
-    images = take_images(sources, options)
-    inputs = take_inputs(options, images is None)
-    parameters = Parameters(**{field.name: options.pop(field.name) for field in fields(Parameters)})
+    context = click.get_current_context()
+    with naming_options():
+        images = take_images(sources, options)
+        inputs = take_inputs(options, images is None)
+        parameters = Parameters(
+            **{field.name: options.pop(field.name) for field in fields(Parameters)}
+        )
+    try:
+        parameters.check_used(
+            name
+            for name in must_be_used
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        )
+    except ParameterError as error:
+        (names,) = (option.opts for option in context.command.params if option.name == error.name)
+        raise click.UsageError(f"{'/'.join(names)} {error.problem}", context) from error
     return images, inputs, parameters
 
 

@@ -1,7 +1,4 @@
-"""The two programs: gpu-spots with its subcommands, and lu_hdf2spots.
-
-The latter is gpu-spots find under the name of the manual.
-"""
+"""The two programs: gpu-spots with its commands, and lu_hdf2spots, that of the manual."""
 
 import click
 
@@ -11,12 +8,14 @@ from gpu_spots.cli.convert import convert
 from gpu_spots.cli.devices import devices
 from gpu_spots.cli.errors import OneLineGroup
 from gpu_spots.cli.export import export
-from gpu_spots.cli.find import find
+from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.cli.info import info
 from gpu_spots.cli.ratios import ratios
 from gpu_spots.cli.score import score
 from gpu_spots.cli.simulate import simulate
 from gpu_spots.cli.watch import watch
+
+__all__ = ["gpu_spots", "lu_hdf2spots"]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -37,5 +36,3 @@ gpu_spots.add_command(watch)
 gpu_spots.add_command(simulate)
 gpu_spots.add_command(score)
 gpu_spots.add_command(devices)
-
-lu_hdf2spots = find

@@ -54,7 +54,8 @@ def plan_options(command: Command) -> Command:
         click.option("--memory-limit", metavar="SIZE", callback=size,
             help="Memory that frames and results may use  [default: all that is free]"),
         click.option(
-            "--scratch", metavar="DIR", type=click.Path(path_type=Path, file_okay=False, exists=True),
+            "--scratch", metavar="DIR",
+            type=click.Path(path_type=Path, file_okay=False, exists=True),
             help="Folder of a scratch file, for runs that do not fit in memory  "
             "[default: folder of the output]",
         ),
@@ -63,7 +64,8 @@ def plan_options(command: Command) -> Command:
             help="Frames whose masks are computed at once  [default: automatic]",
         ),
         click.option(
-            "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True, callback=_keep,
+            "--keep", metavar="LIST", default=",".join(STACK_NAMES), show_default=True,
+            callback=_keep,
             help="Stacks to write, separated by commas, or none; "
             "statistics and spots are always written",
         ),

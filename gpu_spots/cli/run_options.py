@@ -77,7 +77,8 @@ def run_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
         click.option(
-            "-o", "--out", metavar="DIR", required=True, type=click.Path(path_type=Path, file_okay=False),
+            "-o", "--out", metavar="DIR", required=True,
+            type=click.Path(path_type=Path, file_okay=False),
             help="Folder of the results, which is made; folders below it are those of the runs",
         ),
         click.option(

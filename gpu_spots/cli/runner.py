@@ -1,6 +1,6 @@
-"""Process that does the commands of a batch, one after the other: ``python -m gpu_spots.cli.runner``.
+"""Process that does the commands of a batch, one after the other.
 
-It reads requests from stdin and writes replies to stdout, one line of JSON each. Each request has a
+``python -m gpu_spots.cli.runner`` starts it. It reads requests from stdin and writes replies to stdout, one line of JSON each. Each request has a
 log file, which gets everything that the commands print. It ends when stdin is closed: a command
 that runs then ends as by SIGTERM.
 

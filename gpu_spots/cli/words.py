@@ -1,4 +1,4 @@
-"""Command lines of find as lists of words: made from options, checked, and looked into without reading frames."""
+"""Command lines of find as lists of words: made from options, checked, and looked into."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import click
 
 from gpu_spots.cli.find import find, take_request
 from gpu_spots.errors import InputError, ParameterError
-from gpu_spots.parameters import Parameters
+from gpu_spots.parameters import Parameters, has_effect
 
 NOT_IN_A_BATCH = ("output", "force", "quiet", "debug", "version", "help", "dry_run")
 """Options of find that each run of a batch gets from the batch."""
@@ -70,13 +70,13 @@ def option_words(option: click.Option, value: Any) -> list[str]:
 
 
 def words_of_parameters(parameters: Parameters) -> list[str]:
-    """Return the words for all parameters of the search."""
+    """Return the words for all parameters of the search that have an effect."""
     options = find_options()
-    others = () if parameters.finder == "matched" else ("significance", "streaks")
+    chosen = {"method": parameters.method, "finder": parameters.finder}
     return [
         word
         for name in Parameters.__dataclass_fields__
-        if name not in others
+        if has_effect(name, chosen)
         for word in option_words(options[name], getattr(parameters, name))
     ]
 
@@ -215,7 +215,11 @@ def look_into(words: Sequence[str]) -> dict[str, Any]:
 
 
 def plan_lines(words: Sequence[str], output: Path) -> list[str]:
-    """Return the plan of a run as lines. Raises `GpuSpotsError` for what is checked before frames are read."""
+    """Return the plan of a run as lines.
+
+    Raises:
+        GpuSpotsError: find would refuse the run before it reads frames.
+    """
     from gpu_spots.backend import choose_backend
     from gpu_spots.cli.plan_options import plan_in_words
     from gpu_spots.files.opening import open_stack

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import FoundMasks, Morphology, PackedImages, Validity
+from gpu_spots.model import FETCH_BYTES, FoundMasks, Morphology, PackedImages, Validity
 
 THREADS, TILE_WORDS, TILE_ROWS = 256, 32, 64
 """Sizes that are equal in masks.cu."""
 STEPS = 8
 """Erosions and dilations of one launch, limited by the halo of a tile in shared memory."""
-FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that are copied to the host at a time, as in `gpu_spots.memory.plan`."""
 
 
 def find_masks(toolkit: Toolkit, frames: Any, prepared: Prepared) -> FoundMasks[PackedMasks]:

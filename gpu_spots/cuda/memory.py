@@ -23,7 +23,7 @@ PER_SET_PIXEL = 60
 """Bytes of a set pixel while components are found: parent, root, number, component, position, and
 what the sort of them needs.
 """
-SET_PIXELS = 20
+PIXELS_PER_SET_PIXEL = 20
 """Number of pixels per set pixel that is planned for. With more set pixels memory may run out, and
 half as many frames are taken.
 """
@@ -52,7 +52,7 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
 def batch_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
     """Return what the masks, components and sums of a batch take, at most."""
     n_values = n_frames * n_pixels
-    return n_values * MASKS // 8 + n_values * PER_SET_PIXEL // SET_PIXELS + SLACK
+    return n_values * MASKS // 8 + n_values * PER_SET_PIXEL // PIXELS_PER_SET_PIXEL + SLACK
 
 
 @contextmanager

@@ -86,6 +86,6 @@ def export_spots(
 
 
 def default_output(spots: Path, chosen: Format) -> Path:
-    """Return the name of the output, beside ``NAME__spots.h5``: ``NAME`` and the format's ending."""
+    """Return the name of the output: ``NAME`` of ``NAME__spots.h5`` and the format's ending."""
     stem = spots.name.removesuffix(spots.suffix).removesuffix("__spots")
     return spots.with_name(stem + chosen.ending)

@@ -19,6 +19,7 @@ from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
+from gpu_spots.model import FETCH_BYTES
 from gpu_spots.protocols import Stack
 
 BAND_PIXELS = 1 << 17
@@ -43,8 +44,6 @@ RESIDENT_BATCHES = 4
 """Minimum number of batches of a run on a device. One batch is computed while the results of
 another one are fetched.
 """
-FETCH_BYTES = 1 << 23
-"""Bytes of packed masks that are copied from a device at a time."""
 MAX_BATCH = 512
 """Maximum number of frames of a batch, for tiny frames."""
 RESERVE = 400 * 2**20
@@ -84,8 +83,8 @@ with its defaults.
 OUTPUT_MAPS = 11
 """Bytes of the output per pixel of a frame for the statistics; from the same run."""
 OUTPUT_TABLE = 0.013
-"""Bytes of the output per pixel of each frame for the table of spots; from the same run, which has 84
-spots of 164 bytes on a frame of 1024 x 1024.
+"""Bytes of the output per pixel of each frame for the table of spots; from the same run, which has
+84 spots of 164 bytes on a frame of 1024 x 1024.
 """
 
 

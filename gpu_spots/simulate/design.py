@@ -86,8 +86,8 @@ class SpotDesign:
     profile: str = _option("gaussian", "Shape of the spots", choices=PROFILES)
     area: float = _option(
         120.0,
-        "Median area of the spots, pixels in the 2-sigma ellipse on a frame of 2048 pixels; smaller "
-        "frames have smaller spots",
+        "Median area of the spots, pixels in the 2-sigma ellipse on a frame of 2048 pixels; "
+        "smaller frames have smaller spots",
         1,
         10000,
     )

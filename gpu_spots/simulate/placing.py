@@ -107,7 +107,7 @@ def block_spots(
 def static_spots(
     design: Design, detector: Detector, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return centres (s, 2), sigmas (s, 2), orientations (s,) and intensities (s,) of static spots."""
+    """Return centres and sigmas (s, 2), orientations and intensities (s,) of static spots."""
     n, shape = design.shape.static_spots, design.shape
     area = np.full(n, max(shape.smallest_area, shape.area * min(1, min(design.size) / PLAIN_SIZE)))
     ratio = rng.uniform(1, 2, n)

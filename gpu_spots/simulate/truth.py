@@ -145,7 +145,7 @@ def lone_spots(
 def expected_snr(
     intensity: Floats, area: Floats, background: Floats, gain: float, read_noise: float
 ) -> Floats:
-    """Return the expected signal-to-noise of spots integrated in their 2-sigma ellipses on one frame.
+    """Return the expected signal-to-noise of spots integrated in their 2-sigma ellipses.
 
     It is ``I / sqrt(gain * I + area * (gain * background + read_noise^2))``.
 

@@ -19,8 +19,8 @@ def neighbours(
         shape: (n_X, n_Y) of the images.
 
     Yields:
-        Positions in ``pixel`` of the first and of the second pixel of each pair; the first one comes
-        first in raster order.
+        Positions in ``pixel`` of the first and of the second pixel of each pair; the first one
+        comes first in raster order.
     """
     if not len(pixel):
         return

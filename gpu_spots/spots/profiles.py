@@ -1,8 +1,8 @@
 """Weighted intensities of spots whose mask belongs to a group of frames.
 
 All frames of the group together show the profile of a spot better than one of them does. Pixels get
-weights by it, the same on every frame of the group, so that weak pixels add less noise. All of it is
-computed on the host, in a fixed order.
+weights by it, the same on every frame of the group, so that weak pixels add less noise. All of it
+is computed on the host, in a fixed order.
 """
 
 from collections.abc import Iterator

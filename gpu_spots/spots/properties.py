@@ -47,8 +47,8 @@ class ComponentSums:
     n_pixels: NDArray[np.int64]
     """(c,) int64: number of pixels."""
     background: Floats
-    """(6, c) float64, counts times pixel^k: sums of B, B x, B y, B x^2, B y^2 and B x y, with x and y
-    from the begin of the box.
+    """(6, c) float64, counts times pixel^k: sums of B, B x, B y, B x^2, B y^2 and B x y, with x and
+    y from the begin of the box.
     """
     noise: Floats
     """(5, c) float64, counts^2 times pixel^k: sums of W, W x, W y, W x^2 and W y^2, where W is the

@@ -1,4 +1,4 @@
-"""What the background tells: a spot that stays must be noticed, and nothing else must be taken for one."""
+"""Warnings about spots that stay in the background, and about nothing else."""
 
 import time
 import warnings
@@ -13,6 +13,7 @@ import pytest
 from gpu_spots.backend import Backend
 from gpu_spots.background.static_spots import (
     background_warnings,
+    cover_warning,
     persistent_spots,
     static_places,
 )
@@ -26,7 +27,10 @@ NOISE = 10.0
 
 
 def stats(frames: np.ndarray, percent: int = 25) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average, standard deviation and maximum as the contract has them, float32 and the frames' type."""
+    """Return average, standard deviation and maximum as in the contract.
+
+    Types are float32 and the type of the frames.
+    """
     kept = np.sort(frames, axis=0)[: len(frames) - len(frames) * percent // 100]
     with np.errstate(all="ignore"):
         return (
@@ -111,7 +115,7 @@ def test_real_series_with_the_same_spot_on_every_frame(rois: np.ndarray, backend
     # the highest pixel of the average is at X 5, Y 5: seen in the array
     assert found(rois) == [[5, 5]]
     notes = Notes()
-    results = run(rois[::10], Parameters(angles=0), backend, notes=notes)
+    results = run(rois[::10], Parameters.manual(angles=0), backend, notes=notes)
     (line,) = warned(notes)
     assert line.startswith("stats/avg: found 1 spot in the background at X 5 Y 5, expected none; ")
     assert "657 frames" in line
@@ -134,7 +138,7 @@ def test_several_spots_are_counted(backend: Backend) -> None:
     shape = (100, 150)
     frames = noisy(1000 + gaussian(shape, 30, 40, 400) + gaussian(shape, 60, 110, 200), shape)
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     (line,) = warned(notes)
     assert line.startswith(
         "stats/avg: found 2 spots in the background at X 30 Y 40, X 60 Y 110, expected none; "
@@ -143,7 +147,7 @@ def test_several_spots_are_counted(backend: Backend) -> None:
 
 def test_no_warning_without_spots(backend: Backend) -> None:
     notes = Notes()
-    run(noisy(1000, (100, 150)), Parameters(angles=0), backend, notes=notes)
+    run(noisy(1000, (100, 150)), Parameters.manual(angles=0), backend, notes=notes)
     assert not warned(notes)
 
 
@@ -194,7 +198,10 @@ def test_spots_that_stay_in_a_simulated_run(size: int, seed: int) -> None:
 def test_most_static_spots_of_a_simulated_run_are_reported(
     height: float, share: float, n_frames: int
 ) -> None:
-    """Spots of real sizes, every 40 pixels, with peaks of ``height`` times the noise: at least ``share`` of them are reported."""
+    """At least ``share`` of spots of real sizes are reported.
+
+    They are 40 pixels apart, with peaks of ``height`` times the noise.
+    """
     design = Design(
         laser=False, size=(512, 512), angles=n_frames, repeats=1, spots=100, hot_pixels=40, seed=3
     )
@@ -422,7 +429,7 @@ def test_the_mask_of_a_run_counts(backend: Backend) -> None:
     valid[25:36, 36:47] = False
     frames = noisy(1000 + gaussian((60, 70), 30, 41, 500, (2, 2)), (60, 70))
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, validity=Validity(valid), notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, validity=Validity(valid), notes=notes)
     assert not warned(notes)
 
 
@@ -447,7 +454,7 @@ def test_stats_that_are_no_numbers(value: float) -> None:
 def test_huge_frames(backend: Backend) -> None:
     frames = np.random.default_rng(8).normal(0, 1, (8, 40, 50)) * 10.0 ** np.arange(0, 308, 6.16)
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     assert not warned(notes)
 
 
@@ -465,7 +472,9 @@ def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
     """A photon counter, and an -n that leaves only zeros: every photon is above the threshold."""
     frames = np.random.default_rng(1).poisson(0.3, (20, 80, 90)).astype(np.uint16)
     notes = Notes()
-    results = run(frames, Parameters(angles=0, n=75, erosions=0, dilations=2), backend, notes=notes)
+    results = run(
+        frames, Parameters.manual(angles=0, n=75, erosions=0, dilations=2), backend, notes=notes
+    )
     (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
     assert line.startswith("masks: 20 of 20 cover more than 10 % of the frame, at most ")
     assert "below one count" in line
@@ -473,11 +482,20 @@ def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
     assert results["masks_filtered"].mean() > 0.1
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_advice_about_absurd_masks_fits_the_finder(sparse: bool) -> None:
+    covered = np.array([3, 9000])
+    line = cover_warning(covered, 10_000, sparse=sparse, clipped=True, matched=True)
+    assert line
+    assert "1 of 2 cover more than 10 %" in line
+    assert line.endswith("which normalise='level' corrects, or increase significance")
+
+
 def test_one_absurd_mask_is_enough(backend: Backend) -> None:
     frames = noisy(1000, (80, 90), 20)
     frames[7] += 300
     notes = Notes()
-    run(frames, Parameters(angles=0), backend, notes=notes)
+    run(frames, Parameters.manual(angles=0), backend, notes=notes)
     (line,) = [line for line in notes.warnings if line.startswith("masks: ")]
     assert line.startswith(
         "masks: 1 of 20 cover more than 10 % of the frame, at most 100 % (mask 7), "
@@ -491,7 +509,7 @@ def test_masks_of_spots_are_not_absurd(backend: Backend, shape: tuple[int, int])
     frames = noisy(1000, shape, 20)
     frames[3] += gaussian(shape, 20, 20, 3000, (2, 2)).astype(np.uint16)
     notes = Notes()
-    results = run(frames, Parameters(angles=0), backend, notes=notes)
+    results = run(frames, Parameters.manual(angles=0), backend, notes=notes)
     assert results["masks_filtered"][3].any()
     assert not [line for line in notes.warnings if line.startswith("masks: ")]
 

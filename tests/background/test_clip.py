@@ -56,7 +56,7 @@ def assert_as_reference(
         stats, _, _, _ = clip_maps(frames, valid, percent, cutoff, blocks)
     found = run(
         frames,
-        Parameters(method="clip", n=percent, cutoff=cutoff, angles=0),
+        Parameters.manual(method="clip", n=percent, cutoff=cutoff, angles=0),
         backend,
         None if angles is None else {"angle": np.asarray(angles, np.float64)},
         Validity(pixels, low, high),
@@ -150,7 +150,9 @@ def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
     levels = np.rint(exposure * 65536).astype(np.int64)
     angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
     columns = {"angle": angles} if blocks else {}
-    method = METHODS["clip"].for_run(Parameters(), columns, len(frames), "run").at_levels(levels)
+    method = (
+        METHODS["clip"].for_run(Parameters.manual(), columns, len(frames), "run").at_levels(levels)
+    )
     found = moments_of(backend, backend.upload(frames), method, Validity(high=high))
     valid = find_valid(frames, None, None, high)
     stats, _, _, _ = clip_maps(

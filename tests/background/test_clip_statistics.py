@@ -1,4 +1,4 @@
-"""What ``-m clip`` and the noise model find on frames whose truth is known: bias, noise, levels, and bad cases."""
+"""Bias, noise, levels and bad cases of ``-m clip`` and of the noise model."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Background]:
 def found_by_clip(frames: np.ndarray, notes: Notes | None = None, **options: Any) -> dict[str, Any]:
     columns = options.pop("columns", None)
     validity = options.pop("validity", None)
-    parameters = Parameters(method="clip", angles=0, **options)
+    parameters = Parameters.manual(method="clip", angles=0, **options)
     return run(frames, parameters, CpuBackend(2), columns, validity, notes)
 
 
@@ -122,7 +122,7 @@ def test_noise_of_a_ccd(method: str, learnt: list[Background]) -> None:
     frames = rng.poisson(truth / 0.07, (60, *SHAPE)) * 0.07 + rng.normal(10, 2.4, (60, *SHAPE))
     frames = np.rint(frames).astype(np.uint16)
     frames[:, :20] = 0  # a dead part
-    run(frames, Parameters(method=method, angles=0), CpuBackend(2))
+    run(frames, Parameters.manual(method=method, angles=0), CpuBackend(2))
     model = learnt[0].noise_model
     assert model is not None
     assert abs(model.gain - 0.07) < 0.05 * 0.07
@@ -138,7 +138,7 @@ def test_noise_that_is_correlated(learnt: list[Background]) -> None:
     white = np.random.default_rng(16).normal(0, 40, (20, SHAPE[0] + 1, SHAPE[1] + 1))
     smooth = (white[:, 1:] + white[:, :-1]) / 2
     smooth = (smooth[:, :, 1:] + smooth[:, :, :-1]) / 2
-    run(np.rint(1000 + smooth).astype(np.uint16), Parameters(angles=0), CpuBackend(2))
+    run(np.rint(1000 + smooth).astype(np.uint16), Parameters.manual(angles=0), CpuBackend(2))
     model = learnt[0].noise_model
     assert model is not None
     # correlations of 1/2 with the neighbour and 0 beyond: (1 + 2/3)^2

@@ -123,7 +123,10 @@ def test_normalised_run_equals_reference(backend: Backend, dtype: np.dtype, sync
     angles, laser = np.repeat([1.0, 2.0], 10), np.arange(20) % 2 == 1
     columns = {"angle": angles, "laser_on": laser.astype(int)}
     found = run(
-        frames, Parameters(angles=0, sync=sync, normalise="level", cutoff=2.0), backend, columns
+        frames,
+        Parameters.manual(angles=0, sync=sync, normalise="level", cutoff=2.0),
+        backend,
+        columns,
     )
     measured = np.array([plain_level(frame.reshape(-1).tolist()) for frame in frames])
     factors = np.rint(np.median(measured) / measured * 65536).astype(int).tolist()
@@ -142,7 +145,7 @@ def test_normalised_run_with_invalid_values_equals_reference(backend: Backend) -
     valid = rng.random(frames.shape[1:]) < 0.95
     found = run(
         frames,
-        Parameters(angles=0, normalise="level"),
+        Parameters.manual(angles=0, normalise="level"),
         backend,
         validity=Validity(valid, low, high),
     )
@@ -156,7 +159,7 @@ def test_stats_say_that_they_are_in_scaled_counts(tmp_path: Path) -> None:
     frames = frames_of(np.dtype("uint16"), (20, 21, 33), seed=3)
     for normalise, units in (("none", "counts"), ("level", "scaled counts")):
         path = tmp_path / f"{normalise}.h5"
-        find_spots(frames, Parameters(angles=0, normalise=normalise), output=path).close()
+        find_spots(frames, Parameters.manual(angles=0, normalise=normalise), output=path).close()
         with h5py.File(path) as file:
             assert {
                 file[f"stats/{name}"].attrs["units"]
@@ -173,7 +176,7 @@ def drifting(rms: float) -> np.ndarray:
 
 def test_drift_above_the_noise_is_warned_of_once(backend: Backend) -> None:
     notes = Notes()
-    run(drifting(0.02), Parameters(angles=0), backend, notes=notes)
+    run(drifting(0.02), Parameters.manual(angles=0), backend, notes=notes)
     (drift,) = [warning for warning in notes.warnings if "found a scatter of" in warning]
     assert "normalise='level'" in drift
 
@@ -183,7 +186,7 @@ def test_no_warning_without_drift_or_where_it_is_taken_out(
     backend: Backend, rms: float, normalise: str
 ) -> None:
     notes = Notes()
-    run(drifting(rms), Parameters(angles=0, normalise=normalise), backend, notes=notes)
+    run(drifting(rms), Parameters.manual(angles=0, normalise=normalise), backend, notes=notes)
     assert notes.warnings == []
 
 
@@ -200,7 +203,7 @@ def photons(scatter: float, rate: float = 0.05) -> np.ndarray:
 def test_drift_of_a_photon_counter_is_warned_of(backend: Backend, rate: float, remedy: str) -> None:
     for scatter, expected in ((0.0, 0), (0.4, 1)):
         notes = Notes()
-        run(photons(scatter, rate), Parameters(angles=0, cutoff=20), backend, notes=notes)
+        run(photons(scatter, rate), Parameters.manual(angles=0, cutoff=20), backend, notes=notes)
         drift = [warning for warning in notes.warnings if "found a scatter of" in warning]
         assert len(drift) == expected
         assert all(remedy in warning for warning in drift)
@@ -223,7 +226,7 @@ def test_a_run_without_counts_cannot_be_normalised(backend: Backend, level: int)
         InputError,
         match=f"frames: normalise='level': found a level of {level} counts .*use normalise='none'",
     ):
-        run(frames, Parameters(angles=0, normalise="level"), backend)
+        run(frames, Parameters.manual(angles=0, normalise="level"), backend)
 
 
 @pytest.mark.parametrize("ratio", [levels.LARGEST, 1 / levels.LARGEST])

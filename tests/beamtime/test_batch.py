@@ -61,7 +61,7 @@ class Beamtime:
 
 
 OPTIONS: dict[str, Any] = {
-    "parameters": Parameters(dilations=1),
+    "parameters": Parameters.manual(dilations=1),
     "laser_options": LASER,
     "ratios": True,
     "export": ["csv"],
@@ -159,7 +159,7 @@ def slow(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-SLOW = ("-d", "40")
+SLOW = ("--manual", "-d", "40")
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -275,7 +275,9 @@ def test_a_run_of_another_batch_is_waited_for(
     holder.start()
     until(lambda: Records(out).path("1", ".claim").exists())
     with pytest.warns(UserWarning, match="^1: another batch is processing it on .*; waiting$"):
-        rows = gpu_spots.batch(slow, out, client=client, threads=1, backend="cpu")
+        rows = gpu_spots.batch(
+            slow, out, client=client, options=["--manual"], threads=1, backend="cpu"
+        )
     holder.join()
     assert [row["state"] for row in rows] == ["done"] * 3
     logs = [Records(out).path(name, ".log").read_text() for name in "123"]
@@ -304,7 +306,7 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_dry_run_shows_runs_plan_and_time(beamtime: Beamtime) -> None:
-    words = ("-d", 1, "--laser-options", "-S blocks", "--backend", "cpu", "--jobs", 1)
+    words = ("--manual", "-d", 1, "--laser-options", "-S blocks", "--backend", "cpu", "--jobs", 1)
     ended = told(beamtime.runs, "-o", beamtime.out / "new", "--dry-run", *words)
     assert ended.status == 0, ended
     lines = ended.stdout.splitlines()
@@ -352,7 +354,19 @@ def test_the_exit_status_tells_that_a_run_failed(
 ) -> None:
     monkeypatch.setattr("gpu_spots.beamtime.cluster.local_client", lambda _: nullcontext(client))
     run = beamtime.runs / "day1/laser_1__mccd.h5"
-    ended = told(run, "-o", tmp_path / "new", "--quiet", "--jobs", 1, "-a", 40, "--backend", "cpu")
+    ended = told(
+        run,
+        "--manual",
+        "-o",
+        tmp_path / "new",
+        "--quiet",
+        "--jobs",
+        1,
+        "-a",
+        40,
+        "--backend",
+        "cpu",
+    )
     assert ended.status == 1
     assert ended.lines[0].startswith("[1/1] laser_1: failed: ")
     assert ended.lines[1] == (

@@ -83,7 +83,17 @@ def test_a_batch_in_slurm_jobs(tmp_path: Path) -> None:
         write_run(tmp_path / f"runs/{i}.h5", frames=series(seed=i))
     logs = f"log_directory={tmp_path / 'logs'}"
     ended = process(
-        *("batch", tmp_path / "runs", "-o", tmp_path / "out", "--slurm", *JOB, "--backend", "cpu"),
+        *(
+            "batch",
+            tmp_path / "runs",
+            "-o",
+            tmp_path / "out",
+            "--slurm",
+            *JOB,
+            "--manual",
+            "--backend",
+            "cpu",
+        ),
         *("--slurm-option", logs, "--jobs", 1),
         name="gpu-spots",
     )

@@ -35,7 +35,7 @@ def job(tmp_path: Path) -> Job:
     path = write_run(tmp_path / "in" / "a__mccd.h5")
     return Job(
         run=Run("day1/a", (str(path),)),
-        processing=Processing(options=("-d", "1"), laser=("-S", "blocks")),
+        processing=Processing(options=("--manual", "-d", "1"), laser=("-S", "blocks")),
         out=str(tmp_path / "out"),
         batch="one",
         folder=str(tmp_path),
@@ -69,9 +69,11 @@ def test_a_run_is_processed_once(job: Job, runners: Runners, tmp_path: Path) -> 
     assert_equal_results(Path(job.out, "day1/a__spots.h5"), tmp_path / "b.h5")
     with h5py.File(Path(job.out, "day1/a__spots.h5")) as file:
         words = file["info"].attrs["command_line"]
-    assert words.startswith(f"gpu-spots find {job.run.source[0]} -d 1 -S blocks --threads 1 ")
+    assert words.startswith(
+        f"gpu-spots find {job.run.source[0]} --manual -d 1 -S blocks --threads 1 "
+    )
     assert done(job, runners)["action"] == "skipped"
-    other = replace(job, processing=replace(job.processing, options=("-d", "2")))
+    other = replace(job, processing=replace(job.processing, options=("--manual", "-d", "2")))
     assert done(other, runners)["why"] == "options changed: now 2, not 1"
     assert done(replace(other, force=True), runners)["why"] == "forced"
 
@@ -82,7 +84,7 @@ def test_dark_runs_have_options_of_their_own(job: Job, runners: Runners) -> None
     job = replace(job, processing=replace(job.processing, ratios=True, dark=("-c", "4")))
     record = done(job, runners)
     assert record["kind"] == "dark"
-    assert record["steps"] == [["find", "-d", "1", "-c", "4"]]
+    assert record["steps"] == [["find", "--manual", "-d", "1", "-c", "4"]]
     assert record["figures"]["response"] == ""
     as_laser = replace(job, run=replace(job.run, kind="laser"))
     assert "-S" in done(as_laser, runners)["error"]  # as its frames have no laser states

@@ -107,7 +107,9 @@ class Events:
 def watch(tmp_path: Path) -> Watch:
     folder = tmp_path / "runs"
     folder.mkdir()
-    processing = Processing(("-d", "1"), laser=("-S", "blocks"), resources=("--backend", "cpu"))
+    processing = Processing(
+        ("--manual", "-d", "1"), laser=("-S", "blocks"), resources=("--backend", "cpu")
+    )
     batch = Batch([], processing, tmp_path / "out", input_files, threads=1)
     search = Search(outside=(batch.out,))
     return Watch(lambda: find_runs([folder], search), batch, every=0.1, settle=2.0)

@@ -51,22 +51,36 @@ def nothing(_: h5py.File) -> None:
 CASES: dict[str, tuple[Edit, dict[str, Any], tuple[str, ...], str, str]] = {
     "angles": (nothing, {}, (), "use angles=0", "use -a 0"),
     "laser": (
-        nothing, {"sync": "pairs", "angles": 0}, ("-S", "pairs", "-a", "0"),
-        "sync='pairs' needs", "-S pairs needs",
+        nothing,
+        {"sync": "pairs", "angles": 0},
+        ("-S", "pairs", "-a", "0"),
+        "sync='pairs' needs",
+        "-S pairs needs",
     ),
     "kruskal": (
-        nothing, {"method": "kruskal", "angles": 0}, ("-m", "kruskal", "-a", "0"),
-        "method='kruskal' needs", "-m kruskal needs",
+        nothing,
+        {"method": "kruskal", "angles": 0},
+        ("-m", "kruskal", "-a", "0"),
+        "method='kruskal' needs",
+        "-m kruskal needs",
     ),
-    "percentage": (nothing, {"n": 99, "angles": 0}, ("-n", "99", "-a", "0"), "n=99 leaves", "-n 99 "
-                                                                                            "leaves"),
+    "percentage": (
+        nothing,
+        {"n": 99, "angles": 0},
+        ("-n", "99", "-a", "0"),
+        "n=99 leaves",
+        "-n 99 leaves",
+    ),
     "level": (
-        no_counts, {"normalise": "level", "angles": 0}, ("--normalise", "level", "-a", "0"),
-        "use normalise='none'", "use --normalise none",
+        no_counts,
+        {"normalise": "level", "angles": 0},
+        ("--normalise", "level", "-a", "0"),
+        "use normalise='none'",
+        "use --normalise none",
     ),
     "stacks": (add_stack, {"angles": 0}, ("-a", "0"), "with frames_path", "with --frames"),
     "mask": (add_mask, {"angles": 0}, ("-a", "0"), "use file_mask=False", "use --no-file-mask"),
-}  # fmt: skip
+}
 
 
 def run_file(folder: Path, edit: Edit) -> Path:
@@ -82,7 +96,7 @@ def test_errors_speak_the_callers_language(case: str, tmp_path: Path) -> None:
     edit, parameters, options, in_python, on_command_line = CASES[case]
     path = run_file(tmp_path, edit)
     with pytest.raises(GpuSpotsError) as refused:
-        find_spots(path, Parameters(**parameters))
+        find_spots(path, Parameters.manual(**parameters))
     assert in_python in str(refused.value)
     assert not re.search(r"(^| )--?[a-zA-Z]", str(refused.value))
     ended = command(path, *options, "--quiet")
@@ -102,7 +116,7 @@ def test_warnings_speak_the_callers_language(tmp_path: Path) -> None:
     path = run_file(tmp_path, edit)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        find_spots(path, Parameters(n=1, angles=0)).close()
+        find_spots(path, Parameters.manual(n=1, angles=0)).close()
     words = "\n".join(str(warning.message) for warning in caught)
     assert "n=1: 1 % of 12 frames" in words
     assert "use normalise='level'" in words
@@ -132,6 +146,7 @@ def test_every_option_in_messages_exists() -> None:
     }
     options["file_mask"] = options.pop("no_file_mask")
     options["output"] = "-o"
+    options["Parameters.manual"] = options.pop("manual")
     assert {name: options[name] for name in OPTIONS} == OPTIONS
 
 

@@ -1,4 +1,7 @@
-"""Outputs that cannot be written, and disks that are full: one line that says so, nothing left, and nothing of others' touched."""
+"""Errors of outputs that cannot be written, and of full disks.
+
+Each is one line. Nothing is left, and no other file is touched.
+"""
 
 import errno
 import os
@@ -293,7 +296,10 @@ def test_a_disk_that_is_full_later_than_said_leaves_nothing(
 
 
 def limited(size: int, *arguments: object, **options: Any) -> Ended:
-    """Run a command whose files may have ``size`` bytes; the system refuses more, as a full disk does."""
+    """Run a command whose files may have ``size`` bytes.
+
+    The system refuses more, like a full disk.
+    """
     prelude = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
     # without coverage, which could not write its file either
     unmeasured = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}

@@ -1,4 +1,4 @@
-"""Images that are missing or damaged, options that do not go together, full disks, interrupts: what convert and find make of them."""
+"""Errors of convert and find: bad images, wrong options, full disks, interrupts."""
 
 import gzip
 import importlib
@@ -351,10 +351,11 @@ def test_what_images_lack_is_said_with_the_options_that_give_it(scan: Scan) -> N
     for i, path in enumerate(scan.paths):
         path.rename(path.with_name(f"{i}.mccd"))
     assert_refused(
-        find(images, "-S", "pairs", "--angle-step", 1, "-o", scan.folder / "x.h5"), 1, "-S pairs needs a laser "
-                                                                                       "run",
+        find(images, "-S", "pairs", "--angle-step", 1, "-o", scan.folder / "x.h5"),
+        1,
+        "-S pairs needs a laser run",
         "use --table, --name-pattern or --laser",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.1, 0.5, 0.9, 0.999])

@@ -237,8 +237,10 @@ def test_a_spots_file(tmp_path: Path) -> None:
         found["per frame"]
         == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
     )
-    assert found["method"] == "n_removed"
-    assert found["options"].startswith("sync blocks, n 25,")
+    assert found["method"] == "clip"
+    assert found["options"] == (
+        "finder matched, sync blocks, n 25, significance 5.5, streaks False, normalise level"
+    )
     assert found["computed"].startswith(f"{info_attributes['start_time']}, ")
     assert found["input"] == f"{path}  /frames"
     assert "dataset    /masks_synced  (10, 24, 40) uint8" in info(spots).stdout
@@ -250,6 +252,13 @@ def test_a_spots_file(tmp_path: Path) -> None:
     }
     assert in_json["datasets"]["/spots/I"] == f"({counts.sum()},) float64"
     assert in_json["input_file"] == str(path)
+    assert in_json["options"]["normalise"] == "level"
+    manual = ("-m", "kruskal", "-s", "2,1", "-o", spots, "--force", "--quiet")
+    assert command(path, *manual).status == 0
+    assert lines(info(spots))["options"] == (
+        "finder threshold, sync none, alpha 0.05, cutoff 3.0, erosions 1, dilations 2, "
+        "structure 2,1, normalise none"
+    )
 
 
 def test_a_damaged_spots_file(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Moments of the frames that the Kruskal-Wallis test leaves: against the naive reference, SciPy, and cases at the edge of a decision."""
+"""Moments after the Kruskal-Wallis test.
+
+They are compared with the naive reference and SciPy, also at the edge of a decision.
+"""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +82,10 @@ def test_invalid_values_equal_reference(
     "dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 )
 def test_limits_of_the_type(backend: Backend, dtype: str) -> None:
-    """The type's extremes are values like others, also beside invalid ones; zeros are equal whatever their sign."""
+    """Extremes of the type are values like others, also beside invalid ones.
+
+    Zeros are equal whatever their sign.
+    """
     limits = np.finfo(dtype) if dtype[0] == "f" else np.iinfo(dtype)
     rng = np.random.default_rng(1)
     choices = np.array([limits.min, limits.max, 0, 1, -0.0 if dtype[0] == "f" else 2], dtype)
@@ -179,7 +185,10 @@ def scipy_drops(groups: list[np.ndarray], alpha: float) -> list[int]:
 def test_decisions_and_order_are_scipys(
     backend: Backend, block_of_frame: np.ndarray, alpha: float
 ) -> None:
-    """With no limit below b blocks the drops end there: each next one must be the block that SciPy's ranks name."""
+    """Drops end at b blocks if there is no lower limit.
+
+    Each next drop must be the block that SciPy's ranks name.
+    """
     n_blocks = int(block_of_frame.max()) + 1
     frames = frames_of(np.dtype("int32"), block_of_frame, (6, 9), seed=21)
     critical = critical_values(alpha, n_blocks)
@@ -230,7 +239,10 @@ def test_heavy_ties_equal_reference(data: st.DataObject, alpha: float, top: int)
 def test_at_the_critical_value(
     backend: Backend, block_of_frame: np.ndarray, top: int, low: int | None
 ) -> None:
-    """H and its neighbours among float64 numbers as critical values: rejected exactly where H is larger, as a fraction."""
+    """Critical values are H and its neighbours among float64 numbers.
+
+    A block is rejected exactly if H is larger, as a fraction.
+    """
     n_blocks = int(block_of_frame.max()) + 1
     frames = (
         np.random.default_rng(top)
@@ -348,7 +360,7 @@ def test_nothing_to_test(backend: Backend) -> None:
 def test_tiles_threads_and_ways_agree(
     monkeypatch: pytest.MonkeyPatch, block_of_frame: np.ndarray, validity: Validity
 ) -> None:
-    """The cut into tiles, bands and threads, and the way in which comparisons are taken back, change nothing."""
+    """Tiles, bands and threads change nothing, nor does the order of comparisons."""
     frames = frames_of(np.dtype("uint16"), block_of_frame, (9, 31), seed=2)
     critical = critical_values(0.05, block_of_frame.max() + 1)
     expected = kruskal_moments(frames, block_of_frame, critical, validity)
@@ -372,7 +384,10 @@ def test_tiles_threads_and_ways_agree(
 
 @pytest.mark.parametrize("n_frames", [1289, 1292, 2400, 4200])
 def test_squares_of_many_ranks_do_not_overflow(n_frames: int) -> None:
-    """They add up to n^3 / 3, which 31 bits hold up to 1860 values; blocks that are alike are never dropped."""
+    """Sums reach n^3 / 3, which fits 31 bits up to 1860 values.
+
+    Blocks that are alike are never dropped.
+    """
     block_of_frame = np.arange(n_frames) % 3
     frames = np.arange(n_frames, dtype=np.uint16)[:, None, None]
     moments = kruskal_moments(frames, block_of_frame, critical_values(0.9, 3), Validity())

@@ -1,4 +1,7 @@
-"""What only the CUDA backend has: uploads, its memory, masks in many launches; emulated, and on a device where there is one."""
+"""Uploads, memory, and masks in many launches, of the CUDA backend only.
+
+It is emulated, and on a device if there is one.
+"""
 
 import threading
 from collections.abc import Callable
@@ -164,7 +167,7 @@ def test_results_do_not_depend_on_bands_or_batches(
     rng = np.random.default_rng(2)
     frames = rng.poisson(40, (24, 33, 50)).astype(np.uint16)
     frames[rng.random(frames.shape) < 0.02] += 200
-    parameters = Parameters(angles=3, sync=sync, erosions=0)
+    parameters = Parameters.manual(angles=3, sync=sync, erosions=0)
     expected = run(frames, parameters, CpuBackend(1), COLUMNS)
     for band, batch in [(60, 33 * 50), (700, 7 * 33 * 50), (10**6, 10**9)]:
         monkeypatch.setattr(plan, "BAND_PIXELS", band)
@@ -207,7 +210,7 @@ def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np
 def cuda_set_pixels() -> int:
     from gpu_spots.cuda import memory
 
-    return memory.SET_PIXELS
+    return memory.PIXELS_PER_SET_PIXEL
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.2, 3])
@@ -219,7 +222,7 @@ def test_a_run_within_any_memory(
     The results are the same.
     """
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, sync="blocks", erosions=0)
+    parameters = Parameters.manual(angles=3, sync="blocks", erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     monkeypatch.setattr(MEMORY, "limit", MEMORY.live + int(share * frames.nbytes) + (3 << 20))
     assert_same(run(frames, parameters, emulated, COLUMNS), expected)
@@ -229,7 +232,7 @@ def test_memory_that_is_less_than_was_thought(
     emulated: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = series(24, (64, 90))
-    parameters = Parameters(angles=3, erosions=0)
+    parameters = Parameters.manual(angles=3, erosions=0)
     expected = run(frames, parameters, CpuBackend(2), COLUMNS)
     released = 0
 
@@ -263,7 +266,7 @@ def test_a_file_through_the_device_and_in_parts(
         monkeypatch.setattr(MEMORY, "limit", MEMORY.live + room)
         with open_run(source) as stack:
             output = Output(tmp_path / f"{i}.h5")
-            find_to_file(stack, Parameters(), Resources(backend), output, Notes())
+            find_to_file(stack, Parameters.manual(), Resources(backend), output, Notes())
         with open_spots(tmp_path / f"{i}.h5") as spots:
             results.append(datasets(spots._file))
     assert_same(results[1], results[0])
@@ -276,7 +279,7 @@ def test_a_device_that_is_too_small(emulated: Backend, monkeypatch: pytest.Monke
         InputError,
         match=r"24 frames of 64 x 90 need at least \d+ MiB of GPU memory, 2 MiB are available$",
     ):
-        run(series(24, (64, 90)), Parameters(angles=0), emulated)
+        run(series(24, (64, 90)), Parameters.manual(angles=0), emulated)
 
 
 @pytest.mark.parametrize("when", ["before", "while frames are read"])
@@ -293,7 +296,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     source = write_run(tmp_path / "run__mccd.h5", frames=frames)
     with open_run(source) as stack:
         output = Output(tmp_path / "expected.h5")
-        find_to_file(stack, Parameters(), Resources(CpuBackend(1)), output, Notes())
+        find_to_file(stack, Parameters.manual(), Resources(CpuBackend(1)), output, Notes())
     backend, notes, staged = GpuBackend(emulated.toolkit, 1), Notes(), []  # type: ignore[attr-defined]
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     if when == "before":
@@ -310,7 +313,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
         monkeypatch.setattr(backend, "staging", full_once)
     with open_run(source) as stack:
         output = Output(tmp_path / "found.h5")
-        summary = find_to_file(stack, Parameters(), Resources(backend), output, notes)
+        summary = find_to_file(stack, Parameters.manual(), Resources(backend), output, notes)
     assert summary.plan.place == Place.FILE
     assert "GPU memory ran out, reading the frames in parts instead" in " ".join(notes.warnings)
     # what was read first is not held any more: a band of all rows is as large
@@ -357,7 +360,6 @@ def test_bands_and_batches_share_what_a_small_device_has(
 
 def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through slots as large as the plan says, all kinds of some frames in each."""
-    assert cuda_masks.FETCH_BYTES == plan.FETCH_BYTES
     toolkit = EmulatedToolkit(kernel_folder)
     words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
     monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)

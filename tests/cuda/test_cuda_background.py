@@ -1,4 +1,7 @@
-"""The step from moments to the maps on the device: the host's, to the bit; and what stays there for masks and sums."""
+"""Maps that the device computes from moments: those of the host, to the bit.
+
+Some stay there for masks and sums.
+"""
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -149,7 +152,7 @@ def test_any_small_stack(
 
 @pytest.mark.sanitize
 def test_the_smallest_results(device_backend: Backend) -> None:
-    """One count in as many frames as there can be: far above the values that -ftz=true takes for 0."""
+    """One count in the largest number of frames is above the values that -ftz=true takes for 0."""
     frames = np.zeros((most_frames(np.dtype("uint8")), 1, 40), np.uint8)
     frames[7, 0, 3:] = 1
     found = learnt(device_backend, frames, Validity(), percent=0)
@@ -159,7 +162,7 @@ def test_the_smallest_results(device_backend: Backend) -> None:
 
 
 def any_moments(toolkit: EmulatedToolkit, dtype: np.dtype) -> PlaneMoments:
-    """Moments of samples of any size, up to the largest that there can be; many of them no stack of a test would have."""
+    """Draw moments of samples of any size, up to the largest possible."""
     rng, low, high = np.random.default_rng(3), int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     kept = rng.integers(2, most_frames(dtype) + 1, 4000)
     kept[:2], kept[2::50] = most_frames(dtype), 0
@@ -188,7 +191,7 @@ def any_moments(toolkit: EmulatedToolkit, dtype: np.dtype) -> PlaneMoments:
 
 
 def map_that_differs(toolkit: EmulatedToolkit, dtype: np.dtype, cutoff: float) -> str | None:
-    """The first map that the device makes otherwise than the host, of any moments; None: there is none."""
+    """Return the first map in which device and host differ; None: there is none."""
     moments = any_moments(toolkit, dtype)
     found = evaluated(toolkit, moments, cutoff)
     maps = BackgroundMaps((1, len(moments.kept)), dtype, cutoff, varies=False)
@@ -214,7 +217,7 @@ def test_any_moments_equal_the_hosts(kernel_folder: Path, dtype: np.dtype, cutof
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_what_is_held_is_what_would_be_uploaded(device_backend: Any, dtype: np.dtype) -> None:
-    """Limits and means, of maps without and with pixels that are masked, and values that are missing."""
+    """Limits and means, with and without masked pixels and missing values."""
     for kind in KINDS:
         frames = frames_of(dtype, (33, 7, 61), kind)
         for validity in validities(frames):
@@ -296,7 +299,7 @@ def test_maps_that_are_uploaded_in_pieces(
 
 
 class Counting(EmulatedToolkit):
-    """A toolkit that counts how often the host waits, the bytes that are fetched, and the most that are fetched at once."""
+    """Toolkit that counts waits of the host, fetched bytes, and the largest fetch."""
 
     waits = n_bytes = most_bytes = 0
 
@@ -337,7 +340,10 @@ def test_a_band_costs_one_wait(kernel_folder: Path, dtype: str, n_bytes: int) ->
 def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
     kernel_folder: Path, dtype: np.dtype, n_blocks: int
 ) -> None:
-    """In pinned memory, and beside it where moments become maps there: most where every sum of squares needs two words."""
+    """Memory is taken in pinned memory, and for the step from moments to maps.
+
+    Most is needed if every sum of squares has two words.
+    """
     toolkit, n_pixels = Counting(kernel_folder), 40 * 50
     frames = frames_of(dtype, (12, 40, 50), "full range")
     learnt(GpuBackend(toolkit, 1), frames, Validity(), n_blocks=n_blocks, band=40)
@@ -387,7 +393,10 @@ FAULTS = {
 @pytest.mark.emulated
 @pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> None:
-    """By the comparison with the CPU, of the maps or of what is measured with them; without a fault there is no difference."""
+    """Faults are found by the comparison with the CPU.
+
+    Without a fault there is no difference in the maps and measurements.
+    """
 
     def edit(name: str, text: str) -> str:
         if fault is None or name != "background":

@@ -1,4 +1,4 @@
-"""Bitshuffle with LZ4 decoded by the CUDA kernels: the values of hdf5plugin, and detected damage."""
+"""Decoding of bitshuffle with LZ4 by CUDA kernels: values of hdf5plugin, and damage."""
 
 import re
 from collections.abc import Callable

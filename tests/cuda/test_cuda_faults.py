@@ -1,7 +1,8 @@
-"""Faults planted in the kernels are found by the comparison with the CPU backend: what the emulated tests are worth."""
+"""Planted faults of kernels are found by the comparison with the CPU backend."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ Scenario = Callable[[Backend, str], Iterator[np.ndarray]]
 
 
 def mask_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
-    """Masks of two tiles in each direction, dense and sparse, some values and pixels invalid; few and many steps."""
+    """Yield masks of two tiles in each direction, dense and sparse.
+
+    Some values and pixels are invalid; morphology has few and many steps.
+    """
     rng, shape = np.random.default_rng(1), (70, 1100)
     frames = rng.integers(0, 100, (2, *shape)).astype(dtype)
     frames[1][rng.random(shape) < 0.9995] = 2
@@ -81,6 +85,12 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
             yield measured.moments_high
 
 
+@cache
+def on_cpu(scenario: Scenario, dtype: str) -> list[np.ndarray]:
+    """Every result of the CPU backend."""
+    return list(scenario(CpuBackend(1), dtype))
+
+
 def first_difference(
     folder: Path, edit: Callable[[str, str], str] | None, scenario: Scenario, dtype: str
 ) -> str | None:
@@ -88,7 +98,7 @@ def first_difference(
     emulated = GpuBackend(EmulatedToolkit(folder, edit), 1)
     try:
         for i, (found, expected) in enumerate(
-            zip(scenario(emulated, dtype), scenario(CpuBackend(1), dtype), strict=True)
+            zip(scenario(emulated, dtype), on_cpu(scenario, dtype), strict=True)
         ):
             if found.dtype != expected.dtype or not np.array_equal(found, expected):
                 return f"result {i} differs"
@@ -121,38 +131,47 @@ STEP_ENDS = "    u32* const result = other;"
 BOUNDS = "return value >= low && value {} high; }}\n__device__ __forceinline__ bool is_valid(f32"
 OVER = "n_over += value {} saturation;\n    sum"
 FAULTS = {
-    "a dropped barrier between steps": Fault("masks", f"    __syncthreads();\n{STEP_ENDS}", STEP_ENDS),
-    "a dropped barrier before masks are stored": Fault("masks", "  __syncthreads();\n  store(tile, "
-                                                                "words, raw", "  store(tile, words, "
-                                                                              "raw"),
+    "a dropped barrier between steps": Fault(
+        "masks", f"    __syncthreads();\n{STEP_ENDS}", STEP_ENDS
+    ),
+    "a dropped barrier before masks are stored": Fault(
+        "masks", "  __syncthreads();\n  store(tile, words, raw", "  store(tile, words, raw"
+    ),
     "a halo that is a row too small": Fault(
-        "masks", "Tile tile(erosions + dilations, n_rows, n_columns);\n  u32* const words = shared "
-                 "+ 1;  //",
+        "masks",
+        "Tile tile(erosions + dilations, n_rows, n_columns);\n  u32* const words = shared + 1;  //",
         "Tile tile(erosions + dilations - 1, n_rows, n_columns);\n  u32* const words = shared + 1; "
         " //",
     ),
-    "rows that are off by one": Fault("masks", "return row - halo + i / ROW", "return row - halo + 1 + i / "
-                                                                              "ROW"),
+    "rows that are off by one": Fault(
+        "masks", "return row - halo + i / ROW", "return row - halo + 1 + i / ROW"
+    ),
     "a bit of the neighbouring word": Fault("masks", "words[-1] >> 31", "words[-1] >> 30"),
     "the last columns": Fault("masks", "y >= 0 && y < n_columns)", "y >= 0 && y + 8 < n_columns)"),
     "growth beyond the last column": Fault("masks", "if (left < 32) word &= (1u << left) - 1;", ""),
-    "above in place of at least": Fault("masks", "return widened(value) >= limit", "return widened(value) > "
-                                                                                   "limit", "float32"),
+    "above in place of at least": Fault(
+        "masks", "return widened(value) >= limit", "return widened(value) > limit", "float32"
+    ),
     "a bound that is excluded": Fault("masks", BOUNDS.format("<="), BOUNDS.format("<")),
-    "validity that is applied too early": Fault("masks", "finish ? valid : nullptr, finish && "
-                                                         "invalid", "valid, invalid"),
+    "validity that is applied too early": Fault(
+        "masks", "finish ? valid : nullptr, finish && invalid", "valid, invalid"
+    ),
     "the last frame in place of all": Fault("union", "+ i] |= word", "+ i] = word"),
     "corners across words": Fault("components", "above >> 1 | above_right << 31", "above >> 1"),
-    "rows of different masks that touch": Fault("components", "i / row_words % n_rows == 0", "i < "
-                                                                                             "row_words"),
-    "a box that ends a column early": Fault("components", "sides[3] = y_last + 1", "sides[3] = "
-                                                                                   "y_last"),
-    "the last of equal maxima": Fault("measure", "other == value && there < at", "other == value && there > "
-                                                                                 "at"),
+    "rows of different masks that touch": Fault(
+        "components", "i / row_words % n_rows == 0", "i < row_words"
+    ),
+    "a box that ends a column early": Fault(
+        "components", "sides[3] = y_last + 1", "sides[3] = y_last"
+    ),
+    "the last of equal maxima": Fault(
+        "measure", "other == value && there < at", "other == value && there > at"
+    ),
     "any of equal maxima": Fault("measure", "|| (other == value && there < at)", ""),
     "saturation that is excluded": Fault("measure", OVER.format(">="), OVER.format(">")),
-    "the upper part of the background": Fault("measure", "if (mean_high) high +=", "if (!mean_high) high "
-                                                                                   "+="),
+    "the upper part of the background": Fault(
+        "measure", "if (mean_high) high +=", "if (!mean_high) high +="
+    ),
     "floats that are added in another order": Fault(
         "measure", "difference, j)", "difference, n - 1 - j)", "float32"
     ),
@@ -160,30 +179,41 @@ FAULTS = {
     "columns in the frame in place of the box": Fault(
         "measure", "row * n_columns - area.y_begin;\n    const", "row * n_columns;\n    const"
     ),
-    "squares of the other axis": Fault("measure", "{x, y, x * x, y * y, x * y}", "{x, y, y * y, x * x, x * "
-                                                                                 "y}"),
-    "halves of values that overlap": Fault("measure", "value >> HALF_BITS", "value >> (HALF_BITS - "
-                                                                            "1)", "int32"),
-    "a half with the sign": Fault("measure", "value & ((1 << HALF_BITS) - 1)", "value & ((1 << (HALF_BITS + "
-                                                                               "1)) - 1)", "int32"),
+    "squares of the other axis": Fault(
+        "measure", "{x, y, x * x, y * y, x * y}", "{x, y, y * y, x * x, x * y}"
+    ),
+    "halves of values that overlap": Fault(
+        "measure", "value >> HALF_BITS", "value >> (HALF_BITS - 1)", "int32"
+    ),
+    "a half with the sign": Fault(
+        "measure", "value & ((1 << HALF_BITS) - 1)", "value & ((1 << (HALF_BITS + 1)) - 1)", "int32"
+    ),
     "moments of floats that are added in another order": Fault(
         "measure", "parts[k], j)", "parts[k], n - 1 - j)", "float32"
     ),
-    "maxima that tie with the one before": Fault("measure", "|| (is_before && beside == value)", ""),
+    "maxima that tie with the one before": Fault(
+        "measure", "|| (is_before && beside == value)", ""
+    ),
     "maxima that tie with the one after": Fault("measure", "is_before && beside", "beside"),
     "maxima that other spots hide": Fault(
-        "measure", "if (is_before ? contains(other, first, at) : contains(other, at + 1, end)) "
-                   "return", "return"
+        "measure",
+        "if (is_before ? contains(other, first, at) : contains(other, at + 1, end)) return",
+        "return",
     ),
     "maxima with corners left out": Fault("measure", "if (step == 4 ||", "if (step % 2 == 0 ||"),
-    "low maxima": Fault("measure", "2 * value >= largest.value + least", "2 * value >= least + "
-                                                                         "least"),
-    "maxima at half of the zero level": Fault("measure", "0.5 * largest.value + 0.5 * least", "0.5 * "
-                                                                                              "largest.value", "float64"),
-    "values that are a pixel late": Fault("measure", "kept[i] = found", "kept[i] = "
-                                                                        "values[pixels[first]]"),
-    "a factor that is not applied": Fault("measure", "mean[pixel] * scale", "mean[pixel]", "float64"),
-}  # fmt: skip
+    "low maxima": Fault(
+        "measure", "2 * value >= largest.value + least", "2 * value >= least + least"
+    ),
+    "maxima at half of the zero level": Fault(
+        "measure", "0.5 * largest.value + 0.5 * least", "0.5 * largest.value", "float64"
+    ),
+    "values that are a pixel late": Fault(
+        "measure", "kept[i] = found", "kept[i] = values[pixels[first]]"
+    ),
+    "a factor that is not applied": Fault(
+        "measure", "mean[pixel] * scale", "mean[pixel]", "float64"
+    ),
+}
 
 
 @pytest.mark.sanitize

@@ -1,4 +1,7 @@
-"""Kruskal-Wallis moments of the CUDA kernels, run on the CPU, beyond what tests/cpu/test_kruskal.py asks of every backend."""
+"""Kruskal-Wallis moments of the CUDA kernels, run on the CPU.
+
+tests/cpu/test_kruskal.py tests what every backend does.
+"""
 
 import math
 from pathlib import Path
@@ -185,7 +188,10 @@ def test_doubtful_pixels_are_fetched_some_at_a_time(
 
 
 def many_equal_blocks() -> tuple[np.ndarray, np.ndarray]:
-    """300 blocks of two, of which 5 and 261 have the same, largest mean rank: one thread looks at both of them."""
+    """Of 300 blocks of two, 5 and 261 have the same largest mean rank.
+
+    One thread looks at both of them.
+    """
     frames = np.random.default_rng(2).integers(0, 50, (600, 1, 2)).astype(np.uint16)
     frames[[10, 11, 522, 523], 0, 0] = [97, 100, 98, 98]
     frames[[10, 11, 522, 523], 0, 1] = [98, 98, 97, 100]

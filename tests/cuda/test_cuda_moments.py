@@ -1,4 +1,7 @@
-"""Trimmed moments of the CUDA kernels, run on the CPU: against the naive reference and against the CPU backend, to the bit."""
+"""Trimmed moments of the CUDA kernels, run on the CPU.
+
+They are compared with the naive reference and the CPU backend, to the bit.
+"""
 
 import math
 from collections.abc import Callable
@@ -202,7 +205,10 @@ def test_thousands_of_frames(toolkit: EmulatedToolkit, dtype: str, n_frames: int
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "int32"])
 def test_the_largest_sums(toolkit: EmulatedToolkit, dtype: str) -> None:
-    """Half of the values at each end of the type, as many frames as there may be: the scatter has up to 96 bits."""
+    """Half of the values are at each end of the type, so that the scatter has up to 96 bits.
+
+    There are as many frames as there may be.
+    """
     limits = np.iinfo(dtype)
     frames = np.where(np.arange(65535) % 2, limits.min, limits.max).astype(dtype)[:, None, None]
     found = trimmed_moments(toolkit, toolkit.to_device(frames), 0, Validity())

@@ -1,4 +1,7 @@
-"""Scaling and unshuffling by the CUDA kernels, run on the CPU: against the CPU backend and HDF5's own filter, to the bit."""
+"""Scaling and unshuffling by the CUDA kernels, run on the CPU.
+
+They are compared with the CPU backend and HDF5's own filter, to the bit.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -54,7 +54,7 @@ class Counting(EmulatedToolkit):
             self.counts[what] += n
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """A thread that is new to the device makes it current: CuPy asks for its free memory then."""
+        """A thread that is new to the device makes it current before CuPy asks for free memory."""
         with self._counting:
             self._threads.add(threading.current_thread())
             self.counts["threads"] = len(self._threads)
@@ -122,5 +122,5 @@ MOST = {
 def test_a_run_asks_the_device_seldom(
     sync: str, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters(sync=sync))
+    found = counts_of(tmp_path, kernel_folder, monkeypatch, Parameters.manual(sync=sync))
     assert not {what: found[what] for what, most in MOST[sync].items() if found[what] > most}

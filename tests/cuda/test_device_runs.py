@@ -1,4 +1,7 @@
-"""Whole runs through the host code that drives CuPy, on streams that work as late as they may: the CPU's results, to the bit."""
+"""Whole runs by the host code for CuPy give the CPU's results, to the bit.
+
+Streams work as late as they may.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -33,10 +36,10 @@ pytestmark = pytest.mark.emulated
 
 SHAPE = (20, 64, 90)
 MODES = {
-    "alone": Parameters(),
-    "pairs": Parameters(sync="pairs", erosions=0),
-    "blocks, kruskal": Parameters(sync="blocks", method="kruskal"),
-    "level": Parameters(normalise="level"),
+    "alone": Parameters.manual(),
+    "pairs": Parameters.manual(sync="pairs", erosions=0),
+    "blocks, kruskal": Parameters.manual(sync="blocks", method="kruskal"),
+    "level": Parameters.manual(normalise="level"),
 }
 
 
@@ -120,7 +123,10 @@ def sent_too_freely(self: Device, host: np.ndarray, part: Any, slot: Any) -> Non
 
 
 def used_too_early(self: Device, host: np.ndarray, part: Any, slot: Any) -> None:
-    """As it is, but kernels do not wait for frames; they would read anywhere without their lists of pixels."""
+    """Return the source, except that kernels do not wait for frames.
+
+    They would read anywhere without their lists of pixels.
+    """
     if part.ndim < 3:
         return rightly_sent(self, host, part, slot)
     part.set(host, stream=self._copies)
@@ -147,10 +153,10 @@ def test_planted_faults_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, backend = source_of(tmp_path, "gzip"), make(1)
-    _, expected = found(source, tmp_path / "right.h5", Parameters(), backend)
+    _, expected = found(source, tmp_path / "right.h5", Parameters.manual(), backend)
     monkeypatch.setattr(Device, method, faulty)
     try:
-        _, results = found(source, tmp_path / "wrong.h5", Parameters(), backend)
+        _, results = found(source, tmp_path / "wrong.h5", Parameters.manual(), backend)
     except ValueError:  # numbers that cannot be
         return
     with pytest.raises(AssertionError):

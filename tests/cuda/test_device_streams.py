@@ -1,4 +1,7 @@
-"""The order in which a device's streams wait for each other, on a CuPy that writes down what it is asked for."""
+"""Order in which streams of a device wait for each other.
+
+A stand-in for CuPy records its calls.
+"""
 
 import importlib
 import threading
@@ -192,7 +195,7 @@ def test_a_slot_is_filled_again_when_its_copy_has_ended(device: Device, log: lis
 
 
 def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That memory cannot be pinned, and what an earlier kernel did wrong; the slot is as good as new."""
+    """Errors of pinned memory, and of an earlier kernel, leave the slot usable."""
     failure = device_module.cupy.cuda.runtime.CUDARuntimeError(700)
 
     def fails(n_bytes: int) -> bytearray:
@@ -268,7 +271,10 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
 
 
 def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log: list[str]) -> None:
-    """Each begins at a multiple of 256 bytes, none is another's, and one that is empty is not copied."""
+    """Each array begins at a multiple of 256 bytes, and none overlaps another.
+
+    Empty ones are not copied.
+    """
     values: list[np.ndarray] = [
         np.arange(5, dtype=np.int32),
         np.full((70, 2), 7, np.uint16),
@@ -296,7 +302,10 @@ def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log:
 
 
 def test_memory_that_is_free(device: Device, log: list[str]) -> None:
-    """The device's 1000 beyond the reserve, and the pool's 50, within a limit of 700 of which 100 are used."""
+    """Free memory counts 1000 beyond the reserve, and 50 of the pool.
+
+    The limit is 700, of which 100 are used.
+    """
     assert device.free_bytes() == 600
     device.release()
     assert log == ["host waits for compute", "pool emptied"]
@@ -315,7 +324,10 @@ def test_a_device_that_is_full_leaves_no_bytes(
 def test_arrays_of_the_host_go_through_slots(
     device: Device, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None of CuPy's own pinned memory, which would never be given back; the caller may change the array at once."""
+    """CuPy's own pinned memory is not used, as it would never be freed.
+
+    The caller may change the array at once.
+    """
     monkeypatch.setattr(
         Device,
         "xp",
@@ -334,7 +346,10 @@ def test_arrays_of_the_host_go_through_slots(
 
 
 def test_other_devices_are_not_touched(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread goes to its device and stays there: CUDA makes a context on each that becomes current."""
+    """A thread makes its device current once.
+
+    CUDA makes a context on each device that becomes current.
+    """
     made_current: list[int] = []
     monkeypatch.setattr(
         device_module.cupy.cuda,
@@ -353,7 +368,10 @@ def test_other_devices_are_not_touched(device: Device, monkeypatch: pytest.Monke
 def test_a_context_that_cannot_be_made_is_said_once(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream that fails in its making fails once more when it is thrown away; memGetInfo fails once."""
+    """A stream that cannot be made fails once more when it is deleted.
+
+    memGetInfo fails once.
+    """
 
     def fails() -> None:
         raise device_module.cupy.cuda.runtime.CUDARuntimeError(2)

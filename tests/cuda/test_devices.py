@@ -1,4 +1,7 @@
-"""What stands in the way of a GPU is said in one line that says what to do; auto falls back to the CPU and says why."""
+"""Reasons why a GPU cannot be used are one line with a remedy.
+
+With auto, the CPU is used, and a note gives the reason.
+"""
 
 import importlib
 import importlib.metadata
@@ -176,12 +179,16 @@ devices.driver_version = lambda: 13020
 from gpu_spots.backend import choose_backend
 backend, _ = choose_backend("auto", threads=1)
 import os
-print(backend.name, "|", devices.obstacle(), "|", os.environ.get("CUPY_CACHE_DIR"), "|", "cupy" in sys.modules)
+cache = os.environ.get("CUPY_CACHE_DIR")
+print(backend.name, "|", devices.obstacle(), "|", cache, "|", "cupy" in sys.modules)
 """
 
 
 def seen(**environment: str) -> list[str]:
-    """Backend, what stands in the way of a GPU, cache folder, and whether CuPy was imported, of a process of its own."""
+    """Return backend, obstacle, cache folder, and whether CuPy was imported.
+
+    A process of its own tells it.
+    """
     names = {name: value for name, value in os.environ.items() if name != "CUPY_CACHE_DIR"}
     ended = subprocess.run(
         [sys.executable, "-c", SEES],
@@ -195,7 +202,10 @@ def seen(**environment: str) -> list[str]:
 
 @needs_cupy
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
-    """The kernels are kept in a private folder below the one for temporary files; a file in the place of HOME refuses root too."""
+    """Kernels are kept in a private folder for temporary files.
+
+    HOME is a file, which refuses root too.
+    """
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.write_text("")
     temporary.mkdir()

@@ -163,14 +163,14 @@ def test_the_limit_holds(limited: Callable[[int], Any]) -> None:
 
 @pytest.mark.parametrize("limit", [9 << 20, 24 << 20, 256 << 20])
 def test_a_run_within_a_limit(limited: Callable[[int], Any], limit: int) -> None:
-    frames, parameters = series(60, (400, 500)), Parameters(angles=0, erosions=0)
+    frames, parameters = series(60, (400, 500)), Parameters.manual(angles=0, erosions=0)
     assert_same(run(frames, parameters, limited(limit)), run(frames, parameters, CpuBackend(2)))
 
 
 def test_memory_that_is_less_than_was_thought(
     limited: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames, parameters = series(60, (400, 500)), Parameters(angles=0, erosions=0)
+    frames, parameters = series(60, (400, 500)), Parameters.manual(angles=0, erosions=0)
     backend = limited(24 << 20)
     monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
     assert_same(run(frames, parameters, backend), run(frames, parameters, CpuBackend(2)))

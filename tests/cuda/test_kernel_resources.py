@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of the kernels, from CUDA's compiler: none may get worse unnoticed.
+"""Registers, spills and shared memory of the kernels, as CUDA's compiler reports them.
 
 By default for two architectures; `pytest --all-architectures` takes minutes for all of them.
 """

@@ -1,7 +1,11 @@
-"""Faults planted in the kernels of the matched finder are found by the comparison with the CPU backend."""
+"""Planted faults of the matched finder's kernels are found.
+
+The emulated backend is compared with the CPU backend.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,10 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")
 
 
 def arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
-    """Every result, for frames that end within a word and with one, with values missing and without."""
+    """Yield every result, with and without missing values.
+
+    Frames end within a word, or with one.
+    """
     yield from of_frames(backend, dtype, (70, 140), holes=True)
     yield from of_frames(backend, dtype, (36, 96), holes=True)
     yield from of_frames(backend, dtype, (36, 75), holes=False)
@@ -27,7 +34,10 @@ def arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
 def of_frames(
     backend: Backend, dtype: str, shape: tuple[int, int], *, holes: bool
 ) -> Iterator[np.ndarray]:
-    """Every result for frames of several tiles with spots that touch, plateaus, and extreme values."""
+    """Yield every result for frames of several tiles.
+
+    They have spots that touch, plateaus, and extreme values.
+    """
     rng, n = np.random.default_rng(1), 4
     x, y = np.mgrid[: shape[0], : shape[1]]
     mean = 20.0 + 3 * np.sin(x / 5)
@@ -179,11 +189,17 @@ FAULTS = {
 }
 
 
+@cache
+def on_cpu(dtype: str) -> list[np.ndarray]:
+    """Every result of the CPU backend."""
+    return list(arrays(CpuBackend(1), dtype))
+
+
 def first_difference(folder: Path, fault: Fault | None, dtype: str) -> str | None:
     """What the emulated backend does otherwise than the CPU; None: nothing."""
     emulated = GpuBackend(EmulatedToolkit(folder, None if fault is None else fault.edit), 1)
     try:
-        pairs = zip(arrays(emulated, dtype), arrays(CpuBackend(1), dtype), strict=True)
+        pairs = zip(arrays(emulated, dtype), on_cpu(dtype), strict=True)
         for i, (found, expected) in enumerate(pairs):
             if found.dtype != expected.dtype or not np.array_equal(found, expected):
                 return f"result {i} differs"

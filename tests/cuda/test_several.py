@@ -1,4 +1,7 @@
-"""Several GPUs: every thread has one, all get bands and batches, and nothing goes from one to another but packed masks."""
+"""Several GPUs: every thread has one, and all get bands and batches.
+
+Only packed masks are copied between GPUs.
+"""
 
 import threading
 from collections.abc import Callable
@@ -93,7 +96,10 @@ def test_there_is_a_thread_for_each_device(several: SeveralGpus) -> None:
 def test_all_devices_get_bands_and_batches(
     several: SeveralGpus, place: Place, sync: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first operation of a kind waits, in each of two threads, for that of the other: else one thread might do all of a short run."""
+    """The first operation of a kind waits for that of the other thread.
+
+    Otherwise one thread might do all of a short run.
+    """
     done: dict[str, list[int]] = {}
 
     def spy(
@@ -115,7 +121,7 @@ def test_all_devices_get_bands_and_batches(
             monkeypatch.setattr(
                 backend, name, partial(spy, name, device, getattr(backend, name), together)
             )
-    frames, parameters = series(30), Parameters(angles=0, sync=sync)
+    frames, parameters = series(30), Parameters.manual(angles=0, sync=sync)
     expected = results(
         ArrayStack(frames, PLAN_COLUMNS), parameters, CpuBackend(1), tmp_path, Notes()
     )
@@ -295,7 +301,10 @@ def test_no_device_takes_more_memory_than_was_planned(
 def test_the_smaller_device_limits_the_plan(
     several: SeveralGpus, smaller: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames, parameters = series(24, (64, 90)), Parameters(angles=3, sync="blocks", erosions=0)
+    frames, parameters = (
+        series(24, (64, 90)),
+        Parameters.manual(angles=3, sync="blocks", erosions=0),
+    )
     room = int(share * frames.nbytes) + (3 << 20)
     monkeypatch.setattr(MEMORIES[smaller], "limit", MEMORIES[smaller].live + room)
     assert several.free_bytes() == room
@@ -321,7 +330,7 @@ def test_few_batches_are_shared_out_evenly_among_many_threads(
     frames = series(20)
     force(monkeypatch, band_rows=2, batch_frames=10, piece_frames=10, threads=6)
     for _ in range(8):
-        run(frames, Parameters(angles=0), several)
+        run(frames, Parameters.manual(angles=0), several)
     assert [sorted(found[i : i + 2]) for i in range(0, 16, 2)] == [[0, 1]] * 8
 
 
@@ -329,7 +338,7 @@ def test_one_device_has_less_memory_than_was_thought(
     several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What fails there is halved; the other device goes on with whole pieces."""
-    frames, parameters = series(96, (32, 45)), Parameters(angles=0)
+    frames, parameters = series(96, (32, 45)), Parameters.manual(angles=0)
     expected = run(frames, parameters, CpuBackend(2))
     together, first, failed = threading.Barrier(2), {0, 1}, list[tuple[int, tuple[int, ...]]]()
 

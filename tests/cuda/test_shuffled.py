@@ -1,4 +1,7 @@
-"""Frames that go to a device still shuffled and are put in order there: which ones, that it is done, and the same results."""
+"""Frames that are sent to a device shuffled, and unshuffled there.
+
+Results do not change.
+"""
 
 import os
 import re
@@ -75,7 +78,7 @@ def results(
     with memory_file() as file, open_run(path) as stack:
         pipeline.find_spots(
             stack,
-            parameters or Parameters(angles=0),
+            parameters or Parameters.manual(angles=0),
             Resources(backend),
             SpotsWriter(file, "memory", stack.shape, {}),
             notes or Notes(),
@@ -177,12 +180,15 @@ def test_every_place_of_frames(
     calls: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bands of 7 rows cut through strips and are put in order on the host; batches are whole frames. In other places they are in order."""
+    """Bands of 7 rows cut through strips, so the host puts them in order.
+
+    Batches are whole frames. In other places frames are in order.
+    """
     path, parameters = (
         saved(
             tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED[layout]
         ),
-        Parameters(angles=0, **mode),
+        Parameters.manual(angles=0, **mode),
     )
     expected = results(path, CpuBackend(2), parameters)
     calls.clear()
@@ -211,7 +217,10 @@ def test_every_place_of_frames(
 def test_bands_of_whole_strips(
     device_backend: Backend, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Levels, three bands that are read ten frames at a time, and batches: the host puts no chunk in order."""
+    """The host puts no chunk in order, for levels, bands and batches.
+
+    There are three bands, read ten frames at a time.
+    """
     path = saved(
         tmp_path / "run.h5", frames_of(np.dtype("uint16"), SHAPE, seed=7), **SHUFFLED["strips"]
     )
@@ -245,7 +254,7 @@ def test_two_devices(
     calls: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each puts all frames in order where they stay; else the bands, and then the batches, of its threads."""
+    """Each device puts frames in order: all, or those of the bands and batches of its threads."""
     path = saved(
         tmp_path / "run.h5", frames_of(np.dtype("int16"), SHAPE, seed=17), **SHUFFLED["strips"]
     )
@@ -310,7 +319,10 @@ def test_rows_of_shuffled_frames(
 def test_levels_are_the_same_bits(
     backend: Backend, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every third row of a frame is looked at, in strips of four; invalid values and drift matter, and the warning says how much."""
+    """Every third row of a frame is sampled, from strips of four rows.
+
+    Invalid values and drift matter, and the warning has the numbers.
+    """
     frames = (
         frames_of(np.dtype("float64"), (20, 36, 45), seed=10) * np.linspace(1, 9, 20)[:, None, None]
     )
@@ -476,7 +488,7 @@ def test_the_plan_counts_what_is_put_in_order(
     """
     frames = frames_of(np.dtype("uint16"), (24, 200, 300), seed=14)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 100, 300), **GZIP)
-    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters(angles=0, **mode)
+    backend, parameters = GpuBackend(emulated.toolkit, 1), Parameters.manual(angles=0, **mode)
     made: list[plan.Plan] = []
 
     def planned(*given: Any) -> plan.Plan:
@@ -526,7 +538,10 @@ def test_bytes_that_the_plan_adds(
 def test_halves_where_there_is_no_room_for_it(
     emulated: Any, tmp_path: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan thinks that there is more memory than there is; bands of two strips become strips and then rows, batches are halved."""
+    """The plan assumes more memory than there is.
+
+    Bands of two strips become strips and then rows, and batches are halved.
+    """
     frames = frames_of(np.dtype("uint16"), (24, 72, 90), seed=16)
     path = saved(tmp_path / "run.h5", frames, chunks=(1, 12, 90), **GZIP)
     expected = results(path, CpuBackend(2))

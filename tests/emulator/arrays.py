@@ -1,4 +1,7 @@
-"""Arrays that behave as a device's: NumPy's values, but nothing reaches them unasked, and nothing of the host reaches their operations."""
+"""Arrays with NumPy's values that behave like those of a device.
+
+Host code reaches them by explicit copies only.
+"""
 
 import threading
 import weakref
@@ -56,7 +59,7 @@ CURRENT = Current()
 
 
 class DeviceArray:
-    """A NumPy array in the role of a CuPy array, on the device ``number``, if not the current one."""
+    """NumPy array in the role of a CuPy array, on the device ``number`` or the current one."""
 
     def __init__(self, values: Any, number: int | None = None) -> None:
         self.values = np.asarray(values)

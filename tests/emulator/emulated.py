@@ -4,6 +4,7 @@ Strict where a device would be silently wrong.
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
@@ -31,7 +32,6 @@ loaded: make sanitize.
 """
 FLAGS = (
     "-std=c++17",
-    "-shared",
     "-fPIC",
     "-w",
     "-U_FORTIFY_SOURCE",
@@ -49,7 +49,8 @@ KERNEL = re.compile(
     r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE
 )
 C_TYPES: dict[str, Any] = {
-    "f": ctypes.c_float, "d": ctypes.c_double, "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
+    "f": ctypes.c_float, "d": ctypes.c_double,
+    "b": ctypes.c_int8, "h": ctypes.c_int16, "i": ctypes.c_int32, "q": ctypes.c_int64,
     "B": ctypes.c_uint8, "H": ctypes.c_uint16, "I": ctypes.c_uint32, "Q": ctypes.c_uint64,
 }  # fmt: skip
 MOST_SHARED = 48 << 10
@@ -241,23 +242,48 @@ class EmulatedToolkit:
 
 @cache
 def load(source: str, folder: Path) -> ctypes.CDLL:
-    """The library of a kernel file."""
-    shim = SHIM.read_text()
-    key = hashlib.sha256("\0".join([source, shim, *FLAGS, *OPTIMISE]).encode()).hexdigest()[:24]
-    library = folder / f"{key}.so"
-    if not library.exists():
-        assert COMPILER is not None
-        exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in KERNEL.findall(source))
-        text = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.cpp"
-        text.write_text(f'#include "{SHIM}"\n{source}\n{exports}')
-        part = text.with_suffix(".so")
-        run = subprocess.run(
-            [COMPILER, *FLAGS, *OPTIMISE, str(text), "-o", str(part)],
-            capture_output=True,
-            text=True,
-        )
-        text.unlink()
-        if run.returncode:
-            raise EmulationError(f"g++: {run.stderr}")
-        part.replace(library)
+    """Return the library of a kernel file; it is compiled once in all processes."""
+    library = folder / f"{_key(source)}.so"
+    with _one_process(library):
+        if not library.exists():
+            exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in KERNEL.findall(source))
+            text = library.with_suffix(".cpp")
+            text.write_text(f'#include "{_header(folder)}"\n{source}\n{exports}')
+            _compile(text, library, "-shared")
+            text.unlink()
     return ctypes.CDLL(str(library))
+
+
+@cache
+def _header(folder: Path) -> Path:
+    """Return a copy of the shim, compiled by g++. It halves the time of each kernel file."""
+    header = folder / f"{_key('')}.h"
+    compiled = header.with_suffix(".h.gch")
+    with _one_process(header):
+        if not compiled.exists():
+            header.write_text(SHIM.read_text())
+            _compile(header, compiled, "-x", "c++-header")
+    return header
+
+
+def _key(source: str) -> str:
+    text = "\0".join([source, SHIM.read_text(), *FLAGS, *OPTIMISE])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    """Let no other process of the tests into the block for this path."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(source: Path, output: Path, *options: str) -> None:
+    assert COMPILER is not None
+    part = output.with_suffix(".part")
+    command = [COMPILER, *FLAGS, *OPTIMISE, *options, str(source), "-o", str(part)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise EmulationError(f"g++: {run.stderr}")
+    part.replace(output)

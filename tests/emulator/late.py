@@ -1,4 +1,6 @@
-"""A CuPy whose streams work as late as they may: what is used too early, or changed too soon, shows in the results.
+"""Stand-in for CuPy whose streams work as late as they may.
+
+Data that are used too early, or changed too soon, give wrong results.
 
 A copy takes place when somebody waits for it, or for what stands behind it in its stream; until
 then there is nonsense where it goes. Kernels and operations on arrays run when they are asked for,

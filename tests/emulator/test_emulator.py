@@ -1,4 +1,4 @@
-"""The emulation itself: it computes as a device does, and refuses what a device would refuse or leave undefined."""
+"""Emulation of a device: the same results, and the same refusals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,9 @@ extern "C" __global__ void two_places(int n) {
   else
     __syncthreads();
 }
-extern "C" __global__ void lonely_lane(int n) { if (threadIdx.x < n) __ballot_sync(0xffffffffu, 1); }
+extern "C" __global__ void lonely_lane(int n) {
+  if (threadIdx.x < n) __ballot_sync(0xffffffffu, 1);
+}
 extern "C" __global__ void not_named(int n) { __shfl_sync(0x0000000fu, n, 0); }
 extern "C" __global__ void reads_before_it_is_written(u32* result) {
   __shared__ u32 value;
@@ -88,7 +90,10 @@ def test_what_diverges_is_reported(
 
 
 def test_a_missing_barrier_shows(kernel: Callable[[str], EmulatedKernel]) -> None:
-    """Every other block runs its threads from the last to the first, and finds shared memory filled with 0xA5."""
+    """Every other block runs its threads in reverse order.
+
+    Shared memory begins as 0xA5.
+    """
     result = DeviceArray(np.zeros(4, np.uint32))
     kernel("reads_before_it_is_written")((2,), (2,), (result,))
     assert result.values.tolist() == [7, 7, 7, 0xA5A5A5A5]
@@ -172,7 +177,10 @@ def test_nothing_crosses_between_host_and_device_unasked(
 def test_nothing_is_computed_by_cupys_own_kernels(
     use: Callable[[Any, DeviceArray], object],
 ) -> None:
-    """CUDA would load them when they are first launched, when the device may be full, and some ignore that."""
+    """Kernels are loaded at the start, not when they are first launched.
+
+    The device may then be full, and some libraries ignore that.
+    """
     with pytest.raises((TypeError, AttributeError)):
         use(EmulatedToolkit(Path()).xp, DeviceArray(np.arange(3)))
 

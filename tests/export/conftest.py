@@ -27,7 +27,7 @@ def _laser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spots(whole_spots: Path) -> Path:
-    """A copy of the spots file of a laser run without the properties of spots, as of an earlier version."""
+    """Return the spots file of a laser run without properties, as of an earlier version."""
     with h5py.File(whole_spots, "r+") as file:
         for name in ("I_prf", "sigma_prf", *(r.name for r in SPOT_COLUMNS if r.is_new)):
             if name in file["spots"]:
@@ -37,7 +37,7 @@ def spots(whole_spots: Path) -> Path:
 
 @pytest.fixture
 def whole_spots(_laser: Path, tmp_path: Path) -> Path:
-    """A copy of the spots file of a laser run, beside a copy of the run."""
+    """Return the spots file of a laser run without properties, as of an earlier version."""
     for path in _laser.parent.iterdir():
         shutil.copy(path, tmp_path)
     copy = tmp_path / _laser.name

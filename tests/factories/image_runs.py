@@ -1,4 +1,7 @@
-"""Runs of images as a beamline leaves them: MarCCD files written from the description of their header, and Lauecollect logs."""
+"""Runs of images as a beamline writes them: MarCCD files and Lauecollect logs.
+
+They are made from the descriptions of the formats.
+"""
 
 import struct
 from collections.abc import Sequence
@@ -9,15 +12,45 @@ from typing import Any
 import numpy as np
 
 OLD_HEADER = (
-    "date time", "file", "delay", "waiting-time[s]", "bunches-per-pulse", "nom.pulses", "nom.delay[s]", "act.delay[s]",
+    "date time",
+    "file",
+    "delay",
+    "waiting-time[s]",
+    "bunches-per-pulse",
+    "nom.pulses",
+    "nom.delay[s]",
+    "act.delay[s]",
     "sdev(act.delay)[s]",
-    "num(act.delay)", "x-ray[Vs]", "sdev(x-ray)[Vs]", "num(x-ray)", "laser", "sdev(laser)", "num(laser)", "delay[s]", "angle[deg]",
-    "laser_on", "repeat", "translation[mm]", "temperature[C]", "14IDB:DAC1_4.VAL", "comment",
-)  # fmt: skip
-NEW_HEADER = (
-    "date time", "started", "finished", "file", "delay[s]", "angle[deg]", "Laser_on", "Repeat", "x-ray[Vs]", "laser[J]", "NIH:TEMP.RBV",
+    "num(act.delay)",
+    "x-ray[Vs]",
+    "sdev(x-ray)[Vs]",
+    "num(x-ray)",
+    "laser",
+    "sdev(laser)",
+    "num(laser)",
+    "delay[s]",
+    "angle[deg]",
+    "laser_on",
+    "repeat",
+    "translation[mm]",
+    "temperature[C]",
+    "14IDB:DAC1_4.VAL",
     "comment",
-)  # fmt: skip
+)
+NEW_HEADER = (
+    "date time",
+    "started",
+    "finished",
+    "file",
+    "delay[s]",
+    "angle[deg]",
+    "Laser_on",
+    "Repeat",
+    "x-ray[Vs]",
+    "laser[J]",
+    "NIH:TEMP.RBV",
+    "comment",
+)
 
 
 def marccd(
@@ -55,10 +88,27 @@ def marccd(
             f"{data_order}{'H' if value < 65536 else 'I'}", content, 18 + 12 * i, value
         )
     numbers = {
-        1024: 2, 1052: 1234 if order == "<" else 4321, 1056: 1234 if data_order == "<" else 4321, 1060: 3072, 1072: 1003, 1104: n_fast,
-        1108: n_slow, 1112: frame.itemsize, 1116: n_fast * frame.itemsize, 1120: 8 * frame.itemsize, 1128: 65535, 1664: 100_000,
-        1668: 1_043_089, 1672: 998_250, 1676: 1345, 1680: 0, 1796: 79_092, 1800: 79_093, 1804: 10_000, 1932: 103_318,
-    }  # fmt: skip
+        1024: 2,
+        1052: 1234 if order == "<" else 4321,
+        1056: 1234 if data_order == "<" else 4321,
+        1060: 3072,
+        1072: 1003,
+        1104: n_fast,
+        1108: n_slow,
+        1112: frame.itemsize,
+        1116: n_fast * frame.itemsize,
+        1120: 8 * frame.itemsize,
+        1128: 65535,
+        1664: 100_000,
+        1668: 1_043_089,
+        1672: 998_250,
+        1676: 1345,
+        1680: 0,
+        1796: 79_092,
+        1800: 79_093,
+        1804: 10_000,
+        1932: 103_318,
+    }
     numbers.update({int(name.removeprefix("at")): value for name, value in header.items()})
     for begin, value in numbers.items():
         struct.pack_into(f"{order}i" if value < 2**31 else f"{order}I", content, begin, value)
@@ -125,17 +175,33 @@ def log_line(generation: str, name: str, angle: float, on: int, repeat: int) -> 
     """
     if generation == "old":
         values = {
-            "date time": "05-Oct-10 11:22:33.123", "file": name, "delay": "100ps" if on else "-", "bunches-per-pulse": "1",
-            "nom.delay[s]": "1e-10" if on else "nan", "x-ray[Vs]": "1.5e-9", "laser": "3e-05" if on else "1e-08", "delay[s]": "1e-10",
-            "angle[deg]": f"{angle:.3f}", "laser_on": str(on), "repeat": str(repeat), "14IDB:DAC1_4.VAL": "4.5",
-        }  # fmt: skip
+            "date time": "05-Oct-10 11:22:33.123",
+            "file": name,
+            "delay": "100ps" if on else "-",
+            "bunches-per-pulse": "1",
+            "nom.delay[s]": "1e-10" if on else "nan",
+            "x-ray[Vs]": "1.5e-9",
+            "laser": "3e-05" if on else "1e-08",
+            "delay[s]": "1e-10",
+            "angle[deg]": f"{angle:.3f}",
+            "laser_on": str(on),
+            "repeat": str(repeat),
+            "14IDB:DAC1_4.VAL": "4.5",
+        }
         return "\t".join(
             values.get(column, "-" if column != "comment" else "") for column in OLD_HEADER
         )
     values = {
-        "date time": "2021-03-05 12:11:10.500", "started": "2021-03-05 12:11:10.100", "finished": "2021-03-05 "
-                                                                                                  "12:11:11.000", "file": name,
-        "delay[s]": "1e-9" if on else "-", "angle[deg]": f"{angle:g}", "Laser_on": str(on), "Repeat": f"{repeat:02d}", "laser[J]": "0",
-        "x-ray[Vs]": "nan", "NIH:TEMP.RBV": "21.5",
-    }  # fmt: skip
+        "date time": "2021-03-05 12:11:10.500",
+        "started": "2021-03-05 12:11:10.100",
+        "finished": "2021-03-05 12:11:11.000",
+        "file": name,
+        "delay[s]": "1e-9" if on else "-",
+        "angle[deg]": f"{angle:g}",
+        "Laser_on": str(on),
+        "Repeat": f"{repeat:02d}",
+        "laser[J]": "0",
+        "x-ray[Vs]": "nan",
+        "NIH:TEMP.RBV": "21.5",
+    }
     return "\t".join(values.get(column, "") for column in NEW_HEADER)

@@ -1,4 +1,4 @@
-"""Writers of files in the layouts that users have, as their descriptions say; all hold the same laser run."""
+"""Writers of files in the layouts of beamlines. All hold the same laser run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,10 @@ def stored(parent: h5py.Group, name: str, frames: np.ndarray, **options: Any) ->
 
 
 def write_nxdata(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None) -> Path:
-    """NXdata with ``default`` and ``signal``; frames are with the detector, the signal is a link; angles are the axis."""
+    """Write NXdata with ``default`` and ``signal``.
+
+    Frames are in the detector, the signal is a link, angles are the axis.
+    """
     with h5py.File(path, "w") as file:
         file.attrs["default"] = "scan"
         entry = group(file, "scan", "NXentry", default="plot")
@@ -61,7 +64,10 @@ def write_nexus(
     edit: Edit | None = None,
     detector: dict[str, Any] | None = None,
 ) -> Path:
-    """What most beamlines write: /entry/data/data, /entry/instrument/detector, /entry/sample/rotation_angle; no ``default``."""
+    """Write /entry/data/data, /entry/instrument/detector and /entry/sample/rotation_angle.
+
+    Most beamlines do so, without ``default``.
+    """
     with h5py.File(path, "w") as file:
         entry = group(file, "entry", "NXentry")
         stored(
@@ -191,7 +197,10 @@ def write_bliss(
 
 
 def write_lima(path: Path, frames: np.ndarray | None = None, edit: Edit | None = None) -> Path:
-    """Lima's own file: entry_0000, the detector with its model, and the same dataset under measurement."""
+    """Write a file of Lima: entry_0000, the detector with its model, and measurement.
+
+    The same dataset is in both.
+    """
     with h5py.File(path, "w") as file:
         file.attrs["default"] = "/entry_0000/measurement"
         entry = group(file, "entry_0000", "NXentry")

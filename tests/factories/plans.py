@@ -32,16 +32,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "lzf strips": {"chunks": (1, 8, 45), "compression": "lzf"},
 }
 MODES = {
-    "none": Parameters(angles=0),
-    "pairs": Parameters(angles=0, sync="pairs", cutoff=2.0),
-    "kruskal": Parameters(angles=0, method="kruskal", sync="blocks", alpha=0.3),
-    "level": Parameters(angles=0, normalise="level", sync="blocks"),
-    "matched": Parameters(angles=0, finder="matched"),
-    "matched pairs": Parameters(angles=0, finder="matched", sync="pairs"),
-    "clip": Parameters(angles=0, method="clip", normalise="level"),
-    "clip matched pairs": Parameters(
-        angles=0, method="clip", finder="matched", normalise="level", sync="pairs"
-    ),
+    "none": Parameters.manual(angles=0),
+    "pairs": Parameters.manual(angles=0, sync="pairs", cutoff=2.0),
+    "kruskal": Parameters.manual(angles=0, method="kruskal", sync="blocks", alpha=0.3),
+    "level": Parameters.manual(angles=0, normalise="level", sync="blocks"),
+    "matched": Parameters.manual(angles=0, finder="matched"),
+    "matched pairs": Parameters.manual(angles=0, finder="matched", sync="pairs"),
+    "clip": Parameters.manual(angles=0, method="clip", normalise="level"),
+    "clip matched pairs": Parameters(angles=0, sync="pairs"),
 }
 COLUMNS = {"angle": np.arange(30) // 6 * 2.0, "laser_on": np.arange(30) % 2}
 

@@ -38,7 +38,7 @@ from helpers import Notes, assert_refused, command
 def test_masked_and_sentinel_pixels_are_in_no_mask(
     backend: Backend, sync: str, tmp_path: Path
 ) -> None:
-    """Bad pixels burn on every frame, and others are marked as being without a value on some frames."""
+    """Return frames with pixels that are bad on all frames, and others on some."""
     rng = np.random.default_rng(5)
     frames, bad = frames_of(), bad_pixels()
     frames[:, bad] = rng.integers(0, 60000, (N_FRAMES, int(bad.sum())))
@@ -52,7 +52,7 @@ def test_masked_and_sentinel_pixels_are_in_no_mask(
         edit=lambda f: f.create_dataset("laser", data=STATES),
     )
     options = Inputs(laser_path="laser")
-    parameters = Parameters(sync=sync, erosions=0, dilations=0, cutoff=1.0)
+    parameters = Parameters.manual(sync=sync, erosions=0, dilations=0, cutoff=1.0)
     with (
         open_run(path, options) as stack,
         find_in_memory(stack, parameters, Resources(backend), Output(), Notes()) as found,
@@ -87,7 +87,10 @@ def test_rejected_regions_are_in_no_mask(backend: Backend) -> None:
     frames = frames_of()
     regions = (region("rect:3,9,5,20"), region("disc:15,30,4.5"), region("border:2"))
     inputs = Inputs(reject=regions, columns={"angle": ANGLES})
-    parameters, rejected = Parameters(erosions=0, dilations=1, cutoff=1.0), in_any(regions, SHAPE)
+    parameters, rejected = (
+        Parameters.manual(erosions=0, dilations=1, cutoff=1.0),
+        in_any(regions, SHAPE),
+    )
     with (
         open_stack(frames, inputs, Notes(), 1) as stack,
         find_in_memory(stack, parameters, Resources(backend), Output(), Notes()) as found,
@@ -111,7 +114,9 @@ def test_saturated_pixels_stay_in_spots_and_are_counted(backend: Backend, tmp_pa
     ):
         with (
             open_run(path, options) as stack,
-            find_in_memory(stack, Parameters(), Resources(backend), Output(), Notes()) as found,
+            find_in_memory(
+                stack, Parameters.manual(), Resources(backend), Output(), Notes()
+            ) as found,
         ):
             spots = found.spots(4)
             assert found.mask(4)[x, y]
@@ -419,7 +424,7 @@ def test_frames_in_memory_take_the_same_options(tmp_path: Path) -> None:
     for wrong in wrongs:
         with pytest.raises(ParameterError, match="valid_range"):
             find_spots(frames_of(), valid_range=wrong)
-    with find_spots(frames_of(), Parameters(angles=0), reject="border:3") as found:
+    with find_spots(frames_of(), Parameters.manual(angles=0), reject="border:3") as found:
         assert found.info["masked_pixels"] == 960 - 18 * 34
 
 

@@ -51,7 +51,7 @@ def expected(oracle: Oracle) -> dict[str, str]:
     options |= _bounds(oracle, frames.dtype)
     if "valid_range" not in options and oracle.frames[0].endswith("cbf"):
         options["valid_range"] = (0, None)
-    parameters = Parameters(angles=0, sync="blocks" if "laser_on" in columns else "none")
+    parameters = Parameters.manual(angles=0, sync="blocks" if "laser_on" in columns else "none")
     options |= {"columns": columns, "backend": "cpu", "threads": 2}
     with find_spots(frames, parameters, **options) as results:
         return digest(results._file)

@@ -22,7 +22,7 @@ from gpu_spots.files.output.simulated_run import write_run as write_simulated
 from gpu_spots.simulate.run import Design, simulate_run
 from helpers import command, series
 
-FIND = ["--backend", "cpu", "--threads", "2", "--quiet", "-a", "0", "-o", "out.h5"]
+FIND = ["--manual", "--backend", "cpu", "--threads", "2", "--quiet", "-a", "0", "-o", "out.h5"]
 BLOCKS = ["-S", "blocks"]
 RAW_BYTES = 2000
 """A dataset with more bytes than this counts as raw data, any other as metadata."""

@@ -226,7 +226,9 @@ def test_a_dark_run_has_nothing_to_synchronise(
         InputError,
         match=f"sync='{sync}' needs a laser run, with frames of both laser states; {known}",
     ):
-        run(np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, sync=sync), backend, columns)
+        run(
+            np.zeros((8, 4, 4), np.uint16), Parameters.manual(angles=0, sync=sync), backend, columns
+        )
 
 
 def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -> None:
@@ -234,7 +236,7 @@ def test_frames_without_a_partner_are_counted_in_one_warning(backend: Backend) -
     columns = {"angle": np.repeat([1.0, 2.0], 4), "laser_on": np.array([0, 0, 1, 1, 0, 1, 0, 1])}
     found = run(
         np.zeros((8, 4, 4), np.uint16),
-        Parameters(angles=0, sync="pairs"),
+        Parameters.manual(angles=0, sync="pairs"),
         backend,
         columns,
         notes=notes,
@@ -264,7 +266,10 @@ def test_kruskal_needs_blocks_that_can_be_compared(
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(
-            np.zeros((8, 4, 4), np.uint16), Parameters(angles=0, method="kruskal"), backend, columns
+            np.zeros((8, 4, 4), np.uint16),
+            Parameters.manual(angles=0, method="kruskal"),
+            backend,
+            columns,
         )
 
 
@@ -272,7 +277,9 @@ def test_kruskal_with_two_blocks_warns_that_nothing_can_be_rejected(backend: Bac
     notes = Notes()
     frames = np.random.default_rng(1).poisson(100, (8, 4, 4)).astype(np.uint16)
     columns = {"angle": np.arange(8) // 4, "laser_on": np.arange(8) % 2}
-    found = run(frames, Parameters(angles=0, method="kruskal"), backend, columns, notes=notes)
+    found = run(
+        frames, Parameters.manual(angles=0, method="kruskal"), backend, columns, notes=notes
+    )
     assert (found["stats/n_used"] == 8).all()
     assert len(notes.warnings) == 1
     assert "found 2 blocks, method='kruskal' needs at least 3" in notes.warnings[0]

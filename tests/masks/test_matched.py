@@ -58,7 +58,10 @@ class Run:
 
 
 def run_of(case: Case) -> Run:
-    """Poisson frames on a sloping background, spots from faint to saturated, pixels and values that are missing."""
+    """Return Poisson frames on a sloping background, with spots and missing values.
+
+    Spots are from faint to saturated.
+    """
     rng = np.random.default_rng(case.seed)
     x, y = np.mgrid[: case.shape[0], : case.shape[1]]
     mean = case.background * (1 + 0.3 * np.sin(x / 9) + 0.2 * np.cos(y / 7))
@@ -185,7 +188,10 @@ def test_unusual_runs(backend: Backend, name: str) -> None:
 
 
 def test_ties_and_saturated_areas(backend: Backend) -> None:
-    """Plateaus of equal significance, two of which touch at a corner, and frames of zeros and of maxima."""
+    """Plateaus of equal significance, two with a common corner, and constant frames.
+
+    These are zeros or maxima.
+    """
     case = Case("uint16", shape=(40, 70), n=5, masked=0)
     run = run_of(case)
     run.frames[:] = 20
@@ -203,7 +209,10 @@ def test_ties_and_saturated_areas(backend: Backend) -> None:
 
 
 def test_islands(backend: Backend) -> None:
-    """Usable pixels in islands of one to nine, values without noise, and a background that is not finite."""
+    """Usable pixels are in islands of one to nine.
+
+    Some values have no noise, or a background that is not finite.
+    """
     case = Case("float64", shape=(40, 70), n=2, masked=0, background=3, spots=20)
     run = run_of(case)
     islands = np.zeros(case.shape, bool)
@@ -258,7 +267,7 @@ def test_any_small_run(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kernel", ALL_KERNELS[:3], ids=lambda kernel: kernel.name)
 def test_tables_are_exact(kernel: Kernel) -> None:
-    """Thresholds equal those of a recursion with 60 digits, on the host's and on any other machine."""
+    """Thresholds equal those of a recursion with 60 digits, on any machine."""
     table = kernel.sum_of_counts.table(5.5)
     for index in [*range(0, 60, 7), 100, 120, 144]:
         assert table[index] == reference.tabulated(kernel.name, 5.5, index)

@@ -1,4 +1,4 @@
-"""The matched finder on what ``-m clip`` learns: background, noise, gain and levels, against the reference."""
+"""The matched finder after ``-m clip``, compared with the reference."""
 
 from typing import Any
 
@@ -95,9 +95,7 @@ def test_equals_reference(
     learnt: list[Background],
 ) -> None:
     frames, validity = series(dtype, level, photons)
-    parameters = Parameters(
-        method="clip", finder="matched", sync=sync, normalise=normalise, angles=0
-    )
+    parameters = Parameters(sync=sync, normalise=normalise, angles=0)
     found = run(frames, parameters, backend, COLUMNS, validity)
     (background,) = learnt
     of = noise_of(background)
@@ -134,9 +132,12 @@ def test_equals_reference(
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])
 def test_exposures_make_no_false_spots_on_a_photon_counter(sync: str) -> None:
-    """Nor do hot and dead pixels; with the level of each frame the spots are found on all of them."""
+    """Hot and dead pixels change nothing.
+
+    With the level of each frame, spots are found on all frames.
+    """
     frames, validity = series("int32", 0.6, 40)
-    parameters = Parameters(method="clip", finder="matched", sync=sync, normalise="level", angles=0)
+    parameters = Parameters(sync=sync, angles=0)
     found = run(frames, parameters, CpuBackend(2), COLUMNS, validity)
     begin, end = found["frame2spotsBE"].T
     right, wrong = 0, 0

@@ -29,7 +29,10 @@ COLUMNS = {
 
 
 def series(dtype: str = "uint16", level: float = 60.0, height: float = 300.0) -> NDArray[Any]:
-    """Frames on a sloping background, each angle with its own spots, one of which is on the border."""
+    """Return frames on a sloping background.
+
+    Each angle has its own spots, one of them at the border.
+    """
     rng = np.random.default_rng(7)
     x, y = np.mgrid[: SHAPE[0], : SHAPE[1]]
     frames = []
@@ -50,7 +53,9 @@ def test_backends_agree(backend: Backend, sync: str, dtype: str) -> None:
     if dtype == "int32":
         frames[np.random.default_rng(1).random(frames.shape) < 0.01] = -1
         validity = Validity(None, 0, None)
-    parameters = Parameters(angles=0, finder="matched", sync=sync, streaks=dtype == "float32")
+    parameters = Parameters.manual(
+        angles=0, finder="matched", sync=sync, streaks=dtype == "float32"
+    )
     expected = run(frames, parameters, CpuBackend(1), COLUMNS, validity)
     assert len(expected["spots/I"]) > 40
     assert_same(run(frames, parameters, backend, COLUMNS, validity), expected)
@@ -61,7 +66,7 @@ def test_batches_and_threads_make_no_difference(sync: str) -> None:
     frames = series()
     order = np.random.default_rng(2).permutation(len(frames))  # blocks come in pieces
     columns = {name: values[order] for name, values in COLUMNS.items()}
-    parameters = Parameters(angles=0, finder="matched", sync=sync, normalise="level")
+    parameters = Parameters.manual(angles=0, finder="matched", sync=sync, normalise="level")
 
     def found(batch: int, threads: int) -> dict[str, NDArray[Any]]:
         with memory_file() as file:
@@ -77,9 +82,12 @@ def test_batches_and_threads_make_no_difference(sync: str) -> None:
 
 
 def test_tables_and_images_agree() -> None:
-    """Labels, masks, pixels and intensities tell of the same spots; touching spots have labels of their own."""
+    """Labels, masks, pixels and intensities agree.
+
+    Touching spots have different labels.
+    """
     frames = series(height=3000.0)
-    with find(frames, Parameters(angles=0, finder="matched"), backend="cpu") as results:
+    with find(frames, Parameters.manual(angles=0, finder="matched"), backend="cpu") as results:
         average, pixels = results.avg.astype(np.float64), results.pixel_list
         for frame in range(results.n_frames):
             labels, spots = results.labels(frame), results.spots(frame)
@@ -97,10 +105,10 @@ def test_tables_and_images_agree() -> None:
 def test_blocks_show_what_no_frame_does() -> None:
     """A spot of 4 standard deviations a frame is found in the sum of the frames of its angle."""
     frames = series(height=125.0)
-    alone = Parameters(angles=0, finder="matched")
+    alone = Parameters.manual(angles=0, finder="matched")
     with find(frames, alone, columns=COLUMNS, backend="cpu") as results:
         n_alone = results.n_spots
-    together = Parameters(angles=0, finder="matched", sync="blocks")
+    together = Parameters.manual(angles=0, finder="matched", sync="blocks")
     with find(frames, together, columns=COLUMNS, backend="cpu") as results:
         assert results.n_spots > 2 * n_alone
         assert results.n_spots > 70
@@ -113,7 +121,7 @@ def test_blocks_show_what_no_frame_does() -> None:
 def test_masks_of_groups_are_described() -> None:
     with memory_file() as file:
         stack = ArrayStack(series(), COLUMNS)
-        parameters = Parameters(angles=0, finder="matched", sync="pairs")
+        parameters = Parameters.manual(angles=0, finder="matched", sync="pairs")
         sink = SpotsWriter(file, "memory", stack.shape, {})
         find_spots(stack, parameters, Resources(CpuBackend(1)), sink, Notes())
         assert file["masks_raw"].shape[0] == file["masks_synced"].shape[0] == 12
@@ -125,7 +133,7 @@ def test_masks_of_groups_are_described() -> None:
 def test_frames_that_are_all_alike_have_no_spots(backend: Backend, value: int) -> None:
     frames = np.full((8, 20, 30), value, np.uint16)
     frames[3, 10, 10] += 1
-    found = run(frames, Parameters(angles=0, finder="matched"), backend)
+    found = run(frames, Parameters.manual(angles=0, finder="matched"), backend)
     assert found["frame2spotsBE"].tolist() == [[0, 0]] * 8
 
 
@@ -135,7 +143,7 @@ def test_a_static_spot_is_reported_not_found() -> None:
     spot = 4000 * np.exp(-((x - 60) ** 2 + (y - 70) ** 2) / 8)
     frames = rng.poisson(np.broadcast_to(100 + spot, (20, 128, 128))).astype(np.uint16)
     notes = Notes()
-    found = run(frames, Parameters(angles=0, finder="matched"), CpuBackend(2), notes=notes)
+    found = run(frames, Parameters.manual(angles=0, finder="matched"), CpuBackend(2), notes=notes)
     (warning,) = notes.warnings
     assert "1 spot" in warning
     places = found["spots/XY"]
@@ -154,8 +162,8 @@ def test_wrong_parameters_are_refused(name: str, value: Any) -> None:
 
 def test_the_threshold_finder_does_not_depend_on_the_options_of_the_other() -> None:
     frames = series()
-    expected = run(frames, Parameters(angles=0), CpuBackend(1))
-    other = Parameters(angles=0, significance=9.0, streaks=True)
+    expected = run(frames, Parameters.manual(angles=0), CpuBackend(1))
+    other = Parameters.manual(angles=0, significance=9.0, streaks=True)
     assert_same(run(frames, other, CpuBackend(1)), expected)
 
 
@@ -183,5 +191,5 @@ def test_edge_cases_have_no_spots(name: str) -> None:
     frames, validity = edge_cases()[name]
     if name == "a single photon":
         frames = frames.reshape(9, 20, 30) * (np.arange(9) == 4)[:, None, None]
-    parameters = Parameters(angles=0, finder="matched")
+    parameters = Parameters.manual(angles=0, finder="matched")
     assert not len(run(frames, parameters, CpuBackend(2), validity=validity)["spots/I"])

@@ -160,6 +160,22 @@ def traced() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same run in two layouts."""
+    frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
+    for i, frame in enumerate(frames):
+        for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame
+            x, y = (i * 37 + k * 91) % 370, (i * 53 + k * 151) % 500
+            frame[x : x + 8, y : y + 8] = 200
+    folder = tmp_path_factory.mktemp("stored")
+    packed = {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1}
+    return {
+        "contiguous": saved(folder / "contiguous.h5", frames),
+        "gzip": saved(folder / "gzip.h5", frames, **packed),
+    }
+
+
 @pytest.mark.parametrize(
     "mode", ["none", "pairs", "level", "matched", "matched pairs", "clip", "clip matched pairs"]
 )
@@ -167,18 +183,10 @@ def traced() -> Iterator[Callable[[], int]]:
     ("layout", "limit"),
     [("contiguous", None), ("gzip", None), ("gzip", 17_000_000), ("contiguous", 17_000_000)],
 )
-def test_the_memory_model_holds(mode: str, layout: str, limit: int | None, tmp_path: Path) -> None:
-    frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
-    for i, frame in enumerate(frames):
-        for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame
-            x, y = (i * 37 + k * 91) % 370, (i * 53 + k * 151) % 500
-            frame[x : x + 8, y : y + 8] = 200
-    options = (
-        {"chunks": (1, 384, 512), "compression": "gzip", "compression_opts": 1}
-        if layout == "gzip"
-        else {}
-    )
-    source, output = saved(tmp_path / "run.h5", frames, **options), tmp_path / "out.h5"
+def test_the_memory_model_holds(
+    mode: str, layout: str, limit: int | None, stored: dict[str, Path], tmp_path: Path
+) -> None:
+    source, output = stored[layout], tmp_path / "out.h5"
     # one thread: of several it is chance whether they need most at the same time
     if limit and "matched" in mode:
         limit += 16_000_000  # for its constants

@@ -159,7 +159,7 @@ def test_bands_and_batches_are_parts_of_the_stack(place: Place, how: str, tmp_pa
     frames, backend = frames_of(np.dtype("uint16"), (30, 37, 45), seed=4), CpuBackend(2)
     factors = 65536 + 1000 * np.arange(30)
     method = METHODS["clip" if how == "levelled" else "n_removed"].for_run(
-        Parameters(), {}, 30, "run"
+        Parameters.manual(), {}, 30, "run"
     )
     mean = FixedPointMean(2**32, np.full((37, 45), 20), np.zeros((37, 45), np.uint32))
     background = background_of(np.ones((37, 45), np.int32), frames.dtype, mean)
@@ -190,7 +190,7 @@ def test_memory_of_bands_is_used_again_until_their_walk_ends(tmp_path: Path) -> 
     """Threads outlive their walk, and would keep the memory through the rest of the run."""
     backend, places, bands = CpuBackend(1), set[int](), list[weakref.ref[np.ndarray]]()
     frames = frames_of(np.dtype("uint16"), (30, 36, 45), seed=4)
-    method = METHODS["n_removed"].for_run(Parameters(), {}, 30, "run")
+    method = METHODS["n_removed"].for_run(Parameters.manual(), {}, 30, "run")
     with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip strips"])) as stack:
         made = pipeline.plan_run(stack, MODES["none"], Resources(backend))
         made = replace(made, place=Place.FILE)

@@ -1,4 +1,4 @@
-"""The walls of the house: who may import whom, read from the code itself, and what an import loads."""
+"""Imports: which module may import which, and what an import loads."""
 
 import ast
 import re
@@ -21,7 +21,10 @@ FILES = {
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, as a path; ``from package import module`` counts as the module."""
+    """Yield every module that a file imports, as a path.
+
+    ``from package import module`` counts as the module.
+    """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.replace(".", "/") for alias in node.names)
@@ -196,7 +199,10 @@ def test_only_the_cuda_room_imports_cupy() -> None:
 
 
 def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
-    """By the choice of a backend and by the list of devices, inside functions; and it never enters the fallback."""
+    """Only the choice of a backend and the list of devices import it, inside functions.
+
+    It never imports the fallback.
+    """
     outside = {
         name: {m for m in ours(name) if m.startswith("gpu_spots/cuda")}
         for name in FILES
@@ -286,7 +292,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
 
 
 def test_no_test_imports_another_test() -> None:
-    """What several test modules need is in a folder or a file without tests, as `tests/factories`."""
+    """Code for several test modules is in a folder or a file without tests."""
     tests = ROOT / "tests"
     modules = {path.stem for path in tests.rglob("test_*.py")}
     importing = {

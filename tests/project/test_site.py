@@ -21,7 +21,7 @@ import gpu_spots as package
 from factories.image_runs import write_scan
 from gpu_spots import Parameters, find_spots
 from gpu_spots.cli import gpu_spots
-from gpu_spots.cli.find import find
+from gpu_spots.cli.find import lu_hdf2spots
 from gpu_spots.cli.run_options import PASSED
 from gpu_spots.columns import DATASETS
 from gpu_spots.files.output.simulated_run import write_run
@@ -98,7 +98,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             continue
         for line in code.splitlines():
             program, *arguments = shlex.split(line.removeprefix("!"))
-            command = {"gpu-spots": gpu_spots, "lu_hdf2spots": find}[program]
+            command = {"gpu-spots": gpu_spots, "lu_hdf2spots": lu_hdf2spots}[program]
             if arguments[0] == "simulate":
                 arguments += ["--size", "256", "--spots", "50"]
             ended = CliRunner().invoke(command, arguments)

@@ -205,7 +205,9 @@ def test_unsigned_gaps_have_the_largest_value(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a__mccd.h5") as file:
         assert file["frames"].attrs["valid_max"] == 2**32 - 2
         assert "valid_min" not in file["frames"].attrs
-    find_spots(tmp_path / "a__mccd.h5", Parameters(angles=0), output=tmp_path / "s.h5").close()
+    find_spots(
+        tmp_path / "a__mccd.h5", Parameters.manual(angles=0), output=tmp_path / "s.h5"
+    ).close()
     with h5py.File(tmp_path / "s.h5") as file:
         assert file["info"].attrs["valid_high"] == 2**32 - 2
         assert file["stats/max"][65, 20] == 0  # masked
@@ -366,7 +368,7 @@ def test_presets_are_read_by_the_finder(preset: str, tmp_path: Path) -> None:
         assert file["frames"].dtype == PRESETS[preset].get("dtype", "uint16")
         assert file["truth"].attrs["gain"] == PRESETS[preset].get("gain", 0.07)
     # a photon counter has no level to scale to, the difficult run drifts
-    parameters = Parameters(angles=0, normalise="level" if preset == "hard" else "none")
+    parameters = Parameters.manual(angles=0, normalise="level" if preset == "hard" else "none")
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always")
         spots = find_spots(path, parameters, output=tmp_path / "s.h5")

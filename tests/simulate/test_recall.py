@@ -49,7 +49,7 @@ def test_recall_is_that_of_today(run: str, setting: str, tmp_path: Path) -> None
     output = tmp_path / "s.h5"
     find_spots(
         np.stack(list(simulated.frames())),
-        Parameters(angles=0, **changes),
+        Parameters.manual(angles=0, **changes),
         valid_pixels=good,
         output=output,
     ).close()

@@ -96,7 +96,7 @@ def test_the_group_of_a_run(backend: Backend) -> None:
     frames = np.random.default_rng(3).poisson(50, (N, 20, 30)).astype(np.uint16)
     frames[2, 5:9, 5:9] += 500
     columns = {"angle": np.repeat([1.0, 2.0], 3), "laser_on": np.array([0, 1, 0, 1, 0, 1])}
-    found = run(frames, Parameters(angles=0, sync="pairs"), backend, columns)
+    found = run(frames, Parameters.manual(angles=0, sync="pairs"), backend, columns)
     assert found["per_frame/mask"].tolist() == [0, 0, 1, 2, 2, 3]
     assert found["per_frame/partner"].tolist() == [1, 0, -1, 4, 3, -1]
     ranges = found["frame2spotsBE"]

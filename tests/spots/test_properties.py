@@ -28,7 +28,7 @@ def run_with(spot: np.ndarray, backend: Backend, **options: Any) -> dict[str, np
     frames = np.full((12, *spot.shape), 100, np.uint16)
     frames[::2] += 1
     frames[4] += spot.astype(np.uint16)
-    found = run(frames, Parameters(angles=0, erosions=0, dilations=3, **options), backend)
+    found = run(frames, Parameters.manual(angles=0, erosions=0, dilations=3, **options), backend)
     (row,) = np.flatnonzero(found["spots/frame"] == 4)
     return {
         path.removeprefix("spots/"): values[row]
@@ -77,7 +77,7 @@ def test_flags_of_the_border_and_of_masked_pixels(backend: Backend) -> None:
     pixels[22, 22] = False
     found = run(
         frames,
-        Parameters(angles=0, erosions=0, dilations=0),
+        Parameters.manual(angles=0, erosions=0, dilations=0),
         backend,
         validity=Validity(pixels),
         saturation=1050,
@@ -107,7 +107,7 @@ def test_spots_that_touch_at_a_corner(backend: Backend) -> None:
     frames[3, 4:6, 4:6] = 800
     frames[3, 12:14, 12:14] = 700
     options: dict[str, Any] = {"angles": 0, "erosions": 0, "dilations": 0, "structure": (2, 1)}
-    found = run(frames, Parameters(**options), backend)
+    found = run(frames, Parameters.manual(**options), backend)
     assert found["spots/flags"][found["spots/frame"] == 3].tolist() == [16, 16, 0]
 
 

@@ -443,7 +443,7 @@ def run_of(folder: Path, seed: int, response: float) -> tuple[Any, Any]:
     )
     run = simulate_run(design)
     write_run(path, run, compression="none")
-    parameters = Parameters(sync="blocks", method="clip", finder="matched", normalise="level")
+    parameters = Parameters(sync="blocks")
     with find_spots(path, parameters, backend="cpu", keep=()) as results:
         return results.ratios(), run.truth.spots
 

@@ -351,7 +351,7 @@ class FrameReader:
                 there[...] = self._dataset[first:last, upper:lower, y : y + chunks.chunk[2]]
             elif there.shape == chunks.chunk and there.flags.c_contiguous:
                 self._decode(chunks, at, there)
-            else:  # it is cut off at the edge of the stack, or narrower than a frame, or holds frames or rows that are not asked for
+            else:  # cut off at an edge, narrower than a frame, or with frames or rows not asked for
                 whole = np.empty(chunks.chunk, self._dtype)
                 self._decode(chunks, at, whole)
                 there[...] = whole[

@@ -32,8 +32,8 @@ Located = Sequence[tuple[str, h5py.Dataset]]
 def find_columns(frames: FrameDatasets) -> LocatedColumns:
     """Return ``angle`` and ``laser_on`` as far as they are found.
 
-    `LocatedColumns.missing` gives the reason for a column that is not found. It is empty for layouts
-    that have columns in ``lauecollect`` only.
+    `LocatedColumns.missing` gives the reason for a column that is not found. It is empty for
+    layouts that have columns in ``lauecollect`` only.
     """
     columns: dict[str, Array] = {}
     origin: dict[str, str] = {}

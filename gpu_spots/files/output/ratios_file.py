@@ -201,7 +201,7 @@ def _delays(
 
 
 def _spot_rows(results: SpotsFile, intensity: str | None) -> tuple[SpotRows, str, list[str]]:
-    """Return the spots with their errors, the column of their intensities, and lines on what the file lacks."""
+    """Return spots with errors, the column of intensities, and notes on missing columns."""
     name, notes = results.name, []
     try:
         spots = results.spots()

@@ -13,12 +13,13 @@ from gpu_spots.files.hdf5.heaps import attributes
 from gpu_spots.files.hdf5.tree import FAILURES, datasets_below, member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.output.nexus import ENTRY
+from gpu_spots.parameters import has_effect
 
 RANGES = "frame2spotsBE"
 """Dataset that only spots files have."""
 METHOD = (
-    *("sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure", "normalise"),
-    *("finder", "significance", "streaks"),
+    *("finder", "sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure"),
+    *("significance", "streaks", "normalise"),
 )
 """Attributes of info that say how spots were looked for, besides the method."""
 DEPTH = 3
@@ -44,9 +45,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
     """Return a summary of a spots file, in types that JSON has. No masks are read.
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
-    ``median``, ``max``), ``method``, ``options``, ``backend``, ``device``, ``date``,
-    ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
-    is None.
+    ``median``, ``max``), ``method``, ``options`` (those that had an effect), ``backend``,
+    ``device``, ``date``, ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and
+    type). What the file does not say is None.
 
     Raises:
         InputError: the file is damaged.
@@ -86,7 +87,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
             "max": int(counts.max()),
         },
         "method": known.get("method"),
-        "options": {name: known[name] for name in METHOD if name in known},
+        "options": {
+            name: known[name] for name in METHOD if name in known and has_effect(name, known)
+        },
         "noise": {name: noise.get(name) for name in NOISE_ATTRIBUTES} if noise else None,
         "backend": known.get("backend"),
         "device": known.get("device"),

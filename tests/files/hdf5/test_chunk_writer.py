@@ -1,4 +1,4 @@
-"""Images that threads compress and HDF5 only stores: what h5py and h5dump read, and how large they are."""
+"""Images that threads compress: h5py and h5dump read them, and files are small."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Objects, attributes, texts and chunks of HDF5 files that are damaged: an error, never another result."""
+"""Damaged objects, attributes, texts and chunks of HDF5 files are errors."""
 
 import os
 import struct

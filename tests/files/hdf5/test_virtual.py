@@ -1,4 +1,7 @@
-"""Virtual datasets: read from their sources where these follow each other, else by HDF5; what is missing is named."""
+"""Virtual datasets, read from their sources or by HDF5.
+
+Missing sources are errors that name them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,10 @@ def write_mapped(
     mapping: Callable[[h5py.VirtualLayout, list[h5py.VirtualSource]], None],
     **options: object,
 ) -> Path:
-    """A virtual dataset, as ``mapping`` fills it from three files of 8, 8 and 4 frames, and one in the same file."""
+    """Write a virtual dataset, filled by ``mapping``.
+
+    Its sources are three files of 8, 8 and 4 frames, and a dataset of the same file.
+    """
     frames, sources = frames_of(), []
     for number, begin in enumerate(range(0, N_FRAMES, 8)):
         part = path.with_name(f"{path.stem}_{number}.h5")

@@ -1,4 +1,7 @@
-"""Virtual datasets and external files: HDF5 gives zeros for what is missing there; it is refused and named."""
+"""Missing parts of virtual datasets and external files, for which HDF5 gives zeros.
+
+They are errors that name the missing file.
+"""
 
 import os
 import shutil
@@ -83,7 +86,7 @@ def write_two(folder: Path, **options: Any) -> Path:
 
 
 def write_dls(folder: Path) -> Path:
-    """As Diamond writes: a virtual dataset over links in the same file, which lead to the data files."""
+    """Write a virtual dataset over links to the data files, as Diamond does."""
     write_dectris(folder / "run_master.h5", per_file=7)
     sources = [
         (
@@ -285,7 +288,7 @@ def test_shapes_that_fit_no_memory(shape: tuple[int, int, int], words: str, tmp_
 
 
 def test_many_sources_are_checked_quickly(tmp_path: Path) -> None:
-    """The check of 10 000 mappings, listing included, takes no more than six times as long as h5py takes to list them."""
+    """Checking 10 000 mappings takes at most six times as long as h5py takes to list them."""
     n = 10_000
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"] = np.ones((n, 2, 3), "u2")
@@ -364,7 +367,10 @@ def test_a_virtual_dataset_that_refers_to_itself(tmp_path: Path) -> None:
 
 
 def test_names_with_numbers(tmp_path: Path) -> None:
-    """HDF5 takes files as long as there is a next one; the run would be shorter where one is missing."""
+    """A missing file among numbered ones is an error.
+
+    For HDF5, the run would only be shorter.
+    """
     write_parts(tmp_path, 0, 5, 10, 15)
     target = space(WHOLE, (0, 0, 0), (UNLIMITED, 1, 1), (5, *SHAPE), (5, *SHAPE))
     path = write_mapped(tmp_path / "run.h5", (target, "part%b.h5", "x", everything(5)))
@@ -389,7 +395,10 @@ def test_a_percent_sign_in_a_name(tmp_path: Path) -> None:
 
 
 def test_sources_that_grow(tmp_path: Path) -> None:
-    """A mapping without limit has what the source has; a source that is behind the others leaves frames without values."""
+    """A mapping without limit has the frames of its source.
+
+    A source that is shorter than others leaves frames without values.
+    """
     begins = {
         name: space(WHOLE, (i, 0, 0), (UNLIMITED, 1, 1), (2, *SHAPE), (1, *SHAPE))
         for i, name in enumerate(("even", "odd"))
@@ -411,7 +420,10 @@ def test_sources_that_grow(tmp_path: Path) -> None:
 
 
 def test_where_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As HDF5 does: beside the file, in the working folder, beside the file that a symbolic link leads to."""
+    """Files are found beside the file, in the working folder, and beside a link's target.
+
+    HDF5 does the same.
+    """
     folders = [tmp_path / name for name in ("real", "named", "working")]
     for folder in folders:
         folder.mkdir()

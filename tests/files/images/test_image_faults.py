@@ -1,4 +1,4 @@
-"""Images that are cut off, damaged or absurd: each reader gives the right image or one line, quickly."""
+"""Damaged images: each reader gives the right image or one line, quickly."""
 
 import base64
 import bz2
@@ -42,7 +42,10 @@ FRAME = np.random.default_rng(5).poisson(300, (24, 33)).astype(np.uint16)
 
 
 def mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
-    """``n`` damaged versions of ``data``: cut off, with bytes changed, or with a stretch repeated or left out."""
+    """Yield ``n`` damaged versions of ``data``.
+
+    They are cut off, or have changed, repeated or missing bytes.
+    """
     rng = np.random.default_rng(seed)
     for i in range(n):
         changed = bytearray(data)
@@ -286,8 +289,16 @@ def by_hand(
 def tags_of(
     n_rows: int, n_columns: int, n_bytes: int, bits: int = 16, **others: tuple[int, list[int]]
 ) -> dict[int, tuple[int, list[int]]]:
-    tags = {256: (4, [n_columns]), 257: (4, [n_rows]), 258: (3, [bits]), 259: (3, [1]), 262: (3, [1]), 273: (4, [16]),
-            278: (4, [n_rows]), 279: (4, [n_bytes])}  # fmt: skip
+    tags = {
+        256: (4, [n_columns]),
+        257: (4, [n_rows]),
+        258: (3, [bits]),
+        259: (3, [1]),
+        262: (3, [1]),
+        273: (4, [16]),
+        278: (4, [n_rows]),
+        279: (4, [n_bytes]),
+    }
     return tags | {int(name.removeprefix("t")): value for name, value in others.items()}
 
 
@@ -315,8 +326,15 @@ def test_tiff_tiles_and_floating_point_predictor(tmp_path: Path) -> None:
         )
         offsets.append(16 + sum(map(len, parts)))
         parts.append(zlib.compress(np.diff(planes, axis=1, prepend=np.uint8(0)).tobytes()))
-    others = {"t259": (3, [8]), "t317": (3, [3]), "t322": (3, [16]), "t323": (3, [16]), "t324": (4, offsets),
-              "t325": (4, [len(part) for part in parts]), "t339": (3, [3])}  # fmt: skip
+    others = {
+        "t259": (3, [8]),
+        "t317": (3, [3]),
+        "t322": (3, [16]),
+        "t323": (3, [16]),
+        "t324": (4, offsets),
+        "t325": (4, [len(part) for part in parts]),
+        "t339": (3, [3]),
+    }
     tags = tags_of(20, 40, 0, 32, **others)
     del tags[273], tags[278], tags[279]
     found = read(tmp_path / "a.tif", by_hand(tags, b"".join(parts)))
@@ -333,55 +351,93 @@ def test_one_bit_per_pixel(tmp_path: Path) -> None:
 
 
 ABSURD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "TIFF, directory that follows itself": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=18), "directories form a "
-                                                                                                    "loop"),
-    "TIFF, directory beyond the end": (lambda: by_hand(tags_of(1, 1, 2), b"ab", following=999_999), "is a damaged TIFF "
-                                                                                                    "file"),
+    "TIFF, directory that follows itself": (
+        lambda: by_hand(tags_of(1, 1, 2), b"ab", following=18),
+        "directories form a loop",
+    ),
+    "TIFF, directory beyond the end": (
+        lambda: by_hand(tags_of(1, 1, 2), b"ab", following=999_999),
+        "is a damaged TIFF file",
+    ),
     "TIFF, huge": (lambda: by_hand(tags_of(2**31, 2**31, 2), b"ab"), "cannot be in"),
     "TIFF, huge and Deflate": (
-        lambda: by_hand(tags_of(60000, 2**15, 10**7, t259=(3, [8])), bytes(10**7)), "when it is decompressed, "
-                                                                                    "expected at "
-                                                                                    "most"),
+        lambda: by_hand(tags_of(60000, 2**15, 10**7, t259=(3, [8])), bytes(10**7)),
+        "when it is decompressed, expected at most",
+    ),
     "TIFF, overlapping strips": (
-        lambda: by_hand(tags_of(500_000, 2000, 0, t273=(4, [16] * 9), t279=(4, [9000] * 9), t278=(4, [60_000])), bytes(9000)),
-        "cannot be in"),
+        lambda: by_hand(
+            tags_of(500_000, 2000, 0, t273=(4, [16] * 9), t279=(4, [9000] * 9), t278=(4, [60_000])),
+            bytes(9000),
+        ),
+        "cannot be in",
+    ),
     "TIFF, no rows": (lambda: by_hand(tags_of(0, 5, 2), b"ab"), "0 x 5 pixels"),
-    "TIFF, tiles of no size": (lambda: by_hand(tags_of(5, 5, 2, t324=(4, [16])), b"ab"), "parts of 0 x 0 "
-                                                                                         "pixels"),
+    "TIFF, tiles of no size": (
+        lambda: by_hand(tags_of(5, 5, 2, t324=(4, [16])), b"ab"),
+        "parts of 0 x 0 pixels",
+    ),
     "TIFF, 12 bits": (lambda: by_hand(tags_of(5, 5, 40, 12), bytes(40)), "has 12 bits per pixel"),
-    "TIFF, strip beyond the end": (lambda: by_hand(tags_of(5, 5, 5000), bytes(50)), "is damaged or cut "
-                                                                                    "off"),
+    "TIFF, strip beyond the end": (
+        lambda: by_hand(tags_of(5, 5, 5000), bytes(50)),
+        "is damaged or cut off",
+    ),
     "TIFF, more in a strip than its rows": (
-        lambda: by_hand(tags_of(2, 2, 0, t259=(3, [8]), t279=(4, [len(zlib.compress(bytes(10**6)))])), zlib.compress(bytes(10**6))),
-        "it has more than the 8 bytes expected"),
+        lambda: by_hand(
+            tags_of(2, 2, 0, t259=(3, [8]), t279=(4, [len(zlib.compress(bytes(10**6)))])),
+            zlib.compress(bytes(10**6)),
+        ),
+        "it has more than the 8 bytes expected",
+    ),
     "NPY, thousands of parentheses": (lambda: npy_of("(" * 60_000), "is a damaged .npy file"),
-    "NPY, huge": (lambda: npy_of("{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, "
-                                 "99999999999), }"), "is damaged or cut"),
-    "NPY, objects": (lambda: npy_of("{'descr': '|O8', 'fortran_order': False, 'shape': (1, 1), }", bytes(8)), "expected "
-                                                                                                              "numbers"),
+    "NPY, huge": (
+        lambda: npy_of(
+            "{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, 99999999999), }"
+        ),
+        "is damaged or cut",
+    ),
+    "NPY, objects": (
+        lambda: npy_of("{'descr': '|O8', 'fortran_order': False, 'shape': (1, 1), }", bytes(8)),
+        "expected numbers",
+    ),
     "NPY, code": (lambda: npy_of("__import__('os').abort()"), "is a damaged .npy file"),
     "CBF, size of the data": (lambda: cbf_of("X-Binary-Size: 99999999999999"), "is cut off"),
-    "CBF, dimensions": (lambda: cbf_of("X-Binary-Size-Fastest-Dimension: 99999999999"), "do not "
-                                                                                        "fit"),
-    "CBF, negative": (lambda: cbf_of("X-Binary-Size-Second-Dimension: -3"), "X-Binary-Size-Second-Dimension is '-3'"),
+    "CBF, dimensions": (
+        lambda: cbf_of("X-Binary-Size-Fastest-Dimension: 99999999999"),
+        "do not fit",
+    ),
+    "CBF, negative": (
+        lambda: cbf_of("X-Binary-Size-Second-Dimension: -3"),
+        "X-Binary-Size-Second-Dimension is '-3'",
+    ),
     "CBF, digits": (lambda: cbf_of("X-Binary-Size: " + "9" * 9000), "expected a number above 0"),
     "CBF, no data": (lambda: b"###CBF: VERSION 1.5\r\n" * 10, "no pixels in the first"),
-    "CBF, another compression": (lambda: cbf_of('     conversions="x-CBF_PACKED"'), "is compressed by "
-                                                                                    "'x-CBF_PACKED'"),
+    "CBF, another compression": (
+        lambda: cbf_of('     conversions="x-CBF_PACKED"'),
+        "is compressed by 'x-CBF_PACKED'",
+    ),
     "CBF, last code is cut off": (lambda: cbf_data(bytes(5) + b"\x80"), "do not decode to"),
     "CBF, one pixel too many": (lambda: cbf_data(bytes(7)), "do not decode to"),
     "EDF, no end": (lambda: b"{\nDim_1 = 5 ;\n" + b"x = 1 ;\n" * 200_000, "its header has no end"),
     "EDF, digits": (lambda: edf_of("9" * 5000), "is a damaged EDF file"),
     "EDF, huge": (lambda: edf_of("999999999"), "is cut off"),
-    "EDF, another file": (lambda: edf_of("5", "EDF_BinaryFileName = /etc/passwd ;\n"), "has its pixels in another "
-                                                                                       "file"),
-    "MarCCD in a bomb": (lambda: gzip.compress(marccd(FRAME) + bytes(2**25)), "decompresses to more "
-                                                                              "than"),
-    "CBF in a bomb": (lambda: gzip.compress(cbf_of("") + bytes(2**25)), "decompresses to more than"),
-    "gzip in gzip": (lambda: gzip.compress(gzip.compress(bytes(2**25))), "cannot be read as an "
-                                                                         "image"),
+    "EDF, another file": (
+        lambda: edf_of("5", "EDF_BinaryFileName = /etc/passwd ;\n"),
+        "has its pixels in another file",
+    ),
+    "MarCCD in a bomb": (
+        lambda: gzip.compress(marccd(FRAME) + bytes(2**25)),
+        "decompresses to more than",
+    ),
+    "CBF in a bomb": (
+        lambda: gzip.compress(cbf_of("") + bytes(2**25)),
+        "decompresses to more than",
+    ),
+    "gzip in gzip": (
+        lambda: gzip.compress(gzip.compress(bytes(2**25))),
+        "cannot be read as an image",
+    ),
     "JPEG 2000": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), "is a JPEG 2000 image"),
-}  # fmt: skip
+}
 
 
 def npy_of(header: str, data: bytes = b"") -> bytes:
@@ -390,9 +446,14 @@ def npy_of(header: str, data: bytes = b"") -> bytes:
 
 def cbf_of(line: str) -> bytes:
     """A CBF image of 2 x 3 pixels in which one line of the header is another."""
-    lines = ["--CIF-BINARY-FORMAT-SECTION--", "Content-Type: application/octet-stream;", '     '
-                                                                                         'conversions="x-CBF_BYTE_OFFSET"',
-             "X-Binary-Size: 6", "X-Binary-Size-Fastest-Dimension: 3", "X-Binary-Size-Second-Dimension: 2"]  # fmt: skip
+    lines = [
+        "--CIF-BINARY-FORMAT-SECTION--",
+        "Content-Type: application/octet-stream;",
+        '     conversions="x-CBF_BYTE_OFFSET"',
+        "X-Binary-Size: 6",
+        "X-Binary-Size-Fastest-Dimension: 3",
+        "X-Binary-Size-Second-Dimension: 2",
+    ]
     key = line.split(":")[0].split("=")[0]
     lines = [line if old.split(":")[0].split("=")[0] == key else old for old in lines]
     return (
@@ -434,8 +495,13 @@ def test_absurd_headers_are_refused_quickly_and_without_memory(
 
 
 def test_the_absurd_files_are_whole_without_what_is_absurd(tmp_path: Path) -> None:
-    for content in (by_hand(tags_of(1, 1, 2), b"ab"), cbf_of(""), cbf_data(bytes(6)), edf_of("5"),
-                    npy_of("{'descr': '<u2', 'fortran_order': False, 'shape': (1, 1), }", b"ab")):  # fmt: skip
+    for content in (
+        by_hand(tags_of(1, 1, 2), b"ab"),
+        cbf_of(""),
+        cbf_data(bytes(6)),
+        edf_of("5"),
+        npy_of("{'descr': '<u2', 'fortran_order': False, 'shape': (1, 1), }", b"ab"),
+    ):
         assert isinstance(read(tmp_path / "a", content), Image)
 
 
@@ -551,8 +617,14 @@ def test_patterns_of_many_fields_end_quickly() -> None:
         assert len(str(refused.value)) < 500
 
 
-@given(st.lists(st.sampled_from(["{a}", "{b}", "{angle}", "{laser}", "{repeat}", "*", "_", "1", ".", "o"]), max_size=6, unique=True),
-       st.text("a1.-+on_", max_size=9))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(["{a}", "{b}", "{angle}", "{laser}", "{repeat}", "*", "_", "1", ".", "o"]),
+        max_size=6,
+        unique=True,
+    ),
+    st.text("a1.-+on_", max_size=9),
+)
 def test_patterns_match_as_the_regular_expressions_do(parts: list[str], name: str) -> None:
     if not any("{" in part for part in parts):
         return

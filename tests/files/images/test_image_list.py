@@ -295,10 +295,12 @@ def test_a_table_that_names_no_images_alone_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "whose"),
-    [({"name_pattern": "{angle}.tif"}, "name_pattern gives angle"), ({"angle_step": 1.0}, "angle_step gives "
-                                                                                          "angle"),
-     ({"laser": ("off",)}, "laser gives laser_on")],
-)  # fmt: skip
+    [
+        ({"name_pattern": "{angle}.tif"}, "name_pattern gives angle"),
+        ({"angle_step": 1.0}, "angle_step gives angle"),
+        ({"laser": ("off",)}, "laser gives laser_on"),
+    ],
+)
 def test_what_is_known_twice_is_refused(
     options: dict[str, Any], whose: str, tmp_path: Path
 ) -> None:

@@ -156,11 +156,14 @@ def test_real_marccd_files(name: str) -> None:
 # ------------------------------------------------------------------------------------ other formats
 
 
-@pytest.mark.parametrize(("kind", "ending", "dtypes"), [
-    (EdfImage, "edf", ["u1", "u2", "u4", "i2", "i4", "f4", "f8"]),
-    (TifImage, "tif", ["u1", "u2", "u4", "i2", "i4", "f4"]),
-    (CbfImage, "cbf", ["i4"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "ending", "dtypes"),
+    [
+        (EdfImage, "edf", ["u1", "u2", "u4", "i2", "i4", "f4", "f8"]),
+        (TifImage, "tif", ["u1", "u2", "u4", "i2", "i4", "f4"]),
+        (CbfImage, "cbf", ["i4"]),
+    ],
+)
 def test_what_fabio_writes_is_read(
     kind: type, ending: str, dtypes: list[str], tmp_path: Path
 ) -> None:
@@ -206,21 +209,34 @@ def test_marccd_is_known_by_its_content(
 
 
 def test_the_header_of_a_pilatus_cbf(tmp_path: Path) -> None:
-    lines = ["# Detector: PILATUS 300K", "# 2021-03-05T12:11:10.500", "# Pixel_size 172e-6 m x "
-                                                                      "172e-6 m", "# Exposure_time 0.0970000 "
-                                                                                  "s",
-             "# Count_cutoff 1048500 counts", "# Wavelength 0.9184 A", "# Detector_distance 0.16500 "
-                                                                       "m",
-             "# Beam_xy (252.50, 97.00) pixels", "# Phi 12.5000 deg."]  # fmt: skip
+    lines = [
+        "# Detector: PILATUS 300K",
+        "# 2021-03-05T12:11:10.500",
+        "# Pixel_size 172e-6 m x 172e-6 m",
+        "# Exposure_time 0.0970000 s",
+        "# Count_cutoff 1048500 counts",
+        "# Wavelength 0.9184 A",
+        "# Detector_distance 0.16500 m",
+        "# Beam_xy (252.50, 97.00) pixels",
+        "# Phi 12.5000 deg.",
+    ]
     header = {
         "_array_data.header_convention": "PILATUS_1.2",
         "_array_data.header_contents": "\r\n".join(lines),
     }
     CbfImage(data=FRAME.astype("i4"), header=header).write(str(tmp_path / "a.cbf"))
     assert read_image(tmp_path / "a.cbf").header == {
-        "acquired": "2021-03-05T12:11:10.500", "pixel_size_x": 0.172, "pixel_size_y": 0.172, "exposure_time": 0.097, "saturation": 1048500,
-        "wavelength": 0.9184, "distance": 165, "beam_x": 252.5, "beam_y": 97, "start_phi": 12.5,
-    }  # fmt: skip
+        "acquired": "2021-03-05T12:11:10.500",
+        "pixel_size_x": 0.172,
+        "pixel_size_y": 0.172,
+        "exposure_time": 0.097,
+        "saturation": 1048500,
+        "wavelength": 0.9184,
+        "distance": 165,
+        "beam_x": 252.5,
+        "beam_y": 97,
+        "start_phi": 12.5,
+    }
 
 
 @pytest.mark.parametrize("rows", [(0, 20), (0, 1), (7, 13), (19, 20), (5, 5)])

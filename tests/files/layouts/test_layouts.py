@@ -1,4 +1,4 @@
-"""Every layout that users have gives the spots that the same frames give as an array; or is refused by name."""
+"""Every layout gives the spots of the same frames as an array, or a clear error."""
 
 import re
 import resource
@@ -52,7 +52,7 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     path = tmp_path_factory.mktemp("direct") / "run__spots.h5"
     find_spots(
         frames_of(),
-        Parameters(sync="pairs"),
+        Parameters.manual(sync="pairs"),
         columns={"angle": ANGLES, "laser_on": STATES},
         output=path,
     ).close()

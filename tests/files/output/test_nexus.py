@@ -39,9 +39,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     gpu_spots("convert", scan.log, "-o", found["converted"])
     run = found["run"] = laser_run(folder)
     gpu_spots("find", run, "-o", found["spots"])
-    gpu_spots("find", run, "-o", found["pairs"], "-S", "pairs")
-    gpu_spots("find", run, "-o", found["matched"], "-S", "pairs", "--finder", "matched")
-    gpu_spots("find", run, "-o", found["few"], "--keep", "raw", "--normalise", "level")
+    gpu_spots("find", run, "-o", found["pairs"], "-S", "pairs", "--manual")
+    gpu_spots("find", run, "-o", found["matched"], "-S", "pairs")
+    gpu_spots("find", run, "-o", found["few"], "--manual", "--keep", "raw", "--normalise", "level")
     gpu_spots("find", scan.log, "-o", found["of_images"])
     return found
 
@@ -54,7 +54,10 @@ def gpu_spots(*arguments: object) -> Any:
 
 
 def default_view(file: h5py.File) -> h5py.Group:
-    """The NXdata group that a viewer shows first: ``default`` from the root to the entry, and on."""
+    """Return the NXdata group that a viewer shows first.
+
+    It follows ``default`` from the root.
+    """
     assert file.attrs["NX_class"] == "NXroot"
     entry = file[file.attrs["default"]]
     assert entry.attrs["NX_class"] == "NXentry"
