@@ -1,8 +1,8 @@
 """Process that does the commands of a batch, one after the other.
 
-``python -m gpu_spots.cli.runner`` starts it. It reads requests from stdin and writes replies to stdout, one line of JSON each. Each request has a
-log file, which gets everything that the commands print. It ends when stdin is closed: a command
-that runs then ends as by SIGTERM.
+``python -m gpu_spots.cli.runner`` starts it. It reads requests from stdin and writes replies to
+stdout, one line of JSON each. Each request has a log file, which gets everything that the commands
+print. It ends when stdin is closed: a command that runs then ends as by SIGTERM.
 
 The process stays for many runs, so libraries, devices and compiled kernels are loaded once.
 """

@@ -33,7 +33,7 @@ BAD = {
 
 
 def make_beamtime(folder: Path) -> Path:
-    """Write dark and laser runs; one is corrupt, one has no angles, one is too large for a worker."""
+    """Write dark and laser runs; one is corrupt, one has no angles, one is too large."""
     for name in ("day1", "day2"):
         (folder / name).mkdir(parents=True)
     no_laser = replaced(lauecollect_laser_on=None)

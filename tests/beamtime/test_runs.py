@@ -107,7 +107,8 @@ def test_a_list_gives_options_for_each_run(tmp_path: Path) -> None:
     (tmp_path / "runs.yaml").write_text(
         "runs:\n"
         "- a.h5\n"
-        "- run: b.h5\n  name: day1/b\n  options: {structure: [2, 1], reject: ['border:4', 'disc:1,2,3']}\n"
+        "- run: b.h5\n  name: day1/b\n"
+        "  options: {structure: [2, 1], reject: ['border:4', 'disc:1,2,3']}\n"
     )
     first, second = read_list(tmp_path / "runs.yaml", words_of)
     assert first == Run("a", (str(tmp_path / "a.h5"),))
