@@ -19,9 +19,11 @@ import gpu_spots
 from gpu_spots import Parameters
 from gpu_spots.beamtime.claim import _owner, claimed
 from gpu_spots.beamtime.cluster import connected_client
+from gpu_spots.beamtime.page import SHOWN
 from gpu_spots.beamtime.record import Records
+from gpu_spots.beamtime.tables import COLUMNS
 from gpu_spots.errors import GpuSpotsError
-from helpers import Ended, assert_equal_results, command, replaced, series, started, write_run
+from helpers import ROOT, Ended, assert_equal_results, command, replaced, series, started, write_run
 
 LASER = ("-S", "blocks")
 GOOD = ("day1/dark_1", "day1/dark_2", "day1/laser_1", "day2/laser_2")
@@ -130,6 +132,13 @@ def test_tables_have_a_row_for_each_run(beamtime: Beamtime) -> None:
     assert page.count("data:image/png;base64,") == len(GOOD)
     assert 'href="day1/laser_1__spots.h5"' in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_columns_are_documented() -> None:
+    page = (ROOT / "docs/beamtime.md").read_text()
+    table = page.partition("The columns of `runs.csv` are:")[2].partition("\n## ")[0]
+    assert [name for name in COLUMNS if f"`{name}`" not in table] == []
+    assert set(SHOWN) <= set(COLUMNS)
 
 
 def test_runs_that_are_done_need_no_cluster(beamtime: Beamtime) -> None:
