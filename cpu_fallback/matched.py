@@ -202,8 +202,8 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     Columns of the margin hold anything but are not used.
     """
     n = len(plain)
-    beside, around = _room("zingers", n), _room("zingers 2", n)
-    third = _room("zingers 3", n)
+    beside, around = _buffer("zingers", n), _buffer("zingers 2", n)
+    third = _buffer("zingers 3", n)
     # along a row: of the two beside, and of all three
     np.maximum(plain[: n - 2], plain[2:], out=beside[1 : n - 1])
     np.maximum(beside[1 : n - 1], plain[1 : n - 1], out=around[1 : n - 1])
@@ -219,7 +219,7 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     return largest
 
 
-def _room(name: str, n: int) -> NDArray[np.int16]:
+def _buffer(name: str, n: int) -> NDArray[np.int16]:
     """Return the array of this thread for ``n`` values. It is kept for the next call."""
     room: NDArray[np.int16] | None = getattr(_own, name, None)
     if room is None or len(room) < n:
@@ -276,7 +276,7 @@ class _Smoother:
         n = (rows + 2 * self.reach) * width
         names = ("clipped", "fine", "middle", "a", "b", "c")
         self._clipped, self._fine, self._middle, self._a, self._b, self._c = (
-            _room(name, n) for name in names
+            _buffer(name, n) for name in names
         )
 
     def __call__(self, values: NDArray[np.int16], rows: int) -> Iterator[NDArray[np.int16]]:

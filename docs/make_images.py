@@ -3,7 +3,7 @@
 Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default
 in ``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of
 ``gpu-spots find`` except where the manual's method is shown. Its plots are made by the code of the
-tutorial. Needs the extra ``docs``.
+tutorial, and those of the page of ratios by its code. Needs the extra ``docs``.
 """
 
 import os
@@ -113,14 +113,15 @@ def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
     yield "finder", finder(theme)
-    yield from tutorial_plots()
+    yield from plots_of("tutorial.md")
+    yield from plots_of("ratios.md")
 
 
-def tutorial_plots() -> Iterator[tuple[str, Figure]]:
-    """Run the Python blocks of the tutorial, and yield each figure that one of them saves."""
-    page = (DOCS / "tutorial.md").read_text()
+def plots_of(name: str) -> Iterator[tuple[str, Figure]]:
+    """Run the Python blocks of a page, and yield each figure that one of them saves."""
+    page = (DOCS / name).read_text()
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for code in re.findall(r"(?<!-->\n)^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         with open(os.devnull, "w") as nowhere:
             names["print"] = lambda *words, file=nowhere: print(*words, file=file)
             exec(code, names)

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError, given
 from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
-from gpu_spots.files.output.ratios_file import write_ratios
+from gpu_spots.files.output.laueutil_ratios import output_names, write_laueutil
+from gpu_spots.files.output.merged_file import merged_of, write_merged
+from gpu_spots.files.output.new_file import check_output
+from gpu_spots.files.output.ratios_file import ratios_of, write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.inputs import Inputs, parse_regions
 from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
@@ -26,6 +30,7 @@ from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 from gpu_spots.spots.ratios import RatioResult
+from gpu_spots.spots.ratios.merging import MergeResult
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -212,6 +217,10 @@ def ratios(
     scale: str = "none",
     intensity: str | None = None,
     keep_saturated: bool = False,
+    hkl: str | Path | None = None,
+    geometry: Geometry | None = None,
+    cell: UnitCell | None = None,
+    laueutil: str | Path | None = None,
     force: bool = False,
 ) -> RatioResult:
     """Return the on/off ratios of a spots file, as ``gpu-spots ratios`` does.
@@ -222,28 +231,96 @@ def ratios(
         scale: ``"none"`` or ``"pairs"``; see `SpotsFile.ratios`.
         intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
         keep_saturated: Whether pairs with saturated spots are used.
+        hkl: Table with the Miller indices of spots; see docs/ratios.md.
+        geometry: Detector and wavelengths, for sin(theta)/wavelength and the photo-Wilson fit.
+        cell: Unit cell, for sin(theta)/wavelength of reflections with Miller indices.
+        laueutil: Name, without ending, of the files of LaueUtil's lu_indexing2ratios to write.
+            None: none. They need ``hkl``.
         force: Whether an existing ``output`` is overwritten.
 
     Returns:
         Ratios, pairs, null tests and verdict.
 
     Raises:
-        GpuSpotsError: The spots file, a parameter or the output cannot be used.
+        GpuSpotsError: The spots file, a table, a parameter or the output cannot be used.
 
     Examples:
         >>> found = ratios("laser__spots.h5", "laser__ratios.h5")
         >>> print(found.verdict.partition(":")[0], "with", sorted(found.null))
         response seen with ['off_off', 'on_off', 'on_on', 'pairs']
     """
+    if laueutil is not None and hkl is None:
+        raise ParameterError("laueutil", f"needs Miller indices; give them with {given('hkl')}")
+    sources = [Path(spots), *([] if hkl is None else [Path(hkl)])]
+    if output is not None:
+        check_output(Path(output), sources, force)
+        if laueutil is not None and Path(output) in output_names(Path(laueutil)):
+            raise OutputError(f"{output}: two outputs have the same name; choose another")
     with open_spots(spots) as results:
-        found = results.ratios(scale=scale, intensity=intensity, keep_saturated=keep_saturated)
+        found = ratios_of(
+            results,
+            scale=scale,
+            intensity=intensity,
+            keep_saturated=keep_saturated,
+            hkl=None if hkl is None else Path(hkl),
+            geometry=geometry,
+            cell=cell,
+        )
+        if laueutil is not None:
+            places = results.spots()["XY"]
+            left_out = write_laueutil(
+                found, places, Path(laueutil), sources, geometry=geometry, force=force
+            )
+            found.notes.extend(left_out)
     if output is not None:
         options = {
             "scale": scale,
             "intensity": found.figures["intensity"],
             "keep_saturated": keep_saturated,
+            **({} if hkl is None else {"hkl": str(hkl)}),
+            **({} if geometry is None else asdict(geometry)),
+            **({} if cell is None else {"cell": astuple(cell)}),
         }
-        write_ratios(found, Path(output), Path(spots), options, force=force)
+        write_ratios(found, Path(output), sources, options, force=force)
+    return found
+
+
+def merge_ratios(
+    files: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    by: str | None = None,
+    force: bool = False,
+) -> MergeResult:
+    """Return the merged on/off ratios of several runs, as ``gpu-spots merge`` does.
+
+    Args:
+        files: At least two ratios files, of different runs.
+        output: File to write. None: nothing is written.
+        by: ``"hkl"``: reflections with the same Miller indices and delay, at all angles.
+            ``"position"``: those of the same angle, delay and place, within 3 pixels. None:
+            ``"hkl"`` if all files have it, else ``"position"``.
+        force: Whether an existing ``output`` is overwritten.
+
+    Returns:
+        Weighted means with errors, the ratios in them, and a comparison of each two runs.
+
+    Raises:
+        GpuSpotsError: A file is no ratios file, is of the same run as another, the runs have no
+            reflection in common, or the output cannot be written.
+
+    Examples:
+        >>> merge_ratios(["laser__ratios.h5"])
+        Traceback (most recent call last):
+        ...
+        gpu_spots.errors.ParameterError: files: found 1, expected at least two ratios files
+    """
+    paths = [Path(file) for file in files]
+    if output is not None:
+        check_output(Path(output), paths, force)
+    found = merged_of(paths, by)
+    if output is not None:
+        write_merged(found, Path(output), paths, force=force)
     return found
 
 

@@ -18,7 +18,7 @@ from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import SAMPLE_FRAMES, Calibration, Thresholds, significance_maps
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Span, Stopwatch, at_last
+from gpu_spots.memory.workers import Span, Stopwatch, with_retry
 from gpu_spots.model import Array, Background, Components, Frames, Masks, SpotTable
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
@@ -45,7 +45,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
         maps = significance_maps(of, streaks=parameters.streaks, workers=threads)
-        self._maps = at_last(lambda: self.backend.prepare_significance(maps), self.backend.release)
+        self._maps = with_retry(
+            lambda: self.backend.prepare_significance(maps), self.backend.release
+        )
 
     def frame_by_frame(self) -> SpotTable:
         """Find the spots of every frame and measure them, while it is at hand."""
@@ -62,7 +64,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             found = replace(masks.spots, held=None)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
-        for begin, end, (intensity, measured) in self._walk(
+        for begin, end, (intensity, measured) in self._in_batches(
             "masks and spots", n_frames, "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
@@ -86,8 +88,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
             return self._fetch(kinds, found), found
 
-        walk = self._walk("masks", groups.n_masks, "masks", one_batch)
-        return self._measured_on_frames(groups, joined([found for *_, found in walk]))
+        batches = self._in_batches("masks", groups.n_masks, "masks", one_batch)
+        return self._measured_on_frames(groups, joined([found for *_, found in batches]))
 
     def _seeds(self, groups: Groups) -> Any:
         """Return a function of a size of groups: their seed levels, as the backend has them."""
@@ -96,7 +98,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         @cache
         def of_size(size: int) -> Any:
             levels = self._thresholds.levels(size, calibration)
-            return at_last(lambda: self.backend.prepare_seeds(levels), self.backend.release)
+            return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
         # one after the other: threads would each make them
         for size in np.unique(np.bincount(groups.mask_of_frame)):

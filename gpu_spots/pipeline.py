@@ -17,7 +17,7 @@ from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
-from gpu_spots.first_pass import learn
+from gpu_spots.first_pass import compute_background
 from gpu_spots.masks import grouping
 from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
@@ -28,7 +28,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
-from gpu_spots.spots.frames import frame_columns
+from gpu_spots.spots.frames import delay_warning, frame_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,8 @@ def find_spots(
     method = method_of(stack, parameters)
     for warning in method.warnings(n_frames, stack.source):
         observer.warn(warning)
+    if message := delay_warning(stack.columns, n_frames, stack.source):
+        observer.warn(message)
     if groups.n_unpaired:
         observer.warn(
             f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
@@ -149,7 +151,7 @@ def find_spots(
                     method = method.at_levels(relative)
             elif message := source.sampler.drift_warning():
                 observer.warn(message)
-            background = learn(source, method, parameters.cutoff, observer)
+            background = compute_background(source, method, parameters.cutoff, observer)
             n_sampled = method.n_sampled(n_frames)
             places = static_spots.static_places(background, n_sampled)
             background = replace(background, static=places, n_sampled=n_sampled)
@@ -170,7 +172,7 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = (
+            second = (
                 MatchedPass(source, background, method, parameters, sink, observer, watch)
                 if parameters.finder == "matched"
                 else SecondPass(source, background, parameters, sink, observer, watch)
@@ -181,9 +183,11 @@ def find_spots(
             )
             clipped = background.flagged is not None
             del background  # most of it is not needed any more
-            table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+            table = (
+                second.frame_by_frame() if parameters.sync == "none" else second.in_groups(groups)
+            )
     if message := static_spots.cover_warning(
-        walk.table.covered,
+        second.table.covered,
         n_good,
         sparse=sparse,
         clipped=clipped,

@@ -13,7 +13,7 @@ from gpu_spots.backend import Prepared
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Stopwatch, at_last, in_halves, in_order
+from gpu_spots.memory.workers import Stopwatch, in_halves, in_order, with_retry
 from gpu_spots.model import (
     Background,
     Components,
@@ -102,7 +102,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
             background = replace(background, validity=marked)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
-        self.prepared = at_last(
+        self.prepared = with_retry(
             lambda: self.backend.prepare(background, morphology, source.saturation),
             self.backend.release,
         )
@@ -127,7 +127,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             found = replace(found, held=None)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
 
-        for begin, end, (intensity, measured) in self._walk(
+        for begin, end, (intensity, measured) in self._in_batches(
             "masks and spots", self.source.shape[0], "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
@@ -155,7 +155,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 on_device, found, groups.mask_of_frame[begin:end], begin, end, with_values=True
             )
 
-        for begin, end, (intensity, measured) in self._walk(
+        for begin, end, (intensity, measured) in self._in_batches(
             "spots", self.source.shape[0], "frames", one_batch
         ):
             mask_of_frame = groups.mask_of_frame[begin:end]
@@ -181,7 +181,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
-        for begin, end, masks in self._walk("masks", self.source.shape[0], "frames", one_batch):
+        for begin, end, masks in self._in_batches(
+            "masks", self.source.shape[0], "frames", one_batch
+        ):
             mask_of_frame = groups.mask_of_frame[begin:end]
             self._unite(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
@@ -190,11 +192,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         return (
             synced
             if invalid is None
-            else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
+            else with_retry(lambda: self.backend.without(synced, invalid), self.backend.release)
         )
 
     def _empty_masks(self, groups: Groups) -> Masks:
-        return at_last(
+        return with_retry(
             lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release
         )
 
@@ -219,10 +221,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             return self._fetch({"synced": synced[begin:end]}, found), found
 
         return joined(
-            [found for *_, found in self._walk("labels", len(synced), "masks", one_batch)]
+            [found for *_, found in self._in_batches("labels", len(synced), "masks", one_batch)]
         )
 
-    def _walk(
+    def _in_batches(
         self,
         stage: str,
         total: int,

@@ -30,13 +30,13 @@ def run(
     """All datasets of a run, and its background."""
     seen: list[Background] = []
 
-    def learn(*args: Any) -> Background:
-        seen.append(first_pass.learn(*args))
+    def compute_background(*args: Any) -> Background:
+        seen.append(first_pass.compute_background(*args))
         return seen[0]
 
     columns = {"angle": ANGLES, "laser_on": LASER}
     with memory_file() as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "learn", learn)
+        patch.setattr(pipeline, "compute_background", compute_background)
         stack = ArrayStack(frames, columns, validity)
         writer = SpotsWriter(file, "memory", stack.shape, {})
         pipeline.find_spots(stack, parameters, Resources(backend), writer, Notes())

@@ -335,5 +335,5 @@ def _grown(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     spot = xp.empty(final.n, np.int32)
     launch("gather_owners", final.n, np.int32(final.n), final.position, owner, spot)
-    with toolkit.lend_all((final.position, spot)) as (positions, spots):
+    with toolkit.host_copies((final.position, spot)) as (positions, spots):
         return positions.astype(np.int64), spots.astype(np.int64)

@@ -543,9 +543,9 @@ class _Planner:
         return 600 * self.n_frames * (self.n_pixels // 10_000 + 1)
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
-        walks = 1 if self.work.n_masks is None else 2
+        passes = 1 if self.work.n_masks is None else 2
         # the levels are taken from a few rows, which are decoded once more just for that
-        decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
+        decodings = 1 if place != Place.FILE else passes + 1 + (not self.stack.is_decoded)
         return Plan(
             place=place,
             threads=self.threads,

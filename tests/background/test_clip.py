@@ -106,7 +106,7 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
 @pytest.mark.parametrize("percent", [1, 25, 60])
 @pytest.mark.parametrize("blocks", [False, True])
 def test_spots_on_many_frames(backend: Backend, dtype: str, percent: int, blocks: bool) -> None:
-    """Up to half of the values of a pixel are left out, and some are the largest of their type."""
+    """Up to half of the values of a pixel are excluded; some are the largest of their type."""
     frames = frames_of(dtype, 60, 20, 10)
     for x in range(SHAPE[0]):
         frames[3 * x : 6 * x + 3, x, 5:] = 100

@@ -29,7 +29,7 @@ FIRST_OF_NEW = 80
 
 
 class Figures(NamedTuple):
-    """Of a kernel."""
+    """Resources of a kernel."""
 
     registers: int
     spilled: int
@@ -132,7 +132,7 @@ MORE: dict[str, ResourceFigures] = {
 def compiled(
     file: str, defines: Mapping[str, int | str], architecture: int, folder: Path
 ) -> dict[str, Figures]:
-    """What the compiler says of each kernel of a file."""
+    """Return the compiler's report on each kernel of a file."""
     assert NVCC is not None
     source = folder / f"{file}.cu"
     source.write_text(source_of(file, **defines))
@@ -173,7 +173,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_kernels_take_no_more_than_they_did(
     case: str, architecture: int, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    """What has been compiled in an earlier session, and has not changed, is not compiled again."""
+    """Kernels that have not changed since an earlier session are not compiled again."""
     file, defines, limits = (LIMITS | MORE)[case]
     assert pytestconfig.cache is not None
     text = "\0".join([source_of(file, **defines), *OPTIONS, str(architecture), str(NVCC)])
@@ -198,7 +198,7 @@ def test_kernels_take_no_more_than_they_did(
 
 
 def test_three_blocks_of_long_runs_fit() -> None:
-    """Of 128 threads with 168 registers, in the 65536 of a multiprocessor."""
+    """Three blocks of 128 threads with 168 registers fit the 65536 of a multiprocessor."""
     for n_frames in (1025, 2048):
         macros = trimmed(n_frames, 16)
         assert macros["PIXELS"] * macros["SHARERS"] == 128

@@ -191,12 +191,12 @@ FAULTS = {
 
 @cache
 def on_cpu(dtype: str) -> list[np.ndarray]:
-    """Every result of the CPU backend."""
+    """Return every result of the CPU backend."""
     return list(arrays(CpuBackend(1), dtype))
 
 
 def first_difference(folder: Path, fault: Fault | None, dtype: str) -> str | None:
-    """What the emulated backend does otherwise than the CPU; None: nothing."""
+    """Return the first difference between the emulated backend and the CPU; None: none."""
     emulated = GpuBackend(EmulatedToolkit(folder, None if fault is None else fault.edit), 1)
     try:
         pairs = zip(arrays(emulated, dtype), on_cpu(dtype), strict=True)

@@ -97,6 +97,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     }
 
 
+def test_ratios_are_computed_from_arrays() -> None:
+    """Neither files nor other formulas: only errors, bits of flags, and each other."""
+    package = "gpu_spots/spots/ratios/"
+    names = [name for name in FILES if name.startswith(package)]
+    assert len(names) > 8
+    for name in names:
+        others = {module for module in ours(name) if not module.startswith(package)}
+        assert others <= {"gpu_spots/columns", "gpu_spots/errors"}, name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,7 +143,8 @@ def test_only_cli_imports_click_and_rich() -> None:
 def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
         "gpu_spots/background/methods",
-        "gpu_spots/spots/ratios",
+        "gpu_spots/spots/ratios/null_tests",
+        "gpu_spots/spots/ratios/pairing",
     }
 
 
@@ -175,11 +186,16 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_no_room_asks_which_stack_it_is() -> None:
-    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    """Only what opens frames names its kind of stack, and convert, which needs image headers."""
     rooms = {
         "ArrayStack": {"frames", "opening"},
         "FileStack": {"frames"},
-        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+        "ImageStack": {
+            "images/image_stack",
+            "opening",
+            "output/converted",
+            "output/frames_of_spots",
+        },
     }
     for stack, allowed in rooms.items():
         users = {
@@ -251,7 +267,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
 
 def test_exports_import_files_and_columns_and_no_computation() -> None:
     """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
-    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed = {"columns", "errors", "geometry", "model", "packages", "protocols"}
     allowed |= {"masks/grouping", "memory/workers"}
     for name in FILES:
         if name.startswith("gpu_spots/export/"):
@@ -366,5 +382,12 @@ def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
         both = [name for name in ours if name in theirs]
         assert both == [name for name in theirs if name in ours], twin
         file_of |= dict.fromkeys(both, twin)
-    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    only_in_backends = {
+        "free_bytes",
+        "allocate",
+        "staging",
+        "upload",
+        "release",
+        "allocate_background",
+    }
     assert {*CONTRACT} - {*file_of} == only_in_backends

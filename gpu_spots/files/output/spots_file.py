@@ -87,7 +87,7 @@ class SpotsFile:
 
     @property
     def max(self) -> Array:
-        """Maximum over all frames, (n_X, n_Y), type of the frames, counts."""
+        """Maximum over all frames, (n_X, n_Y), the frames' type, counts."""
         return self._read("stats/max")
 
     @property
@@ -99,7 +99,8 @@ class SpotsFile:
     def threshold(self) -> Array:
         """Smallest value of a pixel in the raw mask, (n_X, n_Y), counts.
 
-        The type depends on the type of the frames; see docs/file-format.md.
+        The type is int32, int64 or float64, which depends on the type of the frames; see
+        docs/file-format.md.
         """
         return self._read("stats/threshold")
 
@@ -395,7 +396,8 @@ class SpotsFile:
         item = self._file.get(path)
         if not isinstance(item, kind):
             raise InputError(
-                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}"
+                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}; "
+                "give the output of gpu-spots find"
             )
         return item
 
