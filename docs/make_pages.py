@@ -221,7 +221,19 @@ OPTION_TABLES = {
     **{heading: find_table(names) for heading, names in OURS.items()},
     **{
         name: command_table(name)
-        for name in ("convert", "info", "export", "ratios", "merge", "simulate", "score", "devices")
+        for name in (
+            "convert",
+            "info",
+            "export",
+            "ratios",
+            "merge",
+            "report",
+            "view",
+            "tune",
+            "simulate",
+            "score",
+            "devices",
+        )
     },
     **{name: batch_table(name) for name in ("batch", "watch")},
 }

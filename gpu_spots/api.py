@@ -1,4 +1,4 @@
-"""Python interface: find_spots for files, images and arrays; convert for images; ratios; batch."""
+"""Python interface: find_spots for files, images and arrays; convert; ratios; report; batch."""
 
 import sys
 import warnings
@@ -322,6 +322,42 @@ def merge_ratios(
     if output is not None:
         write_merged(found, Path(output), paths, force=force)
     return found
+
+
+def report(
+    spots: str | Path,
+    output: str | Path | None = None,
+    *,
+    frames_from: str | Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Write a page about a run, and its numbers as JSON, as ``gpu-spots report`` does.
+
+    Args:
+        spots: Spots file.
+        output: Page to write; the numbers get the same name with the ending ``.json``. None: a
+            name made from that of the spots file, in its folder.
+        frames_from: HDF5 file with the frames of the run. None: the one that the spots file names.
+            Without frames, the page has no pictures of them.
+        force: Whether existing outputs are overwritten.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        GpuSpotsError: The spots file or ``frames_from`` cannot be read, an output exists or cannot
+            be written, or Jinja2 is not installed.
+
+    Examples:
+        >>> print(report("laser__spots.h5"))
+        laser__report.html
+    """
+    from gpu_spots.reporting.write import default_output, write_report  # only reports need it
+
+    path = default_output(Path(spots)) if output is None else Path(output)
+    frames = None if frames_from is None else Path(frames_from)
+    write_report(Path(spots), path, frames, force=force)
+    return path
 
 
 class _Notes:

@@ -7,7 +7,7 @@ which no single frame shows. The rule is `docs/decisions/matched-finder.md`.
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
 from gpu_spots.masks.grouping import Groups, frames_alone
-from gpu_spots.masks.matched import SAMPLE_FRAMES, Calibration, Thresholds, significance_maps
+from gpu_spots.masks.matched import (
+    SAMPLE_FRAMES,
+    SignificanceMaps,
+    Thresholds,
+    significance_maps,
+)
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, with_retry
@@ -45,9 +50,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
         maps = significance_maps(of, streaks=parameters.streaks, workers=threads)
-        self._maps = with_retry(
-            lambda: self.backend.prepare_significance(maps), self.backend.release
-        )
+        self._significance = GroupSignificance(source, self.prepared, maps)
 
     def frame_by_frame(self) -> SpotTable:
         """Find the spots of every frame and measure them, while it is at hand."""
@@ -58,7 +61,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self.backend.matched_masks(
-                self._significance(on_device, begin, end), self._maps, [seeds(1)] * (end - begin)
+                self._significance.of_frames(on_device, begin, end),
+                self._significance.maps,
+                [seeds(1)] * (end - begin),
             )
             sums = self._measure(on_device, masks.spots, np.arange(end - begin), begin, end)
             found = replace(masks.spots, held=None)
@@ -80,8 +85,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             masks = self.backend.matched_masks(
-                self._of_groups(groups, begin, end),
-                self._maps,
+                self._significance.of_groups(groups, begin, end),
+                self._significance.maps,
                 [seeds(int(size)) for size in sizes[begin:end]],
             )
             found = replace(masks.spots, held=None)
@@ -93,7 +98,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
 
     def _seeds(self, groups: Groups) -> Any:
         """Return a function of a size of groups: their seed levels, as the backend has them."""
-        calibration = self._calibrated(groups)
+        calibration = self._thresholds.calibrate(*self._significance.sample(groups))
 
         @cache
         def of_size(size: int) -> Any:
@@ -105,8 +110,36 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_size(int(size))
         return of_size
 
-    def _calibrated(self, groups: Groups) -> Calibration:
-        """Measure the maps of some groups of the most frequent size; of equals the smallest."""
+
+class GroupSignificance(Generic[Frames, Masks, Prepared]):
+    """Significance of the frames and groups of a source."""
+
+    def __init__(
+        self,
+        source: Source[Frames, Masks, Prepared],
+        prepared: Prepared,
+        maps: SignificanceMaps,
+    ) -> None:
+        """Put the constants where the backend computes.
+
+        Args:
+            source: Frames.
+            prepared: Background, as the backend prepared it.
+            maps: Constants of the significance.
+        """
+        self._source, self._prepared = source, prepared
+        self._backend = source.backend
+        self.maps = with_retry(
+            lambda: self._backend.prepare_significance(maps), self._backend.release
+        )
+        """The constants, as the backend has them."""
+
+    def sample(self, groups: Groups) -> tuple[Iterator[Array], int]:
+        """Return what `Thresholds.calibrate` measures.
+
+        The smoothed maps of some groups of the most frequent size (ties: the smallest), and this
+        size.
+        """
         sizes = np.bincount(groups.mask_of_frame)
         size = int(np.argmax(np.bincount(sizes)))
         alike = np.flatnonzero(sizes == size)
@@ -114,33 +147,30 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
 
         def maps() -> Iterator[Array]:
             for group in alike[np.unique(places.astype(np.int64))]:
-                yield self.backend.smoothed_maps(
-                    self._of_groups(groups, group, group + 1), self._maps
-                )[0]
+                found = self.of_groups(groups, group, group + 1)
+                yield self._backend.smoothed_maps(found, self.maps)[0]
 
-        return self._thresholds.calibrate(maps(), size)
+        return maps(), size
 
-    def _of_groups(self, groups: Groups, begin: int, end: int) -> Any:
+    def of_groups(self, groups: Groups, begin: int, end: int) -> Any:
         """Return the significance of the groups from ``begin`` to ``end``."""
         inside = (groups.mask_of_frame >= begin) & (groups.mask_of_frame < end)
         frames = np.flatnonzero(inside)
         which = groups.mask_of_frame[frames] - begin
-        sums = self.backend.empty_sums(self._maps, end - begin, self.shape)
-        for first, last in _stretches(frames, self.source.plan.batch_frames):
+        sums = self._backend.empty_sums(self.maps, end - begin, self._source.shape[1:])
+        for first, last in _stretches(frames, self._source.plan.batch_frames):
             a, b = int(frames[first]), int(frames[last - 1]) + 1
-            on_device = self.source.batch(a, b)
-            self.backend.add_significance(
-                sums, self._significance(on_device, a, b), which[first:last]
-            )
-        return self.backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
+            on_device = self._source.batch(a, b)
+            self._backend.add_significance(sums, self.of_frames(on_device, a, b), which[first:last])
+        return self._backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
 
-    def _significance(self, on_device: Frames, begin: int, end: int) -> Any:
-        """Return the significance of some frames, at the level of each."""
-        levels = self.source.background_levels
+    def of_frames(self, on_device: Frames, begin: int, end: int) -> Any:
+        """Return the significance of each of some frames, at the level of each."""
+        levels = self._source.background_levels
         if levels is not None:
-            return self.backend.significance(on_device, self._maps, levels[begin:end])
-        frames = self.source.at_level(on_device, begin, end, self.prepared)
-        return self.backend.significance(frames, self._maps, None)
+            return self._backend.significance(on_device, self.maps, levels[begin:end])
+        frames = self._source.at_level(on_device, begin, end, self._prepared)
+        return self._backend.significance(frames, self.maps, None)
 
 
 def _stretches(frames: NDArray[np.int64], longest: int) -> Iterator[Span]:

@@ -111,55 +111,11 @@ def find_spots(
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
-    method = method_of(stack, parameters)
-    for warning in method.warnings(n_frames, stack.source):
-        observer.warn(warning)
-    if message := delay_warning(stack.columns, n_frames, stack.source):
-        observer.warn(message)
-    if groups.n_unpaired:
-        observer.warn(
-            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
-            "keep a mask of their own"
-        )
-
     watch = Stopwatch()
     with ExitStack() as opened:
-
-        def read(allowed: Resources) -> Source[Any, Any, Any] | None:
-            backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
-            try:
-                return opened.enter_context(
-                    open_source(stack, backend, plan, method, allowed.open_spool, observer)
-                )
-            except OutOfDeviceMemory as error:
-                if plan.place != Place.DEVICE:
-                    raise
-                observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
-            # only here, because the error kept the frames that were read
-            backend.release()
-            return None
-
-        with watch.stage("read"):
-            source = read(resources) or read(
-                replace(resources, limits=replace(resources.limits, may_stay=False))
-            )
-            assert source is not None
-        with watch.stage("background"):
-            if parameters.normalise == "level":
-                source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
-                if (relative := source.relative_levels) is not None:
-                    method = method.at_levels(relative)
-            elif message := source.sampler.drift_warning():
-                observer.warn(message)
-            background = compute_background(source, method, parameters.cutoff, observer)
-            n_sampled = method.n_sampled(n_frames)
-            places = static_spots.static_places(background, n_sampled)
-            background = replace(background, static=places, n_sampled=n_sampled)
-            for message in static_spots.background_warnings(background, n_frames):
-                observer.warn(message)
-            outcome = method.outcome(background)
-            if outcome and outcome.warning:
-                observer.warn(outcome.warning)
+        source, method, background, outcome = learn_background(
+            stack, parameters, resources, observer, watch, opened
+        )
         with watch.stage("write"):
             sink.write_levels(source.sampler.levels, source.factors)
             noise = background.noise_model
@@ -197,6 +153,81 @@ def find_spots(
     with watch.stage("write"):
         sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
     return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
+
+
+def learn_background(
+    stack: Stack,
+    parameters: Parameters,
+    resources: Resources,
+    observer: Observer,
+    watch: Stopwatch,
+    opened: ExitStack,
+) -> tuple[Source[Any, Any, Any], Method, Background, Outcome | None]:
+    """Calculate the background of a stack: the first pass over its frames.
+
+    Args:
+        stack: frames and metadata of the run.
+        parameters: options of the method.
+        resources: backend, limits and scratch files.
+        observer: receiver of progress and warnings.
+        watch: takes the time of each stage.
+        opened: until it is closed, the frames stay where the plan keeps them.
+
+    Returns:
+        The frames for the second pass, the background method, the background, and what the method
+        did.
+
+    Raises:
+        InputError: see `find_spots`.
+    """
+    n_frames = stack.shape[0]
+    groups, method = groups_of(stack, parameters), method_of(stack, parameters)
+    for warning in method.warnings(n_frames, stack.source):
+        observer.warn(warning)
+    if message := delay_warning(stack.columns, n_frames, stack.source):
+        observer.warn(message)
+    if groups.n_unpaired:
+        observer.warn(
+            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
+            "keep a mask of their own"
+        )
+
+    def read(allowed: Resources) -> Source[Any, Any, Any] | None:
+        backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
+        try:
+            return opened.enter_context(
+                open_source(stack, backend, plan, method, allowed.open_spool, observer)
+            )
+        except OutOfDeviceMemory as error:
+            if plan.place != Place.DEVICE:
+                raise
+            observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
+        # only here, because the error kept the frames that were read
+        backend.release()
+        return None
+
+    with watch.stage("read"):
+        source = read(resources) or read(
+            replace(resources, limits=replace(resources.limits, may_stay=False))
+        )
+        assert source is not None
+    with watch.stage("background"):
+        if parameters.normalise == "level":
+            source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
+            if (relative := source.relative_levels) is not None:
+                method = method.at_levels(relative)
+        elif message := source.sampler.drift_warning():
+            observer.warn(message)
+        background = compute_background(source, method, parameters.cutoff, observer)
+        n_sampled = method.n_sampled(n_frames)
+        places = static_spots.static_places(background, n_sampled)
+        background = replace(background, static=places, n_sampled=n_sampled)
+        for message in static_spots.background_warnings(background, n_frames):
+            observer.warn(message)
+        outcome = method.outcome(background)
+        if outcome and outcome.warning:
+            observer.warn(outcome.warning)
+    return source, method, background, outcome
 
 
 def _maps(background: Background) -> Iterator[tuple[str, Array]]:

@@ -56,6 +56,18 @@ class _Encoded:
     labels: list[Any]
 
 
+def background_of_masks(
+    source: Source[Frames, Masks, Prepared], background: Background
+) -> Background:
+    """Return the background with the validity of the frames that masks are made from."""
+    if source.background_levels is None:
+        return background
+    # masks are those of levelled frames, whose invalid values are marked
+    pixels = background.validity.pixels
+    marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
+    return replace(background, validity=marked)
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece(Generic[Result]):
     """Consecutive images of a batch that are encoded together."""
@@ -96,11 +108,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.connectivity = parameters.connectivity
         self.mean = background.mean
         self.backend = source.backend
-        if source.background_levels is not None:
-            # masks are those of levelled frames, whose invalid values are marked
-            pixels = background.validity.pixels
-            marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
-            background = replace(background, validity=marked)
+        background = background_of_masks(source, background)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = with_retry(
             lambda: self.backend.prepare(background, morphology, source.saturation),

@@ -16,9 +16,9 @@ def opened(picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
-def frame(shape: tuple[int, int] = (37, 51), dtype: Any = np.uint16) -> np.ndarray:
+def frame(shape: tuple[int, int] = (19, 27), dtype: Any = np.uint16) -> np.ndarray:
     found = np.random.default_rng(5).poisson(200, shape)
-    found[4:8, 30:33] += 3000
+    found[4:8, 20:23] += 3000
     return found.astype(dtype)
 
 
@@ -29,7 +29,7 @@ def test_another_program_reads_the_picture(palette: str, small: bool) -> None:
     levels = pictures.grey_levels(frame(), Contrast(150, 300))
     levels[0, :3] = 0, N_LEVELS - 1, INVALID
     found = opened(pictures.png(levels, palette, small=small))
-    assert found.shape == (37, 51, 3)
+    assert found.shape == (19, 27, 3)
     colour = {int(level): tuple(found[levels == level][0]) for level in np.unique(levels)}
     for level, expected in colour.items():
         assert (found[levels == level] == expected).all()
@@ -95,7 +95,7 @@ def test_binning_is_that_of_plain_loops(how: str, factor: int, dtype: Any, maske
     if valid is not None:
         valid[:6, :6] = False
     found, found_valid = pictures.binned(image, factor, how, valid)
-    assert found.shape == (-(-37 // factor), -(-51 // factor))
+    assert found.shape == (-(-19 // factor), -(-27 // factor))
     assert found.dtype == (dtype if how == "max" else np.float32)
     for row in range(found.shape[0]):
         for column in range(found.shape[1]):

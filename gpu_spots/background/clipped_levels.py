@@ -123,7 +123,7 @@ class ClippedLevelSampler(LevelSampler):
         if level > 0:
             self.levels = levels * level
             self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
-            total = math.fsum(memoryview(np.maximum(variance, mean * quantum)[known]))
+            total = math.fsum(np.maximum(variance, mean * quantum)[known].data)
             self._expected = math.sqrt(total) / (level * n_known)
 
     def drift_warning(self) -> str | None:

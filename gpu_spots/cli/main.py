@@ -12,8 +12,11 @@ from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.cli.info import info
 from gpu_spots.cli.merge import merge
 from gpu_spots.cli.ratios import ratios
+from gpu_spots.cli.report import report
 from gpu_spots.cli.score import score
 from gpu_spots.cli.simulate import simulate
+from gpu_spots.cli.tune import tune
+from gpu_spots.cli.view import view
 from gpu_spots.cli.watch import watch
 
 __all__ = ["gpu_spots", "lu_hdf2spots"]
@@ -33,6 +36,9 @@ gpu_spots.add_command(convert)
 gpu_spots.add_command(export)
 gpu_spots.add_command(ratios)
 gpu_spots.add_command(merge)
+gpu_spots.add_command(report)
+gpu_spots.add_command(view)
+gpu_spots.add_command(tune)
 gpu_spots.add_command(batch)
 gpu_spots.add_command(watch)
 gpu_spots.add_command(simulate)

@@ -12,7 +12,7 @@ from gpu_spots.cli.find import find, take_request
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.parameters import Parameters, has_effect
 
-NOT_IN_A_BATCH = ("output", "force", "quiet", "debug", "version", "help", "dry_run")
+NOT_IN_A_BATCH = ("output", "report", "force", "quiet", "debug", "version", "help", "dry_run")
 """Options of find that each run of a batch gets from the batch."""
 WITHOUT_EFFECT = (
     *("backend", "threads", "device", "device_memory_limit", "memory_limit", "scratch", "batch"),
@@ -122,7 +122,7 @@ def parsed(words: Iterable[str]) -> Iterator[tuple[Any, Any, Parameters, dict[st
     with context.scope():
         options = dict(context.params)
         sources = options.pop("sources")
-        for name in ("output", "force", "dry_run"):
+        for name in ("output", "report", "force", "dry_run"):
             if options[name]:
                 opt = next(o.opts[-1] for o in find.params if o.name == name)
                 raise InputError(f"{opt}: cannot be used for single runs of a batch")

@@ -54,7 +54,8 @@ def left(job: Job) -> list[str]:
 
 
 def test_a_run_is_processed_once(job: Job, runners: Runners, tmp_path: Path) -> None:
-    job = replace(job, processing=replace(job.processing, ratios=True, exports=(("csv",),)))
+    more = replace(job.processing, ratios=True, exports=(("csv",),), report=True)
+    job = replace(job, processing=more)
     record = done(job, runners)
     assert (record["state"], record["action"], record["why"]) == ("done", "processed", "new")
     assert record["kind"] == "laser"
@@ -63,7 +64,8 @@ def test_a_run_is_processed_once(job: Job, runners: Runners, tmp_path: Path) -> 
     assert record["figures"]["picture"].startswith("data:image/png;base64,")
     assert left(job) == [
         *("batch/day1/a.json", "batch/day1/a.log"),
-        *("day1/a__ratios.h5", "day1/a__spots.csv", "day1/a__spots.h5"),
+        *("day1/a__ratios.h5", "day1/a__report.html", "day1/a__report.json"),
+        *("day1/a__spots.csv", "day1/a__spots.h5"),
     ]
     assert command(*job.run.source, "-d", 1, "-S", "blocks", "-o", tmp_path / "b.h5").status == 0
     assert_equal_results(Path(job.out, "day1/a__spots.h5"), tmp_path / "b.h5")

@@ -295,6 +295,47 @@ def test_only_two_modules_import_dask() -> None:
     assert not [name for name in inside if any(m.startswith("gpu_spots/cli") for m in ours(name))]
 
 
+def test_pictures_are_made_of_arrays() -> None:
+    """They compress as HDF5 files do, and read no file."""
+    assert ours("gpu_spots/pictures") == {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/files/hdf5/codecs",
+    }
+
+
+def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
+    """They are made where they are asked for, and load the engine of the page then."""
+    rooms = {name for name in FILES if name.startswith("gpu_spots/reporting/")}
+    never = ("cli/", "cuda/", "memory/", "backend", "pipeline", "run", "first_pass", "second_pass")
+    for name in rooms:
+        others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+        assert not [module for module in others if module.startswith(never)], name
+    users = {name for name in FILES if ours(name) & rooms} - rooms
+    assert users == {"gpu_spots/api", "gpu_spots/cli/find", "gpu_spots/cli/report"}
+    assert importers("jinja2") == {"gpu_spots/beamtime/page", "gpu_spots/reporting/write"}
+
+
+def test_tuning_computes_by_the_pipeline_and_knows_no_page() -> None:
+    """The viewer and one command use it; it names no backend and no command."""
+    for name in FILES:
+        if name.startswith("gpu_spots/tuning/"):
+            others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+            assert not {m for m in others if m.startswith(("cli", "cuda", "view", "cpu_fallback"))}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/tuning/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/tuning") for m in ours(name))}
+    assert users == {"gpu_spots/cli/tune", "gpu_spots/view/viewed"}
+
+
+def test_only_the_viewer_has_a_server() -> None:
+    """It is entered by its command, inside a function, as the packages may be missing."""
+    assert importers("uvicorn") == {"gpu_spots/view/server"}
+    assert importers("starlette") == {"gpu_spots/view/app", "gpu_spots/view/guard"}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/view/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/view/") for m in ours(name))}
+    assert users == {"gpu_spots/cli/view"}
+
+
 @pytest.mark.parametrize(
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )

@@ -148,7 +148,7 @@ MODULES_WITH_EXAMPLES = sorted(
 @pytest.mark.parametrize("name", MODULES_WITH_EXAMPLES)
 def test_examples_in_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They run beside a small run, its spots file, and the images of a scan with their log."""
-    if name in ("gpu_spots.api", "gpu_spots.files.output.spots_file"):
+    if name in ("gpu_spots.api", "gpu_spots.files.output.spots_file", "gpu_spots.plots"):
         run = simulate_run(Design(laser=True, size=(128, 96), angles=10, repeats=3, spots=20))
         write_run(tmp_path / "laser__mccd.h5", run)
         find_spots(
@@ -158,6 +158,7 @@ def test_examples_in_docstrings(name: str, tmp_path: Path, monkeypatch: pytest.M
         ).close()
         write_scan(tmp_path, np.ones((2, 8, 8), np.uint16), [0, 1], [0, 1])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
     ended = doctest.testmod(importlib.import_module(name))
     assert ended.attempted > 0
     assert ended.failed == 0
