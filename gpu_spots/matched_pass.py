@@ -24,10 +24,19 @@ from gpu_spots.masks.matched import (
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, with_retry
-from gpu_spots.model import Array, Background, Components, Frames, Masks, SpotTable
+from gpu_spots.model import (
+    Array,
+    Background,
+    Components,
+    Frames,
+    Masks,
+    Measurements,
+    SpotTable,
+)
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
+from gpu_spots.spots.profiles import Weighted, WeightedSums
 from gpu_spots.spots.table import joined
 
 
@@ -58,22 +67,43 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         self.sink.expect_matched(None)
         seeds = self._seeds(frames_alone(n_frames))
 
-        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
+        def one_batch(begin: int, end: int) -> tuple[Images, tuple[Sums, Weighted | None]]:
             on_device = self.source.batch(begin, end)
             masks = self.backend.matched_masks(
                 self._significance.of_frames(on_device, begin, end),
                 self._significance.maps,
                 [seeds(1)] * (end - begin),
             )
-            sums = self._measure(on_device, masks.spots, np.arange(end - begin), begin, end)
+            intensity, measured = self._measure(
+                on_device, masks.spots, np.arange(end - begin), begin, end,
+                with_values=self.weights_centroids,
+            )  # fmt: skip
             found = replace(masks.spots, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            weighted = self._weighted(found, measured, begin, end)
+            sums = intensity, replace(measured, values=None)
+            return self._fetch(kinds, found, masks.invalid), (sums, weighted)
 
-        for begin, end, (intensity, measured) in self._in_batches(
+        parts = []
+        for begin, end, ((intensity, measured), weighted) in self._in_batches(
             "masks and spots", n_frames, "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
-        return self.table.table()
+            parts += [] if weighted is None else [weighted]
+        table = self.table.table()
+        return {**table, **Weighted.joined(parts).centroids()} if parts else table
+
+    def _weighted(
+        self, found: Components, measured: Measurements, begin: int, end: int
+    ) -> Weighted | None:
+        """Return the weighted sums of the spots of some frames; None: noise is not known."""
+        if measured.values is None or self.noise_model is None:
+            return None
+        each, factors = np.arange(end - begin), self.source.factors
+        of_batch = None if factors is None else factors[begin:end]
+        sums = WeightedSums(found, self.maps, self.noise_model, each, of_batch)
+        sums.add(measured.values, each)
+        return sums.columns()
 
     def in_groups(self, groups: Groups) -> SpotTable:
         """Find the spots of the sum of each group, and measure them on each of its frames.
@@ -91,7 +121,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
-            return self._fetch(kinds, found), found
+            return self._fetch(kinds, found, masks.invalid), found
 
         batches = self._in_batches("masks", groups.n_masks, "masks", one_batch)
         return self._measured_on_frames(groups, joined([found for *_, found in batches]))

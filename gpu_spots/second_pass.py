@@ -121,6 +121,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         may_touch = parameters.finder == "matched" or parameters.connectivity == 1
         self.maps = ComponentMaps.of(background, may_touch=may_touch)
         self.noise_model = background.noise_model
+        self.weights_centroids = parameters.finder == "matched" and self.noise_model is not None
         self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
@@ -133,7 +134,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
             # results that wait to be written hold no device memory
             found = replace(found, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            return self._fetch(kinds, found, masks.invalid), sums
 
         for begin, end, (intensity, measured) in self._in_batches(
             "masks and spots", self.source.shape[0], "frames", one_batch
@@ -147,7 +149,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         The frames are read once for the masks, and once more for the sums.
         """
         self.sink.expect_synced(groups.n_masks)
-        return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
+        return self._measured_on_frames(groups, self._label(*self._synced_masks(groups)))
 
     def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
         """Measure the spots of groups on each of their frames."""
@@ -174,13 +176,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
-        intensity, sigma = weighted.columns()
-        return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
+        sums = weighted.columns(partial(in_order, workers=self.source.plan.threads))
+        centroids = sums.centroids() if self.weights_centroids else {}
+        prf = {"spots/I_prf": sums.intensity, "spots/sigma_prf": sums.sigma}
+        return {**table, **prf, **centroids}
 
-    def _synced_masks(self, groups: Groups) -> Masks:
-        """Return the union of the filtered masks of each group.
+    def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:
+        """Return the union of the filtered masks of each group, and its invalid pixels, if any.
 
-        Pixels that are invalid on any frame of the group are excluded.
+        Pixels that are invalid on any frame of the group are excluded from the union.
         """
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
@@ -197,11 +201,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             if masks.invalid is not None:
                 invalid = self._empty_masks(groups) if invalid is None else invalid
                 self._unite(invalid, masks.invalid, mask_of_frame)
-        return (
-            synced
-            if invalid is None
-            else with_retry(lambda: self.backend.without(synced, invalid), self.backend.release)
-        )
+        if invalid is None:
+            return synced, None
+        return with_retry(
+            lambda: self.backend.without(synced, invalid), self.backend.release
+        ), invalid
 
     def _empty_masks(self, groups: Groups) -> Masks:
         return with_retry(
@@ -219,14 +223,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
         in_halves(some, (0, len(masks)), self.backend.release)
 
-    def _label(self, synced: Masks) -> Components:
+    def _label(self, synced: Masks, invalid: Masks | None) -> Components:
         """Return the components of all synced masks, and write the masks and labels."""
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             found = replace(
                 self.backend.components(synced[begin:end], self.connectivity), held=None
             )
-            return self._fetch({"synced": synced[begin:end]}, found), found
+            of_batch = None if invalid is None else invalid[begin:end]
+            return self._fetch({"synced": synced[begin:end]}, found, of_batch), found
 
         return joined(
             [found for *_, found in self._in_batches("labels", len(synced), "masks", one_batch)]
@@ -300,14 +305,19 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
-    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
-        """Bring the masks that the sink keeps to the host."""
+    def _fetch(
+        self,
+        masks: dict[str, Masks],
+        found: Components | None = None,
+        invalid: Masks | None = None,
+    ) -> Images:
+        """Bring the masks that the sink keeps to the host, and sum over the components."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return Images(
-            dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
-            found,
-            None if found is None else self.maps.sums(found),
-        )
+        images = dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True))
+        if found is None:
+            return Images(images)
+        (on_host,) = [None] if invalid is None else self.backend.fetch([invalid])
+        return Images(images, found, self.maps.sums(found, on_host))
 
     def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""

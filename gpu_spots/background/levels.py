@@ -157,11 +157,11 @@ class LevelSampler:
             change[far | ~good] = 0.0
             if np.abs(change).max() > LARGEST_CHANGE:
                 return 1.0, math.nan
-            squares += math.fsum(memoryview((change * change).reshape(-1)))
+            squares += math.fsum((change * change).reshape(-1).data)
             n += int(np.count_nonzero(good))
             for lag in (1, 2):
                 both = change[:, lag:] * change[:, :-lag]
-                products[lag - 1] += math.fsum(memoryview(both.reshape(-1)))
+                products[lag - 1] += math.fsum(both.reshape(-1).data)
         if not (n >= ENOUGH and 0 < squares < math.inf):
             return 1.0, math.nan
         along = 1 + (4 * products[0] + 2 * products[1]) / (3 * squares)

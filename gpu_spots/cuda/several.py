@@ -306,6 +306,7 @@ class SeveralGpus:
         return MatchedMasks(
             raw=_Masks(device, masks.raw),
             filtered=_Masks(device, masks.filtered),
+            invalid=None if masks.invalid is None else _Masks(device, masks.invalid),
             spots=masks.spots,
         )
 

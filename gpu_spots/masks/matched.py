@@ -40,8 +40,8 @@ MAP_ZERO = 1024
 """Value of a smoothed map where every pixel is at its background."""
 NEVER = 32767
 """Seed level that no map reaches."""
-STEPS = 6
-"""Steps that a mask may grow."""
+STEPS = 5
+"""Steps that a mask may grow down the height of its spot; one step more goes to any pixel."""
 SMALLEST_NOISE, LARGEST_NOISE = 2.0**-6, 2.0**20
 """Limits of ``s`` for integer frames, counts."""
 LARGEST_SUM = 21844
@@ -579,6 +579,10 @@ class MatchedMasks(Generic[Masks]):
     """Pixels at or above the seed level of any map, one mask a frame or group."""
     filtered: Masks
     """Pixels of spots, one mask a frame or group."""
+    invalid: Masks | None
+    """Pixels without a valid value on some frame, one mask a frame or group; None: none but those
+    of ``Validity.pixels``.
+    """
     spots: Components
     """Spots. They may touch each other, unlike connected components."""
 
