@@ -22,6 +22,7 @@ import click
 
 from gpu_spots.cli import gpu_spots
 from gpu_spots.cli.find import OURS, find
+from gpu_spots.cli.run_options import PASSED
 from gpu_spots.columns import (
     AXES,
     DATASETS,
@@ -197,6 +198,24 @@ def command_table(name: str) -> Callable[[str], str]:
     return table
 
 
+def batch_table(name: str) -> Callable[[str], str]:
+    """Return what makes the table of a command for many runs, without the options of find."""
+
+    def table(page: str) -> str:
+        command = gpu_spots.commands[name]
+        own = [
+            option
+            for option in options(command)
+            if option.name not in PASSED and "--help" not in option.opts
+        ]
+        return rows(
+            ("option", "meaning", "default"),
+            [option_row(option, command, page) for option in own],
+        )
+
+    return table
+
+
 OPTION_TABLES = {
     "manual": find_table(None),
     **{heading: find_table(names) for heading, names in OURS.items()},
@@ -216,6 +235,7 @@ OPTION_TABLES = {
             "devices",
         )
     },
+    **{name: batch_table(name) for name in ("batch", "watch")},
 }
 
 

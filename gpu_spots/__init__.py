@@ -2,7 +2,7 @@
 
 `find_spots` processes a run, `open_spots` opens the results, `ratios` makes their
 on/off ratios, `merge_ratios` merges those of several runs, `report` writes a page about a run,
-`Parameters` says what to look for.
+`batch` processes many runs, `Parameters` says what to look for.
 `ImageRequest` says which images make a run, and `convert` writes them as one file. Importing this
 package loads nothing heavy.
 """
@@ -13,7 +13,7 @@ from gpu_spots.errors import GpuSpotsError
 from gpu_spots.parameters import Parameters
 
 if TYPE_CHECKING:
-    from gpu_spots.api import convert, find_spots, merge_ratios, ratios, report
+    from gpu_spots.api import batch, convert, find_spots, merge_ratios, ratios, report
     from gpu_spots.files.images.image_list import ImageRequest
     from gpu_spots.files.output.spots_file import SpotsFile, open_spots
     from gpu_spots.geometry import Geometry, UnitCell
@@ -28,6 +28,7 @@ __all__ = [
     "SpotsFile",
     "UnitCell",
     "__version__",
+    "batch",
     "convert",
     "find_spots",
     "merge_ratios",
@@ -39,7 +40,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load what needs NumPy and h5py when it is first used."""
-    if name in ("convert", "find_spots", "merge_ratios", "ratios", "report"):
+    if name in ("batch", "convert", "find_spots", "merge_ratios", "ratios", "report"):
         from gpu_spots import api
 
         return getattr(api, name)

@@ -1,10 +1,12 @@
-"""Python interface: find_spots for files, images and arrays; convert for images; ratios; report."""
+"""Python interface: find_spots for files, images and arrays; convert; ratios; report; batch."""
 
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, astuple
+from contextlib import nullcontext
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +31,9 @@ from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 from gpu_spots.spots.ratios import RatioResult
 from gpu_spots.spots.ratios.merging import MergeResult
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 class PythonWarnings:
@@ -353,3 +358,136 @@ def report(
     frames = None if frames_from is None else Path(frames_from)
     write_report(Path(spots), path, frames, force=force)
     return path
+
+
+class _Notes:
+    """An observer of a batch that shows no progress; its notes are Python's warnings."""
+
+    def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
+        """Nothing to show."""
+
+    def finished(self, record: Mapping[str, Any], n_bytes: int) -> None:
+        """Nothing to show."""
+
+    def tick(self) -> None:
+        """Nothing to show."""
+
+    def note(self, message: str) -> None:
+        """Warn whoever called `batch`."""
+        PythonWarnings().warn(message)
+
+
+def batch(
+    runs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    parameters: Parameters | None = None,
+    *,
+    options: Sequence[str] = (),
+    dark_options: Sequence[str] = (),
+    laser_options: Sequence[str] = (),
+    ratios: bool = False,
+    export: Sequence[str] = (),
+    report: bool = False,
+    pattern: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    client: "Client | None" = None,
+    jobs: int | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    force: bool = False,
+) -> list[dict[str, Any]]:
+    """Find the spots of many runs, as ``gpu-spots batch`` does.
+
+    Runs that are done, with the same input and options, are skipped. A run that fails does not end
+    the others. A script that calls this without a ``client`` must do so below a line
+    ``if __name__ == "__main__":``, as Dask starts processes that import the script.
+
+    Args:
+        runs: Folders, files of runs, or lists of runs (CSV or YAML).
+        output: Folder of the results, which is made.
+        parameters: Parameters of all runs. None: the defaults of ``gpu-spots find``.
+        options: Further options of all runs, as words of the command line of ``gpu-spots find``.
+        dark_options: Further options of runs without laser-on frames.
+        laser_options: Further options of runs with laser-on frames.
+        ratios: Whether on/off ratios of laser runs are written.
+        export: Formats of ``gpu-spots export`` that are written for each run.
+        report: Whether a report of each run is written.
+        pattern: Patterns of files in folders that are runs. Empty: all that can be runs.
+        exclude: Patterns of files and folders that are left out.
+        client: Client of a Dask cluster. Its workers must see the files of the runs and the folder
+            of the results. None: a cluster on this computer, for this batch.
+        jobs: Number of runs at the same time, without a ``client``. None: one per GPU, or one per
+            2 cores.
+        backend: ``"auto"``, ``"gpu"`` or ``"cpu"``. With a ``client``, ``"gpu"`` uses workers with
+            a Dask resource ``GPU``.
+        threads: Number of threads of each run. None: the cores of a computer are shared.
+        memory_limit: Memory of each run, bytes. None: the memory of a computer is shared.
+        force: Whether runs that are done are processed again.
+
+    Returns:
+        One row per run: the columns of ``runs.csv``, see docs/beamtime.md. ``state`` is ``"done"``
+        or ``"failed"``, then with the reason in ``error``.
+
+    Raises:
+        GpuSpotsError: There are no runs, a parameter is wrong, the folder cannot be written, or
+            there is no cluster.
+
+    Examples:
+        >>> rows = batch("laser__mccd.h5", "results", laser_options=["-S", "blocks"], jobs=1)
+        >>> print(rows[0]["run"], rows[0]["state"], rows[0]["frames"])
+        laser done 60
+    """
+    from gpu_spots.beamtime.computers import local_computers, require_cluster
+    from gpu_spots.beamtime.lists import take_runs
+    from gpu_spots.beamtime.runs import Search
+    from gpu_spots.beamtime.session import Batch, run_batch, sort_out
+    from gpu_spots.beamtime.tables import rows
+    from gpu_spots.beamtime.task import Processing
+    from gpu_spots.cli.words import check_words, input_files, words_of, words_of_parameters
+
+    require_cluster()
+    if parameters is not None and not isinstance(parameters, Parameters):
+        raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
+    common = [*(words_of_parameters(parameters) if parameters else ()), *options]
+    for words in (dark_options, laser_options):
+        check_words([*common, *words])
+    processing = Processing(
+        options=tuple(common),
+        dark=tuple(dark_options),
+        laser=tuple(laser_options),
+        ratios=ratios,
+        exports=tuple(tuple(one.split()) for one in export),
+        report=report,
+        resources=() if backend == "auto" else ("--backend", backend),
+    )
+    out = Path(output)
+    search = Search(
+        _texts(pattern), _texts(exclude), (out,), image_folders="--angle-step" in common
+    )
+    found = take_runs(
+        [runs] if isinstance(runs, str | Path) else runs, search, check_words, words_of
+    )
+    observer = _Notes()
+    for note in found.notes:
+        observer.note(note)
+    whole = Batch(
+        found.runs, processing, out, input_files, force=force, threads=threads, memory=memory_limit
+    )
+    if client is not None:
+        whole = replace(whole, resources={"GPU": 1} if backend == "gpu" else {})
+        return rows(run_batch(whole, lambda: nullcontext(client), observer))
+    n_pending = len(sort_out(whole, "")[0])
+    computers = local_computers(max(1, n_pending), jobs, None, backend)
+    whole = replace(
+        whole,
+        processing=replace(processing, resources=(*computers.backend, *processing.resources)),
+        threads=threads or computers.threads,
+        memory=memory_limit or computers.memory,
+        resources=computers.resources,
+    )
+    return rows(run_batch(whole, computers.connect, observer))
+
+
+def _texts(values: str | Sequence[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

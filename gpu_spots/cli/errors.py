@@ -34,6 +34,7 @@ OPTIONS = {
     "by": "--by",
     "cell": "--cell",
     "cutoff": "-c/--cutoff",
+    "device": "--device",
     "distance": "--distance",
     "erosions": "-e/--erosions",
     "file_mask": "--no-file-mask",
@@ -55,10 +56,12 @@ OPTIONS = {
     "normalise": "--normalise",
     "one_per_angle": "--one-per-angle",
     "output": "-o",
+    "pattern": "--pattern",
     "pixel_size": "--pixel-size",
     "reject": "--reject",
     "saturation": "--saturation",
     "scale": "--scale",
+    "scheduler": "--scheduler",
     "scratch": "--scratch",
     "significance": "--significance",
     "skip_bad": "--skip-bad",
@@ -85,6 +88,7 @@ class Stopped(BaseException):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(SIGNALS[number])
         self.number = number
+        self.outcome = "nothing was written"
 
     def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
         """Let it be pickled."""
@@ -196,7 +200,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, GpuSpotsError | click.ClickException):
         return str(error), 1
     if isinstance(error, Stopped):
-        return f"{error}; nothing was written", 1
+        return f"{error}; {error.outcome}", 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted; nothing was written", 1
     if isinstance(error, MemoryError):

@@ -267,6 +267,29 @@ def _find(
     must_be_used: Iterable[str],
 ) -> None:
     """Make the parameters from the options, and run."""
+    images, inputs, parameters = take_request(sources, options, must_be_used)
+    with naming_options():
+        _run(sources, images, inputs, output, parameters, **options)
+
+
+def take_request(
+    sources: tuple[str, ...],
+    options: dict[str, Any],
+    must_be_used: Iterable[str] = Parameters.__dataclass_fields__,
+) -> tuple[dict[str, Any] | None, Any, Parameters]:
+    """Take what is to be computed out of the options of the running command.
+
+    Args:
+        sources: arguments of the command.
+        options: values of its options, by name.
+        must_be_used: parameters that are refused if they are given and have no effect.
+
+    Returns:
+        Arguments of an `ImageRequest`, or None for an HDF5 file; `Inputs`; and `Parameters`.
+
+    Raises:
+        click.UsageError: a value is not allowed, or options do not go together.
+    """
     context = click.get_current_context()
     with naming_options():
         images = take_images(sources, options)
@@ -283,8 +306,7 @@ def _find(
     except ParameterError as error:
         (names,) = (option.opts for option in context.command.params if option.name == error.name)
         raise click.UsageError(f"{'/'.join(names)} {error.problem}", context) from error
-    with naming_options():
-        _run(sources, images, inputs, output, parameters, **options)
+    return images, inputs, parameters
 
 
 def _run(

@@ -230,6 +230,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
     assert {name: modules for name, modules in outside.items() if modules} == {
         "gpu_spots/backend": {"gpu_spots/cuda/devices"},
         "gpu_spots/cli/devices": {"gpu_spots/cuda/devices"},
+        "gpu_spots/cli/runner": {"gpu_spots/cuda/devices"},
     }
     for name in FILES:
         if name.startswith("gpu_spots/cuda/"):
@@ -278,9 +279,23 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
             assert rest - {"gpu_spots"} <= allowed, name
     outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
     users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
-    assert users == {"gpu_spots/cli/export"}
-    assert importers("pyarrow") == {"gpu_spots/export/parquet"}
+    names = {"gpu_spots/cli/export", "gpu_spots/cli/run_options", "gpu_spots/beamtime/task"}
+    assert users == names
+    assert importers("pyarrow") == {"gpu_spots/beamtime/tables", "gpu_spots/export/parquet"}
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
+
+
+def test_only_two_modules_import_dask() -> None:
+    """Whatever else is said of a batch is said of one run, and can be tested without a cluster."""
+    for module in ("dask", "distributed", "dask_jobqueue"):
+        assert importers(module) <= {
+            "gpu_spots/api",  # the type of an argument
+            "gpu_spots/beamtime/cluster",
+            "gpu_spots/beamtime/session",
+        }
+    inside = {name for name in FILES if name.startswith("gpu_spots/beamtime/")}
+    assert not [name for name in inside if any("/cuda" in m or "cpu_f" in m for m in ours(name))]
+    assert not [name for name in inside if any(m.startswith("gpu_spots/cli") for m in ours(name))]
 
 
 def test_pictures_are_made_of_arrays() -> None:
@@ -301,7 +316,7 @@ def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
         assert not [module for module in others if module.startswith(never)], name
     users = {name for name in FILES if ours(name) & rooms} - rooms
     assert users == {"gpu_spots/api", "gpu_spots/cli/find", "gpu_spots/cli/report"}
-    assert importers("jinja2") == {"gpu_spots/reporting/write"}
+    assert importers("jinja2") == {"gpu_spots/beamtime/page", "gpu_spots/reporting/write"}
 
 
 def test_tuning_computes_by_the_pipeline_and_knows_no_page() -> None:
@@ -328,7 +343,7 @@ def test_only_the_viewer_has_a_server() -> None:
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
-    heavy = {"cupy", "scipy", "numpy", "h5py", "rich"}
+    heavy = {"cupy", "scipy", "numpy", "h5py", "rich", "distributed"}
     program = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from gpu_spots.columns import DatasetRecord
 from gpu_spots.errors import InputError, ParameterError, given
+from gpu_spots.files.frames import open_hdf5
+from gpu_spots.files.hdf5.heaps import attributes
+from gpu_spots.files.hdf5.tree import member
 from gpu_spots.files.hkl_table import read_hkl
 from gpu_spots.files.output.frames_of_spots import frame_names
 from gpu_spots.files.output.new_file import check_output, new_binary_file, new_output, writing
@@ -440,6 +443,16 @@ def write_table(table: dict[str, NDArray[Any]], path: Path) -> None:
     with complete(path) as part, new_binary_file(part, str(path)) as file:
         file.write(f"{','.join(table)}\n".encode())
         file.write("".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True)).encode())
+
+
+def verdict_of(path: Path) -> str:
+    """Return the verdict in a ratios file. Raises `InputError`."""
+    with open_hdf5(path) as file:
+        found = member(file, "null")
+        verdict = None if found is None else attributes(found).get("verdict")
+    if verdict is None:
+        raise InputError(f"{path}: has no verdict, expected a ratios file")
+    return str(verdict)
 
 
 def as_json(found: RatioResult) -> str:
