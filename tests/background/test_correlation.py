@@ -1,6 +1,7 @@
 """Correlation factor of the noise, compared with the naive reference and with known factors."""
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -45,23 +46,23 @@ def test_the_factor_is_that_of_the_reference(dtype: str, level: float) -> None:
         deviations(rows, good, mean * of, noise.astype(np.float64), 1.25)
         for rows, good, of in samples
     )
-    factor, error, n = correlation_of(samples, mean, noise, 1.25)
-    assert found == (factor, error)
+    expected, n = correlation_of(samples, mean, noise, 1.25)
+    assert astuple(found) == expected
     assert n > 1000
-    assert factor != 1
+    assert found.factor != 1
 
 
 def test_too_few_pixels_tell_nothing() -> None:
     frames, mean = spotted("uint16", 100, seed=5)
     for part in (np.s_[:1], np.s_[:, :11]):
-        factor, error = correlation(
+        found = correlation(
             deviations(
                 frame[part], np.ones_like(frame[part], bool), mean[part], mean[part] ** 0.5, 1
             )
             for frame in frames
         )
-        assert factor == 1
-        assert math.isnan(error)
+        assert (found.factor, found.lag_1, found.lag_2) == (1, 0, 0)
+        assert math.isnan(found.error)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,10 @@ def test_a_run_has_that_factor(
     # 2 of 9 values are left out by n_removed
     shift = lower_part(7 / 9)[0] if method == "n_removed" else 0.0
     mean = mean_counts(learnt[0].mean) + shift * noise.astype(np.float64)
-    expected = correlation_of(samples, mean, noise, model.gain)
-    assert (model.correlation, model.correlation_error) == expected[:2]
-    assert expected[2] > 1000
+    expected, n = correlation_of(samples, mean, noise, model.gain)
+    lags = model.correlation_lag_1, model.correlation_lag_2
+    assert (model.correlation, model.correlation_error, *lags) == expected
+    assert n > 1000
 
 
 @pytest.mark.parametrize(
