@@ -11,7 +11,7 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background.correlation import correlation, deviations
 from gpu_spots.background.noise import mean_counts
-from gpu_spots.model import Background, Validity
+from gpu_spots.model import Background, Validity, correlation_factor
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.design import make_design
 from gpu_spots.simulate.run import simulate_run
@@ -63,6 +63,39 @@ def test_too_few_pixels_tell_nothing() -> None:
         )
         assert (found.factor, found.lag_1, found.lag_2) == (1, 0, 0)
         assert math.isnan(found.error)
+
+
+X, Y = np.mgrid[-16:17, -16:17]
+
+
+@pytest.mark.parametrize(
+    ("mask", "tolerance"),
+    [
+        (abs(X) + abs(Y) < 1, 1e-12),
+        ((X % 32 < 2) & (Y % 32 < 2), 1e-12),
+        ((abs(X) < 2) & (abs(Y) < 2), 1e-12),
+        ((abs(X) < 6) & (abs(Y) < 6), 1e-12),
+        (X**2 + Y**2 < 10, 0.03),
+        (X**2 + Y**2 < 65, 0.01),
+        ((X / 2) ** 2 + (2 * Y) ** 2 < 144, 0.1),
+        ((abs(X) < 2) & (abs(Y) < 7), 0.15),
+    ],
+    ids=["1", "2 x 2", "3 x 3", "11 x 11", "disc 3", "disc 8", "ellipse", "streak"],
+)
+def test_factor_of_masks(mask: np.ndarray, tolerance: float) -> None:
+    """The variance of a sum is the sum of the covariances of all its pairs of pixels."""
+    near = [1.0, 0.6, 0.2]
+    x, y = np.nonzero(mask)
+    apart_x, apart_y = abs(x - x[:, None]), abs(y - y[:, None])
+    by_distance = np.array(near + [0.0] * 40)
+    exact = (by_distance[apart_x] * by_distance[apart_y]).sum() / len(x)
+    found = correlation_factor(np.array([len(x)]), near[1], near[2])
+    assert found.shape == (1,)
+    assert abs(found[0] / exact - 1) < tolerance
+
+
+def test_noise_without_correlation_has_a_factor_of_1() -> None:
+    assert (correlation_factor(np.arange(1, 400), 0.0, 0.0) == 1).all()
 
 
 @pytest.mark.parametrize(
