@@ -119,7 +119,7 @@ def test_sigmas_of_correlated_noise() -> None:
     design = Design(
         size=(160, 160),
         spots=40,
-        angles=3,
+        angles=5,
         repeats=5,
         jitter=0.0,
         hot_pixels=0,
@@ -142,9 +142,11 @@ def test_sigmas_of_correlated_noise() -> None:
     for name, error in (("I", "sigma"), ("I_prf", "sigma_prf")):
         values, sigmas = found[f"spots/{name}"], found[f"spots/{error}"]
         differences = (values[a] - values[b]) / np.hypot(sigmas[a], sigmas[b])
-        differences = differences[np.isfinite(differences)]
-        assert len(differences) > 300
-        assert abs(differences.std() - 1) < 0.1
+        is_strong = found["spots/snr"][a] > 50
+        for some in (is_strong, ~is_strong):
+            of_some = differences[some & np.isfinite(differences)]
+            assert len(of_some) > 200
+            assert abs(of_some.std() - 1) < 0.1
 
 
 def test_a_static_place() -> None:
