@@ -1,7 +1,7 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
 from gpu_spots.backend import Prepared
-from gpu_spots.background.complete import complete
+from gpu_spots.background.complete import complete, with_correlation
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
@@ -43,12 +43,7 @@ def learn(
     observer.stage("background", n_rows, "rows")
     for n_done in source.in_order(learn_band, plan.spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
-    return complete(
-        maps.finish(validity),
-        *maps.samples,
-        method,
-        n_frames,
-        cutoff,
-        source.sampler.correlation(),
-        source.workers,
+    background = complete(
+        maps.finish(validity), *maps.samples, method, n_frames, cutoff, source.workers
     )
+    return with_correlation(background, source.sampler, method, n_frames)

@@ -76,7 +76,7 @@ def limit(mean: float, variance: float, u: int, number: int = 1, margin: float =
 
 def corrected(mean: float, variance: float, u: int) -> tuple[float, float]:
     """Undo the cut of a Gaussian at 3 standard deviations."""
-    s = math.sqrt(variance) / 0.9866
+    s = math.sqrt(variance) / 0.9933
     v = s * s
     part = v / (v + 0.4 * u) if s else 0.0
     return mean + 0.0044 * s * part, v
@@ -188,11 +188,18 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
 
     x = [middle([means[i] for i in part]) for part in bins]
     y = [inner([variances[i] for i in part]) for part in bins]
-    level = math.fsum(inner([means[i] for i in part]) for part in bins) / len(bins)
-    noise = math.fsum(y) / len(bins)
+    ends = len(bins) // 20
+    level = math.fsum(inner([means[i] for i in part]) for part in bins[ends : len(bins) - ends]) / (
+        len(bins) - 2 * ends
+    )
+    noise = math.fsum(y[ends : len(bins) - ends]) / (len(bins) - 2 * ends)
     alike = Line(noise / level, 0.0, x, y) if level > 0 else Line(0.0, noise, x, y)
     tenth = len(x) // 10
-    error = math.sqrt(middle(y) / middle([float(sizes[i]) for i in pixels]))
+    n = middle([float(sizes[i]) for i in pixels])
+    square = 2 / (9 * (n - 1))
+    share = (1 - square) * (1 - square) * (1 - square) + 3 * (1 - square) * square * 0.623
+    y = [each / share for each in y]
+    error = math.sqrt(middle(y) / n)
     if len(x) < 3 or not x[len(x) - 1 - tenth] - x[tenth] > 4 * error:
         return alike
     w = [1 / max(each, max(y) / 100) ** 2 for each in y]
@@ -372,3 +379,115 @@ def _neighbours(
         if not any(flags):
             break
     return background, flags
+
+
+def correlation_of(
+    samples: list[tuple[NDArray[Any], NDArray[np.bool_], float]],
+    background: NDArray[np.float64],
+    noise: NDArray[np.float32],
+    gain: float,
+) -> tuple[float, float, int]:
+    """Give the correlation factor, its error and n, from docs/decisions/noise-correlation.md.
+
+    `samples`: sampled rows of a frame, which of their values are valid, and the level of the frame
+    over the run's.
+    """
+    lags = (1, 2, 8, 9, 10, 11)
+    changes, squares, n = dict.fromkeys(lags, 0), dict.fromkeys(lags, 0), 0
+    for rows, valid, level in samples:
+        images = []
+        for v, good, b, s in zip(rows.tolist(), valid.tolist(), background, noise, strict=True):
+            z, e, there = [], [], []
+            for value, is_good, mean, sd in zip(v, good, b.tolist(), s.tolist(), strict=True):
+                d = math.sqrt(max(sd * sd, 0.001 * (gain * gain)))
+                there.append(is_good and sd > 0)
+                z.append(
+                    round(min(max((value - mean * level) * 256 / d, -4096), 4096))
+                    if there[-1]
+                    else 0
+                )
+                e.append(gain / d * ((2.75 * 2.75 - 1) / 6) if there[-1] else 0.0)
+            images.append((z, e, there))
+        n += _add_frame(images, changes, squares)
+    if n < 1000 or not all(squares.values()):
+        return 1.0, math.nan, n
+    q = {lag: changes[lag] / squares[lag] for lag in lags}
+    far = math.fsum(q[lag] for lag in lags[2:]) / 4
+    along = 1 + (4 * (1 - q[1] / far) + 2 * (1 - q[2] / far)) / 3
+    return along * along, 2 * abs(along) * math.sqrt(29 / 9 / n), n
+
+
+def _add_frame(
+    images: list[tuple[list[int], list[float], list[bool]]],
+    changes: dict[int, int],
+    squares: dict[int, int],
+) -> int:
+    """Add the pairs of a frame, given as z, e and whether valid of each row; give its pixels."""
+    rows = range(len(images))
+    columns = range(len(images[0][0]))
+
+    def near(i: int, reach: int) -> range:
+        return range(max(0, i - reach), min(len(columns), i + reach + 1))
+
+    def less_mean(known: list[list[bool]], most: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        for row in rows:
+            z = images[row][0]
+            found.append([])
+            for i in columns:
+                some = [min(max(z[j], -most), most) for j in near(i, 32) if known[row][j]]
+                found[-1].append(z[i] - round(sum(some) / max(len(some), 1)))
+        return found
+
+    valid = [there for _, _, there in images]
+    y = less_mean(valid, 512)
+    w = 1.0
+    high: list[list[bool]] = []
+    low: list[list[bool]] = []
+    for _ in range(3):
+        sums = [
+            [sum(y[row][j] for j in near(i, 3) if valid[row][j]) for i in columns] for row in rows
+        ]
+        number = [[sum(valid[row][j] for j in near(i, 3)) for i in columns] for row in rows]
+        below = [
+            sums[row][i]
+            for row in rows
+            for i in columns
+            if valid[row][i] and number[row][i] == 7 and sums[row][i] < 0
+        ]
+        of_sums = math.sqrt(
+            float(sum(s * s for s in below)) / 65536 / max(1.0, float(7 * len(below)))
+        )
+        of_sums = min(max(of_sums, w), 3 * w)
+        high, low = [], []
+        for sign, flags in ((1, high), (-1, low)):
+            for row in rows:
+                e = images[row][1]
+                out = [
+                    valid[row][i]
+                    and (
+                        sign * sums[row][i]
+                        > (2.75 * of_sums * math.sqrt(number[row][i]) + e[i]) * 256
+                        or sign * y[row][i] > (4.0 * w + e[i]) * 256
+                    )
+                    for i in columns
+                ]
+                flags.append([any(out[j] for j in near(i, 6)) for i in columns])
+        known = [
+            [valid[row][i] and not high[row][i] and not low[row][i] for i in columns]
+            for row in rows
+        ]
+        y = less_mean(known, 10**9)
+        inside = [y[row][i] for row in rows for i in columns if known[row][i]]
+        w = math.sqrt(float(sum(v * v for v in inside)) / 65536 / max(1.0, float(len(inside))))
+        w = min(max(w, 0.05), 1.0)
+    for row in rows:
+        for lag in changes:
+            for i in range(len(columns) - lag):
+                if any(high[row][j] or not valid[row][j] for j in (i, i + lag)):
+                    continue
+                weight = 2 if low[row][i] or low[row][i + lag] else 1
+                a, b = y[row][i], y[row][i + lag]
+                changes[lag] += weight * (a - b) ** 2
+                squares[lag] += weight * (a * a + b * b)
+    return sum(valid[row][i] and not high[row][i] for row in rows for i in columns)

@@ -27,7 +27,7 @@ MOST_OF_POISSON = 4.0
 """The variance of integer frames is at least the background, up to that many counts: the own
 variance of a pixel with few photons means little.
 """
-CLIPPED_SD = 0.9866
+CLIPPED_SD = 0.9933
 """Standard deviation of a unit Gaussian without its values above `WIDTH`."""
 CLIPPED_MEAN = 0.0044
 """By how much the mean of that Gaussian is too small."""

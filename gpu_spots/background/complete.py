@@ -3,7 +3,6 @@
 All of it is computed on the host from maps of the whole frame, for every backend.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background import clip, noise
 from gpu_spots.background.clip import Samples
+from gpu_spots.background.levels import LevelSampler
 from gpu_spots.background.maps import threshold_map
 from gpu_spots.background.methods import Method
 from gpu_spots.memory.workers import Span, Workers, in_order
@@ -32,10 +32,11 @@ def complete(
     method: Method,
     n_frames: int,
     cutoff: float,
-    correlation: tuple[float, float] = (1.0, math.nan),
     threads: int | Workers = 1,
 ) -> Background:
     """Return the background with its noise; that of ``-m clip`` with its means and thresholds.
+
+    The noise is that of single pixels; `with_correlation` completes its model.
 
     Args:
         background: what the samples of the pixels gave.
@@ -44,7 +45,6 @@ def complete(
         method: background method.
         n_frames: frames of the run.
         cutoff: noises above the background from which on a value stands out; used for ``clip``.
-        correlation: correlation factor of the noise, and its error.
         threads: threads, or their number; the result does not depend on it.
     """
     n, s = kept.reshape(-1), total.reshape(-1)
@@ -53,7 +53,7 @@ def complete(
     with _quiet():
         sampled = method.unbiased(n_frames, n[some], s[some], avg[some], std[some])
         is_integer = background.max.dtype.kind != "f"
-        model = noise.fit(*sampled, n[some], correlation, counts=is_integer)
+        model = noise.fit(*sampled, n[some], counts=is_integer)
     samples = method.clipped(kept, total, background.std)
     if samples is not None:
         return _with_clipped(background, samples, model, cutoff, threads)
@@ -66,6 +66,22 @@ def complete(
 
     _in_pieces(fill, len(n), threads)
     return replace(background, noise=sigma, noise_model=model)
+
+
+def with_correlation(
+    background: Background, sampler: LevelSampler, method: Method, n_frames: int
+) -> Background:
+    """Return the background with the correlation factor of the frames that the sampler has seen."""
+    model, rows = background.noise_model, sampler.rows
+    assert background.noise is not None
+    assert model is not None
+    factor, error = sampler.correlation(
+        noise.unbiased_mean(background, method.n_sampled(n_frames) / n_frames, rows),
+        background.noise[rows].astype(np.float64),
+        model.gain,
+    )
+    model = replace(model, correlation=factor, correlation_error=error)
+    return replace(background, noise_model=model)
 
 
 def _with_clipped(

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background.correlation import Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
 from gpu_spots.model import FACTOR_BITS, Array, Validity
 
@@ -29,16 +30,10 @@ LARGE_SCATTER = 0.2
 """Relative scatter of the levels that is worth a warning, even where it is smaller than the noise
 of a pixel.
 """
-OUTLIER, SMALL, AROUND = 5.0, 2.0, 6
-"""Larger differences of neighbouring frames, of their median size and in counts, are left out of
-the correlation, with so many pixels on either side.
-"""
-LARGEST_CHANGE = 2.0**400
-"""Counts; sums of squares of larger ones are not finite."""
-ENOUGH = 1000
-"""Differences that a correlation is taken from, at least."""
 SIGNIFICANT = 4.0
 """Such a scatter is that many times the scatter expected from counting statistics."""
+
+Floats = NDArray[np.float64]
 
 
 class LevelSampler:
@@ -128,44 +123,24 @@ class LevelSampler:
             f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
 
-    def correlation(self) -> tuple[float, float]:
-        """Return the correlation factor of the noise, and its error.
+    def correlation(self, background: Floats, noise: Floats, gain: float) -> tuple[float, float]:
+        """Return the correlation factor of the noise, and its error: `correlation` of some frames.
 
-        The factor is the variance of the sum of 3 x 3 pixels divided by the sum of their variances.
-        It comes from the correlation of neighbours along rows, taken to be the same along columns,
-        in differences of neighbouring frames. 1 and NaN where these are too few.
+        Args:
+            background: (rows, n_Y) float64, counts: background of the sampled rows.
+            noise: (rows, n_Y) float64, counts: noise of a value; 0 where a pixel is masked.
+            gain: counts per counted unit.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._correlation()
+        run = float(np.median(self.levels)) if len(self.levels) else math.nan
 
-    def _correlation(self) -> tuple[float, float]:
-        products, squares, n = [0.0, 0.0], 0.0, 0
-        for i in self._first_of_pairs:
-            before, after = self._kept[i], self._kept[i + 1]
-            good = usable(before, self._validity) & usable(after, self._validity)
-            change = after.astype(np.float64) - before - (self.levels[i + 1] - self.levels[i])
-            good &= np.isfinite(change)
-            change[~good] = 0.0
-            if not good.any():
-                continue
-            # spots and zingers are no noise, and neither is what is around them
-            most = max(OUTLIER * float(np.median(np.abs(change[good]))), SMALL)
-            far = np.abs(change) > most
-            for step in range(1, AROUND + 1):
-                good[:, step:] &= ~far[:, :-step]
-                good[:, :-step] &= ~far[:, step:]
-            change[far | ~good] = 0.0
-            if np.abs(change).max() > LARGEST_CHANGE:
-                return 1.0, math.nan
-            squares += math.fsum(memoryview((change * change).reshape(-1)))
-            n += int(np.count_nonzero(good))
-            for lag in (1, 2):
-                both = change[:, lag:] * change[:, :-lag]
-                products[lag - 1] += math.fsum(memoryview(both.reshape(-1)))
-        if not (n >= ENOUGH and 0 < squares < math.inf):
-            return 1.0, math.nan
-        along = 1 + (4 * products[0] + 2 * products[1]) / (3 * squares)
-        return along * along, 2 * abs(along) * math.sqrt(20 / 9 / n)
+        def of(frame: int) -> Deviations:
+            rows = self._kept[frame]
+            level = float(self.levels[frame]) / run if run > 0 else 1.0
+            with np.errstate(over="ignore", invalid="ignore"):
+                here = background * (level if level > 0 else 1.0)
+            return deviations(rows, usable(rows, self._validity), here, noise, gain)
+
+        return correlation(of(frame) for frame in self._first_of_pairs)
 
     def _pixel_noise(self) -> float:
         """Return the noise of a pixel without drift, counts.

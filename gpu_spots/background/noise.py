@@ -10,12 +10,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FixedPointMean, NoiseModel
+from gpu_spots.background.clip import lower_part
+from gpu_spots.model import Background, FixedPointMean, NoiseModel
 
 N_BINS = 40
 """Bins of background that pixels are divided into, equally many in each."""
 TRIMMED = 20
 """One in so many variances is left out at either end of a bin."""
+TRIMMED_SQUARE = 0.6230
+"""Variance of a unit Gaussian without these ends."""
 SAMPLE = 1 << 15
 """Pixels that the model is fitted to, where there are as many."""
 ENOUGH_SPREAD = 4.0
@@ -32,7 +35,6 @@ def fit(
     mean: Floats,
     variance: Floats,
     kept: NDArray[np.int32],
-    correlation: tuple[float, float] = (1.0, math.nan),
     *,
     counts: bool,
 ) -> NoiseModel:
@@ -43,11 +45,11 @@ def fit(
         variance: (n,) float64, counts^2: variance of their values.
         kept: (n,) int32: values they are known from; pixels with fewer than 2 are left out, and
             pixels without variance, as dead ones.
-        correlation: correlation factor and its error.
         counts: frames hold integers, of which one is the smallest unit.
 
     Returns:
-        The model. Where no pixel is left the gain is 1 for counts below 1, else 0.
+        The model, with noise that is not correlated. Where no pixel is left the gain is 1 for
+        counts below 1, else 0.
     """
     known = mean[(kept >= 2) & np.isfinite(mean)]
     good = (kept >= 2) & np.isfinite(mean) & np.isfinite(variance) & (variance > 0)
@@ -62,22 +64,39 @@ def fit(
         is_dark = counts and len(known) > 0 and _median(known) < 1
         line = (1.0 if is_dark else 0.0, 0.0, math.nan, math.nan)
     else:
-        typical = _median(n.astype(np.float64))
-        means = np.array([_trimmed_mean(b[part]) for part in bins])
-        line = _line(x, y, means, typical)
+        n_values = _median(n.astype(np.float64))
+        unbiased = y / _trimmed_share(n_values - 1)
+        if found := _line(x, unbiased, n_values):
+            line, y = found, unbiased
+        else:
+            means = np.array([_trimmed_mean(b[part]) for part in bins])
+            # the outermost bins hold what few pixels are dead or hot
+            ends = len(y) // TRIMMED
+            inner = slice(ends, len(y) - ends)
+            line = (*_through_zero(means[inner], y[inner]), math.nan, math.nan)
     gain, offset, gain_error, offset_error = line
-    return NoiseModel(gain, offset, gain_error, offset_error, *correlation, x, y, n_pixels)
+    return NoiseModel(gain, offset, gain_error, offset_error, 1.0, math.nan, x, y, n_pixels)
 
 
-def _line(
-    x: Floats, y: Floats, means: Floats, n_values: float
-) -> tuple[float, float, float, float]:
-    """Return gain, offset and their errors."""
-    errors = math.nan, math.nan
-    through_zero = _through_zero(means, y)
+def _trimmed_share(freedom: float) -> float:
+    """Return the trimmed mean of variances of Gaussian noise, of their mean.
+
+    Variances are skewed, so that their trimmed mean is too small. The third root of a variance is
+    close to Gaussian (Wilson and Hilferty).
+
+    Args:
+        freedom: degrees of freedom of a variance.
+    """
+    square = 2 / (9 * freedom)
+    mean = 1 - square
+    return mean * mean * mean + 3 * mean * square * TRIMMED_SQUARE
+
+
+def _line(x: Floats, y: Floats, n_values: float) -> tuple[float, float, float, float] | None:
+    """Return gain, offset and their errors; None: backgrounds are too much alike for a line."""
     low, high = x[len(x) // 10], x[len(x) - 1 - len(x) // 10]
     if len(x) < 3 or not high - low > ENOUGH_SPREAD * math.sqrt(_median(y) / n_values):
-        return (*through_zero, *errors)
+        return None
     least = LEAST_WEIGHT * float(y.max())
     w = [1 / max(each, least) ** 2 for each in y.tolist()]
     total = math.fsum(w)
@@ -91,7 +110,7 @@ def _line(
     scatter = math.fsum(a * b * b for a, b in zip(w, rest, strict=True)) / (len(w) - 2)
     gain_error = math.sqrt(scatter / sxx)
     if not gain > SURE * gain_error:
-        return (*through_zero, *errors)
+        return None
     offset_error = math.sqrt(scatter * (1 / total + x0 * x0 / sxx))
     return gain, y0 - gain * x0, gain_error, offset_error
 
@@ -116,11 +135,29 @@ def _trimmed_mean(values: Floats) -> float:
     return _mean(np.sort(values)[ends : len(values) - ends])
 
 
-def mean_counts(mean: FixedPointMean | Floats) -> Floats:
-    """Return the background to subtract, (n_X, n_Y) float64 counts."""
+def mean_counts(mean: FixedPointMean | Floats, rows: slice = slice(None)) -> Floats:
+    """Return the background to subtract of some rows, (rows, n_Y) float64 counts."""
     if not isinstance(mean, FixedPointMean):
-        return mean
-    low = mean.low.astype(np.float64)
+        return mean[rows]
+    low = mean.low[rows].astype(np.float64)
     if mean.high is not None:
-        low += mean.high * 2.0**32
+        low += mean.high[rows] * 2.0**32
     return low / max(1, mean.scale)  # 0 where all pixels are masked
+
+
+def unbiased_mean(background: Background, share: float, rows: slice = slice(None)) -> Floats:
+    """Return the mean of all values of the pixels of some rows, as if noise were Gaussian.
+
+    Args:
+        background: with its noise.
+        share: part of the values of a pixel, the lowest ones, that its background is the mean of.
+        rows: rows of the frame.
+
+    Returns:
+        (rows, n_Y) float64, counts.
+    """
+    assert background.noise is not None
+    shift, _ = lower_part(share)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = mean_counts(background.mean, rows)
+        return mean + shift * background.noise[rows].astype(np.float64)

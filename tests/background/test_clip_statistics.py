@@ -6,26 +6,12 @@ import numpy as np
 import pytest
 
 from cpu_fallback import CpuBackend
-from gpu_spots import first_pass, pipeline
 from gpu_spots.model import Background, Validity
 from gpu_spots.parameters import Parameters
 from helpers import Notes, run
 
 SHAPE = (160, 200)
 SPOT = np.s_[60:66, 80:86]
-
-
-@pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Background]:
-    """The background of each run, with what is not written."""
-    found = []
-
-    def learn(*arguments: Any) -> Background:
-        found.append(first_pass.learn(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(pipeline, "learn", learn)
-    return found
 
 
 def found_by_clip(frames: np.ndarray, notes: Notes | None = None, **options: Any) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
         "background/maps",
         "background/levels",
         "background/clip",
+        "background/correlation",
         "background/noise",
         "background/static_spots",
         "masks/grouping",
@@ -85,6 +86,8 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
 )
 def test_formulas_import_the_foundation_only(name: str) -> None:
     others = {
+        "background/levels": {"gpu_spots/background/correlation"},
+        "background/noise": {"gpu_spots/background/clip"},
         "spots/frames": {"gpu_spots/masks/grouping"},
         "spots/properties": {"gpu_spots/columns", "gpu_spots/spots/neighbours"},
         "spots/profiles": {"gpu_spots/spots/neighbours", "gpu_spots/spots/properties"},
