@@ -23,6 +23,12 @@ DENSE_STEP = 4
 """One in so many sampled pixels is used where frames have a count per pixel or more."""
 CLIPS = 2
 """Times that the values of a pixel are clipped before."""
+OUTLIER = 8.0
+"""A pixel tells nothing of the level if its background is so many times the mean background: what
+hot pixels count does not follow the beam.
+"""
+TRIMMED = 50
+"""One in so many pixels is left out at either end of this mean."""
 FRACTION = 2.0**16
 """Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
@@ -103,6 +109,7 @@ class ClippedLevelSampler(LevelSampler):
                 sample[:, part], good[:, part], ratios, self._start, quantum
             )
         known = np.isfinite(mean) & np.isfinite(variance)
+        known &= _follows_the_beam(mean, variance, known, quantum)
         highest = limit(mean, variance, quantum)
         fixed = np.rint(np.where(known, mean, 0.0) * FRACTION).astype(np.int64)
         largest = float(np.abs(np.where(good, sample, 0)).max(initial=0)) if not quantum else 1.0
@@ -143,6 +150,20 @@ class ClippedLevelSampler(LevelSampler):
             "differ, "
             f"which hides weak spots and causes false ones; {remedy()}"
         )
+
+
+def _follows_the_beam(
+    mean: Floats, variance: Floats, known: NDArray[np.bool_], quantum: float
+) -> NDArray[np.bool_]:
+    """Return which pixels have a background like most: hot and dead ones have not."""
+    ascending = np.sort(mean[known])
+    ends = len(ascending) // TRIMMED
+    inner = ascending[ends : len(ascending) - ends].tolist()
+    if not inner:
+        return known
+    typical = math.fsum(inner) / len(inner)
+    furthest = limit(np.array([OUTLIER * abs(typical)]), np.median(variance[known]), quantum)
+    return np.abs(mean) <= furthest
 
 
 def _background(
