@@ -40,7 +40,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         watch: Stopwatch,
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
-        of, threads = noise_map(background, method, source.shape[0]), source.plan.threads
+        constant_part, threads = source.sampler.constant_part, source.plan.threads
+        of = noise_map(background, method, source.shape[0], constant_part)
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )

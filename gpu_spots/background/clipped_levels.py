@@ -12,8 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.clip import StartTable, limit
-from gpu_spots.background.levels import LARGE_SCATTER, SIGNIFICANT, LevelSampler, remedy, usable
-from gpu_spots.model import Array, Validity
+from gpu_spots.background.levels import (
+    LARGE_SCATTER,
+    LARGEST,
+    SIGNIFICANT,
+    LevelSampler,
+    remedy,
+    usable,
+)
+from gpu_spots.model import Array, ConstantPart, Validity
 
 MOST_VALUES = 1 << 23
 """Values of the sample, of all frames together."""
@@ -29,6 +36,8 @@ hot pixels count does not follow the beam.
 """
 TRIMMED = 50
 """One in so many pixels is left out at either end of this mean."""
+FEWEST = 4
+"""Frames from which on it is fitted how pixels follow the level."""
 FRACTION = 2.0**16
 """Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
@@ -132,6 +141,11 @@ class ClippedLevelSampler(LevelSampler):
             self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
             total = math.fsum(np.maximum(variance, mean * quantum)[known].tolist())
             self._expected = math.sqrt(total) / (level * n_known)
+            if quantum:
+                usable = known & good.all(axis=0)
+                self.constant_part = _constant_part(
+                    sample[:, usable], mean[usable], variance[usable], highest[usable], levels
+                )
 
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
@@ -164,6 +178,40 @@ def _follows_the_beam(
     typical = math.fsum(inner) / len(inner)
     furthest = limit(np.array([OUTLIER * abs(typical)]), np.median(variance[known]), quantum)
     return np.abs(mean) <= furthest
+
+
+def _constant_part(
+    sample: Array, mean: Floats, variance: Floats, highest: Floats, levels: Floats
+) -> ConstantPart | None:
+    """Fit how pixels (n, p) follow the levels (n,); None: not told from proportion.
+
+    The slope of a pixel's values over the level is ``B + u (B - centre)``: a line through the pixels,
+    weighted by their variances.
+    """
+    levels = levels / float(np.median(levels))
+    frames = np.flatnonzero((levels >= 1 / LARGEST) & (levels <= LARGEST))
+    if len(frames) < FEWEST or not len(mean):
+        return None
+    average = math.fsum(levels[frames].tolist()) / len(frames)
+    change = levels[frames] - average
+    spread = math.fsum((change * change).tolist())
+    slope = np.zeros(len(mean))
+    for frame, by in zip(frames.tolist(), change.tolist(), strict=True):
+        slope += by * np.minimum(sample[frame], float(levels[frame]) * highest)
+    weight = np.divide(1.0, variance, out=np.zeros_like(mean), where=variance > 0)
+    total = math.fsum(weight.tolist())
+    if not (total > 0 and spread > 0):
+        return None
+    more = slope / spread - mean
+    middle, rise = (math.fsum((weight * each).tolist()) / total for each in (mean, more))
+    apart = mean - middle
+    known = math.fsum((weight * apart * apart).tolist())
+    if not known > 0:
+        return None
+    contrast = math.fsum((weight * apart * (more - rise)).tolist()) / known
+    if not abs(contrast) > SIGNIFICANT / math.sqrt(known * spread):
+        return None
+    return ConstantPart(contrast, middle - rise / contrast)
 
 
 def _background(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.correlation import Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
-from gpu_spots.model import FACTOR_BITS, Array, Validity
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Validity
 
 LARGEST = 16
 """A frame whose level is further from the run's than this ratio cannot be brought to it in a useful
@@ -38,6 +38,9 @@ Floats = NDArray[np.float64]
 
 class LevelSampler:
     """Takes the levels of frames as they come by, in any order and from several threads."""
+
+    constant_part: ConstantPart | None = None
+    """How the background of pixels follows the level; None: in proportion, as far as is known."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""

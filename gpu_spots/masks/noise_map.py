@@ -3,10 +3,15 @@
 from gpu_spots.background.methods import Method
 from gpu_spots.background.noise import unbiased_mean
 from gpu_spots.masks.matched import NoiseMap
-from gpu_spots.model import Background
+from gpu_spots.model import Background, ConstantPart
 
 
-def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap:
+def noise_map(
+    background: Background,
+    method: Method,
+    n_frames: int,
+    constant_part: ConstantPart | None = None,
+) -> NoiseMap:
     """Return background and noise of a run.
 
     Where a method takes the lowest values of each pixel, their average is raised to the mean of
@@ -16,6 +21,7 @@ def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap
         background: result of the first pass, with noise.
         method: its background method.
         n_frames: frames of the run.
+        constant_part: part of the background that does not follow the level of a frame.
     """
     noise, model = background.noise, background.noise_model
     assert noise is not None
@@ -28,4 +34,5 @@ def noise_map(background: Background, method: Method, n_frames: int) -> NoiseMap
         validity=background.validity,
         gaps=background.gaps,
         dtype=background.max.dtype,
+        constant_part=constant_part,
     )
