@@ -47,7 +47,12 @@ class Kept:
 
     keep = frozenset(("raw", "filtered", "synced", "labels", "pixels"))
 
-    def write_levels(self, frame_levels: np.ndarray, factors: np.ndarray | None) -> None: ...
+    def write_levels(
+        self,
+        frame_levels: np.ndarray,
+        factors: np.ndarray | None,
+        left_out: np.ndarray | None = None,
+    ) -> None: ...
 
     def write_noise(self, model: object) -> None: ...
 

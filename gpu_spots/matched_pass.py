@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
 from gpu_spots.masks.grouping import Groups, frames_alone
-from gpu_spots.masks.matched import SAMPLE_FRAMES, Calibration, Thresholds, significance_maps
+from gpu_spots.masks.matched import (
+    NEVER,
+    SAMPLE_FRAMES,
+    Calibration,
+    Thresholds,
+    significance_maps,
+)
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, at_last
@@ -57,7 +63,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
             on_device = self.source.batch(begin, end)
             masks = self.backend.matched_masks(
-                self._significance(on_device, begin, end), self._maps, [seeds(1)] * (end - begin)
+                self._significance(on_device, begin, end), self._maps, seeds[begin:end]
             )
             sums = self._measure(on_device, masks.spots, np.arange(end - begin), begin, end)
             found = replace(masks.spots, held=None)
@@ -75,13 +81,13 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         The frames are read twice.
         """
         self.sink.expect_matched(groups.n_masks)
-        seeds, sizes = self._seeds(groups), np.bincount(groups.mask_of_frame)
+        seeds = self._seeds(groups)
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             masks = self.backend.matched_masks(
                 self._of_groups(groups, begin, end),
                 self._maps,
-                [seeds(int(size)) for size in sizes[begin:end]],
+                seeds[begin:end],
             )
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
@@ -90,24 +96,34 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         walk = self._walk("masks", groups.n_masks, "masks", one_batch)
         return self._measured_on_frames(groups, joined([found for *_, found in walk]))
 
-    def _seeds(self, groups: Groups) -> Any:
-        """Return a function of a size of groups: their seed levels, as the backend has them."""
-        calibration = self._calibrated(groups)
+    def _seeds(self, groups: Groups) -> list[Any]:
+        """Return the seed levels of each group, as the backend has them.
+
+        No value of a frame without beam reaches its seed level.
+        """
+        calibration, sizes = self._calibrated(groups), self._sizes(groups)
 
         @cache
         def of_size(size: int) -> Any:
-            levels = self._thresholds.levels(size, calibration)
+            levels = self._thresholds.levels(max(1, size), calibration)
+            if not size:
+                never = tuple(np.full_like(seed, NEVER) for seed in levels.seed)
+                levels = replace(levels, seed=never)
             return at_last(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
-        # one after the other: threads would each make them
-        for size in np.unique(np.bincount(groups.mask_of_frame)):
-            of_size(int(size))
-        return of_size
+        return [of_size(size) for size in sizes.tolist()]
+
+    def _sizes(self, groups: Groups) -> NDArray[np.int64]:
+        """Return the number of frames of each group, 0 for a frame without beam."""
+        sizes = np.bincount(groups.mask_of_frame)
+        if self.source.left_out is not None:
+            sizes[groups.mask_of_frame[self.source.left_out]] = 0
+        return sizes
 
     def _calibrated(self, groups: Groups) -> Calibration:
         """Measure the maps of some groups of the most frequent size; of equals the smallest."""
-        sizes = np.bincount(groups.mask_of_frame)
-        size = int(np.argmax(np.bincount(sizes)))
+        sizes = self._sizes(groups)
+        size = int(np.argmax(np.bincount(sizes[sizes > 0])))
         alike = np.flatnonzero(sizes == size)
         places = np.linspace(0, len(alike) - 1, min(SAMPLE_FRAMES, len(alike)))
 

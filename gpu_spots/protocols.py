@@ -167,13 +167,17 @@ class Sink(Protocol):
     """Stacks to write, of raw, filtered, synced, labels and pixels. Others are not encoded."""
 
     def write_levels(
-        self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
+        self,
+        frame_levels: NDArray[np.float64],
+        factors: NDArray[np.int64] | None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> None:
         """Write the level of each frame, and the factors that scaled the frames.
 
         Args:
             frame_levels: (n_frames,) float64, counts.
             factors: (n_frames,) int64, multiples of 2^-16; None: frames were not scaled.
+            left_out: (n_frames,) bool: frames without beam; None: there are none.
         """
 
     def write_noise(self, model: NoiseModel) -> None:

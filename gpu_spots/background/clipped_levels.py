@@ -15,9 +15,11 @@ from gpu_spots.background.clip import StartTable, limit
 from gpu_spots.background.levels import (
     LARGE_SCATTER,
     LARGEST,
+    LEAST_SURE,
     SIGNIFICANT,
     LevelSampler,
     remedy,
+    run_level,
     usable,
 )
 from gpu_spots.model import Array, ConstantPart, Validity
@@ -104,18 +106,21 @@ class ClippedLevelSampler(LevelSampler):
 
     def _finish(self, sample: Array, good: NDArray[np.bool_]) -> None:
         quantum = 0.0 if sample.dtype.kind == "f" else 1.0
-        run = float(np.median(self.levels))
+        run = run_level(self.levels)
         if run >= 1:
             # where there are counts, fewer pixels tell as much
             sample, good = sample[:, ::DENSE_STEP], good[:, ::DENSE_STEP]
         ratios = self.levels / run if run >= 1 else np.ones(len(sample))
         ratios = np.where(np.isfinite(ratios) & (ratios > 0), ratios, 1.0)
+        beam = (
+            (ratios >= 1 / LARGEST) & (ratios <= LARGEST) & (self.levels > 0 if run >= 1 else True)
+        )
         mean, variance = np.zeros(sample.shape[1]), np.zeros(sample.shape[1])
         step = max(1, AT_ONCE // len(sample))
         for begin in range(0, sample.shape[1], step):
             part = slice(begin, begin + step)
             mean[part], variance[part] = _background(
-                sample[:, part], good[:, part], ratios, self._start, quantum
+                sample[beam, part], good[beam, part], ratios[beam], self._start, quantum
             )
         known = np.isfinite(mean) & np.isfinite(variance)
         known &= _follows_the_beam(mean, variance, known, quantum)
@@ -147,6 +152,12 @@ class ClippedLevelSampler(LevelSampler):
                     sample[:, usable], mean[usable], variance[usable], highest[usable], levels
                 )
 
+    def can_scale(self) -> bool:
+        """Return whether the level of the run is told from 0, by the error of a level."""
+        if self._expected < math.inf:
+            return run_level(self.levels) > 0 and self._expected <= LEAST_SURE
+        return super().can_scale()
+
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
 
@@ -176,7 +187,8 @@ def _follows_the_beam(
     if not inner:
         return known
     typical = math.fsum(inner) / len(inner)
-    furthest = limit(np.array([OUTLIER * abs(typical)]), np.median(variance[known]), quantum)
+    spread = np.array([np.median(variance[known])])
+    furthest = limit(np.array([OUTLIER * abs(typical)]), spread, quantum)
     return np.abs(mean) <= furthest
 
 
@@ -185,10 +197,10 @@ def _constant_part(
 ) -> ConstantPart | None:
     """Fit how pixels (n, p) follow the levels (n,); None: not told from proportion.
 
-    The slope of a pixel's values over the level is ``B + u (B - centre)``: a line through the pixels,
-    weighted by their variances.
+    The slope of a pixel's values over the level is ``B + u (B - centre)``: a line through the
+    pixels, weighted by their variances.
     """
-    levels = levels / float(np.median(levels))
+    levels = levels / run_level(levels)
     frames = np.flatnonzero((levels >= 1 / LARGEST) & (levels <= LARGEST))
     if len(frames) < FEWEST or not len(mean):
         return None

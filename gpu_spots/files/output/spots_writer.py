@@ -157,12 +157,20 @@ class SpotsWriter:
 
     @_writes
     def write_levels(
-        self, frame_levels: NDArray[np.float64], factors: NDArray[np.int64] | None
+        self,
+        frame_levels: NDArray[np.float64],
+        factors: NDArray[np.int64] | None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Write the level of each frame and its scale, which is 1 if frames were not scaled."""
+        """Write the level of each frame and its scale, which is 1 if frames were not scaled.
+
+        The scale of frames that were left out is NaN.
+        """
         if factors is not None:
             self._counts = "scaled counts"
         scale = np.ones(len(frame_levels)) if factors is None else factors / 2**FACTOR_BITS
+        if left_out is not None:
+            scale = np.where(left_out, np.nan, scale)
         self._create_table("per_frame/level", frame_levels)
         self._create_table("per_frame/scale", scale)
 
