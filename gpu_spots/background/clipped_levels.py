@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.clip import StartTable, limit
+from gpu_spots.background.clip import MOST_OF_POISSON, StartTable, limit
 from gpu_spots.background.levels import (
     LARGE_SCATTER,
     LARGEST,
@@ -149,7 +149,7 @@ class ClippedLevelSampler(LevelSampler):
             if quantum:
                 usable = known & good.all(axis=0)
                 self.constant_part = _constant_part(
-                    sample[:, usable], mean[usable], variance[usable], highest[usable], levels
+                    sample[:, usable], mean[usable], variance[usable], levels
                 )
 
     def can_scale(self) -> bool:
@@ -193,7 +193,7 @@ def _follows_the_beam(
 
 
 def _constant_part(
-    sample: Array, mean: Floats, variance: Floats, highest: Floats, levels: Floats
+    sample: Array, mean: Floats, variance: Floats, levels: Floats
 ) -> ConstantPart | None:
     """Fit how pixels (n, p) follow the levels (n,); None: not told from proportion.
 
@@ -202,14 +202,16 @@ def _constant_part(
     """
     levels = levels / run_level(levels)
     frames = np.flatnonzero((levels >= 1 / LARGEST) & (levels <= LARGEST))
-    if len(frames) < FEWEST or not len(mean):
+    # photon counters have no bias
+    if len(frames) < FEWEST or not len(mean) or np.median(mean) < MOST_OF_POISSON:
         return None
     average = math.fsum(levels[frames].tolist()) / len(frames)
     change = levels[frames] - average
     spread = math.fsum((change * change).tolist())
     slope = np.zeros(len(mean))
     for frame, by in zip(frames.tolist(), change.tolist(), strict=True):
-        slope += by * np.minimum(sample[frame], float(levels[frame]) * highest)
+        level = float(levels[frame])
+        slope += by * np.minimum(sample[frame], limit(level * mean, level * variance, 1.0))
     weight = np.divide(1.0, variance, out=np.zeros_like(mean), where=variance > 0)
     total = math.fsum(weight.tolist())
     if not (total > 0 and spread > 0):
