@@ -1,9 +1,15 @@
 """Background and noise of a run as the matched finder needs them, for every background method."""
 
-from gpu_spots.background.methods import Method
+import numpy as np
+
+from gpu_spots.background.methods import Clip, Method
 from gpu_spots.background.noise import unbiased_mean
 from gpu_spots.masks.matched import NoiseMap
 from gpu_spots.model import Background, ConstantPart
+
+
+LARGEST_BACKGROUND = 2.0**29
+"""Counts from which on the background of a pixel of levelled 32-bit frames is a mark, no number."""
 
 
 def noise_map(
@@ -26,13 +32,23 @@ def noise_map(
     noise, model = background.noise, background.noise_model
     assert noise is not None
     assert model is not None
+    mean = unbiased_mean(background, method.n_sampled(n_frames) / n_frames)
+    dtype = background.max.dtype
+    if (
+        isinstance(method, Clip)
+        and method.levels is not None
+        and dtype.kind != "f"
+        and dtype.itemsize == 4
+    ):
+        # marks of dead pixels, which a level moves out of the range of levelled values
+        noise = np.where(mean < LARGEST_BACKGROUND, noise, np.float32(np.nan))
     return NoiseMap(
-        mean=unbiased_mean(background, method.n_sampled(n_frames) / n_frames),
+        mean=mean,
         noise=noise,
         gain=model.gain,
         read_variance=model.read_variance,
         validity=background.validity,
         gaps=background.gaps,
-        dtype=background.max.dtype,
+        dtype=dtype,
         constant_part=constant_part,
     )
