@@ -153,10 +153,14 @@ class ClippedLevelSampler(LevelSampler):
                 )
 
     def can_scale(self) -> bool:
-        """Return whether the level of the run is told from 0, by the error of a level."""
-        if self._expected < math.inf:
-            return run_level(self.levels) > 0 and self._expected <= LEAST_SURE
-        return super().can_scale()
+        """Return whether the level of the run is told from 0, by the error of a level.
+
+        With frames far below 0, it is the difference of two backgrounds.
+        """
+        run = run_level(self.levels)
+        if not run > 0 or np.nanmin(self.levels) < -run / LARGEST:
+            return False
+        return self._expected <= LEAST_SURE if self._expected < math.inf else super().can_scale()
 
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
