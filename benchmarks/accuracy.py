@@ -1,22 +1,25 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
     python benchmarks/accuracy.py [--quick] [--peers FOLDER | --defaults] [--scenes ccd pilatus ...]
-        [--json FILE] [--plots FOLDER]
+        [--programs matched om ...] [--json FILE] [--plots FOLDER] [--overview OUT.png]
 
-Each program has several settings. On a run with a seed for tuning, the setting with the highest
-recall above 5 sigma is chosen among those with at most 0.1 false spots a frame (or the one with the
-fewest). The tables show what the chosen setting does on other runs, whose seeds are for published
-figures only. With --defaults, ``gpu-spots find`` and ``gpu-spots find --manual`` are compared as
-they are. All programs are scored by the rule of ``gpu-spots score``, which needs centres only.
+Each program has several settings. On two runs of 24 frames of 512 x 512 with seeds for tuning, the
+setting with the highest recall above 5 sigma is chosen among those with at most 0.1 false spots a
+frame (or the one with the fewest). The tables show what the chosen setting does on other runs,
+whose seeds are for published figures only. All programs are scored by the rule of ``gpu-spots
+score``, which needs centres only. With --defaults, ``gpu-spots find`` and ``gpu-spots find
+--manual`` are compared as they are. Results that FILE has from a run before are kept and shown, so
+programs and scenes can be measured one after the other.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
-    for p in om:ondamonitor id11:ImageD11 sep:sep photutils:photutils; do
+    for p in om:ondamonitor id11:ImageD11 sep:sep photutils:photutils pyfai:pyFAI; do
         python3 -m venv FOLDER/${p%:*}; FOLDER/${p%:*}/bin/pip install ${p#*:} "numpy<3"
     done
     FOLDER/om/bin/pip install "numpy<2"
 
-Without --quick frames have 1024 x 1024 pixels, runs 60 frames and there are three of them.
+Without --quick frames have 1024 x 1024 pixels, runs 60 frames and there are three of them; the
+tuning runs have spots of the same size.
 """
 
 import argparse
@@ -41,14 +44,28 @@ from gpu_spots.errors import ParameterError
 from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.parameters import MANUAL_DEFAULTS
-from gpu_spots.simulate.design import PUBLISHED_SEEDS, TUNING_SEEDS, make_design
+from gpu_spots.simulate.design import (
+    PRESETS,
+    PUBLISHED_SEEDS,
+    TUNING_SEEDS,
+    SpotDesign,
+    make_design,
+)
 from gpu_spots.simulate.run import SimulatedRun, simulate_run
-from gpu_spots.simulate.score import Bin, Found, Score, score
+from gpu_spots.simulate.score import Bin, Found, Purity, Score, score
 
-EDGES = (3.0, 5.0, 7.0, 10.0, 15.0, 30.0, math.inf)
+EDGES = (3.0, 5.0, 7.0, 10.0, 15.0, 30.0, 100.0, math.inf)
 """Edges of the bins of signal-to-noise."""
 ASKED_FROM = 5.0
 """Settings are chosen by the recall of spots at or above this signal-to-noise."""
+ERRORS_FROM = 7.0
+"""Errors of intensities are shown from this signal-to-noise on."""
+SHOWN_TO = 30.0
+"""Signal-to-noise up to which the overview shows the recall."""
+ENOUGH = 20
+"""Spots of a bin whose errors are shown, at least."""
+TUNING = TUNING_SEEDS[100:102]
+"""Seeds of the runs on which settings are chosen."""
 FALSE_LIMIT = 0.1
 """False spots a frame that a chosen setting may have."""
 
@@ -63,13 +80,15 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "hard": ("hard", CCD | {"correlation": 0.0, "neighbours": 0, "static_spots": 0}),
     "pilatus": ("pilatus", COUNTER | {"modules": (195, 487), "gaps": (17, 7)}),
     "eiger": ("eiger", COUNTER | {"modules": (250, 300), "gaps": (37, 10)}),
+    "laser": ("marccd", CCD | {"laser": True}),
     "pairs 3": ("marccd", PAIRS | {"separation": 3.0}),
     "pairs 4": ("marccd", PAIRS | {"separation": 4.0}),
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""Runs by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
-usual number.
+"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
+usual number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an angle
+(``-S blocks``).
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -92,22 +111,26 @@ CLIP: dict[str, dict[str, Any]] = {
 }
 """Settings of ``-m clip`` with the manual's masks."""
 MATCHED: dict[str, dict[str, Any]] = {
-    f"-m {method}{' --streaks' if streaks else ''} --significance {level:g}": {
-        "method": method,
+    f"-m clip{' --streaks' if streaks else ''} --significance {level:g}": {
+        "method": "clip",
         "finder": "matched",
         "significance": level,
         "streaks": streaks,
     }
-    for method in ("n_removed", "clip")
     for streaks in (False, True)
     for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
 PATIENCE = 900
 """Seconds that all settings of another program may take on one run."""
-PEERS = ("om", "id11", "sep", "photutils")
+PEERS = ("om", "id11", "sep", "photutils", "pyfai")
 """Other programs, by the folders of their environments."""
-OURS = {"n_removed, threshold": MANUAL, "clip, threshold": CLIP, "matched": MATCHED}
+OURS = {
+    "n_removed, threshold": MANUAL,
+    "clip, threshold": CLIP,
+    "matched": MATCHED,
+    "matched, default": {"default": {"method": "clip", "finder": "matched"}},
+}
 """Programs of ours and their settings."""
 DEFAULT_SETS: dict[str, dict[str, dict[str, Any]]] = {
     "manual": {"--manual": dict(MANUAL_DEFAULTS)},
@@ -147,61 +170,64 @@ def main() -> None:
     programs.add_argument("--peers", type=Path, metavar="FOLDER")
     programs.add_argument("--defaults", action="store_true", help="the two sets of defaults only")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--programs", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scene")
+    parser.add_argument(
+        "--overview", type=Path, metavar="OUT.png", help="draw the recall of all scenes"
+    )
     options = parser.parse_args()
     size, n_frames, n_runs = (512, 24, 1) if options.quick else (1024, 60, 3)
-    seeds = TUNING_SEEDS[100], list(PUBLISHED_SEEDS[:n_runs])
     record: dict[str, Any] = {
         "gpu_spots": __version__, "numpy": np.__version__, "python": sys.version.split()[0],
-        "size": size, "frames": n_frames, "tuning_seed": seeds[0], "seeds": seeds[1], "scenes": {},
+        "size": size, "frames": n_frames, "tuning_seeds": list(TUNING), "scenes": {},
+        "seeds": list(PUBLISHED_SEEDS[:n_runs]),
     }  # fmt: skip
+    if options.json and options.json.exists():
+        record["scenes"] = json.loads(options.json.read_text())["scenes"]
     begun = time.perf_counter()
     for scene in options.scenes:
         with tempfile.TemporaryDirectory() as folder:
-            results, versions = measured(
-                scene, size, n_frames, seeds, options.peers, Path(folder),
-                DEFAULT_SETS if options.defaults else OURS,
-            )  # fmt: skip
-        record["scenes"][scene] = {
+            results, versions = measured(scene, record, options, Path(folder))
+        of_scene = record["scenes"].setdefault(scene, {})
+        of_scene |= {
             name: asdict(result) | {"version": versions.get(name)}
             for name, result in results.items()
         }
+        if options.json:
+            options.json.write_text(json.dumps(record, indent=1))
+        shown = [*DEFAULT_SETS] if options.defaults else [*OURS, *PEERS]
+        results = {name: _read(of_scene[name]) for name in shown if name in of_scene}
         print(f"\n## {scene}\n", flush=True)
-        for line in table(scene, results):
+        for line in (*table(scene, results), "", *errors(scene, results)):
             print(line, flush=True)
         if options.plots and not scene.startswith("pairs"):
             scores = {name: combined(result.scores) for name, result in results.items()}
             write_plot(options.plots / f"accuracy_{scene}.svg", scores, force=True)
     print(f"\n{time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+    if options.overview:
+        draw(record["scenes"], options.overview)
 
 
 def measured(
-    scene: str,
-    size: int,
-    n_frames: int,
-    seeds: tuple[int, list[int]],
-    peers: Path | None,
-    folder: Path,
-    programs: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    scene: str, record: Mapping[str, Any], options: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Return the results of each program at its best setting, and the versions of others."""
-    has_choice = any(len(settings) > 1 for settings in programs.values())
-    tuning = simulated(scene, size, n_frames, seeds[0]) if has_choice else None
-    published = [simulated(scene, size, n_frames, seed) for seed in seeds[1]]
+    size = record["size"]
+    tuning = [simulated(scene, 512, 24, seed, size // 512) for seed in TUNING]
+    published = [simulated(scene, size, record["frames"], seed) for seed in record["seeds"]]
     results: dict[str, Result] = {}
     versions: dict[str, str] = {}
-    for name, wanted in programs.items():
-        settings = {setting: changes for setting, changes in wanted.items() if _known(changes)}
-        if not settings:
-            print(f"{name}: not measured, this version does not have it", file=sys.stderr)
+    for name, of_program in (DEFAULT_SETS if options.defaults else OURS).items():
+        if name not in options.programs and not options.defaults:
             continue
+        settings = {setting: made for setting, made in of_program.items() if _known(made)}
         best = next(iter(settings))
-        if tuning is not None:
+        if len(settings) > 1:
             tried = {
-                setting: score(tuning.run.truth, ours(tuning, changes, folder), EDGES)
+                setting: combined(
+                    [score(one.run.truth, ours(one, changes, folder), EDGES) for one in tuning]
+                )
                 for setting, changes in settings.items()
             }
             best = chosen(tried, scene)
@@ -213,23 +239,24 @@ def measured(
         ]
         results[name] = Result(best, tuple(scores), seconds)
     for name in PEERS:
-        python = peers and peers / name / "bin/python"
-        if tuning is None:
+        if name not in options.programs or options.defaults:
             continue
+        python = options.peers and options.peers / name / "bin/python"
         if not python or not python.exists():
             print(f"{name}: not measured, no environment", file=sys.stderr)
             continue
-        tried = {
-            setting: score(tuning.run.truth, found, EDGES)
-            for setting, found in theirs(python, name, tuning, folder, versions)
-        }
-        if not tried:
+        each: dict[str, list[Score]] = {}
+        for one in tuning:
+            for setting, one_found in theirs(python, name, one, folder, versions):
+                each.setdefault(setting, []).append(score(one.run.truth, one_found, EDGES))
+        if not each:
             continue
+        tried = {setting: combined(scores) for setting, scores in each.items()}
         best = chosen(tried, scene)
         peer_scores = [
-            score(one.run.truth, found, EDGES)
+            score(one.run.truth, one_found, EDGES)
             for one in published
-            for _, found in theirs(python, name, one, folder, versions, best)
+            for _, one_found in theirs(python, name, one, folder, versions, best)
         ]
         results[name] = Result(best, tuple(peer_scores), math.nan)
     return results, versions
@@ -244,14 +271,17 @@ def _known(changes: Mapping[str, Any]) -> bool:
     return True
 
 
-def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
-    """Return a run of a scene."""
+def simulated(scene: str, size: int, n_frames: int, seed: int, larger: int = 1) -> Frames:
+    """Return a run of a scene, with spots of ``larger`` times the usual area."""
     preset, changes = SCENES[scene]
     usual = 200 * (size / 1024) ** 2
     options: dict[str, Any] = {
         "size": (size, size), "laser": False, "angles": n_frames, "repeats": 1, "spots": 1.0,
         "seed": seed,
     } | changes  # fmt: skip
+    if options["laser"]:
+        options |= {"angles": n_frames // 6, "repeats": 3}
+    options["area"] = larger * PRESETS[preset].get("area", SpotDesign().area)
     for name in ("spots", "neighbours"):
         options[name] = round(usual * options.get(name, 0))
     run = simulate_run(make_design(options, preset))
@@ -263,14 +293,18 @@ def simulated(scene: str, size: int, n_frames: int, seed: int) -> Frames:
 def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
     """Return what this program finds."""
     drifts = one.run.design.drift > 0
+    schedule, laser = one.run.truth.schedule, one.run.design.laser
     parameters = replace(
-        Parameters.manual(angles=0, normalise="level" if drifts else "none"), **changes
+        Parameters.manual(angles=0, normalise="level" if drifts else "none"),
+        sync="blocks" if laser else "none",
+        **changes,
     )
+    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     output = folder / "spots.h5"
     with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
         find_spots(
-            one.frames, parameters, valid_pixels=one.good, output=output, compression="lzf",
-            force=True,
+            one.frames, parameters, columns=columns if laser else None, valid_pixels=one.good,
+            output=output, compression="lzf", force=True,
         ).close()  # fmt: skip
     return read_found(output)
 
@@ -351,6 +385,78 @@ def _means(parts: Sequence[Bin]) -> dict[str, float]:
             float(np.average(values[known], weights=weights[known])) if known.any() else math.nan
         )
     return means
+
+
+def _read(result: Mapping[str, Any]) -> Result:
+    """Return a result as it was written to a file."""
+    scores = [
+        Score(
+            **one
+            | {
+                "bins": tuple(Bin(**part) for part in one["bins"]),
+                "clear": Bin(**one["clear"]),
+                "purity": tuple(Purity(**part) for part in one["purity"]),
+            }
+        )
+        for one in result["scores"]
+    ]
+    return Result(result["setting"], tuple(scores), result["seconds"])
+
+
+def draw(scenes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Draw the recall by signal-to-noise of all programs, one panel for each scene."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [scene for scene in SCENES if scene in scenes and not scene.startswith("pairs")]
+    n_columns = min(4, len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
+    figure = Figure(figsize=(3 * n_columns, 2.6 * n_rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    limits = list(itertools.pairwise([low for low in EDGES if low <= SHOWN_TO]))
+    lines: dict[str, Any] = {}
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    for panel, scene in zip(panels, shown, strict=False):
+        for k, name in enumerate([*OURS, *PEERS]):
+            if name not in scenes[scene]:
+                continue
+            bins = combined(_read(scenes[scene][name]).scores).bins
+            recall = {part.low: 100 * part.recall for part in bins}
+            style = "o-" if name in OURS else "s--"
+            heights = [recall.get(low, math.nan) for low, _ in limits]
+            (lines[name],) = panel.plot(heights, style, color=f"C{k}", ms=4, lw=1.2)
+        panel.set_title(scene, fontsize=10)
+        panel.set_xticks(
+            range(len(limits)), [f"{low:g}-{high:g}" for low, high in limits], fontsize=8
+        )
+        panel.set_ylim(-3, 103)
+        panel.grid(alpha=0.3)
+    for panel in panels[-n_columns:]:
+        panel.set_xlabel("signal over noise", fontsize=9)
+    for panel in panels[::n_columns]:
+        panel.set_ylabel("recall, %")
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def errors(scene: str, results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the lines of a scene's table of intensities and their errors, by the whole spot."""
+    if scene.startswith("pairs"):
+        return
+    yield "| program | S/N | spots | I | 68 % | 95 % |"
+    yield "|---|---|---|---|---|---|"
+    for name, result in results.items():
+        for part in combined(result.scores).bins:
+            if part.low < ERRORS_FROM or part.found < ENOUGH or math.isnan(part.covered_68):
+                continue
+            limits = f"> {part.low:g}" if math.isinf(part.high) else f"{part.low:g}-{part.high:g}"
+            yield (
+                f"| {name} | {limits} | {part.found} | {100 * part.intensity_bias:+.1f} ± "
+                f"{100 * part.intensity_scatter:.1f} % | {100 * part.covered_68:.0f} | "
+                f"{100 * part.covered_95:.0f} |"
+            )
 
 
 def table(scene: str, results: Mapping[str, Result]) -> Iterator[str]:

@@ -14,8 +14,10 @@ percentile), wherever it can use it.
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -171,11 +173,32 @@ def photutils(run: Run) -> Iterator[tuple[str, str, Finder]]:
             yield f"in sigmas, FWHM {fwhm:g}, threshold {level:g}", "in sigmas", find
 
 
+def pyfai(run: Run) -> Iterator[tuple[str, str, Finder]]:
+    """Blobs of pyFAI: maxima of differences of Gaussians."""
+    blobs = import_module("pyFAI.blob_detection").BlobDetection
+    done: dict[int, Any] = {}
+    for level in (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0):
+
+        def find(image: NDArray[Any], level: float = level) -> Spots:
+            key = hash(image.tobytes())
+            if key not in done:
+                search = blobs(image, init_sigma=1.0, dest_sigma=2.0, mask=~run.good)
+                with redirect_stdout(StringIO()):
+                    search.process(1)
+                done[key] = search.keypoints
+            points = done[key]
+            points = points[points["I"] >= level]
+            return np.column_stack([points["y"], points["x"]]), None
+
+        yield f"in sigmas, blobs above {level:g}", "in sigmas", find
+
+
 PROGRAMS = {
     "om": ("ondamonitor", om),
     "id11": ("ImageD11", id11),
     "sep": ("sep", sep),
     "photutils": ("photutils", photutils),
+    "pyfai": ("pyFAI", pyfai),
 }
 """By name: the package that has the version, and the settings that are tried."""
 

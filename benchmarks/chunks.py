@@ -90,7 +90,7 @@ def reading(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
 
 
 def direct(reader: FrameReader, into: np.ndarray, threads: int) -> Way:
-    """All frames through a reader."""
+    """Read all frames by a reader."""
 
     def read() -> None:
         with ThreadPoolExecutor(threads) as pool:

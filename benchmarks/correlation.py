@@ -47,6 +47,9 @@ def designs() -> dict[str, tuple[str, dict[str, Any]]]:
             ("photon counter, 0.03 photons, 512", "eiger", of_size | {"background": 0.03}),
         ):
             found[f"{name}, {words}"] = preset, DARK | options | {"drift": drift}
+    for n_frames in (8, 12, 30):
+        few = DARK | of_size | {"spots": 0, "angles": n_frames}
+        found[f"CCD, no spots, {n_frames} frames"] = "marccd", few
     found["all difficulties, 512"] = "hard", DARK | of_size
     return found
 

@@ -173,7 +173,7 @@ def cpu_seconds(function: Callable[[], object], rounds: int) -> float:
 
 
 def read_all(path: Path) -> None:
-    """Every byte of a file, into memory that is used again."""
+    """Read every byte of a file into memory that is used again."""
     room = bytearray(4 << 20)
     with path.open("rb", buffering=0) as file:
         while file.readinto(room):

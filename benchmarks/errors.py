@@ -1,12 +1,18 @@
 """Errors of intensities and centroids, compared with the truth of simulated runs.
 
-    python benchmarks/errors.py
+    python benchmarks/errors.py [--seeds 2] [--runs "CCD, dark" ...]
+        [--settings "clip, matched" ...]
 
 Prints one line for each run and range of signal over noise: the share of spots whose true counts
-are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the same
-of the centroid, and the share of a spot that is in its mask. The truth is the noise-free counts on
-the pixels of the mask. Spots that are saturated, at the border, or on the mask of another spot are
-left out.
+are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the share
+of coordinates whose true value is within 1 and 1.96 ``centroid_sigma``, their error over the
+smallest possible one (the value that 68 % are below), and the share of a spot that is in its mask.
+The true counts are the noise-free ones on the pixels of the mask; the true coordinates are those of
+the spot. Spots that are saturated, at the border, or on the mask of another spot are left out.
+
+The smallest possible error is the bound of Cramer and Rao for a fit that knows the shape of the
+spot, its background and the noise, but not its intensity and place. It is given where noise is not
+correlated.
 
 For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with
 each other: the differences, divided by their sigmas, must have a standard deviation of 1. Their
@@ -22,6 +28,8 @@ import numpy as np
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.columns import Flag
+from gpu_spots.simulate.design import DetectorDesign
+from gpu_spots.simulate.placing import image_of
 from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run
 
 BINS = ((3, 7), (7, 15), (15, 30), (30, 100), (100, np.inf))
@@ -29,6 +37,9 @@ DESIGN = Design(size=(512, 512), spots=100, jitter=0.0, hot_pixels=0, dead_pixel
 RUNS = {
     "CCD, dark": replace(DESIGN, laser=False, angles=30, repeats=1),
     "CCD, dark, drift of 3 %": replace(DESIGN, laser=False, angles=30, repeats=1, drift=3.0),
+    "CCD, dark, correlated noise": replace(
+        DESIGN, laser=False, angles=30, repeats=1, detector=DetectorDesign(correlation=0.7)
+    ),
     "Poisson, dark, 30 counts": replace(
         DESIGN, laser=False, angles=30, repeats=1, gain=1.0, background=30.0
     ),
@@ -47,15 +58,23 @@ def main() -> None:
     """Simulate, find and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=2, help="runs of each kind")
-    n_seeds = parser.parse_args().seeds
-    print("run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | in mask")
-    for name, design in RUNS.items():
-        for setting, options in SETTINGS.items():
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    arguments = parser.parse_args()
+    n_seeds = arguments.seeds
+    print(
+        "| run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | bound | "
+        "in mask |"
+    )
+    for name in arguments.runs:
+        design = RUNS[name]
+        for setting in arguments.settings:
+            options = SETTINGS[setting]
             rows = [
                 pulls(simulate_run(replace(design, seed=FIRST_SEED + i)), options)
                 for i in range(n_seeds)
             ]
-            snr, z, centroid, share = (
+            snr, z, centroid, share, bound = (
                 np.concatenate(column) for column in zip(*(row[0] for row in rows), strict=True)
             )
             for low, high in BINS:
@@ -63,9 +82,11 @@ def main() -> None:
                 if some.sum() < 20:
                     continue
                 print(
-                    f"{name} | {setting} | {low}-{high} | {some.sum()} | {within(z[some])} | "
+                    f"| {name} | {setting} | {low}-{high} | {some.sum()} | {within(z[some])} | "
                     f"{z[some].mean():.2f} | {z[some].std():.2f} | {within(centroid[some])} | "
-                    f"{100 * np.median(share[some]):.0f} %"
+                    f"{np.percentile(bound[some], 68.27):.2f} | "
+                    f"{100 * np.median(share[some]):.1f} % |",
+                    flush=True,
                 )
             if design.laser:
                 for low, high in BINS:
@@ -78,14 +99,14 @@ def within(z: np.ndarray) -> str:
 
 
 def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return S/N, pulls of intensity and centroid, and share in the mask of each spot.
+    """Return S/N, pulls of intensity and centroid, share in the mask, and error over the bound.
 
     For runs with blocks, also S/N and the differences of I and of I_prf between frames of a spot.
     """
     design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
     frames = np.stack(list(run.frames()))
     sync = "blocks" if design.laser else "none"
-    found: list[list[Any]] = [[], [], [], []]
+    found: list[list[Any]] = [[], [], [], [], []]
     normalise = "level" if design.drift else "none"
     parameters = Parameters.manual(angles=0, sync=sync, normalise=normalise, **options)
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
@@ -110,16 +131,18 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
         sigma = table["sigma"][row]
         if len(inside) != 1 or table["flags"][row] & bad or not truth.sum() > 3 * sigma:
             continue
-        spot = inside[0]
+        spot = int(inside[0])
         whole = scale * spots.I[spot] * (1 + schedule.laser_on[frame] * spots.response[spot])
         # other spots nearby, and tails of them
         if not 0.5 < truth.sum() / whole < 1.02:
             continue
-        centre = np.array([(truth * x).sum(), (truth * y).sum()]) / truth.sum()
+        error = table["centroid"][row] - spots.XY[spot]
+        smallest = smallest_errors(run, spot, scale, bool(schedule.laser_on[frame]))
         found[0].append(truth.sum() / sigma)
         found[1].append((table["I"][row] - truth.sum()) / sigma)
-        found[2].append((table["centroid"][row] - centre) / table["centroid_sigma"][row])
+        found[2].append(error / table["centroid_sigma"][row])
         found[3].append(truth.sum() / whole)
+        found[4].append(abs(error) / smallest)
     differences = np.zeros((3, 0))
     if design.laser:
         key = np.stack([table["mask"], table["label"], schedule.laser_on[table["frame"]]])
@@ -142,6 +165,32 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
         ]
         differences = np.concatenate([differences, precision])
     return [np.array(column) for column in found], differences
+
+
+def smallest_errors(run: SimulatedRun, spot: int, scale: float, laser_on: bool) -> np.ndarray:
+    """Return the smallest standard errors of X and Y of a spot, (2,) pixels; NaN: not known."""
+    design, spots = run.design, run.truth.spots
+    if design.detector.correlation:
+        return np.full(2, np.nan)
+    (rows, columns), share = image_of(spots, spot, design.size, np.zeros(2), ())
+    intensity = scale * spots.I[spot] * (1 + laser_on * spots.response[spot])
+    x = np.arange(rows.start, rows.stop)[:, None] - spots.XY[spot, 0]
+    y = np.arange(columns.start, columns.stop) - spots.XY[spot, 1]
+    turn, sigma = np.radians(spots.orientation[spot]), spots.sigma[spot]
+    along = (x * np.cos(turn) + y * np.sin(turn)) / sigma[0] ** 2
+    across = (y * np.cos(turn) - x * np.sin(turn)) / sigma[1] ** 2
+    counts = intensity * share * run.detector.light[rows, columns]
+    slopes = np.stack(
+        [
+            counts / intensity,
+            counts * (along * np.cos(turn) - across * np.sin(turn)),
+            counts * (along * np.sin(turn) + across * np.cos(turn)),
+        ]
+    ).reshape(3, -1)
+    light = counts + run.detector.background[rows, columns]
+    variance = design.gain * light + design.detector.read_noise**2 + 1 / 12
+    information = (slopes / variance.ravel()) @ slopes.T
+    return np.asarray(np.sqrt(np.diag(np.linalg.inv(information))[1:]))
 
 
 def repeats(name: str, setting: str, low: float, high: float, parts: list[np.ndarray]) -> str:

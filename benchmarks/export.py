@@ -14,12 +14,15 @@ import h5py
 import numpy as np
 
 from gpu_spots.cli.progress import WarningsOnly
+from gpu_spots.columns import FRAMES_TYPE, SPOT_COLUMNS
 from gpu_spots.export.format import ExportOptions
 from gpu_spots.export.formats import export_spots
 
 SPOTS_PER_FRAME = 200
 SIZE = 1024
 PIXELS = 50
+TYPES = {FRAMES_TYPE: "uint16"}
+"""Types of columns that depend on the frames."""
 
 
 def main() -> None:
@@ -67,6 +70,11 @@ def write_spots(path: Path, n_spots: int) -> None:
         file["lauecollect/angle"] = np.arange(n_frames) // 2 * 0.5
         file["lauecollect/laser_on"] = np.arange(n_frames) % 2
         file.create_group("info")
+        for record in SPOT_COLUMNS:
+            if record.path not in file:
+                shape = (n_spots, *(length for length in record.shape[1:] if length != "n_spots"))
+                values = rng.uniform(1, 1000, tuple(map(int, shape)))
+                file[record.path] = values.astype(TYPES.get(record.dtypes[0], record.dtypes[0]))
 
 
 if __name__ == "__main__":

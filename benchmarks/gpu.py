@@ -170,7 +170,7 @@ def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
 
 
 def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]:
-    """All stages of one stack that stays on the device."""
+    """Time all stages of one stack that stays on the device."""
     n_frames, size, _ = frames.shape
     device, n_pixels = backend.toolkit, size * size
     values, words = frames.nbytes, n_frames * size * (-(-size // 32)) * 4
@@ -273,7 +273,9 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
     ]
 
 
-def learn(backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int) -> Background:
+def compute_background(
+    backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int
+) -> Background:
     """The background of frames on the device, as the first pass makes it."""
 
     def band(span: tuple[int, int]) -> bool:
@@ -306,12 +308,14 @@ def resident(
     The host's maps are made once: fresh memory is the system's to give, and costs what it costs.
     """
     _, *shape = frames.shape
-    held = backend.hold_background(frames.shape, frames.dtype, Trimmed(25))
+    held = backend.allocate_background(frames.shape, frames.dtype, Trimmed(25))
     maps = BackgroundMaps(tuple(shape), frames.dtype, CUTOFF, varies=False, held=held)
     taken = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        prepared = backend.prepare(learn(backend, frames, maps, rows, threads), MORPHOLOGY, None)
+        prepared = backend.prepare(
+            compute_background(backend, frames, maps, rows, threads), MORPHOLOGY, None
+        )
         between = time.perf_counter()
         find(backend, frames, prepared, step, threads)
         taken.append((between - start, time.perf_counter() - between))
@@ -385,7 +389,7 @@ def cpu_stages(
 
 
 def print_table(rows: list[Row], bandwidth: float) -> None:
-    """In Markdown."""
+    """Print the table in Markdown."""
     print(
         "| stage | time | GB moved | share of copy bandwidth | CuPy's functions | CPU backend, 1 "
         "thread |\n|---|---|---|---|---|---|"

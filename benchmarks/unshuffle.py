@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def steps(stored: bytes, out: np.ndarray, rounds: int) -> None:
-    """Each step for itself."""
+    """Time each step separately."""
     data, octets = inflate(stored, out.nbytes), out.reshape(-1).view(np.uint8)
     ways: dict[str, Callable[[], object]] = {
         "inflate": lambda: inflate(stored, out.nbytes),
@@ -76,7 +76,7 @@ def steps(stored: bytes, out: np.ndarray, rounds: int) -> None:
 
 
 def reads(reader: FrameReader, frames: np.ndarray, threads: int, rounds: int) -> None:
-    """All frames, in order or still shuffled."""
+    """Read all frames, in order or still shuffled."""
     n_frames, n_rows, n_columns = frames.shape
     into, planes = np.zeros_like(frames), np.zeros((n_frames, 1, 2, n_rows, n_columns), np.uint8)
     with ThreadPoolExecutor(threads) as pool:

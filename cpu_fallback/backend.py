@@ -33,7 +33,7 @@ class CpuBackend:
     band_bytes = staticmethod(memory.band_bytes)
     batch_bytes = staticmethod(memory.batch_bytes)
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype, shared: bool = False) -> Array:
+    def allocate(self, shape: tuple[int, int, int], dtype: np.dtype, shared: bool = False) -> Array:
         """Return an array."""
         return np.empty(shape, dtype)
 
@@ -55,7 +55,9 @@ class CpuBackend:
     scaled = staticmethod(scale.scaled)
     levelled = staticmethod(scale.levelled)
 
-    def hold_background(self, shape: tuple[int, int, int], dtype: np.dtype, method: Method) -> None:
+    def allocate_background(
+        self, shape: tuple[int, int, int], dtype: np.dtype, method: Method
+    ) -> None:
         """Return None: the background is where this backend computes."""
 
     background = staticmethod(background.background)

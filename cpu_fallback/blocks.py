@@ -10,6 +10,7 @@ and ``D / k`` orders blocks as their mean ranks do. A block that leaves takes it
 ``s``: nothing is sorted again.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,30 @@ from numpy.typing import NDArray
 
 from cpu_fallback.ranks import forget, order_codes
 from gpu_spots.model import Array
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBlocks:
+    """Blocks of frames, in the forms that background methods need.
+
+    Ranks are held block by block: their place says which block and frame they are of.
+    """
+
+    of_frame: NDArray[np.int64]
+    """(n,) block of each frame."""
+    order: NDArray[np.int64]
+    """(n,) frame at each place."""
+    place: NDArray[np.int64]
+    """(n,) place of each frame."""
+    begin: NDArray[np.int64]
+    """(b + 1,) block ``i`` has the places ``begin[i]`` to ``begin[i + 1]``."""
+
+    @classmethod
+    def of(cls, block_of_frame: NDArray[np.integer]) -> "FrameBlocks":
+        """Return the blocks, from the block of each frame."""
+        of_frame = block_of_frame.astype(np.int64)
+        order = of_frame.argsort(kind="stable")
+        return cls(of_frame, order, order.argsort(), np.append(0, np.bincount(of_frame).cumsum()))
 
 
 class EqualBlocks:

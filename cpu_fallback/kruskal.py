@@ -1,13 +1,12 @@
 """Background of each pixel from the blocks that the Kruskal-Wallis test leaves."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.blocks import EqualBlocks, UnequalBlocks, columns
-from cpu_fallback.moments import Band, Tile, tiles
+from cpu_fallback.blocks import EqualBlocks, FrameBlocks, UnequalBlocks, columns
+from cpu_fallback.moments import Band, Tile, row_dtype, tiles
 from cpu_fallback.ranks import centred_ranks
 from gpu_spots.background.methods import TESTED_FROM, rejects
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
@@ -28,14 +27,14 @@ def kruskal_moments(
     validity: Validity,
 ) -> IntegerMoments | FloatMoments:
     """Return the moments of a band (n, n_X, n_Y); see ``cpu_fallback.background.moments``."""
-    blocks = _Blocks.of(block_of_frame)
+    blocks = FrameBlocks.of(block_of_frame)
     limits = np.array(critical, np.float64)
     limits[:TESTED_FROM] = np.inf
     n_frames, n_pixels = len(frames), frames[0].size
     band = Band(frames, validity)
     n_dropped = np.empty(n_pixels, np.int32)
     step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, n_pixels), n_frames), _row_dtype(frames.dtype))
+    buffer = np.empty((min(step, n_pixels), n_frames), row_dtype(frames.dtype))
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
@@ -50,36 +49,8 @@ def kruskal_moments(
     )
 
 
-def _row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in which values are sorted: some processors sort short integers slowly."""
-    return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """Blocks of frames, in the forms that the test needs.
-
-    Ranks are held block by block: their place says which block and frame they are of.
-    """
-
-    of_frame: NDArray[np.int64]
-    """(n,) block of each frame."""
-    order: NDArray[np.int64]
-    """(n,) frame at each place."""
-    place: NDArray[np.int64]
-    """(n,) place of each frame."""
-    begin: NDArray[np.int64]
-    """(b + 1,) block ``i`` has the places ``begin[i]`` to ``begin[i + 1]``."""
-
-    @classmethod
-    def of(cls, block_of_frame: NDArray[np.integer]) -> "_Blocks":
-        of_frame = block_of_frame.astype(np.int64)
-        order = of_frame.argsort(kind="stable")
-        return cls(of_frame, order, order.argsort(), np.append(0, np.bincount(of_frame).cumsum()))
-
-
 def _dropped_blocks(
-    ranks: Array, usable: NDArray[np.bool_] | None, blocks: _Blocks, limits: NDArray[np.float64]
+    ranks: Array, usable: NDArray[np.bool_] | None, blocks: FrameBlocks, limits: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Return the blocks that the test rejects, (p, b) bool.
 
@@ -155,7 +126,7 @@ def _rejected(
 
 
 def _store(
-    band: Band, tile: Tile, rows: Array, dropped: NDArray[np.bool_], blocks: _Blocks
+    band: Band, tile: Tile, rows: Array, dropped: NDArray[np.bool_], blocks: FrameBlocks
 ) -> None:
     """Store the statistics of the frames left.
 

@@ -202,8 +202,8 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     Columns of the margin hold anything but are not used.
     """
     n = len(plain)
-    beside, around = _room("zingers", n), _room("zingers 2", n)
-    third = _room("zingers 3", n)
+    beside, around = _buffer("zingers", n), _buffer("zingers 2", n)
+    third = _buffer("zingers 3", n)
     # along a row: of the two beside, and of all three
     np.maximum(plain[: n - 2], plain[2:], out=beside[1 : n - 1])
     np.maximum(beside[1 : n - 1], plain[1 : n - 1], out=around[1 : n - 1])
@@ -219,7 +219,7 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     return largest
 
 
-def _room(name: str, n: int) -> NDArray[np.int16]:
+def _buffer(name: str, n: int) -> NDArray[np.int16]:
     """Return the array of this thread for ``n`` values. It is kept for the next call."""
     room: NDArray[np.int16] | None = getattr(_own, name, None)
     if room is None or len(room) < n:
@@ -276,7 +276,7 @@ class _Smoother:
         n = (rows + 2 * self.reach) * width
         names = ("clipped", "fine", "middle", "a", "b", "c")
         self._clipped, self._fine, self._middle, self._a, self._b, self._c = (
-            _room(name, n) for name in names
+            _buffer(name, n) for name in names
         )
 
     def __call__(self, values: NDArray[np.int16], rows: int) -> Iterator[NDArray[np.int16]]:
@@ -379,6 +379,7 @@ def matched_masks(
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
         filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
+        invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
         spots=matched.list_spots(mask, pixel, np.concatenate([none, *spots]), len(found), n_y),
     )
 
@@ -492,37 +493,41 @@ class _Spots:
     def _grow(
         self, pixels: NDArray[np.int64], names: NDArray[np.int64], peaks: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pixels of the masks, grown step by step.
+        """Pixels of the masks, grown step by step; a pixel goes to the spot of the lowest name.
 
-        A pixel between two spots goes to the one of the lowest name.
+        The last step takes pixels of any height.
         """
         w = self._width
         taken: NDArray[np.bool_] | None = getattr(_own, "taken", None)
         if taken is None or len(taken) < len(self._values):
             taken = _own.taken = np.zeros(len(self._values), bool)
         offsets = np.array([-w - 1, -w, -w + 1, -1, 1, w - 1, w, w + 1])
-        all_pixels, all_names = [pixels], [names]
+        all_pixels, all_names, all_peaks = [pixels], [names], [peaks]
         taken[pixels] = True
-        for _ in range(STEPS):
+        for step in range(STEPS + 1):
+            if step == STEPS:
+                pixels, names, peaks = map(np.concatenate, (all_pixels, all_names, all_peaks))
             beside = (pixels[:, None] + offsets).reshape(-1)
             free = np.flatnonzero(~taken[beside])
             beside, of = beside[free], free >> 3
             free_ones, where = np.unique(beside, return_inverse=True)
             allowed = self._allowed(free_ones)
-            height = np.full(len(free_ones), LOWEST)
-            height[allowed] = self._heights(free_ones[allowed])
-            variance = np.zeros(len(free_ones), np.int64)
-            variance[allowed] = self._at(self._levels.variance, free_ones[allowed])
-            high = (height > 0) & (4 * height * height >= 9 * variance)
-            joins = np.flatnonzero(high[where] & (10 * height[where] >= peaks[of]))
+            if step < STEPS:
+                height = np.full(len(free_ones), LOWEST)
+                height[allowed] = self._heights(free_ones[allowed])
+                variance = np.zeros(len(free_ones), np.int64)
+                variance[allowed] = self._at(self._levels.variance, free_ones[allowed])
+                high = (height > 0) & (height * height >= variance)
+                joins = np.flatnonzero(high[where] & (50 * height[where] >= peaks[of]))
+            else:
+                joins = np.flatnonzero(allowed[where])
             order = joins[np.lexsort((names[of[joins]], where[joins]))]
             first = order[np.flatnonzero(np.diff(where[order], prepend=-1))]
             pixels, names, peaks = beside[first], names[of[first]], peaks[of[first]]
-            if not len(pixels):
-                break
             taken[pixels] = True
             all_pixels.append(pixels)
             all_names.append(names)
+            all_peaks.append(peaks)
         pixels, names = np.concatenate(all_pixels), np.concatenate(all_names)
         taken[pixels] = False
         return pixels, names

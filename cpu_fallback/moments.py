@@ -49,6 +49,11 @@ def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
         yield Tile(where, values, validity.allows(values))
 
 
+def row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which values are sorted: some processors sort short integers slowly."""
+    return np.dtype(f"{dtype.kind}{max(4, dtype.itemsize)}")
+
+
 class Band:
     """Moments of a band of frames (n, n_X, n_Y), filled tile by tile, as flat arrays."""
 

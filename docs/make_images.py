@@ -3,7 +3,7 @@
 Each picture is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default
 in ``docs/images``. They show the run of the tutorial and of ``make demo``, with the defaults of
 ``gpu-spots find`` except where the manual's method is shown. Its plots are made by the code of the
-tutorial. Needs the extra ``docs``.
+tutorial, and those of the page of ratios by its code. Needs the extra ``docs``.
 """
 
 import os
@@ -88,6 +88,9 @@ def main(folder: Path) -> None:
         ):
             find_spots("laser__mccd.h5", parameters, output=output).close()
         simulate("drift__mccd.h5", "--drift", "3", "--size", "512", "--seed", "1")
+        few = ("--dark", "--angles", "30", "--size", "512", "--spots", "100")
+        simulate("ccd__mccd.h5", *few)
+        simulate("counter__mccd.h5", "--preset", "pilatus", *few)
         for theme in THEMES:
             with mpl.rc_context(theme.settings()):
                 for name, figure in pictures(theme):
@@ -113,14 +116,16 @@ def pictures(theme: Theme) -> Iterator[tuple[str, Figure]]:
             yield name, picture(file["frames"], results, theme)
     yield "drift", drift(theme)
     yield "finder", finder(theme)
-    yield from tutorial_plots()
+    yield "noise", noise(theme)
+    yield from plots_of("tutorial.md")
+    yield from plots_of("ratios.md")
 
 
-def tutorial_plots() -> Iterator[tuple[str, Figure]]:
-    """Run the Python blocks of the tutorial, and yield each figure that one of them saves."""
-    page = (DOCS / "tutorial.md").read_text()
+def plots_of(name: str) -> Iterator[tuple[str, Figure]]:
+    """Run the Python blocks of a page, and yield each figure that one of them saves."""
+    page = (DOCS / name).read_text()
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for code in re.findall(r"(?<!-->\n)^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         with open(os.devnull, "w") as nowhere:
             names["print"] = lambda *words, file=nowhere: print(*words, file=file)
             exec(code, names)
@@ -213,6 +218,31 @@ def drift(theme: Theme) -> Figure:
     axes[0].plot(level, "o-", ms=3, lw=1)
     axes[0].set(xlabel="frame", ylabel="counts")
     axes[0].set_title("a   frame_level", loc="left", fontsize=11)
+    return figure
+
+
+def noise(theme: Theme) -> Figure:
+    """Draw the noise model of a CCD and of a photon counter: variance against background."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), layout="constrained")
+    for axis, title, name in (
+        (axes[0], "a   CCD", "ccd"),
+        (axes[1], "b   photon counter", "counter"),
+    ):
+        parameters = Parameters(method="clip", angles=0)
+        with find_spots(
+            f"{name}__mccd.h5", parameters, output=f"{name}__spots.h5", force=True
+        ) as results:
+            model = results.noise_model
+        assert model is not None
+        with h5py.File(f"{name}__spots.h5") as file:
+            level, variance = file["noise/level"][:], file["noise/variance"][:]
+        ends = np.array([0.0, 1.05 * level.max()])
+        axis.plot(ends, model["offset"] + model["gain"] * ends, lw=1.2)
+        axis.plot(level, variance, "o", ms=3.5)
+        axis.set(xlabel="background, counts", ylabel="variance, counts^2")
+        axis.set_title(title, loc="left", fontsize=11)
+        words = f"gain {model['gain']:.3f}\noffset {model['offset']:.2f}"
+        axis.text(0.05, 0.95, words, transform=axis.transAxes, va="top")
     return figure
 
 

@@ -5,7 +5,8 @@
 - the tables of options in ``options.md``, from the commands of `gpu_spots.cli`;
 - the tables of datasets in ``file-format.md``, from the records of `gpu_spots.columns`;
 - the table of formats in ``export.md``, from `gpu_spots.export.formats`;
-- the tables of datasets in ``ratios.md``, from `gpu_spots.files.output.ratios_file`;
+- the tables of datasets in ``ratios.md``, from `gpu_spots.files.output.ratios_file` and
+  `gpu_spots.files.output.merged_file`;
 - the notebook ``tutorial.ipynb``, from ``tutorial.md``.
 
 A table stands between two comments in its page. The text around it is written by hand.
@@ -21,6 +22,7 @@ import click
 
 from gpu_spots.cli import gpu_spots
 from gpu_spots.cli.find import OURS, find
+from gpu_spots.cli.run_options import PASSED
 from gpu_spots.columns import (
     AXES,
     DATASETS,
@@ -34,6 +36,11 @@ from gpu_spots.columns import (
     DatasetRecord,
 )
 from gpu_spots.export.formats import FORMATS
+from gpu_spots.files.output.merged_file import (
+    COMPARISON_COLUMNS,
+    MEMBER_COLUMNS,
+    MERGED_COLUMNS,
+)
 from gpu_spots.files.output.ratios_file import (
     FRAME_PAIR_COLUMNS,
     NULL_COLUMNS,
@@ -191,13 +198,44 @@ def command_table(name: str) -> Callable[[str], str]:
     return table
 
 
+def batch_table(name: str) -> Callable[[str], str]:
+    """Return what makes the table of a command for many runs, without the options of find."""
+
+    def table(page: str) -> str:
+        command = gpu_spots.commands[name]
+        own = [
+            option
+            for option in options(command)
+            if option.name not in PASSED and "--help" not in option.opts
+        ]
+        return rows(
+            ("option", "meaning", "default"),
+            [option_row(option, command, page) for option in own],
+        )
+
+    return table
+
+
 OPTION_TABLES = {
     "manual": find_table(None),
     **{heading: find_table(names) for heading, names in OURS.items()},
     **{
         name: command_table(name)
-        for name in ("convert", "info", "export", "ratios", "simulate", "score", "devices")
+        for name in (
+            "convert",
+            "info",
+            "export",
+            "ratios",
+            "merge",
+            "report",
+            "view",
+            "tune",
+            "simulate",
+            "score",
+            "devices",
+        )
     },
+    **{name: batch_table(name) for name in ("batch", "watch")},
 }
 
 
@@ -261,6 +299,9 @@ RATIO_TABLES = {
     "pairs": dataset_table(PAIR_COLUMNS),
     "frame pairs": dataset_table(FRAME_PAIR_COLUMNS),
     "null": dataset_table(NULL_COLUMNS),
+    "merged": dataset_table(MERGED_COLUMNS),
+    "members": dataset_table(MEMBER_COLUMNS),
+    "comparison": dataset_table(COMPARISON_COLUMNS),
 }
 
 

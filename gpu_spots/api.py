@@ -1,21 +1,28 @@
-"""Python interface: find_spots for files, images and arrays; convert for images; ratios."""
+"""Python interface: find_spots for files, images and arrays; convert; ratios; report; batch."""
 
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpu_spots.backend import select_backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError, given
 from gpu_spots.files.images.image_list import ImageRequest, default_output
 from gpu_spots.files.images.image_stack import open_images
 from gpu_spots.files.opening import open_stack
 from gpu_spots.files.output.converted import write_converted
-from gpu_spots.files.output.ratios_file import write_ratios
+from gpu_spots.files.output.laueutil_ratios import output_names, write_laueutil
+from gpu_spots.files.output.merged_file import merged_of, write_merged
+from gpu_spots.files.output.new_file import check_output
+from gpu_spots.files.output.ratios_file import ratios_of, write_ratios
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
+from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.inputs import Inputs, parse_regions
 from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.memory.workers import default_workers
@@ -23,6 +30,10 @@ from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_in_memory, find_to_file, spool_for
 from gpu_spots.spots.ratios import RatioResult
+from gpu_spots.spots.ratios.merging import MergeResult
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 class PythonWarnings:
@@ -206,6 +217,10 @@ def ratios(
     scale: str = "none",
     intensity: str | None = None,
     keep_saturated: bool = False,
+    hkl: str | Path | None = None,
+    geometry: Geometry | None = None,
+    cell: UnitCell | None = None,
+    laueutil: str | Path | None = None,
     force: bool = False,
 ) -> RatioResult:
     """Return the on/off ratios of a spots file, as ``gpu-spots ratios`` does.
@@ -216,26 +231,263 @@ def ratios(
         scale: ``"none"`` or ``"pairs"``; see `SpotsFile.ratios`.
         intensity: ``"I"`` or ``"I_prf"``. None: ``I_prf`` if the file has it.
         keep_saturated: Whether pairs with saturated spots are used.
+        hkl: Table with the Miller indices of spots; see docs/ratios.md.
+        geometry: Detector and wavelengths, for sin(theta)/wavelength and the photo-Wilson fit.
+        cell: Unit cell, for sin(theta)/wavelength of reflections with Miller indices.
+        laueutil: Name, without ending, of the files of LaueUtil's lu_indexing2ratios to write.
+            None: none. They need ``hkl``.
         force: Whether an existing ``output`` is overwritten.
 
     Returns:
         Ratios, pairs, null tests and verdict.
 
     Raises:
-        GpuSpotsError: The spots file, a parameter or the output cannot be used.
+        GpuSpotsError: The spots file, a table, a parameter or the output cannot be used.
 
     Examples:
         >>> found = ratios("laser__spots.h5", "laser__ratios.h5")
         >>> print(found.verdict.partition(":")[0], "with", sorted(found.null))
         response seen with ['off_off', 'on_off', 'on_on', 'pairs']
     """
+    if laueutil is not None and hkl is None:
+        raise ParameterError("laueutil", f"needs Miller indices; give them with {given('hkl')}")
+    sources = [Path(spots), *([] if hkl is None else [Path(hkl)])]
+    if output is not None:
+        check_output(Path(output), sources, force)
+        if laueutil is not None and Path(output) in output_names(Path(laueutil)):
+            raise OutputError(f"{output}: two outputs have the same name; choose another")
     with open_spots(spots) as results:
-        found = results.ratios(scale=scale, intensity=intensity, keep_saturated=keep_saturated)
+        found = ratios_of(
+            results,
+            scale=scale,
+            intensity=intensity,
+            keep_saturated=keep_saturated,
+            hkl=None if hkl is None else Path(hkl),
+            geometry=geometry,
+            cell=cell,
+        )
+        if laueutil is not None:
+            places = results.spots()["XY"]
+            left_out = write_laueutil(
+                found, places, Path(laueutil), sources, geometry=geometry, force=force
+            )
+            found.notes.extend(left_out)
     if output is not None:
         options = {
             "scale": scale,
             "intensity": found.figures["intensity"],
             "keep_saturated": keep_saturated,
+            **({} if hkl is None else {"hkl": str(hkl)}),
+            **({} if geometry is None else asdict(geometry)),
+            **({} if cell is None else {"cell": astuple(cell)}),
         }
-        write_ratios(found, Path(output), Path(spots), options, force=force)
+        write_ratios(found, Path(output), sources, options, force=force)
     return found
+
+
+def merge_ratios(
+    files: Sequence[str | Path],
+    output: str | Path | None = None,
+    *,
+    by: str | None = None,
+    force: bool = False,
+) -> MergeResult:
+    """Return the merged on/off ratios of several runs, as ``gpu-spots merge`` does.
+
+    Args:
+        files: At least two ratios files, of different runs.
+        output: File to write. None: nothing is written.
+        by: ``"hkl"``: reflections with the same Miller indices and delay, at all angles.
+            ``"position"``: those of the same angle, delay and place, within 3 pixels. None:
+            ``"hkl"`` if all files have it, else ``"position"``.
+        force: Whether an existing ``output`` is overwritten.
+
+    Returns:
+        Weighted means with errors, the ratios in them, and a comparison of each two runs.
+
+    Raises:
+        GpuSpotsError: A file is no ratios file, is of the same run as another, the runs have no
+            reflection in common, or the output cannot be written.
+
+    Examples:
+        >>> merge_ratios(["laser__ratios.h5"])
+        Traceback (most recent call last):
+        ...
+        gpu_spots.errors.ParameterError: files: found 1, expected at least two ratios files
+    """
+    paths = [Path(file) for file in files]
+    if output is not None:
+        check_output(Path(output), paths, force)
+    found = merged_of(paths, by)
+    if output is not None:
+        write_merged(found, Path(output), paths, force=force)
+    return found
+
+
+def report(
+    spots: str | Path,
+    output: str | Path | None = None,
+    *,
+    frames_from: str | Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Write a page about a run, and its numbers as JSON, as ``gpu-spots report`` does.
+
+    Args:
+        spots: Spots file.
+        output: Page to write; the numbers get the same name with the ending ``.json``. None: a
+            name made from that of the spots file, in its folder.
+        frames_from: HDF5 file with the frames of the run. None: the one that the spots file names.
+            Without frames, the page has no pictures of them.
+        force: Whether existing outputs are overwritten.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        GpuSpotsError: The spots file or ``frames_from`` cannot be read, an output exists or cannot
+            be written, or Jinja2 is not installed.
+
+    Examples:
+        >>> print(report("laser__spots.h5"))
+        laser__report.html
+    """
+    from gpu_spots.reporting.write import default_output, write_report  # only reports need it
+
+    path = default_output(Path(spots)) if output is None else Path(output)
+    frames = None if frames_from is None else Path(frames_from)
+    write_report(Path(spots), path, frames, force=force)
+    return path
+
+
+class _Notes:
+    """An observer of a batch that shows no progress; its notes are Python's warnings."""
+
+    def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
+        """Nothing to show."""
+
+    def finished(self, record: Mapping[str, Any], n_bytes: int) -> None:
+        """Nothing to show."""
+
+    def tick(self) -> None:
+        """Nothing to show."""
+
+    def note(self, message: str) -> None:
+        """Warn whoever called `batch`."""
+        PythonWarnings().warn(message)
+
+
+def batch(
+    runs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    parameters: Parameters | None = None,
+    *,
+    options: Sequence[str] = (),
+    dark_options: Sequence[str] = (),
+    laser_options: Sequence[str] = (),
+    ratios: bool = False,
+    export: Sequence[str] = (),
+    report: bool = False,
+    pattern: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    client: "Client | None" = None,
+    jobs: int | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    force: bool = False,
+) -> list[dict[str, Any]]:
+    """Find the spots of many runs, as ``gpu-spots batch`` does.
+
+    Runs that are done, with the same input and options, are skipped. A run that fails does not end
+    the others. A script that calls this without a ``client`` must do so below a line
+    ``if __name__ == "__main__":``, as Dask starts processes that import the script.
+
+    Args:
+        runs: Folders, files of runs, or lists of runs (CSV or YAML).
+        output: Folder of the results, which is made.
+        parameters: Parameters of all runs. None: the defaults of ``gpu-spots find``.
+        options: Further options of all runs, as words of the command line of ``gpu-spots find``.
+        dark_options: Further options of runs without laser-on frames.
+        laser_options: Further options of runs with laser-on frames.
+        ratios: Whether on/off ratios of laser runs are written.
+        export: Formats of ``gpu-spots export`` that are written for each run.
+        report: Whether a report of each run is written.
+        pattern: Patterns of files in folders that are runs. Empty: all that can be runs.
+        exclude: Patterns of files and folders that are left out.
+        client: Client of a Dask cluster. Its workers must see the files of the runs and the folder
+            of the results. None: a cluster on this computer, for this batch.
+        jobs: Number of runs at the same time, without a ``client``. None: one per GPU, or one per
+            2 cores.
+        backend: ``"auto"``, ``"gpu"`` or ``"cpu"``. With a ``client``, ``"gpu"`` uses workers with
+            a Dask resource ``GPU``.
+        threads: Number of threads of each run. None: the cores of a computer are shared.
+        memory_limit: Memory of each run, bytes. None: the memory of a computer is shared.
+        force: Whether runs that are done are processed again.
+
+    Returns:
+        One row per run: the columns of ``runs.csv``, see docs/beamtime.md. ``state`` is ``"done"``
+        or ``"failed"``, then with the reason in ``error``.
+
+    Raises:
+        GpuSpotsError: There are no runs, a parameter is wrong, the folder cannot be written, or
+            there is no cluster.
+
+    Examples:
+        >>> rows = batch("laser__mccd.h5", "results", laser_options=["-S", "blocks"], jobs=1)
+        >>> print(rows[0]["run"], rows[0]["state"], rows[0]["frames"])
+        laser done 60
+    """
+    from gpu_spots.beamtime.computers import local_computers, require_cluster
+    from gpu_spots.beamtime.lists import take_runs
+    from gpu_spots.beamtime.runs import Search
+    from gpu_spots.beamtime.session import Batch, run_batch, sort_out
+    from gpu_spots.beamtime.tables import rows
+    from gpu_spots.beamtime.task import Processing
+    from gpu_spots.cli.words import check_words, input_files, words_of, words_of_parameters
+
+    require_cluster()
+    if parameters is not None and not isinstance(parameters, Parameters):
+        raise ParameterError("parameters", f"{parameters!r} is not Parameters(...)")
+    common = [*(words_of_parameters(parameters) if parameters else ()), *options]
+    for words in (dark_options, laser_options):
+        check_words([*common, *words])
+    processing = Processing(
+        options=tuple(common),
+        dark=tuple(dark_options),
+        laser=tuple(laser_options),
+        ratios=ratios,
+        exports=tuple(tuple(one.split()) for one in export),
+        report=report,
+        resources=() if backend == "auto" else ("--backend", backend),
+    )
+    out = Path(output)
+    search = Search(
+        _texts(pattern), _texts(exclude), (out,), image_folders="--angle-step" in common
+    )
+    found = take_runs(
+        [runs] if isinstance(runs, str | Path) else runs, search, check_words, words_of
+    )
+    observer = _Notes()
+    for note in found.notes:
+        observer.note(note)
+    whole = Batch(
+        found.runs, processing, out, input_files, force=force, threads=threads, memory=memory_limit
+    )
+    if client is not None:
+        whole = replace(whole, resources={"GPU": 1} if backend == "gpu" else {})
+        return rows(run_batch(whole, lambda: nullcontext(client), observer))
+    n_pending = len(sort_out(whole, "")[0])
+    computers = local_computers(max(1, n_pending), jobs, None, backend)
+    whole = replace(
+        whole,
+        processing=replace(processing, resources=(*computers.backend, *processing.resources)),
+        threads=threads or computers.threads,
+        memory=memory_limit or computers.memory,
+        resources=computers.resources,
+    )
+    return rows(run_batch(whole, computers.connect, observer))
+
+
+def _texts(values: str | Sequence[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

@@ -50,7 +50,7 @@ class DeviceMemory(Protocol[Frames]):
     def batch_bytes(self, n_frames: int, n_pixels: int, dtype: np.dtype[Any]) -> int:
         """Return an upper bound of the memory for masks, components and sums of a batch."""
 
-    def hold(
+    def allocate(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
     ) -> Frames:
         """Return memory for frames.
@@ -73,7 +73,7 @@ class DeviceMemory(Protocol[Frames]):
         When the block ends, they are copied: what any thread asks for afterwards sees them.
 
         Args:
-            held: what `hold` returned.
+            held: array that `allocate` returned.
             begin: the first frame.
             end: the one after the last.
             shuffled_rows: None: the array is (end - begin, n_X, n_Y); always where `free_bytes` is
@@ -120,7 +120,7 @@ class Operations(Protocol[Frames, Masks, Prepared]):
         `scaled`.
         """
 
-    def hold_background(
+    def allocate_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> Any:
         """Return memory for what `prepare` will need; None where it takes all from the host.
@@ -243,7 +243,7 @@ class BackendOf(
     workers: int
     """Number of bands or batches that are best computed at the same time."""
     keeps_threads: bool
-    """The threads of a walk may be those of the walk before."""
+    """Whether threads may be kept from one pass over the frames to the next."""
 
 
 Backend: TypeAlias = BackendOf[Any, Any, Any]

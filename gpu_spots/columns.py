@@ -26,7 +26,9 @@ class Flag(IntFlag):
     BORDER = 1
     """A pixel of the spot is in the first or last row or column of the frame."""
     INVALID = 2
-    """A pixel of the spot shares an edge or a corner with a masked pixel."""
+    """A pixel of the spot shares an edge or a corner with a masked pixel, or with one that has no
+    valid value on a frame of the spot's mask.
+    """
     OVERLOADED = 4
     """A pixel of the spot is saturated on the frame."""
     SEVERAL_MAXIMA = 8
@@ -310,8 +312,8 @@ SPOT_COLUMNS = (
         unit="pixel",
         components=("centroid_X", "centroid_Y"),
         description=(
-            "X and Y of the centre of mass of the value less the background; "
-            "NaN where I is not above 0"
+            "X and Y of the centre of mass of the value less the background (finder matched: with "
+            "weights by the profile); NaN where I, or the weighted sum, is not above 0"
         ),
     ),
     DatasetRecord(
@@ -331,8 +333,8 @@ SPOT_COLUMNS = (
         unit="pixel^2",
         components=("moments_XX", "moments_YY", "moments_XY"),
         description=(
-            "second moments XX, YY and XY of the value less the background about the centroid; "
-            "NaN where the centroid is"
+            "second moments XX, YY and XY of the value less the background about its centre of "
+            "mass; NaN where I is not above 0"
         ),
     ),
     DatasetRecord(
@@ -403,7 +405,7 @@ SPOT_COLUMNS = (
         dtypes=("uint16",),
         shape=("n_spots",),
         description=(
-            "sum of: 1 touches the border, 2 touches a masked pixel, 4 overloaded, "
+            "sum of: 1 touches the border, 2 touches a pixel without a valid value, 4 overloaded, "
             "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot "
             "pixel"
         ),

@@ -6,19 +6,19 @@ from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Span, at_last, in_halves
+from gpu_spots.memory.workers import Span, in_halves, with_retry
 from gpu_spots.model import Background, Frames, Masks
 from gpu_spots.protocols import Observer
 
 
-def learn(
+def compute_background(
     source: Source[Frames, Masks, Prepared], method: Method, cutoff: float, observer: Observer
 ) -> Background:
     """Learn the background band by band; ``cutoff`` goes into the threshold."""
     n_frames, n_rows, n_columns = source.shape
     backend = source.backend
-    held = at_last(
-        lambda: backend.hold_background(source.shape, source.dtype, method), backend.release
+    held = with_retry(
+        lambda: backend.allocate_background(source.shape, source.dtype, method), backend.release
     )
     maps = BackgroundMaps(
         (n_rows, n_columns),

@@ -7,7 +7,7 @@ which no single frame shows. The rule is `docs/decisions/matched-finder.md`.
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +18,26 @@ from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import (
     NEVER,
     SAMPLE_FRAMES,
-    Calibration,
+    SignificanceMaps,
     Thresholds,
     significance_maps,
 )
 from gpu_spots.masks.noise_map import noise_map
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Span, Stopwatch, at_last
-from gpu_spots.model import Array, Background, Components, Frames, Masks, SpotTable
+from gpu_spots.memory.workers import Span, Stopwatch, with_retry
+from gpu_spots.model import (
+    Array,
+    Background,
+    Components,
+    Frames,
+    Masks,
+    Measurements,
+    SpotTable,
+)
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
+from gpu_spots.spots.profiles import Weighted, WeightedSums
 from gpu_spots.spots.table import joined
 
 
@@ -53,7 +62,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
         maps = significance_maps(of, streaks=parameters.streaks, workers=threads)
-        self._maps = at_last(lambda: self.backend.prepare_significance(maps), self.backend.release)
+        self._significance = GroupSignificance(source, self.prepared, maps)
 
     def frame_by_frame(self) -> SpotTable:
         """Find the spots of every frame and measure them, while it is at hand."""
@@ -61,20 +70,43 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         self.sink.expect_matched(None)
         seeds = self._seeds(frames_alone(n_frames))
 
-        def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
+        def one_batch(begin: int, end: int) -> tuple[Images, tuple[Sums, Weighted | None]]:
             on_device = self.source.batch(begin, end)
             masks = self.backend.matched_masks(
-                self._significance(on_device, begin, end), self._maps, seeds[begin:end]
+                self._significance.of_frames(on_device, begin, end),
+                self._significance.maps,
+                seeds[begin:end],
             )
-            sums = self._measure(on_device, masks.spots, np.arange(end - begin), begin, end)
+            intensity, measured = self._measure(
+                on_device, masks.spots, np.arange(end - begin), begin, end,
+                with_values=self.weights_centroids,
+            )  # fmt: skip
             found = replace(masks.spots, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            weighted = self._weighted(found, measured, begin, end)
+            sums = intensity, replace(measured, values=None)
+            return self._fetch(kinds, found, masks.invalid), (sums, weighted)
 
-        for begin, end, (intensity, measured) in self._walk(
+        parts = []
+        for begin, end, ((intensity, measured), weighted) in self._in_batches(
             "masks and spots", n_frames, "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
-        return self.table.table()
+            parts += [] if weighted is None else [weighted]
+        table = self.table.table()
+        return {**table, **Weighted.joined(parts).centroids()} if parts else table
+
+    def _weighted(
+        self, found: Components, measured: Measurements, begin: int, end: int
+    ) -> Weighted | None:
+        """Return the weighted sums of the spots of some frames; None: noise is not known."""
+        if measured.values is None or self.noise_model is None:
+            return None
+        each, factors = np.arange(end - begin), self.source.factors
+        of_batch = None if factors is None else factors[begin:end]
+        sums = WeightedSums(found, self.maps, self.noise_model, each, of_batch)
+        sums.add(measured.values, each)
+        return sums.columns()
 
     def in_groups(self, groups: Groups) -> SpotTable:
         """Find the spots of the sum of each group, and measure them on each of its frames.
@@ -86,23 +118,23 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             masks = self.backend.matched_masks(
-                self._of_groups(groups, begin, end),
-                self._maps,
+                self._significance.of_groups(groups, begin, end),
+                self._significance.maps,
                 seeds[begin:end],
             )
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
-            return self._fetch(kinds, found), found
+            return self._fetch(kinds, found, masks.invalid), found
 
-        walk = self._walk("masks", groups.n_masks, "masks", one_batch)
-        return self._measured_on_frames(groups, joined([found for *_, found in walk]))
+        batches = self._in_batches("masks", groups.n_masks, "masks", one_batch)
+        return self._measured_on_frames(groups, joined([found for *_, found in batches]))
 
     def _seeds(self, groups: Groups) -> list[Any]:
         """Return the seed levels of each group, as the backend has them.
 
         No value of a frame without beam reaches its seed level.
         """
-        calibration, sizes = self._calibrated(groups), self._sizes(groups)
+        calibration = self._thresholds.calibrate(*self._significance.sample(groups))
 
         @cache
         def of_size(size: int) -> Any:
@@ -110,53 +142,79 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             if not size:
                 never = tuple(np.full_like(seed, NEVER) for seed in levels.seed)
                 levels = replace(levels, seed=never)
-            return at_last(lambda: self.backend.prepare_seeds(levels), self.backend.release)
+            return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
-        return [of_size(size) for size in sizes.tolist()]
+        return [of_size(size) for size in sizes_of(groups, self.source.left_out).tolist()]
 
-    def _sizes(self, groups: Groups) -> NDArray[np.int64]:
-        """Return the number of frames of each group, 0 for a frame without beam."""
-        sizes = np.bincount(groups.mask_of_frame)
-        if self.source.left_out is not None:
-            sizes[groups.mask_of_frame[self.source.left_out]] = 0
-        return sizes
 
-    def _calibrated(self, groups: Groups) -> Calibration:
-        """Measure the maps of some groups of the most frequent size; of equals the smallest."""
-        sizes = self._sizes(groups)
+def sizes_of(groups: Groups, left_out: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Return the number of frames of each group, 0 for a frame that is left out."""
+    sizes = np.bincount(groups.mask_of_frame)
+    if left_out is not None:
+        sizes[groups.mask_of_frame[left_out]] = 0
+    return sizes
+
+
+class GroupSignificance(Generic[Frames, Masks, Prepared]):
+    """Significance of the frames and groups of a source."""
+
+    def __init__(
+        self,
+        source: Source[Frames, Masks, Prepared],
+        prepared: Prepared,
+        maps: SignificanceMaps,
+    ) -> None:
+        """Put the constants where the backend computes.
+
+        Args:
+            source: Frames.
+            prepared: Background, as the backend prepared it.
+            maps: Constants of the significance.
+        """
+        self._source, self._prepared = source, prepared
+        self._backend = source.backend
+        self.maps = with_retry(
+            lambda: self._backend.prepare_significance(maps), self._backend.release
+        )
+        """The constants, as the backend has them."""
+
+    def sample(self, groups: Groups) -> tuple[Iterator[Array], int]:
+        """Return what `Thresholds.calibrate` measures.
+
+        The smoothed maps of some groups of the most frequent size (ties: the smallest), and this
+        size.
+        """
+        sizes = sizes_of(groups, self._source.left_out)
         size = int(np.argmax(np.bincount(sizes[sizes > 0])))
         alike = np.flatnonzero(sizes == size)
         places = np.linspace(0, len(alike) - 1, min(SAMPLE_FRAMES, len(alike)))
 
         def maps() -> Iterator[Array]:
             for group in alike[np.unique(places.astype(np.int64))]:
-                yield self.backend.smoothed_maps(
-                    self._of_groups(groups, group, group + 1), self._maps
-                )[0]
+                found = self.of_groups(groups, group, group + 1)
+                yield self._backend.smoothed_maps(found, self.maps)[0]
 
-        return self._thresholds.calibrate(maps(), size)
+        return maps(), size
 
-    def _of_groups(self, groups: Groups, begin: int, end: int) -> Any:
+    def of_groups(self, groups: Groups, begin: int, end: int) -> Any:
         """Return the significance of the groups from ``begin`` to ``end``."""
         inside = (groups.mask_of_frame >= begin) & (groups.mask_of_frame < end)
         frames = np.flatnonzero(inside)
         which = groups.mask_of_frame[frames] - begin
-        sums = self.backend.empty_sums(self._maps, end - begin, self.shape)
-        for first, last in _stretches(frames, self.source.plan.batch_frames):
+        sums = self._backend.empty_sums(self.maps, end - begin, self._source.shape[1:])
+        for first, last in _stretches(frames, self._source.plan.batch_frames):
             a, b = int(frames[first]), int(frames[last - 1]) + 1
-            on_device = self.source.batch(a, b)
-            self.backend.add_significance(
-                sums, self._significance(on_device, a, b), which[first:last]
-            )
-        return self.backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
+            on_device = self._source.batch(a, b)
+            self._backend.add_significance(sums, self.of_frames(on_device, a, b), which[first:last])
+        return self._backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
 
-    def _significance(self, on_device: Frames, begin: int, end: int) -> Any:
-        """Return the significance of some frames, at the level of each."""
-        levels = self.source.background_levels
+    def of_frames(self, on_device: Frames, begin: int, end: int) -> Any:
+        """Return the significance of each of some frames, at the level of each."""
+        levels = self._source.background_levels
         if levels is not None:
-            return self.backend.significance(on_device, self._maps, levels[begin:end])
-        frames = self.source.at_level(on_device, begin, end, self.prepared)
-        return self.backend.significance(frames, self._maps, None)
+            return self._backend.significance(on_device, self.maps, levels[begin:end])
+        frames = self._source.at_level(on_device, begin, end, self._prepared)
+        return self._backend.significance(frames, self.maps, None)
 
 
 def _stretches(frames: NDArray[np.int64], longest: int) -> Iterator[Span]:

@@ -283,7 +283,7 @@ class Background:
     n_sampled: int = 1
     """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
     held: Any = None
-    """Copies of these maps in the memory of the backend (`Operations.hold_background`);
+    """Copies of these maps in the memory of the backend (`Operations.allocate_background`);
     None: nothing.
     """
 

@@ -7,6 +7,9 @@ EXTRAS = {
     "images": ("fabio",),
     "plots": ("matplotlib",),
     "export": ("pandas", "pyarrow"),
+    "report": ("jinja2",),
+    "view": ("starlette", "uvicorn"),
+    "cluster": ("dask", "distributed", "dask-jobqueue", "cryptography", "jinja2", "pyyaml"),
 }
 """Packages of each extra of pyproject.toml."""
 

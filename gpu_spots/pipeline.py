@@ -17,7 +17,7 @@ from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
 from gpu_spots.columns import STATS
 from gpu_spots.errors import OutOfDeviceMemory
-from gpu_spots.first_pass import learn
+from gpu_spots.first_pass import compute_background
 from gpu_spots.masks import grouping
 from gpu_spots.matched_pass import MatchedPass
 from gpu_spots.memory.plan import Place, Plan, Work, make_plan
@@ -28,7 +28,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources
 from gpu_spots.second_pass import SecondPass
-from gpu_spots.spots.frames import frame_columns
+from gpu_spots.spots.frames import delay_warning, frame_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,57 +111,14 @@ def find_spots(
     """
     n_frames, n_pixels = stack.shape[0], stack.shape[1] * stack.shape[2]
     groups = groups_of(stack, parameters)
-    method = method_of(stack, parameters)
-    for warning in method.warnings(n_frames, stack.source):
-        observer.warn(warning)
-    if groups.n_unpaired:
-        observer.warn(
-            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
-            "keep a mask of their own"
-        )
-
     watch = Stopwatch()
     with ExitStack() as opened:
-
-        def read(allowed: Resources) -> Source[Any, Any, Any] | None:
-            backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
-            try:
-                return opened.enter_context(
-                    open_source(stack, backend, plan, method, allowed.open_spool, observer)
-                )
-            except OutOfDeviceMemory as error:
-                if plan.place != Place.DEVICE:
-                    raise
-                observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
-            # only here, because the error kept the frames that were read
-            backend.release()
-            return None
-
-        with watch.stage("read"):
-            source = read(resources) or read(
-                replace(resources, limits=replace(resources.limits, may_stay=False))
-            )
-            assert source is not None
-        with watch.stage("background"):
-            if parameters.normalise == "level":
-                source = _scaled(source, parameters, stack.source, observer)
-                if (relative := source.relative_levels) is not None:
-                    if source.left_out is not None:
-                        relative = np.where(source.left_out, 0, relative)
-                        groups = grouping.alone(groups, source.left_out)
-                    method = method.at_levels(relative)
-            elif message := source.sampler.drift_warning():
-                observer.warn(message)
-            background = learn(source, method, parameters.cutoff, observer)
-            n_sampled = method.n_sampled(n_frames)
-            places = static_spots.static_places(background, n_sampled)
-            background = replace(background, static=places, n_sampled=n_sampled)
-            for message in static_spots.background_warnings(background, n_frames):
-                observer.warn(message)
-            outcome = method.outcome(background)
-            if outcome and outcome.warning:
-                observer.warn(outcome.warning)
+        source, method, background, outcome = learn_background(
+            stack, parameters, resources, observer, watch, opened
+        )
         with watch.stage("write"):
+            if source.left_out is not None:
+                groups = grouping.alone(groups, source.left_out)
             sink.write_levels(source.sampler.levels, source.factors, source.left_out)
             noise = background.noise_model
             if noise is not None:
@@ -173,7 +130,7 @@ def find_spots(
             ):
                 sink.write_map(name, encoded)
         with watch.stage("masks and spots"):
-            walk = (
+            second = (
                 MatchedPass(source, background, method, parameters, sink, observer, watch)
                 if parameters.finder == "matched"
                 else SecondPass(source, background, parameters, sink, observer, watch)
@@ -184,9 +141,11 @@ def find_spots(
             )
             clipped = background.flagged is not None
             del background  # most of it is not needed any more
-            table = walk.frame_by_frame() if parameters.sync == "none" else walk.in_groups(groups)
+            table = (
+                second.frame_by_frame() if parameters.sync == "none" else second.in_groups(groups)
+            )
     if message := static_spots.cover_warning(
-        walk.table.covered,
+        second.table.covered,
         n_good,
         sparse=sparse,
         clipped=clipped,
@@ -196,6 +155,83 @@ def find_spots(
     with watch.stage("write"):
         sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
     return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
+
+
+def learn_background(
+    stack: Stack,
+    parameters: Parameters,
+    resources: Resources,
+    observer: Observer,
+    watch: Stopwatch,
+    opened: ExitStack,
+) -> tuple[Source[Any, Any, Any], Method, Background, Outcome | None]:
+    """Calculate the background of a stack: the first pass over its frames.
+
+    Args:
+        stack: frames and metadata of the run.
+        parameters: options of the method.
+        resources: backend, limits and scratch files.
+        observer: receiver of progress and warnings.
+        watch: takes the time of each stage.
+        opened: until it is closed, the frames stay where the plan keeps them.
+
+    Returns:
+        The frames for the second pass, the background method, the background, and what the method
+        did.
+
+    Raises:
+        InputError: see `find_spots`.
+    """
+    n_frames = stack.shape[0]
+    groups, method = groups_of(stack, parameters), method_of(stack, parameters)
+    for warning in method.warnings(n_frames, stack.source):
+        observer.warn(warning)
+    if message := delay_warning(stack.columns, n_frames, stack.source):
+        observer.warn(message)
+    if groups.n_unpaired:
+        observer.warn(
+            f"{groups.n_unpaired} of {n_frames} frames have no off/on partner at their angle and "
+            "keep a mask of their own"
+        )
+
+    def read(allowed: Resources) -> Source[Any, Any, Any] | None:
+        backend, plan = allowed.backend, plan_run(stack, parameters, allowed)
+        try:
+            return opened.enter_context(
+                open_source(stack, backend, plan, method, allowed.open_spool, observer)
+            )
+        except OutOfDeviceMemory as error:
+            if plan.place != Place.DEVICE:
+                raise
+            observer.warn(f"{error}; GPU memory ran out, reading the frames in parts instead")
+        # only here, because the error kept the frames that were read
+        backend.release()
+        return None
+
+    with watch.stage("read"):
+        source = read(resources) or read(
+            replace(resources, limits=replace(resources.limits, may_stay=False))
+        )
+        assert source is not None
+    with watch.stage("background"):
+        if parameters.normalise == "level":
+            source = _scaled(source, parameters, stack.source, observer)
+            if (relative := source.relative_levels) is not None:
+                if source.left_out is not None:
+                    relative = np.where(source.left_out, 0, relative)
+                method = method.at_levels(relative)
+        elif message := source.sampler.drift_warning():
+            observer.warn(message)
+        background = compute_background(source, method, parameters.cutoff, observer)
+        n_sampled = method.n_sampled(n_frames)
+        places = static_spots.static_places(background, n_sampled)
+        background = replace(background, static=places, n_sampled=n_sampled)
+        for message in static_spots.background_warnings(background, n_frames):
+            observer.warn(message)
+        outcome = method.outcome(background)
+        if outcome and outcome.warning:
+            observer.warn(outcome.warning)
+    return source, method, background, outcome
 
 
 def _scaled(

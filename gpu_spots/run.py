@@ -25,6 +25,9 @@ from gpu_spots.pipeline import Summary
 from gpu_spots.protocols import Observer, OpenSpool, Stack
 from gpu_spots.resources import Resources
 
+MAX_WARNINGS, MAX_WARNING = 50, 1000
+"""Warnings that are recorded in the output, and characters of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -117,11 +120,12 @@ def _find(
     writer: SpotsWriter,
 ) -> Summary:
     started, clock = datetime.now(UTC), time.perf_counter()
+    recorded = _Recorded(observer)
     for note in stack.notes:
-        observer.warn(note)
-    writer.write_metadata(stack, observer.warn)
+        recorded.warn(note)
+    writer.write_metadata(stack, recorded.warn)
     watchdog.reading(stack.source)
-    summary = pipeline.find_spots(stack, parameters, resources, writer, observer)
+    summary = pipeline.find_spots(stack, parameters, resources, writer, recorded)
     origin = stack.provenance
     writer.write_info(
         {
@@ -144,6 +148,7 @@ def _find(
             "duration": time.perf_counter() - clock,
             "duration_units": "s",
             "command_line": shlex.join(sys.argv),
+            "warnings": recorded.text(),
             **{
                 f"seconds_{name.replace(' ', '_')}": seconds
                 for name, seconds in summary.seconds.items()
@@ -155,3 +160,24 @@ def _find(
         link = link_between(output.path, Path(origin.input_file), origin.dataset)
     writer.write_views(link)
     return summary
+
+
+class _Recorded:
+    """Observer that passes everything on, and keeps the warnings."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.stage, self.advance = observer.stage, observer.advance
+        self._warn = observer.warn
+        self._warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Keep a warning, and show it."""
+        self._warnings.append(message)
+        self._warn(message)
+
+    def text(self) -> str:
+        """Return the warnings, one per line, as many as an attribute of HDF5 can hold."""
+        lines = [message[:MAX_WARNING].replace("\n", " ") for message in self._warnings]
+        rest = len(lines) - MAX_WARNINGS
+        more = [f"and {rest} more warnings"] if rest > 0 else []
+        return "\n".join([*lines[:MAX_WARNINGS], *more])

@@ -13,7 +13,7 @@ from gpu_spots.backend import Prepared
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory import plan
 from gpu_spots.memory.source import Source
-from gpu_spots.memory.workers import Stopwatch, at_last, in_halves, in_order
+from gpu_spots.memory.workers import Stopwatch, in_halves, in_order, with_retry
 from gpu_spots.model import (
     Background,
     Components,
@@ -56,6 +56,18 @@ class _Encoded:
     labels: list[Any]
 
 
+def background_of_masks(
+    source: Source[Frames, Masks, Prepared], background: Background
+) -> Background:
+    """Return the background with the validity of the frames that masks are made from."""
+    if source.background_levels is None:
+        return background
+    # masks are those of levelled frames, whose invalid values are marked
+    pixels = background.validity.pixels
+    marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
+    return replace(background, validity=marked)
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece(Generic[Result]):
     """Consecutive images of a batch that are encoded together."""
@@ -96,13 +108,9 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.connectivity = parameters.connectivity
         self.mean = background.mean
         self.backend = source.backend
-        if source.background_levels is not None:
-            # masks are those of levelled frames, whose invalid values are marked
-            pixels = background.validity.pixels
-            marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
-            background = replace(background, validity=marked)
+        background = background_of_masks(source, background)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
-        self.prepared = at_last(
+        self.prepared = with_retry(
             lambda: self.backend.prepare(background, morphology, source.saturation),
             self.backend.release,
         )
@@ -113,6 +121,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         may_touch = parameters.finder == "matched" or parameters.connectivity == 1
         self.maps = ComponentMaps.of(background, may_touch=may_touch)
         self.noise_model = background.noise_model
+        self.weights_centroids = parameters.finder == "matched" and self.noise_model is not None
         self.table = SpotTableBuilder(self.shape[1], source.dtype, background, source.factors)
 
     def frame_by_frame(self) -> SpotTable:
@@ -125,9 +134,10 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             sums = self._measure(on_device, found, np.arange(end - begin), begin, end)
             # results that wait to be written hold no device memory
             found = replace(found, held=None)
-            return self._fetch({"raw": masks.raw, "filtered": masks.filtered}, found), sums
+            kinds = {"raw": masks.raw, "filtered": masks.filtered}
+            return self._fetch(kinds, found, masks.invalid), sums
 
-        for begin, end, (intensity, measured) in self._walk(
+        for begin, end, (intensity, measured) in self._in_batches(
             "masks and spots", self.source.shape[0], "frames", one_batch
         ):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
@@ -139,7 +149,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         The frames are read once for the masks, and once more for the sums.
         """
         self.sink.expect_synced(groups.n_masks)
-        return self._measured_on_frames(groups, self._label(self._synced_masks(groups)))
+        return self._measured_on_frames(groups, self._label(*self._synced_masks(groups)))
 
     def _measured_on_frames(self, groups: Groups, found: Components) -> SpotTable:
         """Measure the spots of groups on each of their frames."""
@@ -155,7 +165,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 on_device, found, groups.mask_of_frame[begin:end], begin, end, with_values=True
             )
 
-        for begin, end, (intensity, measured) in self._walk(
+        for begin, end, (intensity, measured) in self._in_batches(
             "spots", self.source.shape[0], "frames", one_batch
         ):
             mask_of_frame = groups.mask_of_frame[begin:end]
@@ -166,13 +176,15 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
-        intensity, sigma = weighted.columns()
-        return {**table, "spots/I_prf": intensity, "spots/sigma_prf": sigma}
+        sums = weighted.columns(partial(in_order, workers=self.source.plan.threads))
+        centroids = sums.centroids() if self.weights_centroids else {}
+        prf = {"spots/I_prf": sums.intensity, "spots/sigma_prf": sums.sigma}
+        return {**table, **prf, **centroids}
 
-    def _synced_masks(self, groups: Groups) -> Masks:
-        """Return the union of the filtered masks of each group.
+    def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:
+        """Return the union of the filtered masks of each group, and its invalid pixels, if any.
 
-        Pixels that are invalid on any frame of the group are excluded.
+        Pixels that are invalid on any frame of the group are excluded from the union.
         """
         synced = self._empty_masks(groups)
         invalid: Masks | None = None
@@ -181,20 +193,22 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             masks = self._find_masks(self.source.batch(begin, end), begin, end)
             return self._fetch({"raw": masks.raw, "filtered": masks.filtered}), masks
 
-        for begin, end, masks in self._walk("masks", self.source.shape[0], "frames", one_batch):
+        for begin, end, masks in self._in_batches(
+            "masks", self.source.shape[0], "frames", one_batch
+        ):
             mask_of_frame = groups.mask_of_frame[begin:end]
             self._unite(synced, masks.filtered, mask_of_frame)
             if masks.invalid is not None:
                 invalid = self._empty_masks(groups) if invalid is None else invalid
                 self._unite(invalid, masks.invalid, mask_of_frame)
-        return (
-            synced
-            if invalid is None
-            else at_last(lambda: self.backend.without(synced, invalid), self.backend.release)
-        )
+        if invalid is None:
+            return synced, None
+        return with_retry(
+            lambda: self.backend.without(synced, invalid), self.backend.release
+        ), invalid
 
     def _empty_masks(self, groups: Groups) -> Masks:
-        return at_last(
+        return with_retry(
             lambda: self.backend.empty_masks(groups.n_masks, self.shape), self.backend.release
         )
 
@@ -209,20 +223,21 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
 
         in_halves(some, (0, len(masks)), self.backend.release)
 
-    def _label(self, synced: Masks) -> Components:
+    def _label(self, synced: Masks, invalid: Masks | None) -> Components:
         """Return the components of all synced masks, and write the masks and labels."""
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             found = replace(
                 self.backend.components(synced[begin:end], self.connectivity), held=None
             )
-            return self._fetch({"synced": synced[begin:end]}, found), found
+            of_batch = None if invalid is None else invalid[begin:end]
+            return self._fetch({"synced": synced[begin:end]}, found, of_batch), found
 
         return joined(
-            [found for *_, found in self._walk("labels", len(synced), "masks", one_batch)]
+            [found for *_, found in self._in_batches("labels", len(synced), "masks", one_batch)]
         )
 
-    def _walk(
+    def _in_batches(
         self,
         stage: str,
         total: int,
@@ -290,14 +305,19 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         return intensities(measured, self.mean, of_row), measured
 
-    def _fetch(self, masks: dict[str, Masks], found: Components | None = None) -> Images:
-        """Bring the masks that the sink keeps to the host."""
+    def _fetch(
+        self,
+        masks: dict[str, Masks],
+        found: Components | None = None,
+        invalid: Masks | None = None,
+    ) -> Images:
+        """Bring the masks that the sink keeps to the host, and sum over the components."""
         kinds = [kind for kind in masks if kind in self.sink.keep]
-        return Images(
-            dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True)),
-            found,
-            None if found is None else self.maps.sums(found),
-        )
+        images = dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True))
+        if found is None:
+            return Images(images)
+        (on_host,) = [None] if invalid is None else self.backend.fetch([invalid])
+        return Images(images, found, self.maps.sums(found, on_host))
 
     def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""

@@ -106,6 +106,11 @@ def progress() -> None:
     _report("progress")
 
 
+def allow(seconds: float) -> None:
+    """Tell the watchdog how long the program may take to end, in place of `GRACE`."""
+    _report(f"allow {seconds}")
+
+
 def _report(message: str) -> None:
     if _reports is not None:
         # the watchdog may have been killed; the program works without it
@@ -136,6 +141,7 @@ class _Watchdog:
         self._subject = ""
         self._has_ended = self._is_complete = False
         self._stop: signal.Signals | None = None
+        self._grace: float | None = None
         self._deadlines: dict[Callable[[], None], float] = {}
 
     def run(self) -> None:
@@ -170,7 +176,7 @@ class _Watchdog:
             if self._stop is None and number in SIGNALS:
                 self._stop = signal.Signals(number)
                 self._deadlines.pop(self._say_stalled, None)
-                self._after(GRACE, self._ask_again)
+                self._after(self._grace or GRACE, self._ask_again)
 
     def _read_reports(self, descriptor: int) -> None:
         data = os.read(descriptor, 1 << 16)
@@ -187,6 +193,8 @@ class _Watchdog:
                 self._is_complete = kind == "complete"
             elif kind == "reading":
                 self._subject = text
+            elif kind == "allow":
+                self._grace = float(text)
             elif kind == "end":
                 self._has_ended = True
             self._expect_progress()

@@ -27,7 +27,7 @@ def kernel_folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(scope="session")
 def make_backend(kernel_folder: Path) -> "MakeBackend":
-    """Each backend is made once."""
+    """Return a function that makes each backend once."""
     return MakeBackend(kernel_folder)
 
 
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
-    """Each computing backend, on two threads."""
+    """Return each computing backend, with two threads."""
     return make_backend(request.param)
 
 
@@ -91,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """More of what takes minutes."""
+    """Add an option for tests that take minutes."""
     parser.addoption(
         "--all-architectures",
         action="store_true",

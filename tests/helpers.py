@@ -53,7 +53,7 @@ class Notes:
 
 
 def datasets(file: h5py.Group) -> dict[str, np.ndarray]:
-    """Every dataset of a file by its path; soft links are not followed."""
+    """Return every dataset of a file by its path; soft links are not followed."""
     found: dict[str, np.ndarray] = {}
     file.visititems(
         lambda path, item: (
@@ -72,7 +72,7 @@ def run(
     notes: Notes | None = None,
     saturation: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run in memory, as they stand in the file."""
+    """Return all datasets of a run in memory, as in the file."""
     with memory_file() as file:
         stack = ArrayStack(frames, columns, validity, saturation)
         find_spots(
@@ -86,7 +86,7 @@ def run(
 
 
 def datasets_of(path: Path) -> dict[str, np.ndarray]:
-    """Every dataset of a file."""
+    """Return every dataset of a file."""
     with h5py.File(path) as file:
         return datasets(file)
 
@@ -102,7 +102,7 @@ def assert_equal_results(found: Path, expected: Path) -> None:
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Every expected dataset is there with the same type, shape and bits."""
+    """Check that every expected dataset has the same type, shape and bits."""
     for path, value in expected.items():
         assert path in found, f"{path} is missing"
         assert found[path].dtype == value.dtype, (
@@ -197,7 +197,7 @@ def replaced(**values: Any) -> Callable[[h5py.File], None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Status and output of a command."""
 
     status: int
     stdout: str
@@ -310,7 +310,7 @@ class FullDisk:
 
 
 def chunk_offset(path: Path, index: int, dataset: str = "frames") -> tuple[int, int]:
-    """Where chunk ``index`` of a dataset begins in its file, and its length."""
+    """Return begin and length of chunk ``index`` of a dataset in its file."""
     with h5py.File(path) as file:
         chunk = file[dataset].id.get_chunk_info(index)
     return chunk.byte_offset, chunk.size

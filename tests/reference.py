@@ -460,7 +460,8 @@ def reference_run(
         below = [_below(each, integer=own.dtype.kind != "f", varies=varies) for each in backgrounds]
         if noise is not None:
             noise = noise._replace(n_used=[each.m if each else 0 for each in backgrounds])
-        result |= properties(own, result, below, factors or [], (), noise)
+        gone = np.array([~valid[group].all(axis=0) for group in groups])
+        result |= properties(own, result, below, factors or [], (), noise, (), gone)
     return result
 
 

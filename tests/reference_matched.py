@@ -436,18 +436,13 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
         name = top(root[seed])
         if height[name] > 0 and 10 * height[seed] >= height[name]:
             spot[seed] = name
-    for _ in range(6):
+    for step in range(6):
         joins: dict[tuple[int, int], tuple[int, int]] = {}
         for pixel, name in spot.items():
             for other in beside(pixel):
                 h = int(height[other])
-                if (
-                    other not in spot
-                    and allowed[other]
-                    and h > 0
-                    and 10 * h >= height[name]
-                    and 4 * h * h >= 9 * int(of.variance[other])
-                ):
+                high = h > 0 and 50 * h >= height[name] and h * h >= int(of.variance[other])
+                if other not in spot and allowed[other] and (high or step == 5):
                     joins[other] = min(name, joins.get(other, name))
         spot |= joins
     labels, numbers = np.zeros(p.shape, np.int64), dict[tuple[int, int], int]()

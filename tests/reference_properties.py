@@ -54,16 +54,22 @@ def properties(
     static: Sequence[Place] = (),
     noise: Noise | None = None,
     hot: Sequence[Place] = (),
+    invalid: NDArray[np.bool_] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Compute the properties of all spots.
 
     `frames` are in their own counts; `result` has the table of spots, and the labels; `below` is
     the background of every pixel in raster order, None for masked pixels. With `factors` the
     background is that of frames times factor / 65536. `static` are places of static spots. Without
-    `noise` no errors are computed. `hot` are hot and cold pixels.
+    `noise` no errors are computed. `hot` are hot and cold pixels. `invalid`, (masks, n_X, n_Y), are
+    pixels without a valid value on a frame of each mask, if any are not masked.
     """
     n_y = frames.shape[2]
     masked = {divmod(i, n_y) for i, each in enumerate(below) if each is None}
+    without = [
+        masked if invalid is None else masked | {(int(x), int(y)) for x, y in np.argwhere(of_mask)}
+        for of_mask in (result["masks/labels"] if invalid is None else invalid)
+    ]
     rows: dict[str, list[Any]] = {}
     for row, frame in enumerate(result["spots/frame"].tolist()):
         begin, end = result["spots/pixel_list_BE"][row]
@@ -93,7 +99,9 @@ def properties(
         flags = {
             BORDER: touches_border(spot.places, frames.shape[1:]),
             INVALID: any(
-                (x + i, y + j) in masked for x, y in spot.places for i, j in [(0, 0), *AROUND]
+                (x + i, y + j) in without[result["spots/mask"][row]]
+                for x, y in spot.places
+                for i, j in [(0, 0), *AROUND]
             ),
             OVERLOADED: overload is not None and overload[row] > 0,
             SEVERAL_MAXIMA: found["n_maxima"] > 1,
@@ -249,7 +257,7 @@ def weighted_intensities(
     factors: Sequence[int],
     noise: Noise,
 ) -> dict[str, NDArray[Any]]:
-    """Compute I_prf and sigma_prf of all spots; the arguments are those of `properties`."""
+    """Compute I_prf, sigma_prf and weighted centroids; the arguments are those of `properties`."""
     n_y = frames.shape[2]
     images = [frame.ravel().tolist() for frame in frames]
     levels = [65536.0 / factor for factor in factors] or [1.0] * len(frames)
@@ -257,6 +265,7 @@ def weighted_intensities(
     for row, key in enumerate(zip(result["spots/mask"], result["spots/label"], strict=True)):
         spots.setdefault((int(key[0]), int(key[1])), []).append(row)
     found = np.full((2, len(result["spots/frame"])), math.nan)
+    centroids = np.full((2, len(result["spots/frame"]), 2), math.nan)
     for rows in spots.values():
         begin, end = result["spots/pixel_list_BE"][rows[0]]
         pixels = result["spots/pixel_list"][begin:end].tolist()
@@ -276,7 +285,29 @@ def weighted_intensities(
         for pixel in pixels:
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
-        weights, scale = weights_of(pixels, n_y, differences, variances, noise.gain)
+        profile = [0.0] * len(pixels)
+        for difference in differences:
+            profile = [p + d for p, d in zip(profile, difference, strict=True)]
+        weights, scale = weights_of(pixels, n_y, profile, variances, noise.gain)
+        softs, step = soft_weights_of(pixels, n_y, profile, len(rows), variances, noise.gain)
+        box = result["spots/box"][rows[0]].tolist()
+        for axis in (0, 1):
+            begin = float(box[2 * axis])
+            places = [divmod(pixel, n_y)[axis] - begin for pixel in pixels]
+            centre = centre_of(softs, profile, places)
+            moments = [w * (place - centre) for w, place in zip(softs, places, strict=True)]
+            for row, frame, difference in zip(rows, on, differences, strict=True):
+                total = first = second = fixed = more = 0.0
+                for w, m, d, v, b in zip(softs, moments, difference, variances, under, strict=True):
+                    total, first, second = total + w * d, first + m * d, second + (m * m) * d
+                    fixed, more = fixed + (m * m) * v, more + (m * m) * b
+                if not total > 0:
+                    continue
+                of_noise = fixed + ((levels[frame] - 1.0) * noise.gain) * more
+                spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(second, 0.0)
+                centroids[:, row, axis] = (
+                    begin + (centre + step * (first / total)), step * (math.sqrt(spread) / total),
+                )  # fmt: skip
         for row, frame, difference in zip(rows, on, differences, strict=True):
             total = squares = of_noise = 0.0
             for w, d, v, b in zip(weights, difference, variances, under, strict=True):
@@ -285,24 +316,29 @@ def weighted_intensities(
                 of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
             spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(squares, 0.0)
             found[:, row] = scale * total, scale * math.sqrt(spread)
-    return {"spots/I_prf": found[0], "spots/sigma_prf": found[1]}
+    return {
+        "spots/I_prf": found[0],
+        "spots/sigma_prf": found[1],
+        "spots/centroid": centroids[0],
+        "spots/centroid_sigma": centroids[1],
+    }
 
 
-def weights_of(
-    pixels: list[int],
-    n_y: int,
-    differences: list[list[float]],
-    variances: list[float],
-    gain: float,
-) -> tuple[list[float], float]:
-    """Return the weight of each pixel of a spot, and the factor to counts."""
-    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+def centre_of(weights: list[float], profile: list[float], places: list[float]) -> float:
+    """Give the weighted centre of a profile."""
+    first = total = 0.0
+    for w, p, place in zip(weights, profile, places, strict=True):
+        first, total = first + (w * p) * place, total + w * p
+    return first / total if total != 0 else math.nan
+
+
+def smoothed_profile(
+    pixels: list[int], n_y: int, profile: list[float], sigmas: list[float]
+) -> list[float]:
+    """Smooth a profile in sigmas twice by [1 2 1] along both axes; negative values become 0."""
     smooth: dict[Place, float] = {}
-    for i, pixel in enumerate(pixels):
-        total = 0.0
-        for difference in differences:
-            total = total + difference[i]
-        smooth[divmod(pixel, n_y)] = total / sigmas[i] if sigmas[i] > 0 else 0.0
+    for pixel, total, sigma in zip(pixels, profile, sigmas, strict=True):
+        smooth[divmod(pixel, n_y)] = total / sigma if sigma > 0 else 0.0
     for _ in range(2):
         before = dict(smooth)
         for x, y in smooth:
@@ -312,7 +348,15 @@ def weights_of(
                 if (x + i, y + j) in before:
                     total = total + (2 if i == 0 or j == 0 else 1) * before[x + i, y + j]
             smooth[x, y] = total
-    positive = [max(value, 0.0) for value in smooth.values()]
+    return [max(value, 0.0) for value in smooth.values()]
+
+
+def weights_of(
+    pixels: list[int], n_y: int, profile: list[float], variances: list[float], gain: float
+) -> tuple[list[float], float]:
+    """Return the weight of each pixel of a spot, and the factor to counts."""
+    sigmas = [math.sqrt(max(variance, gain * gain / 4)) for variance in variances]
+    positive = smoothed_profile(pixels, n_y, profile, sigmas)
     heights = [p / s if s > 0 else 0.0 for p, s in zip(positive, sigmas, strict=True)]
     highest = max(heights)
     weights = [float(round(15 * h / highest)) if highest > 0 else 0.0 for h in heights]
@@ -321,6 +365,30 @@ def weights_of(
         all_of_it = all_of_it + p * s
         weighted = weighted + w * (p * s)
     return weights, all_of_it / weighted if weighted > 0 else math.nan
+
+
+def soft_weights_of(
+    pixels: list[int],
+    n_y: int,
+    profile: list[float],
+    n_frames: int,
+    variances: list[float],
+    gain: float,
+) -> tuple[list[float], float]:
+    """Give the weight of each pixel for the centroid, and the step of the spot."""
+    lower = [max(variance, gain * gain / 4) for variance in variances]
+    sigmas = [math.sqrt(each) for each in lower]
+    weights = []
+    total = of_background = 0.0
+    for smooth, s, v in zip(
+        smoothed_profile(pixels, n_y, profile, sigmas), sigmas, lower, strict=True
+    ):
+        counts = smooth * s / (256 * n_frames)
+        weight, share = counts / (v + gain * counts), v / (v + gain * counts)
+        weights.append(weight)
+        total = total + weight * counts
+        of_background = of_background + weight * counts * share
+    return weights, 2 / (2 - of_background / total) if total > 0 else math.nan
 
 
 def touches_border(places: list[Place], shape: tuple[int, ...]) -> bool:

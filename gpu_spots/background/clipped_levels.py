@@ -144,7 +144,7 @@ class ClippedLevelSampler(LevelSampler):
         if level > 0:
             self.levels = levels * level
             self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
-            total = math.fsum(np.maximum(variance, mean * quantum)[known].tolist())
+            total = math.fsum(np.maximum(variance, mean * quantum)[known].data)
             self._expected = math.sqrt(total) / (level * n_known)
             if quantum:
                 usable = known & good.all(axis=0)

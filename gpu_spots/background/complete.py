@@ -21,8 +21,8 @@ Bools = NDArray[np.bool_]
 
 PIECE_PIXELS = 1 << 13
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
-STRIP_PIXELS = 1 << 14
-"""Pixels of a strip of rows whose neighbourhoods are added up."""
+STRIP_PIXELS = 1 << 16
+"""Pixels that ``-m clip`` works on at a time. With fewer, threads wait for the interpreter."""
 
 
 def complete(
@@ -64,7 +64,7 @@ def complete(
         mean, variance = method.unbiased(n_frames, n[part], s[part], avg[part], std[part])
         sigma.reshape(-1)[part] = np.sqrt(clip.variance_of(mean, variance, n[part], model))
 
-    _in_pieces(fill, len(n), threads)
+    _in_pieces(fill, len(n), PIECE_PIXELS, threads)
     return replace(background, noise=sigma, noise_model=model)
 
 
@@ -117,7 +117,7 @@ def _with_clipped(
             exact.high.reshape(-1)[part] = whole
             exact.low.reshape(-1)[part] = np.floor((b - whole) * 2.0**32)
 
-    _in_pieces(fill, flat.kept.size, threads)
+    _in_pieces(fill, flat.kept.size, STRIP_PIXELS, threads)
     return replace(
         background,
         avg=avg,
@@ -173,14 +173,16 @@ def _means(
     return mean, flagged
 
 
-def _in_pieces(function: Callable[[slice], None], n_pixels: int, threads: int | Workers) -> None:
+def _in_pieces(
+    function: Callable[[slice], None], n_pixels: int, at_once: int, threads: int | Workers
+) -> None:
     """Call the function for all pixels, some at a time, in threads."""
 
     def one(begin: int) -> None:
         with _quiet():
-            function(slice(begin, min(begin + PIECE_PIXELS, n_pixels)))
+            function(slice(begin, min(begin + at_once, n_pixels)))
 
-    for _ in in_order(one, range(0, n_pixels, PIECE_PIXELS), threads):
+    for _ in in_order(one, range(0, n_pixels, at_once), threads):
         pass
 
 

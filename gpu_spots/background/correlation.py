@@ -115,7 +115,7 @@ def correlation(frames: Iterable[Deviations]) -> tuple[float, float]:
 
 
 def _spots(frame: Deviations) -> tuple[Bools, Bools, Floats]:
-    """Return pixels near high deviations, near low ones, and values less the mean about them."""
+    """Return pixels near high deviations, those near low ones, and values less their mean."""
     good, value = frame.good, frame.value
     n_near = sums_along(good, NEAR)
     is_whole = good & (n_near == 2 * NEAR + 1)

@@ -74,7 +74,7 @@ class BackgroundRows:
     dropped: NDArray[np.int32] | None
     """(n_X, n_Y) int32: blocks dropped; None: the method drops none."""
     held: Any
-    """Result of ``hold_background`` for the whole frame; None: the backend keeps none."""
+    """Result of ``allocate_background`` for the whole frame; None: the backend keeps none."""
 
     def fill(self, moments: IntegerMoments | FloatMoments) -> bool:
         """Fill all rows from the moments of the band; return its ``gaps``."""

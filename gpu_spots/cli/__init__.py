@@ -1,4 +1,4 @@
-"""The command line: the only rooms that import click, one file a subcommand."""
+"""The command line: the only modules that import click, one file per command."""
 
 from gpu_spots.cli.main import gpu_spots, lu_hdf2spots
 

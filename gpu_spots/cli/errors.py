@@ -30,7 +30,12 @@ OPTIONS = {
     "angle_step": "--angle-step",
     "angles": "-a/--angles",
     "angles_path": "--angles-path",
+    "beam_centre": "--beam-centre",
+    "by": "--by",
+    "cell": "--cell",
     "cutoff": "-c/--cutoff",
+    "device": "--device",
+    "distance": "--distance",
     "erosions": "-e/--erosions",
     "file_mask": "--no-file-mask",
     "finder": "--finder",
@@ -38,6 +43,7 @@ OPTIONS = {
     "force": "--force",
     "frames_from": "--frames-from",
     "frames_path": "--frames",
+    "hkl": "--hkl",
     "keep": "--keep",
     "laser": "--laser",
     "laser_path": "--laser-path",
@@ -50,14 +56,19 @@ OPTIONS = {
     "normalise": "--normalise",
     "one_per_angle": "--one-per-angle",
     "output": "-o",
+    "pattern": "--pattern",
+    "pixel_size": "--pixel-size",
     "reject": "--reject",
     "saturation": "--saturation",
+    "scale": "--scale",
+    "scheduler": "--scheduler",
     "scratch": "--scratch",
     "significance": "--significance",
     "skip_bad": "--skip-bad",
     "sync": "-S/--sync",
     "table": "--table",
     "valid_range": "--valid-range",
+    "wavelength": "--wavelength",
 }
 """Options by the names of the parameters in messages."""
 debug_option = click.option(
@@ -77,6 +88,7 @@ class Stopped(BaseException):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(SIGNALS[number])
         self.number = number
+        self.outcome = "nothing was written"
 
     def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
         """Let it be pickled."""
@@ -188,7 +200,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, GpuSpotsError | click.ClickException):
         return str(error), 1
     if isinstance(error, Stopped):
-        return f"{error}; nothing was written", 1
+        return f"{error}; {error.outcome}", 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted; nothing was written", 1
     if isinstance(error, MemoryError):

@@ -7,6 +7,12 @@ import click
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.geometry_options import geometry_options
+from gpu_spots.cli.output_options import (
+    force_option,
+    output_option,
+    spots_argument,
+)
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import ParameterError
 
@@ -54,19 +60,10 @@ class ExportCommand(OneLineCommand):
 
 @click.command("export", cls=ExportCommand)
 @click.argument("format_name", metavar="FORMAT", callback=_format_name, shell_complete=_complete)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="Output file, or folder for a format with one file per frame  "
-    "[default: RUN and the ending of the format]",
+@spots_argument
+@output_option(
+    "Output file, or folder for a format with one file per frame  "
+    "[default: RUN and the ending of the format]"
 )
 @click.option(
     "--one-per-angle",
@@ -78,15 +75,17 @@ class ExportCommand(OneLineCommand):
     metavar="FILE",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="HDF5 file with the frames of the run  [default: the one that RUN__spots.h5 names]",
+    help="HDF5 file with the frames of the run, or folder of its images  "
+    "[default: as RUN__spots.h5 names them]",
 )
+@geometry_options
 @click.option(
     "--threads",
     metavar="N",
     type=click.IntRange(1, 10_000),
     help="Threads that read and compress frames  [default: one per core]",
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing output")
+@force_option
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
 @debug_option
 def export(
@@ -95,6 +94,10 @@ def export(
     output: Path | None,
     one_per_angle: str | None,
     frames_from: Path | None,
+    distance: float | None,
+    pixel_size: str | None,
+    beam_centre: str | None,
+    wavelength: str | None,
     threads: int | None,
     force: bool,
     quiet: bool,
@@ -108,15 +111,17 @@ def export(
     from gpu_spots.cli.progress import observer
     from gpu_spots.export.format import ExportOptions
     from gpu_spots.export.formats import export_spots
+    from gpu_spots.geometry import geometry_of
     from gpu_spots.memory.workers import default_workers
 
     try:
+        geometry = geometry_of(distance, pixel_size, beam_centre, wavelength)
         with observer(quiet) as watching:
             written, n_spots, notes = export_spots(
                 spots,
                 format_name,
                 output,
-                ExportOptions(one_per_angle, frames_from),
+                ExportOptions(one_per_angle, frames_from, geometry),
                 watching,
                 workers=threads or default_workers(),
                 force=force,

@@ -48,7 +48,7 @@ OURS = {
         "valid_range",
         "saturation",
     ),
-    "Output": ("keep", "force", "quiet", "debug", "version"),
+    "Output": ("keep", "report", "force", "quiet", "debug", "version"),
     "Computing": (*DEVICE_OPTIONS, "memory_limit", "scratch", "batch", "dry_run"),
 }
 """Options that the manual does not have, by their headings in the help."""
@@ -212,6 +212,11 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
 )  # fmt: skip
 @device_options
 @plan_options
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Write a report too, RUN__report.html beside the output; see gpu-spots report",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only")
 @debug_option
@@ -262,6 +267,29 @@ def _find(
     must_be_used: Iterable[str],
 ) -> None:
     """Make the parameters from the options, and run."""
+    images, inputs, parameters = take_request(sources, options, must_be_used)
+    with naming_options():
+        _run(sources, images, inputs, output, parameters, **options)
+
+
+def take_request(
+    sources: tuple[str, ...],
+    options: dict[str, Any],
+    must_be_used: Iterable[str] = Parameters.__dataclass_fields__,
+) -> tuple[dict[str, Any] | None, Any, Parameters]:
+    """Take what is to be computed out of the options of the running command.
+
+    Args:
+        sources: arguments of the command.
+        options: values of its options, by name.
+        must_be_used: parameters that are refused if they are given and have no effect.
+
+    Returns:
+        Arguments of an `ImageRequest`, or None for an HDF5 file; `Inputs`; and `Parameters`.
+
+    Raises:
+        click.UsageError: a value is not allowed, or options do not go together.
+    """
     context = click.get_current_context()
     with naming_options():
         images = take_images(sources, options)
@@ -278,8 +306,7 @@ def _find(
     except ParameterError as error:
         (names,) = (option.opts for option in context.command.params if option.name == error.name)
         raise click.UsageError(f"{'/'.join(names)} {error.problem}", context) from error
-    with naming_options():
-        _run(sources, images, inputs, output, parameters, **options)
+    return images, inputs, parameters
 
 
 def _run(
@@ -298,6 +325,7 @@ def _run(
     batch: int | None,
     scratch: Path | None,
     keep: frozenset[str],
+    report: bool,
     force: bool,
     quiet: bool,
     dry_run: bool,
@@ -329,6 +357,12 @@ def _run(
         frames = image_list.ImageRequest(**images)
         output = output or image_list.default_output(frames, "spots")
         check_output(output, frames.named, force or dry_run)  # before images are looked at
+    if report:
+        from gpu_spots.reporting.write import check_report, write_report
+        from gpu_spots.reporting.write import default_output as report_output
+
+        page = report_output(output)
+        check_report(page, [], force=force or dry_run)
     results = Output(output, compression, keep, force)
     chosen, note = choose_backend(backend, threads, device, device_memory_limit)
     resources = Resources(chosen, ResourceLimits(memory_limit, batch), spool_for(output, scratch))
@@ -351,6 +385,7 @@ def _run(
             return
         with observer(quiet) as watching:
             summary = find_to_file(stack, parameters, resources, results, watching)
+    verdict = write_report(output, page, force=force) if report else None
     if quiet:
         return
     least, median, most = summary.spots_per_frame
@@ -370,3 +405,5 @@ def _run(
         say(summary.noise.words())
     say(f"{seconds:.1f} s ({summary.n_bytes / seconds / 1e6:.0f} MB/s): {stages}")
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    if verdict:
+        say(f"{page}: {verdict.sentence}")

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
+from gpu_spots.cli.geometry_options import geometry_options
+from gpu_spots.cli.output_options import (
+    force_option,
+    output_option,
+    spots_argument,
+)
 from gpu_spots.cli.terminal import say, show
-from gpu_spots.errors import ParameterError
 
 if TYPE_CHECKING:
     from gpu_spots.spots.ratios import RatioResult
@@ -28,19 +33,8 @@ TESTS = (
 
 
 @click.command("ratios", cls=OneLineCommand)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="Output file  [default: RUN__ratios.h5]",
-)
+@spots_argument
+@output_option("Output file  [default: RUN__ratios.h5]")
 @click.option(
     "--scale",
     type=click.Choice(["none", "pairs"]),
@@ -56,6 +50,27 @@ TESTS = (
 )
 @click.option("--keep-saturated", is_flag=True, help="Use pairs with saturated spots too")
 @click.option(
+    "--hkl",
+    metavar="TABLE",
+    type=click.Path(path_type=Path),
+    shell_complete=file_names,
+    help="Miller indices of spots: text with the columns h, k, l and frame,label or frame,X,Y, an "
+    "indexed DIALS table (.refl), or a folder of LaueTools' .fit files",
+)
+@click.option(
+    "--cell",
+    metavar="A,B,C[,ALPHA,BETA,GAMMA]",
+    help="Unit cell, Angstrom and degrees, for the photo-Wilson fit of reflections with indices",
+)
+@geometry_options
+@click.option(
+    "--laueutil",
+    metavar="NAME",
+    type=click.Path(path_type=Path),
+    help="Write the files of LaueUtil's lu_indexing2ratios: NAME.txt, NAME.hkl (SORTAV), NAME.m91 "
+    "(LASER) and NAME.h5; needs --hkl",
+)
+@click.option(
     "--csv",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -68,7 +83,7 @@ TESTS = (
     help="Draw the ratios and the null tests; needs matplotlib",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
-@click.option("--force", is_flag=True, help="Overwrite an existing output")
+@force_option
 @debug_option
 def ratios(
     spots: Path,
@@ -76,6 +91,13 @@ def ratios(
     scale: str,
     intensity: str | None,
     keep_saturated: bool,
+    hkl: Path | None,
+    cell: str | None,
+    distance: float | None,
+    pixel_size: str | None,
+    beam_centre: str | None,
+    wavelength: str | None,
+    laueutil: Path | None,
     csv: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -91,31 +113,36 @@ def ratios(
             f"{str(plot)!r}, expected a name that ends in .png or .svg.", param_hint="--plot"
         )
     path = output or Path(re.sub(r"(__spots)?\.h5$", "", str(spots)) + "__ratios.h5")
-    others = [other for other in (csv, plot) if other is not None]
-    if len({path, *others}) <= len(others):
-        raise click.UsageError(
-            f"{path}: two outputs have the same name", click.get_current_context()
-        )
     # here, so that --help and wrong usage answer at once
     from gpu_spots.api import ratios as make_ratios
+    from gpu_spots.files.output.laueutil_ratios import output_names
     from gpu_spots.files.output.new_file import check_output
     from gpu_spots.files.output.ratios_file import as_json as in_json
     from gpu_spots.files.output.ratios_file import write_csv
     from gpu_spots.files.output.ratios_plot import write_plot
+    from gpu_spots.geometry import cell_of, geometry_of
 
+    others = [other for other in (csv, plot) if other is not None]
+    others += [] if laueutil is None else output_names(laueutil)
+    if len({path, *others}) <= len(others):
+        raise click.UsageError(
+            f"{path}: two outputs have the same name", click.get_current_context()
+        )
     for other in others:
-        check_output(other, [spots], force)
-    try:
+        check_output(other, [spots, *([] if hkl is None else [hkl])], force)
+    with naming_options():
         found = make_ratios(
             spots,
             path,
             scale=scale,
             intensity=intensity,
             keep_saturated=keep_saturated,
+            hkl=hkl,
+            geometry=geometry_of(distance, pixel_size, beam_centre, wavelength),
+            cell=cell_of(cell),
+            laueutil=laueutil,
             force=force,
         )
-    except ParameterError as error:
-        raise click.BadParameter(error.problem, param_hint=f"--{error.name}") from error
     if csv is not None:
         write_csv(found, csv, spots, force=force)
     if plot is not None:
@@ -153,6 +180,12 @@ def report(found: "RatioResult") -> list[str]:
         f"change of all spots{_delay(each['delay'])}: {100 * each['change']:+.2f} % +- "
         f"{100 * each['sigma']:.2f} %, probability without response {each['probability']:.1e}"
         for each in figures["common change"]
+    ]
+    lines += [
+        f"photo-Wilson{_delay(fit['delay'])}: {fit['n']} reflections, delta B = "
+        f"{fit['delta_B']:.3f} +- {fit['sigma_delta_B']:.3f} A^2, scale {fit['scale']:.4f} +- "
+        f"{fit['sigma_scale']:.4f}"
+        for fit in figures.get("photo-Wilson", [])
     ]
     return [*lines, found.verdict]
 

@@ -1,1 +1,1 @@
-"""The CUDA backend: the only rooms that import CuPy, and only when a device is asked for."""
+"""The CUDA backend: the only modules that import CuPy, when a device is requested."""

@@ -65,7 +65,9 @@ class GpuBackend:
     band_bytes = staticmethod(memory.band_bytes)
     batch_bytes = staticmethod(memory.batch_bytes)
 
-    def hold(self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False) -> Any:
+    def allocate(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
+    ) -> Any:
         """Return an array on the device."""
         return self.toolkit.call(lambda: self.toolkit.xp.empty(shape, dtype))
 
@@ -84,7 +86,7 @@ class GpuBackend:
         """
         if not isinstance(frames, np.ndarray):
             return frames
-        held = self.hold(frames.shape, frames.dtype.newbyteorder("="))
+        held = self.allocate(frames.shape, frames.dtype.newbyteorder("="))
         step = max(1, UPLOAD_BYTES // max(1, frames[0].nbytes))
         for begin in range(0, len(frames), step):
             end = min(begin + step, len(frames))
@@ -98,7 +100,7 @@ class GpuBackend:
 
     scaled = _on_device(scale.scaled)
     levelled = _on_device(scale.levelled)
-    hold_background = _on_device(background.hold_background)
+    allocate_background = _on_device(background.allocate_background)
     background = _on_device(background.background)
     prepare = _on_device(prepared.prepare)
     find_masks = _on_device(masks.find_masks)

@@ -54,7 +54,7 @@ class DeviceMaps:
     """int32."""
 
 
-def hold_background(
+def allocate_background(
     toolkit: Toolkit, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
 ) -> HeldBackground | None:
     """Return memory for maps that are made on the device: those of `Trimmed`, from bit planes."""
@@ -97,7 +97,7 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
     """Fill rows of the maps, and of what is held of them; returns whether there were gaps."""
     if isinstance(moments, RankedMoments):
         assert into.held is None  # it would not be filled
-        with moments.lent(toolkit, into.avg.shape) as on_host:
+        with moments.on_host(toolkit, into.avg.shape) as on_host:
             return into.fill(on_host)
     maps = evaluated(toolkit, moments, into.cutoff, into.held, into.begin * into.avg.shape[1])
     on_device = (
@@ -111,7 +111,17 @@ def fill(toolkit: Toolkit, moments: PlaneMoments | RankedMoments, into: Backgrou
         moments.total,
         moments.gaps,
     )
-    with toolkit.lend_all(on_device) as (avg, std, iqr, threshold, largest, arg, kept, total, gaps):
+    with toolkit.host_copies(on_device) as (
+        avg,
+        std,
+        iqr,
+        threshold,
+        largest,
+        arg,
+        kept,
+        total,
+        gaps,
+    ):
         sums = total.view(np.int32) if largest.dtype.kind == "i" else total
         for rows, values in (
             *((into.avg, avg), (into.std, std), (into.iqr, iqr), (into.threshold, threshold)),

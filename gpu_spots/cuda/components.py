@@ -109,7 +109,7 @@ def _components(toolkit: Toolkit, masks: PackedMasks, connectivity: int) -> Comp
         box,
         mask,
     )
-    with toolkit.lend_all((pixels, begin, box, mask)) as (short, begins, boxes, masks_there):
+    with toolkit.host_copies((pixels, begin, box, mask)) as (short, begins, boxes, masks_there):
         first = np.searchsorted(masks_there, np.arange(n_masks + 1)).astype(np.int64, copy=False)
         return Components(
             short.astype(np.int64), begins.copy(), boxes.copy(), first, held=(pixels, begin, box)

@@ -134,13 +134,13 @@ class Device:
         return host
 
     @contextmanager
-    def lend(self, array: Any) -> Iterator[Array]:
+    def host_copy(self, array: Any) -> Iterator[Array]:
         """Copy an array into a slot of pinned memory."""
-        with self.lend_all([array]) as (host,):
+        with self.host_copies([array]) as (host,):
             yield host
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[Array]]:
         """Copy several arrays into one slot, and wait once for all of them."""
         begins = [0, *accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays)]
         with self._slot(begins[-1]) as slot:

@@ -120,8 +120,8 @@ def fetch(toolkit: Toolkit, masks: Sequence[PackedMasks]) -> list[PackedImages]:
     step = max(1, FETCH_BYTES // max(1, sum(each.words[:1].nbytes for each in masks)))
     for begin in range(0, len(masks[0]), step):
         some = slice(begin, begin + step)
-        with toolkit.lend_all([each.words[some] for each in masks]) as lent:
-            for words, copied in zip(on_host, lent, strict=True):
+        with toolkit.host_copies([each.words[some] for each in masks]) as copies:
+            for words, copied in zip(on_host, copies, strict=True):
                 np.copyto(words[some], copied)
     return [
         PackedImages(words.astype("<u4", copy=False).view(np.uint8), each.n_columns)

@@ -280,6 +280,7 @@ def matched_masks(
     return MatchedMasks(
         raw=PackedMasks(raw, n_columns),
         filtered=PackedMasks(filtered, n_columns),
+        invalid=None if found.invalid is None else PackedMasks(found.invalid, n_columns),
         spots=matched.list_spots(
             np.concatenate([none, *masks]),
             np.concatenate([none, *pixels]),
@@ -322,12 +323,12 @@ def _grown(
         launch("follow", n, count, root, onto, top)
     owner = xp.empty(32 * n_words, np.int32)
     # the last of the steps ends in `filtered`
-    now, other = (filtered, xp.empty(raw.shape, np.uint32))[:: 1 if STEPS % 2 == 0 else -1]
+    now, other = (filtered, xp.empty(raw.shape, np.uint32))[:: 1 if STEPS % 2 else -1]
     launch("begin_masks", n_words, np.int32(n_words), *words, height, top, now, owner)
-    for _ in range(STEPS):
+    for variance in (*(seeds.variance,) * STEPS, None):
         launch(
             "grow", n_words, np.int32(n_words), now, height, found.values, prepared.usable,
-            found.invalid, seeds.variance, *size, other, owner,
+            found.invalid, variance, *size, other, owner,
         )  # fmt: skip
         now, other = other, now
     final = numbered(toolkit, filtered)
@@ -335,5 +336,5 @@ def _grown(
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     spot = xp.empty(final.n, np.int32)
     launch("gather_owners", final.n, np.int32(final.n), final.position, owner, spot)
-    with toolkit.lend_all((final.position, spot)) as (positions, spots):
+    with toolkit.host_copies((final.position, spot)) as (positions, spots):
         return positions.astype(np.int64), spots.astype(np.int64)

@@ -11,7 +11,7 @@ from gpu_spots.background.methods import Clip, Method
 from gpu_spots.cuda.clip import clip_bytes
 from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.ranked import Launch
-from gpu_spots.cuda.shuffle import put_in_order, room_for_stretches
+from gpu_spots.cuda.shuffle import put_in_order, stretch_buffer
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import Array
 
@@ -67,7 +67,7 @@ def staging(
     sent = list(parts)
     if shuffled_rows is not None:
         sent = [
-            (toolkit, toolkit.call(partial(room_for_stretches, toolkit, frames, shuffled_rows)))
+            (toolkit, toolkit.call(partial(stretch_buffer, toolkit, frames, shuffled_rows)))
             for toolkit, frames in parts
         ]
     (toolkit, first), *others = sent

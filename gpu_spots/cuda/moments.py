@@ -103,11 +103,11 @@ class RankedMoments:
         return self._moments(fetched(toolkit, [*self.maps.values(), self.gaps]), shape)
 
     @contextmanager
-    def lent(
+    def on_host(
         self, toolkit: Toolkit, shape: tuple[int, ...]
     ) -> Iterator[IntegerMoments | FloatMoments]:
         """Yield the moments on the host; they are valid until the block ends."""
-        with toolkit.lend_all([*self.maps.values(), self.gaps]) as on_host:
+        with toolkit.host_copies([*self.maps.values(), self.gaps]) as on_host:
             yield self._moments(on_host, shape)
 
     def _moments(

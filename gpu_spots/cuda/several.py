@@ -128,12 +128,12 @@ class SeveralGpus:
         """Return the memory that a batch needs on the device of its thread."""
         return self.backends[HOME].batch_bytes(n_frames, n_pixels, dtype)
 
-    def hold(
+    def allocate(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], shared: bool = False
     ) -> _Frames:
         """Allocate frames on the device of the thread, or if ``shared`` on every device."""
         devices = range(len(self.backends)) if shared else [self._threads.device()]
-        return _Frames({device: self.backends[device].hold(shape, dtype) for device in devices})
+        return _Frames({device: self.backends[device].allocate(shape, dtype) for device in devices})
 
     @contextmanager
     def staging(
@@ -175,7 +175,7 @@ class SeveralGpus:
         backend = self.backends[device]
         return _Frames({device: backend.levelled(found, levels, validity, prepared[device])})
 
-    def hold_background(
+    def allocate_background(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], method: Method
     ) -> None:
         """Hold nothing. Each device computes some rows but needs all, which the host sends."""
@@ -306,6 +306,7 @@ class SeveralGpus:
         return MatchedMasks(
             raw=_Masks(device, masks.raw),
             filtered=_Masks(device, masks.filtered),
+            invalid=None if masks.invalid is None else _Masks(device, masks.invalid),
             spots=masks.spots,
         )
 

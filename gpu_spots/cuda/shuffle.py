@@ -40,7 +40,7 @@ def unshuffle(toolkit: Toolkit, chunks: Any, into: Any) -> None:
         )
 
 
-def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
+def stretch_buffer(toolkit: Toolkit, frames: Any, rows: int) -> Any:
     """Return an array on the device for shuffled frames.
 
     ``frames`` has the shape (n, n_X, n_Y). ``rows``, which divides n_X, is the number of rows of a
@@ -55,7 +55,7 @@ def room_for_stretches(toolkit: Toolkit, frames: Any, rows: int) -> Any:
 
 
 def put_in_order(toolkit: Toolkit, stretches: Any, frames: Any) -> None:
-    """Fill ``frames``, contiguous, from shuffled ``stretches``; see `room_for_stretches`."""
+    """Fill ``frames``, contiguous, from shuffled ``stretches``; see `stretch_buffer`."""
     *_, size, rows, n_columns = stretches.shape
     unshuffle(
         toolkit, stretches.reshape(-1, size * rows * n_columns), frames.reshape(-1, rows, n_columns)

@@ -68,10 +68,10 @@ class Toolkit(Protocol):
     def to_host(self, array: Any) -> Array:
         """Copy a device array to the host; waits for it."""
 
-    def lend(self, array: Any) -> AbstractContextManager[Array]:
+    def host_copy(self, array: Any) -> AbstractContextManager[Array]:
         """Provide a host copy of a device array inside a block: faster than `to_host`."""
 
-    def lend_all(self, arrays: Sequence[Any]) -> AbstractContextManager[list[Array]]:
+    def host_copies(self, arrays: Sequence[Any]) -> AbstractContextManager[list[Array]]:
         """Lend several contiguous arrays to the host, with one wait for all of them."""
 
     def to_device(self, array: Array) -> Any:
@@ -104,8 +104,8 @@ slot.
 
 def fetched(toolkit: Toolkit, arrays: Sequence[Any]) -> list[Array]:
     """Return host copies of device arrays that last, with one wait for all."""
-    with toolkit.lend_all(arrays) as lent:
-        return [array.copy() for array in lent]
+    with toolkit.host_copies(arrays) as copies:
+        return [array.copy() for array in copies]
 
 
 def uploaded(

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from gpu_spots.export.format import Format, Source, Target, read_frame
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.new_file import new_file, uninterrupted
+from gpu_spots.files.output.nexus import new_data_group
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.memory.workers import in_order
 
@@ -31,12 +32,8 @@ class Cleaned(Format):
         pixels = source.pixels_by_frame()
         with source.frames() as stack, new_file(target.path, target.name) as file:
             with uninterrupted():
-                file.attrs["default"] = "entry"
-                entry = file.create_group("entry")
-                entry.attrs.update({"NX_class": "NXentry", "default": "data"})
-                group = entry.create_group("data")
                 axes = ["angle" if source.frame_angles is not None else ".", ".", "."]
-                group.attrs.update({"NX_class": "NXdata", "signal": "data", "axes": axes})
+                group = new_data_group(file, "entry", "data", "data", axes=axes)
                 if source.frame_angles is not None:
                     group.create_dataset("angle", data=source.frame_angles)
                     group["angle"].attrs["units"] = "degrees"

@@ -5,6 +5,7 @@ import numpy as np
 from gpu_spots.export.format import Format, Source, Target
 from gpu_spots.files.output.frames_of_spots import link_to_frames
 from gpu_spots.files.output.new_file import new_file, uninterrupted
+from gpu_spots.files.output.nexus import new_data_group
 
 ROWS_IN_CHUNK = 1024
 """Rows of a chunk, at most."""
@@ -45,11 +46,7 @@ class Cxi(Format):
             if column in source.columns:
                 lists[name] = (description, source.columns[column])
         with new_file(target.path, target.name) as file, uninterrupted():
-            file.attrs["default"] = "entry_1"
-            entry = file.create_group("entry_1")
-            entry.attrs.update({"NX_class": "NXentry", "default": "result_1"})
-            group = entry.create_group("result_1")
-            group.attrs.update({"NX_class": "NXdata", "signal": "nPeaks"})
+            group = new_data_group(file, "entry_1", "result_1", "nPeaks")
             group.create_dataset("nPeaks", data=counts)
             for name, (description, values) in lists.items():
                 table = np.zeros(shape, np.float32)
@@ -62,6 +59,6 @@ class Cxi(Format):
                     shuffle=True,
                 )
                 dataset.attrs["description"] = description
-            data = entry.create_group("data_1")
+            data = file["entry_1"].create_group("data_1")
             if why_not := link_to_frames(source.results, data, "data"):
                 source.notes.append(f"no link to the frames: {why_not}")

@@ -1,13 +1,11 @@
 """Base class of the formats with one file per frame."""
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
 from gpu_spots.export.format import Format, Source
+from gpu_spots.files.output.frames_of_spots import frame_names
 from gpu_spots.files.output.new_folder import check_output_folder, complete_folder_or_absent
 
 
@@ -26,16 +24,5 @@ class FolderFormat(Format):
         check_output_folder(output, sources, force, lambda name: name.endswith(self.file_ending))
 
     def frame_names(self, source: Source) -> list[str]:
-        """Return the name of the file of each frame, without its ending.
-
-        It is the name of the frame's image if the run has these, else the number of the frame.
-        """
-        stem = re.sub(r"(__spots)?\.h5$", "", Path(source.name).name)
-        digits = max(4, len(str(source.results.n_frames - 1)))
-        numbered = [f"{stem}_{frame:0{digits}}" for frame in range(source.results.n_frames)]
-        files = source.results.columns.get("file")
-        if files is None or np.shape(files) != (source.results.n_frames,):
-            return numbered
-        names = [re.split(r"[/\\]", str(file))[-1].rpartition(".")[0] for file in files.tolist()]
-        is_good = all(re.fullmatch(r"[\w.+-]+", name) and name[0] != "." for name in names)
-        return names if is_good and len(set(names)) == len(names) else numbered
+        """Return the name of the file of each frame, without its ending."""
+        return frame_names(source.results)

@@ -14,6 +14,7 @@ from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.output.frames_of_spots import open_frames
 from gpu_spots.files.output.new_file import check_output, complete_or_absent, refuse_inputs
 from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.geometry import Geometry
 from gpu_spots.masks import grouping
 from gpu_spots.model import Array
 from gpu_spots.protocols import Observer, Stack
@@ -26,7 +27,9 @@ class ExportOptions:
     one_per_angle: str | None = None
     """Frame to keep of each angle: "off", "on", or its number at the angle, from "1"."""
     frames_from: Path | None = None
-    """HDF5 file with the frames of the run."""
+    """HDF5 file with the frames of the run, or folder of its images."""
+    geometry: Geometry | None = None
+    """Detector and wavelengths."""
 
     def __post_init__(self) -> None:
         choice = self.one_per_angle
@@ -234,6 +237,8 @@ class Target:
     """Temporary file, or temporary folder, to write to."""
     name: str
     """Name of the output, for messages."""
+    second: Path | None = None
+    """Temporary file of the second output; None: there is none."""
 
 
 class Format:
@@ -261,6 +266,10 @@ class Format:
     def check_output(self, output: Path, sources: Sequence[Path], force: bool) -> None:
         """Raise `OutputError` if the output cannot be made, or is there already."""
         check_output(output, sources, force)
+
+    def second_output(self, output: Path, options: ExportOptions) -> Path | None:
+        """Return the file that is written beside the output with these options; None: none."""
+        return None
 
     def write(self, source: Source, target: Target) -> None:
         """Write the file.

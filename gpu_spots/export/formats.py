@@ -1,8 +1,9 @@
 """All formats in their order, and the export of a spots file to one of them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import OutputError, ParameterError
 from gpu_spots.export.cleaned import Cleaned
 from gpu_spots.export.csv import Csv
 from gpu_spots.export.cxi import Cxi
@@ -13,6 +14,7 @@ from gpu_spots.export.parquet import Parquet
 from gpu_spots.export.pixel_peak_list import PixelPeakList
 from gpu_spots.export.refl import Refl
 from gpu_spots.files.output.frames_of_spots import recorded_inputs
+from gpu_spots.files.output.new_file import check_output, complete_or_absent
 from gpu_spots.files.output.spots_file import open_spots
 from gpu_spots.protocols import Observer
 
@@ -70,17 +72,29 @@ def export_spots(
     for name in ExportOptions.__dataclass_fields__:
         if getattr(options, name) is not None and name not in chosen.options:
             users = [one.name for one in FORMATS.values() if name in one.options]
+            shown = "distance" if name == "geometry" else name
             raise ParameterError(
-                name, f"cannot be used with {format_name}; it is for {', '.join(users)}"
+                shown, f"cannot be used with {format_name}; it is for {', '.join(users)}"
             )
     output = output or default_output(spots, chosen)
     with open_spots(spots) as results:
         sources = [spots, *recorded_inputs(results)]
         sources += [options.frames_from] if options.frames_from else []
         chosen.check_output(output, sources, force)
-        with chosen.opened(output) as path:
+        second = chosen.second_output(output, options)
+        if second == output:
+            raise OutputError(
+                f"{output}: two outputs have the same name; name the table with another ending, "
+                f"such as {output.stem}.refl"
+            )
+        if second is not None:
+            check_output(second, sources, force)
+        with (
+            chosen.opened(output) as path,
+            complete_or_absent(second) if second else nullcontext() as beside,
+        ):
             source = Source(results, output, options, observer, workers)
-            chosen.write(source, Target(path, str(output)))
+            chosen.write(source, Target(path, str(output), beside))
         n_spots = results.n_spots
     return output, n_spots, source.notes
 

@@ -2,13 +2,15 @@
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, OutputError, given
-from gpu_spots.export.format import Format, Source, Target
+from gpu_spots.export.experiment import write_experiment
+from gpu_spots.export.format import ExportOptions, Format, Source, Target
 from gpu_spots.files.output.new_file import new_binary_file
 from gpu_spots.masks import grouping
 from gpu_spots.model import Array
@@ -36,7 +38,8 @@ LARGEST = 2**32 - 1
 class Refl(Format):
     """Reflection table as dials.find_spots writes it, without shoeboxes.
 
-    ``identifiers`` is empty, so that any ``.expt`` fits.
+    ``identifiers`` is empty, so that any ``.expt`` fits. With a geometry, an ``.expt`` is written
+    too, and ``identifiers`` has the one of its experiment.
     """
 
     name = "refl"
@@ -47,15 +50,26 @@ class Refl(Format):
         "`xyzobs.px`, `intensity.sum`, `bbox`, `flags`, `n_signal`; "
         "all other columns under their own names"
     )
-    left_out = "shoeboxes, experiments (`.expt`): `dials.import` makes them from the images"
-    options = ("one_per_angle",)
+    left_out = (
+        "shoeboxes; without a geometry experiments (`.expt`), which `dials.import` makes from the "
+        "images"
+    )
+    options = ("one_per_angle", "geometry")
+
+    def second_output(self, output: Path, options: ExportOptions) -> Path | None:
+        """Return the name of the ``.expt`` file if a geometry is given."""
+        return output.with_suffix(".expt") if options.geometry else None
 
     def write(self, source: Source, target: Target) -> None:
-        """Write the table; see `Format.write`."""
-        rows, image = _selected(source)
+        """Write the table, and the experiment if there is one; see `Format.write`."""
+        frames = _frames(source)
+        identifier = ""
+        if target.second is not None:
+            identifier = write_experiment(source, frames, target.second)
+        rows, image = _rows(source, frames)
         columns = _columns(source, rows, image)
         with new_binary_file(target.path, target.name) as file:
-            _write(file, columns, len(rows), target.name)
+            _write(file, columns, len(rows), target.name, identifier)
 
 
 def _columns(source: Source, rows: NDArray[np.int64], image: Array) -> dict[str, tuple[str, Array]]:
@@ -108,12 +122,20 @@ def _type_of(dtype: np.dtype[Any]) -> str:
     return "std::size_t" if dtype.kind == "u" else "double"
 
 
-def _selected(source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _rows(source: Source, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows of the table to write, and the number of each frame in the sequence."""
+    image = np.full(source.results.n_frames, -1, np.int64)
+    image[frames] = np.arange(len(frames))
+    ranges = source.results.frame_ranges[frames]
+    rows = [np.arange(begin, end) for begin, end in ranges.tolist()]
+    return np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64), image
+
+
+def _frames(source: Source) -> NDArray[np.int64]:
+    """Return the frames of the sequence, in its order."""
     n_frames = source.results.n_frames
     choice = source.options.one_per_angle
     if choice is None:
-        frames = np.arange(n_frames)
         angles = source.frame_angles
         known = np.array([]) if angles is None else np.round(angles[np.isfinite(angles)], 3)
         if len(np.unique(known)) < len(known):
@@ -121,13 +143,8 @@ def _selected(source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
                 "angles repeat; for laue-dials, which needs one image per angle, "
                 f"use {given('one_per_angle')}"
             )
-    else:
-        frames = _one_per_angle(source, choice)
-    image = np.full(n_frames, -1, np.int64)
-    image[frames] = np.arange(len(frames))
-    ranges = source.results.frame_ranges[frames]
-    rows = [np.arange(begin, end) for begin, end in ranges.tolist()]
-    return np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64), image
+        return np.arange(n_frames)
+    return _one_per_angle(source, choice)
 
 
 def _one_per_angle(source: Source, choice: str) -> NDArray[np.int64]:
@@ -186,10 +203,17 @@ def _describe(source: Source, keys: NDArray[np.int64], frames: NDArray[np.int64]
         source.notes.append(f"{missing} {angles_are} left out")
 
 
-def _write(file: BinaryIO, columns: dict[str, tuple[str, Array]], n_rows: int, output: str) -> None:
+def _write(
+    file: BinaryIO,
+    columns: dict[str, tuple[str, Array]],
+    n_rows: int,
+    output: str,
+    identifier: str,
+) -> None:
     """Write the table as msgpack."""
     file.write(b"\x93" + _text("dials::af::reflection_table") + _integer(VERSION))
-    file.write(b"\x83" + _text("identifiers") + b"\x80")
+    known = _header_of_map(1) + _integer(0) + _text(identifier) if identifier else b"\x80"
+    file.write(b"\x83" + _text("identifiers") + known)
     file.write(_text("nrows") + _integer(n_rows))
     file.write(_text("data") + _header_of_map(len(columns)))
     for name, (kind, values) in columns.items():

@@ -1,6 +1,7 @@
 """Stacks of frames in an HDF5 file or in memory, with their metadata."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -330,10 +331,14 @@ def open_hdf5(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         reason = hdf5_reason(error)
-        locked = reason.startswith("unable to lock file")
-        raise InputError(
-            f"{path}: cannot be opened: {'another program is writing to it' if locked else reason}"
-        ) from error
+        if sizes := re.match(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", reason):
+            found, expected = sizes.groups()
+            message = f"is cut off: {found} bytes, expected {expected}; copy the whole file again"
+        elif reason.startswith("unable to lock file"):
+            message = "cannot be opened: another program is writing to it"
+        else:
+            message = f"cannot be opened: {reason}"
+        raise InputError(f"{path}: {message}") from error
 
 
 def largest_value(dtype: np.dtype[Any]) -> int | None:

@@ -143,6 +143,14 @@ def pairs(keys: NDArray[np.int64], states: NDArray[np.bool_]) -> Groups:
     return Groups(mask_of_frame, len(members), members.count(1))
 
 
+def frame_delays(columns: Columns, n_frames: int, source: str) -> Array | None:
+    """Return the delay of each frame as the metadata have it; None: there are no delays.
+
+    Raises `InputError` unless there is one value per frame.
+    """
+    return _one_a_frame(columns, "delay", n_frames, source) if "delay" in columns else None
+
+
 def _one_a_frame(columns: Columns, name: str, n_frames: int, source: str) -> Array:
     column = np.asarray(columns[name])
     if column.shape != (n_frames,):

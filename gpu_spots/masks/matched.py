@@ -40,8 +40,8 @@ MAP_ZERO = 1024
 """Value of a smoothed map where every pixel is at its background."""
 NEVER = 32767
 """Seed level that no map reaches."""
-STEPS = 6
-"""Steps that a mask may grow."""
+STEPS = 5
+"""Steps that a mask may grow down the height of its spot; one step more goes to any pixel."""
 SMALLEST_NOISE, LARGEST_NOISE = 2.0**-6, 2.0**20
 """Limits of ``s`` for integer frames, counts."""
 LARGEST_SUM = 21844
@@ -420,13 +420,28 @@ class SeedLevels:
     """(n_X, n_Y) int32: what the counts of a spot add to it, per unit of its peak, in 2^-8."""
 
 
+Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Sums over the pixels under a kernel, see `Thresholds`."""
+
+
 class Thresholds:
     """Seed levels of a run, for groups of any size."""
 
     def __init__(
-        self, of: NoiseMap, significance: float, *, streaks: bool, workers: int = 1
+        self,
+        of: NoiseMap,
+        significance: float,
+        *,
+        streaks: bool,
+        workers: int = 1,
+        kept: dict[tuple[int, ...], list[Moments]] | None = None,
     ) -> None:
-        """Compute the levels that background exceeds with the probability of ``significance``."""
+        """Compute the levels that background exceeds with the probability of ``significance``.
+
+        ``kept``: keeps what does not depend on it, for other values and the same ``of`` and
+        ``streaks``, 24 bytes per pixel and map; None: nothing is kept.
+        """
+        self._kept = kept
         self._of = of
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
@@ -500,7 +515,7 @@ class Thresholds:
             begin, end = span
             rows = slice(begin, end)
             usable = self._of.usable(rows)
-            every = self._moments(begin, end, size)
+            every = self._kept_moments(begin, end, size)
             for k, (kernel, (k2, k3, b)) in enumerate(zip(self._kernels, every, strict=True)):
                 sigmas = kernel.sum_of_counts.threshold(b, self._significance)
                 wide = kernel.unit * calibration.width[k]
@@ -519,9 +534,15 @@ class Thresholds:
             pass
         return SeedLevels(size, seed, variance, own)
 
-    def _moments(
-        self, begin: int, end: int, size: int
-    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+    def _kept_moments(self, begin: int, end: int, size: int) -> Iterable[Moments]:
+        if self._kept is None:
+            return self._moments(begin, end, size)
+        key = begin, end, size
+        if key not in self._kept:
+            self._kept[key] = list(self._moments(begin, end, size))
+        return self._kept[key]
+
+    def _moments(self, begin: int, end: int, size: int) -> Iterator[Moments]:
         """Yield for each kernel and rows: sums k2 and k3, and effective counts per pixel b.
 
         k2 is the sum of K^2 V/s^2, k3 that of K^3 g (V - r^2)/s^3.
@@ -566,6 +587,10 @@ class MatchedMasks(Generic[Masks]):
     """Pixels at or above the seed level of any map, one mask a frame or group."""
     filtered: Masks
     """Pixels of spots, one mask a frame or group."""
+    invalid: Masks | None
+    """Pixels without a valid value on some frame, one mask a frame or group; None: none but those
+    of ``Validity.pixels``.
+    """
     spots: Components
     """Spots. They may touch each other, unlike connected components."""
 

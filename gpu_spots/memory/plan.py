@@ -74,7 +74,7 @@ STORING = 16
 """Bytes a pixel for what finished maps are checked with and compressed into."""
 COMPLETING, COMPLETING_A_THREAD = 3 << 20, 5 << 18
 """Bytes for what the noise model is fitted to, and for pieces of maps while their noise is made."""
-NEIGHBOURHOOD = 160
+NEIGHBOURHOOD = 110
 """Bytes of a pixel of a strip whose neighbourhoods are added up."""
 OUTPUT = {"raw": 0.067, "filtered": 0.007, "synced": 0.007, "labels": 0.009, "pixels": 0.04}
 """Bytes of the output per pixel of each mask, with gzip: measured on a run of `gpu-spots simulate`
@@ -543,9 +543,9 @@ class _Planner:
         return 600 * self.n_frames * (self.n_pixels // 10_000 + 1)
 
     def _plan(self, place: Place, rows: int, frames: int) -> Plan:
-        walks = 1 if self.work.n_masks is None else 2
+        passes = 1 if self.work.n_masks is None else 2
         # the levels are taken from a few rows, which are decoded once more just for that
-        decodings = 1 if place != Place.FILE else walks + 1 + (not self.stack.is_decoded)
+        decodings = 1 if place != Place.FILE else passes + 1 + (not self.stack.is_decoded)
         return Plan(
             place=place,
             threads=self.threads,

@@ -55,8 +55,8 @@ class Source(Generic[Frames, Masks, Prepared]):
     """
     left_out: NDArray[np.bool_] | None = None
     """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
-    rooms: dict[int, Frames] = field(default_factory=dict)
-    """Last band or batch of each thread, by `threading.get_ident`. A walk uses its memory again:
+    buffers: dict[int, Frames] = field(default_factory=dict)
+    """Last band or batch of each thread, by `threading.get_ident`. A pass uses its memory again:
     fresh memory costs more time than reading into it.
     """
 
@@ -95,7 +95,7 @@ class Source(Generic[Frames, Masks, Prepared]):
         try:
             yield from in_order(function, items, self.workers)
         finally:
-            self.rooms.clear()
+            self.buffers.clear()
 
     def band(self, begin: int, end: int) -> Frames:
         """Return rows of all frames where the backend computes, at the level of the run.
@@ -105,7 +105,7 @@ class Source(Generic[Frames, Masks, Prepared]):
         if self.whole is not None:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
         n_frames, _, n_columns = self.shape
-        held = self._room((n_frames, end - begin, n_columns))
+        held = self._buffer((n_frames, end - begin, n_columns))
         for piece in spans(
             n_frames, frames_of_piece((end - begin) * n_columns, self.dtype.itemsize)
         ):
@@ -119,7 +119,7 @@ class Source(Generic[Frames, Masks, Prepared]):
         """
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
-        held = self._room((end - begin, *self.shape[1:]))
+        held = self._buffer((end - begin, *self.shape[1:]))
         self.transfer.fill(held, 0, (begin, end), (0, self.shape[1]))
         return held
 
@@ -128,15 +128,15 @@ class Source(Generic[Frames, Masks, Prepared]):
         for frame, image in enumerate(frames, begin):
             self.sampler.see(frame, image[self.sampler.rows])
 
-    def _room(self, shape: tuple[int, int, int]) -> Frames:
-        """Return room for a band or a batch: this thread's last one, if it fits."""
+    def _buffer(self, shape: tuple[int, int, int]) -> Frames:
+        """Return memory for a band or a batch: this thread's last one, if it fits."""
         thread = threading.get_ident()
-        room = self.rooms.get(thread)
-        if room is None or room.shape != shape:
-            room = None
-            self.rooms.pop(thread, None)
-            self.rooms[thread] = room = self.backend.hold(shape, self.dtype)
-        return room
+        buffer = self.buffers.get(thread)
+        if buffer is None or buffer.shape != shape:
+            buffer = None
+            self.buffers.pop(thread, None)
+            self.buffers[thread] = buffer = self.backend.allocate(shape, self.dtype)
+        return buffer
 
     def at_level(self, frames: Frames, begin: int, end: int, prepared: Prepared) -> Frames:
         """Return a batch at the level of the run.
@@ -210,12 +210,12 @@ def _read_to_device(
     stack: Stack, source: Source[Frames, Masks, Prepared], observer: Observer
 ) -> Frames:
     """Return all frames on the device."""
-    held = source.backend.hold(stack.shape, stack.dtype, shared=True)
+    held = source.backend.allocate(stack.shape, stack.dtype, shared=True)
 
     def read(begin: int, end: int) -> None:
         source.transfer.fill(held, begin, (begin, end), (0, stack.shape[1]), source.sampler)
 
-    _walk("read", source, stack.step, observer, read)
+    _read_all("read", source, stack.step, observer, read)
     return held
 
 
@@ -229,7 +229,7 @@ def _read_to_memory(
         stack.read(begin, end, frames[begin:end])
         source.see(begin, frames[begin:end])
 
-    _walk("read", source, stack.step, observer, read)
+    _read_all("read", source, stack.step, observer, read)
     return frames
 
 
@@ -244,17 +244,19 @@ def _copy_to_scratch(
         source.see(begin, frames)
         spool.write(begin, frames)
 
-    _walk("read", source, stack.step, observer, copy)
+    _read_all("read", source, stack.step, observer, copy)
 
 
 def _sample(
     source: Source[Frames, Masks, Prepared], observer: Observer, rows_of: Callable[[int], Array]
 ) -> None:
     """Read only the rows from which the level of a frame is calculated."""
-    _walk("levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin)))
+    _read_all(
+        "levels", source, 1, observer, lambda begin, _: source.sampler.see(begin, rows_of(begin))
+    )
 
 
-def _walk(
+def _read_all(
     stage: str,
     source: Source[Frames, Masks, Prepared],
     step: int,

@@ -30,17 +30,17 @@ def default_workers() -> int:
 
 
 class Workers:
-    """Threads of a run, which are kept from one walk to the next.
+    """Threads of a run, which are kept from one parallel map to the next.
 
-    One thread takes the results of all walks. A walk inside another one has threads of its own.
+    One thread takes the results of all maps. A map inside another one has threads of its own.
     """
 
     def __init__(self, number: int, *, kept: bool = True) -> None:
         """Start no thread yet.
 
         Args:
-            number: threads of a walk, at least 1.
-            kept: whether the threads outlive their walk.
+            number: threads of a map, at least 1.
+            kept: whether the threads outlive their map.
         """
         self.number = number
         self._kept = kept
@@ -57,7 +57,7 @@ class Workers:
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        """Lend the threads of a walk. They end where the walk does not come to its end."""
+        """Provide the threads of a map. They end if the map does not come to its end."""
         idle = self._idle
         pool = idle.pop() if idle else ThreadPoolExecutor(self.number, thread_name_prefix="spots")
         is_whole = False
@@ -77,7 +77,7 @@ def in_order(
     """Map in parallel, yield in order, with bounded look-ahead.
 
     The first error, or the taker's leaving, stops what has not begun. A number of ``workers``:
-    so many new threads, which end with the walk.
+    so many new threads, which end with the map.
     """
     waiting: deque[Future[Result]] = deque()
     threads = workers if isinstance(workers, Workers) else Workers(workers, kept=False)
@@ -117,7 +117,7 @@ def in_halves(
     ]
 
 
-def at_last(function: Callable[[], Result], release: Callable[[], None]) -> Result:
+def with_retry(function: Callable[[], Result], release: Callable[[], None]) -> Result:
     """Return the result of ``function``; see `in_halves`.
 
     Memory of the device is released if it is needed.

@@ -67,11 +67,20 @@ def _delays(
     delays = np.full(n_frames, np.nan)
     if states is None:
         return delays
-    column = np.asarray(columns.get("delay", ()))
-    if column.shape == (n_frames,):
-        delays[:] = [seconds(value) for value in column.tolist()]
+    with suppress(InputError):  # `delay_warning` has told it
+        if (column := grouping.frame_delays(columns, n_frames, "")) is not None:
+            delays[:] = [seconds(value) for value in column.tolist()]
     delays[~states] = 0.0
     return delays
+
+
+def delay_warning(columns: Columns, n_frames: int, source: str) -> str | None:
+    """Return a warning if the delays of a run cannot be used; they are unknown then."""
+    try:
+        grouping.frame_delays(columns, n_frames, source)
+    except InputError as error:
+        return f"{error}; delays are unknown"
+    return None
 
 
 def seconds(delay: object) -> float:

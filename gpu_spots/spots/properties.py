@@ -8,7 +8,7 @@ rounded float64 operations in a fixed order, so the results are the same for eve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from gpu_spots.model import (
     FixedPointMean,
     Measurements,
     NoiseModel,
+    PackedImages,
 )
 from gpu_spots.spots.neighbours import neighbours
 
@@ -95,8 +96,12 @@ class ComponentMaps:
             may_touch=may_touch,
         )
 
-    def sums(self, found: Components) -> ComponentSums:
-        """Return the sums over components."""
+    def sums(self, found: Components, invalid: PackedImages | None = None) -> ComponentSums:
+        """Return the sums over components.
+
+        ``invalid``: pixels without a valid value on a frame of each mask; None: only masked pixels
+        have none.
+        """
         begin = found.begin
         # components whose pixels fit in the cache, one at least
         ends = np.searchsorted(begin, np.arange(PIECE, begin[-1], PIECE), side="right") - 1
@@ -105,6 +110,8 @@ class ComponentMaps:
             [self._sums(found, first, last) for first, last in pairwise(edges)]
             or [self._sums(found, 0, 0)]
         )
+        if invalid is not None:
+            result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
         if self.may_touch:
             for hits in _touching(found, self.shape):
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
@@ -333,6 +340,20 @@ def _beside(marked: Bools) -> Bools:
     return result
 
 
+def _beside_invalid(
+    found: Components, invalid: PackedImages, shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the component of each pixel that is marked in its mask, or beside one that is."""
+    mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
+    x, y = np.divmod(found.pixels, shape[1])
+    hits = np.zeros(len(x), bool)
+    for dx, dy in product((-1, 0, 1), repeat=2):
+        # beyond the border: a neighbour on this side of it
+        row, column = np.clip(x + dx, 0, shape[0] - 1), np.clip(y + dy, 0, shape[1] - 1)
+        hits |= (invalid.octets[mask, row, column >> 3] >> (column & 7)) & 1 > 0
+    return np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))[hits]
+
+
 def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
     """Return pixels near some places, (n, 2)."""
     result = np.zeros(shape, bool)
@@ -346,12 +367,38 @@ def _around(places: NDArray[np.int64], shape: tuple[int, ...]) -> Bools:
 
 def _touching(found: Components, shape: tuple[int, int]) -> list[NDArray[np.int64]]:
     """Return the components with a neighbouring pixel of another one of their mask, in parts."""
-    component = np.repeat(np.arange(len(found.begin) - 1), np.diff(found.begin))
-    mask = np.repeat(np.arange(len(found.first) - 1), np.diff(found.begin[found.first]))
-    order = np.argsort(mask * (shape[0] * shape[1]) + found.pixels, kind="stable")
+    of_component = np.repeat(np.arange(len(found.first) - 1), found.counts)
+    length = np.where(_boxes_touch(found, of_component, shape), np.diff(found.begin), 0)
+    component = np.repeat(np.arange(len(length)), length)
+    taken = np.repeat(found.begin[:-1] - np.cumsum(length) + length, length)
+    mask, pixels = of_component[component], found.pixels[taken + np.arange(len(taken))]
+    order = np.argsort(mask * (shape[0] * shape[1]) + pixels, kind="stable")
     of_pixel = component[order]
     parts = []
-    for at, other in neighbours(mask, found.pixels[order], shape):
+    for at, other in neighbours(mask[order], pixels[order], shape):
         apart = of_pixel[at] != of_pixel[other]
         parts += [of_pixel[at[apart]], of_pixel[other[apart]]]
     return parts
+
+
+def _boxes_touch(found: Components, mask: NDArray[np.int64], shape: tuple[int, int]) -> Bools:
+    """Return which components have a box that overlaps that of another, or borders on it.
+
+    Args:
+        found: components; those of a mask are in the order of the begins of their boxes along X.
+        mask: (c,) int64: mask of each component.
+        shape: (n_X, n_Y) of a mask.
+    """
+    begin_x, end_x, begin_y, end_y = found.box.astype(np.int64).T
+    # rows of one mask after the other, with one in between
+    row = mask * (shape[0] + 1)
+    here = np.arange(len(mask))
+    n_after = np.searchsorted(row + begin_x, row + end_x, side="right") - here - 1
+    one = np.repeat(here, n_after)
+    other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(n_after) - n_after, n_after)
+    touch = (
+        (mask[one] == mask[other]) & (begin_y[one] <= end_y[other]) & (begin_y[other] <= end_y[one])
+    )
+    result = np.zeros(len(mask), bool)
+    result[one[touch]] = result[other[touch]] = True
+    return result

@@ -13,9 +13,9 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Background]:
     """The background of each run, with what is not written."""
     found = []
 
-    def learn(*arguments: Any) -> Background:
-        found.append(first_pass.learn(*arguments))
+    def compute_background(*arguments: Any) -> Background:
+        found.append(first_pass.compute_background(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(pipeline, "learn", learn)
+    monkeypatch.setattr(pipeline, "compute_background", compute_background)
     return found

@@ -77,7 +77,7 @@ def gaussian(
 
 
 def assert_at(spots: list[list[int]], true: Sequence[tuple[float, float]]) -> None:
-    """The same number of spots, each within 2 pixels of a true one."""
+    """Check the number of spots, each within 2 pixels of a true one."""
     assert len(spots) == len(true), spots
     for x, y in true:
         assert min(max(abs(a - x), abs(b - y)) for a, b in spots) <= 2, (x, y, spots)

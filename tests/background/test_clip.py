@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
+from gpu_spots.background import complete
 from gpu_spots.background.methods import METHODS
 from gpu_spots.model import FixedPointMean, IntegerMoments, Morphology, Validity
 from gpu_spots.parameters import Parameters
@@ -102,11 +104,18 @@ def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> N
     )
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_strips_of_rows(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The neighbourhood of a pixel may be in another strip of rows."""
+    monkeypatch.setattr(complete, "STRIP_PIXELS", 23)
+    assert_as_reference(frames_of(dtype, 21, 3, 11), CpuBackend(2))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
 @pytest.mark.parametrize("percent", [1, 25, 60])
 @pytest.mark.parametrize("blocks", [False, True])
 def test_spots_on_many_frames(backend: Backend, dtype: str, percent: int, blocks: bool) -> None:
-    """Up to half of the values of a pixel are left out, and some are the largest of their type."""
+    """Up to half of the values of a pixel are excluded; some are the largest of their type."""
     frames = frames_of(dtype, 60, 20, 10)
     for x in range(SHAPE[0]):
         frames[3 * x : 6 * x + 3, x, 5:] = 100

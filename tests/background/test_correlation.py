@@ -1,4 +1,4 @@
-"""Correlation factor of the noise: against the naive reference, and runs of known factor."""
+"""Correlation factor of the noise, compared with the naive reference and with known factors."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ SMALL = {"size": (128, 160), "spots": 12, "laser": False, "repeats": 1, "angles"
 
 
 def spotted(dtype: str, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return frames with spots, zingers and a gradient, and the background at level 1."""
+    """Return frames with spots, zingers and a gradient, and their background at level 1."""
     rng = np.random.default_rng(seed)
     mean = level * np.linspace(0.5, 1.5, SHAPE[1]) * np.ones(SHAPE)
     frames = rng.poisson(mean * np.linspace(0.8, 1.2, 9)[:, None, None]).astype(np.float64)

@@ -135,11 +135,11 @@ def test_images_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_every_option_in_messages_exists() -> None:
-    """And sets the parameter of that name."""
+    """Every option in messages sets the parameter of that name."""
     options = {
         option.name: "/".join(option.opts)
         for command in (
-            gpu_spots.commands["export"],
+            *(gpu_spots.commands[name] for name in ("merge", "ratios", "export")),
             find,
         )  # those of find are meant if both have one
         for option in command.params

@@ -137,7 +137,7 @@ def test_warnings_are_one_line_each_also_with_quiet(tmp_path: Path) -> None:
 
 
 def on_terminal(*arguments: object, term: str = "xterm-256color") -> str:
-    """What a process shows on a terminal; it ends with status 0."""
+    """Return the output of a process on a terminal; it ends with status 0."""
     keyboard, screen = pty.openpty()
     with started(
         *arguments, stdout=screen, stderr=screen, env={**os.environ, "TERM": term, "COLUMNS": "100"}

@@ -86,7 +86,7 @@ def test_a_file_that_is_being_written_is_refused(run: Path) -> None:
 def test_a_truncated_file_is_refused(run: Path, share: float) -> None:
     content = run.read_bytes()
     run.write_bytes(content[: int(len(content) * share)])
-    refuses(run, words=(run.name, "truncated"))
+    refuses(run, words=(run.name, "is cut off: ", "copy the whole file again"))
 
 
 def compressed(chunks: tuple[int, int, int], **options: object) -> Callable[[h5py.File], object]:

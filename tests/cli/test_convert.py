@@ -53,7 +53,7 @@ def find(*arguments: object) -> Any:
 
 
 def assert_same_spots(found: Path, expected: Path, *, but: tuple[str, ...] = ()) -> None:
-    """Every dataset and every attribute is the same, but for those of ``info``."""
+    """Check that every dataset and attribute is the same, except those of ``info``."""
     with h5py.File(found) as one, h5py.File(expected) as two:
         first, second = (
             {k: v for k, v in datasets(file).items() if not k.startswith(but)}

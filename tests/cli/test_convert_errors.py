@@ -305,9 +305,9 @@ def test_images_and_hdf5_do_not_go_together(
         (
             ("a.mccd", "-a", "0"),
             1,
-            ("a.mccd: -n 25 leaves 1 of 1 frame", "expected at least 2"),
+            ("a.mccd: found 1 frame, expected at least 2",),
         ),
-        (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: -n 25 leaves 1 of 1 frame",)),
+        (("a.mccd.gz", "-a", "0"), 1, ("a.mccd.gz: found 1 frame",)),
         (("text", "-a", "0"), 1, ("text: is not an HDF5 file",)),
         (("pipe.mccd", "-a", "0"), 1, ("pipe.mccd: is a named pipe, expected an image",)),
     ],

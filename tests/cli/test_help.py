@@ -174,7 +174,10 @@ NEED = {
 
 @pytest.mark.parametrize(("name", "option"), list(zip(OTHER_VALUES, NEED, strict=True)))
 def test_an_option_without_effect_is_wrong_usage(name: str, option: str, run: Path) -> None:
-    """In ``gpu-spots find`` and in Python; ``lu_hdf2spots`` takes every option of the manual."""
+    """Options without effect are errors in ``gpu-spots find`` and in Python.
+
+    ``lu_hdf2spots`` accepts every option of the manual.
+    """
     assert set(OTHER_VALUES) == set(USED_WITH)
     other, (value, *_) = USED_WITH[name]
     text = "2,1" if name == "structure" else OTHER_VALUES[name]

@@ -223,7 +223,7 @@ def test_images_are_described_too(tmp_path: Path) -> None:
 
 
 def test_a_spots_file(tmp_path: Path) -> None:
-    """How many spots it has, and how they were found."""
+    """The number of spots, and the options of the run, are shown."""
     path = write_run(tmp_path / "run__mccd.h5")
     assert command("find", path, "-S", "blocks", "--quiet", name="gpu-spots").status == 0
     spots = tmp_path / "run__spots.h5"
@@ -272,7 +272,7 @@ def test_a_damaged_spots_file(tmp_path: Path) -> None:
 
 
 def test_a_spots_file_that_says_nothing_of_itself(tmp_path: Path) -> None:
-    """As other programs write them."""
+    """Spots files of other programs lack the attributes."""
     with h5py.File(tmp_path / "a__spots.h5", "w") as file:
         file["frame2spotsBE"] = [[0, 3], [3, 4]]
     found = lines(info(tmp_path / "a__spots.h5"))

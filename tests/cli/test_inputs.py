@@ -1,4 +1,4 @@
-"""Every layout of frames and metadata that the command reads."""
+"""Layouts of frames and metadata that the command reads."""
 
 from collections.abc import Callable
 from pathlib import Path

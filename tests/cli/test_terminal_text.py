@@ -19,7 +19,7 @@ HARMLESS = "a\\x1b[31m\\x07\\n\\u202eb\\x9b\\rc"
 
 
 def assert_harmless(ended: Ended, stream: str = "stderr") -> None:
-    """Everything is printable, and the name is there in its escaped form."""
+    """Check that everything is printable, and that the name is there in its escaped form."""
     text = getattr(ended, stream)
     assert HARMLESS in text, text
     for line in (ended.stdout + ended.stderr).split("\n"):

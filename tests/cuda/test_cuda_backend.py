@@ -75,7 +75,7 @@ def test_large_uploads_go_in_pieces(
 @pytest.mark.sanitize
 def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
     frames = np.arange(40 * 6 * 5, dtype=np.int32).reshape(40, 6, 5)
-    held = device_backend.hold(frames.shape, frames.dtype)
+    held = device_backend.allocate(frames.shape, frames.dtype)
 
     def stage(first: int) -> None:
         for begin in range(first, 40, 8):
@@ -97,7 +97,7 @@ def test_frames_are_staged_by_several_threads(device_backend: Backend) -> None:
 
 @pytest.mark.sanitize
 def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> None:
-    held = device_backend.hold((2, 3, 4), np.dtype("uint8"))
+    held = device_backend.allocate((2, 3, 4), np.dtype("uint8"))
 
     def fails() -> None:
         with device_backend.staging(held, 0, 1):
@@ -118,7 +118,7 @@ def test_a_failed_read_leaves_the_slot_to_others(device_backend: Backend) -> Non
 def test_many_steps_equal_scipy(
     device_backend: Backend, erosions: int, dilations: int, connectivity: int
 ) -> None:
-    """More than one launch. So many steps are as good as all that SciPy can take."""
+    """More than one launch is needed. This number of steps has the effect of any larger one."""
     rng = np.random.default_rng(5)
     images = np.ones((2, 75, 130), np.uint8)
     images[0, 30, 60] = images[0, 70, 3] = 0
@@ -177,7 +177,7 @@ def test_results_do_not_depend_on_bands_or_batches(
 
 @pytest.fixture
 def emulated(make_backend: Callable[[str], Backend]) -> Backend:
-    """Whose memory can be looked at."""
+    """Return an emulated backend whose memory can be inspected."""
     return make_backend("emulated")
 
 
@@ -185,7 +185,7 @@ def emulated(make_backend: Callable[[str], Backend]) -> Backend:
     "dtype", [np.dtype("uint8"), np.dtype("uint32"), np.dtype("float64")], ids=str
 )
 def test_a_batch_takes_no_more_memory_than_was_said(emulated: Backend, dtype: np.dtype) -> None:
-    """With one pixel in 20 set, as the bound assumes, it is at most a fifth too high."""
+    """With one pixel in 20 set, the bound is at most a fifth too high."""
     rng, shape = np.random.default_rng(3), (200, 300)
     frames = (rng.random((4, *shape)) < 1 / cuda_set_pixels()).astype(dtype)
     limits = np.ones(shape, np.float64 if dtype.kind == "f" else np.int64)
@@ -329,7 +329,7 @@ def test_frames_that_cannot_stay_on_the_device_after_all(
     "sizes", [[0], [3, 0, 5], [1] * 1024, [7] * 1025, [2**20] * 1000, list(range(5000))], ids=len
 )
 def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
-    """Of one step of the block and of several; what follows the last one is not written."""
+    """One and several steps of the block give the sums; nothing is written after the last one."""
     toolkit = EmulatedToolkit(kernel_folder)
     begins = toolkit.to_device(np.full(len(sizes) + 2, -1, np.int64))
     values = toolkit.to_device(np.array(sizes, np.int32))
@@ -345,7 +345,7 @@ def test_running_sums(kernel_folder: Path, sizes: list[int]) -> None:
 def test_bands_and_batches_share_what_a_small_device_has(
     kernel_folder: Path, mib: int, rows: int, frames: int
 ) -> None:
-    """What needs more of the device's memory is halved, however much of the host's it needs."""
+    """Bands and batches that need too much device memory are halved, for any host memory."""
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
@@ -363,15 +363,15 @@ def test_masks_are_fetched_in_parts(kernel_folder: Path, monkeypatch: pytest.Mon
     toolkit = EmulatedToolkit(kernel_folder)
     words = np.random.default_rng(0).integers(0, 2**32, (2, 7, 5, 3), np.uint32)
     monkeypatch.setattr(cuda_masks, "FETCH_BYTES", 3 * words[:, 0].nbytes)
-    lent, lend_all = [], toolkit.lend_all
+    sizes, host_copies = [], toolkit.host_copies
 
     def noted(arrays: Any) -> Any:
-        lent.append([len(array) for array in arrays])
-        return lend_all(arrays)
+        sizes.append([len(array) for array in arrays])
+        return host_copies(arrays)
 
-    monkeypatch.setattr(toolkit, "lend_all", noted)
+    monkeypatch.setattr(toolkit, "host_copies", noted)
     masks = [PackedMasks(toolkit.to_device(each), 70) for each in words]
     fetched = cuda_masks.fetch(toolkit, masks)
-    assert lent == [[3, 3], [3, 3], [1, 1]]
+    assert sizes == [[3, 3], [3, 3], [1, 1]]
     assert np.array_equal(np.stack([each.octets for each in fetched]), words.view(np.uint8))
     assert cuda_masks.fetch(toolkit, []) == []

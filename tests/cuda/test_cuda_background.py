@@ -53,7 +53,7 @@ def learnt(
 ) -> Background:
     """The background of a stack by ``band`` rows at a time, as the first pass makes it."""
     shape, method = frames.shape[1:], method_of(len(frames), n_blocks, percent)
-    held = backend.hold_background(frames.shape, frames.dtype, method)
+    held = backend.allocate_background(frames.shape, frames.dtype, method)
     maps = BackgroundMaps(shape, frames.dtype, cutoff, varies=method.varies, held=held)
     whole = backend.upload(frames)
     for begin in range(0, shape[0], band):
@@ -65,7 +65,7 @@ def learnt(
 
 
 def bits_of(background: Background) -> dict[str, np.ndarray]:
-    """All that is known of the pixels, floats as their bits."""
+    """Return all maps of the pixels, floats as their bits."""
     mean = background.mean
     arrays = {name: getattr(background, name) for name in MAPS}
     if isinstance(mean, FixedPointMean):
@@ -121,7 +121,7 @@ def test_every_type_and_method_equals_the_cpu(
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", SHORT, ids=str)
 def test_one_frame_and_a_few(device_backend: Backend, dtype: np.dtype) -> None:
-    """Of one frame every pixel is masked, though every value is valid."""
+    """With one frame every pixel is masked, although every value is valid."""
     for n_frames in (1, 2, 3):
         frames = frames_of(dtype, (n_frames, 4, 9), "full range")
         found = learnt(device_backend, frames, Validity(), percent=0)
@@ -263,7 +263,7 @@ def test_what_is_not_made_on_the_device_is_not_held_there(device_backend: Backen
         ((20, 4, 5), np.dtype("float32"), Trimmed(25), False),
         ((20, 4, 5), short, method_of(20, 5), False),
     ):
-        found = device_backend.hold_background(shape, dtype, method)
+        found = device_backend.allocate_background(shape, dtype, method)
         assert (found is not None) == held
         if isinstance(found, HeldBackground):
             assert found.below.shape == found.total.shape == shape[1:]
@@ -308,9 +308,9 @@ class Counting(EmulatedToolkit):
         return super().to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         waits = self.waits
-        with super().lend_all(arrays) as lent:
+        with super().host_copies(arrays) as lent:
             self.waits, self.most_bytes = (
                 waits + 1,
                 max(self.most_bytes, sum(array.nbytes for array in arrays)),
@@ -415,7 +415,7 @@ def test_a_planted_fault_is_found(kernel_folder: Path, fault: str | None) -> Non
 
 
 def is_held_otherwise(backend: Any) -> bool:
-    """Whether what is held of a background is not what would be uploaded of it."""
+    """Return whether the stored background differs from an upload of it."""
     background = learnt(backend, frames_of(np.dtype("uint16"), (34, 7, 61), "noise"), Validity())
     held, sent = (
         backend.prepare(each, Morphology(1, 2, 2), 3)

@@ -53,7 +53,10 @@ def frames_of(kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 
 def stored_as(folder: Path, frames: np.ndarray, block_values: int = 0) -> list[bytes]:
-    """Each frame as hdf5plugin stores it, with ``block_values`` values per block (0: default)."""
+    """Return each frame as hdf5plugin stores it, with ``block_values`` values per block.
+
+    0 is the default.
+    """
     with h5py.File(folder / "x.h5", "w") as file:
         chunks = (1, *frames.shape[1:])
         dataset = file.create_dataset(

@@ -87,14 +87,14 @@ def spot_arrays(backend: Backend, dtype: str) -> Iterator[np.ndarray]:
 
 @cache
 def on_cpu(scenario: Scenario, dtype: str) -> list[np.ndarray]:
-    """Every result of the CPU backend."""
+    """Return every result of the CPU backend."""
     return list(scenario(CpuBackend(1), dtype))
 
 
 def first_difference(
     folder: Path, edit: Callable[[str, str], str] | None, scenario: Scenario, dtype: str
 ) -> str | None:
-    """What the emulated backend does otherwise than the CPU; None: nothing."""
+    """Return the first difference between the emulated backend and the CPU; None: none."""
     emulated = GpuBackend(EmulatedToolkit(folder, edit), 1)
     try:
         for i, (found, expected) in enumerate(

@@ -45,13 +45,13 @@ def kruskal_moments(
     critical: np.ndarray,
     validity: Validity,
 ) -> IntegerMoments | FloatMoments:
-    """What the device finds, on the host."""
+    """Return the moments of the device, on the host."""
     found = kruskal_on_device(toolkit, frames, block_of_frame, critical, validity)
     return found.to_host(toolkit, frames.shape[1:])
 
 
 def asked_of_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the host answers while the test runs, one number a doubtful pixel."""
+    """Return the answers of the host during the test, one number per doubtful pixel."""
     answers: list[int] = []
     decide = kruskal._blocks_to_drop
 
@@ -97,7 +97,7 @@ def test_equals_the_cpu_in_a_band(
 def test_any_share_of_memory(
     toolkit: EmulatedToolkit, monkeypatch: pytest.MonkeyPatch, shared: int, blocks: int
 ) -> None:
-    """From eight pixels of a block in shared memory to none; fewer blocks than pixels."""
+    """Between eight and no pixels of a block are in shared memory; blocks are fewer than pixels."""
     monkeypatch.setattr(ranked, "SHARED", shared)
     monkeypatch.setattr(ranked, "MOST_BLOCKS", blocks)
     for dtype in (np.dtype("uint16"), np.dtype("float64")):
@@ -188,7 +188,7 @@ def test_doubtful_pixels_are_fetched_some_at_a_time(
 
 
 def many_equal_blocks() -> tuple[np.ndarray, np.ndarray]:
-    """Of 300 blocks of two, 5 and 261 have the same largest mean rank.
+    """Return 300 blocks of two, of which 5 and 261 have the same largest mean rank.
 
     One thread looks at both of them.
     """
@@ -250,12 +250,12 @@ FAULTS = [
     ("ranks.before[ranks.group[i] + 1]", "ranks.before[ranks.group[i]]"),
     ("(~0u >> (31 - lane))", "(~0u >> (32 - lane & 31))"),
     ("if (mean > best)", "if (mean >= best)"),
-    ("ranks.sums[b] = 0;\n    meet();", "ranks.sums[b] = 0;"),
-    ("squares = sum_of_team(team, squares);", ""),
+    ("ranks.sums[b] = 0;\n    team_sync();", "ranks.sums[b] = 0;"),
+    ("squares = team_sum(team, squares);", ""),
     ("n_left -= ranks.sizes[block];", ""),
     ("blocks_left--;", ""),
     (
-        "if (team.thread == 0) ranks.sizes[block] = 0;\n    meet();",
+        "if (team.thread == 0) ranks.sizes[block] = 0;\n    team_sync();",
         "if (team.thread == 0) ranks.sizes[block] = 0;",
     ),
     ("best == largest ? first : ~0u", "first"),
@@ -264,7 +264,7 @@ FAULTS = [
 ]
 
 
-OF_A_BLOCK = [fault for fault in FAULTS if "meet();" in fault[0] or "best" in fault[0]]
+OF_A_BLOCK = [fault for fault in FAULTS if "team_sync();" in fault[0] or "best" in fault[0]]
 """Those that are worth planting where several warps share a pixel, too."""
 
 

@@ -40,12 +40,12 @@ def toolkit(kernel_folder: Path) -> EmulatedToolkit:
 def trimmed_moments(
     toolkit: EmulatedToolkit, frames: Any, percent: int, validity: Validity
 ) -> IntegerMoments | FloatMoments:
-    """What the device finds, on the host."""
+    """Return the moments of the device, on the host."""
     return moments_on_device(toolkit, frames, percent, validity).to_host(toolkit, frames.shape[1:])
 
 
 def test_frames_of_four_gigabytes_are_sorted() -> None:
-    """Their addresses are beyond what the other kernel computes in 32 bits."""
+    """Their addresses do not fit the 32 bits of the other kernel."""
     for n_columns, possible in ((2**31 - 1, True), (2**31, False)):
         stack = np.lib.stride_tricks.as_strided(
             np.zeros(9, np.uint16), (3, 2, 2), (2 * n_columns, 4, 2)
@@ -56,7 +56,7 @@ def test_frames_of_four_gigabytes_are_sorted() -> None:
 def assert_equals_naive(
     found: IntegerMoments | FloatMoments, frames: np.ndarray, percent: int, validity: Validity
 ) -> None:
-    """Each pixel by plain loops over Python's numbers."""
+    """Compare each pixel with plain loops over Python's numbers."""
     valid = find_valid(frames, validity.pixels, validity.low, validity.high)
     for pixel in np.ndindex(frames.shape[1:]):
         values, good = frames[:, *pixel].tolist(), valid[:, *pixel].tolist()
@@ -255,7 +255,7 @@ def test_any_share_of_memory(
 
 
 def test_memory_is_what_is_allocated(toolkit: EmulatedToolkit) -> None:
-    """Every array that the background of a band makes on the device, the map of pixels included."""
+    """Every array on the device for the background of a band counts, the map of pixels too."""
     for dtype, n_frames, shape in (
         *(("uint8", 20, (40, 50)), ("uint16", 20, (40, 50)), ("int16", 3000, (4, 9))),
         *(("uint32", 9000, (4, 9)), ("float64", 40, (40, 50))),
@@ -356,7 +356,7 @@ FAULTS = [
     ("ranked", "if (bits == SIGN) return SIGN;", "", ("float32", 31, "at the top", None, None)),
     ("ranked", "widened(value) <= high", "true", ("float32", 31, "few values", None, 1.0)),
     ("ranked", "f < frames.size;", "f < frames.n;", ("float32", 31, "noise", None, None)),
-    ("ranked", "      meet();\n    }\n}", "    }\n}", ("float64", 300, "noise", None, None)),
+    ("ranked", "      team_sync();\n    }\n}", "    }\n}", ("float64", 300, "noise", None, None)),
     ("ranked", "(product_low < squared_low)", "0", ("uint32", 100, "full range", None, None)),
     ("ranked", "(u32)f)", "(u32)f + 1)", ("uint32", 30, "noise", None, None)),
     ("ranked", "] = pixel;\n  __syncthreads();", "] = pixel;", ("uint32", 30, "noise", None, None)),
@@ -377,7 +377,7 @@ def test_planted_faults_are_found(
     wrong: str,
     stack: tuple[Any, ...],
 ) -> None:
-    """Each of these changes gives another result, or a launch that the emulation refuses."""
+    """Each change gives another result, or a launch that the emulation refuses."""
     compute = moments_on_device if file == "trimmed" else ranked_moments
     dtype, n_frames, kind, low, high = stack
     if n_frames == 300:  # several warps a pixel

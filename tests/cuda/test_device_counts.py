@@ -1,4 +1,4 @@
-"""How often a run asks the device for something: kernels, copies, waits for results, new threads.
+"""Number of kernels, copies, waits and new threads of a run.
 
 Python takes some ten microseconds for each, whatever the size of the frames. So the numbers are
 those of 180 frames of 2048 x 2048: the frames here are smaller, and bands and batches with them.
@@ -75,7 +75,7 @@ class Counting(EmulatedToolkit):
         return super().to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[Any]) -> Iterator[list[np.ndarray]]:
         self.count("transfers", len(arrays))
         self.count("waits")
         yield [EmulatedToolkit.to_host(self, array) for array in arrays]
@@ -88,7 +88,7 @@ class Counting(EmulatedToolkit):
 def counts_of(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, parameters: Parameters
 ) -> Counter[str]:
-    """Of a run whose frames stay on the device."""
+    """Return the counts of a run whose frames stay on the device."""
     for name in ("BATCH_PIXELS", "RESIDENT_BATCH"):
         monkeypatch.setattr(plan, name, getattr(plan, name) // SCALE**2, raising=False)
     # bands of 128 of 2048 rows

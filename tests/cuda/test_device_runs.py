@@ -79,7 +79,7 @@ def source_of(tmp_path: Path, layout: str) -> Path:
 def found(
     source: Path, output: Path, parameters: Parameters, backend: Any, *, may_stay: bool = True
 ) -> tuple[Place, dict[str, np.ndarray]]:
-    """Where the frames were, and all that was found."""
+    """Return the place of the frames, and all results."""
     with open_run(source) as stack:
         resources = Resources(backend, ResourceLimits(may_stay=may_stay), spool_for(output))
         summary = find_to_file(stack, parameters, resources, Output(output), Notes())
@@ -114,7 +114,7 @@ rightly_sent = Device._send
 
 
 def sent_too_freely(self: Device, host: np.ndarray, part: Any, slot: Any) -> None:
-    """As it is, but the slot of frames is free at once."""
+    """Return the source, except that the slot of frames is free at once."""
     if part.ndim < 3:
         return rightly_sent(self, host, part, slot)
     part.set(host, stream=self._copies)
@@ -135,7 +135,7 @@ def used_too_early(self: Device, host: np.ndarray, part: Any, slot: Any) -> None
 
 
 def received_too_early(self: Device, arrays: Any, hosts: Any) -> None:
-    """As it is, but the host does not wait."""
+    """Return the source, except that the host does not wait."""
     for array, host in zip(arrays, hosts, strict=True):
         if array.size:
             array.get(out=host, blocking=False)

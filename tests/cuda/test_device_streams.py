@@ -225,7 +225,10 @@ def test_errors_around_a_slot_are_ours(device: Device, monkeypatch: pytest.Monke
 
 
 def test_a_slot_goes_to_two_devices_at_once(device: Device, log: list[str]) -> None:
-    """Each has its own streams; the slot is filled again when both copies have ended."""
+    """Each device has its own streams.
+
+    The slot is filled again when both copies have ended.
+    """
     other = Device(1, None, threads=1, beside=device)
     assert log == []
     parts = [FakeArray(log, np.zeros(5, np.uint8)) for _ in range(2)]
@@ -260,7 +263,7 @@ def test_results_wait_for_their_own_copy(device: Device, log: list[str]) -> None
     array = FakeArray(log, np.arange(5, dtype=np.int32))
 
     def lent() -> list[int]:
-        with device.lend(array) as host:
+        with device.host_copy(array) as host:
             return host.tolist()
 
     assert device.call(lambda: device.to_host(array)).tolist() == [0, 1, 2, 3, 4]
@@ -283,7 +286,7 @@ def test_several_arrays_come_through_one_slot_with_one_wait(device: Device, log:
     ]
 
     def lent() -> None:
-        with device.lend_all([FakeArray(log, each) for each in values]) as hosts:
+        with device.host_copies([FakeArray(log, each) for each in values]) as hosts:
             for host, each in zip(hosts, values, strict=True):
                 assert host.dtype == each.dtype
                 assert np.array_equal(host, each)
@@ -314,7 +317,7 @@ def test_memory_that_is_free(device: Device, log: list[str]) -> None:
 def test_a_device_that_is_full_leaves_no_bytes(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the pool has left stays usable where the device has less than the reserve."""
+    """Free memory of the pool is usable even if the device has less than the reserve."""
     monkeypatch.setattr(
         device_module.cupy.cuda.runtime, "memGetInfo", lambda: (device_module.RESERVE - 1, 1 << 30)
     )

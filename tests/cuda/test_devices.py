@@ -37,7 +37,7 @@ needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason=NO_CUPY)
 
 @pytest.fixture
 def cupy_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as looking for it goes."""
+    """Let the search for CuPy succeed."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(devices, "installed_wheels", lambda: ["cupy-cuda13x"])
 
@@ -231,7 +231,7 @@ def test_a_home_that_can_be_written_keeps_the_kernels(tmp_path: Path) -> None:
 
 @needs_cupy
 def test_a_cache_folder_of_the_users_that_cannot_be_made(tmp_path: Path) -> None:
-    """It is left as it is; auto falls back and says why."""
+    """The folder is not changed; auto uses the CPU and gives the reason."""
     (tmp_path / "file").write_text("")
     chosen = str(tmp_path / "file" / "cache")
     name, obstacle, folder, _ = seen(HOME=str(tmp_path), CUPY_CACHE_DIR=chosen)
@@ -382,7 +382,7 @@ def test_none_is_a_null_pointer() -> None:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine that runs these tests has one."""
+    """Let no GPU be found."""
     monkeypatch.setattr(devices, "obstacle", lambda: "it is somewhere else")
     monkeypatch.setattr(devices, "driver_version", lambda: 13000)
 
@@ -463,7 +463,7 @@ def test_no_devices_are_no_error() -> None:
 
 @needs_cupy
 def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its frames are made without CuPy's random numbers, which need cuRAND."""
+    """Frames are made without CuPy's random numbers, which need cuRAND."""
 
     class OnDevice(np.ndarray):
         def set(self, host: np.ndarray) -> None:
@@ -484,7 +484,7 @@ def test_the_benchmark_needs_no_more_than_the_extras(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.emulated
 def test_a_device_is_tried_with_the_kernels_that_are_used(kernel_folder: Path) -> None:
-    """And with the sort of CuPy's, on more than it takes in one step; a fault in either shows."""
+    """CuPy's sort is tried too, on more than one step; a fault in either is found."""
     toolkit: Any = EmulatedToolkit(kernel_folder)
     sort, sizes = toolkit.xp.argsort, []
 

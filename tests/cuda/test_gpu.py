@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: runs beyond 2^31 pixels, its memory and its limit.
+"""Runs beyond 2^31 pixels, and the memory and its limit, on a CUDA device.
 
 `pytest -m gpu` runs these and the whole contract on it; `-m "gpu and not large"` leaves out what
 needs 15 GiB of memory.
@@ -128,7 +128,7 @@ def test_bands_of_more_than_2_to_31_values(gpu: Any, huge: tuple[np.ndarray, Any
 
 @pytest.mark.large
 def test_batches_of_more_than_2_to_31_pixels(gpu: Any, huge: tuple[np.ndarray, Any]) -> None:
-    """All masks at once are found, labelled and measured; the last ones are compared."""
+    """All masks are found, labelled and measured at once; the last ones are compared."""
     frames, held = huge
     cpu = CpuBackend(1)
     background = background_of(np.full(frames.shape[1:], 5000, np.int32), frames.dtype)
@@ -153,12 +153,12 @@ def test_the_limit_holds(limited: Callable[[int], Any]) -> None:
     backend = limited(64 << 20)
     assert backend.free_bytes() <= 64 << 20
     with pytest.raises(OutOfDeviceMemory, match="GPU 0: out of memory"):
-        backend.hold((70, 1024, 1024), np.dtype("uint8"))
+        backend.allocate((70, 1024, 1024), np.dtype("uint8"))
     # what failed is not counted, and smaller pieces fit
-    held = backend.hold((40, 1024, 1024), np.dtype("uint8"))
+    held = backend.allocate((40, 1024, 1024), np.dtype("uint8"))
     del held
     backend.release()
-    assert backend.hold((60, 1024, 1024), np.dtype("uint8")).shape == (60, 1024, 1024)
+    assert backend.allocate((60, 1024, 1024), np.dtype("uint8")).shape == (60, 1024, 1024)
 
 
 @pytest.mark.parametrize("limit", [9 << 20, 24 << 20, 256 << 20])
@@ -177,7 +177,7 @@ def test_memory_that_is_less_than_was_thought(
 
 
 def test_a_batch_takes_no_more_memory_than_was_said(gpu: Any) -> None:
-    """By the pool's own count, blocks of 512 bytes."""
+    """Memory is that of the pool's own count, in blocks of 512 bytes."""
     import cupy
 
     rng, shape = np.random.default_rng(3), (800, 1000)

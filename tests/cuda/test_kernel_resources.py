@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from gpu_spots.cuda.clip import DEFINES
 from gpu_spots.cuda.planes import variant
 from gpu_spots.cuda.toolkit import OPTIONS, source_of
 
@@ -29,7 +30,7 @@ FIRST_OF_NEW = 80
 
 
 class Figures(NamedTuple):
-    """Of a kernel."""
+    """Resources of a kernel."""
 
     registers: int
     spilled: int
@@ -102,6 +103,16 @@ LIMITS: dict[str, ResourceFigures] = {
             "smoothed": both(58, 0, 36136),
         },
     ),
+    "clip": (
+        "ranked+clip",
+        {"FRAME": "u16", "IS_FLOAT": 0, "BIAS": "0u", "ENTRY": 4, "TEAM": 32, **DEFINES},
+        {
+            "clip": (Figures(64, 0, 64), Figures(64, 12, 64)),
+            "clip_blocks": (Figures(64, 52, 64), Figures(64, 68, 64)),
+            "kruskal": (Figures(80, 24, 64), Figures(80, 72, 64)),
+            "trimmed": (Figures(50, 0, 64), Figures(46, 0, 64)),
+        },
+    ),
     "basins": (
         "basins",
         {},
@@ -132,7 +143,7 @@ MORE: dict[str, ResourceFigures] = {
 def compiled(
     file: str, defines: Mapping[str, int | str], architecture: int, folder: Path
 ) -> dict[str, Figures]:
-    """What the compiler says of each kernel of a file."""
+    """Return the compiler's report on each kernel of a file."""
     assert NVCC is not None
     source = folder / f"{file}.cu"
     source.write_text(source_of(file, **defines))
@@ -173,7 +184,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_kernels_take_no_more_than_they_did(
     case: str, architecture: int, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    """What has been compiled in an earlier session, and has not changed, is not compiled again."""
+    """Kernels that have not changed since an earlier session are not compiled again."""
     file, defines, limits = (LIMITS | MORE)[case]
     assert pytestconfig.cache is not None
     text = "\0".join([source_of(file, **defines), *OPTIONS, str(architecture), str(NVCC)])
@@ -198,7 +209,7 @@ def test_kernels_take_no_more_than_they_did(
 
 
 def test_three_blocks_of_long_runs_fit() -> None:
-    """Of 128 threads with 168 registers, in the 65536 of a multiprocessor."""
+    """Three blocks of 128 threads with 168 registers fit the 65536 of a multiprocessor."""
     for n_frames in (1025, 2048):
         macros = trimmed(n_frames, 16)
         assert macros["PIXELS"] * macros["SHARERS"] == 128

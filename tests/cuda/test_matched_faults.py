@@ -118,7 +118,7 @@ OUTSIDE = "if (x < 0 || x >= image.n_rows || y < 0 || y >= image.n_columns) retu
 LIMITED = "background = max(-largest, min(largest, maps.level[at]))"
 SADDLE = "atomicMax(&saddle[lower], (u64)({}(u32)level ^ 0x80000000u) << 32"
 EQUAL = "height[other] == height[best] && other {} best"
-HIGH = "level <= 0 || 4 * level * level < {}ll * variance"
+HIGH = "level <= 0 || level * level < {}variance"
 FAULTS = {
     "a fixed rounding": Fault("matched", "(y & 3) & 15) + 1) << 11", "(y & 3) & 0) + 1) << 11"),
     "mirrored rounding": Fault(
@@ -176,7 +176,9 @@ FAULTS = {
     ),
     "noise without the spot's own": Fault("basins", " + own[at] * (peak > 0 ? peak : 0)", ""),
     "seeds below a tenth": Fault("basins", "|| 10ll * height[seed] < peak", ""),
-    "growth into noise": Fault("basins", HIGH.format(9), HIGH.format(8)),
+    "growth into noise": Fault("basins", HIGH.format(""), HIGH.format("1.1 * ")),
+    "growth further down": Fault("basins", "50 * level >=", "60 * level >="),
+    "a last step by height": Fault("basins", "!variance || 50", "50"),
     "growth into masked pixels": Fault("basins", "if (usable) near &= usable[of_mask];", ""),
     "growth into invalid pixels": Fault("basins", "if (invalid) near &= ~invalid[word];", ""),
     "growth beyond the last column": Fault(
@@ -191,12 +193,12 @@ FAULTS = {
 
 @cache
 def on_cpu(dtype: str) -> list[np.ndarray]:
-    """Every result of the CPU backend."""
+    """Return every result of the CPU backend."""
     return list(arrays(CpuBackend(1), dtype))
 
 
 def first_difference(folder: Path, fault: Fault | None, dtype: str) -> str | None:
-    """What the emulated backend does otherwise than the CPU; None: nothing."""
+    """Return the first difference between the emulated backend and the CPU; None: none."""
     emulated = GpuBackend(EmulatedToolkit(folder, None if fault is None else fault.edit), 1)
     try:
         pairs = zip(arrays(emulated, dtype), on_cpu(dtype), strict=True)

@@ -85,11 +85,11 @@ class Recorder:
         return np.ones_like(array.values)
 
     @contextmanager
-    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+    def host_copy(self, array: DeviceArray) -> Iterator[np.ndarray]:
         yield self.to_host(array)
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
         yield [self.to_host(array) for array in arrays]
 
     def to_device(self, array: np.ndarray) -> DeviceArray:
@@ -101,7 +101,7 @@ class Recorder:
 
 
 def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorder:
-    """What the backend asks for, doing all that it can."""
+    """Return all kernels that the backend uses."""
     recorder = Recorder()
     backend = GpuBackend(recorder, 1)  # type: ignore[arg-type]
     rng, shape = np.random.default_rng(0), (4, 5)
@@ -115,7 +115,7 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
                     dtype,
                     3.0,
                     varies=False,
-                    held=backend.hold_background(frames.shape, dtype, Trimmed(25)),
+                    held=backend.allocate_background(frames.shape, dtype, Trimmed(25)),
                 )
                 backend.background(frames, Trimmed(25), validity, maps.rows(0, 4))
                 of_frame = np.arange(n) % 3
@@ -144,7 +144,7 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
 
 
 def find_matched(backend: GpuBackend, frames: DeviceArray, *, streaks: bool) -> None:
-    """All that the matched finder asks for."""
+    """Use all kernels of the matched finder."""
     n, *_ = frames.shape
     shape, dtype = (frames.shape[1], frames.shape[2]), np.dtype(frames.dtype)
     noise = NoiseMap(
@@ -204,7 +204,7 @@ def compile_all(
 
 
 def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
-    """As 180 frames of uint16 and of float32 ask for them."""
+    """Kernels are those of 180 frames of uint16 and of float32."""
     integers, floats = (
         recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32")
     )
@@ -223,7 +223,7 @@ def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Confi
 
 
 def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Config) -> None:
-    """All types and sizes, for the oldest architecture.
+    """All types and sizes compile for the oldest architecture.
 
     No multiply-add is fused, and no small float32 is taken for 0. Signed types differ from unsigned
     ones in a constant only.
@@ -263,7 +263,7 @@ def test_the_background_takes_correctly_rounded_operations_only(frame: str) -> N
 
 
 def test_every_kernel_is_used() -> None:
-    """No kernel is left behind."""
+    """Every kernel in the files is used."""
     used = recorded((40,), (np.dtype("uint16"), np.dtype("float32"))).names | {
         ("unshuffle", "unshuffle")
     }

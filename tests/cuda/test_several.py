@@ -60,7 +60,7 @@ def several(make_backend: Callable[[str], Backend]) -> SeveralGpus:
 
 
 def in_threads(number: int, function: Callable[[], Any]) -> list[Any]:
-    """What so many threads get that live at the same time."""
+    """Return the results of a number of threads that run at the same time."""
     together = threading.Barrier(number)
 
     def one(_: int) -> Any:
@@ -141,7 +141,7 @@ def test_all_devices_get_bands_and_batches(
 
 def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: SeveralGpus) -> None:
     frames = series(6)
-    held = several.hold(frames.shape, frames.dtype, shared=True)
+    held = several.allocate(frames.shape, frames.dtype, shared=True)
     for begin in (0, 3):
         with several.staging(held, begin, begin + 3) as slot:
             slot[...] = frames[begin : begin + 3]
@@ -150,7 +150,7 @@ def test_a_shared_stack_is_on_all_devices_and_a_threads_own_is_on_its(several: S
         assert np.array_equal(fetched(backend, held.on[device]), frames)
 
     def rows_of_the_thread() -> tuple[int, Any]:
-        (device,) = several.hold((1, 2, 3), frames.dtype).on
+        (device,) = several.allocate((1, 2, 3), frames.dtype).on
         (same,) = several.upload(held[:, 3:9]).on
         (other,) = several.upload(frames[:, 3:9]).on
         assert device == same == other
@@ -199,7 +199,7 @@ def test_masks_of_groups_meet_on_one_device_by_a_bit_a_pixel(
 
 
 def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) -> None:
-    """What a device holds of its components is of no use there."""
+    """Components that a device holds are not used on another one."""
     frames = np.random.default_rng(2).integers(0, 90, (3, 20, 40)).astype(np.uint16)
     background = background_of(np.zeros((20, 40), np.int32), frames.dtype)
     mask_of_frame = np.array([2, 0, 2])
@@ -246,7 +246,7 @@ def test_components_of_one_device_are_measured_on_another(several: SeveralGpus) 
 def test_a_device_refuses_the_others_arrays(
     several: SeveralGpus, use: Callable[[Any, DeviceArray], object]
 ) -> None:
-    """In the emulation, so that whole runs show that none does it."""
+    """The emulation refuses them, so whole runs show that none is used."""
     first, second = (backend.toolkit for backend in several.backends)
     array = second.call(lambda: second.to_device(np.arange(3, dtype=np.uint32)))
     with pytest.raises(TypeError, match="an array of device 1 was used on device 0"):
@@ -337,12 +337,14 @@ def test_few_batches_are_shared_out_evenly_among_many_threads(
 def test_one_device_has_less_memory_than_was_thought(
     several: SeveralGpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails there is halved; the other device goes on with whole pieces."""
+    """Pieces are halved on this device; the other one keeps whole pieces."""
     frames, parameters = series(96, (32, 45)), Parameters.manual(angles=0)
     expected = run(frames, parameters, CpuBackend(2))
     together, first, failed = threading.Barrier(2), {0, 1}, list[tuple[int, tuple[int, ...]]]()
 
-    def hold(device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any) -> Any:
+    def allocate(
+        device: int, operation: Callable[..., Any], shape: tuple[int, ...], *args: Any
+    ) -> Any:
         if device in first:
             first.remove(device)
             together.wait(10)
@@ -354,7 +356,7 @@ def test_one_device_has_less_memory_than_was_thought(
 
     for device, backend in enumerate(several.backends):
         monkeypatch.setattr(backend.toolkit, "free_bytes", lambda: 1 << 40)
-        monkeypatch.setattr(backend, "hold", partial(hold, device, backend.hold))
+        monkeypatch.setattr(backend, "allocate", partial(allocate, device, backend.allocate))
     # bands of 8 rows and batches of 24 frames take 69 kB; half of them fit, with 8 kB for moments,
     # and 10 kB for the thresholds and means
     force(monkeypatch, band_rows=8, batch_frames=24, threads=2)
@@ -366,7 +368,7 @@ def test_one_device_has_less_memory_than_was_thought(
 
 @pytest.fixture
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """As far as CUDA is asked; what is opened is noted, and 2 cannot be used."""
+    """Let CUDA have two devices; opened ones are recorded, and 2 cannot be used."""
     opened = []
 
     def open_device(number: int, memory_limit: int | None, threads: int, beside: Any = None) -> Any:

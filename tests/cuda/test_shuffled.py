@@ -74,7 +74,7 @@ def saved(path: Path, frames: np.ndarray, **layout: Any) -> Path:
 def results(
     path: Path, backend: Backend, parameters: Parameters | None = None, notes: Notes | None = None
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run."""
+    """Return all datasets of a run."""
     with memory_file() as file, open_run(path) as stack:
         pipeline.find_spots(
             stack,
@@ -88,7 +88,7 @@ def results(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many chunks were put in order, on the device and on the host."""
+    """Return the number of chunks unshuffled on the device and on the host."""
     counted: Counter[str] = Counter()
     on_device, on_host = cuda_shuffle.unshuffle, codecs.unshuffle
     lock = threading.Lock()
@@ -109,7 +109,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def force(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Every plan has these fields, whatever would be best."""
+    """Give every plan these fields."""
     monkeypatch.setattr(pipeline, "make_plan", lambda *given: replace(make_plan(*given), **fields))
 
 
@@ -276,7 +276,7 @@ def test_a_stack_of_several_datasets(
     tmp_path: Path,
     calls: Counter[str],
 ) -> None:
-    """All of them are shuffled in the same way, or all frames come in order."""
+    """All datasets are shuffled in the same way, or all frames are read in order."""
     frames = frames_of(np.dtype("uint16"), (20, 36, 45), seed=9)
     for i, chunk in enumerate(chunks):
         with h5py.File(tmp_path / f"run_data_{i}.h5", "w") as file:
@@ -469,7 +469,7 @@ def test_frames_are_seen_by_what_comes_next(device_backend: Any) -> None:
 
 @pytest.fixture
 def emulated(make_backend: Callable[[str], Backend]) -> Any:
-    """Whose memory can be looked at."""
+    """Return an emulated backend whose memory can be inspected."""
     return make_backend("emulated")
 
 
@@ -507,7 +507,7 @@ def test_the_plan_counts_what_is_put_in_order(
 def test_bytes_that_the_plan_adds(
     emulated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing else needs memory: the frames, and for each thread what it sends, once more."""
+    """If nothing else needs memory: the frames, and each thread's transfer once more."""
     frames = frames_of(np.dtype("uint16"), (24, 400, 300), seed=15)
     said = {}
     orders: dict[str, dict[str, Any]] = {"in order": {"compression": "gzip"}, "shuffled": GZIP}

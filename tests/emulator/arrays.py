@@ -83,7 +83,7 @@ class DeviceArray:
 
     @property
     def data(self) -> SimpleNamespace:
-        """Where it lies."""
+        """Address of the data."""
         return SimpleNamespace(ptr=self.values.ctypes.data)
 
     def __len__(self) -> int:

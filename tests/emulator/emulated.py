@@ -197,17 +197,17 @@ class EmulatedToolkit:
         return array.here().copy()
 
     @contextmanager
-    def lend(self, array: DeviceArray) -> Iterator[np.ndarray]:
+    def host_copy(self, array: DeviceArray) -> Iterator[np.ndarray]:
         """A copy, spoilt afterwards."""
         host = self.to_host(array)
         yield host
         host.view(np.uint8)[...] = 0xA5
 
     @contextmanager
-    def lend_all(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
+    def host_copies(self, arrays: Sequence[DeviceArray]) -> Iterator[list[np.ndarray]]:
         """Copies, spoilt afterwards."""
-        with ExitStack() as lent:
-            yield [lent.enter_context(self.lend(array)) for array in arrays]
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.host_copy(array)) for array in arrays]
 
     def to_device(self, array: np.ndarray) -> DeviceArray:
         """A copy."""
@@ -233,11 +233,11 @@ class EmulatedToolkit:
         host.view(np.uint8)[...] = 0xA5
 
     def free_bytes(self) -> int:
-        """Of what the tests let it have."""
+        """Return the free part of the memory that the tests allow."""
         return self.memory.limit - self.memory.live
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, as nothing is kept."""
 
 
 @cache

@@ -47,15 +47,15 @@ class LateStream:
         return event
 
     def wait_event(self, event: "LateEvent") -> None:
-        """What follows waits for the event."""
+        """Let later work wait for the event."""
         self.ask(event.synchronize)
 
     def synchronize(self) -> None:
-        """Everything."""
+        """Do all work."""
         self.record(LateEvent()).synchronize()
 
     def work_until(self, n: int) -> None:
-        """So many jobs are done."""
+        """Do a number of jobs."""
         with LOCK:
             while self._n_done < n:
                 self._n_done += 1
@@ -74,7 +74,7 @@ class LateEvent:
 
 
 class LateCupy:
-    """What `gpu_spots.cuda.device` uses of CuPy. ``free``: bytes of the device.
+    """Functions of CuPy that `gpu_spots.cuda.device` uses. ``free``: bytes of the device.
 
     The rest is that of the ``real`` one.
     """
@@ -144,7 +144,7 @@ def _spoil(values: np.ndarray) -> None:
 
 
 def copies_come_late(cupy: LateCupy, monkeypatch: Any) -> None:
-    """From now on device arrays are copied, in and out, when a stream of ``cupy`` gets to it."""
+    """Copy device arrays, in and out, when a stream of ``cupy`` reaches the copy."""
     at_once = DeviceArray.here
 
     def here(array: DeviceArray) -> np.ndarray:

@@ -65,7 +65,7 @@ class TimedEvent(LateEvent):
     when = 0.0
 
     def record(self) -> None:
-        """On a stream that has done everything."""
+        """Record an event on a stream that has done everything."""
         self.when = time.perf_counter()
 
 
@@ -109,7 +109,7 @@ class StandIn(LateCupy):
         self.cuda.runtime.getDeviceProperties = lambda number: properties
 
     def use(self) -> None:
-        """Nothing is ever late."""
+        """Do nothing, as nothing is late."""
 
 
 def fill(module: Any, real: Any) -> None:
@@ -132,7 +132,7 @@ def fill(module: Any, real: Any) -> None:
 
 
 def _arrays_as_cupys() -> None:
-    """From now on device arrays have what benchmarks use of CuPy's."""
+    """Give device arrays the methods of CuPy that benchmarks use."""
 
     def set_(array: DeviceArray, host: np.ndarray, stream: object = None) -> None:
         assert (array.shape, array.dtype, array.values.flags.c_contiguous) == (

@@ -240,7 +240,7 @@ def test_the_shell_completes_names_of_formats() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_properties_of_spots_are_exported(whole_spots: Path, name: str) -> None:
-    """No format asks for what the file has, and none stumbles over what is not known."""
+    """Every format works with files that lack properties."""
     with h5py.File(whole_spots, "r+") as file:
         for column in ("centroid", "centroid_sigma", "moments", "fwhm", "orientation"):
             file[f"spots/{column}"][0] = np.nan

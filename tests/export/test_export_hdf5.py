@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from factories.exports import edited, export, spots_of_run
+from factories.image_runs import write_scan
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.output.spots_file import SpotsFile
-from helpers import write_run
+from helpers import command, write_run
 
 
 def test_cxi_peaks_are_rows_of_zero_padded_lists(spots: Path) -> None:
@@ -117,7 +118,7 @@ def test_cleaned_frames_sum_up_to_the_intensities(
 
 
 def test_cleaned_frames_are_a_run(spots: Path) -> None:
-    """Their file is recognised as NeXus."""
+    """The file of cleaned frames is recognised as NeXus."""
     with open_run(export("cleaned", spots)[0]) as stack:
         assert stack.shape == (20, 24, 40)
         assert stack.dtype == np.float32
@@ -162,7 +163,6 @@ def test_the_frames_can_be_given(spots: Path) -> None:
     [
         ({"input_file": "/elsewhere/other.h5"}, "no file /elsewhere/other.h5, nor /.*/other.h5"),
         ({"input_file": ""}, "the file of the frames is not recorded in info"),
-        ({"layout": "images", "input_file": "scan.log"}, r"frames are images \(scan.log\)"),
     ],
 )
 def test_frames_that_are_not_found_are_an_error(
@@ -171,6 +171,44 @@ def test_frames_that_are_not_found_are_an_error(
     _info(spots, **info)
     with pytest.raises(InputError, match=f"{words}.*; .*give it with frames_from"):
         export("cleaned", spots)
+
+
+def test_images_are_cleaned_as_the_file_made_of_them(tmp_path: Path) -> None:
+    """They are found as recorded, in the folder of the spots file, and where the user says."""
+    source = write_run(tmp_path / "source.h5")
+    with h5py.File(source) as file:
+        frames, angle = file["frames"][:], file["lauecollect/angle"][:]
+        on = file["lauecollect/laser_on"][:]
+    scan = write_scan(tmp_path / "scan", frames, angle, on)
+    spots = tmp_path / "run__spots.h5"
+    assert command(scan.log, "-o", spots, "--quiet", "-S", "pairs").status == 0
+    path, notes = export("cleaned", spots, tmp_path / "a.h5")
+    run = tmp_path / "run.h5"
+    assert command("convert", scan.log, "-o", run, "--quiet", name="gpu-spots").status == 0
+    export("cleaned", spots, tmp_path / "b.h5", frames_from=run)
+    moved = (tmp_path / "scan").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"no image .*; give their folder with frames_from"):
+        export("cleaned", spots, tmp_path / "c.h5")
+    export("cleaned", spots, tmp_path / "c.h5", frames_from=moved / "xray_images")
+    (moved / "xray_images").rename(tmp_path / "xray_images")
+    export("cleaned", spots, tmp_path / "d.h5")
+    with h5py.File(path) as file:
+        expected = file["entry/data/data"][:]
+    assert expected.any()
+    assert notes == []
+    for name in "bcd":
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert np.array_equal(file["entry/data/data"], expected)
+    (tmp_path / "xray_images" / scan.names[3]).unlink()
+    with pytest.raises(InputError, match=scan.names[3]):
+        export("cleaned", spots, tmp_path / "e.h5")
+    assert not (tmp_path / "e.h5").exists()
+
+
+def test_links_to_images_are_told(spots: Path) -> None:
+    with h5py.File(spots, "r+") as file:
+        del file["info"].attrs["layout"]
+    assert "no link to the frames: the frames are images" in export("cxi", spots)[1][-1]
 
 
 def test_frames_of_another_run_are_an_error(spots: Path) -> None:

@@ -208,7 +208,7 @@ def test_34id_file_as_its_description_says(spots: Path) -> None:
 
 
 def test_the_background_of_scaled_frames_is_scaled_back(tmp_path: Path) -> None:
-    """As it is for ``spots/I``, which is in the counts of the frame."""
+    """The background is in the counts of the frame, like ``spots/I``."""
     spots = spots_of_run(tmp_path, "-S", "none", "--normalise", "level")
     path, _ = export("lauetools", spots)
     found = np.loadtxt(path / "run_0003_LT_0.dat", skiprows=1, ndmin=2)

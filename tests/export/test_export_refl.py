@@ -1,6 +1,9 @@
 """DIALS reflection tables: bytes, columns, one frame per angle, and a reader of others."""
 
+import json
 import struct
+import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import numpy as np
 import pytest
 
 from factories.exports import edited, export, read_by, spots_of_run
+from factories.image_runs import write_scan
 from gpu_spots.errors import InputError, OutputError
 from gpu_spots.export import refl
 from gpu_spots.files.output.spots_file import SpotsFile
-from helpers import replaced
+from gpu_spots.geometry import Geometry
+from helpers import assert_refused, command, replaced
 
 ELEMENTS = {
     "bool": ("?", 1),
@@ -66,12 +71,13 @@ def unpacked(data: bytes) -> Any:
     return value
 
 
-def columns_of(path: Path) -> dict[str, np.ndarray]:
+def columns_of(path: Path, identifiers: dict[int, str] | None = None) -> dict[str, np.ndarray]:
     """Columns of a reflection table, after a check of everything around them."""
+    identifiers = {} if identifiers is None else identifiers
     kind, version, table = unpacked(path.read_bytes())
     assert (kind, version) == ("dials::af::reflection_table", 1)
     assert list(table) == ["identifiers", "nrows", "data"]
-    assert table["identifiers"] == {}
+    assert table["identifiers"] == identifiers
     assert list(table["data"]) == sorted(table["data"])
     columns = {}
     for name, (type_name, (n_rows, values)) in table["data"].items():
@@ -112,7 +118,7 @@ def test_columns_are_those_of_find_spots(spots: Path) -> None:
 
 
 def test_the_bytes_of_a_small_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the values of the columns, written out by hand from the format's description."""
+    """Bytes are as in the description of the format, except values of the columns."""
     columns = {
         "id": ("int", np.array([0, 0])),
         "intensity.sum.value": ("double", np.array([1.5, -2.0])),
@@ -271,4 +277,121 @@ def test_a_column_that_is_too_large_is_an_error(
     monkeypatch.setattr(refl, "LARGEST", 100)
     with pytest.raises(OutputError, match=r"column X has \d+ bytes, expected at most 100"):
         export("refl", spots)
+    assert not spots.with_name("run__strong.refl").exists()
+
+
+GEOMETRY = Geometry(120.0, (0.1, 0.2), (11.5, 19.0), (1.02, 1.08))
+ON_COMMAND_LINE = ("--distance", 120, "--pixel-size", "0.1,0.2", "--beam-centre", "11.5,19")
+
+
+def experiment_of(path: Path) -> Any:
+    """The experiment list, and its single experiment with its models in the place of indices."""
+    whole = json.loads(path.read_text())
+    assert whole["__id__"] == "ExperimentList"
+    (one,) = whole["experiment"]
+    return {name: whole[name][at] if at == 0 else at for name, at in one.items()}
+
+
+def test_an_experiment_is_written_beside_the_table(spots: Path) -> None:
+    path, notes = export("refl", spots, one_per_angle="off", geometry=GEOMETRY)
+    one = experiment_of(spots.with_name("run__strong.expt"))
+    columns = columns_of(path, {0: one["identifier"]})
+    assert uuid.UUID(one["identifier"])
+    assert one["scan"]["image_range"] == [1, 10]
+    assert one["scan"]["oscillation"] == [0.0, 1.5]
+    assert one["beam"]["wavelength_range"] == [1.02, 1.08]
+    assert one["imageset"]["single_file_indices"] == list(range(0, 20, 2))
+    assert one["imageset"]["template"] == str(spots.with_name("run__mccd.h5"))
+    assert any("rotation_axis 1,0,0" in note for note in notes)
+    # a place on the panel, as dxtbx computes it, has the scattering angle of the geometry
+    (panel,) = one["detector"]["panels"]
+    assert panel["image_size"] == [40, 24]
+    fast, slow, origin = (np.array(panel[n]) for n in ("fast_axis", "slow_axis", "origin"))
+    px = columns["xyzobs.px.value"][:, :2] * panel["pixel_size"]
+    lab = origin + px[:, :1] * fast + px[:, 1:] * slow
+    beam = -np.array(one["beam"]["direction"])
+    angle = np.arccos(lab @ beam / np.linalg.norm(lab, axis=1))
+    expected = GEOMETRY.sin_theta(columns["xyzobs.px.value"][:, 1] - 0.5, px[:, 0] / 0.2 - 0.5)
+    np.testing.assert_allclose(np.sin(angle / 2), expected, rtol=1e-9)
+    assert len(expected) > 10
+    # the same file again, from the command line
+    before = spots.with_name("run__strong.expt").read_bytes()
+    given = (*ON_COMMAND_LINE, "--wavelength", "1.02,1.08", "--one-per-angle", "off", "--force")
+    assert command("export", "refl", spots, *given, name="gpu-spots").status == 0
+    assert spots.with_name("run__strong.expt").read_bytes() == before
+
+
+def test_the_experiment_of_images_has_their_template(tmp_path: Path) -> None:
+    frames = np.random.default_rng(1).poisson(50, (6, 24, 40)).astype(np.uint16)
+    scan = write_scan(tmp_path, frames, np.arange(6), np.zeros(6, int))
+    paths = []
+    for number, path in enumerate(scan.paths, 1):
+        paths.append(path.rename(path.with_name(f"still_{number:03}.mccd")))
+    spots = tmp_path / "still__spots.h5"
+    given = ("--angle-step", 1, "-o", spots, "--quiet", "-a", 0)
+    assert command(*paths, *given).status == 0
+    export("refl", spots, geometry=replace(GEOMETRY, wavelength=(1.0, 1.0)))
+    one = experiment_of(tmp_path / "still__strong.expt")
+    assert one["imageset"]["template"] == str(tmp_path / "xray_images/still_###.mccd")
+    assert one["beam"]["wavelength"] == 1.0
+    names = [path.name for path in paths]
+    names[0] = paths[0].rename(paths[0].with_name("first.mccd")).name
+    edited(spots, lauecollect_file=names)
+    _, notes = export("refl", spots, tmp_path / "b.refl", geometry=GEOMETRY)
+    template = str(tmp_path / "b_images/image_####.mccd")
+    assert experiment_of(tmp_path / "b.expt")["imageset"]["template"] == template
+    assert any(f"link them as {template}, from 1" in note for note in notes)
+    edited(spots, lauecollect_file=["no.mccd", *names[1:]])
+    with pytest.raises(InputError, match="its frames are not found"):
+        export("refl", spots, tmp_path / "c.refl", geometry=GEOMETRY)
+    assert not (tmp_path / "c.refl").exists()
+    assert not (tmp_path / "c.expt").exists()
+
+
+def test_frames_that_are_no_scan_have_no_experiment(spots: Path) -> None:
+    before = sorted(spots.parent.iterdir())
+    with pytest.raises(InputError, match=r"found steps of 0 to 1.5 degrees, expected a scan"):
+        export("refl", spots, geometry=GEOMETRY)
+    edited(spots, lauecollect_angle=None)
+    with pytest.raises(InputError, match="angles are unknown"):
+        export("refl", spots, geometry=GEOMETRY)
+    assert sorted(spots.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (ON_COMMAND_LINE, "--wavelength: is missing; a geometry needs it with --distance"),
+        ((*ON_COMMAND_LINE, "--wavelength", "x"), "'x', expected one or two in Angstrom"),
+        ((*ON_COMMAND_LINE, "--wavelength", "1.1,1"), "1.1,1.0: the smaller one comes first"),
+        ((*ON_COMMAND_LINE, "--wavelength", "0"), "0.0 is not above 0"),
+        ((*ON_COMMAND_LINE, "--wavelength", "nan"), "'nan', expected one or two"),
+        (("--beam-centre", "5", "--distance", 1), "--pixel-size: is missing"),
+    ],
+)
+def test_a_geometry_that_is_not_whole_is_refused(
+    spots: Path, given: tuple[object, ...], words: str
+) -> None:
+    ended = command("export", "refl", spots, "--quiet", *given, name="gpu-spots")
+    assert_refused(ended, 2, words)
+    assert not spots.with_name("run__strong.refl").exists()
+
+
+def test_a_geometry_is_for_refl_only(spots: Path) -> None:
+    given = (*ON_COMMAND_LINE, "--wavelength", "1")
+    ended = command("export", "csv", spots, "--quiet", *given, name="gpu-spots")
+    assert_refused(ended, 2, "--distance: cannot be used with csv; it is for refl")
+
+
+def test_table_and_experiment_have_different_names(spots: Path) -> None:
+    with pytest.raises(OutputError, match=r"x.expt: two outputs have the same name; .*x.refl"):
+        export("refl", spots, spots.with_name("x.expt"), one_per_angle="off", geometry=GEOMETRY)
+
+
+def test_an_experiment_that_exists_is_kept(spots: Path) -> None:
+    other = spots.with_name("run__strong.expt")
+    other.write_text("mine")
+    with pytest.raises(OutputError, match=r"run__strong.expt: already exists"):
+        export("refl", spots, one_per_angle="off", geometry=GEOMETRY)
+    assert other.read_text() == "mine"
     assert not spots.with_name("run__strong.refl").exists()

@@ -48,7 +48,7 @@ def assert_equals_reference(
     alpha: float,
     validity: Validity | None = None,
 ) -> None:
-    """Every field of every pixel, computed from the sample that the reference keeps."""
+    """Compare every field of every pixel with the sample of the reference."""
     validity = validity or Validity()
     assert moments.dropped is not None
     assert moments.dropped.dtype == moments.kept.dtype == moments.arg.dtype == np.int32

@@ -28,7 +28,7 @@ def make(path: Path, frames: np.ndarray, **options: Any) -> None:
 
 
 def read_all(reader: FrameReader, like: np.ndarray, step: int = 1) -> np.ndarray:
-    """All frames, ``step`` at a time, into memory that held something else."""
+    """Read all frames, ``step`` at a time, into memory with other values."""
     into = np.full_like(like, 99)
     for begin in range(0, len(into), step):
         reader.read(begin, min(begin + step, len(into)), into[begin : begin + step])
@@ -36,7 +36,7 @@ def read_all(reader: FrameReader, like: np.ndarray, step: int = 1) -> np.ndarray
 
 
 def check_same(path: Path, way: str, why: str = "", steps: tuple[int, ...] = (1, 2, 5)) -> None:
-    """All frames come that way, and are those of h5py."""
+    """Check that all frames are read that way, and equal those of h5py."""
     with h5py.File(path) as file, FrameReader(file["frames"]) as reader:
         assert (reader.way, reader.why_not_direct or "") == (way, why)
         expected = file["frames"][...].astype(file["frames"].dtype.newbyteorder("="))

@@ -52,7 +52,7 @@ def frames_of(dtype: np.dtype, shape: tuple[int, ...], kind: str, seed: int = 1)
 def assert_equal(
     found: IntegerMoments | FloatMoments, expected: IntegerMoments | FloatMoments
 ) -> None:
-    """Every field, with its type; NaN is NaN."""
+    """Compare every field, with its type; NaN equals NaN."""
     assert type(found) is type(expected)
     for field in fields(expected):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
@@ -65,7 +65,7 @@ def assert_equal(
 
 
 def validities(frames: np.ndarray) -> list[Validity]:
-    """All valid; some pixels; some values of them."""
+    """Return validities: all values, some pixels, and some values of them."""
     pixels = np.random.default_rng(7).random(frames.shape[1:]) < 0.8
     finite = frames[np.isfinite(frames)] if frames.dtype.kind == "f" else frames
     low, high = sorted(finite.reshape(-1)[[0, -1]].tolist())

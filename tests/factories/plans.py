@@ -60,7 +60,7 @@ def results(
     folder: Path,
     notes: Notes,
 ) -> dict[str, np.ndarray]:
-    """All datasets of a run."""
+    """Return all datasets of a run."""
     with memory_file() as file:
         writer = SpotsWriter(file, "memory", stack.shape, {})
         pipeline.find_spots(
@@ -74,7 +74,7 @@ def results(
 
 
 def force(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
-    """Every plan has these fields, whatever would be best."""
+    """Give every plan these fields."""
     monkeypatch.setattr(pipeline, "make_plan", lambda *given: replace(make_plan(*given), **fields))
 
 

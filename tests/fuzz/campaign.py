@@ -47,7 +47,7 @@ class Case:
 
 @dataclass
 class Report:
-    """What a campaign came to."""
+    """Summary of a campaign."""
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Reader to class to number of cases."""

@@ -26,7 +26,7 @@ class Verdict:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the program must be mended."""
+        """Whether the program has to be corrected."""
         return self.kind in FAILURES
 
     @property

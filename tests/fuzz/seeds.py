@@ -30,7 +30,7 @@ RAW_BYTES = 2000
 
 @dataclass(frozen=True)
 class Oracle:
-    """How the frames and the metadata of a seed are read independently; see `fuzz.oracle`."""
+    """Independent reading of the frames and metadata of a seed; see `fuzz.oracle`."""
 
     frames: tuple[str, ...]
     """Each dataset as ``file:path``, or each image."""

@@ -165,7 +165,7 @@ def test_changed_frames_and_angles_are_explained(judged: Judge) -> None:
 def test_another_result_than_the_file_holds_is_found(
     judged: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if find masked a pixel that the file does not mask."""
+    """The result is as if find masked a pixel that the file does not mask."""
     case = Case("npy-mask", (Edit("m.npy", 128 + 500, 1, b"\1"),))
     assert judged(case).kind == "explained"
     mask = seed("npy-mask")

@@ -49,7 +49,7 @@ class Case:
 
 @dataclass
 class Run:
-    """Its frames, and what is known of them."""
+    """Frames of a run, with noise, valid pixels and levels."""
 
     frames: NDArray[Any]
     usable: NDArray[np.bool_]

@@ -29,12 +29,12 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Learnt]:
     """The background of each run, with what is not written."""
     found: list[Learnt] = []
 
-    def learn(source: Any, *arguments: Any) -> Background:
-        background = first_pass.learn(source, *arguments)
+    def compute_background(source: Any, *arguments: Any) -> Background:
+        background = first_pass.compute_background(source, *arguments)
         found.append((background, source.sampler.constant_part))
         return background
 
-    monkeypatch.setattr(pipeline, "learn", learn)
+    monkeypatch.setattr(pipeline, "compute_background", compute_background)
     return found
 
 

@@ -25,7 +25,10 @@ KRUSKAL = KruskalWallis(np.arange(180) // 10, np.zeros(19))
 
 
 def test_a_device_that_has_all_frames_has_large_batches() -> None:
-    """Of at least 128 million pixels, encoded in pieces; the CPU's are as small as they were."""
+    """Batches have at least 128 million pixels, and are encoded in pieces.
+
+    Those of the CPU stay small.
+    """
     whole = planned(Stack(LARGE, None), Device(2**36), memory=2**34)
     assert (whole.place, whole.batch_frames, whole.piece_frames) == (Place.DEVICE, 32, 8)
     # one is computed while another one's results are fetched
@@ -162,7 +165,7 @@ def traced() -> Iterator[Callable[[], int]]:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same run in two layouts."""
+    """Write the same run in two layouts."""
     frames = np.random.default_rng(3).poisson(60, (30, 384, 512)).astype(np.uint16)
     for i, frame in enumerate(frames):
         for k in range(40):  # spots of 8 x 8 pixels: 1.3 % of the frame

@@ -12,10 +12,10 @@ from gpu_spots.memory.workers import (
     AHEAD,
     Stopwatch,
     Workers,
-    at_last,
     default_workers,
     in_halves,
     in_order,
+    with_retry,
 )
 
 
@@ -181,7 +181,7 @@ def test_a_span_is_halved_until_it_fits(frames: int, spans: list[tuple[int, int]
 
 def test_a_single_frame_waits_for_other_threads(pauses: list[float]) -> None:
     device = Full(1, times=4)
-    assert at_last(lambda: device.take(0, 1), device.release) == [0]
+    assert with_retry(lambda: device.take(0, 1), device.release) == [0]
     assert (pauses, device.released) == (list(workers.PAUSES[:4]), 4)
 
 

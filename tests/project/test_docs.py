@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from factories.image_runs import write_scan
-from gpu_spots import Parameters, find_spots
+from gpu_spots import Parameters, find_spots, open_spots
 from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.files.output.simulated_run import write_run
@@ -131,7 +131,9 @@ def test_ratios_of_every_laser_run(
 ) -> None:
     """The tutorial's ratio script gives the same ratios whatever tells the laser state."""
     pages = [code for _, code in blocks(ROOT / "docs/tutorial.md", "python")]
-    script = "import numpy as np\n" + next(code for code in pages if "results.ratios()" in code)
+    script = next(code for code in pages if "results.ratios()" in code)
+    assert len([line for line in script.splitlines() if line]) <= 6  # it stays short
+    script = f"import numpy as np\n{script}"
     monkeypatch.chdir(tmp_path)
     shutil.copy(runs / "laser__spots.h5", tmp_path)
     expected: dict[str, Any] = {}
@@ -159,6 +161,57 @@ def test_ratios_of_every_laser_run(
         assert len(found["ratio"]) == 2 * len(expected["ratio"])
     else:
         np.testing.assert_allclose(found["ratio"], expected["ratio"], rtol=1e-12)
+
+
+def _indexed_csv(path: Path) -> None:
+    """Miller indices as an indexing program could give them, for all spots of the run."""
+    with open_spots("laser__spots.h5") as results:
+        spots = results.spots()
+    rows = zip(
+        spots["frame"].tolist(), spots["label"].tolist(), spots["mask"].tolist(), strict=True
+    )
+    lines = [f"{frame},{label},{label},{mask + 1},-1" for frame, label, mask in rows]
+    path.write_text("\n".join(["frame,label,h,k,l", *lines]))
+
+
+def _ratios_of_another_run(path: Path) -> None:
+    shutil.copy("laser__ratios.h5", path)
+    with h5py.File(path, "r+") as file:
+        file["info"].attrs["spots_file"] = path.name
+
+
+USERS_FILES: dict[str, Callable[[Path], None]] = {
+    "indexed.csv": _indexed_csv,
+    "first__ratios.h5": _ratios_of_another_run,
+    "second__ratios.h5": _ratios_of_another_run,
+}
+"""Files that commands of the pages need, and no command before them makes."""
+
+
+@pytest.mark.parametrize("name", ["ratios.md", "export.md"])
+def test_commands_run_one_after_the_other(
+    name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, on a smaller run."""
+    pytest.importorskip("pyarrow", reason="needs the extra export: pyarrow")
+    pytest.importorskip("matplotlib", reason="needs the extra plots: matplotlib")
+    monkeypatch.chdir(tmp_path)
+    for file in ("laser__mccd.h5", "laser__spots.h5") if name == "export.md" else ():
+        shutil.copy(runs / file, tmp_path)
+    n_run = 0
+    for line, code in blocks(ROOT / "docs" / name, "sh"):
+        for command in code.replace("\\\n", "").splitlines():
+            program, *arguments = shlex.split(command, comments=True)
+            assert program == "gpu-spots", f"{name}:{line}: {command}"
+            for given in arguments:
+                if given in USERS_FILES and not Path(given).exists():
+                    USERS_FILES[given](Path(given))
+            if arguments[0] == "simulate":
+                arguments += ["--size", "128", "--spots", "30"]
+            ended = CliRunner().invoke(gpu_spots_command, arguments)
+            assert ended.exit_code == 0, f"{name}:{line}: {command}: {ended.output}"
+            n_run += 1
+    assert n_run > 5
 
 
 @pytest.fixture(scope="session")

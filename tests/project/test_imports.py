@@ -100,6 +100,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
     }
 
 
+def test_ratios_are_computed_from_arrays() -> None:
+    """Neither files nor other formulas: only errors, bits of flags, and each other."""
+    package = "gpu_spots/spots/ratios/"
+    names = [name for name in FILES if name.startswith(package)]
+    assert len(names) > 8
+    for name in names:
+        others = {module for module in ours(name) if not module.startswith(package)}
+        assert others <= {"gpu_spots/columns", "gpu_spots/errors"}, name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -136,7 +146,8 @@ def test_only_cli_imports_click_and_rich() -> None:
 def test_scipy_is_the_fallbacks_and_two_formulas() -> None:
     assert {name for name in importers("scipy") if not name.startswith("cpu_fallback/")} == {
         "gpu_spots/background/methods",
-        "gpu_spots/spots/ratios",
+        "gpu_spots/spots/ratios/null_tests",
+        "gpu_spots/spots/ratios/pairing",
     }
 
 
@@ -178,11 +189,16 @@ def test_no_room_asks_which_background_method_it_is() -> None:
 
 
 def test_no_room_asks_which_stack_it_is() -> None:
-    """Only what opens a run names its kind of stack, and convert, which needs image headers."""
+    """Only what opens frames names its kind of stack, and convert, which needs image headers."""
     rooms = {
         "ArrayStack": {"frames", "opening"},
         "FileStack": {"frames"},
-        "ImageStack": {"images/image_stack", "opening", "output/converted"},
+        "ImageStack": {
+            "images/image_stack",
+            "opening",
+            "output/converted",
+            "output/frames_of_spots",
+        },
     }
     for stack, allowed in rooms.items():
         users = {
@@ -214,6 +230,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
     assert {name: modules for name, modules in outside.items() if modules} == {
         "gpu_spots/backend": {"gpu_spots/cuda/devices"},
         "gpu_spots/cli/devices": {"gpu_spots/cuda/devices"},
+        "gpu_spots/cli/runner": {"gpu_spots/cuda/devices"},
     }
     for name in FILES:
         if name.startswith("gpu_spots/cuda/"):
@@ -253,7 +270,7 @@ def test_files_never_import_a_backend_or_the_pipeline() -> None:
 
 def test_exports_import_files_and_columns_and_no_computation() -> None:
     """A format is loaded by the list of formats only, and pandas and pyarrow when they are used."""
-    allowed = {"columns", "errors", "model", "packages", "protocols"}
+    allowed = {"columns", "errors", "geometry", "model", "packages", "protocols"}
     allowed |= {"masks/grouping", "memory/workers"}
     for name in FILES:
         if name.startswith("gpu_spots/export/"):
@@ -262,16 +279,71 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
             assert rest - {"gpu_spots"} <= allowed, name
     outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
     users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
-    assert users == {"gpu_spots/cli/export"}
-    assert importers("pyarrow") == {"gpu_spots/export/parquet"}
+    names = {"gpu_spots/cli/export", "gpu_spots/cli/run_options", "gpu_spots/beamtime/task"}
+    assert users == names
+    assert importers("pyarrow") == {"gpu_spots/beamtime/tables", "gpu_spots/export/parquet"}
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
+
+
+def test_only_two_modules_import_dask() -> None:
+    """Whatever else is said of a batch is said of one run, and can be tested without a cluster."""
+    for module in ("dask", "distributed", "dask_jobqueue"):
+        assert importers(module) <= {
+            "gpu_spots/api",  # the type of an argument
+            "gpu_spots/beamtime/cluster",
+            "gpu_spots/beamtime/session",
+        }
+    inside = {name for name in FILES if name.startswith("gpu_spots/beamtime/")}
+    assert not [name for name in inside if any("/cuda" in m or "cpu_f" in m for m in ours(name))]
+    assert not [name for name in inside if any(m.startswith("gpu_spots/cli") for m in ours(name))]
+
+
+def test_pictures_are_made_of_arrays() -> None:
+    """They compress as HDF5 files do, and read no file."""
+    assert ours("gpu_spots/pictures") == {
+        "gpu_spots/errors",
+        "gpu_spots/model",
+        "gpu_spots/files/hdf5/codecs",
+    }
+
+
+def test_reports_read_files_and_compute_nothing_of_a_run() -> None:
+    """They are made where they are asked for, and load the engine of the page then."""
+    rooms = {name for name in FILES if name.startswith("gpu_spots/reporting/")}
+    never = ("cli/", "cuda/", "memory/", "backend", "pipeline", "run", "first_pass", "second_pass")
+    for name in rooms:
+        others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+        assert not [module for module in others if module.startswith(never)], name
+    users = {name for name in FILES if ours(name) & rooms} - rooms
+    assert users == {"gpu_spots/api", "gpu_spots/cli/find", "gpu_spots/cli/report"}
+    assert importers("jinja2") == {"gpu_spots/beamtime/page", "gpu_spots/reporting/write"}
+
+
+def test_tuning_computes_by_the_pipeline_and_knows_no_page() -> None:
+    """The viewer and one command use it; it names no backend and no command."""
+    for name in FILES:
+        if name.startswith("gpu_spots/tuning/"):
+            others = {module.removeprefix("gpu_spots/") for module in ours(name)}
+            assert not {m for m in others if m.startswith(("cli", "cuda", "view", "cpu_fallback"))}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/tuning/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/tuning") for m in ours(name))}
+    assert users == {"gpu_spots/cli/tune", "gpu_spots/view/viewed"}
+
+
+def test_only_the_viewer_has_a_server() -> None:
+    """It is entered by its command, inside a function, as the packages may be missing."""
+    assert importers("uvicorn") == {"gpu_spots/view/server"}
+    assert importers("starlette") == {"gpu_spots/view/app", "gpu_spots/view/guard"}
+    outside = {name for name in FILES if not name.startswith("gpu_spots/view/")}
+    users = {name for name in outside if any(m.startswith("gpu_spots/view/") for m in ours(name))}
+    assert users == {"gpu_spots/cli/view"}
 
 
 @pytest.mark.parametrize(
     "statement", ["import gpu_spots", "import gpu_spots.cli", "import gpu_spots.cuda.devices"]
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement: str) -> None:
-    heavy = {"cupy", "scipy", "numpy", "h5py", "rich"}
+    heavy = {"cupy", "scipy", "numpy", "h5py", "rich", "distributed"}
     program = f"import sys; {statement}; print(*sorted({heavy!r} & set(sys.modules)))"
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
@@ -344,15 +416,22 @@ def test_backends_have_the_operations_of_the_contract_in_its_order(name: str, ow
 
 
 def test_backends_compute_the_same_in_files_of_the_same_name() -> None:
-    """The CPU has two more files for the ranks of Kruskal-Wallis, CUDA has more for the device."""
+    """The CPU has more files for ranks, blocks and values; CUDA has more for the device."""
     twins = {
         name.removeprefix("cpu_fallback/") for name in FILES if name.startswith("cpu_fallback/")
-    } - {"__init__", "blocks", "ranks"}
+    } - {"__init__", "blocks", "clip_blocks", "clip_values", "ranks"}
     file_of: dict[str, str] = {}
     for twin in twins:
         ours, theirs = functions(f"cpu_fallback/{twin}"), functions(f"gpu_spots/cuda/{twin}")
         both = [name for name in ours if name in theirs]
         assert both == [name for name in theirs if name in ours], twin
         file_of |= dict.fromkeys(both, twin)
-    only_in_backends = {"free_bytes", "hold", "staging", "upload", "release", "hold_background"}
+    only_in_backends = {
+        "free_bytes",
+        "allocate",
+        "staging",
+        "upload",
+        "release",
+        "allocate_background",
+    }
     assert {*CONTRACT} - {*file_of} == only_in_backends

@@ -10,7 +10,21 @@ from helpers import ROOT
 
 FIELD = "\0"
 WORD = re.compile(r"[A-Za-z]+(?:-[a-z]+|'s)?")
-VALUES = {"JPEG", "CuPy", "GPU", "csv", "refl", "pandas", "pyarrow", "kruskal", "clip", "off", "on"}
+VALUES = {
+    "JPEG",
+    "CuPy",
+    "GPU",
+    "csv",
+    "refl",
+    "pandas",
+    "pyarrow",
+    "starlette",
+    "uvicorn",
+    "kruskal",
+    "clip",
+    "off",
+    "on",
+}
 """Words that stand for values in the messages of the tables."""
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gpu_spots.backend import Backend
 from gpu_spots.parameters import Parameters
-from gpu_spots.spots.frames import frame_columns, seconds
+from gpu_spots.spots.frames import delay_warning, frame_columns, seconds
 from helpers import run
 
 N = 6
@@ -90,6 +90,18 @@ def test_a_dark_run_has_blocks_and_no_partners() -> None:
 )
 def test_texts_of_delays(text: object, expected: float) -> None:
     assert same([seconds(text)], [expected])
+
+
+def test_delays_of_a_wrong_length_are_told() -> None:
+    """A frame too many in the log: the states are known, the delays are not."""
+    columns = {"laser_on": np.array([0, 1] * 3), "delay": np.array(["1ns"] * 7, object)}
+    assert delay_warning(columns, N, "run.h5") == (
+        "run.h5: lauecollect/delay has shape (7,), expected one value for each of the 6 frames; "
+        "delays are unknown"
+    )
+    assert same(columns_of(**columns)["delay"], [0.0, math.nan] * 3)
+    assert delay_warning({"delay": columns["delay"][:N]}, N, "run.h5") is None
+    assert delay_warning({}, N, "run.h5") is None
 
 
 def test_the_group_of_a_run(backend: Backend) -> None:

@@ -267,6 +267,22 @@ def test_zinger_is_rejected_and_listed() -> None:
     assert result.ratios["n_rejected"].sum() >= 1
 
 
+def test_zinger_among_pairs_with_masks_of_their_own() -> None:
+    """As with -S pairs: the frames of other pairs are compared, and two of them are too few."""
+    frames = schedule("0101010101")
+    spots, _ = spots_of(frames, 17)
+    pairs = replace(frames, mask=np.arange(len(frames.mask)) // 2)
+    for row in (4 * SPOTS + 7, 15 * SPOTS + 2):  # frame 4, label 8; frame 15, laser on, label 3
+        for name in ("intensity", "total", "largest"):
+            getattr(spots, name)[row] += 3000
+    result = ratios(spots, pairs)
+    bad = np.flatnonzero(result.pairs["rejected"] == Rejected.ZINGER)
+    assert result.pairs["frame_off"][bad].tolist() == [4, 14]
+    assert "2 of 1500 spot pairs rejected: zinger" in result.notes
+    two = replace(pairs, block=np.arange(len(frames.mask)) // 4)
+    assert "zinger" not in " ".join(ratios(spots, two).notes)
+
+
 def test_moved_spot_is_no_zinger() -> None:
     frames = schedule("0101010101")
     spots, _ = spots_of(frames, 17)

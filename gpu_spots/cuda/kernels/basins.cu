@@ -118,7 +118,7 @@ begin_masks(i32 n_words, const u32* __restrict__ words, const i32* __restrict__ 
   grown[word] = kept;
 }
 
-// One step of growth. A pixel goes to the first of the spots beside it that it is high enough for.
+// One step of growth. A pixel goes to the first of the spots beside it that it is high enough for; without `variance`, any pixel is.
 extern "C" __global__ void __launch_bounds__(THREADS)
 grow(i32 n_words, const u32* __restrict__ grown, const i32* __restrict__ height, const i16* __restrict__ values, const u32* usable,
      const u32* invalid, const i32* __restrict__ variance, i32 n_rows, i32 n_columns, i32 row_words, u32* __restrict__ next, i32* owner) {
@@ -142,8 +142,8 @@ grow(i32 n_words, const u32* __restrict__ grown, const i32* __restrict__ height,
   for (u32 left = near; left; left &= left - 1) {
     const i32 bit = __ffs(left) - 1, y = 32 * w + bit;
     const u32 position = 32u * (u32)word + (u32)bit;
-    const i64 level = image.height(position);
-    if (level <= 0 || 4 * level * level < 9ll * variance[(i64)x * n_columns + y]) continue;
+    const i64 level = variance ? image.height(position) : 0;
+    if (variance && (level <= 0 || level * level < variance[(i64)x * n_columns + y])) continue;
     i32 best = -1;
     for (i32 dx = -1; dx <= 1; dx++)
       for (i32 dy = -1; dy <= 1; dy++) {
@@ -151,7 +151,7 @@ grow(i32 n_words, const u32* __restrict__ grown, const i32* __restrict__ height,
         const i32 other = word + dx * row_words + ((y + dy) >> 5) - w;
         if (!(grown[other] >> ((y + dy) & 31) & 1)) continue;
         const i32 spot = owner[32ll * other + ((y + dy) & 31)];
-        if (10 * level >= height[spot] && (best < 0 || spot < best)) best = spot;
+        if ((!variance || 50 * level >= height[spot]) && (best < 0 || spot < best)) best = spot;
       }
     if (best < 0) continue;
     joined |= 1u << bit;

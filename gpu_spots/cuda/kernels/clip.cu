@@ -67,8 +67,8 @@ static __device__ Statistics statistics_of(Team team, const Entry *entries, int 
       deviation += difference * difference;
     }
   }
-  found.mean = sum_of_team(team, average);
-  deviation = sum_of_team(team, deviation);
+  found.mean = team_sum(team, average);
+  deviation = team_sum(team, deviation);
   found.population = deviation / (f64)m;
   found.variance = deviation / ((f64)m - 1.0);
 #else
@@ -79,9 +79,9 @@ static __device__ Statistics statistics_of(Team team, const Entry *entries, int 
     low += square & 0xffffffffu;
     high += square >> 32;
   }
-  sum = sum_of_team(team, sum);
-  low = sum_of_team(team, low);
-  high = sum_of_team(team, high);
+  sum = team_sum(team, sum);
+  low = team_sum(team, low);
+  high = team_sum(team, high);
   const f64 scatter = scatter_of((u64)m, sum, low, high);
   found.mean = (f64)((i64)sum - (i64)m * bias) / (f64)m;
   found.population = scatter / ((f64)m * (f64)m);
@@ -119,7 +119,7 @@ static __device__ void level(Team team, Entry *entries, int n_valid, int size, c
     entries[i] = entry_of((Key)key, frame);
   }
 #endif
-  meet();
+  team_sync();
   sort(team, entries, size);
 }
 
@@ -159,7 +159,7 @@ clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict
       const f64 most = clip_limit(mean, variance, 1.0, MARGIN);
       u64 within = 0;
       for (int i = team.thread; i < n_valid; i += TEAM) within += counts_of(entries[i]) <= most;
-      m = (int)sum_of_team(team, within);
+      m = (int)team_sum(team, within);
       if (m < 2) m = 2;
       const Statistics found = statistics_of(team, entries, m, SAMPLE_BIAS);
       mean = found.mean, variance = found.variance;
@@ -217,7 +217,7 @@ static __device__ void sum_blocks(Team team, const Entry *entries, int n_valid, 
     blocks.size[b] = size;
     blocks.mean[b] = size ? (f64)blocks.total[b] / (f64)size : 0.0;
   }
-  meet();
+  team_sync();
 }
 
 // Variance of a value inside the blocks that are left.
@@ -247,30 +247,30 @@ static __device__ void start_of_blocks(Team team, int n_blocks, const f64 *shift
     blocks.left[b] = blocks.size[b] && rank < half;
     if (blocks.size[b] && !rank) first = (u32)b;
   }
-  first = least_of_team(team, first);
-  meet();
+  first = team_min(team, first);
+  team_sync();
   mean = 0;
   for (int b = 0; b < n_blocks; b++)
     if (blocks.left[b]) mean += blocks.mean[b];
   mean /= half > 1 ? half : 1;
   variance = pooled(blocks, n_blocks);
   mean = mean + shifts[there] * sqrt(n_values ? variance * (f64)there / (f64)n_values : 0.0);
-  meet();
+  team_sync();
 }
 
 // Says of each block whether it is left.
 static __device__ void clip_of_blocks(Team team, int n_blocks, const Blocks &blocks, f64 mean, f64 variance, u32 first) {
   for (int step = 0; step < BLOCK_STEPS; step++) {
-    meet();
+    team_sync();
     u64 any = 0;
     for (int b = team.thread; b < n_blocks; b += TEAM) {
       const bool left = blocks.size[b] && blocks.mean[b] <= clip_limit(mean, variance, (f64)blocks.size[b], BLOCK_MARGIN);
       blocks.left[b] = left;
       any += left;
     }
-    any = sum_of_team(team, any);
+    any = team_sum(team, any);
     if (!any && team.thread == 0 && first != ~0u) blocks.left[first] = 1;
-    meet();
+    team_sync();
 #if IS_FLOAT
     f64 total = 0;
 #else
@@ -320,8 +320,8 @@ clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_bloc
     u64 m = 0;
     if (team.thread < 32) m = (u64)keep_left(entries, n_valid, block_of_frame, blocks.left);
     // every lane of the first warp has it
-    m = sum_of_team(team, team.thread == 0 ? m : 0);
-    meet();
+    m = team_sum(team, team.thread == 0 ? m : 0);
+    team_sync();
     if (m < 2)
       write_masked(team, maps, pixel);
     else

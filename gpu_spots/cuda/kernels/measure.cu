@@ -25,7 +25,7 @@ struct Peak {
   SUM value;
   i64 at, none;
 
-  __device__ __forceinline__ void meet(SUM other, i64 there) {
+  __device__ __forceinline__ void merge(SUM other, i64 there) {
     if (there < none && (at == none || other > value || (other == value && there < at))) {
       value = other;
       at = there;
@@ -105,7 +105,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
     if (i + lane < end) {
       const i32 pixel = pixels[i + lane];
       const SUM value = as_sum(values[pixel]);
-      largest.meet(value, i + lane);
+      largest.merge(value, i + lane);
       least = value < least ? value : least;
       n_over += value >= saturation;
       difference = value - mean[pixel] * scale;
@@ -131,7 +131,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
   for (i64 i = first + lane; i < end; i += 32) {
     const i32 pixel = pixels[i];
     const SUM value = as_sum(values[pixel]);
-    largest.meet(value, i);
+    largest.merge(value, i);
     least = value < least ? value : least;
     n_over += value >= saturation;
     sum += value;
@@ -167,7 +167,7 @@ measure(const FRAME* __restrict__ frames, i64 stride, i32 n_spots, const i32* __
   for (i32 step = 16; step; step >>= 1) {
     const SUM value = __shfl_xor_sync(EVERY_LANE, largest.value, step);
     const i64 at = __shfl_xor_sync(EVERY_LANE, largest.at, step);
-    largest.meet(value, at);
+    largest.merge(value, at);
     const SUM lower = __shfl_xor_sync(EVERY_LANE, least, step);
     least = lower < least ? lower : least;
   }

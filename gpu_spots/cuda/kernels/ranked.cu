@@ -85,7 +85,7 @@ struct Team {
   u64 *parts;  // one for each warp of a team of several
 };
 
-static __device__ __forceinline__ void meet() {
+static __device__ __forceinline__ void team_sync() {
 #if TEAM == 32
   __syncwarp();
 #else
@@ -94,39 +94,39 @@ static __device__ __forceinline__ void meet() {
 }
 
 // What each warp has found, seen by all of the team.
-static __device__ __forceinline__ void hand_in(Team team, u64 mine) {
+static __device__ __forceinline__ void store_warp_partial(Team team, u64 mine) {
   __syncthreads();
   if ((team.thread & 31) == 0) team.parts[team.thread >> 5] = mine;
   __syncthreads();
 }
 
-static __device__ u64 sum_of_team(Team team, u64 value) {
+static __device__ u64 team_sum(Team team, u64 value) {
   for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(EVERY_LANE, value, step);
 #if TEAM > 32
-  hand_in(team, value);
+  store_warp_partial(team, value);
   value = 0;
   for (int i = 0; i < TEAM / 32; i++) value += team.parts[i];
 #endif
   return value;
 }
 
-static __device__ f64 sum_of_team(Team team, f64 value) {
+static __device__ f64 team_sum(Team team, f64 value) {
   for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(EVERY_LANE, value, step);
 #if TEAM > 32
-  hand_in(team, (u64)__double_as_longlong(value));
+  store_warp_partial(team, (u64)__double_as_longlong(value));
   value = 0;
   for (int i = 0; i < TEAM / 32; i++) value += __longlong_as_double((i64)team.parts[i]);
 #endif
   return value;
 }
 
-static __device__ f64 largest_of_team(Team team, f64 value) {
+static __device__ f64 team_max(Team team, f64 value) {
   for (int step = 16; step; step >>= 1) {
     const f64 other = __shfl_xor_sync(EVERY_LANE, value, step);
     if (other > value) value = other;
   }
 #if TEAM > 32
-  hand_in(team, (u64)__double_as_longlong(value));
+  store_warp_partial(team, (u64)__double_as_longlong(value));
   for (int i = 0; i < TEAM / 32; i++) {
     const f64 other = __longlong_as_double((i64)team.parts[i]);
     if (other > value) value = other;
@@ -135,10 +135,10 @@ static __device__ f64 largest_of_team(Team team, f64 value) {
   return value;
 }
 
-static __device__ u32 least_of_team(Team team, u32 value) {
+static __device__ u32 team_min(Team team, u32 value) {
   for (int step = 16; step; step >>= 1) value = min(value, __shfl_xor_sync(EVERY_LANE, value, step));
 #if TEAM > 32
-  hand_in(team, value);
+  store_warp_partial(team, value);
   for (int i = 0; i < TEAM / 32; i++) value = min(value, (u32)team.parts[i]);
 #endif
   return value;
@@ -181,14 +181,14 @@ static __device__ void sort(Team team, Entry *entries, int size) {
         const Entry x = entries[a], y = entries[b];
         if (is_after(x, y) == !(a & run)) entries[a] = y, entries[b] = x;
       }
-      meet();
+      team_sync();
     }
 }
 
 static __device__ int count(Team team, const Entry *entries, int size) {
   u64 n = 0;
   for (int i = team.thread; i < size; i += TEAM) n += is_entry(entries[i]);
-  return (int)sum_of_team(team, n);
+  return (int)team_sum(team, n);
 }
 
 // ---- statistics -------------------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ static __device__ void write_maximum(Team team, const Entry *entries, int n_vali
   u32 first = ~0u;
   for (int i = team.thread; i < n_valid; i += TEAM)
     if (key_of(entries[i]) == top) first = min(first, frame_of(entries[i]));
-  first = least_of_team(team, first);
+  first = team_min(team, first);
   if (team.thread) return;
   maps.maximum[pixel] = value_of(top);
   maps.arg[pixel] = (i32)first;
@@ -262,9 +262,9 @@ static __device__ void write_sample(Team team, const Entry *entries, int m, cons
     low += square & 0xffffffffu;
     high += square >> 32;
   }
-  sum = sum_of_team(team, sum);
-  low = sum_of_team(team, low);
-  high = sum_of_team(team, high);
+  sum = team_sum(team, sum);
+  low = team_sum(team, low);
+  high = team_sum(team, high);
   if (team.thread) return;
   high += low >> 32;
   const u64 squares_low = high << 32 | (low & 0xffffffffu), squares_high = high >> 32;
@@ -349,20 +349,20 @@ static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, 
   const f64 certain = 1.0 / (1ull << 36);
   doubtful = false;
   for (int b = team.thread; b < n_blocks; b += TEAM) ranks.sizes[b] = 0;
-  meet();
+  team_sync();
   for (int i = team.thread; i < n_valid; i += TEAM) atomicAdd(&ranks.sizes[block_of_frame[frame_of(entries[i])]], 1);
   int groups = 0;
   if (team.thread < 32) groups = number_groups(entries, n_valid, ranks.group);
-  meet();
+  team_sync();
   u64 there = 0;
   for (int b = team.thread; b < n_blocks; b += TEAM) there += ranks.sizes[b] > 0;
-  int n_left = n_valid, blocks_left = (int)sum_of_team(team, there);
+  int n_left = n_valid, blocks_left = (int)team_sum(team, there);
 
   for (int dropped = 0;; dropped++) {
     if (fixed >= 0 ? dropped == fixed : blocks_left < 3) return dropped;
     if (team.thread < 32) count_before(entries, n_valid, groups, block_of_frame, ranks);
     for (int b = team.thread; b < n_blocks; b += TEAM) ranks.sums[b] = 0;
-    meet();
+    team_sync();
     u64 squares = 0;
     for (int i = team.thread; i < n_valid; i += TEAM) {
       const int block = block_of_frame[frame_of(entries[i])];
@@ -371,8 +371,8 @@ static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, 
       atomicAdd(&ranks.sums[block], s);
       squares += (u64)((i64)s * s);
     }
-    squares = sum_of_team(team, squares);
-    meet();
+    squares = team_sum(team, squares);
+    team_sync();
 
     f64 between = 0, best = -1e300;
     u32 first = ~0u;
@@ -384,11 +384,11 @@ static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, 
       between += (f64)ranks.sums[b] * mean;
       if (mean > best) best = mean, first = (u32)b;
     }
-    const f64 largest = largest_of_team(team, best);
-    const int block = (int)least_of_team(team, best == largest ? first : ~0u);
+    const f64 largest = team_max(team, best);
+    const int block = (int)team_min(team, best == largest ? first : ~0u);
     if (fixed < 0) {
       const f64 limit = critical[blocks_left], bound = limit * (f64)squares;
-      const f64 statistic = (f64)(n_left - 1) * sum_of_team(team, between);
+      const f64 statistic = (f64)(n_left - 1) * team_sum(team, between);
       // all values equal, or no limit
       if (!squares || !(bound < 1e300)) return dropped;
       doubtful = fabs(statistic - bound) <= certain * bound;
@@ -396,9 +396,9 @@ static __device__ int drop_blocks(Team team, const Entry *entries, int n_valid, 
     }
     n_left -= ranks.sizes[block];
     blocks_left--;
-    meet();
+    team_sync();
     if (team.thread == 0) ranks.sizes[block] = 0;
-    meet();
+    team_sync();
   }
 }
 
@@ -492,8 +492,8 @@ kruskal(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, 
     u64 m = 0;
     if (team.thread < 32) m = (u64)keep_left(entries, n_valid, block_of_frame, ranks.sizes);
     // every lane of the first warp has it
-    m = sum_of_team(team, team.thread == 0 ? m : 0);
-    meet();
+    m = team_sum(team, team.thread == 0 ? m : 0);
+    team_sync();
     if (m < 2)
       write_masked(team, maps, pixel);
     else

@@ -5,44 +5,31 @@ or cut off is an error, never zeros. The header and size of EDF files are checke
 them; fabio reads every other format: mar345, Bruker, ...
 """
 
-import bz2
 import logging
-import math
 import re
-import struct
 import threading
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.images import cbf, mar345, npy, tiff
+from gpu_spots.files.images import cbf, edf, mar345, marccd, npy, tiff
+from gpu_spots.files.images.decompress import MAX_CONTENT, SIGNATURES, decompressed
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import FRAME_DTYPES, Array
 from gpu_spots.packages import install_command
 
-Order = Literal["<", ">"]
-"""Little-endian, big-endian."""
 COMPRESSED = (".gz", ".bz2")
 """Endings of compressed files; the name before them is the image's."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-DATA_BEGIN = 4096
-"""First byte of a MarCCD file's frame."""
-MARCCD_NAME = b"MMX\0\0\0\0\0"
-"""Name in a MarCCD header, at byte 1028."""
 HEAD = 2**16
 """Bytes at the beginning of a file in which its format and the text of its header are looked for.
 """
-MAX_CONTENT = 2**29
-"""Largest decompressed file that is read, bytes."""
 SLACK = 2**20
 """Bytes that a compressed file may have beyond its header and pixels."""
-MAX_EDF_HEADER = 2**20
 MAX_REASON = 300
 """Characters of a message of fabio that are shown."""
 JPEG_2000 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
@@ -76,23 +63,6 @@ HEADER_FIELDS: dict[str, tuple[str | None, str]] = {
     "acquired": (None, "when the frame was taken, as the header has it"),
 }
 """Fields that are read from headers, with units and description."""
-
-# MarCCD: byte from the begin of the file, and what one unit of the integer there is
-_MARCCD_NUMBERS = {
-    "bias": (1804, 1e-3),
-    "distance": (1664, 1e-3),
-    "beam_x": (1668, 1e-3),
-    "beam_y": (1672, 1e-3),
-    "pixel_size_x": (1796, 1e-6),
-    "pixel_size_y": (1800, 1e-6),
-    "wavelength": (1932, 1e-5),
-    "start_omega": (1696, 1e-3),
-    "end_omega": (1728, 1e-3),
-    "start_phi": (1708, 1e-3),
-    "end_phi": (1740, 1e-3),
-}
-_MARCCD_ANGLES = ("start_omega", "end_omega", "start_phi", "end_phi")
-_MARCCD_DTYPES = {1: "u1", 2: "u2", 4: "u4"}
 
 # what Pilatus detectors write into CBF and TIFF, and others after them
 _PILATUS = {
@@ -156,9 +126,9 @@ def read_image_of_any_type(path: Path) -> Image:
         )
     # by the content: a compressed file may have lost the end of its name, a decompressed one may
     # have kept it
-    compressed = head.startswith(_COMPRESSED_SIGNATURES)
+    compressed = head.startswith(SIGNATURES)
     if compressed:
-        head = _decompressed(_content(path), path, HEAD)[0]
+        head = decompressed(_content(path), path, HEAD)[0]
         if not head:
             raise InputError(
                 f"{path}: cannot be read as an image: the compressed file has no content"
@@ -182,10 +152,10 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
     def content() -> bytes:
         return _whole(path, head) if compressed else _content(path)
 
-    if _is_marccd(head):
-        return _read_marccd(content(), path)
+    if marccd.is_marccd(head):
+        return Image(*marccd.read(content(), path), "marccd")
     if head.startswith(tiff.SIGNATURES):
-        _check_not_marccd(head, path)
+        marccd.check_not_marccd(head, path)
         frame, text = tiff.read_tiff(content(), path)
         return Image(
             frame,
@@ -205,9 +175,9 @@ def _decode(path: Path, head: bytes, compressed: bool) -> Image:
     whole = content() if compressed else None
     if head.lstrip(b"\r\n").startswith(b"{"):
         if whole is None:
-            _check_edf(_head(path, MAX_EDF_HEADER), path.stat().st_size, content, path)
+            edf.check_edf(_head(path, edf.MAX_HEADER), path.stat().st_size, content, path)
         else:
-            _check_edf(whole[:MAX_EDF_HEADER], len(whole), lambda: whole, path)
+            edf.check_edf(whole[: edf.MAX_HEADER], len(whole), lambda: whole, path)
     if head.startswith(mar345.SIGNATURES):
         mar345.check_mar345(content() if whole is None else whole, path)
     return _read_by_fabio(path, whole)
@@ -219,7 +189,7 @@ def is_image(head: bytes) -> bool:
         *tiff.SIGNATURES,
         cbf.SIGNATURE,
         *JPEG_2000,
-        *_COMPRESSED_SIGNATURES,
+        *SIGNATURES,
         b"{\n",
         b"{\r\n",
         b"\n{\n",
@@ -236,12 +206,12 @@ def read_header(path: Path) -> dict[str, float | str]:
     Raises `InputError` for a file that cannot be read.
     """
     head = _head(path, 4 * HEAD)
-    if head.startswith(_COMPRESSED_SIGNATURES):
-        head = _decompressed(head, path, HEAD)[0]
+    if head.startswith(SIGNATURES):
+        head = decompressed(head, path, HEAD)[0]
     head = head[:HEAD]
-    if _is_marccd(head):
-        _marccd_bytes(head, path)  # or the header is damaged
-        return _marccd_header(head)
+    if marccd.is_marccd(head):
+        marccd.bytes_of(head, path)  # or the header is damaged
+        return marccd.header_of(head)
     if head.startswith(cbf.SIGNATURE):
         return _cbf_header(head[: max(head.find(cbf.SECTION), 0)].decode("latin-1"))
     return (
@@ -257,8 +227,8 @@ def shape_of(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     Only the header is read where that tells all.
     """
     head = _head(path)
-    if _is_marccd(head):
-        shape, stored = _marccd_layout(head, path.stat().st_size, path)
+    if marccd.is_marccd(head):
+        shape, stored = marccd.layout_of(head, path.stat().st_size, path)
         return shape, stored.newbyteorder("=")
     frame = read_image(path).frame
     return frame.shape, frame.dtype
@@ -287,20 +257,20 @@ def read_rows(
     if not into.flags.c_contiguous:  # or the rows would go into a copy
         raise ValueError("into is not contiguous")
     head = _head(path)
-    if not _is_marccd(head):
+    if not marccd.is_marccd(head):
         frame = read_image(path).frame
         if frame.dtype == into.dtype and frame.shape[1] == into.shape[1] and last <= len(frame):
             into[...] = frame[first:last]
         return frame.shape, frame.dtype
     try:
-        shape, stored = _marccd_layout(head, path.stat().st_size, path)
+        shape, stored = marccd.layout_of(head, path.stat().st_size, path)
         if (
             stored.newbyteorder("=") == into.dtype
             and shape[1] == into.shape[1]
             and last <= shape[0]
         ):
             with path.open("rb") as file:
-                file.seek(DATA_BEGIN + first * shape[1] * stored.itemsize)
+                file.seek(marccd.DATA_BEGIN + first * shape[1] * stored.itemsize)
                 if file.readinto(into.reshape(-1).view(np.uint8)) != into.nbytes:  # type: ignore[arg-type]
                     raise InputError(f"{path}: was changed while it was being read")
             if not stored.isnative:
@@ -310,7 +280,7 @@ def read_rows(
     return shape, stored.newbyteorder("=")
 
 
-def _head(path: Path, n_bytes: int = DATA_BEGIN) -> bytes:
+def _head(path: Path, n_bytes: int = marccd.DATA_BEGIN) -> bytes:
     """Return the first bytes of a file; without ``n_bytes``, those of a MarCCD header."""
     require_regular_file(path, "an image")
     try:
@@ -327,164 +297,20 @@ def _content(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-_COMPRESSED_SIGNATURES = (b"\x1f\x8b", b"BZh")
-
-
 def _whole(path: Path, head: bytes) -> bytes:
     """Return the whole decompressed content of a file whose content begins with ``head``."""
     limit = MAX_CONTENT
-    if _is_marccd(head):
-        limit = _marccd_bytes(head, path) + SLACK
+    if marccd.is_marccd(head):
+        limit = marccd.bytes_of(head, path) + SLACK
     elif head.startswith(cbf.SIGNATURE):
         limit = (cbf.size_of(head) or limit) + SLACK
-    found, is_whole = _decompressed(_content(path), path, min(limit, MAX_CONTENT))
+    found, is_whole = decompressed(_content(path), path, min(limit, MAX_CONTENT))
     if not is_whole:
         raise InputError(
             f"{path}: decompresses to more than {len(found)} bytes, "
             "expected at most this size for its image"
         )
     return found
-
-
-def _decompressed(content: bytes, path: Path, limit: int) -> tuple[bytes, bool]:
-    """Return at most ``limit`` decompressed bytes of gzip or bzip2, and whether they are all.
-
-    Checksums and lengths are verified for each stream that is read to its end.
-    """
-    signature = next(
-        (known for known in _COMPRESSED_SIGNATURES if content.startswith(known)), b"\0"
-    )
-    is_gzip = signature == _COMPRESSED_SIGNATURES[0]
-    parts: list[bytes] = []
-    n_left = limit
-    try:
-        while content.startswith(signature):
-            stream: Any = zlib.decompressobj(31) if is_gzip else bz2.BZ2Decompressor()
-            part = stream.decompress(content, n_left + 1)
-            if len(part) <= n_left and not stream.eof:  # the checksum may be left
-                part += stream.decompress(stream.unconsumed_tail if is_gzip else b"", 1)
-            parts.append(part[:n_left])
-            if len(part) > n_left:
-                return b"".join(parts), False
-            if not stream.eof:
-                raise InputError(f"{path}: cannot be decompressed: it is cut off")
-            n_left -= len(part)
-            content = stream.unused_data
-    except (OSError, ValueError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be decompressed: {error}") from error
-    if content.strip(b"\0"):
-        raise InputError(
-            f"{path}: cannot be decompressed: {len(content)} bytes after its end are not compressed"
-        )
-    return b"".join(parts), True
-
-
-# ------------------------------------------------------------------------------------------- MarCCD
-
-
-def _is_marccd(content: bytes) -> bool:
-    return content[:2] in (b"II", b"MM") and content[1028:1031] == b"MMX"
-
-
-def _check_not_marccd(head: bytes, path: Path) -> None:
-    """Raise `InputError` for a TIFF file that should be a MarCCD file.
-
-    With bytes lost or added, a MarCCD file is still a valid TIFF file, but its frame is shifted.
-    """
-    if MARCCD_NAME in head[:DATA_BEGIN] or ".mccd" in (
-        suffix.lower() for suffix in path.suffixes[-2:]
-    ):
-        raise InputError(
-            f"{path}: is a damaged MarCCD file: no MarCCD header at byte 1024; "
-            "if it is another kind of TIFF file, rename it to .tif"
-        )
-
-
-def _marccd_orders(head: bytes) -> tuple[Order, Order] | None:
-    """Return byte orders of header and frame, ``<`` or ``>``; None if they are unknown."""
-    known: dict[int, Order] = {1234: "<", 4321: ">"}
-    for order in known.values():
-        of_header, of_frame = struct.unpack_from(f"{order}2i", head, 1052)
-        if known.get(of_header) == order and of_frame in known:
-            return order, known[of_frame]
-    return None
-
-
-def _marccd_layout(head: bytes, n_bytes: int, path: Path) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """Return shape and type of a frame, from the first bytes of a file of ``n_bytes``.
-
-    The type has the byte order of the file.
-    """
-    if n_bytes < DATA_BEGIN or len(head) < DATA_BEGIN:
-        raise InputError(
-            f"{path}: is cut off: {n_bytes} bytes, "
-            f"expected at least {DATA_BEGIN} for the MarCCD header"
-        )
-    orders = _marccd_orders(head)
-    if orders is None:
-        raise InputError(
-            f"{path}: is a damaged MarCCD file: its header does not define the byte order"
-        )
-    n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
-    expected = _marccd_bytes(head, path)
-    if n_bytes < expected:
-        raise InputError(
-            f"{path}: is cut off: {n_bytes} bytes, expected {expected} for {n_slow} x {n_fast} "
-            f"pixels of {depth} bytes"
-        )
-    return (n_slow, n_fast), np.dtype(_MARCCD_DTYPES[depth]).newbyteorder(orders[1])
-
-
-def _marccd_bytes(head: bytes, path: Path) -> int:
-    """Return the size of header and frame together, from the header."""
-    orders = _marccd_orders(head) if len(head) >= DATA_BEGIN else None
-    if orders is None:
-        raise InputError(
-            f"{path}: is a damaged MarCCD file: its header does not define the byte order"
-        )
-    n_fast, n_slow, depth = struct.unpack_from(f"{orders[0]}3i", head, 1104)
-    if n_fast < 1 or n_slow < 1 or depth not in _MARCCD_DTYPES:
-        raise InputError(
-            f"{path}: is a damaged MarCCD file: {n_slow} x {n_fast} pixels of {depth} bytes"
-        )
-    return int(DATA_BEGIN + n_slow * n_fast * depth)
-
-
-def _read_marccd(content: bytes, path: Path) -> Image:
-    shape, stored = _marccd_layout(content, len(content), path)
-    frame = np.frombuffer(content, stored, shape[0] * shape[1], DATA_BEGIN).reshape(shape)
-    return Image(
-        frame.astype(stored.newbyteorder("="), copy=False), _marccd_header(content), "marccd"
-    )
-
-
-def _marccd_header(content: bytes) -> dict[str, float | str]:
-    order, _ = _marccd_orders(content) or ("<", "<")
-
-    def number(begin: int) -> int:
-        return int(struct.unpack_from(f"{order}i", content, begin)[0])
-
-    header: dict[str, float | str] = {
-        name: round(number(begin) * unit, 9)
-        for name, (begin, unit) in _MARCCD_NUMBERS.items()
-        if number(begin) or name in _MARCCD_ANGLES
-    }
-    saturation = struct.unpack_from(f"{order}I", content, 1128)[0]
-    if 0 < saturation < 256 ** number(1112):
-        header["saturation"] = float(saturation)
-    exposure = number(1680) or number(1676)
-    if exposure:
-        header["exposure_time"] = exposure / 1000
-    if acquired := _marccd_time(content[2368:2400]):
-        header["acquired"] = acquired
-    return header
-
-
-def _marccd_time(stamp: bytes) -> str:
-    """Return ``MMDDhhmmYYYY.ss`` as ISO 8601; another text is returned unchanged."""
-    text = stamp.split(b"\0")[0].decode("ascii", "replace").strip()
-    found = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\d\d)(\d{4})\.(\d\d)", text)
-    return "{4}-{0}-{1}T{2}:{3}:{5}".format(*found.groups()) if found else text
 
 
 # -------------------------------------------------------------------------------------------- fabio
@@ -512,83 +338,6 @@ _DAMAGE = re.compile(
     re.IGNORECASE,
 )
 _complaints = _Complaints()
-
-
-def _check_edf(head: bytes, n_bytes: int, content: Callable[[], bytes], path: Path) -> None:
-    """Raise `InputError` unless the file has the whole frame of its EDF header.
-
-    fabio fills missing bytes with zeros.
-
-    Args:
-        head: the first bytes of the file, `MAX_EDF_HEADER` or all.
-        n_bytes: size of the file.
-        content: returns all of it; called for compressed pixels only.
-        path: its name, for messages.
-    """
-    from fabio.edfimage import DATA_TYPES
-
-    end = re.compile(rb"\}\r?\n").search(head)
-    if end is None:
-        raise InputError(
-            f"{path}: is damaged or cut off: its header has no end in the first {len(head)} bytes"
-        )
-    pairs = (
-        part.split("=", 1)
-        for part in head[: end.start()].decode("latin-1").split(";")
-        if "=" in part
-    )
-    header = {name.strip(" {\t\r\n").upper(): value.strip() for name, value in pairs}
-    if "EDF_BINARYFILENAME" in header:
-        raise InputError(
-            f"{path}: has its pixels in another file, {header['EDF_BINARYFILENAME'][:80]!r}, "
-            "expected them after the header"
-        )
-    dimensions = [value for name, value in header.items() if re.fullmatch(r"DIM_\d", name)]
-    if not dimensions or "DATATYPE" not in header:
-        return
-    sizes = [header[name] for name in ("SIZE",) if name in header]
-    kind = DATA_TYPES.get(header["DATATYPE"])
-    if kind is None or not all(re.fullmatch(r"\d{1,9}", value, re.ASCII) for value in dimensions):
-        raise InputError(
-            f"{path}: is a damaged EDF file: dimensions {' x '.join(dimensions)[:80]!r} of type "
-            f"{header['DATATYPE'][:40]!r}"
-        )
-    expected, stored = (
-        math.prod(map(int, dimensions)) * np.dtype(kind).itemsize,
-        n_bytes - end.end(),
-    )
-    method = header.get("COMPRESSION", "NONE").upper()
-    if not method.startswith("NO"):
-        if not sizes or not re.fullmatch(r"\d{1,15}", sizes[0], re.ASCII) or int(sizes[0]) > stored:
-            raise InputError(
-                f"{path}: is damaged or cut off: {stored} bytes after the header, expected "
-                f"{repr(sizes[0][:40]) if sizes else 'Size'}"
-            )
-        data = content()[end.end() : end.end() + int(sizes[0])]
-        if "OFFSET" in method or "Z" not in method:
-            raise InputError(
-                f"{path}: is compressed by {method[:40]!r}, expected GZIP, BZIP2, ZLIB or none; "
-                "write it again with one of these"
-            )
-        try:
-            if "GZIP" in method or "BZ" in method:
-                found, is_whole = _decompressed(data, path, min(expected, MAX_CONTENT))
-            else:
-                found, is_whole = tiff.inflate(data, min(expected, MAX_CONTENT)), True
-        except ValueError as error:
-            raise InputError(
-                f"{path}: is damaged: its pixels cannot be decompressed: {error}"
-            ) from error
-        if not is_whole or len(found) != expected:
-            raise InputError(
-                f"{path}: is damaged: its pixels decompress to {len(found)} bytes or more, "
-                f"expected {expected}"
-            )
-    elif stored < expected:
-        raise InputError(
-            f"{path}: is cut off: Data stream is incomplete: {stored} bytes after the header, "
-            f"expected {expected}"
-        )
 
 
 def _read_by_fabio(path: Path, content: bytes | None) -> Image:

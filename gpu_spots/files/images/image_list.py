@@ -288,10 +288,8 @@ def _inputs_in(folder: Path) -> str:
     hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
     if hdf5:
         return f"give a file in it, such as {shlex.quote(f'{shown}/{hdf5[0]}')}"
-    return (
-        f"expected images in it, found {len(names)} files of other kinds; give images as a "
-        f"pattern: '{shown}/*.mccd'"
-    )
+    others = f"{len(names)} files of other kinds" if names else "none"
+    return f"expected images in it, found {others}; give images as a pattern: '{shown}/*.mccd'"
 
 
 def _ending(name: str) -> str:

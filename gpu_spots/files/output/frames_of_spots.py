@@ -1,15 +1,21 @@
 """Frames that a spots file was made from, found as its group ``info`` records them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.frames import open_hdf5, open_run
 from gpu_spots.files.hdf5.tree import member
+from gpu_spots.files.images.image import read_image
+from gpu_spots.files.images.image_list import ImageList
+from gpu_spots.files.images.image_stack import ImageStack
+from gpu_spots.files.lauecollect import Column
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.inputs import Inputs
 from gpu_spots.protocols import Stack
@@ -21,22 +27,102 @@ def open_frames(results: SpotsFile, path: Path | None = None) -> Iterator[Stack]
 
     Args:
         results: The spots file.
-        path: HDF5 file of the run. None: the file that ``info`` names, or one of that name in the
-            folder of the spots file.
+        path: HDF5 file of the run, or folder of its images. None: those that ``info`` names, or
+            of that name in the folder of the spots file.
 
     Raises:
         InputError: There is no such file, it cannot be read, or its frames have another shape
             than those of the spots file.
     """
+    if path is None and is_of_images(results):
+        path = _recorded_folder(results)
+    if path is not None and path.is_dir():
+        stack: Stack = _images_in(results, path)
+        _check_shape(results, stack, path)
+        yield stack
+        return
     path = recorded_run(results) if path is None else path
     with open_run(path, Inputs(frames_path=_frames_path(path, results.info))) as stack:
-        expected = (results.n_frames, *results.avg.shape)
-        if stack.shape != expected:
-            raise InputError(
-                f"{path}: frames have shape {stack.shape}, expected {expected} as in "
-                f"{results.name}; give the run with {given('frames_from')}"
-            )
+        _check_shape(results, stack, path)
         yield stack
+
+
+def _check_shape(results: SpotsFile, stack: Stack, path: Path) -> None:
+    """Raise `InputError` if frames have another shape than those of the spots file."""
+    expected = (results.n_frames, *results.avg.shape)
+    if stack.shape != expected:
+        raise InputError(
+            f"{path}: frames have shape {stack.shape}, expected {expected} as in "
+            f"{results.name}; give the run with {given('frames_from')}"
+        )
+
+
+def is_of_images(results: SpotsFile) -> bool:
+    """Return whether the frames of a spots file are images, one file per frame."""
+    info = results.info
+    # of images, info has no layout, and their folder in the place of the dataset
+    return "layout" not in info and _text(info.get("frames_path", "")) != ""
+
+
+def image_names(results: SpotsFile) -> list[str]:
+    """Return the names of the images of a run. Raises `InputError` if they are not recorded."""
+    files = results.columns.get("file")
+    if files is None or np.shape(files) != (results.n_frames,):
+        raise InputError(
+            f"{results.name}: has no names of images in lauecollect/file, expected one per frame"
+        )
+    return [str(name) for name in files.tolist()]
+
+
+def frame_names(results: SpotsFile) -> list[str]:
+    """Return a name for each frame, without ending.
+
+    It is the name of the frame's image if the run has these, else the number of the frame.
+    """
+    stem = re.sub(r"(__spots)?\.h5$", "", Path(results.name).name)
+    digits = max(4, len(str(results.n_frames - 1)))
+    numbered = [f"{stem}_{frame:0{digits}}" for frame in range(results.n_frames)]
+    files = results.columns.get("file")
+    if files is None or np.shape(files) != (results.n_frames,):
+        return numbered
+    names = [re.split(r"[/\\]", str(file))[-1].rpartition(".")[0] for file in files.tolist()]
+    is_good = all(re.fullmatch(r"[\w.+-]+", name) and name[0] != "." for name in names)
+    return names if is_good and len(set(names)) == len(names) else numbered
+
+
+def images_of(results: SpotsFile) -> list[Path]:
+    """Return the images of a run. Raises `InputError` if they are not found."""
+    folder = _recorded_folder(results)
+    return [_image(folder, name) for name in image_names(results)]
+
+
+def _recorded_folder(results: SpotsFile) -> Path:
+    """Return the folder of the images of a run: as recorded, or that of the spots file."""
+    name = image_names(results)[0]
+    recorded = Path(_text(results.info.get("frames_path", "")))
+    for folder in (recorded, Path(results.name).parent / recorded.name, Path(results.name).parent):
+        if _image(folder, name).is_file():
+            return folder
+    raise InputError(
+        f"{results.name}: its frames are not found: no image {recorded / name}; give their folder "
+        f"with {given('frames_from')}"
+    )
+
+
+def _images_in(results: SpotsFile, folder: Path) -> ImageStack:
+    """Return the images of a run, which are in a folder, as a stack."""
+    names = image_names(results)
+    places = [_image(folder, name) for name in names]
+    images = ImageList(str(folder), places, {"file": Column(np.array(names, object))}, [])
+    first = read_image(places[0])
+    n_rows, n_columns = first.frame.shape
+    return ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
+
+
+def _image(folder: Path, name: str) -> Path:
+    """Return an image of a folder. Its name may have the folder of another computer before it."""
+    whole = folder / name
+    return whole if whole.is_file() else folder / re.split(r"[/\\]", name)[-1]
 
 
 def recorded_run(results: SpotsFile) -> Path:
@@ -47,10 +133,10 @@ def recorded_run(results: SpotsFile) -> Path:
         raise InputError(
             f"{results.name}: the file of the frames is not recorded in info; {remedy}"
         )
-    if _text(info.get("layout", "")) == "images":
+    if is_of_images(results):
         raise InputError(
             f"{results.name}: the frames are images ({recorded}), expected an HDF5 file; "
-            f"write one with gpu-spots convert, and {remedy}"
+            "write one with gpu-spots convert"
         )
     path, moved = recorded_inputs(results)
     if path.is_file():
@@ -79,6 +165,8 @@ def link_to_frames(results: SpotsFile, group: h5py.Group, name: str) -> str | No
     Returns:
         None if the link was made, else the reason why not.
     """
+    if is_of_images(results):
+        return "the frames are images; gpu-spots convert makes one file of them"
     try:
         path = recorded_run(results)
     except InputError:

@@ -49,6 +49,26 @@ def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: 
             axis.attrs.update(record.attributes)
 
 
+def new_data_group(
+    file: h5py.File, entry: str, name: str, signal: str, **attributes: object
+) -> h5py.Group:
+    """Return a new NXdata group in a new entry, which viewers show first.
+
+    Args:
+        file: file without an entry.
+        entry: name of the entry.
+        name: name of the group.
+        signal: name of the dataset in the group that is shown.
+        attributes: further attributes of the group.
+    """
+    file.attrs["default"] = entry
+    of_entry = file.create_group(entry)
+    of_entry.attrs.update({"NX_class": "NXentry", "default": name})
+    group = of_entry.create_group(name)
+    group.attrs.update({"NX_class": "NXdata", "signal": signal, **attributes})
+    return group
+
+
 def add_view(
     file: h5py.File,
     name: str,

@@ -1,7 +1,7 @@
 """Ratios from a spots file, and the file they are written to."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.columns import DatasetRecord
-from gpu_spots.errors import InputError, ParameterError
+from gpu_spots.errors import InputError, ParameterError, given
+from gpu_spots.files.frames import open_hdf5
+from gpu_spots.files.hdf5.heaps import attributes
+from gpu_spots.files.hdf5.tree import member
+from gpu_spots.files.hkl_table import read_hkl
+from gpu_spots.files.output.frames_of_spots import frame_names
 from gpu_spots.files.output.new_file import check_output, new_binary_file, new_output, writing
 from gpu_spots.files.output.new_file import complete_or_absent as complete
 from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.spots.frames import seconds
 from gpu_spots.spots.ratios import SCALES, FrameStates, RatioResult, SpotRows, ratios
+from gpu_spots.spots.ratios.assignment import (
+    HklTable,
+    SpotPlaces,
+    of_reflections,
+    of_spots,
+    rows_of,
+)
+from gpu_spots.spots.ratios.wilson import photo_wilson
 
 INTENSITIES = {"I": "sigma", "I_prf": "sigma_prf"}
 """Columns of the intensity that ratios can be made of, and of its error."""
@@ -24,10 +38,15 @@ NEEDED = ("sigma", "max", "flags")
 
 
 def _ratio(
-    name: str, dtype: str, description: str, unit: str | None = None, length: str = "n_ratios"
+    name: str, dtype: str, description: str, unit: str | None = None, absent: str | None = None
 ) -> DatasetRecord:
     return DatasetRecord(
-        path=f"ratios/{name}", dtypes=(dtype,), shape=(length,), unit=unit, description=description
+        path=f"ratios/{name}",
+        dtypes=(dtype,),
+        shape=("n_ratios",),
+        unit=unit,
+        description=description,
+        absent=absent,
     )
 
 
@@ -74,6 +93,18 @@ RATIO_COLUMNS = (
         "chi squared of the pairs about R, n_pairs - 1 degrees of freedom; NaN for one pair",
     ),
     _ratio("flags", "uint16", "bits of spots/flags that the spot has on any of its frames"),
+    *(
+        _ratio(name, "int32", "Miller index; 0, 0, 0 if unknown", absent="without --hkl")
+        for name in "hkl"
+    ),
+    _ratio("wavelength", "float64", "wavelength; NaN if unknown", "Angstrom", "without --hkl"),
+    _ratio(
+        "s",
+        "float64",
+        "sin(theta) / wavelength; NaN if unknown",
+        "1/Angstrom",
+        "without geometry and --cell",
+    ),
 )
 """Columns with one row per reflection and delay, by mask, label and delay."""
 PAIR_COLUMNS = (
@@ -93,6 +124,8 @@ PAIR_COLUMNS = (
         "pixel",
     ),
     _pair("rejected", "uint8", "0 used, 1 not a number, 2 saturated, 3 zinger, 4 outlier"),
+    _pair("spot_off", "int64", "row of the spot without laser in the table of spots"),
+    _pair("spot_on", "int64", "row of the spot with laser in the table of spots"),
 )
 """Columns with one row per reflection and pair of frames, by reflection, then frame."""
 FRAME_PAIR_COLUMNS = tuple(
@@ -130,18 +163,88 @@ def ratios_of(
     scale: str = "none",
     intensity: str | None = None,
     keep_saturated: bool = False,
+    hkl: Path | None = None,
+    geometry: Geometry | None = None,
+    cell: UnitCell | None = None,
 ) -> RatioResult:
     """Return the on/off ratios of the results of a run; see `gpu_spots.ratios`."""
     if scale not in SCALES:
         raise ParameterError("scale", f"{scale!r} is not {' or '.join(SCALES)}")
     if intensity is not None and intensity not in INTENSITIES:
         raise ParameterError("intensity", f"{intensity!r} is not {' or '.join(INTENSITIES)}")
+    if cell is not None and hkl is None:
+        raise ParameterError("cell", f"needs Miller indices; give them with {given('hkl')}")
+    table = None if hkl is None else read_hkl(hkl, frame_names(results))
     frames = _frame_states(results)
     spots, chosen, notes = _spot_rows(results, intensity)
     found = ratios(spots, frames, scale=scale, keep_saturated=keep_saturated)
     found.figures["intensity"] = chosen
+    if table is not None:
+        notes += _assign(found, table, spots, frames)
+    _add_s(found, geometry, cell)
     found.notes[:0] = notes + _drift_notes(results)
     return found
+
+
+def _assign(found: RatioResult, table: HklTable, spots: SpotRows, frames: FrameStates) -> list[str]:
+    """Add Miller indices and wavelengths to ratios; return lines on those that are unknown.
+
+    Raises `InputError` if the table is about no spot of the run.
+    """
+    places = SpotPlaces(
+        spots.frame,
+        frames.mask[spots.frame],
+        spots.label,
+        frames.angle[spots.frame],
+        spots.position,
+    )
+    rows = rows_of(table, places)
+    if not (rows >= 0).any():
+        raise InputError(
+            f"{table.name}: none of its {len(rows)} indexed rows belongs to a spot of the run; is "
+            "it a table of this run, with rows X and columns Y from 0?"
+        )
+    of_all = of_spots(table, places, rows)
+    assigned = of_reflections(
+        of_all,
+        np.tile(found.pairs["ratio"], 2),
+        np.concatenate([found.pairs["spot_off"], found.pairs["spot_on"]]),
+        len(found.ratios["R"]),
+    )
+    found.ratios.update(zip("hkl", assigned.hkl.T.astype(np.int32), strict=True))
+    found.ratios["wavelength"] = assigned.wavelength
+    n_known, n_lost = int(assigned.is_known.sum()), int((rows < 0).sum())
+    notes = [f"{n_known} of {len(assigned.hkl)} reflections have Miller indices from {table.name}"]
+    if n_lost:
+        notes.append(f"{n_lost} of {len(rows)} rows of {table.name} belong to no spot")
+    if n_several := of_all.n_conflicts + assigned.n_conflicts:
+        notes.append(f"{n_several} spots have different Miller indices, and are taken as unknown")
+    return notes
+
+
+def _add_s(found: RatioResult, geometry: Geometry | None, cell: UnitCell | None) -> None:
+    """Add sin(theta)/wavelength and the photo-Wilson fit to ratios, if they can be known."""
+    columns = found.ratios
+    if geometry is None and cell is None:
+        return
+    s = np.full(len(columns["R"]), np.nan)
+    if geometry is not None:
+        sine = geometry.sin_theta(columns["X"], columns["Y"])
+        s = sine / geometry.mean_wavelength
+    if cell is not None:
+        hkl = np.stack([columns[name] for name in "hkl"], axis=1)
+        half = np.where(hkl.any(axis=1), cell.inverse_d(hkl) / 2, np.nan)
+        if geometry is not None:
+            columns["wavelength"] = np.where(np.isfinite(half), sine / half, columns["wavelength"])
+        s = np.where(np.isfinite(half), half, s)
+    columns["s"] = s
+    block = np.unique(columns["angle"], return_inverse=True)[1]
+    fits = photo_wilson(s, columns["R"], columns["sigma_R"], block, columns["delay"])
+    found.figures["photo-Wilson"] = fits
+    if not fits:
+        found.notes.append(
+            "no photo-Wilson fit: too few reflections have a relative error below 50 %"
+        )
 
 
 def _frame_states(results: SpotsFile) -> FrameStates:
@@ -165,7 +268,7 @@ def _frame_states(results: SpotsFile) -> FrameStates:
             f"{name}: the laser is {kind} on all frames, expected laser-on and laser-off frames; "
             "a dark run has no ratios"
         )
-    if _text(results.info.get("sync", "")) == "none":
+    if text_of(results.info.get("sync", "")) == "none":
         raise InputError(
             f"{name}: every frame has a mask of its own, expected masks that frames share; "
             "find the spots again with -S blocks or -S pairs"
@@ -282,7 +385,7 @@ def _drift_notes(results: SpotsFile) -> list[str]:
 def write_ratios(
     found: RatioResult,
     path: Path,
-    source: Path,
+    sources: Sequence[Path],
     options: dict[str, Any],
     *,
     force: bool = False,
@@ -292,7 +395,7 @@ def write_ratios(
     Args:
         found: Ratios.
         path: Output.
-        source: Spots file, which must not be overwritten.
+        sources: The spots file and other files that are read, which must not be overwritten.
         options: Options, which become attributes of the group ``info``.
         force: Whether an existing output is overwritten.
 
@@ -305,20 +408,20 @@ def write_ratios(
         "frame_pairs": found.frame_pairs,
         "null": found.null,
     }
-    with new_output(path, [source], force=force) as file, writing(file, path):
+    with new_output(path, sources, force=force) as file, writing(file, path):
         for group, columns in groups.items():
             file.create_group(group)
             for name, values in columns.items():
-                _create(file, RATIO_DATASETS[f"{group}/{name}"], values)
+                create(file, RATIO_DATASETS[f"{group}/{name}"], values)
         file["null"].attrs["verdict"] = found.verdict
-        for name, value in _flat(found.figures):
+        for name, value in flat(found.figures):
             file["null"].attrs[name] = value
         info = file.create_group("info")
-        info.attrs.update({"spots_file": _storable(str(source)), **options})
-        info.attrs["notes"] = "\n".join(map(_storable, found.notes))
+        info.attrs.update({"spots_file": storable(str(sources[0])), **options})
+        info.attrs["notes"] = "\n".join(map(storable, found.notes))
 
 
-def _create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:
+def create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:
     """Create a dataset with its attributes. Raises TypeError if it does not match its record."""
     record.check(values.dtype, values.shape)
     options = {"chunks": (min(len(values), 4096),), "fletcher32": True} if len(values) else {}
@@ -331,15 +434,34 @@ def _create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> Non
 def write_csv(found: RatioResult, path: Path, source: Path, *, force: bool = False) -> None:
     """Write the ratios as text, one line per reflection. Raises `OutputError`."""
     check_output(path, [source], force)
-    columns = [list(map(repr, values.tolist())) for values in found.ratios.values()]
+    write_table(found.ratios, path)
+
+
+def write_table(table: dict[str, NDArray[Any]], path: Path) -> None:
+    """Write columns as CSV, numbers with all digits. Raises `OutputError`."""
+    columns = [list(map(repr, values.tolist())) for values in table.values()]
     with complete(path) as part, new_binary_file(part, str(path)) as file:
-        file.write(f"{','.join(found.ratios)}\n".encode())
+        file.write(f"{','.join(table)}\n".encode())
         file.write("".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True)).encode())
+
+
+def verdict_of(path: Path) -> str:
+    """Return the verdict in a ratios file. Raises `InputError`."""
+    with open_hdf5(path) as file:
+        found = member(file, "null")
+        verdict = None if found is None else attributes(found).get("verdict")
+    if verdict is None:
+        raise InputError(f"{path}: has no verdict, expected a ratios file")
+    return str(verdict)
 
 
 def as_json(found: RatioResult) -> str:
     """Return verdict, figures and notes as JSON; numbers that are not finite are null."""
-    whole = {"verdict": found.verdict, **found.figures, "notes": found.notes}
+    return finite_json({"verdict": found.verdict, **found.figures, "notes": found.notes})
+
+
+def finite_json(whole: dict[str, Any]) -> str:
+    """Return figures as JSON; numbers that are not finite are null."""
     return json.dumps(_finite(whole), indent=2)
 
 
@@ -351,20 +473,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _flat(figures: Any, before: str = "") -> Iterable[tuple[str, Any]]:
+def flat(figures: Any, before: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the numbers of nested figures, with names joined by underscores."""
     items = figures.items() if isinstance(figures, dict) else enumerate(figures)
     for name, value in items:
         whole = f"{before}{name}".replace("/", "_").replace(" ", "_")
         if isinstance(value, dict | list):
-            yield from _flat(value, f"{whole}_")
+            yield from flat(value, f"{whole}_")
         else:
             yield whole, value
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return text as an attribute can hold it."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return an attribute as text."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -124,6 +124,12 @@ def write_run(
             progress()
 
 
+def is_simulated(path: Path) -> bool:
+    """Return whether a run has the group of the true spots. Raises `InputError`."""
+    with open_hdf5(path) as file:
+        return isinstance(member(file, TRUTH), h5py.Group)
+
+
 def read_truth(path: Path) -> Truth:
     """Return the truth of a run that `write_run` wrote.
 

@@ -12,7 +12,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, FRAME_COLUMNS, NOISE_ATTRIBUTES, SPOT_COLUMNS
+from gpu_spots.columns import (
+    DATASETS,
+    FRAME_COLUMNS,
+    NOISE_ATTRIBUTES,
+    NOISE_COLUMNS,
+    SPOT_COLUMNS,
+)
 from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
@@ -65,6 +71,17 @@ class SpotsFile:
             return "<SpotsFile, closed>"
         return f"<SpotsFile {self._name!r}: {self.n_frames} frames, {self.n_spots} spots>"
 
+    def _repr_html_(self) -> str:
+        """Return a summary with small pictures, which notebooks show."""
+        from html import escape
+
+        from gpu_spots.files.output.notebook import summary
+
+        try:
+            return summary(self) if self._file else f"<pre>{escape(repr(self))}</pre>"
+        except InputError as error:
+            return f"<pre>{escape(str(error))}</pre>"
+
     @property
     def name(self) -> str:
         """Name of the file."""
@@ -87,7 +104,7 @@ class SpotsFile:
 
     @property
     def max(self) -> Array:
-        """Maximum over all frames, (n_X, n_Y), type of the frames, counts."""
+        """Maximum over all frames, (n_X, n_Y), the frames' type, counts."""
         return self._read("stats/max")
 
     @property
@@ -99,7 +116,8 @@ class SpotsFile:
     def threshold(self) -> Array:
         """Smallest value of a pixel in the raw mask, (n_X, n_Y), counts.
 
-        The type depends on the type of the frames; see docs/file-format.md.
+        The type is int32, int64 or float64, which depends on the type of the frames; see
+        docs/file-format.md.
         """
         return self._read("stats/threshold")
 
@@ -127,6 +145,24 @@ class SpotsFile:
         with self._reading("noise"):
             found = attributes(self._found("noise", h5py.Group))
             return {name: float(found[name]) for name in NOISE_ATTRIBUTES}
+
+    @property
+    def noise_points(self) -> dict[str, Array] | None:
+        """Points that the noise model was fitted to, (n_bins,) each; None: not known.
+
+        ``level``, float64, counts; ``variance``, float64, counts^2; ``n_pixels``, int64.
+        """
+        if not self._has("noise"):
+            return None
+        return {record.name: self._read(record.path) for record in NOISE_COLUMNS}
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """(n_X, n_Y) bool: pixels that can be in a spot; the others are masked."""
+        threshold = self.threshold
+        if threshold.dtype.kind == "f":
+            return ~np.isnan(threshold)
+        return threshold <= np.iinfo(self._dtype("stats/max")).max
 
     @property
     def info(self) -> dict[str, Any]:
@@ -307,6 +343,27 @@ class SpotsFile:
                 columns |= zip(names, values.T, strict=True)
         return columns
 
+    def spot_column(self, name: str, begin: int = 0, end: int | None = None) -> Array:
+        """Return one column of the table of the spots of all frames, or some of its rows.
+
+        Args:
+            name: Name of the column, such as ``I``; see `spots`.
+            begin: First row.
+            end: Row after the last one. None: the end of the table.
+
+        Returns:
+            Type and shape as in docs/file-format.md, one row per spot.
+
+        Raises:
+            InputError: The file has no such column.
+
+        Examples:
+            >>> with open_spots("laser__spots.h5") as results:
+            ...     print(results.spot_column("XY", 0, 2).shape)
+            (2, 2)
+        """
+        return self._read(f"spots/{name}", slice(begin, end))
+
     def to_dataframe(self, frame: int | None = None) -> "pandas.DataFrame":
         """Return the table of the spots of a frame, or of all frames, as a pandas DataFrame.
 
@@ -395,7 +452,8 @@ class SpotsFile:
         item = self._file.get(path)
         if not isinstance(item, kind):
             raise InputError(
-                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}"
+                f"{self._name}: not a spots file, it has no {kind.__name__.lower()} {path}; "
+                "give the output of gpu-spots find"
             )
         return item
 
@@ -403,6 +461,10 @@ class SpotsFile:
         """Read a dataset, or the part ``where`` of it."""
         with self._reading(path):
             return np.asarray(self._found(path, h5py.Dataset)[where])
+
+    def _dtype(self, path: str) -> np.dtype[Any]:
+        with self._reading(path):
+            return self._found(path, h5py.Dataset).dtype
 
     def _has(self, path: str) -> bool:
         with self._reading(path):

@@ -52,7 +52,7 @@ class StandInFinder(MetaPathFinder, Loader):
         return stand_in
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 sys.meta_path.insert(0, StandInFinder())

@@ -50,7 +50,7 @@ def chunks_of(path: Path) -> list[Any]:
 
 
 def problem(reader: FrameReader, frame: int, into: np.ndarray) -> str:
-    """What the reader says of a frame; empty: nothing."""
+    """Return the error of the reader on a frame; empty: none."""
     try:
         reader.read(frame, frame + 1, into)
     except InputError as error:

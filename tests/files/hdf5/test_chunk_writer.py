@@ -35,7 +35,7 @@ def mask_like(shape: tuple[int, int], dtype: Any, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(params=["isal", "zlib"])
 def compressor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each library that compresses."""
+    """Use each library that compresses."""
     if request.param == "zlib":
         monkeypatch.setattr(codecs, "isal_zlib", None)
     codecs._compressed_zeros.cache_clear()

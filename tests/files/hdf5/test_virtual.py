@@ -87,7 +87,7 @@ def overlapping(layout: h5py.VirtualLayout, sources: list[h5py.VirtualSource]) -
 def test_a_virtual_stack_is_read_as_h5py_reads_it(
     mapping: Callable[..., Any], options: dict[str, Any], direct: bool, tmp_path: Path
 ) -> None:
-    """From its sources, by all threads, where they follow each other as they are; else by HDF5."""
+    """It is read from its sources by all threads, if they are in order; else by HDF5."""
     path = write_mapped(tmp_path / "run.h5", mapping, **options)
     with h5py.File(path) as file:
         expected = file["entry/data/data"][...]

@@ -59,7 +59,7 @@ def write_mapped(
 
 
 def frames_at(begin: int, end: int) -> h5py.h5s.SpaceID:
-    """Some frames of the run."""
+    """Return some frames of the run."""
     return space(WHOLE, (begin, 0, 0), block=(end - begin, *SHAPE))
 
 
@@ -116,14 +116,14 @@ def assert_read(
 
 
 def problem(path: Path) -> str:
-    """What is wrong with a run."""
+    """Return the error of a run."""
     with pytest.raises(InputError) as found:
         open_run(path).__enter__()
     return str(found.value)
 
 
 def test_a_master_of_diamond(tmp_path: Path) -> None:
-    """It is read directly; without its data, or a part of it, the missing file is named."""
+    """It is read directly; a missing data file, or part of it, is named."""
     path = write_dls(tmp_path)
     assert_read(path, direct=True)
     with open_run(path) as stack:
@@ -222,7 +222,7 @@ def test_links_on_the_way_are_followed(tmp_path: Path) -> None:
 
 
 def test_virtual_datasets_of_virtual_datasets(tmp_path: Path) -> None:
-    """They are looked through, and read directly, to any depth."""
+    """They are followed, and read directly, to any depth."""
     (tmp_path / "inner").mkdir()
     write_two(tmp_path / "inner")
     write_mapped(tmp_path / "middle.h5", (everything(), "inner/run.h5", "frames", everything()))
@@ -246,7 +246,7 @@ def test_a_mapping_of_half_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_frames_that_nothing_is_mapped_to(tmp_path: Path) -> None:
-    """Every second of the later frames, and one pixel of one frame."""
+    """Nothing is mapped to every second later frame, and to one pixel of a frame."""
     write_parts(tmp_path, 0)
     even = space(WHOLE, (12, 0, 0), (4, 1, 1), (2, *SHAPE), (1, *SHAPE))
     first, rest = (
@@ -323,7 +323,7 @@ def test_modules_of_a_detector(tmp_path: Path) -> None:
 def test_a_chunk_of_a_source_that_was_never_written(
     chunks: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    """It is named with the frame; where nothing is taken of it, it does not matter."""
+    """The chunk is named with the frame, if it is needed."""
     with h5py.File(tmp_path / "part.h5", "w") as file:
         source = file.create_dataset("x", (24, *SHAPE), "u2", chunks=chunks)
         source[:14], source[16:] = frames_of()[:14], frames_of()[:8]
@@ -463,7 +463,7 @@ def test_folders_named_by_the_environment(direct: bool, tmp_path: Path) -> None:
 
 
 def test_the_type_is_that_of_the_sources(tmp_path: Path) -> None:
-    """Where a virtual dataset says int64, or a type that would clip their values."""
+    """The virtual dataset has int64, or a type that would clip the values of its sources."""
     frames = frames_of("uint32") * 10000
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"], file["y"] = frames, frames[:, ::-1].astype("f4")
@@ -501,7 +501,7 @@ def test_sources_of_a_type_that_no_frame_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Bitshuffle", "LZ4"])
 def test_sources_that_need_a_plugin(name: str, tmp_path: Path) -> None:
-    """In a process that has not loaded it yet."""
+    """The process has not loaded the plugin yet."""
     hdf5plugin = pytest.importorskip("hdf5plugin")
     path = write_two(tmp_path, **getattr(hdf5plugin, name)())
     ended = process("find", path, "-a", 0, "--quiet", name="gpu-spots")
@@ -510,7 +510,7 @@ def test_sources_that_need_a_plugin(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["frames", "mask in the file", "mask", "angles"])
 def test_a_filter_that_is_not_installed(where: str, tmp_path: Path) -> None:
-    """It is named, and what brings it."""
+    """The filter is named, and the package that has it."""
     hdf5plugin = pytest.importorskip("hdf5plugin")
     options = {"chunks": SHAPE, **hdf5plugin.LZ4()}
 
@@ -601,7 +601,7 @@ def test_raw_files_of_sources(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_opened(
     kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open a named pipe would block."""
+    """Opening a named pipe would block."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     path = tmp_path / "run.h5"
     bad = tmp_path / "bad.h5"

@@ -464,7 +464,7 @@ def cbf_of(line: str) -> bytes:
 
 
 def cbf_data(data: bytes) -> bytes:
-    """The same with other data, of which the checksum is right."""
+    """Return the file with other data and the right checksum."""
     checksum = base64.b64encode(hashlib.md5(data).digest()).decode()
     return cbf_of(f"X-Binary-Size: {len(data)}\r\nContent-MD5: {checksum}")[:-6] + data
 
@@ -706,7 +706,7 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(
 @pytest.mark.parametrize("name", ["a.mccd", "a.mccd.gz", "a.tif"])
 @pytest.mark.parametrize("at", [200, 1026])
 def test_a_shifted_marccd_file_is_no_tiff_file(at: int, name: str, tmp_path: Path) -> None:
-    """Its TIFF header is whole, and says that the frame begins where it no longer does."""
+    """Its TIFF header is complete, but the frame begins elsewhere."""
     content = marccd(FRAME)
     assert isinstance(read(tmp_path / "a.mccd", content), Image)
     content = content[:at] + b"\0\0" + content[at:]

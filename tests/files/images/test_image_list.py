@@ -1,4 +1,4 @@
-"""Which images make a run, in which order, and what is known of each."""
+"""Images of a run: their choice, order and metadata."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One image out of one file. fabio is the referee for MarCCD files, which are read without it."""
+"""Reading of single images. fabio is the referee for MarCCD files, which are read without it."""
 
 import bz2
 import contextlib

@@ -37,7 +37,7 @@ from helpers import ROOT, assert_refused, assert_same, chunk_offset, command, da
 
 
 def results(path: Path) -> dict[str, np.ndarray]:
-    """All datasets of a spots file but the run's own metadata."""
+    """Return all datasets of a spots file, except the run's own metadata."""
     with h5py.File(path) as file:
         return {
             name: values
@@ -48,7 +48,7 @@ def results(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What the same run gives as an array, with synchronized masks."""
+    """Return the results of the same run as an array, with synced masks."""
     path = tmp_path_factory.mktemp("direct") / "run__spots.h5"
     find_spots(
         frames_of(),

@@ -1,4 +1,4 @@
-"""What a viewer shows when it opens a file of ours, found by the rules of NeXus."""
+"""Picture that a viewer shows first, by the rules of NeXus."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ANGLES, LASER = np.repeat(np.arange(10.0), 2), np.tile([0, 1], 10)
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of each kind that is written, with spots of a run and of images."""
+    """Write one file of each kind, with spots of a run and of images."""
     folder = tmp_path_factory.mktemp("files")
     scan = write_scan(folder, series(), ANGLES, LASER)
     found = {

@@ -15,6 +15,7 @@ from factories.exports import spots_of_run
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.cli import gpu_spots as program
 from gpu_spots.files.output.ratios_file import RATIO_COLUMNS, RATIO_DATASETS
+from helpers import command, write_run
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,13 @@ def test_output_has_all_datasets_with_their_facts(spots: Path) -> None:
     assert result.exit_code == 0, result.output
     with h5py.File(spots.with_name("run__ratios.h5")) as file:
         for path, record in RATIO_DATASETS.items():
+            if record.optional:
+                assert path not in file
+                continue
             assert file[path].dtype in record.dtypes
             assert file[path].attrs["description"] == record.description
             assert file[path].attrs.get("units") == record.unit
-        lengths = {len(file[record.path]) for record in RATIO_COLUMNS}
+        lengths = {len(file[record.path]) for record in RATIO_COLUMNS if not record.optional}
         assert len(lengths) == 1
         assert lengths.pop() > 0
         pairs = file["pairs/ratio"][:]
@@ -54,7 +58,7 @@ def test_csv_has_the_same_numbers(spots: Path) -> None:
     table = spots.with_name("ratios.csv")
     assert ratios(spots, "--csv", table).exit_code == 0
     header, *rows = table.read_text().splitlines()
-    names = [record.name for record in RATIO_COLUMNS]
+    names = [record.name for record in RATIO_COLUMNS if not record.optional]
     assert header.split(",") == names
     with h5py.File(spots.with_name("run__ratios.h5")) as file:
         assert len(rows) == len(file["ratios/R"])
@@ -200,6 +204,20 @@ def test_delays_come_from_the_metadata(spots: Path) -> None:
         file["per_frame/delay"][...] = np.where(on, np.nan, 0)
     found = gpu_spots.ratios(spots)
     assert sorted(set(found.ratios["delay"])) == [1e-9, 2e-6]
+
+
+def test_delays_of_a_wrong_length_are_a_warning_of_find(tmp_path: Path) -> None:
+    def seven(file: h5py.File) -> None:
+        if "lauecollect/delay" in file:
+            del file["lauecollect/delay"]
+        file["lauecollect/delay"] = ["1ns"] * 7
+
+    run, spots = write_run(tmp_path / "run.h5", seven), tmp_path / "run__spots.h5"
+    ended = command(run, "-o", spots, "--quiet", "-S", "pairs")
+    assert ended.status == 0
+    assert "lauecollect/delay has shape (7,), expected one value for each of the 20" in ended.stderr
+    found = gpu_spots.ratios(spots)
+    assert np.isnan(found.ratios["delay"]).all()
 
 
 def test_pairs_of_frames_share_masks_too(tmp_path: Path) -> None:

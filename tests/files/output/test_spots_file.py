@@ -338,7 +338,7 @@ def test_h5dump_shows_the_same_values(
 
 
 def test_damaged_metadata_that_is_not_needed_is_left_out(tmp_path: Path) -> None:
-    """With a warning that names it; what is needed is an error."""
+    """A warning names it; damaged metadata that is needed is an error."""
     text = [f"{'long ' * 20}{i}" for i in range(20)]
     path = write_run(tmp_path / "x__mccd.h5", replaced(lauecollect_comment=text))
     content = path.read_bytes()

@@ -1,0 +1,340 @@
+"""Clip of a pixel's blocks of frames: blocks whose mean stands out are left out as a whole."""
+
+from copy import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cpu_fallback.blocks import FrameBlocks
+from cpu_fallback.clip_values import (
+    Counts,
+    Floats,
+    as_float,
+    exact_scatter,
+    number_of,
+    quartiles,
+)
+from cpu_fallback.moments import Band, Tile, tiles
+from cpu_fallback.trimmed import sorting_dtype
+from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_half
+from gpu_spots.background.methods import Clip
+from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+
+TILE_VALUES = 1 << 19
+"""Values of a tile where blocks are compared: some megabytes of work."""
+
+
+def moments_by_blocks(
+    frames: Array, method: Clip, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Moments of a band whose blocks are compared."""
+    assert method.block_of_frame is not None
+    blocks = FrameBlocks.of(method.block_of_frame)
+    band = Band(frames, validity)
+    n_frames, n_pixels = len(frames), frames[0].size
+    step = max(1, TILE_VALUES // n_frames)
+    buffer = np.empty((min(step, n_pixels), n_frames), sorting_dtype(frames.dtype))
+    for tile in tiles(frames, validity, step):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = Comparison(tile, blocks, method.block_shifts)
+            left = comparison.left()
+        _leave_out(rows, left, blocks, band.limits.max)
+        rows.sort(axis=1)
+        if comparison.lowest is not None:
+            comparison.store(band, tile.where, rows, left)
+        elif tile.usable is None and left.all():
+            band.sample(tile.where, rows)
+        else:
+            counts = comparison.size(left)
+            where = np.arange(tile.where.start, tile.where.stop)
+            band.sample_counted(where, rows, counts, int)
+    return band.moments()
+
+
+def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
+    """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
+    values, n_frames = rows.reshape(-1), rows.shape[1]
+    block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
+    begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
+    pixel *= n_frames
+    for i in range(int(size.max(initial=0))):
+        if i:
+            some = size > i
+            begin, size, pixel = begin[some], size[some], pixel[some]
+        values[pixel + blocks.order.take(begin + i)] = largest
+
+
+class Comparison:
+    """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
+
+    def __init__(self, tile: Tile, blocks: FrameBlocks, shifts: Floats) -> None:
+        is_float = tile.values.dtype.kind == "f"
+        self.quantum = 0.0 if is_float else 1.0
+        self.sizes: Counts
+        """(b, p), or (b, 1) where all values are valid."""
+        self.totals: Array
+        """(b, p): int64, or float64, exact where they are integers."""
+        self.lowest: Floats | None = None
+        """(p,) float64: smallest value of a pixel, 8- and 16-bit values; else None."""
+        if is_float:
+            self.sizes, self.totals, self.scatters = _float_sums(tile, blocks)
+        elif tile.values.dtype.itemsize > 2:
+            self.sizes, self.totals, self.scatters = _integer_sums(tile, blocks)
+        else:
+            self.lowest, self.sizes, self.sums, self.squares, keys = _short_sums(tile, blocks)
+            number = self.sizes.astype(np.float64)
+            self.totals = self.sums + number * self.lowest
+            self.scatters = as_float(exact_scatter(self.sizes, self.sums, self.squares))
+            self.scatters /= np.maximum(number, 1.0)
+        if tile.usable is None:
+            self.sizes = self.sizes[:, :1]
+        self.number = self.sizes.astype(np.float64)
+        self.means = self.totals / self.number
+        self.all_there = bool((self.sizes > 0).all())
+        self.there = np.broadcast_to(self.sizes > 0, self.means.shape)
+        if not self.all_there:
+            self.means[~self.there] = np.inf
+        if (self.sizes == self.sizes[0]).all():
+            # the limit of all blocks of a pixel is one number
+            self.number = self.number[:1]
+        n_blocks = number_of(self.there) if not self.all_there else len(self.means)
+        n_values = self.sizes.sum(axis=0).astype(np.float64)
+        half = np.broadcast_to(
+            np.array([lower_half(b) for b in range(len(shifts))])[n_blocks], self.means.shape[1:]
+        )
+        if self.lowest is None or not (self.all_there and len(self.number) == 1):
+            keys = self.means
+        left = self._lowest(half, keys)
+        bits = _bits(left)
+        mean = _in_order(self.means, bits) / np.maximum(half, 1)
+        self.variance = self._pooled(left, bits, self.size(left))
+        error = np.divide(
+            self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
+        )
+        self.mean = mean + shifts[n_blocks] * np.sqrt(error)
+
+    def left(self) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
+        if not (self.all_there and len(self.number) == 1):
+            return self._steps(self.mean, self.variance)
+        # pixels that keep all blocks in the first step and in the second do so in all
+        left = np.ones(self.means.shape, bool)
+        most, then = (
+            limit(mean, variance, self.quantum, self.number[0], BLOCK_MARGIN)
+            for mean, variance in ((self.mean, self.variance), self._moments_of_all())
+        )
+        highest = self.means.max(axis=0)
+        pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
+        if len(pixels):
+            left[:, pixels] = self._of(pixels)._steps(self.mean[pixels], self.variance[pixels])
+        return left
+
+    def _of(self, pixels: NDArray[np.int64]) -> "Comparison":
+        """Return what `_steps` needs of some pixels; all blocks have valid values."""
+        part = copy(self)
+        part.totals = self.totals.take(pixels, axis=1)
+        part.scatters = self.scatters.take(pixels, axis=1)
+        part.means = self.means.take(pixels, axis=1)
+        part.there = self.there[:, : len(pixels)]
+        if self.sizes.shape[1] > 1:
+            part.sizes = self.sizes.take(pixels, axis=1)
+        return part
+
+    def _steps(self, mean: Floats, variance: Floats) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks that are kept, from the mean and variance of the first."""
+        for step in range(BLOCK_STEPS):
+            left = self.means <= limit(mean, variance, self.quantum, self.number, BLOCK_MARGIN)
+            left &= self.there
+            none = np.flatnonzero(~left.any(axis=0))
+            if len(none):
+                left[self.means[:, none].argmin(axis=0), none] = self.there[:, none].any(axis=0)
+            if step < BLOCK_STEPS - 1:
+                mean, variance = self._moments(left)
+        return left
+
+    def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
+        """Store the statistics of ascending 8- or 16-bit rows (p, n).
+
+        The first values of a row are those of the blocks that are ``left``, (b, p) bool.
+        """
+        assert self.lowest is not None
+        kept = self.size(left)
+        bits = _bits(left)
+        total, square = (_in_order(each, bits) for each in (self.sums, self.squares))
+        band.kept[where], band.total[where] = kept, total + kept * self.lowest
+        band.scatter_low[where] = exact_scatter(kept, total, square)
+        band.iqr4[where] = quartiles(rows, kept)
+        masked = np.flatnonzero(kept < 2)
+        if len(masked):
+            band.sample(where.start + masked, rows[masked, :0])
+
+    def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
+        """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run.
+
+        ``keys`` (b, p) are the means, or numbers in the same order.
+        """
+        ascending = np.ascontiguousarray(keys.T)
+        ascending.sort(axis=1)
+        highest = ascending[np.arange(len(half)), np.maximum(half - 1, 0)]
+        left = (keys <= highest) & self.there
+        more = np.flatnonzero(number_of(left) > half)
+        if len(more):
+            some = keys.take(more, axis=1)
+            tied = some == highest[more]
+            below = number_of(some < highest[more])
+            left[:, more] &= ~tied | (tied.cumsum(axis=0) <= half[more] - below)
+        return left
+
+    def size(self, left: NDArray[np.bool_]) -> Counts:
+        """Return the number of values (p,) int64 of the blocks that are left."""
+        if len(self.number) == 1 and self.all_there:
+            return number_of(left) * self.sizes[0, 0]
+        return np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
+
+    def _moments(self, left: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return mean and variance (p,) of the values of the blocks that are left.
+
+        Sums of integers are exact, and rounded once.
+        """
+        bits = _bits(left)
+        if self.totals.dtype.kind == "f":
+            total = _in_order(self.totals, bits)
+        else:
+            total = np.add.reduce(self.totals, axis=0, where=left).astype(np.float64)
+        size = self.size(left)
+        return total / np.maximum(size, 1), self._pooled(left, bits, size)
+
+    def _moments_of_all(self) -> tuple[Floats, Floats]:
+        """Return the same of all blocks, where each has as many values as the others."""
+        is_float = self.totals.dtype.kind == "f"
+        total = _in_order(self.totals) if is_float else self.totals.sum(axis=0).astype(np.float64)
+        size, n_blocks = int(self.sizes[0, 0]), len(self.totals)
+        variance = np.zeros(len(total))
+        if size > 1:
+            variance = _in_order(self.scatters) / (n_blocks * (size - 1))
+        return total / (n_blocks * size), variance
+
+    def _pooled(self, left: NDArray[np.bool_], bits: NDArray[np.int64], size: Counts) -> Floats:
+        """Return the variance (p,) of a value inside the blocks that are left.
+
+        They have ``size`` values.
+        """
+        freedom = size - number_of(left)
+        scatter = _in_order(self.scatters, bits)
+        return np.divide(scatter, freedom, out=np.zeros(len(scatter)), where=freedom > 0)
+
+
+def _in_order(values: Floats, bits: NDArray[np.int64] | None = None) -> Floats:
+    """Return the sums (p,) over blocks, added one after the other.
+
+    ``bits``: `_bits` of those that are left, (b, p); None: all.
+    """
+    if bits is not None:
+        values = (values.view(np.int64) & bits).view(np.float64)
+    if values.shape[1] == 1:
+        # NumPy adds up pairs where all values follow each other in memory
+        return np.cumsum(values, axis=0)[-1] + 0.0
+    return np.add.reduce(values, axis=0, initial=0.0)
+
+
+def _bits(left: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return all bits where true, else none: with them a float64 stays, or becomes 0."""
+    return np.negative(left.view(np.int8)).astype(np.int64)
+
+
+def _short_sums(tile: Tile, blocks: FrameBlocks) -> tuple[Floats, Counts, Floats, Floats, Array]:
+    """Return sums of 8- or 16-bit values, less the lowest of each pixel.
+
+    Returns:
+        (p,) float64: the lowest value; (b, p) each: number of values, int64, or (b, 1) where all
+        are valid; their sum, and that of their squares, float64, exact; and their sum as a short
+        integer.
+    """
+    values, usable = tile.values, tile.usable
+    n_blocks, n_pixels = len(blocks.begin) - 1, values.shape[1]
+    known = values if usable is None else np.where(usable, values, np.iinfo(values.dtype).max)
+    lowest = known.min(axis=0)
+    # differences modulo 2^8 or 2^16 are right, as they fit
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    above = known.view(unsigned) - lowest.view(unsigned)
+    if usable is not None:
+        above[~usable] = 0
+    above = above.astype(np.uint16, copy=False)
+    n_frames = blocks.begin[1:] - blocks.begin[:-1]
+    sizes = n_frames[:, None]
+    if usable is not None:
+        sizes = np.add.reduceat(usable[blocks.order], blocks.begin[:-1], axis=0, dtype=np.int64)
+
+    sums = np.zeros((n_blocks, n_pixels), np.uint16)
+    squares = np.zeros((n_blocks, n_pixels), np.uint32)
+    for i in range(int(n_frames.max())):
+        # the i-th frame of each block
+        which = slice(None) if n_frames.min() > i else np.flatnonzero(n_frames > i)
+        some = above.take(blocks.order[blocks.begin[:-1][which] + i], axis=0)
+        sums[which] += some
+        square = some.astype(np.uint32)
+        square *= square
+        squares[which] += square
+    exact, exact_squares = sums.astype(np.float64), squares.astype(np.float64)
+    # sums of a few pixels do not fit 16 bits, or those of their squares 32
+    large = np.flatnonzero(above.max(axis=0) >= (1 << 16) // int(n_frames.max()))
+    if len(large):
+        values = above[:, large].astype(np.float64)[blocks.order]
+        exact[:, large] = np.add.reduceat(values, blocks.begin[:-1], axis=0)
+        values *= values
+        exact_squares[:, large] = np.add.reduceat(values, blocks.begin[:-1], axis=0)
+    keys = exact.astype(np.uint32) if len(large) else sums
+    return lowest.astype(np.float64), sizes, exact, exact_squares, keys
+
+
+def _integer_sums(tile: Tile, blocks: FrameBlocks) -> tuple[Counts, Counts, Floats]:
+    """Return number, sum and sum of squared deviations, (b, p) each; 32 bits."""
+    values, usable = tile.values, tile.usable
+    lowest = values.min(axis=0).astype(np.int64)
+    span = int((values.max(axis=0) - lowest).max(initial=0))
+    kind: DTypeLike = object if (len(values) * span) ** 2 >= 2**63 else np.int64
+    shape = len(blocks.begin) - 1, values.shape[1]
+    sizes, totals, scatters = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
+    value, sums, squares = (np.empty(shape[1], kind) for _ in "123")
+    for block in range(shape[0]):
+        frames = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        sums[:] = squares[:] = 0
+        for frame in frames:
+            value[:] = values[frame] - lowest
+            if usable is not None:
+                value[~usable[frame]] = 0
+            sums += value
+            value *= value
+            squares += value
+        size = len(frames) if usable is None else usable[frames].sum(axis=0)
+        sizes[block] = size
+        totals[block] = sums.astype(np.int64) + sizes[block] * lowest
+        scatter = sizes[block] * squares - sums * sums
+        scatters[block] = scatter.astype(np.float64) / np.maximum(sizes[block], 1)
+    return sizes, totals, scatters
+
+
+def _float_sums(tile: Tile, blocks: FrameBlocks) -> tuple[Counts, Floats, Floats]:
+    """Return the sums of float values, with the values of each block in ascending order."""
+    n_blocks, p = len(blocks.begin) - 1, tile.values.shape[1]
+    sizes = np.empty((n_blocks, p), np.int64)
+    totals, scatters = np.zeros((n_blocks, p)), np.zeros((n_blocks, p))
+    for block in range(n_blocks):
+        which = blocks.order[blocks.begin[block] : blocks.begin[block + 1]]
+        values = tile.values[which].astype(np.float64)
+        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable[which]
+        values[~usable] = np.inf
+        values.sort(axis=0)
+        sizes[block] = usable.sum(axis=0)
+        for i, row in enumerate(values):
+            totals[block] += np.where(i < sizes[block], row, 0.0)
+        last = values[np.maximum(sizes[block] - 1, 0), np.arange(p)]
+        mean = totals[block] / np.maximum(sizes[block], 1)
+        mean = np.where(values[0] == last, values[0], mean)
+        for i, row in enumerate(values):
+            difference = row - mean
+            scatters[block] += np.where(i < sizes[block], difference * difference, 0.0)
+    return sizes, totals, scatters

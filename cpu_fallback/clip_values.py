@@ -1,0 +1,292 @@
+"""Clip of a pixel's values, runs without blocks.
+
+Values are sorted first, so that a sample is the first m values of a pixel, and its sums are
+differences of cumulative sums. Few pixels change after the first step, and only these are looked at
+again.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpu_fallback.moments import Band, narrow_sums
+from gpu_spots.background.clip import STEPS, limit, unclipped
+from gpu_spots.background.methods import Clip
+from gpu_spots.model import Array
+
+TILE, TILE_VALUES = 1 << 12, 1 << 19
+"""Pixels of a tile, at least, and values, at most if there are more pixels. With smaller tiles,
+threads wait for the interpreter.
+"""
+FEWEST, FEW = 4, 16
+"""In all but a few pixels at most that many values are left out, and one of that many more."""
+LONG_ROW = 24
+"""Values of a pixel that are faster added up along the row, without what comes in between."""
+TOP_VALUES = 1 << 18
+"""Values whose cumulative sums are taken at a time."""
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
+"""Mean, population variance and variance of the first ``m`` values of some pixels."""
+
+
+def tile_pixels(n_frames: int) -> int:
+    """Return the pixels of a tile."""
+    return max(TILE, TILE_VALUES // n_frames)
+
+
+def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
+    """Store the statistics of ascending rows (p, n) after the clip."""
+    n = rows.shape[1]
+    m = int(method.start.kept[n])
+    if m < 2:
+        band.sample(where, rows[:, :m])
+        return
+    shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    if band.is_float:
+        m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
+    elif band.is_wide:
+        m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
+    else:
+        _sample_short(band, where, rows, m, shift, width)
+        return
+    if isinstance(where, slice):
+        where = np.arange(where.start, where.stop)
+    band.sample_counted(where, rows, m_of_pixel, int)
+
+
+def starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
+    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked."""
+    means = np.zeros(len(rows))
+    counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
+    for count in np.unique(counts):
+        m = int(method.start.kept[count])
+        if m < 2:
+            continue
+        alike = np.flatnonzero(counts == count)
+        some = rows[alike, :count]
+        moments, _ = (_of_floats if rows.dtype.kind == "f" else _of_integers)(some)
+        mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
+        means[alike], _ = _start(
+            mean, population, float(method.start.shift[count]), float(method.start.width[count])
+        )
+    return means
+
+
+def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
+    """Return mean and variance of all values, as if the smallest were those of a Gaussian."""
+    sd = np.sqrt(population) / width
+    return mean + shift * sd, sd * sd
+
+
+def _steps(
+    moments: Moments,
+    count: Callable[[Floats, NDArray[np.int64]], Counts],
+    n_pixels: int,
+    m: int,
+    shift: float,
+    width: float,
+    quantum: float,
+) -> Counts:
+    """Return (p,) int64: the number of smallest values that each pixel keeps."""
+    pixels = np.arange(n_pixels)
+    kept = np.full(n_pixels, m)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, population, _ = moments(kept, pixels)
+        mean, variance = _start(mean, population, shift, width)
+        for step in range(STEPS):
+            found = np.maximum(count(limit(mean, variance, quantum), pixels), 2)
+            changed = (found != kept[pixels]) | (step == 0)
+            kept[pixels] = found
+            pixels, found = pixels[changed], found[changed]
+            if not len(pixels):
+                break
+            mean, _, variance = moments(found, pixels)
+            mean, variance = unclipped(mean, variance, quantum)
+    return kept
+
+
+def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending integer rows of any size."""
+    n, lowest = rows.shape[1], rows[:, :1].astype(np.int64)
+    shifted: Array = rows - lowest
+    if (n * int(shifted[:, -1].max(initial=0))) ** 2 >= 2**63:
+        shifted = shifted.astype(object)
+    sums, squares = (
+        np.concatenate([np.zeros_like(lowest, shifted.dtype), values.cumsum(axis=1)], axis=1)
+        for values in (shifted, shifted * shifted)
+    )
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        total, square = sums[pixels, m], squares[pixels, m]
+        scatter = (m * square - total * total).astype(np.float64)
+        total = (total + m * lowest[pixels, 0]).astype(np.float64)
+        return _of_sums(m.astype(np.float64), total, scatter)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(rows[pixels] <= most[:, None], axis=1)
+
+    return moments, count
+
+
+def _of_sums(m: Floats | float, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return mean, population variance and variance from S and m*Q - S*S."""
+    return total / m, scatter / (m * m), scatter / (m * (m - 1.0))
+
+
+def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64]], Counts]]:
+    """Return what `_steps` needs of ascending rows of floats."""
+    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.cumsum(columns, axis=0)
+
+    def moments(m: Counts, pixels: NDArray[np.int64]) -> tuple[Floats, Floats, Floats]:
+        number = m.astype(np.float64)
+        mean = sums[m - 1, pixels] / number
+        same = columns[0, pixels] == columns[m - 1, pixels]
+        mean = np.where(same, columns[0, pixels], mean) + 0.0
+        deviation = np.zeros(len(m))
+        for i in range(int(m.max(initial=0))):
+            difference = columns[i, pixels] - mean
+            difference *= difference
+            deviation += np.where(i < m, difference, 0.0)
+        return mean, deviation / number, deviation / (number - 1.0)
+
+    def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
+        return np.count_nonzero(columns[:, pixels] <= most, axis=0)
+
+    return moments, count
+
+
+def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
+    n_pixels, n = rows.shape
+    low = narrow_sums(rows[:, :m])
+    mean, population, _ = _of_sums(float(m), low[0], as_float(exact_scatter(m, *low)))
+    most = limit(*_start(mean, population, shift, width), 1.0)
+    kept, total, square = (np.empty(n_pixels, kind) for kind in (np.int64, float, float))
+    columns = min(n - m, FEWEST + n // FEW)
+    if n - columns >= m + LONG_ROW:
+        more = narrow_sums(rows[:, m : n - columns])
+        low, m = (low[0] + more[0], low[1] + more[1]), n - columns
+    beyond = np.ones(n_pixels, bool)
+    step = max(1, TOP_VALUES // (n - m + 1))
+    for begin in range(0, n_pixels, step):
+        part = slice(begin, begin + step)
+        kept[part], total[part], square[part], beyond[part] = _largest_left_out(
+            rows[part], m, columns, (low[0][part], low[1][part]), most[part]
+        )
+    left = np.flatnonzero(beyond)
+    while len(left) and columns < n - 2:
+        columns = min(n - 2, 4 * max(1, columns))
+        step = max(1, TOP_VALUES // columns)
+        for begin in range(0, len(left), step):
+            again = left[begin : begin + step]
+            some = rows[again]
+            kept[again], total[again], square[again], beyond[again] = _largest_left_out(
+                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[again]
+            )
+        left = left[beyond[left]]
+    band.kept[where], band.total[where] = kept, total
+    band.scatter_low[where] = exact_scatter(kept, total, square)
+    band.iqr4[where] = quartiles(rows, kept)
+
+
+def _largest_left_out(
+    rows: Array, m: int, columns: int, low: tuple[Floats, Floats], most: Floats
+) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
+    """Leave out the largest values of some pixels, ``columns`` at most.
+
+    Args:
+        rows: (p, n): ascending 8- or 16-bit values.
+        m: ``n - columns`` or less.
+        columns: values that are left out at most.
+        low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
+        most: (p,) float64, counts: limit of the first step.
+
+    Returns:
+        (p,) each: how many values are kept, int64; their sum, and that of their squares, float64;
+        and whether, in any step, ``columns`` or more were to be left out.
+    """
+    n_pixels, n = rows.shape
+    high = np.ascontiguousarray(rows[:, m:].T)
+    top = high[len(high) - columns :]
+    sums, squares = (np.empty((columns + 1, n_pixels)) for _ in "12")
+    sums[0], squares[0] = low
+    value = np.empty(n_pixels)
+    for i, column in enumerate(high, columns - len(high)):
+        at, to = (i, i + 1) if i >= 0 else (0, 0)
+        np.copyto(value, column)
+        np.add(sums[at], value, out=sums[to])
+        np.multiply(value, value, out=value)
+        np.add(squares[at], value, out=squares[to])
+    # the difference of m*Q and S*S is exact below this
+    is_small = n * float(squares[-1].max(initial=0.0)) < 2.0**53
+    of_type = np.iinfo(rows.dtype)
+
+    of_pixel = np.zeros(n_pixels, np.int64)
+    beyond = np.zeros(n_pixels, bool)
+    pixels = np.arange(n_pixels)
+    for step in range(STEPS):
+        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        found = number_of(top <= highest.astype(rows.dtype))
+        beyond[pixels[found == 0]] = True
+        if step:
+            changed = np.flatnonzero(found != of_pixel[pixels])
+            pixels, found, top = pixels[changed], found[changed], top[:, changed]
+        of_pixel[pixels] = found
+        if step == STEPS - 1 or not len(pixels):
+            break
+        at = found * n_pixels + pixels
+        total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
+        found += n - columns
+        m_of = found.astype(np.float64)
+        scatter = m_of * square - total * total if is_small else exact_scatter(found, total, square)
+        mean, _, variance = _of_sums(m_of, total, as_float(scatter))
+        most = limit(*unclipped(mean, variance, 1.0), 1.0)
+    at = of_pixel * n_pixels + np.arange(n_pixels)
+    total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
+    return of_pixel + (n - columns), total, square, beyond
+
+
+def number_of(flags: NDArray[np.bool_]) -> Counts:
+    """Return the number of true flags (n, p) of each pixel, (p,) int64."""
+    small = np.uint8 if len(flags) < 256 else np.int64
+    return np.add.reduce(flags.view(np.uint8), axis=0, dtype=small).astype(np.int64)
+
+
+def exact_scatter(m: Counts | int, total: Floats, square: Floats) -> Array:
+    """Return m*Q - S*S exactly, from whole numbers: float64 below 2^53, else uint64."""
+    scaled = np.asarray(m, np.float64) * square
+    if float(scaled.max(initial=0.0)) < 2.0**53:
+        return scaled - total * total
+    whole, squares = total.astype(np.int64), square.astype(np.int64)
+    # modulo 2^64, as the difference fits
+    return (m * squares - whole * whole).view(np.uint64)
+
+
+def as_float(values: Array) -> Floats:
+    """Return integers as float64, float64 as it is."""
+    return values.astype(np.float64, copy=False)
+
+
+def quartiles(rows: Array, kept: Counts) -> Counts:
+    """Return 4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n)."""
+    n_pixels, n = rows.shape
+    values, begin = rows.reshape(-1), np.arange(0, n_pixels * n, n)
+    last = np.maximum(kept - 1, 0)
+    end = begin + last
+    result = np.zeros(n_pixels, np.int64)
+    for sign, place in ((1, 3 * last), (-1, last)):
+        index, weight = begin + (place >> 2), place & 3
+        low = values.take(index).astype(np.int64)
+        index += 1
+        high = values.take(np.minimum(index, end)).astype(np.int64)
+        high -= low
+        high *= weight
+        high += 4 * low
+        result += sign * high
+    return result

@@ -1,0 +1,355 @@
+"""A batch: which runs are to be done, their way over a Dask cluster, and the tables of all runs."""
+
+import itertools
+import os
+import queue
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpu_spots import __version__
+from gpu_spots.beamtime.record import Record, Records, write_text
+from gpu_spots.beamtime.runs import Run
+from gpu_spots.beamtime.tables import write_tables
+from gpu_spots.beamtime.task import Job, Processing, state_of
+from gpu_spots.errors import GpuSpotsError, InputError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+TABLES_EVERY = 5.0
+"""Seconds between two writings of the tables while runs are processed."""
+ASK_AGAIN = 2.0
+"""Seconds until a run is asked for again that another batch is processing."""
+TICK = 0.2
+"""Seconds between two looks at the progress."""
+NO_WORKER = 10.0
+"""Seconds without any worker until a line says so."""
+
+Files = Callable[[Sequence[str]], Sequence[Path]]
+"""Function that returns the files of a run from its words. Raises `InputError`."""
+Connect = Callable[[], "AbstractContextManager[Client]"]
+"""Function that connects to a cluster."""
+
+
+class BatchObserver(Protocol):
+    """Receiver of the progress of a batch."""
+
+    def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
+        """So many runs, of which some are done already; bytes of the others."""
+
+    def finished(self, record: Record, n_bytes: int) -> None:
+        """A run has been processed, or has failed; bytes of its input."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def note(self, message: str) -> None:
+        """Show a line to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Runs and what is done with them."""
+
+    runs: Sequence[Run]
+    """Runs, with different names."""
+    processing: Processing
+    """What is done with each run."""
+    out: Path
+    """Folder of the results."""
+    files: Files
+    """Returns the files of a run."""
+    force: bool = False
+    """Process all runs, and replace files that are not of a batch."""
+    threads: int | None = None
+    """Threads of a run; None: the cores of a computer are shared."""
+    memory: int | None = None
+    """Memory of a run, bytes; None: the memory of a computer is shared."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Dask resources that a run needs, such as ``{"GPU": 1}``."""
+    retries_failed: bool = True
+    """Process runs again that failed before."""
+
+
+def name_of_batch() -> str:
+    """Return a name that no other batch has."""
+    return uuid.uuid4().hex[:12]
+
+
+def jobs_of(batch: Batch, name: str) -> list[Job]:
+    """Return a job for each run."""
+    return [
+        Job(
+            run=run,
+            processing=batch.processing,
+            out=str(batch.out.absolute()),
+            batch=name,
+            folder=os.getcwd(),
+            force=batch.force,
+            threads=batch.threads,
+            memory=batch.memory,
+        )
+        for run in batch.runs
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A run that is to be processed."""
+
+    job: Job
+    """The run."""
+    why: str
+    """Reason."""
+    n_bytes: int
+    """Size of its files."""
+
+
+def sort_out(batch: Batch, name: str) -> tuple[list[Pending], list[Record]]:
+    """Return the runs that are to be processed, and the records of those that are done."""
+    records = Records(batch.out)
+    pending: list[Pending] = []
+    done: list[Record] = []
+    for job in jobs_of(batch, name):
+        record = records.read(job.run.name)
+        why: str | None
+        size = 0
+        try:
+            words = [*job.run.source, *batch.processing.options, *job.run.options]
+            files = batch.files(words)
+            size = sum(path.stat().st_size for path in files)
+            why = state_of(job, files, record)
+        except (InputError, OSError):  # a worker finds it too, and writes it to the record
+            why = "new"
+        if why is None and record is not None:
+            done.append({**record, "action": "skipped"})
+        else:
+            pending.append(Pending(job, why or "new", size))
+    return pending, done
+
+
+def run_batch(batch: Batch, connect: Connect, observer: BatchObserver) -> list[Record]:
+    """Process the runs that are not done; return the records of all runs, in their order.
+
+    If it is stopped, by an exception such as KeyboardInterrupt, the runs that are processed end
+    without results, and the tables are written.
+
+    Args:
+        batch: Runs and what is done with them.
+        connect: Connects to the cluster; not called if all runs are done.
+        observer: Is told of the progress.
+
+    Raises:
+        GpuSpotsError: The folder of the results cannot be written, or there is no cluster.
+    """
+    records = Records(batch.out)
+    name = name_of_batch()
+    pending, done = sort_out(batch, name)
+    observer.begin(len(batch.runs), len(done), sum(one.n_bytes for one in pending))
+    finished = {record["name"]: record for record in done}
+    if pending:
+        token = pending[0].job.token
+        write_text(token, "")
+        sent: Sent | None = None
+        try:
+            with connect() as client:
+                sent = Sent(client, name, batch.resources, observer, records)
+                try:
+                    sent.prepare(token)
+                    finished |= sent.process(pending)
+                finally:
+                    sent.stop()
+        except BaseException:
+            if sent is not None and sent.has_results:
+                write_tables(records)
+            raise
+        finally:
+            with suppress(OSError):
+                token.unlink()
+    write_tables(records)
+    return [finished[run.name] for run in batch.runs]
+
+
+class Sent:
+    """Runs that are on their way over a cluster."""
+
+    def __init__(
+        self,
+        client: "Client",
+        name: str,
+        resources: Mapping[str, float],
+        observer: BatchObserver,
+        records: Records,
+    ) -> None:
+        self._client, self._name, self._observer = client, name, observer
+        self._resources, self._records = dict(resources), records
+        self._plugin = f"gpu-spots-{name}"
+        self._numbers = itertools.count()
+        self._arrived: queue.Queue[tuple[Pending, Future]] = queue.Queue()
+        self._futures: dict[str, Future] = {}
+        self._unfit: set[str] = set()
+        self._slots: dict[str, int] = {}
+        self.has_results = False
+
+    def prepare(self, token: Path) -> None:
+        """Look at the workers that are there, and send them what runs need.
+
+        Raises:
+            GpuSpotsError: No worker can process runs.
+        """
+        from gpu_spots.beamtime.cluster import RunnersPlugin
+        from gpu_spots.beamtime.task import check_worker
+
+        answers = self._client.run(check_worker, str(token), __version__, on_error="return")
+        problems = {
+            address: answer if isinstance(answer, str) else f"{address}: {_line(answer)}"
+            for address, answer in answers.items()
+            if answer is not None
+        }
+        for problem in sorted(set(problems.values())):
+            self._observer.note(f"worker {problem}")
+        if problems and len(problems) == len(answers):
+            raise GpuSpotsError("no worker can process runs; the reasons are above")
+        self._unfit = set(problems)
+        log = str(self._records.path("workers", ".log")) if self._is_ours() else None
+        self._client.register_plugin(RunnersPlugin(self._plugin, log))
+        for worker in self._workers().values():
+            self._slots[worker["host"]] = self._slots.get(worker["host"], 0) + worker["nthreads"]
+
+    def _is_ours(self) -> bool:
+        """Return whether the workers are of this batch alone."""
+        return self._client.cluster is not None
+
+    def _workers(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    def process(self, pending: Sequence[Pending]) -> dict[str, Record]:
+        """Process runs, and return their records by name."""
+        finished: dict[str, Record] = {}
+        later: list[tuple[float, Pending]] = []
+        told: set[str] = set()
+        begin = tables = time.monotonic()
+        for one in pending:
+            self.submit(one)
+        while len(finished) < len(pending):
+            now = time.monotonic()
+            for due, one in [entry for entry in later if entry[0] <= now]:
+                later.remove((due, one))
+                self.submit(one)
+            if now - begin > NO_WORKER:
+                begin = now
+                if self._workers():
+                    told.discard("no worker")
+                elif "no worker" not in told:
+                    told.add("no worker")
+                    self._observer.note("there is no worker; waiting for one")
+            record = self.arrived()
+            if record is None:
+                self._observer.tick()
+                continue
+            one, found = record
+            if found["state"] == "claimed":
+                if one.job.run.name not in told:
+                    told.add(one.job.run.name)
+                    self._observer.note(
+                        f"{one.job.run.name}: another batch is processing it on {found['host']}; "
+                        "waiting"
+                    )
+                later.append((now + ASK_AGAIN, one))
+                continue
+            finished[one.job.run.name] = found
+            self._observer.finished(found, one.n_bytes)
+            if now - tables > TABLES_EVERY or not self.has_results:
+                self.has_results = True
+                write_tables(self._records)
+                tables = time.monotonic()
+        return finished
+
+    def submit(self, one: Pending) -> None:
+        """Give a run to the scheduler."""
+        from gpu_spots.beamtime.cluster import do
+
+        allowed = [address for address in self._workers() if address not in self._unfit]
+        future = self._client.submit(
+            do,
+            replace(one.job, slots=self._slots),
+            self._plugin,
+            __version__,
+            key=f"{self._plugin}-{next(self._numbers)}-{one.job.run.name}",
+            workers=allowed if self._unfit else None,
+            resources=self._resources or None,
+            pure=False,
+        )
+        self._futures[one.job.run.name] = future
+        future.add_done_callback(lambda done: self._arrived.put((one, done)))
+
+    def arrived(self) -> tuple[Pending, Record] | None:
+        """Wait a moment for a run that has been processed.
+
+        Raises:
+            GpuSpotsError: The scheduler is gone, or no worker is left that can process runs.
+        """
+        try:
+            one, future = self._arrived.get(timeout=TICK)
+        except queue.Empty:
+            if self._client.status not in ("running", "connecting"):
+                raise GpuSpotsError(_lost()) from None
+            return None
+        name = one.job.run.name
+        self._futures.pop(name, None)
+        if future.status == "finished":
+            record = future.result()
+        elif future.status == "error":
+            record = self._given_up(name, future.exception())
+        else:  # cancelled or lost
+            raise GpuSpotsError(_lost())
+        if record["state"] == "unfit":
+            if record["worker"] not in self._unfit:
+                self._observer.note(f"worker {record['error']}")
+            self._unfit.add(record["worker"])
+            if not set(self._workers()) - self._unfit:
+                raise GpuSpotsError("no worker can process runs; the reasons are above")
+            self.submit(one)
+            return None
+        return one, record
+
+    def _given_up(self, name: str, error: BaseException | None) -> Record:
+        """Return and write the record of a run whose workers died."""
+        from distributed import KilledWorker
+
+        before = self._records.read(name) or {"name": name}
+        is_killed = isinstance(error, KilledWorker)
+        text = "its worker died, twice" if is_killed else f"internal error: {_line(error)}"
+        record = {**before, "state": "failed", "error": text, "action": "processed"}
+        self._records.write(record)
+        return record
+
+    def stop(self) -> None:
+        """End what still runs, and take our processes away from the workers."""
+        from gpu_spots.beamtime.cluster import stop_runners
+
+        with suppress(Exception):  # the cluster may be gone, which is no news here
+            if self._futures:
+                self._client.cancel(list(self._futures.values()), force=True)
+            self._client.run(stop_runners, self._plugin, on_error="ignore")
+        if not self._is_ours():
+            with suppress(Exception):
+                self._client.unregister_worker_plugin(self._plugin)
+
+
+def _line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if isinstance(error, BaseException) else text
+
+
+def _lost() -> str:
+    return (
+        "the connection to the scheduler was lost; repeat the command, it goes on with the runs "
+        "that are not done"
+    )

@@ -1,0 +1,116 @@
+"""Verdicts on prepared runs: a sound one, and runs with one fault each."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from gpu_spots import Parameters, find_spots
+from gpu_spots.reporting.facts import open_facts
+from gpu_spots.reporting.verdict import Verdict, verdict
+
+SpotsFiles = Callable[[str], Path]
+
+
+def verdict_on(path: Path) -> Verdict:
+    with open_facts(path, None) as facts:
+        return verdict(facts)
+
+
+@pytest.mark.parametrize("name", ["sound", "dark", "sound_defaults"])
+def test_a_sound_run_is_ok(spots_file: SpotsFiles, name: str) -> None:
+    found = verdict_on(spots_file(name))
+    assert found.is_ok
+    assert found.sentence.startswith("OK: no problem found; ")
+    assert {one.level for one in found.findings} <= {"note"}
+
+
+@pytest.mark.parametrize(
+    ("name", "titles", "words"),
+    [
+        (
+            "drift",
+            ["the beam drifts"],
+            ["The level of the frames changes by", "counts rms", "--normalise level"],
+        ),
+        (
+            "static",
+            ["static spots"],
+            ["Found 3 spots in the background, expected none: X ", "other angles"],
+        ),
+        (
+            "saturated",
+            ["saturated spots"],
+            ["Spots with saturated pixels, of at least 1800 counts: ", "Attenuate the beam"],
+        ),
+        (
+            "few_angles",
+            ["too few angles", "-n is too small"],
+            ["has 3 different angles, expected at least 10", "Add frames at other angles"],
+        ),
+        (
+            "n_too_large",
+            ["-n is too large"],
+            ["-n 80 drops 38 of 48 values", "48 % of the pixels", "Decrease -n"],
+        ),
+        (
+            "n_too_small",
+            ["-n is too small"],
+            ["-n 5 drops the 2 largest values", "up to 4 frames have the same angle", "-n 9"],
+        ),
+    ],
+)
+def test_the_verdict_names_the_fault(
+    spots_file: SpotsFiles, name: str, titles: list[str], words: list[str]
+) -> None:
+    """The first line has its name, and the finding has numbers and a remedy."""
+    found = verdict_on(spots_file(name))
+    assert not found.is_ok
+    assert found.sentence.startswith("Look: ")
+    for title in titles:
+        assert title in found.sentence
+    text = " ".join(one.text for one in found.findings if one.title in titles)
+    for word in words:
+        assert word in text
+
+
+def test_faults_do_not_cause_others(spots_file: SpotsFiles) -> None:
+    """A run with one fault has no finding of another."""
+    expected = {
+        "drift": "the beam drifts",
+        "static": "static spots",
+        "saturated": "saturated spots",
+        "n_too_small": "-n is too small",
+        "static_defaults": "static spots",
+    }
+    for name, title in expected.items():
+        serious = [
+            one.title for one in verdict_on(spots_file(name)).findings if one.level != "note"
+        ]
+        assert serious == [title], name
+
+
+def test_frames_without_spots_and_of_another_exposure(
+    spots_file: SpotsFiles, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(spots_file("sound"), tmp_path))
+    with h5py.File(path, "r+") as file:
+        file["frame2spotsBE"][10] = file["frame2spotsBE"][10, 0]
+        file["per_frame/level"][10] = 3.0
+    text = {one.title: one.text for one in verdict_on(path).findings}
+    assert text["frames without spots"].startswith("Frames without spots: 1 of 48 (10).")
+    assert "counts: 1 (10). Look whether" in text["frames of another exposure"]
+
+
+def test_a_run_without_spots(tmp_path: Path) -> None:
+    frames = np.random.default_rng(3).poisson(100, (20, 64, 64)).astype(np.uint16)
+    find_spots(
+        frames, Parameters.manual(angles=0, cutoff=60), output=tmp_path / "none__spots.h5"
+    ).close()
+    found = verdict_on(tmp_path / "none__spots.h5")
+    assert found.sentence == "Look: no spots; 0 spots on 20 frames"
+    titles = {one.title: one.level for one in found.findings}
+    assert titles == {"no spots": "problem", "angles are unknown": "note"}

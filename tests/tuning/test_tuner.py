@@ -1,0 +1,226 @@
+"""Masks of single frames with other options are those of a whole run with these options."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factories.tuned_runs import columns, spotty
+from gpu_spots.backend import Backend
+from gpu_spots.files.frames import ArrayStack
+from gpu_spots.files.output.spots_file import SpotsFile
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
+from gpu_spots.masks.grouping import Groups
+from gpu_spots.model import FACTOR_BITS, Validity
+from gpu_spots.parameters import Parameters
+from gpu_spots.pipeline import find_spots
+from gpu_spots.protocols import Stack
+from gpu_spots.resources import Resources
+from gpu_spots.tuning.cutoffs import Cutoffs, exact_sums
+from gpu_spots.tuning.frame_cache import FrameCache, Mirror
+from gpu_spots.tuning.sweep import Tried, chosen_frames, recommended, sweep
+from gpu_spots.tuning.tuner import Tuner, run_of_results
+from helpers import Notes
+
+FRAMES = (0, 13, 38)
+
+
+def found(stack: Stack, parameters: Parameters, backend: Backend) -> SpotsFile:
+    """Results of a whole run, in memory, with what `find_to_file` writes about it."""
+    file = memory_file()
+    writer = SpotsWriter(file, "memory", stack.shape, {})
+    writer.write_metadata(stack, lambda _: None)
+    find_spots(stack, parameters, Resources(backend), writer, Notes())
+    values = stack.validity
+    bounds = {"valid_low": values.low, "valid_high": values.high}
+    known = {name: value for name, value in bounds.items() if value is not None}
+    options = {name: getattr(parameters, name) for name in Parameters.__dataclass_fields__}
+    writer.write_info({**options, "n": parameters.percent_removed, **known})
+    return SpotsFile(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "dtype", "validity"),
+    [
+        ({"method": "n_removed"}, {"cutoff": 4.0}, np.uint16, Validity()),
+        (
+            {"method": "n_removed", "normalise": "level", "sync": "blocks"},
+            {"cutoff": 2.5, "erosions": 0},
+            np.uint16,
+            Validity(high=65000),
+        ),
+        ({"method": "kruskal", "sync": "pairs"}, {"dilations": 1}, np.int32, Validity(high=60000)),
+        ({"method": "n_removed", "structure": (2, 1)}, {"cutoff": 3.5}, np.float32, Validity()),
+        ({"method": "clip", "sync": "blocks"}, {"cutoff": 3.7}, np.uint16, Validity(high=65000)),
+        ({"method": "clip"}, {"finder": "matched", "significance": 5.0}, np.uint16, Validity()),
+        (
+            {"method": "clip", "normalise": "level", "finder": "matched"},
+            {"finder": "threshold", "cutoff": 3.3},
+            np.int32,
+            Validity(high=60000),
+        ),
+        (
+            {"method": "n_removed", "normalise": "level", "finder": "matched", "sync": "blocks"},
+            {"significance": 4.5, "streaks": True},
+            np.uint16,
+            Validity(high=65000),
+        ),
+    ],
+)
+def test_masks_are_those_of_a_run(
+    make_backend: Any,
+    options: dict[str, Any],
+    changes: dict[str, Any],
+    dtype: Any,
+    validity: Validity,
+) -> None:
+    """From the stored background alone, raw and final masks and spots, to the bit."""
+    backend = make_backend("cpu")
+    masked = np.ones((60, 84), bool)
+    masked[20:24, 50:60] = False
+    stack = ArrayStack(spotty(dtype), columns(), replace(validity, pixels=masked))
+    before = Parameters(**{"finder": "threshold", "normalise": "none", **options})
+    after = replace(before, **changes)
+    with found(stack, before, backend) as results, found(stack, after, backend) as expected:
+        tuner = Tuner(run_of_results(results, stack), backend)
+        assert tuner.run.parameters == before
+        for parameters, whole in ((before, results), (after, expected)):
+            kind = "filtered" if before.sync == "none" else "synced"
+            for frame in FRAMES:
+                one = tuner.find(frame, parameters)
+                assert np.array_equal(one.final, whole.mask(frame, kind))
+                assert one.n_spots == np.diff(whole.frame_ranges[frame])[0]
+                assert one.spots.box.tolist() == whole.spots(frame)["box"].tolist()
+                if before.sync == "none" or parameters.finder == "matched":
+                    assert np.array_equal(one.raw, whole.mask(frame, "raw"))
+        assert any(not np.array_equal(results.mask(f), expected.mask(f)) for f in FRAMES)
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("finder", ["threshold", "matched"])
+def test_kernels_find_the_same(make_backend: Any, finder: str) -> None:
+    stack = ArrayStack(spotty(), columns())
+    parameters = Parameters(method="clip", normalise="level", finder=finder)
+    cpu, emulated = make_backend("cpu"), make_backend("emulated")
+    with found(stack, parameters, cpu) as results:
+        run = run_of_results(results, stack)
+        for mirrored in (False, True):
+            left, right = (
+                Tuner(run, backend).find(7, parameters, mirrored=mirrored)
+                for backend in (cpu, emulated)
+            )
+            assert np.array_equal(left.final, right.final)
+            assert np.array_equal(left.raw, right.raw)
+
+
+def test_thresholds_of_the_run_are_found_again(make_backend: Any) -> None:
+    """Integers are restored exactly from float32: no pixel has another threshold."""
+    backend = make_backend("cpu")
+    stack = ArrayStack(spotty(), columns())
+    for method, normalise in (("n_removed", "none"), ("kruskal", "level")):
+        parameters = Parameters.manual(method=method, normalise=normalise)
+        with found(stack, parameters, backend) as results:
+            run = run_of_results(results, stack)
+            found_again = Cutoffs(run.background, run.method, -1.0).at(parameters.cutoff)
+            assert np.array_equal(found_again, results.threshold)
+
+
+@pytest.mark.parametrize("mean", [3, 60, 900, 9000])
+def test_sums_follow_from_float32(mean: int) -> None:
+    """Against sums in integers, for 540 values of each pixel; of either sign."""
+    values = np.random.default_rng(mean).poisson(mean, (540, 200)).astype(np.int64)
+    values -= np.arange(200) * 5
+    total, squares = values.sum(axis=0), (values * values).sum(axis=0)
+    scatter = 540 * squares - total * total
+    avg = (total / 540).astype(np.float32)
+    std = (np.sqrt(scatter.astype(float)) / 540).astype(np.float32)
+    found_total, found_scatter = exact_sums(avg, std, np.full(200, 540))
+    assert found_total.tolist() == total.tolist()
+    assert found_scatter.tolist() == scatter.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_mirror(dtype: Any) -> None:
+    """2 B - I at the level of the frame; values that are not valid stay."""
+    frame = np.array([[100, 90, 130], [0, 65535, 250]]).astype(dtype)
+    center = np.full((2, 3), 100.25)
+    factors = np.array([2**FACTOR_BITS // 2])  # twice as bright as the run
+    mirror = Mirror(lambda _: frame, center, Validity(high=60000), factors)[0]
+    expected = np.array([[301, 311, 271], [401, 65535, 151]])
+    assert mirror.dtype == dtype
+    assert mirror.tolist() == expected.tolist()
+
+
+def falsely_found(backend: Backend, frames: np.ndarray) -> tuple[Tuner, Tried]:
+    """What a low significance finds on frames without spots, and on their mirror images."""
+    stack = ArrayStack(frames.astype(np.uint16), {"angle": np.arange(len(frames))})
+    parameters = Parameters(finder="matched", method="clip", normalise="none", significance=3.2)
+    with found(stack, parameters, backend) as results:
+        tuner = Tuner(run_of_results(results, stack), backend)
+        (tried,) = sweep(tuner, parameters, range(8), [3.2])
+    return tuner, tried
+
+
+def test_mirrored_noise_has_as_many_spots_as_noise(make_backend: Any) -> None:
+    frames = np.rint(np.random.default_rng(9).normal(1000, 9, (24, 200, 200)))
+    tuner, tried = falsely_found(make_backend("cpu"), frames)
+    assert tried.n_spots > 100
+    assert 0.7 < tried.n_false / tried.n_spots < 1.4
+    assert tuner.note() is None
+
+
+def test_noise_of_few_counts_is_said_to_have_more(make_backend: Any) -> None:
+    """Poisson numbers go further up than down: the mirrored frames have fewer."""
+    rates = np.linspace(10, 40, 200)[:, None]
+    tuner, tried = falsely_found(
+        make_backend("cpu"), np.random.default_rng(9).poisson(rates, (24, 200, 200))
+    )
+    assert 2 * tried.n_false < tried.n_spots  # as docs/tune.md says
+    assert "more spots are false" in (tuner.note() or "")
+
+
+def test_frames_are_read_once(make_backend: Any) -> None:
+    stack = ArrayStack(spotty(), columns())
+    reads = []
+
+    class Counted:
+        shape, dtype = stack.shape, stack.dtype
+
+        def read(self, begin: int, end: int, into: np.ndarray) -> None:
+            reads.append(begin)
+            stack.read(begin, end, into)
+
+    frame = stack.shape[1] * stack.shape[2] * 2
+    cache = FrameCache(Counted(), 2 * frame)  # type: ignore[arg-type]
+    for wanted in (3, 4, 3, 5, 3, 4):
+        assert np.array_equal(cache[wanted], spotty()[wanted])
+    assert reads == [3, 4, 5, 4]
+    smallest = FrameCache(Counted(), 1)  # type: ignore[arg-type]
+    assert np.array_equal(smallest[1], spotty()[1])
+
+
+def test_chosen_frames_are_of_different_groups() -> None:
+    groups = Groups(np.repeat(np.arange(10), 4), 10, 0)
+    assert chosen_frames(groups, 4) == [0, 12, 24, 36]
+    assert chosen_frames(groups, 99) == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize(
+    ("tried", "good", "words"),
+    [
+        ([(4, 100, 30), (5, 80, 0)], 5, "at 5, 0 of 80 spots are"),
+        ([(4, 100, 30), (5, 80, 9)], None, "choose larger values"),
+        ([(4, 100, 0), (5, 80, 0)], 4, "the smallest value that was tried"),
+        ([(4, 0, 0), (5, 0, 0)], None, "no spots were found"),
+        # few spots by chance without a false one do not hide what is above
+        ([(4, 100, 0), (5, 80, 9), (6, 70, 0)], 6, "at 5, 9 of 80"),
+        ([(4, 100, 0), (5, 80, 0), (6, 0, 0)], 4, "at 4, 0 of 100"),
+    ],
+)
+def test_recommendation(
+    tried: list[tuple[float, int, int]], good: float | None, words: str
+) -> None:
+    found, why = recommended([Tried(*one) for one in tried])
+    assert (None if found is None else found.value) == good
+    assert words in why
