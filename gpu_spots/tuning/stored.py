@@ -62,6 +62,8 @@ def factors_of(results: SpotsFile, parameters: Parameters) -> NDArray[np.int64] 
     if parameters.normalise == "none":
         return None
     scale = results.per_frame()["scale"]
+    # frames without beam were left out: they are as they were read
+    scale = np.where(np.isnan(scale), 1.0, scale)
     return np.rint(scale * 2.0**FACTOR_BITS).astype(np.int64)
 
 

@@ -95,7 +95,7 @@ static __device__ Statistics statistics_of(Team team, const Entry *entries, int 
 static __device__ int leave_out(Team team, Entry *entries, int size, const i32 *levels) {
   for (int i = team.thread; i < size; i += TEAM)
     if (is_entry(entries[i]) && levels[frame_of(entries[i])] == 0) entries[i] = no_entry();
-  meet();
+  team_sync();
   sort(team, entries, size);
   return count(team, entries, size);
 }
