@@ -491,7 +491,8 @@ FRAME_COLUMNS = (
         shape=("n_frames",),
         description=(
             "factor that scales each frame to the common background level, 1 if frames are not "
-            "scaled (--normalise none); stats are in scaled counts"
+            "scaled (--normalise none), NaN if a frame without beam was left out; stats are in "
+            "scaled counts"
         ),
         link="frame_scale",
     ),

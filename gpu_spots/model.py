@@ -100,6 +100,26 @@ class Validity:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ConstantPart:
+    """Part of the background that does not follow the beam, such as a detector's bias.
+
+    At a level l of a frame over the run's, the background of a pixel is ``B + (l - 1) F`` with
+    ``F = B + contrast (B - centre)``, from 0 to 2 B; pixels without counts are in proportion.
+    """
+
+    contrast: float
+    """u: a bias of o counts has ``u = o / (centre - o)``."""
+    centre: float
+    """Background of pixels that follow the level in proportion, counts: about the mean one."""
+
+    def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return F of pixels, float64, counts."""
+        line = background + self.contrast * (background - self.centre)
+        limited: NDArray[np.float64] = np.clip(line, 0.0, 2.0 * np.maximum(background, 0.0))
+        return np.where(background > 0, limited, background)
+
+
 def check_frame_count(n_frames: int) -> None:
     """Raise ValueError for more than `MAX_FRAMES` frames."""
     if n_frames > MAX_FRAMES:
