@@ -49,14 +49,13 @@ def viewed_run(spots: Path) -> Iterator[Viewed]:
             stack = opened.enter_context(open_frames(results))
         except InputError as error:
             why = str(error)
-        words = recorded_inputs(results.info)
-        source = str(results.info["input_file"])
+        sources, words = recorded_inputs(results.info, stack)
         yield Viewed(
             results,
             stack,
             why,
             select_backend("cpu", 2),
-            lambda parameters: find_command(source, words, parameters, "again.h5"),
+            lambda parameters: find_command(sources, words, parameters, "again.h5"),
         )
 
 
