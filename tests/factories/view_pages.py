@@ -40,13 +40,13 @@ def run_to_view(folder: Path, *options: object) -> Path:
 
 
 @contextmanager
-def viewed_run(spots: Path) -> Iterator[Viewed]:
+def viewed_run(spots: Path, frames_from: Path | None = None) -> Iterator[Viewed]:
     """What the page shows of a spots file, as the command makes it."""
     with ExitStack() as opened:
         results = opened.enter_context(open_spots(spots))
         stack, why = None, ""
         try:
-            stack = opened.enter_context(open_frames(results))
+            stack = opened.enter_context(open_frames(results, frames_from))
         except InputError as error:
             why = str(error)
         sources, words = recorded_inputs(results.info, stack)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.frames import open_hdf5, open_run
 from gpu_spots.files.hdf5.tree import member
-from gpu_spots.files.images.image import COMPRESSED, read_image
+from gpu_spots.files.images.image import COMPRESSED, Image, read_image
 from gpu_spots.files.images.image_list import ImageList
 from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.lauecollect import Column
@@ -108,14 +108,14 @@ def images_of(results: SpotsFile) -> list[Path]:
 
 def _recorded_folder(results: SpotsFile) -> Path:
     """Return the folder of the images of a run: as recorded, or that of the spots file."""
-    name = image_names(results)[0]
+    names = image_names(results)
     recorded = Path(_text(results.info.get("frames_path", "")))
     for folder in (recorded, Path(results.name).parent / recorded.name, Path(results.name).parent):
-        if _image(folder, name).is_file():
+        if any(_image(folder, name).is_file() for name in (names[0], names[-1])):
             return folder
     raise InputError(
-        f"{results.name}: its frames are not found: no image {recorded / name}; give their folder "
-        f"with {given('frames_from')}"
+        f"{results.name}: its frames are not found: no image {recorded / names[0]}; give "
+        f"their folder with {given('frames_from')}"
     )
 
 
@@ -124,11 +124,22 @@ def _images_in(results: SpotsFile, folder: Path) -> ImageStack:
     names = image_names(results)
     places = [_image(folder, name) for name in names]
     images = ImageList(str(folder), places, {"file": Column(np.array(names, object))}, [])
-    first = read_image(places[0])
+    first = _first_readable(places)
     n_rows, n_columns = first.frame.shape
-    stack = _ImagesOfRun(images, (n_rows, n_columns), first.frame.dtype, first)
+    stack = _ImagesOfRun(images, (n_rows, n_columns), results.max.dtype, first)
     stack.results = results
     return stack
+
+
+def _first_readable(places: list[Path]) -> Image:
+    """Return the first image that can be read. Raises the error of the first one if none can."""
+    errors = []
+    for place in places:
+        try:
+            return read_image(place)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 class _ImagesOfRun(ImageStack):
@@ -172,7 +183,7 @@ class _ImagesOfRun(ImageStack):
     def _maps(self) -> tuple[Array, Array, Array]:
         """Frame of the maximum of each pixel, the maximum, and whether it is one of the images."""
         results, largest = self.results, self.results.max
-        is_known = results.valid & (largest.dtype == self.dtype)
+        is_known = results.valid
         parameters = {"method": "", "normalise": "level", **results.info}
         if _text(parameters["normalise"]) != "none" and _text(parameters["method"]) != "clip":
             is_known = np.zeros_like(is_known)  # maxima of scaled frames
