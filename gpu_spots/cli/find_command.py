@@ -58,13 +58,11 @@ def recorded_inputs(info: Mapping[str, Any], stack: "Stack | None") -> tuple[lis
         Names of the run, and words of options. There are no options if the file was not made on the
         command line.
     """
-    from gpu_spots.files.images.image_stack import ImageStack
-
     given = _recorded_options(info)
-    if not isinstance(stack, ImageStack):
+    if stack is None or stack.provenance.layout != "images":
         run = str(info.get("input_file", "")) if stack is None else str(stack.files[0])
         return [run], as_arguments(find, given, NAMES)
-    paths = [path.absolute() for path in stack.images.paths]
+    paths = [path.absolute() for path in stack.files]
     folder, input_file = paths[0].parent, Path(str(info.get("input_file", "")))
     if input_file.name in (path.name for path in paths):
         sources = _images(folder, given.get("sources") or [str(path) for path in paths])

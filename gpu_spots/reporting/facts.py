@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError
-from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.output.frames_of_spots import open_frames
 from gpu_spots.files.output.simulated_run import is_simulated, read_found, read_truth
 from gpu_spots.files.output.spots_file import SpotsFile, open_spots
@@ -185,7 +184,7 @@ def _facts(results: SpotsFile, stack: Stack | None, without_frames: str) -> Fact
 
 def _score(results: SpotsFile, stack: Stack | None) -> tuple[Score | None, str]:
     """Return the comparison with the true spots of a simulated run, or why there is none."""
-    if stack is None or isinstance(stack, ImageStack):
+    if stack is None or stack.provenance.layout == "images":
         return None, ""
     run = Path(stack.provenance.input_file)
     if not is_simulated(run):

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.frames import open_hdf5, open_run
 from gpu_spots.files.hdf5.tree import member
@@ -184,8 +185,9 @@ class _ImagesOfRun(ImageStack):
         """Frame of the maximum of each pixel, the maximum, and whether it is one of the images."""
         results, largest = self.results, self.results.max
         is_known = results.valid
-        parameters = {"method": "", "normalise": "level", **results.info}
-        if _text(parameters["normalise"]) != "none" and _text(parameters["method"]) != "clip":
+        method = METHODS.get(_text(results.info.get("method", "")))
+        normalise = _text(results.info.get("normalise", "none"))
+        if normalise != "none" and (method is None or method.scales_frames):
             is_known = np.zeros_like(is_known)  # maxima of scaled frames
         return results.arg.reshape(-1), largest.reshape(-1), is_known.reshape(-1)
 
