@@ -47,7 +47,13 @@ class Kept:
 
     keep = frozenset(("raw", "filtered", "synced", "labels", "pixels"))
 
-    def write_levels(self, frame_levels: np.ndarray, factors: np.ndarray | None) -> None: ...
+    def write_levels(
+        self,
+        frame_levels: np.ndarray,
+        factors: np.ndarray | None,
+        left_out: np.ndarray | None = None,
+        constant_part: object = None,
+    ) -> None: ...
 
     def write_noise(self, model: object) -> None: ...
 

@@ -3,6 +3,9 @@
 `cpu_fallback.clip_values` leaves out single values, `cpu_fallback.clip_blocks` blocks of frames.
 """
 
+from dataclasses import fields, replace
+from typing import Any
+
 import numpy as np
 
 from cpu_fallback.blocks import FrameBlocks
@@ -16,6 +19,8 @@ from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Va
 
 def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
     """Return the moments of a band; see ``cpu_fallback.background.moments``."""
+    if method.levels is not None and not method.levels.all():
+        return _of_some_frames(frames, method, validity)
     if method.levels is not None:
         return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
@@ -34,6 +39,28 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
             alike = counts == count
             store_sample(band, where[alike], rows[alike, : int(count)], method)
     return band.moments()
+
+
+def _of_some_frames(
+    frames: Array, method: Clip, validity: Validity
+) -> IntegerMoments | FloatMoments:
+    """Return the moments of a band without the frames whose level is 0."""
+    assert method.levels is not None
+    with_beam = np.flatnonzero(method.levels)
+    some = method.of_frames(with_beam)
+    _, n_rows, n_columns = frames.shape
+    step = max(1, TILE_VALUES // (len(with_beam) * n_columns))
+    parts = [
+        clip_moments(frames[with_beam, row : row + step], some, validity.rows(row, row + step))
+        for row in range(0, n_rows, step)
+    ]
+    maps: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(parts[0])
+        if isinstance(getattr(parts[0], field.name), np.ndarray)
+    }
+    maps["arg"] = np.where(maps["kept"] > 0, with_beam[maps["arg"]], 0).astype(np.int32)
+    return replace(parts[0], **maps, gaps=any(part.gaps for part in parts))
 
 
 def _levelled(

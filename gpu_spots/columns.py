@@ -491,7 +491,8 @@ FRAME_COLUMNS = (
         shape=("n_frames",),
         description=(
             "factor that scales each frame to the common background level, 1 if frames are not "
-            "scaled (--normalise none); stats are in scaled counts"
+            "scaled (--normalise none), NaN if a frame without beam was left out; stats are in "
+            "scaled counts"
         ),
         link="frame_scale",
     ),
@@ -528,6 +529,8 @@ NOISE_COLUMNS = (
     ),
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
+NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")
+"""Those of its attributes that older files do not have."""
 NOISE_ATTRIBUTES = (
     "gain",
     "gain_error",
@@ -535,6 +538,7 @@ NOISE_ATTRIBUTES = (
     "offset_error",
     "correlation",
     "correlation_error",
+    *NOISE_LAGS,
 )
 """Attributes of the group ``noise``. Each is the field of `NoiseModel` of that name."""
 

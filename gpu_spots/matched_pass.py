@@ -16,7 +16,10 @@ from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
 from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import (
+    NEVER,
     SAMPLE_FRAMES,
+    Calibration,
+    SeedLevels,
     SignificanceMaps,
     Thresholds,
     significance_maps,
@@ -54,7 +57,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         watch: Stopwatch,
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
-        of, threads = noise_map(background, method, source.shape[0]), source.plan.threads
+        constant_part, threads = source.sampler.constant_part, source.plan.threads
+        is_levelled = source.background_levels is not None
+        of = noise_map(background, method, source.shape[0], constant_part, is_levelled=is_levelled)
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
@@ -72,7 +77,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             masks = self.backend.matched_masks(
                 self._significance.of_frames(on_device, begin, end),
                 self._significance.maps,
-                [seeds(1)] * (end - begin),
+                seeds[begin:end],
             )
             intensity, measured = self._measure(
                 on_device, masks.spots, np.arange(end - begin), begin, end,
@@ -111,13 +116,13 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         The frames are read twice.
         """
         self.sink.expect_matched(groups.n_masks)
-        seeds, sizes = self._seeds(groups), np.bincount(groups.mask_of_frame)
+        seeds = self._seeds(groups)
 
         def one_batch(begin: int, end: int) -> tuple[Images, Components]:
             masks = self.backend.matched_masks(
                 self._significance.of_groups(groups, begin, end),
                 self._significance.maps,
-                [seeds(int(size)) for size in sizes[begin:end]],
+                seeds[begin:end],
             )
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered, "synced": masks.filtered}
@@ -126,19 +131,32 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         batches = self._in_batches("masks", groups.n_masks, "masks", one_batch)
         return self._measured_on_frames(groups, joined([found for *_, found in batches]))
 
-    def _seeds(self, groups: Groups) -> Any:
-        """Return a function of a size of groups: their seed levels, as the backend has them."""
+    def _seeds(self, groups: Groups) -> list[Any]:
+        """Return the seed levels of each group, as the backend has them."""
         calibration = self._thresholds.calibrate(*self._significance.sample(groups))
 
         @cache
         def of_size(size: int) -> Any:
-            levels = self._thresholds.levels(size, calibration)
+            levels = seed_levels(self._thresholds, size, calibration)
             return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
-        # one after the other: threads would each make them
-        for size in np.unique(np.bincount(groups.mask_of_frame)):
-            of_size(int(size))
-        return of_size
+        return [of_size(size) for size in sizes_of(groups, self.source.left_out).tolist()]
+
+
+def seed_levels(thresholds: Thresholds, size: int, calibration: Calibration) -> SeedLevels:
+    """Return the seed levels of groups of a size; no value reaches those of size 0."""
+    levels = thresholds.levels(max(1, size), calibration)
+    if size:
+        return levels
+    return replace(levels, seed=tuple(np.full_like(seed, NEVER) for seed in levels.seed))
+
+
+def sizes_of(groups: Groups, left_out: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Return the number of frames of each group, 0 for a frame that is left out."""
+    sizes = np.bincount(groups.mask_of_frame)
+    if left_out is not None:
+        sizes[groups.mask_of_frame[left_out]] = 0
+    return sizes
 
 
 class GroupSignificance(Generic[Frames, Masks, Prepared]):
@@ -170,8 +188,8 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
         The smoothed maps of some groups of the most frequent size (ties: the smallest), and this
         size.
         """
-        sizes = np.bincount(groups.mask_of_frame)
-        size = int(np.argmax(np.bincount(sizes)))
+        sizes = sizes_of(groups, self._source.left_out)
+        size = int(np.argmax(np.bincount(sizes[sizes > 0])))
         alike = np.flatnonzero(sizes == size)
         places = np.linspace(0, len(alike) - 1, min(SAMPLE_FRAMES, len(alike)))
 

@@ -117,7 +117,14 @@ def find_spots(
             stack, parameters, resources, observer, watch, opened
         )
         with watch.stage("write"):
-            sink.write_levels(source.sampler.levels, source.factors)
+            if source.left_out is not None:
+                groups = grouping.alone(groups, source.left_out)
+            sink.write_levels(
+                source.sampler.levels,
+                source.factors,
+                source.left_out,
+                None if source.background_levels is None else source.sampler.constant_part,
+            )
             noise = background.noise_model
             if noise is not None:
                 sink.write_noise(noise)
@@ -213,8 +220,10 @@ def learn_background(
         assert source is not None
     with watch.stage("background"):
         if parameters.normalise == "level":
-            source = source.scaled_by(levels.factors(source.sampler.levels, stack.source))
+            source = _scaled(source, parameters, stack.source, observer)
             if (relative := source.relative_levels) is not None:
+                if source.left_out is not None:
+                    relative = np.where(source.left_out, 0, relative)
                 method = method.at_levels(relative)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
@@ -228,6 +237,29 @@ def learn_background(
         if outcome and outcome.warning:
             observer.warn(outcome.warning)
     return source, method, background, outcome
+
+
+def _scaled(
+    source: Source[Any, Any, Any], parameters: Parameters, name: str, observer: Observer
+) -> Source[Any, Any, Any]:
+    """Return the frames, scaled to the level of the run.
+
+    After ``-m clip``, the matched finder leaves out frames without beam, and does not scale frames
+    whose level means nothing. Raises `InputError` where frames cannot be scaled.
+    """
+    found = source.sampler.levels
+    if source.scales_frames or parameters.finder != "matched":
+        return source.scaled_by(levels.factors(found, name))
+    if not source.sampler.can_scale():
+        observer.warn(levels.unscaled_warning(levels.run_level(found)))
+        return source
+    factors, left_out = levels.factors_with_beam(found)
+    if not left_out.any():
+        return source.scaled_by(factors)
+    if np.count_nonzero(~left_out) < 2:
+        return source.scaled_by(levels.factors(found, name))  # which is an error
+    observer.warn(levels.left_out_warning(found, left_out))
+    return source.scaled_by(factors, left_out)
 
 
 def _maps(background: Background) -> Iterator[tuple[str, Array]]:

@@ -27,6 +27,8 @@ class Noise(NamedTuple):
     gain: float
     read_variance: float
     valid: NDArray[np.bool_]
+    contrast: float = 0.0
+    centre: float = 0.0
 
 
 Pixel = tuple[int, int]
@@ -89,7 +91,10 @@ def plain_significance(
             highest = max(info.min, min(info.max, ((16000 << 16) + 65535 + zero) // factor))
             lowest = max(info.min, min(info.max, -((16000 * 65536 - zero) // factor)))
             value = max(min(int(frame[x, y]), highest), lowest)
-            in_units = mean / float(s[x, y])
+            follows = mean
+            if of.contrast and mean > 0:
+                follows = min(max(mean + of.contrast * (mean - of.centre), 0.0), 2 * mean)
+            in_units = follows / float(s[x, y])
             in_units = round(max(-2048.0, min(2048.0, in_units)) * 256)
             in_units = max(-(2**19) + 1, min(2**19 - 1, in_units))
             p[x, y] = (value * factor - zero - level_shift(in_units, level)) >> 16

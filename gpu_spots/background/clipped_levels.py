@@ -11,9 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.clip import StartTable, limit
-from gpu_spots.background.levels import LARGE_SCATTER, SIGNIFICANT, LevelSampler, remedy, usable
-from gpu_spots.model import Array, Validity
+from gpu_spots.background.clip import MOST_OF_POISSON, StartTable, limit
+from gpu_spots.background.levels import (
+    LARGE_SCATTER,
+    LARGEST,
+    LEAST_SURE,
+    SIGNIFICANT,
+    LevelSampler,
+    remedy,
+    run_level,
+    usable,
+)
+from gpu_spots.model import Array, ConstantPart, Validity
 
 MOST_VALUES = 1 << 23
 """Values of the sample, of all frames together."""
@@ -23,6 +32,14 @@ DENSE_STEP = 4
 """One in so many sampled pixels is used where frames have a count per pixel or more."""
 CLIPS = 2
 """Times that the values of a pixel are clipped before."""
+OUTLIER = 8.0
+"""A pixel tells nothing of the level if its background is so many times the mean background: what
+hot pixels count does not follow the beam.
+"""
+TRIMMED = 50
+"""One in so many pixels is left out at either end of this mean."""
+FEWEST = 4
+"""Frames from which on it is fitted how pixels follow the level."""
 FRACTION = 2.0**16
 """Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
@@ -89,20 +106,24 @@ class ClippedLevelSampler(LevelSampler):
 
     def _finish(self, sample: Array, good: NDArray[np.bool_]) -> None:
         quantum = 0.0 if sample.dtype.kind == "f" else 1.0
-        run = float(np.median(self.levels))
+        run = run_level(self.levels)
         if run >= 1:
             # where there are counts, fewer pixels tell as much
             sample, good = sample[:, ::DENSE_STEP], good[:, ::DENSE_STEP]
         ratios = self.levels / run if run >= 1 else np.ones(len(sample))
         ratios = np.where(np.isfinite(ratios) & (ratios > 0), ratios, 1.0)
+        beam = (
+            (ratios >= 1 / LARGEST) & (ratios <= LARGEST) & (self.levels > 0 if run >= 1 else True)
+        )
         mean, variance = np.zeros(sample.shape[1]), np.zeros(sample.shape[1])
         step = max(1, AT_ONCE // len(sample))
         for begin in range(0, sample.shape[1], step):
             part = slice(begin, begin + step)
             mean[part], variance[part] = _background(
-                sample[:, part], good[:, part], ratios, self._start, quantum
+                sample[beam, part], good[beam, part], ratios[beam], self._start, quantum
             )
         known = np.isfinite(mean) & np.isfinite(variance)
+        known &= _follows_the_beam(mean, variance, known, quantum)
         highest = limit(mean, variance, quantum)
         fixed = np.rint(np.where(known, mean, 0.0) * FRACTION).astype(np.int64)
         largest = float(np.abs(np.where(good, sample, 0)).max(initial=0)) if not quantum else 1.0
@@ -125,6 +146,21 @@ class ClippedLevelSampler(LevelSampler):
             self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
             total = math.fsum(np.maximum(variance, mean * quantum)[known].data)
             self._expected = math.sqrt(total) / (level * n_known)
+            if quantum:
+                usable = known & good.all(axis=0)
+                self.constant_part = _constant_part(
+                    sample[:, usable], mean[usable], variance[usable], levels
+                )
+
+    def can_scale(self) -> bool:
+        """Return whether the level of the run is told from 0, by the error of a level.
+
+        With frames far below 0, it is the difference of two backgrounds.
+        """
+        run = run_level(self.levels)
+        if not run > 0 or np.nanmin(self.levels) < -run / LARGEST:
+            return False
+        return self._expected <= LEAST_SURE if self._expected < math.inf else super().can_scale()
 
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
@@ -143,6 +179,57 @@ class ClippedLevelSampler(LevelSampler):
             "differ, "
             f"which hides weak spots and causes false ones; {remedy()}"
         )
+
+
+def _follows_the_beam(
+    mean: Floats, variance: Floats, known: NDArray[np.bool_], quantum: float
+) -> NDArray[np.bool_]:
+    """Return which pixels have a background like most: hot and dead ones have not."""
+    ascending = np.sort(mean[known])
+    ends = len(ascending) // TRIMMED
+    inner = ascending[ends : len(ascending) - ends].tolist()
+    if not inner:
+        return known
+    typical = math.fsum(inner) / len(inner)
+    spread = np.array([np.median(variance[known])])
+    furthest = limit(np.array([OUTLIER * abs(typical)]), spread, quantum)
+    return np.abs(mean) <= furthest
+
+
+def _constant_part(
+    sample: Array, mean: Floats, variance: Floats, levels: Floats
+) -> ConstantPart | None:
+    """Fit how pixels (n, p) follow the levels (n,); None: not told from proportion.
+
+    The slope of a pixel's values over the level is ``B + u (B - centre)``: a line through the
+    pixels, weighted by their variances.
+    """
+    levels = levels / run_level(levels)
+    frames = np.flatnonzero((levels >= 1 / LARGEST) & (levels <= LARGEST))
+    # photon counters have no bias
+    if len(frames) < FEWEST or not len(mean) or np.median(mean) < MOST_OF_POISSON:
+        return None
+    average = math.fsum(levels[frames].tolist()) / len(frames)
+    change = levels[frames] - average
+    spread = math.fsum((change * change).tolist())
+    slope = np.zeros(len(mean))
+    for frame, by in zip(frames.tolist(), change.tolist(), strict=True):
+        level = float(levels[frame])
+        slope += by * np.minimum(sample[frame], limit(level * mean, level * variance, 1.0))
+    weight = np.divide(1.0, variance, out=np.zeros_like(mean), where=variance > 0)
+    total = math.fsum(weight.tolist())
+    if not (total > 0 and spread > 0):
+        return None
+    more = slope / spread - mean
+    middle, rise = (math.fsum((weight * each).tolist()) / total for each in (mean, more))
+    apart = mean - middle
+    known = math.fsum((weight * apart * apart).tolist())
+    if not known > 0:
+        return None
+    contrast = math.fsum((weight * apart * (more - rise)).tolist()) / known
+    if not abs(contrast) > SIGNIFICANT / math.sqrt(known * spread):
+        return None
+    return ConstantPart(contrast, middle - rise / contrast)
 
 
 def _background(

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.correlation import Deviations, correlation, deviations
+from gpu_spots.background.correlation import Correlation, Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
-from gpu_spots.model import FACTOR_BITS, Array, Validity
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Validity
 
 LARGEST = 16
 """A frame whose level is further from the run's than this ratio cannot be brought to it in a useful
@@ -30,6 +30,12 @@ LARGE_SCATTER = 0.2
 """Relative scatter of the levels that is worth a warning, even where it is smaller than the noise
 of a pixel.
 """
+ENOUGH_FRAMES = 3
+"""Bright frames from which on the others are without beam, even if they are the majority."""
+LEAST_SURE = 0.1
+"""Relative error of a level above which frames are not scaled."""
+MOST_NAMED = 10
+"""Frames that a warning names."""
 SIGNIFICANT = 4.0
 """Such a scatter is that many times the scatter expected from counting statistics."""
 
@@ -38,6 +44,9 @@ Floats = NDArray[np.float64]
 
 class LevelSampler:
     """Takes the levels of frames as they come by, in any order and from several threads."""
+
+    constant_part: ConstantPart | None = None
+    """How the background of pixels follows the level; None: in proportion, as far as is known."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""
@@ -78,6 +87,10 @@ class LevelSampler:
 
     def finish(self) -> None:
         """Make the levels final, once every frame was seen."""
+
+    def can_scale(self) -> bool:
+        """Return whether the level of the run is told from 0."""
+        return run_level(self.levels) >= 1
 
     def drift_warning(self) -> str | None:
         """Return one line if the beam drifts so much that masks suffer, else None.
@@ -123,8 +136,8 @@ class LevelSampler:
             f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
 
-    def correlation(self, background: Floats, noise: Floats, gain: float) -> tuple[float, float]:
-        """Return the correlation factor of the noise, and its error: `correlation` of some frames.
+    def correlation(self, background: Floats, noise: Floats, gain: float) -> Correlation:
+        """Return the correlation of the noise: `correlation` of some frames.
 
         Args:
             background: (rows, n_Y) float64, counts: background of the sampled rows.
@@ -140,7 +153,8 @@ class LevelSampler:
                 here = background * (level if level > 0 else 1.0)
             return deviations(rows, usable(rows, self._validity), here, noise, gain)
 
-        return correlation(of(frame) for frame in self._first_of_pairs)
+        beam = [frame for frame in self._first_of_pairs if self.levels[frame] > run / LARGEST]
+        return correlation(of(frame) for frame in beam or self._first_of_pairs)
 
     def _pixel_noise(self) -> float:
         """Return the noise of a pixel without drift, counts.
@@ -209,6 +223,66 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
             f"1/{LARGEST} to {LARGEST}; remove the frame or use {given('normalise', 'none')}"
         )
     return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
+
+
+def run_level(levels: NDArray[np.float64]) -> float:
+    """Return the level of a run, counts: the median over frames with beam; NaN: there are none.
+
+    Frames have beam if their level is above 1/`LARGEST` of that of the brightest frames. These are
+    taken from the upper tenth, so that a few flashes do not matter.
+    """
+    known = np.sort(levels[np.isfinite(levels)])
+    if not len(known):
+        return math.nan
+    bright = known[known > known[len(known) - 1 - len(known) // 10] / LARGEST]
+    run = float(np.median(known))
+    if len(bright) >= ENOUGH_FRAMES or (len(bright) and not run > 0):
+        return float(np.median(bright))
+    return run
+
+
+def factors_with_beam(
+    levels: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return factors as `factors` does, and the frames that cannot be scaled.
+
+    Frames without beam, or with levels more than `LARGEST` times off, are left out.
+
+    Args:
+        levels: (n_frames,) float64, counts; `run_level` is above 0.
+
+    Returns:
+        (n_frames,) int64, 2^-16: factors, 1 for frames that are left out; (n_frames,) bool: these.
+    """
+    ratios = np.divide(
+        run_level(levels), levels, out=np.full(len(levels), np.nan), where=levels > 0
+    )
+    left_out = ~((ratios <= LARGEST) & (ratios >= 1 / LARGEST))
+    return np.rint(np.where(left_out, 1.0, ratios) * 2**FACTOR_BITS).astype(np.int64), left_out
+
+
+def left_out_warning(levels: NDArray[np.float64], left_out: NDArray[np.bool_]) -> str:
+    """Return the warning that names the frames that are left out."""
+    frames = np.flatnonzero(left_out).tolist()
+    named = ", ".join(map(str, frames[:MOST_NAMED])) + (", ..." if frames[MOST_NAMED:] else "")
+    plural = len(frames) > 1
+    return (
+        f"frame levels: found {len(frames)} of {len(levels)} frames without beam or with a level "
+        f"that cannot be scaled, frame{'s' if plural else ''} {named}, expected levels from "
+        f"1/{LARGEST} to {LARGEST} times the {run_level(levels):.4g} counts of the run; "
+        f"{'they are' if plural else 'it is'} left out and ha{'ve' if plural else 's'} no spots; "
+        f"use {given('normalise', 'none')} to process all frames as they are"
+    )
+
+
+def unscaled_warning(level: float) -> str:
+    """Return the warning that frames are not scaled, as their levels mean nothing."""
+    found = "no valid value" if math.isnan(level) else f"a level of {level:.4g} counts"
+    return (
+        f"frame levels: found {found} (median over the frames), which cannot be told from 0, "
+        "expected more; the frames have no beam or no background, and are not scaled; "
+        f"{given('normalise', 'none')} has the same result"
+    )
 
 
 def relative_levels(factors: NDArray[np.int64]) -> NDArray[np.int64]:

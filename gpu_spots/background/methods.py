@@ -253,8 +253,8 @@ class Clip:
     block_shifts: NDArray[np.float64]
     """(n_blocks + 1,) float64: see `clip.block_shifts`."""
     levels: NDArray[np.int64] | None = None
-    """Level of each frame over that of the run, (n_frames,) int64, 2^-16; None: frames are not
-    levelled.
+    """Level of each frame over that of the run, (n_frames,) int64, 2^-16; 0: the frame is left out;
+    None: frames are not levelled.
     """
 
     @property
@@ -345,8 +345,22 @@ class Clip:
         return sample_bytes(shape, dtype)
 
     def at_levels(self, levels: NDArray[np.int64]) -> "Clip":
-        """Return the method for frames as they are, whose levels are known."""
+        """Return the method for frames as they are, whose levels are known; 0: leave out."""
         return replace(self, levels=levels)
+
+    def of_frames(self, frames: NDArray[np.int64]) -> "Clip":
+        """Return the method for some frames, (n,) int64 ascending, of which each has a level."""
+        assert self.levels is not None
+        levels = self.levels[frames]
+        if self.block_of_frame is None:
+            return replace(self, levels=levels)
+        left, blocks = np.unique(self.block_of_frame[frames], return_inverse=True)
+        return replace(
+            self,
+            levels=levels,
+            block_of_frame=blocks,
+            block_shifts=self.block_shifts[: len(left) + 1],
+        )
 
 
 Method = Trimmed | KruskalWallis | Clip

@@ -41,6 +41,8 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
     levels, defines = None, DEFINES
     if method.levels is not None:
         levels, defines = toolkit.to_device(method.levels.astype(np.int32)), DEFINES | {"LEVELS": 1}
+        if not method.levels.all():
+            defines = defines | {"LEAVES_OUT": 1}
     launch = launch_of(dtype, len(frames), method.n_blocks, levelled=levels is not None)
     before: tuple[Any, ...]
     if method.block_of_frame is None:

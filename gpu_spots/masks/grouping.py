@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,13 @@ class Groups:
 def frames_alone(n_frames: int) -> Groups:
     """Return groups of one frame each."""
     return Groups(np.arange(n_frames), n_frames, 0)
+
+
+def alone(groups: Groups, frames: NDArray[np.bool_]) -> Groups:
+    """Return the groups where each of the marked ``frames``, (n_frames,) bool, is on its own."""
+    n_frames = len(frames)
+    keys = np.where(frames, groups.n_masks + np.arange(n_frames), groups.mask_of_frame)
+    return replace(blocks(keys), n_unpaired=groups.n_unpaired)
 
 
 def angle_keys(columns: Columns, n_frames: int, source: str) -> NDArray[np.int64]:

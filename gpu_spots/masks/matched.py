@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.masks.poisson import WeightedSum
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.model import Array, Components, Masks, Validity
+from gpu_spots.model import Array, Components, ConstantPart, Masks, Validity
 
 UNIT = 16
 """Units of a pixel's significance in one ``s``."""
@@ -195,6 +195,10 @@ class NoiseMap:
     """Whether some values of pixels that ``validity.pixels`` allows are invalid."""
     dtype: np.dtype[Any]
     """Type of the frames."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the level of a frame; used for integer frames, as
+    others have seldom a bias.
+    """
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -270,7 +274,9 @@ class SignificanceMaps:
     high: Array | None
     """(n_X, n_Y), type of the frames: largest value that is told apart; None: float frames."""
     level: NDArray[np.int32] | None
-    """(n_X, n_Y) int32: background in units of ``s`` in 2^-8; None: float frames."""
+    """(n_X, n_Y) int32: part of the background that follows the level, in units of ``s`` in 2^-8;
+    None: float frames.
+    """
     usable: NDArray[np.bool_] | None
     """(n_X, n_Y) bool: pixels that may be in masks; None: all."""
     validity: Validity | None
@@ -319,7 +325,9 @@ def significance_maps(of: NoiseMap, *, streaks: bool, workers: int) -> Significa
         assert level is not None
         high[rows] = np.where(good, np.clip(most, limits.min, limits.max), limits.max)
         low[rows] = np.where(good, np.clip(least, limits.min, limits.max), limits.min)
-        in_units = np.rint(np.clip(mean / unit, -(2.0**11), 2.0**11) * 2.0**LEVEL_BITS)
+        part = of.constant_part
+        follows = mean if part is None else part.following(mean)
+        in_units = np.rint(np.clip(follows / unit, -(2.0**11), 2.0**11) * 2.0**LEVEL_BITS)
         level[rows] = np.where(good, np.clip(in_units, -LARGEST_LEVEL, LARGEST_LEVEL), 0)
         return bool((low[rows] > limits.min).any())
 

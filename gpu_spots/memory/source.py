@@ -53,14 +53,18 @@ class Source(Generic[Frames, Masks, Prepared]):
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.
     """
+    left_out: NDArray[np.bool_] | None = None
+    """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
     buffers: dict[int, Frames] = field(default_factory=dict)
     """Last band or batch of each thread, by `threading.get_ident`. A pass uses its memory again:
     fresh memory costs more time than reading into it.
     """
 
-    def scaled_by(self, factors: NDArray[np.int64]) -> "Source[Frames, Masks, Prepared]":
-        """Return the same frames, scaled by ``factors``."""
-        return replace(self, factors=factors)
+    def scaled_by(
+        self, factors: NDArray[np.int64], left_out: NDArray[np.bool_] | None = None
+    ) -> "Source[Frames, Masks, Prepared]":
+        """Return the same frames, scaled by ``factors``, but for those that are ``left_out``."""
+        return replace(self, factors=factors, left_out=left_out)
 
     @property
     def scaled_validity(self) -> Validity:

@@ -249,8 +249,8 @@ def noise(facts: Facts) -> Section | None:
     )
     text = (
         f"Variance = {model['offset']:.4g} + {model['gain']:.4g} x background, counts^2. "
-        f"Neighbouring pixels make the noise of a sum {model['correlation']:.3f} times as large "
-        "(variance)."
+        f"Neighbouring pixels make the noise of a sum of 3 x 3 pixels {model['correlation']:.3f} "
+        "times as large (variance)."
     )
     return Section("noise", "Noise", [text], [chart], numbers=dict(model))
 

@@ -62,7 +62,15 @@ def factors_of(results: SpotsFile, parameters: Parameters) -> NDArray[np.int64] 
     if parameters.normalise == "none":
         return None
     scale = results.per_frame()["scale"]
+    # frames without beam were left out: they are as they were read
+    scale = np.where(np.isnan(scale), 1.0, scale)
     return np.rint(scale * 2.0**FACTOR_BITS).astype(np.int64)
+
+
+def left_out_of(results: SpotsFile) -> NDArray[np.bool_] | None:
+    """Return the frames without beam, (n_frames,) bool; None: there are none."""
+    left_out = np.isnan(results.per_frame()["scale"])
+    return left_out if left_out.any() else None
 
 
 def values_of(results: SpotsFile) -> Validity:

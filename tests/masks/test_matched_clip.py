@@ -10,7 +10,7 @@ import reference_matched as reference
 from cpu_fallback import CpuBackend
 from gpu_spots import first_pass, pipeline
 from gpu_spots.backend import Backend
-from gpu_spots.model import Background, FixedPointMean, Validity
+from gpu_spots.model import Background, ConstantPart, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from helpers import run
 
@@ -21,14 +21,18 @@ COLUMNS = {"angle": ANGLES, "laser_on": np.arange(len(ANGLES)) % 2}
 EXPOSURES = np.random.default_rng(1).uniform(0.6, 1.5, len(ANGLES))
 
 
-@pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Background]:
-    """The background of each run, with what is not written."""
-    found = []
+Learnt = tuple[Background, ConstantPart | None]
 
-    def compute_background(*arguments: Any) -> Background:
-        found.append(first_pass.compute_background(*arguments))
-        return found[-1]
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Learnt]:
+    """The background of each run, with what is not written."""
+    found: list[Learnt] = []
+
+    def compute_background(source: Any, *arguments: Any) -> Background:
+        background = first_pass.compute_background(source, *arguments)
+        found.append((background, source.sampler.constant_part))
+        return background
 
     monkeypatch.setattr(pipeline, "compute_background", compute_background)
     return found
@@ -59,7 +63,7 @@ def series(dtype: str, level: float, photons: float) -> tuple[NDArray[Any], Vali
     return made, None
 
 
-def noise_of(background: Background) -> reference.Noise:
+def noise_of(background: Background, part: ConstantPart | None) -> reference.Noise:
     """What the reference needs of a background."""
     mean = background.mean
     if isinstance(mean, FixedPointMean):
@@ -75,6 +79,7 @@ def noise_of(background: Background) -> reference.Noise:
         background.noise_model.gain,
         background.noise_model.read_variance,
         np.ones(SHAPE, bool) if valid is None else valid,
+        *((part.contrast, part.centre) if part else ()),
     )
 
 
@@ -92,13 +97,13 @@ def test_equals_reference(
     photons: float,
     sync: str,
     normalise: str,
-    learnt: list[Background],
+    learnt: list[Learnt],
 ) -> None:
     frames, validity = series(dtype, level, photons)
     parameters = Parameters(sync=sync, normalise=normalise, angles=0)
     found = run(frames, parameters, backend, COLUMNS, validity)
-    (background,) = learnt
-    of = noise_of(background)
+    ((background, part),) = learnt
+    of = noise_of(background, part)
     usable = np.isfinite(frames) if dtype == "float32" else frames >= 0
     levels = [65536] * len(frames)
     if normalise == "level":

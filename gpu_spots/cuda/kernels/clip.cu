@@ -90,6 +90,17 @@ static __device__ Statistics statistics_of(Team team, const Entry *entries, int 
   return found;
 }
 
+#if LEAVES_OUT
+// Remove the values of frames whose level is 0; return how many are left.
+static __device__ int leave_out(Team team, Entry *entries, int size, const i32 *levels) {
+  for (int i = team.thread; i < size; i += TEAM)
+    if (is_entry(entries[i]) && levels[frame_of(entries[i])] == 0) entries[i] = no_entry();
+  team_sync();
+  sort(team, entries, size);
+  return count(team, entries, size);
+}
+#endif
+
 // Values less what their background is above the run's, in ascending order. levels: of each frame over the run's, in 2^-16.
 static __device__ void level(Team team, Entry *entries, int n_valid, int size, const i32 *levels, f64 background) {
 #if IS_FLOAT
@@ -127,9 +138,12 @@ clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
-    const int n_valid = count(team, entries, size);
-    int m = start_kept[n_valid];
+    int n_valid = count(team, entries, size);
     note_gaps(team, frames, n_valid, gaps);
+#if LEAVES_OUT
+    n_valid = leave_out(team, entries, size, levels);
+#endif
+    int m = start_kept[n_valid];
     if (m < 2) {
       write_masked(team, maps, pixel);
       continue;
@@ -277,8 +291,11 @@ clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_bloc
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
-    const int n_valid = count(team, entries, size);
+    int n_valid = count(team, entries, size);
     note_gaps(team, frames, n_valid, gaps);
+#if LEAVES_OUT
+    n_valid = leave_out(team, entries, size, levels);
+#endif
     Blocks blocks;
     blocks.mean = (f64 *)(entries + size);
     blocks.scatter = blocks.mean + n_blocks;

@@ -1,0 +1,131 @@
+"""The defaults of ``gpu-spots find`` on runs that are not as they should be."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpu_fallback import CpuBackend
+from gpu_spots.backend import Backend
+from gpu_spots.background.clipped_levels import ClippedLevelSampler
+from gpu_spots.background.methods import METHODS
+from gpu_spots.errors import InputError
+from gpu_spots.model import Validity
+from gpu_spots.parameters import Parameters
+from helpers import Notes, assert_same, run
+
+SHAPE = (48, 66)
+N = 12
+COLUMNS = {"angle": np.repeat(np.arange(4.0), 3), "laser_on": np.arange(N) % 2}
+
+
+def series(
+    background: float, dark: list[int], dtype: str = "uint16", bias: float = 0.0
+) -> NDArray[Any]:
+    """Frames with two spots each; those without beam have the bias only."""
+    rng = np.random.default_rng(5)
+    x, y = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    frames = []
+    for i in range(N):
+        mean = np.full(SHAPE, float(background))
+        for cx, cy in rng.uniform(7, np.array(SHAPE) - 7, (2, 2)):
+            mean += 40 * (background**0.5 + 1) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 3) / 9.4
+        frames.append(rng.poisson(bias + (i not in dark) * mean * (1 + 0.02 * (i % 3 - 1))))
+    return np.array(frames).astype(dtype)
+
+
+@pytest.mark.parametrize("sync", ["none", "blocks"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_frames_without_beam_are_left_out(backend: Backend, sync: str, dtype: str) -> None:
+    """Frames 3 to 5 are a whole block. The background is that of the other frames."""
+    frames = series(50, [1, 3, 4, 5], dtype)
+    notes = Notes()
+    found = run(frames, Parameters(angles=0, sync=sync), backend, COLUMNS, notes=notes)
+    assert_same(found, run(frames, Parameters(angles=0, sync=sync), CpuBackend(1), COLUMNS))
+    n_spots = np.diff(found["frame2spotsBE"], axis=1).ravel()
+    assert not n_spots[[1, 3, 4, 5]].any()
+    assert np.all(n_spots[6:] >= 1)
+    assert np.isnan(found["per_frame/scale"]).nonzero()[0].tolist() == [1, 3, 4, 5]
+    assert found["per_frame/level"][1] == 0
+    assert np.median(found["stats/avg"]) == pytest.approx(50, abs=1)
+    assert len([text for text in notes.warnings if "frames 1, 3, 4, 5," in text]) == 1
+
+
+def test_the_background_without_dark_frames_is_that_of_the_other_frames() -> None:
+    frames = series(50, [2, 7])
+    with_beam = [i for i in range(N) if i not in (2, 7)]
+    parameters = Parameters(angles=0)
+    found, alone = (run(each, parameters, CpuBackend(1)) for each in (frames, frames[with_beam]))
+    for name in ("avg", "std", "iqr", "n_used", "noise", "threshold"):
+        assert np.array_equal(found[f"stats/{name}"], alone[f"stats/{name}"])
+    assert np.array_equal(found["spots/I"], alone["spots/I"])
+
+
+@pytest.mark.parametrize(("method", "finder"), [("clip", "threshold"), ("n_removed", "matched")])
+def test_other_methods_refuse_frames_without_beam(method: str, finder: str) -> None:
+    parameters = Parameters(angles=0, method=method, finder=finder)
+    with pytest.raises(InputError, match="frame 4 has a level of 0 counts"):
+        run(series(50, [4]), parameters, CpuBackend(1))
+
+
+@pytest.mark.parametrize("case", ["no counts", "mean near 0", "negative"])
+def test_a_run_without_level_is_not_scaled(case: str) -> None:
+    frames = series(50, [], "float32") - {"mean near 0": 50, "negative": 60}.get(case, 0)
+    if case == "no counts":
+        frames = np.zeros((N, *SHAPE), np.int32)
+    notes = Notes()
+    found = run(frames, Parameters(angles=0), CpuBackend(1), notes=notes)
+    assert np.array_equal(found["per_frame/scale"], np.ones(N))
+    if case != "mean near 0":  # unscaled, its drift hides the spots
+        assert (len(found["spots/I"]) >= 6) == (case != "no counts")
+    assert sum("which cannot be told from 0" in text for text in notes.warnings) == 1
+
+
+def test_marks_of_dead_pixels_make_no_spots(backend: Backend) -> None:
+    frames = series(5, [], "uint32")
+    plain = run(frames, Parameters(angles=0), CpuBackend(1))
+    frames[:, 20:22, 30] = 2**32 - 1
+    frames[:, 9:12, 50:53] = 2**32 - 2
+    found = run(frames, Parameters(angles=0), backend)
+    where = found["spots/centroid"]
+    near = (abs(where - [20.5, 30]) < 3).all(axis=1) | (abs(where - [10, 51]) < 3).all(axis=1)
+    assert len(plain["spots/I"]) - 3 <= len(where) - near.sum() <= len(plain["spots/I"]) + 3
+    assert near.sum() <= 2
+
+
+def sampled(frames: NDArray[Any]) -> ClippedLevelSampler:
+    """The sampler of a run, after all frames."""
+    method = METHODS["clip"].for_run(Parameters(angles=0), {}, len(frames), "run")
+    sampler = method.sampler(frames.shape, frames.dtype, Validity())
+    for i, frame in enumerate(frames):
+        sampler.see(i, frame[sampler.rows])
+    sampler.finish()
+    assert isinstance(sampler, ClippedLevelSampler)
+    return sampler
+
+
+def drifting(bias: float, dtype: str = "uint16") -> tuple[NDArray[Any], NDArray[np.float64]]:
+    rng = np.random.default_rng(3)
+    levels = rng.uniform(0.8, 1.2, 20)
+    light = np.linspace(0, 400, 100) * np.ones((80, 1))
+    return rng.poisson(bias + levels[:, None, None] * light).astype(dtype), levels
+
+
+def test_a_bias_is_told_from_the_light() -> None:
+    """The light of a pixel of B counts is B - 40, the level that of light and bias together."""
+    frames, _ = drifting(40)
+    part = sampled(frames).constant_part
+    assert part is not None
+    background = np.array([40.0, 100.0, 200.0, 440.0])
+    expected = (background - 40) * 240 / 200
+    assert part.following(background) == pytest.approx(expected, abs=3)
+    assert part.following(np.array([0.0, -2.0])).tolist() == [0, -2]
+    assert sampled(drifting(0)[0]).constant_part is None
+
+
+def test_hot_pixels_do_not_move_the_levels() -> None:
+    frames, levels = drifting(0)
+    frames[:, ::8, ::8] = 65535
+    found = sampled(frames).levels
+    assert found / np.median(found) == pytest.approx(levels / np.median(levels), rel=5e-3)
