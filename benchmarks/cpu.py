@@ -52,6 +52,7 @@ class Kept:
         frame_levels: np.ndarray,
         factors: np.ndarray | None,
         left_out: np.ndarray | None = None,
+        constant_part: object = None,
     ) -> None: ...
 
     def write_noise(self, model: object) -> None: ...

@@ -18,6 +18,8 @@ from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import (
     NEVER,
     SAMPLE_FRAMES,
+    Calibration,
+    SeedLevels,
     SignificanceMaps,
     Thresholds,
     significance_maps,
@@ -130,21 +132,23 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return self._measured_on_frames(groups, joined([found for *_, found in batches]))
 
     def _seeds(self, groups: Groups) -> list[Any]:
-        """Return the seed levels of each group, as the backend has them.
-
-        No value of a frame without beam reaches its seed level.
-        """
+        """Return the seed levels of each group, as the backend has them."""
         calibration = self._thresholds.calibrate(*self._significance.sample(groups))
 
         @cache
         def of_size(size: int) -> Any:
-            levels = self._thresholds.levels(max(1, size), calibration)
-            if not size:
-                never = tuple(np.full_like(seed, NEVER) for seed in levels.seed)
-                levels = replace(levels, seed=never)
+            levels = seed_levels(self._thresholds, size, calibration)
             return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
         return [of_size(size) for size in sizes_of(groups, self.source.left_out).tolist()]
+
+
+def seed_levels(thresholds: Thresholds, size: int, calibration: Calibration) -> SeedLevels:
+    """Return the seed levels of groups of a size; no value reaches those of size 0."""
+    levels = thresholds.levels(max(1, size), calibration)
+    if size:
+        return levels
+    return replace(levels, seed=tuple(np.full_like(seed, NEVER) for seed in levels.seed))
 
 
 def sizes_of(groups: Groups, left_out: NDArray[np.bool_] | None) -> NDArray[np.int64]:

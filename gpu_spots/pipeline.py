@@ -119,7 +119,12 @@ def find_spots(
         with watch.stage("write"):
             if source.left_out is not None:
                 groups = grouping.alone(groups, source.left_out)
-            sink.write_levels(source.sampler.levels, source.factors, source.left_out)
+            sink.write_levels(
+                source.sampler.levels,
+                source.factors,
+                source.left_out,
+                None if source.background_levels is None else source.sampler.constant_part,
+            )
             noise = background.noise_model
             if noise is not None:
                 sink.write_noise(noise)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Columns, NoiseModel, SpotTable, Validity
+from gpu_spots.model import Array, Columns, ConstantPart, NoiseModel, SpotTable, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,7 @@ class Sink(Protocol):
         frame_levels: NDArray[np.float64],
         factors: NDArray[np.int64] | None,
         left_out: NDArray[np.bool_] | None = None,
+        constant_part: ConstantPart | None = None,
     ) -> None:
         """Write the level of each frame, and the factors that scaled the frames.
 
@@ -178,6 +179,8 @@ class Sink(Protocol):
             frame_levels: (n_frames,) float64, counts.
             factors: (n_frames,) int64, multiples of 2^-16; None: frames were not scaled.
             left_out: (n_frames,) bool: frames without beam; None: there are none.
+            constant_part: part of the background that does not follow the level; None: there is
+                none.
         """
 
     def write_noise(self, model: NoiseModel) -> None:

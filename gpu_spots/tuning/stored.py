@@ -67,6 +67,12 @@ def factors_of(results: SpotsFile, parameters: Parameters) -> NDArray[np.int64] 
     return np.rint(scale * 2.0**FACTOR_BITS).astype(np.int64)
 
 
+def left_out_of(results: SpotsFile) -> NDArray[np.bool_] | None:
+    """Return the frames without beam, (n_frames,) bool; None: there are none."""
+    left_out = np.isnan(results.per_frame()["scale"])
+    return left_out if left_out.any() else None
+
+
 def values_of(results: SpotsFile) -> Validity:
     """Return which values of the frames are valid, in any pixel."""
     info = results.info

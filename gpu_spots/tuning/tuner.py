@@ -23,12 +23,12 @@ from gpu_spots.masks.matched import (
     significance_maps,
 )
 from gpu_spots.masks.noise_map import noise_map
-from gpu_spots.matched_pass import GroupSignificance
+from gpu_spots.matched_pass import GroupSignificance, seed_levels, sizes_of
 from gpu_spots.memory.plan import Place, Plan
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Workers, in_order
-from gpu_spots.model import Array, Background, Components, Morphology, Validity
+from gpu_spots.model import Array, Background, Components, ConstantPart, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Stack
 from gpu_spots.second_pass import background_of_masks
@@ -62,6 +62,10 @@ class TunableRun:
     """Which values of the frames are valid, in their own counts."""
     factors: NDArray[np.int64] | None
     """(n_frames,) int64, 2^-16: what each frame is scaled by; None: frames are not scaled."""
+    left_out: NDArray[np.bool_] | None = None
+    """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the level of a frame; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ def run_of_results(results: SpotsFile, stack: Stack) -> TunableRun:
         groups=stored.groups_of(results),
         values=values,
         factors=factors,
+        left_out=stored.left_out_of(results),
+        constant_part=results.constant_part,
     )
 
 
@@ -227,6 +233,7 @@ class Tuner:
             transfer=Transfer.of(stack, backend, is_direct=False),
             scales_frames=run.method.scales_frames,
             factors=run.factors,
+            left_out=run.left_out,
             frame=frame,
         )
 
@@ -299,7 +306,10 @@ class Tuner:
                     "estimated; find the spots again with this version of gpu-spots"
                 )
             n_frames = run.frames.stack.shape[0]
-            self._noise = noise_map(run.background, run.method, n_frames)
+            is_levelled = self._sources[False].background_levels is not None
+            self._noise = noise_map(
+                run.background, run.method, n_frames, run.constant_part, is_levelled=is_levelled
+            )
         return self._noise
 
     def _matched_of(self, streaks: bool) -> "_Matched":
@@ -344,7 +354,7 @@ class _Matched:
         self, source: _CachedSource, group: int, significance: float, *, mirrored: bool
     ) -> FoundMasks:
         found = self._significance_of(source, group, mirrored=mirrored)
-        size = int(np.count_nonzero(self._groups.mask_of_frame == group))
+        size = int(sizes_of(self._groups, source.left_out)[group])
         seeds = self.seeds_of(size, significance)
         masks = self._backend.matched_masks(found, self._significance[False].maps, [seeds])
         return _fetched(self._backend, masks.raw, masks.filtered, masks.spots)
@@ -377,7 +387,7 @@ class _Matched:
                 self._calibration = thresholds.calibrate(
                     *self._significance[False].sample(self._groups)
                 )
-            levels = thresholds.levels(size, self._calibration)
+            levels = seed_levels(thresholds, size, self._calibration)
             self._seeds = (size, significance), self._backend.prepare_seeds(levels)
         return self._seeds[1]
 

@@ -97,6 +97,32 @@ def test_masks_are_those_of_a_run(
         assert any(not np.array_equal(results.mask(f), expected.mask(f)) for f in FRAMES)
 
 
+@pytest.mark.parametrize("sync", ["none", "blocks"])
+def test_bias_and_frames_without_beam_are_known(make_backend: Any, sync: str) -> None:
+    """The beam drifts, the bias of the detector does not, and frame 13 is dark."""
+    backend = make_backend("cpu")
+    light = spotty(np.float64)
+    levels = np.random.default_rng(2).uniform(0.8, 1.2, len(light))
+    levels[13] = 0
+    gradient = np.linspace(0.5, 1.5, light.shape[2])
+    frames = np.rint(100 * (levels > 0)[:, None, None] + levels[:, None, None] * light * gradient)
+    stack = ArrayStack(frames.astype(np.uint16), columns())
+    before = Parameters(angles=0, sync=sync)
+    after = replace(before, significance=5.0)
+    with found(stack, before, backend) as results, found(stack, after, backend) as expected:
+        assert results.constant_part is not None
+        assert np.isnan(results.per_frame()["scale"]).nonzero()[0].tolist() == [13]
+        tuner = Tuner(run_of_results(results, stack), backend)
+        for parameters, whole in ((before, results), (after, expected)):
+            kind = "filtered" if sync == "none" else "synced"
+            for frame in FRAMES:
+                one = tuner.find(frame, parameters)
+                assert np.array_equal(one.final, whole.mask(frame, kind))
+                assert one.n_spots == np.diff(whole.frame_ranges[frame])[0]
+        assert not tuner.find(13, after).n_spots
+        assert tuner.find(0, after).n_spots
+
+
 @pytest.mark.emulated
 @pytest.mark.parametrize("finder", ["threshold", "matched"])
 def test_kernels_find_the_same(make_backend: Any, finder: str) -> None:

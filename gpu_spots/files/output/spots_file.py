@@ -23,7 +23,7 @@ from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes, read_checked
-from gpu_spots.model import Array
+from gpu_spots.model import Array, ConstantPart
 from gpu_spots.packages import install_command
 
 if TYPE_CHECKING:
@@ -145,6 +145,15 @@ class SpotsFile:
         with self._reading("noise"):
             found = attributes(self._found("noise", h5py.Group))
             return {name: float(found[name]) for name in NOISE_ATTRIBUTES}
+
+    @property
+    def constant_part(self) -> ConstantPart | None:
+        """Part of the background that does not follow the level of a frame; None: there is none."""
+        with self._reading("per_frame/level"):
+            found = attributes(self._found("per_frame/level", h5py.Dataset))
+            if "contrast" not in found:
+                return None
+            return ConstantPart(float(found["contrast"]), float(found["centre"]))
 
     @property
     def noise_points(self) -> dict[str, Array] | None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
@@ -14,7 +14,7 @@ from gpu_spots.columns import DATASETS, MATCHED_MASKS, NOISE_ATTRIBUTES, NOISE_C
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
 from gpu_spots.files.output.nexus import ORIENTATION, add_view, mark_root
-from gpu_spots.model import FACTOR_BITS, Array, NoiseModel, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, NoiseModel, SpotTable
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
 
@@ -161,10 +161,12 @@ class SpotsWriter:
         frame_levels: NDArray[np.float64],
         factors: NDArray[np.int64] | None,
         left_out: NDArray[np.bool_] | None = None,
+        constant_part: ConstantPart | None = None,
     ) -> None:
         """Write the level of each frame and its scale, which is 1 if frames were not scaled.
 
-        The scale of frames that were left out is NaN.
+        The scale of frames that were left out is NaN. Attributes of the levels say which part of
+        the background does not follow them.
         """
         if factors is not None:
             self._counts = "scaled counts"
@@ -172,6 +174,8 @@ class SpotsWriter:
         if left_out is not None:
             scale = np.where(left_out, np.nan, scale)
         self._create_table("per_frame/level", frame_levels)
+        if constant_part is not None:
+            self._file["per_frame/level"].attrs.update(asdict(constant_part))
         self._create_table("per_frame/scale", scale)
 
     @_writes
