@@ -6,11 +6,15 @@ Only this module and `gpu_spots.beamtime.session` import Dask.
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import dask
@@ -119,18 +123,49 @@ def local_client(workers: LocalWorkers) -> Iterator[Client]:
     }
     with ExitStack() as opened:
         opened.enter_context(dask.config.set(settings))
-        try:
-            cluster = SpecCluster(
-                workers=spec, scheduler=scheduler, security=security, silence_logs=NEVER
-            )
-        except RuntimeError as error:
-            raise GpuSpotsError(
-                f"workers did not start: {' '.join(str(error).split())}; a script must call batch "
-                "below a line if __name__ == '__main__':"
-            ) from error
-        opened.enter_context(cluster)
+        with _interrupts_held():
+            try:
+                cluster = SpecCluster(
+                    workers=spec, scheduler=scheduler, security=security, silence_logs=NEVER
+                )
+            except RuntimeError as error:
+                raise GpuSpotsError(
+                    f"workers did not start: {' '.join(str(error).split())}; a script must call "
+                    "batch below a line if __name__ == '__main__':"
+                ) from error
+            opened.enter_context(cluster)
         silence()
         yield opened.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold the first Ctrl-C back until the block ends; processes that start in it never get one.
+
+    A worker that is still importing its modules would print a traceback, and a cluster that is
+    interrupted while it starts would not end its workers.
+    """
+    resource_tracker.ensure_running()  # it unblocks the signal in the thread that starts it
+    handler = signal.getsignal(signal.SIGINT)
+    heard: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if heard and callable(handler):
+            handler(number, frame)
+        heard.append(number)
+
+    is_heard_here = callable(handler) and threading.current_thread() is threading.main_thread()
+    if is_heard_here:
+        signal.signal(signal.SIGINT, hold)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if is_heard_here:
+            signal.signal(signal.SIGINT, handler)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _nanny_options(workers: LocalWorkers, number: int, security: Security) -> dict[str, Any]:

@@ -54,12 +54,13 @@ def index_page(
     source = files("gpu_spots.beamtime").joinpath("index.html.j2").read_text(encoding="utf-8")
     states = Counter(record.get("state") for record in records)
     counts = [f"{states[name]} {name}" for name in ("done", "failed", "running") if states[name]]
+    runs = f"{len(records)} run{'s' * (len(records) != 1)}"
     return (
         Environment(autoescape=True)
         .from_string(source)
         .render(
             title=title,
-            counts=f"{len(records)} runs: {', '.join(counts)}" if counts else "no runs",
+            counts=f"{runs}: {', '.join(counts)}" if counts else "no runs",
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
             parquet=parquet,

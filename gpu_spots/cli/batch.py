@@ -89,7 +89,7 @@ def batch(
     computers = take_computers(options, processing, n_pending) if n_pending else None
     if computers is not None:
         if not quiet:
-            say(f"{len(runs)} runs; computing on {computers.words}")
+            say(f"{len(runs)} run{'s' * (len(runs) != 1)}; computing on {computers.words}")
         whole = replace(
             whole,
             processing=with_backend(processing, computers),
@@ -133,7 +133,7 @@ def _end(found: Sequence["Record"], out: Path, seconds: float, quiet: bool) -> N
         new = sum(record["action"] == "processed" and record["state"] == "done" for record in found)
         kept = len(found) - new - len(failed)
         parts = [
-            *([f"{new} runs done"] if new or not kept else []),
+            *([f"{new} run{'s' * (new != 1)} done"] if new or not kept else []),
             *([f"{kept} done before"] if kept else []),
             *([f"{len(failed)} failed"] if failed else []),
         ]

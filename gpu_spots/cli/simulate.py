@@ -10,11 +10,13 @@ from typing import Any, TextIO, cast
 
 import click
 
-from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.errors import OPTIONS, OneLineCommand, debug_option
 from gpu_spots.cli.terminal import Stderr, say
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import ParameterError, in_options
 from gpu_spots.simulate.design import GROUPS, MAX_FRAMES, PRESETS, Design, make_design
 
+NAME = "OUT__mccd.h5"
+"""The output in the help and in messages."""
 SECTIONS = {
     "Run": (
         "preset", "laser", "size", "angles", "pairs", "frames_per_angle", "delays", "step", "order",
@@ -150,7 +152,7 @@ def _text(name: str, group: type = Design) -> str:
 
 
 @click.command(cls=SimulateCommand)
-@click.argument("output", metavar="OUT__mccd.h5", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("output", metavar=NAME, type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
@@ -290,9 +292,12 @@ def simulate(
         )
     shapes = () if cutouts is None else cut_spots(read_image(cutouts).frame)
     run = simulate_run(design, shapes)
-    with click.progressbar(
-        length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())
-    ) as bar:
+    with (
+        in_options({**OPTIONS, "output": NAME}),
+        click.progressbar(
+            length=design.n_frames, label="Simulating", file=cast(TextIO, Stderr())
+        ) as bar,
+    ):
         write_run(output, run, compression=compression, force=force, progress=lambda: bar.update(1))
     kind = "laser" if laser else "dark"
     per_frame = design.spots + min(design.spots, design.shape.neighbours)

@@ -102,4 +102,4 @@ def export_spots(
 def default_output(spots: Path, chosen: Format) -> Path:
     """Return the name of the output: ``NAME`` of ``NAME__spots.h5`` and the format's ending."""
     stem = spots.name.removesuffix(spots.suffix).removesuffix("__spots")
-    return spots.with_name(stem + chosen.ending)
+    return spots.parent / (stem + chosen.ending)

@@ -187,5 +187,6 @@ def _tables(found: RatioResult) -> Iterator[Table]:
         reduced = columns["chi2"] / (columns["n_pairs"] - 1)
     order = np.argsort(-np.nan_to_num(reduced), kind="stable")[:WORST]
     names = ("X", "Y", "angle", "n_pairs", "n_rejected", "I_off", "R", "sigma_R", "chi2")
+    columns = {**columns, "chi2": reduced}
     worst = [[f"{columns[name][row]:.5g}" for name in names] for row in order.tolist()]
     yield Table("Reflections with the largest scatter (chi2 per degree of freedom)", names, worst)

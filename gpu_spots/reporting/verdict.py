@@ -396,10 +396,14 @@ def _overlaps(facts: Facts) -> Iterator[Finding]:
     strong = flags[snr > CLEAR]  # the noise of weak spots has maxima too
     several = (strong & int(Flag.SEVERAL_MAXIMA)) > 0
     if len(strong) >= 20 and several.mean() > MANY_OVERLAPS:
+        remedy = (
+            "Look at them with gpu-spots view."
+            if facts.text("finder") == "matched"
+            else "Try --finder matched, which separates spots."
+        )
         text = (
             f"{100 * several.mean():.0f} % of the {len(strong)} spots with I above {CLEAR:g} sigma "
-            "have several maxima: they may be several spots, or streaks. Try --finder matched, "
-            "which separates spots."
+            f"have several maxima: they may be several spots, or streaks. {remedy}"
         )
         yield Finding("check", "overlapping spots", text, "spots")
 

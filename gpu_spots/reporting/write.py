@@ -26,7 +26,7 @@ PAGE = resources.files("gpu_spots.reporting").joinpath("page")
 
 def default_output(spots: Path) -> Path:
     """Return ``RUN__report.html`` beside a spots file ``RUN__spots.h5``."""
-    return spots.with_name(re.sub(r"(__spots)?\.h5$", "", spots.name) + "__report.html")
+    return spots.parent / (re.sub(r"(__spots)?\.h5$", "", spots.name) + "__report.html")
 
 
 def check_report(output: Path, sources: list[Path], *, force: bool) -> None:

@@ -33,7 +33,7 @@ def open_socket(port: int) -> socket.socket:
         listening.close()
         why = "is in use" if error.errno == errno.EADDRINUSE else f"{error.strerror}".lower()
         raise GpuSpotsError(
-            f"port {port}: {why}; choose another one with --port, or none for a free one"
+            f"port {port}: {why}; choose another one with --port, or leave --port out"
         ) from None
     return listening
 

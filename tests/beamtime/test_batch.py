@@ -18,7 +18,7 @@ import pytest
 import gpu_spots
 from gpu_spots import Parameters
 from gpu_spots.beamtime.claim import _owner, claimed
-from gpu_spots.beamtime.cluster import connected_client
+from gpu_spots.beamtime.cluster import _interrupts_held, connected_client
 from gpu_spots.beamtime.page import SHOWN
 from gpu_spots.beamtime.record import Records
 from gpu_spots.beamtime.tables import COLUMNS
@@ -231,6 +231,29 @@ def batch(slow: Path, out: Path, *words: object) -> Iterator[Any]:
 
 def n_done(out: Path) -> int:
     return sum(record["state"] == "done" for record in Records(out).all().values())
+
+
+def test_workers_get_no_ctrl_c_however_early_it_comes(client: Any) -> None:
+    """Else one that is still importing its modules prints a traceback."""
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    blocked = client.run(lambda: signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    assert list(blocked.values()) == [True, True]
+
+
+def test_ctrl_c_while_workers_start_is_heard_when_they_are_there() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    events = []
+
+    def start_workers() -> None:
+        with _interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            events.append("started")
+        events.append("not interrupted")
+
+    with pytest.raises(KeyboardInterrupt):
+        start_workers()
+    assert events == ["started"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_ends_a_batch_and_the_same_command_goes_on(

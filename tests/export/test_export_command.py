@@ -75,6 +75,7 @@ def test_help_lists_the_formats() -> None:
         (("refl", "{spots}", "--one-per-angle", "both"), 2, "'both' is not off, on or a number"),
         (("csv", "{spots}", "--frames-from", "x.h5"), 2, "cannot be used with csv; it is for laue"),
         (("csv", "{folder}/no.h5"), 1, "no.h5: cannot be opened: No such file or directory"),
+        (("csv", "."), 1, ".: is a folder, expected an HDF5 file"),
         (("csv", "{folder}/run__mccd.h5"), 1, "run__mccd.h5: not a spots file, it has no dataset"),
         (("csv", "{spots}", "-o", "{spots}"), 1, "the output is the input file"),
         (("csv", "{spots}", "-o", RUN, "--force"), 1, "run__mccd.h5: the output is the input file"),

@@ -130,6 +130,10 @@ def test_numbers_are_those_of_the_file(
         ratios = results.ratios()
         assert numbers["sections"]["ratios"]["numbers"]["verdict"] == ratios.verdict
         assert numbers["sections"]["options"]["numbers"]["cutoff"] == 3.0
+        scatter = ratios.ratios["chi2"] / (ratios.ratios["n_pairs"] - 1)
+        table = numbers["sections"]["ratios"]["tables"][-1]
+        assert table["head"][-1] == "chi2"
+        assert table["rows"][0][-1] == f"{np.nanmax(scatter):.5g}"
         assert numbers["ok"] is True
 
 
@@ -297,6 +301,11 @@ def test_what_is_no_spots_file_is_refused(
     before = listing(tmp_path)
     assert_refused(command("report", spots, name="gpu-spots"), 1, str(spots), words)
     assert listing(tmp_path) == before
+
+
+def test_the_working_folder_is_no_spots_file() -> None:
+    ended = command("report", ".", name="gpu-spots")
+    assert_refused(ended, 1, ".: is a folder, expected an HDF5 file")
 
 
 def test_frames_of_another_run_are_refused(spots_file: SpotsFiles, tmp_path: Path) -> None:

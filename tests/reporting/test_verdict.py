@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_spots import Parameters, find_spots
+from gpu_spots.columns import Flag
 from gpu_spots.reporting.facts import open_facts
 from gpu_spots.reporting.verdict import Verdict, verdict
 
@@ -114,3 +115,18 @@ def test_a_run_without_spots(tmp_path: Path) -> None:
     assert found.sentence == "Look: no spots; 0 spots on 20 frames"
     titles = {one.title: one.level for one in found.findings}
     assert titles == {"no spots": "problem", "angles are unknown": "note"}
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("sound", "Try --finder matched"), ("sound_defaults", "gpu-spots view")]
+)
+def test_overlapping_spots_get_a_remedy_that_is_not_in_use(
+    spots_file: SpotsFiles, tmp_path: Path, name: str, remedy: str
+) -> None:
+    spots = Path(shutil.copy(spots_file(name), tmp_path / "run__spots.h5"))
+    with h5py.File(spots, "r+") as file:
+        file["spots/flags"][...] = np.full_like(file["spots/flags"][...], Flag.SEVERAL_MAXIMA)
+        file["spots/sigma"][...] = file["spots/I"][...] / 1000
+    found = [one for one in verdict_on(spots).findings if one.title == "overlapping spots"]
+    assert len(found) == 1
+    assert remedy in found[0].text

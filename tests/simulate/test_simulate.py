@@ -15,6 +15,7 @@ from gpu_spots.errors import InputError, OutputError, ParameterError
 from gpu_spots.files.output.simulated_run import COMPRESSIONS, read_truth, write_run
 from gpu_spots.simulate.design import DetectorDesign
 from gpu_spots.simulate.run import Design, TrueSpots, simulate_run
+from helpers import command
 
 BIAS, READ_NOISE = DetectorDesign().bias, DetectorDesign().read_noise
 SMALL = Design(size=(150, 170), angles=3, repeats=2, spots=12, seed=5)
@@ -346,3 +347,9 @@ def test_a_damaged_group_is_an_error_of_one_line(tmp_path: Path) -> None:
             messages.append(str(error))
     assert len(messages) > 1
     assert all(message.startswith(f"{path}: ") for message in messages)
+
+
+def test_messages_name_the_output_as_the_help_does(tmp_path: Path) -> None:
+    ended = command("simulate", tmp_path / "no" / "run__mccd.h5", "--size", 32, name="gpu-spots")
+    assert ended.status == 1
+    assert ended.stderr.endswith("is missing; name another output with OUT__mccd.h5\n")
