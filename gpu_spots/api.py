@@ -337,8 +337,8 @@ def report(
         spots: Spots file.
         output: Page to write; the numbers get the same name with the ending ``.json``. None: a
             name made from that of the spots file, in its folder.
-        frames_from: HDF5 file with the frames of the run. None: the one that the spots file names.
-            Without frames, the page has no pictures of them.
+        frames_from: HDF5 file with the frames of the run, or folder of its images. None: as the
+            spots file names them. Without frames, the page has no pictures of them.
         force: Whether existing outputs are overwritten.
 
     Returns:

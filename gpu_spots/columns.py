@@ -529,6 +529,8 @@ NOISE_COLUMNS = (
     ),
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
+NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")
+"""Those of its attributes that older files do not have."""
 NOISE_ATTRIBUTES = (
     "gain",
     "gain_error",
@@ -536,6 +538,7 @@ NOISE_ATTRIBUTES = (
     "offset_error",
     "correlation",
     "correlation_error",
+    *NOISE_LAGS,
 )
 """Attributes of the group ``noise``. Each is the field of `NoiseModel` of that name."""
 

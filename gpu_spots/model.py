@@ -196,6 +196,25 @@ class FixedPointMean:
     """(n_X, n_Y) uint32: the lower 32 bits."""
 
 
+def correlation_factor(
+    n_pixels: NDArray[np.int64], lag_1: float, lag_2: float
+) -> NDArray[np.float64]:
+    """Return the variance of the sum of a square of pixels over the sum of their variances.
+
+    Args:
+        n_pixels: int64, pixels of each square, at least 1; its side need not be a whole number.
+        lag_1: correlation of the noise of pixels beside each other, along rows and columns.
+        lag_2: that of pixels 2 apart.
+
+    Returns:
+        float64, of the same shape.
+    """
+    side = np.sqrt(n_pixels.astype(np.float64))
+    pairs = (2 * (side - 1)) * lag_1 + (2 * np.maximum(side - 2, 0.0)) * lag_2
+    along = 1 + pairs / side
+    return np.asarray(along * along, np.float64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseModel:
     """Variance of a pixel as a function of its background."""
@@ -213,6 +232,10 @@ class NoiseModel:
     """
     correlation_error: float
     """Standard error; NaN: unknown."""
+    correlation_lag_1: float
+    """Correlation of the noise of pixels beside each other; NaN: unknown."""
+    correlation_lag_2: float
+    """That of pixels 2 apart; NaN: unknown."""
     level: NDArray[np.float64]
     """(n_bins,) float64, counts: median background of the pixels in each bin."""
     variance: NDArray[np.float64]
@@ -231,6 +254,13 @@ class NoiseModel:
             f"({number(self.gain, self.gain_error)}) x background, counts^2; "
             f"correlation factor {number(self.correlation, self.correlation_error)}"
         )
+
+    def factor(self, n_pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the variance of sums of pixels divided by the sum of their variances, float64.
+
+        ``n_pixels``: int64, number of pixels of each sum, at least 1.
+        """
+        return correlation_factor(n_pixels, self.correlation_lag_1, self.correlation_lag_2)
 
     @property
     def read_variance(self) -> float:

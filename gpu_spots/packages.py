@@ -9,7 +9,7 @@ EXTRAS = {
     "export": ("pandas", "pyarrow"),
     "report": ("jinja2",),
     "view": ("starlette", "uvicorn"),
-    "cluster": ("dask", "distributed", "dask-jobqueue", "cryptography", "jinja2", "pyyaml"),
+    "cluster": ("cryptography", "dask", "dask-jobqueue", "distributed", "jinja2", "pyyaml"),
 }
 """Packages of each extra of pyproject.toml."""
 

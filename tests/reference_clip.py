@@ -386,8 +386,8 @@ def correlation_of(
     background: NDArray[np.float64],
     noise: NDArray[np.float32],
     gain: float,
-) -> tuple[float, float, int]:
-    """Give the correlation factor, its error and n, from docs/decisions/noise-correlation.md.
+) -> tuple[tuple[float, float, float, float], int]:
+    """Give F, its error, r(1) and r(2), and n, from docs/decisions/noise-correlation.md.
 
     `samples`: sampled rows of a frame, which of their values are valid, and the level of the frame
     over the run's.
@@ -410,11 +410,12 @@ def correlation_of(
             images.append((z, e, there))
         n += _add_frame(images, changes, squares)
     if n < 1000 or not all(squares.values()):
-        return 1.0, math.nan, n
+        return (1.0, math.nan, 0.0, 0.0), n
     q = {lag: changes[lag] / squares[lag] for lag in lags}
     far = math.fsum(q[lag] for lag in lags[2:]) / 4
-    along = 1 + (4 * (1 - q[1] / far) + 2 * (1 - q[2] / far)) / 3
-    return along * along, 2 * abs(along) * math.sqrt(29 / 9 / n), n
+    one, two = 1 - q[1] / far, 1 - q[2] / far
+    along = 1 + (4 * one + 2 * two) / 3
+    return (along * along, 2 * abs(along) * math.sqrt(29 / 9 / n), one, two), n
 
 
 def _add_frame(

@@ -35,7 +35,10 @@ class Noise(NamedTuple):
     n_used: list[int]
     """Values that the background of each pixel is known from."""
     gain: float
-    correlation: float
+    lag_1: float
+    """Correlation of pixels beside each other."""
+    lag_2: float
+    """That of pixels 2 apart."""
 
 
 class Spot(NamedTuple):
@@ -204,7 +207,8 @@ def errors_of(
             of_background = of_background + below.rounded * weight
         sums.append(of_noise + ((level - 1.0) * noise.gain) * of_background)
     signal = noise.gain * max(intensity, 0.0)
-    sigma = math.sqrt(noise.correlation * max(sums[0], 0.0) + signal)
+    correlated = correlation_factor(len(pixels), noise)
+    sigma = math.sqrt(correlated * (max(sums[0], 0.0) + signal))
     result = {
         "sigma": sigma,
         "snr": intensity / sigma if sigma > 0 else math.nan,
@@ -216,10 +220,18 @@ def errors_of(
             # the centroid from the begin of the box, before that was added
             at = found["from_box"][axis]
             second = sums[3 + axis] - 2 * at * sums[1 + axis] + at * at * sums[0]
-            along = noise.correlation * max(second, 0.0) + signal * max(found["moments"][axis], 0.0)
-            each.append(math.sqrt(along) / intensity)
+            along = max(second, 0.0) + signal * max(found["moments"][axis], 0.0)
+            each.append(math.sqrt(correlated * along) / intensity)
         result["centroid_sigma"] = (each[0], each[1])
     return result
+
+
+def correlation_factor(n_pixels: int, noise: Noise) -> float:
+    """Give the variance of a sum over the sum of variances, of a square of that many pixels."""
+    side = math.sqrt(n_pixels)
+    beside, next_but_one = 2 * (side - 1), 2 * max(side - 2, 0.0)
+    along = 1 + (beside * noise.lag_1 + next_but_one * noise.lag_2) / side
+    return along * along
 
 
 def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:
@@ -285,6 +297,7 @@ def weighted_intensities(
         for pixel in pixels:
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
+        factor = correlation_factor(len(pixels), noise)
         profile = [0.0] * len(pixels)
         for difference in differences:
             profile = [p + d for p, d in zip(profile, difference, strict=True)]
@@ -304,7 +317,7 @@ def weighted_intensities(
                 if not total > 0:
                     continue
                 of_noise = fixed + ((levels[frame] - 1.0) * noise.gain) * more
-                spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(second, 0.0)
+                spread = factor * (max(of_noise, 0.0) + noise.gain * max(second, 0.0))
                 centroids[:, row, axis] = (
                     begin + (centre + step * (first / total)), step * (math.sqrt(spread) / total),
                 )  # fmt: skip
@@ -314,7 +327,7 @@ def weighted_intensities(
                 total = total + w * d
                 squares = squares + w * (w * d)
                 of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
-            spread = noise.correlation * max(of_noise, 0.0) + noise.gain * max(squares, 0.0)
+            spread = factor * (max(of_noise, 0.0) + noise.gain * max(squares, 0.0))
             found[:, row] = scale * total, scale * math.sqrt(spread)
     return {
         "spots/I_prf": found[0],

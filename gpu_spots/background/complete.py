@@ -71,16 +71,22 @@ def complete(
 def with_correlation(
     background: Background, sampler: LevelSampler, method: Method, n_frames: int
 ) -> Background:
-    """Return the background with the correlation factor of the frames that the sampler has seen."""
+    """Return the background with the correlation of noise on the frames of the sampler."""
     model, rows = background.noise_model, sampler.rows
     assert background.noise is not None
     assert model is not None
-    factor, error = sampler.correlation(
+    found = sampler.correlation(
         noise.unbiased_mean(background, method.n_sampled(n_frames) / n_frames, rows),
         background.noise[rows].astype(np.float64),
         model.gain,
     )
-    model = replace(model, correlation=factor, correlation_error=error)
+    model = replace(
+        model,
+        correlation=found.factor,
+        correlation_error=found.error,
+        correlation_lag_1=found.lag_1,
+        correlation_lag_2=found.lag_2,
+    )
     return replace(background, noise_model=model)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.model import correlation_factor
+
 UNITS = 256
 """Deviations are rounded to multiples of 1 / this of a standard deviation."""
 LARGEST = 16 * UNITS
@@ -81,12 +83,26 @@ def deviations(
         return Deviations(value, good, np.where(good, gain / sd, 0.0))
 
 
-def correlation(frames: Iterable[Deviations]) -> tuple[float, float]:
-    """Return the correlation factor of the noise, and its standard error.
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Correlation of the noise of neighbouring pixels."""
 
-    The factor is the variance of the sum of 3 x 3 pixels divided by the sum of their variances. It
-    comes from neighbours along rows, and the same correlation is assumed along columns. 1 and NaN
-    where fewer than `ENOUGH` pixels are known, or none that are far apart.
+    factor: float
+    """Variance of the sum of 3 x 3 pixels divided by the sum of their variances."""
+    error: float
+    """Standard error of the factor; NaN: unknown."""
+    lag_1: float
+    """Correlation of pixels beside each other."""
+    lag_2: float
+    """That of pixels 2 apart."""
+
+
+def correlation(frames: Iterable[Deviations]) -> Correlation:
+    """Return the correlation of the noise.
+
+    It comes from neighbours along rows, and the same correlation is assumed along columns. None is
+    assumed, and its error is unknown, where fewer than `ENOUGH` pixels are known, or none that are
+    far apart.
     """
     lags = (*CLOSE, *FAR)
     changes, squares = dict.fromkeys(lags, 0.0), dict.fromkeys(lags, 0.0)
@@ -106,12 +122,12 @@ def correlation(frames: Iterable[Deviations]) -> tuple[float, float]:
             changes[lag] += float((weight * change).sum())
             squares[lag] += float((weight * (square[left] + square[right])).sum())
     if n < ENOUGH or not all(squares.values()) or not any(changes[lag] for lag in FAR):
-        return 1.0, math.nan
+        return Correlation(1.0, math.nan, 0.0, 0.0)
     change_of = {lag: changes[lag] / squares[lag] for lag in lags}
     far = math.fsum(change_of[lag] for lag in FAR) / len(FAR)
     one, two = (1 - change_of[lag] / far for lag in CLOSE)
-    along = 1 + (4 * one + 2 * two) / 3
-    return along * along, 2 * abs(along) * math.sqrt(29 / 9 / n)
+    factor = float(correlation_factor(np.array(9), one, two))
+    return Correlation(factor, 2 * math.sqrt(factor) * math.sqrt(29 / 9 / n), one, two)
 
 
 def _spots(frame: Deviations) -> tuple[Bools, Bools, Floats]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.correlation import Deviations, correlation, deviations
+from gpu_spots.background.correlation import Correlation, Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
 from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Validity
 
@@ -136,8 +136,8 @@ class LevelSampler:
             f"({given('normalise', 'level')} needs at least one count per pixel)"
         )
 
-    def correlation(self, background: Floats, noise: Floats, gain: float) -> tuple[float, float]:
-        """Return the correlation factor of the noise, and its error: `correlation` of some frames.
+    def correlation(self, background: Floats, noise: Floats, gain: float) -> Correlation:
+        """Return the correlation of the noise: `correlation` of some frames.
 
         Args:
             background: (rows, n_Y) float64, counts: background of the sampled rows.

@@ -75,7 +75,9 @@ def fit(
             inner = slice(ends, len(y) - ends)
             line = (*_through_zero(means[inner], y[inner]), math.nan, math.nan)
     gain, offset, gain_error, offset_error = line
-    return NoiseModel(gain, offset, gain_error, offset_error, 1.0, math.nan, x, y, n_pixels)
+    return NoiseModel(
+        gain, offset, gain_error, offset_error, 1.0, math.nan, 0.0, 0.0, x, y, n_pixels
+    )
 
 
 def _trimmed_share(freedom: float) -> float:

@@ -33,8 +33,10 @@ CELL = 8
 MAX_CANDIDATES = 500
 """Number of the highest candidates that are examined. It limits the time."""
 
-LARGE_COVER = 0.1
-"""Largest share of a frame that a mask of a Laue run covers; real masks cover less than 1 %."""
+LARGE_COVER, LARGE_MATCHED_COVER = 0.1, 0.2
+"""Largest share of a frame that a mask of a Laue run covers; those of the matched finder contain
+whole spots. Usual masks cover less than 1 %.
+"""
 REGION = 1 << 12
 """Frames of fewer pixels are regions around a spot, which may cover most of them."""
 
@@ -108,7 +110,8 @@ def cover_warning(
         clipped: whether the background is that of ``-m clip``, which trims no photons.
         matched: whether spots were found by the matched finder, which has no cutoff.
     """
-    n_absurd = np.count_nonzero(covered > LARGE_COVER * n_pixels)
+    most = LARGE_MATCHED_COVER if matched else LARGE_COVER
+    n_absurd = np.count_nonzero(covered > most * n_pixels)
     if not n_absurd or n_pixels < REGION:
         return None
     if matched:
@@ -134,7 +137,7 @@ def cover_warning(
             f"{given('normalise', 'level')} corrects, or increase {given('cutoff')}"
         )
     return (
-        f"masks: {n_absurd} of {len(covered)} cover more than {100 * LARGE_COVER:.0f} % of the "
+        f"masks: {n_absurd} of {len(covered)} cover more than {100 * most:.0f} % of the "
         f"frame, at most {100 * covered.max() / n_pixels:.0f} % (mask {covered.argmax()}), "
         f"expected less than 1 % in a Laue run; most of these spots are false: {reason}"
     )

@@ -72,7 +72,7 @@ class ExportCommand(OneLineCommand):
 )
 @click.option(
     "--frames-from",
-    metavar="FILE",
+    metavar="FILE|FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
     help="HDF5 file with the frames of the run, or folder of its images  "

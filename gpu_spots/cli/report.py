@@ -26,10 +26,11 @@ from gpu_spots.cli.terminal import say, show
 )
 @click.option(
     "--frames-from",
-    metavar="FILE",
+    metavar="FILE|FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="HDF5 file with the frames of the run  [default: the one that RUN__spots.h5 names]",
+    help="HDF5 file with the frames of the run, or folder of its images  "
+    "[default: as RUN__spots.h5 names them]",
 )
 @click.option("--force", is_flag=True, help="Overwrite existing outputs")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error")

@@ -107,10 +107,11 @@ def _options_of_find(command: Any) -> Any:
 )
 @click.option(
     "--frames-from",
-    metavar="FILE",
+    metavar="FILE|FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="HDF5 file with the frames of RUN__spots.h5  [default: the one that it names]",
+    help="HDF5 file with the frames of RUN__spots.h5, or folder of its images  "
+    "[default: as it names them]",
 )
 @_options_of_find
 @input_options
@@ -167,7 +168,7 @@ def tune(
     device = {name: options.pop(name) for name in DEVICE_OPTIONS}
     with naming_options(), ExitStack() as opened:
         backend, _ = choose_backend(**{_ARGUMENT.get(key, key): v for key, v in device.items()})
-        tunable, parameters, source, words = opened.enter_context(
+        tunable, parameters, sources, words = opened.enter_context(
             _tunable(run, frames_from, options, given, backend, quiet=quiet)
         )
         tried_values = DEFAULT_VALUES[parameters.finder] if values is None else values
@@ -190,7 +191,7 @@ def tune(
     command = None
     if good is not None:
         command = find_command(
-            source, words, with_value(parameters, good.value), output_beside(str(run))
+            sources, words, with_value(parameters, good.value), output_beside(str(run))
         )
     if as_json:
         found = {
@@ -228,8 +229,8 @@ def _tunable(
     backend: "Backend",
     *,
     quiet: bool,
-) -> "Iterator[tuple[TunableRun, Parameters, str, list[str]]]":
-    """Yield the run, the options, the name of the run's file, and words of options of the input."""
+) -> "Iterator[tuple[TunableRun, Parameters, list[str], list[str]]]":
+    """Yield the run, the options, names of the run's files, and words of options of the input."""
     from gpu_spots.cli.find_command import recorded_inputs
     from gpu_spots.files.frames import open_hdf5
     from gpu_spots.files.output.frames_of_spots import open_frames
@@ -251,8 +252,7 @@ def _tunable(
             stack = opened.enter_context(open_frames(results, frames_from))
             run = run_of_results(results, stack)
             parameters = _changed(run.parameters, options, given)
-            source = str(stack.files[0]) if stack.files else str(path)
-            yield run, parameters, source, recorded_inputs(results.info)
+            yield run, parameters, *recorded_inputs(results.info, stack)
             return
         file.close()
         if frames_from is not None:
@@ -263,7 +263,7 @@ def _tunable(
         inputs = take_inputs(options)
         parameters = Parameters(**{field.name: options[field.name] for field in fields(Parameters)})
         run = _learnt(path, inputs, parameters, backend, opened, quiet=quiet)
-        yield run, parameters, str(path), words
+        yield run, parameters, [str(path)], words
 
 
 def _learnt(

@@ -29,10 +29,11 @@ PAUSE = 5.0
 )
 @click.option(
     "--frames-from",
-    metavar="FILE",
+    metavar="FILE|FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=file_names,
-    help="HDF5 file with the frames of the run  [default: the one that RUN__spots.h5 names]",
+    help="HDF5 file with the frames of the run, or folder of its images  "
+    "[default: as RUN__spots.h5 names them]",
 )
 @click.option(
     "--port",
@@ -87,15 +88,13 @@ def view(
                 raise
             why = str(error)
             say(f"warning: {why}; the page shows the statistics and the spots only")
-        info = results.info
-        source = str(stack.files[0]) if stack is not None and stack.files else str(spots)
-        words = recorded_inputs(info)
+        sources, words = recorded_inputs(results.info, stack)
         viewed = Viewed(
             results,
             stack,
             why,
             backend,
-            lambda parameters: find_command(source, words, parameters, output_beside(str(spots))),
+            lambda parameters: find_command(sources, words, parameters, output_beside(str(spots))),
         )
         listening = open_socket(port or 0)
         token = new_token()

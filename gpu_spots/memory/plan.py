@@ -62,7 +62,7 @@ PIECE_BYTES = 1 << 25
 """Maximum number of bytes of a band that are read in one call."""
 MATCHED_MAPS = 56
 """Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
-MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 3, 8
+MATCHED_FRAME, MATCHED_FRAME_ON_DEVICE = 4, 8
 """Bytes of a pixel of a frame or group for its significance and spots."""
 SIGNIFICANCE, SUM = 2, 4
 """Bytes of a pixel of a frame that is added to the sum of its group, and of the sum."""

@@ -132,7 +132,8 @@ def open_facts(spots: Path, frames_from: Path | None) -> Iterator[Facts]:
 
     Args:
         spots: Spots file.
-        frames_from: HDF5 file with the frames of the run. None: the one that the spots file names.
+        frames_from: HDF5 file with the frames of the run, or folder of its images. None: as the
+            spots file names them.
 
     Raises:
         InputError: The spots file or the frames that were given cannot be read.
@@ -183,8 +184,10 @@ def _facts(results: SpotsFile, stack: Stack | None, without_frames: str) -> Fact
 
 def _score(results: SpotsFile, stack: Stack | None) -> tuple[Score | None, str]:
     """Return the comparison with the true spots of a simulated run, or why there is none."""
-    run = None if stack is None else Path(stack.provenance.input_file)
-    if run is None or not is_simulated(run):
+    if stack is None or stack.provenance.layout == "images":
+        return None, ""
+    run = Path(stack.provenance.input_file)
+    if not is_simulated(run):
         return None, ""
     try:
         return score(read_truth(run), read_found(Path(results.name))), ""

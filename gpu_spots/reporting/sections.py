@@ -1,14 +1,16 @@
 """Sections of a report. Each function returns one, or None if the run has nothing of it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots import pictures
+from gpu_spots.errors import InputError
 from gpu_spots.model import Array
 from gpu_spots.reporting.facts import Facts
 from gpu_spots.reporting.parts import (
@@ -54,12 +56,14 @@ def warnings(facts: Facts) -> Section | None:
 
 def frames(facts: Facts) -> Section:
     """Return curves over the frames, and pictures of two of them."""
+    text = [f"No pictures of the frames: {facts.without_frames}"] if facts.without_frames else []
+    found = list(_readable(_frame_pictures(facts), text))
     return Section(
         "frames",
         "Frames",
-        [f"No pictures of the frames: {facts.without_frames}"] if facts.without_frames else [],
+        text,
         list(_frame_charts(facts)),
-        list(_frame_pictures(facts)),
+        found,
         numbers={"per_frame": {**facts.frames, "n_spots": facts.n_spots_of_frame}},
     )
 
@@ -125,30 +129,46 @@ def _over_frames(facts: Facts, name: str, title: str, unit: str, values: Array) 
     return Chart(name, title, "frame", unit, x, series, caption)
 
 
-def _frame_pictures(facts: Facts) -> Iterator[Picture]:
+def _readable(makers: Iterable[Callable[[], Picture]], text: list[str]) -> Iterator[Picture]:
+    """Yield pictures. ``text`` gets the reason if a frame cannot be read."""
+    for make in makers:
+        try:
+            yield make()
+        except InputError as error:
+            reason = f"A picture is missing: {str(error).partition('; ')[0]}"
+            if reason not in text:
+                text.append(reason)
+
+
+def _frame_pictures(facts: Facts) -> Iterator[Callable[[], Picture]]:
+    """Yield functions that return the pictures of two frames."""
     if facts.stack is None:
         return
     counts = facts.n_spots_of_frame
     median = int(np.argsort(counts, kind="stable")[len(counts) // 2])
     most = int(counts.argmax())
     for index, what in {most: "most spots", median: "median number of spots"}.items():
-        begin, end = facts.results.frame_ranges[index]
-        own = np.arange(begin, end)
-        strongest = own[np.argsort(-facts.spots["I"][own], kind="stable")][:MOST_BOXES]
-        caption = f"{_frame_words(facts, index)}; {end - begin} spots."
-        if end - begin > MOST_BOXES:
-            caption += f" The {MOST_BOXES} strongest are marked."
-        yield map_picture(
-            f"Frame {index}: {what}",
-            facts.frame(index),
-            facts.valid,
-            facts.lit,
-            percentiles=(1, 99.9),
-            how="max",
-            saturation=facts.saturation,
-            marks=[Mark("spots", boxes(facts.spots["box"][strongest]))],
-            caption=caption,
-        )
+        yield partial(_frame_picture, facts, index, what)
+
+
+def _frame_picture(facts: Facts, index: int, what: str) -> Picture:
+    begin, end = facts.results.frame_ranges[index]
+    own = np.arange(begin, end)
+    strongest = own[np.argsort(-facts.spots["I"][own], kind="stable")][:MOST_BOXES]
+    caption = f"{_frame_words(facts, index)}; {end - begin} spots."
+    if end - begin > MOST_BOXES:
+        caption += f" The {MOST_BOXES} strongest are marked."
+    return map_picture(
+        f"Frame {index}: {what}",
+        facts.frame(index),
+        facts.valid,
+        facts.lit,
+        percentiles=(1, 99.9),
+        how="max",
+        saturation=facts.saturation,
+        marks=[Mark("spots", boxes(facts.spots["box"][strongest]))],
+        caption=caption,
+    )
 
 
 def _frame_words(facts: Facts, index: int) -> str:
@@ -229,8 +249,8 @@ def noise(facts: Facts) -> Section | None:
     )
     text = (
         f"Variance = {model['offset']:.4g} + {model['gain']:.4g} x background, counts^2. "
-        f"Neighbouring pixels make the noise of a sum {model['correlation']:.3f} times as large "
-        "(variance)."
+        f"Neighbouring pixels make the noise of a sum of 3 x 3 pixels {model['correlation']:.3f} "
+        "times as large (variance)."
     )
     return Section("noise", "Noise", [text], [chart], numbers=dict(model))
 
@@ -367,9 +387,10 @@ def cutouts(facts: Facts) -> Section | None:
     """Return pictures of single spots: the strongest, the weakest, and special ones."""
     if facts.stack is None or not facts.n_spots:
         return None
-    found = [_cutout(facts, row, what) for row, what in chosen_spots(facts)]
-    text = "Lines are the outlines of the spots. Each picture has a contrast of its own."
-    return Section("cutouts", "Single spots", [text], pictures=found)
+    text = ["Lines are the outlines of the spots. Each picture has a contrast of its own."]
+    makers = (partial(_cutout, facts, row, what) for row, what in chosen_spots(facts))
+    found = list(_readable(makers, text))
+    return Section("cutouts", "Single spots", text, pictures=found)
 
 
 def chosen_spots(facts: Facts) -> list[tuple[int, str]]:

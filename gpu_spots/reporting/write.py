@@ -52,7 +52,8 @@ def write_report(
     Args:
         spots: Spots file.
         output: Page to write; the numbers get the same name with the ending ``.json``.
-        frames_from: HDF5 file with the frames of the run. None: the one that the spots file names.
+        frames_from: HDF5 file with the frames of the run, or folder of its images. None: as the
+            spots file names them.
         force: Whether existing outputs are overwritten.
 
     Returns:

@@ -114,7 +114,7 @@ class WeightedSums:
         weight, scale = self._weights(counts, smooth, variance, spot, n)
         of_frame = counts / (SMOOTHING * len(frames))
         soft, step = self._soft_weights(of_frame, variance, spot, n)
-        gain, correlation = self.noise.gain, self.noise.correlation
+        gain, factor = self.noise.gain, self.noise.factor(np.diff(begin))
         box = self.found.box[first:last]
         begins = box[:, 0].astype(np.float64), box[:, 2].astype(np.float64)
         axes = [
@@ -129,10 +129,10 @@ class WeightedSums:
                 _summed(each, spot, n)
                 for each in (weight * difference, weight * (weight * difference), weight**2 * noise)
             )
-            spread = correlation * np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0)
+            spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0))
             more = (level - 1.0) * gain
             of_soft = _summed(soft * difference, spot, n)
-            along = [axis.on_frame(difference, of_soft, spot, more, self.noise) for axis in axes]
+            along = [axis.on_frame(difference, of_soft, spot, more, gain, factor) for axis in axes]
             yield Weighted(
                 scale * total,
                 scale * np.sqrt(spread),
@@ -235,7 +235,13 @@ class _Axis:
         return cls(begin, step, centre, moment, square, *of_maps)
 
     def on_frame(
-        self, difference: Floats, total: Floats, spot: Indices, more: float, noise: NoiseModel
+        self,
+        difference: Floats,
+        total: Floats,
+        spot: Indices,
+        more: float,
+        gain: float,
+        factor: Floats,
     ) -> tuple[Floats, Floats]:
         """Return centroid and its standard error on a frame, (c,) float64, pixels.
 
@@ -244,13 +250,13 @@ class _Axis:
             total: (c,) float64, counts: weighted sum of each spot.
             spot: (p,) int64: spot of each pixel.
             more: variance over background that the level of the frame adds, counts.
-            noise: noise model of the run.
+            gain: counts per counted unit.
+            factor: (c,) float64: `NoiseModel.factor` of each spot.
         """
         n = len(self.begin)
         first, second = (_summed(each * difference, spot, n) for each in (self.moment, self.square))
         of_noise = self.noise + more * self.background
-        spread = noise.correlation * np.maximum(of_noise, 0.0)
-        spread += noise.gain * np.maximum(second, 0.0)
+        spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(second, 0.0))
         with np.errstate(all="ignore"):
             known = np.where(total > 0, total, np.nan)
             centroid = self.begin + (self.centre + self.step * (first / known))

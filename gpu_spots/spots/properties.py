@@ -250,10 +250,14 @@ def _errors(
     )
     signal = gain * np.maximum(intensity, 0.0)
     total, by_x, by_y, by_xx, by_yy = sums
-    variance = noise.correlation * np.maximum(total, 0.0) + signal
+    factor = noise.factor(of_component.n_pixels)[component]
+    variance = factor * (np.maximum(total, 0.0) + signal)
     along = [
-        noise.correlation * np.maximum(second - 2 * at * first + at * at * total, 0.0)
-        + signal * np.maximum(moment, 0.0)
+        factor
+        * (
+            np.maximum(second - 2 * at * first + at * at * total, 0.0)
+            + signal * np.maximum(moment, 0.0)
+        )
         for at, first, second, moment in ((x, by_x, by_xx, xx), (y, by_y, by_yy, yy))
     ]
     return np.sqrt(variance), np.stack([np.sqrt(each) / intensity for each in along], axis=1)

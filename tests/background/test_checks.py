@@ -487,7 +487,7 @@ def test_the_advice_about_absurd_masks_fits_the_finder(sparse: bool) -> None:
     covered = np.array([3, 9000])
     line = cover_warning(covered, 10_000, sparse=sparse, clipped=True, matched=True)
     assert line
-    assert "1 of 2 cover more than 10 %" in line
+    assert "1 of 2 cover more than 20 %" in line
     assert line.endswith("which normalise='level' corrects, or increase significance")
 
 

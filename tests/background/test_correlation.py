@@ -1,6 +1,7 @@
 """Correlation factor of the noise, compared with the naive reference and with known factors."""
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background.correlation import correlation, deviations
 from gpu_spots.background.noise import mean_counts
-from gpu_spots.model import Background, Validity
+from gpu_spots.model import Background, Validity, correlation_factor
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.design import make_design
 from gpu_spots.simulate.run import simulate_run
@@ -45,23 +46,56 @@ def test_the_factor_is_that_of_the_reference(dtype: str, level: float) -> None:
         deviations(rows, good, mean * of, noise.astype(np.float64), 1.25)
         for rows, good, of in samples
     )
-    factor, error, n = correlation_of(samples, mean, noise, 1.25)
-    assert found == (factor, error)
+    expected, n = correlation_of(samples, mean, noise, 1.25)
+    assert astuple(found) == expected
     assert n > 1000
-    assert factor != 1
+    assert found.factor != 1
 
 
 def test_too_few_pixels_tell_nothing() -> None:
     frames, mean = spotted("uint16", 100, seed=5)
     for part in (np.s_[:1], np.s_[:, :11]):
-        factor, error = correlation(
+        found = correlation(
             deviations(
                 frame[part], np.ones_like(frame[part], bool), mean[part], mean[part] ** 0.5, 1
             )
             for frame in frames
         )
-        assert factor == 1
-        assert math.isnan(error)
+        assert (found.factor, found.lag_1, found.lag_2) == (1, 0, 0)
+        assert math.isnan(found.error)
+
+
+X, Y = np.mgrid[-16:17, -16:17]
+
+
+@pytest.mark.parametrize(
+    ("mask", "tolerance"),
+    [
+        (abs(X) + abs(Y) < 1, 1e-12),
+        ((X % 32 < 2) & (Y % 32 < 2), 1e-12),
+        ((abs(X) < 2) & (abs(Y) < 2), 1e-12),
+        ((abs(X) < 6) & (abs(Y) < 6), 1e-12),
+        (X**2 + Y**2 < 10, 0.03),
+        (X**2 + Y**2 < 65, 0.01),
+        ((X / 2) ** 2 + (2 * Y) ** 2 < 144, 0.1),
+        ((abs(X) < 2) & (abs(Y) < 7), 0.15),
+    ],
+    ids=["1", "2 x 2", "3 x 3", "11 x 11", "disc 3", "disc 8", "ellipse", "streak"],
+)
+def test_factor_of_masks(mask: np.ndarray, tolerance: float) -> None:
+    """The variance of a sum is the sum of the covariances of all its pairs of pixels."""
+    near = [1.0, 0.6, 0.2]
+    x, y = np.nonzero(mask)
+    apart_x, apart_y = abs(x - x[:, None]), abs(y - y[:, None])
+    by_distance = np.array(near + [0.0] * 40)
+    exact = (by_distance[apart_x] * by_distance[apart_y]).sum() / len(x)
+    found = correlation_factor(np.array([len(x)]), near[1], near[2])
+    assert found.shape == (1,)
+    assert abs(found[0] / exact - 1) < tolerance
+
+
+def test_noise_without_correlation_has_a_factor_of_1() -> None:
+    assert (correlation_factor(np.arange(1, 400), 0.0, 0.0) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -89,9 +123,10 @@ def test_a_run_has_that_factor(
     # 2 of 9 values are left out by n_removed
     shift = lower_part(7 / 9)[0] if method == "n_removed" else 0.0
     mean = mean_counts(learnt[0].mean) + shift * noise.astype(np.float64)
-    expected = correlation_of(samples, mean, noise, model.gain)
-    assert (model.correlation, model.correlation_error) == expected[:2]
-    assert expected[2] > 1000
+    expected, n = correlation_of(samples, mean, noise, model.gain)
+    lags = model.correlation_lag_1, model.correlation_lag_2
+    assert (model.correlation, model.correlation_error, *lags) == expected
+    assert n > 1000
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_every_option_in_messages_exists() -> None:
     options = {
         option.name: "/".join(option.opts)
         for command in (
-            *(gpu_spots.commands[name] for name in ("merge", "ratios", "export")),
+            *(gpu_spots.commands[name] for name in ("batch", "merge", "ratios", "export")),
             find,
         )  # those of find are meant if both have one
         for option in command.params

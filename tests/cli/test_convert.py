@@ -169,7 +169,7 @@ def test_gaps_of_a_counting_detector_are_in_no_mask(tmp_path: Path) -> None:
         ("--reject", "border:2", "--reject", "disc:10,20,4", "--valid-range", ",190"),
         ("--saturation", "150", "--normalise", "level"),
         ("--mask", "mask.npy", "--mask-good", "1", "-S", "blocks"),
-        ("--batch", "3", "--memory-limit", "18MB", "-S", "pairs"),
+        ("--batch", "3", "--memory-limit", "22MB", "-S", "pairs"),
     ],
     ids=" ".join,
 )

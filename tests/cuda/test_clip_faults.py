@@ -95,9 +95,7 @@ FAULTS = {
     ),
     "a level without a rounding": Fault(" + (1 << 19)) >> 20)", ") >> 20)"),
     "a level that is added": Fault("- (((i64)(levels[frame]", "+ (((i64)(levels[frame]"),
-    "levelled values that are not sorted": Fault(
-        "  meet();\n  sort(team, entries, size);", "  meet();"
-    ),
+    "levelled values that are not sorted": Fault("  sort(team, entries, size);\n}", "}"),
     "a start without its shift": Fault("found.mean + start_shift[n_valid] * sd", "found.mean"),
     "a start without its width": Fault(
         "sqrt(found.population) / start_width[n_valid]", "sqrt(found.population)"

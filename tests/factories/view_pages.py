@@ -40,23 +40,22 @@ def run_to_view(folder: Path, *options: object) -> Path:
 
 
 @contextmanager
-def viewed_run(spots: Path) -> Iterator[Viewed]:
+def viewed_run(spots: Path, frames_from: Path | None = None) -> Iterator[Viewed]:
     """What the page shows of a spots file, as the command makes it."""
     with ExitStack() as opened:
         results = opened.enter_context(open_spots(spots))
         stack, why = None, ""
         try:
-            stack = opened.enter_context(open_frames(results))
+            stack = opened.enter_context(open_frames(results, frames_from))
         except InputError as error:
             why = str(error)
-        words = recorded_inputs(results.info)
-        source = str(results.info["input_file"])
+        sources, words = recorded_inputs(results.info, stack)
         yield Viewed(
             results,
             stack,
             why,
             select_backend("cpu", 2),
-            lambda parameters: find_command(source, words, parameters, "again.h5"),
+            lambda parameters: find_command(sources, words, parameters, "again.h5"),
         )
 
 

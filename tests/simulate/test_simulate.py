@@ -308,7 +308,7 @@ def test_command(tmp_path: Path) -> None:
         assert file["lauecollect/file"].asstr()[5] == "sim_002.000_2.mccd"
     again = CliRunner().invoke(simulate, [str(path), "--size", "96", "--angles", "1"])
     assert again.exit_code == 1
-    assert again.stderr.endswith(f"{path}: already exists; use --force to overwrite it\n")
+    assert "already exists" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpu_fallback import CpuBackend
 from factories.masks import masks_of
 from gpu_spots.backend import Backend
 from gpu_spots.columns import Flag
@@ -18,6 +19,8 @@ from gpu_spots.model import (
     Validity,
 )
 from gpu_spots.parameters import Parameters
+from gpu_spots.simulate.design import DetectorDesign
+from gpu_spots.simulate.run import Design, simulate_run
 from gpu_spots.spots.neighbours import neighbours
 from gpu_spots.spots.properties import ComponentMaps, ComponentSums, spot_columns
 from helpers import background_of, run
@@ -109,6 +112,41 @@ def test_spots_that_touch_at_a_corner(backend: Backend) -> None:
     options: dict[str, Any] = {"angles": 0, "erosions": 0, "dilations": 0, "structure": (2, 1)}
     found = run(frames, Parameters.manual(**options), backend)
     assert found["spots/flags"][found["spots/frame"] == 3].tolist() == [16, 16, 0]
+
+
+def test_sigmas_of_correlated_noise() -> None:
+    """Intensities of a spot on frames in the same state differ by their sigmas."""
+    design = Design(
+        size=(160, 160),
+        spots=40,
+        angles=5,
+        repeats=5,
+        jitter=0.0,
+        hot_pixels=0,
+        dead_pixels=0,
+        zingers=0.0,
+        seed=5,
+        detector=DetectorDesign(correlation=0.7),
+    )
+    simulated = simulate_run(design)
+    schedule = simulated.truth.schedule
+    frames = np.stack(list(simulated.frames()))
+    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on}
+    parameters = Parameters(angles=0, method="clip", sync="blocks", normalise="none")
+    found = run(frames, parameters, CpuBackend(2), columns)
+    state = schedule.laser_on[found["spots/frame"]]
+    key = np.stack([found["spots/frame"], found["spots/mask"], found["spots/label"], state])
+    order = np.lexsort(key)
+    same = (key[1:, order[1:]] == key[1:, order[:-1]]).all(0)
+    a, b = order[1:][same], order[:-1][same]
+    for name, error in (("I", "sigma"), ("I_prf", "sigma_prf")):
+        values, sigmas = found[f"spots/{name}"], found[f"spots/{error}"]
+        differences = (values[a] - values[b]) / np.hypot(sigmas[a], sigmas[b])
+        is_strong = found["spots/snr"][a] > 50
+        for some in (is_strong, ~is_strong):
+            of_some = differences[some & np.isfinite(differences)]
+            assert len(of_some) > 200
+            assert abs(of_some.std() - 1) < 0.1
 
 
 def test_a_static_place() -> None:

@@ -3,21 +3,25 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.frames import open_hdf5, open_run
 from gpu_spots.files.hdf5.tree import member
-from gpu_spots.files.images.image import read_image
+from gpu_spots.files.images.image import COMPRESSED, Image, read_image
 from gpu_spots.files.images.image_list import ImageList
 from gpu_spots.files.images.image_stack import ImageStack
 from gpu_spots.files.lauecollect import Column
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.inputs import Inputs
+from gpu_spots.model import Array
 from gpu_spots.protocols import Stack
 
 
@@ -71,7 +75,14 @@ def image_names(results: SpotsFile) -> list[str]:
         raise InputError(
             f"{results.name}: has no names of images in lauecollect/file, expected one per frame"
         )
-    return [str(name) for name in files.tolist()]
+    names = [str(name) for name in files.tolist()]
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(
+            f"{results.name}: frames are not found: {twice} is the name of several images; write "
+            f"one file of them with gpu-spots convert, and give it with {given('frames_from')}"
+        )
+    return names
 
 
 def frame_names(results: SpotsFile) -> list[str]:
@@ -98,14 +109,14 @@ def images_of(results: SpotsFile) -> list[Path]:
 
 def _recorded_folder(results: SpotsFile) -> Path:
     """Return the folder of the images of a run: as recorded, or that of the spots file."""
-    name = image_names(results)[0]
+    names = image_names(results)
     recorded = Path(_text(results.info.get("frames_path", "")))
     for folder in (recorded, Path(results.name).parent / recorded.name, Path(results.name).parent):
-        if _image(folder, name).is_file():
+        if any(_image(folder, name).is_file() for name in (names[0], names[-1])):
             return folder
     raise InputError(
-        f"{results.name}: its frames are not found: no image {recorded / name}; give their folder "
-        f"with {given('frames_from')}"
+        f"{results.name}: its frames are not found: no image {recorded / names[0]}; give "
+        f"their folder with {given('frames_from')}"
     )
 
 
@@ -114,15 +125,81 @@ def _images_in(results: SpotsFile, folder: Path) -> ImageStack:
     names = image_names(results)
     places = [_image(folder, name) for name in names]
     images = ImageList(str(folder), places, {"file": Column(np.array(names, object))}, [])
-    first = read_image(places[0])
+    first = _first_readable(places)
     n_rows, n_columns = first.frame.shape
-    return ImageStack(images, (n_rows, n_columns), first.frame.dtype, first)
+    stack = _ImagesOfRun(images, (n_rows, n_columns), results.max.dtype, first)
+    stack.results = results
+    return stack
+
+
+def _first_readable(places: list[Path]) -> Image:
+    """Return the first image that can be read. Raises the error of the first one if none can."""
+    errors = []
+    for place in places:
+        try:
+            return read_image(place)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+class _ImagesOfRun(ImageStack):
+    """Images of a run whose spots are known. An image that was changed since then is an error."""
+
+    results: SpotsFile
+    """The spots file."""
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Read frames; may be called by several threads.
+
+        Raises `InputError`, which names the image, also if it lacks maxima of ``stats/max``.
+        """
+        super().read(begin, end, into)
+        for frame in range(begin, end):
+            pixels, values = self._maxima(frame)
+            if (into[frame - begin].reshape(-1)[pixels] != values).any():
+                raise self._changed(frame, "other values at the maxima in stats/max")
+
+    def _check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        try:
+            super()._check(path, shape, dtype)
+        except InputError:
+            frame = self.images.paths.index(path)
+            raise self._changed(frame, f"shape {shape} and type {dtype}") from None
+
+    def _changed(self, frame: int, found: str) -> InputError:
+        return InputError(
+            f"{self.images.paths[frame]}: is not frame {frame} of {self.results.name}, found "
+            f"{found}; give the folder of the images with {given('frames_from')}, or find the "
+            "spots again"
+        )
+
+    def _maxima(self, frame: int) -> tuple[NDArray[np.int64], Array]:
+        """Return the pixels that have their maximum on a frame, as flat indices, and the values."""
+        arg, largest, is_known = self._maps
+        pixels = np.flatnonzero((arg == frame) & is_known)
+        return pixels, largest[pixels]
+
+    @cached_property
+    def _maps(self) -> tuple[Array, Array, Array]:
+        """Frame of the maximum of each pixel, the maximum, and whether it is one of the images."""
+        results, largest = self.results, self.results.max
+        is_known = results.valid
+        method = METHODS.get(_text(results.info.get("method", "")))
+        normalise = _text(results.info.get("normalise", "none"))
+        if normalise != "none" and (method is None or method.scales_frames):
+            is_known = np.zeros_like(is_known)  # maxima of scaled frames
+        return results.arg.reshape(-1), largest.reshape(-1), is_known.reshape(-1)
 
 
 def _image(folder: Path, name: str) -> Path:
-    """Return an image of a folder. Its name may have the folder of another computer before it."""
-    whole = folder / name
-    return whole if whole.is_file() else folder / re.split(r"[/\\]", name)[-1]
+    """Return an image of a folder, compressed or not.
+
+    Its name may have the folder of another computer before it.
+    """
+    ways = (folder / name, folder / re.split(r"[/\\]", name)[-1])
+    tried = (way.with_name(way.name + ending) for ending in ("", *COMPRESSED) for way in ways)
+    return next((path for path in tried if path.is_file()), ways[1])
 
 
 def recorded_run(results: SpotsFile) -> Path:

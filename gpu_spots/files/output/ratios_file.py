@@ -20,6 +20,7 @@ from gpu_spots.files.output.new_file import check_output, new_binary_file, new_o
 from gpu_spots.files.output.new_file import complete_or_absent as complete
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.geometry import Geometry, UnitCell
+from gpu_spots.model import SpotTable, correlation_factor
 from gpu_spots.spots.frames import seconds
 from gpu_spots.spots.ratios import SCALES, FrameStates, RatioResult, SpotRows, ratios
 from gpu_spots.spots.ratios.assignment import (
@@ -319,8 +320,8 @@ def _spot_rows(results: SpotsFile, intensity: str | None) -> tuple[SpotRows, str
     if "overload" not in spots:
         notes.append("saturated spots are not excluded: it is unknown which values are saturated")
     X, Y = spots["XY"].T
-    gain, correlation = _noise_model(results)
-    sigma, signal = spots[INTENSITIES[chosen]], gain * np.maximum(spots["I"], 0)
+    model = _noise_model(results)
+    sigma, signal = spots[INTENSITIES[chosen]], _signal_variance(spots, model)
     # of a value less the background, the variance is s^2 + s^2 / n: the last term is shared
     with np.errstate(all="ignore"):
         part = np.clip(1 - signal / spots["sigma"] ** 2, 0, 1) / (_n_used(results)[X, Y] + 1)
@@ -338,24 +339,34 @@ def _spot_rows(results: SpotsFile, intensity: str | None) -> tuple[SpotRows, str
         largest=spots["max"].astype(np.float64),
         floor=results.avg[X, Y].astype(np.float64),
         noise=results.noise[X, Y].astype(np.float64),
-        gain=gain,
+        gain=model["gain"],
     )
     notes.append(
-        f"intensities: spots/{chosen}, gain {gain:.3g}, noise variance x {correlation:.2f} "
-        "for neighbouring pixels"
+        f"intensities: spots/{chosen}, gain {model['gain']:.3g}, noise variance x "
+        f"{model['correlation']:.2f} for 3 x 3 pixels"
     )
     return rows, chosen, notes
 
 
-def _noise_model(results: SpotsFile) -> tuple[float, float]:
-    """Return gain and correlation of the noise. Raises `InputError` if they are unknown."""
+def _noise_model(results: SpotsFile) -> dict[str, float]:
+    """Return the noise model. Raises `InputError` if it is unknown."""
     model = results.noise_model
     if model is None or not np.isfinite(model["gain"]):
         raise InputError(
             f"{results.name}: the noise of the frames is unknown, so ratios would have no errors; "
             "find the spots again with this version"
         )
-    return model["gain"], model["correlation"]
+    return model
+
+
+def _signal_variance(spots: SpotTable, model: dict[str, float]) -> NDArray[np.float64]:
+    """Return the part of ``sigma**2`` that is from the photons of each spot, (n,), counts^2."""
+    variance = model["gain"] * np.maximum(spots["I"], 0)
+    lags = model["correlation_lag_1"], model["correlation_lag_2"]
+    # older files have no correlations, and their sigmas have no factor for these photons
+    if np.isnan(lags).any():
+        return variance
+    return variance * correlation_factor(spots["n_pixels"], *lags)
 
 
 def _n_used(results: SpotsFile) -> NDArray[np.int64]:

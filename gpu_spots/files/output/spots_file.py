@@ -17,6 +17,7 @@ from gpu_spots.columns import (
     FRAME_COLUMNS,
     NOISE_ATTRIBUTES,
     NOISE_COLUMNS,
+    NOISE_LAGS,
     SPOT_COLUMNS,
 )
 from gpu_spots.errors import GpuSpotsError, InputError, given
@@ -138,13 +139,15 @@ class SpotsFile:
     def noise_model(self) -> dict[str, float] | None:
         """Gain, offset and correlation of the noise, and their errors; None: not known.
 
-        The variance of a value is ``offset + gain * background``, counts^2.
+        The variance of a value is ``offset + gain * background``, counts^2. ``correlation_lag_1``
+        and ``correlation_lag_2`` are NaN in older files.
         """
         if not self._has("noise"):
             return None
         with self._reading("noise"):
             found = attributes(self._found("noise", h5py.Group))
-            return {name: float(found[name]) for name in NOISE_ATTRIBUTES}
+            older = dict.fromkeys(NOISE_LAGS, math.nan)
+            return {name: float((older | found)[name]) for name in NOISE_ATTRIBUTES}
 
     @property
     def constant_part(self) -> ConstantPart | None:

@@ -66,4 +66,5 @@ def test_closed_and_damaged_files(spots: Path, tmp_path: Path) -> None:
     with h5py.File(damaged, "r+") as file:
         del file["stats/max"]
     with open_spots(damaged) as results:
-        assert re.fullmatch(r"<pre>.*stats/max</pre>", results._repr_html_())
+        shown = results._repr_html_()
+        assert re.fullmatch(r"<pre>.*stats/max; give the output of gpu-spots find</pre>", shown)
