@@ -116,9 +116,8 @@ def cover_warning(
         return None
     if matched:
         reason = (
-            "the background does not fit these frames; check frame_level for frames of different "
-            f"exposure, which {given('normalise', 'level')} corrects, or increase "
-            f"{given('significance')}"
+            "the background does not fit these frames, whose level or shape changes; check "
+            f"frame_level, use {given('normalise', 'level')}, or increase {given('significance')}"
         )
     elif sparse and clipped:
         reason = (
@@ -136,10 +135,11 @@ def cover_warning(
             "the background does not fit these frames; check frame_level for drift, which "
             f"{given('normalise', 'level')} corrects, or increase {given('cutoff')}"
         )
+    false = "many of these spots may be false" if matched else "most of these spots are false"
     return (
         f"masks: {n_absurd} of {len(covered)} cover more than {100 * most:.0f} % of the "
         f"frame, at most {100 * covered.max() / n_pixels:.0f} % (mask {covered.argmax()}), "
-        f"expected less than 1 % in a Laue run; most of these spots are false: {reason}"
+        f"expected less than 1 % in a Laue run; {false}: {reason}"
     )
 
 

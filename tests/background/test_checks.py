@@ -488,7 +488,7 @@ def test_the_advice_about_absurd_masks_fits_the_finder(sparse: bool) -> None:
     line = cover_warning(covered, 10_000, sparse=sparse, clipped=True, matched=True)
     assert line
     assert "1 of 2 cover more than 20 %" in line
-    assert line.endswith("which normalise='level' corrects, or increase significance")
+    assert line.endswith("check frame_level, use normalise='level', or increase significance")
 
 
 def test_one_absurd_mask_is_enough(backend: Backend) -> None:
