@@ -180,6 +180,11 @@ def _imageset(source: Source, frames: NDArray[np.int64]) -> Json:
         return common | {"template": run, "single_file_indices": frames.tolist()}
     images = images_of(source.results)
     chosen = [images[frame] for frame in frames.tolist()]
+    if missing := [path for path in chosen if not path.is_file()]:
+        raise InputError(
+            f"{source.results.name}: its frames are not found: no image {missing[0]}; put it back, "
+            "or find the spots of the images that are left"
+        )
     template = _template(chosen)
     if template is None:
         folder = source.output.absolute().with_suffix("")

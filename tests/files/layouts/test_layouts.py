@@ -1,7 +1,8 @@
 """Every layout gives the spots of the same frames as an array, or a clear error."""
 
 import re
-import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -473,30 +474,40 @@ def test_a_part_that_changes_while_it_is_open_is_noticed(tmp_path: Path) -> None
             stack.check_whole()
 
 
-def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is raised as far as the system lets us."""
-    path = write_dectris(tmp_path / "run_master.h5", per_file=1)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
-        with open_run(path) as stack:
-            stack.check_whole()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 2 * N_FRAMES + 64
-        resource.setrlimit(resource.RLIMIT_NOFILE, (60, before[1]))
-        monkeypatch.setattr(resource, "setrlimit", refuse)
-        with pytest.raises(
-            InputError,
-            match=r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, "
-            r"expected at least 104",
-        ):
-            open_run(path).__enter__()
-    finally:
-        monkeypatch.undo()
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def refuse(*_: object) -> None:
+FEW_OPEN_FILES = """
+import resource, sys
+from gpu_spots.errors import InputError
+from gpu_spots.files.frames import open_run
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, most))
+with open_run(sys.argv[1]) as stack:
+    stack.check_whole()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, most))
+def refuse(*_):
     raise ValueError("not allowed to raise maximum limit")
+resource.setrlimit = refuse
+try:
+    open_run(sys.argv[1]).__enter__()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    """The limit is raised as far as the system lets us. This process may have many files open."""
+    path = write_dectris(tmp_path / "run_master.h5", per_file=1)
+    ended = subprocess.run(
+        [sys.executable, "-c", FEW_OPEN_FILES, path], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    limit, refused = ended.stdout.splitlines()
+    assert int(limit) == 2 * N_FRAMES + 64
+    assert re.search(
+        r"run_master\.h5: /entry/data: the frames are in 20 files.* 60 open files, "
+        r"expected at least 104",
+        refused,
+    )
 
 
 def test_an_output_may_not_be_one_of_the_parts(tmp_path: Path) -> None:
