@@ -1,7 +1,10 @@
-"""Damage in HDF5 files."""
+"""Damage in files."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 NAMES = [f"run_{i:03}_{'on' if i % 2 else 'off'}.mccd" for i in range(20)]
 
@@ -17,3 +20,28 @@ def damage_heap(path: Path) -> None:
             at += 16 + (struct.unpack_from("<Q", content, at + 8)[0] + 7) // 8 * 8
     content[at + 8 : at + 16] = bytes(8)
     path.write_bytes(content)
+
+
+def mutations(data: bytes, seed: int, n: int) -> Iterator[bytes]:
+    """Yield ``n`` damaged versions of ``data``.
+
+    They are cut off, or have changed, repeated or missing bytes.
+    """
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        changed = bytearray(data)
+        begin, end = sorted(rng.integers(0, len(data), 2).tolist())
+        if i % 4 == 0:
+            changed = changed[:end]
+        elif i % 4 == 1:  # headers stand at the beginning
+            for place in rng.integers(
+                0, len(data) if i % 8 == 1 else min(len(data), 600), 3
+            ).tolist():
+                changed[place] = int(rng.choice([0, 255, 128, int(rng.integers(256))]))
+        elif i % 4 == 2:
+            changed[begin:begin] = changed[begin : begin + min(end - begin, 100)] * int(
+                rng.integers(1, 4)
+            )
+        else:
+            del changed[begin : begin + min(end - begin + 1, 64)]
+        yield bytes(changed)
