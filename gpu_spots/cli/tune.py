@@ -17,6 +17,7 @@ from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.find import find
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.cli.output_options import frames_from_option
 from gpu_spots.cli.terminal import show
 from gpu_spots.parameters import Parameters
 
@@ -105,14 +106,7 @@ def _options_of_find(command: Any) -> Any:
     show_default=True,
     help="Largest percentage of false spots that is recommended",
 )
-@click.option(
-    "--frames-from",
-    metavar="FILE|FOLDER",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-    help="HDF5 file with the frames of RUN__spots.h5, or folder of its images  "
-    "[default: as it names them]",
-)
+@frames_from_option
 @_options_of_find
 @input_options
 @device_options
