@@ -19,7 +19,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.reporting.facts import Facts, Floats
 
 LEVELS = ("problem", "check", "note")
-"""How much a finding matters: results are wrong; look at it; good to know."""
+"""Importance of a finding: results are wrong; look at it; good to know."""
 SMALL_CHANGE = 0.005
 """Relative scatter of the levels from which on it is worth a note that drift is corrected."""
 LOW_THRESHOLD = 1.0
@@ -49,17 +49,17 @@ class Finding:
     title: str
     """A few words."""
     text: str
-    """What is found, what is expected, and what helps, in sentences."""
+    """Sentences with what is found, what is expected, and what helps."""
     section: str
     """Section of the report that shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a run."""
+    """Faults of a run."""
 
     is_ok: bool
-    """Whether no finding is a problem or has to be checked."""
+    """True if no finding is a problem or has to be checked."""
     sentence: str
     """The verdict in one line."""
     findings: list[Finding]
