@@ -1,4 +1,4 @@
-"""Argument and options of the commands that make another file from a spots file."""
+"""Argument and options of the commands that read a spots file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +19,22 @@ spots_argument = click.argument(
 """The spots file."""
 
 
-def output_option(help_text: str) -> Callable[[Command], Command]:
+def output_option(help_text: str, metavar: str = "OUT") -> Callable[[Command], Command]:
     """Return a decorator that adds ``-o/--output``."""
     return click.option(
-        "-o", "--output", metavar="OUT", type=click.Path(path_type=Path), help=help_text
+        "-o", "--output", metavar=metavar, type=click.Path(path_type=Path), help=help_text
     )
+
+
+frames_from_option = click.option(
+    "--frames-from",
+    metavar="FILE|FOLDER",
+    type=click.Path(path_type=Path),
+    shell_complete=file_names,
+    help="HDF5 file with the frames of the run, or folder of its images  "
+    "[default: as RUN__spots.h5 names them]",
+)
+"""``--frames-from``."""
 
 
 force_option = click.option("--force", is_flag=True, help="Overwrite an existing output")

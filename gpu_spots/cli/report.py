@@ -4,42 +4,31 @@ from pathlib import Path
 
 import click
 
-from gpu_spots.cli.completion import file_names
-from gpu_spots.cli.errors import OneLineCommand
+from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.output_options import (
+    force_option,
+    frames_from_option,
+    output_option,
+    spots_argument,
+)
 from gpu_spots.cli.terminal import say, show
 
 
 @click.command("report", cls=OneLineCommand)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT.html",
-    type=click.Path(path_type=Path),
-    help="Page to write; its numbers get the same name with the ending .json  "
+@spots_argument
+@output_option(
+    "Page to write; its numbers get the same name with the ending .json  "
     "[default: RUN__report.html]",
+    metavar="OUT.html",
 )
-@click.option(
-    "--frames-from",
-    metavar="FILE|FOLDER",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-    help="HDF5 file with the frames of the run, or folder of its images  "
-    "[default: as RUN__spots.h5 names them]",
-)
-@click.option("--force", is_flag=True, help="Overwrite existing outputs")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@frames_from_option
+@force_option
+@debug_option
 def report(
     spots: Path,
     output: Path | None,
     frames_from: Path | None,
     force: bool,
-    debug: bool,  # looked for where errors end
 ) -> None:
     """Write a page about a run: a verdict, charts, pictures, and how the spots were found.
 

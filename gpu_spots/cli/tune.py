@@ -13,10 +13,11 @@ import click.core
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand, naming_options
+from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.find import find
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.cli.output_options import frames_from_option
 from gpu_spots.cli.terminal import show
 from gpu_spots.parameters import Parameters
 
@@ -105,20 +106,13 @@ def _options_of_find(command: Any) -> Any:
     show_default=True,
     help="Largest percentage of false spots that is recommended",
 )
-@click.option(
-    "--frames-from",
-    metavar="FILE|FOLDER",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-    help="HDF5 file with the frames of RUN__spots.h5, or folder of its images  "
-    "[default: as it names them]",
-)
+@frames_from_option
 @_options_of_find
 @input_options
 @device_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
 @click.option("--quiet", is_flag=True, help="Print no progress")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def tune(
     run: Path,
     values: tuple[float, ...] | None,
@@ -128,7 +122,6 @@ def tune(
     frames_from: Path | None,
     as_json: bool,
     quiet: bool,
-    debug: bool,  # looked for where errors end
     **options: Any,
 ) -> None:
     """Try values of the cutoff or of the significance on some frames of a run.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpu_spots import watchdog
-from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
-from gpu_spots.cli.errors import OneLineCommand, Stopped, naming_options
+from gpu_spots.cli.errors import OneLineCommand, Stopped, debug_option, naming_options
+from gpu_spots.cli.output_options import frames_from_option, spots_argument
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
@@ -21,20 +21,8 @@ PAUSE = 5.0
 
 
 @click.command("view", cls=OneLineCommand)
-@click.argument(
-    "spots",
-    metavar="RUN__spots.h5",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
-@click.option(
-    "--frames-from",
-    metavar="FILE|FOLDER",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-    help="HDF5 file with the frames of the run, or folder of its images  "
-    "[default: as RUN__spots.h5 names them]",
-)
+@spots_argument
+@frames_from_option
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
@@ -42,13 +30,12 @@ PAUSE = 5.0
 )
 @click.option("--no-browser", is_flag=True, help="Print the address, and open no browser")
 @device_options
-@click.option("--debug", is_flag=True, help="Show the traceback of an error")
+@debug_option
 def view(
     spots: Path,
     frames_from: Path | None,
     port: int | None,
     no_browser: bool,
-    debug: bool,  # looked for where errors end
     **device: Any,
 ) -> None:
     """Look at the frames, masks and spots of a run, and tune the finder.

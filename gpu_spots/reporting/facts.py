@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a report is made of. Columns of frames and of spots are empty dicts if unknown."""
+    """Contents of a report. Columns of frames and of spots are empty dicts if unknown."""
 
     name: str
     """Path of the spots file."""
@@ -102,7 +102,7 @@ class Facts:
 
     @property
     def is_laser_run(self) -> bool:
-        """Whether the laser is on on some frames and off on others."""
+        """True if the laser is on on some frames and off on others."""
         states = self.frames.get("laser_on", np.zeros(0))
         return bool((states == 0).any() and (states == 1).any())
 

@@ -54,13 +54,13 @@ class Chart:
     x: Floats
     """(n,) float64, ascending."""
     series: Sequence[Series]
-    """What is drawn."""
+    """Curves or points."""
     caption: str = ""
-    """What to look for."""
+    """Advice to the reader."""
     x_log: bool = False
-    """Whether x is logarithmic."""
+    """True if x is logarithmic."""
     y_log: bool = False
-    """Whether y is logarithmic."""
+    """True if y is logarithmic."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the chart as JSON can hold it, with five digits."""
@@ -101,7 +101,7 @@ class Mark:
     """Lines that are drawn on a picture."""
 
     label: str
-    """What they are."""
+    """Meaning of the lines."""
     path: str
     """Path of SVG, in pixels of the frame: x is Y, y is X."""
     colour: int = 0
@@ -125,9 +125,9 @@ class Picture:
     marks: Sequence[Mark] = ()
     """Marks on it."""
     caption: str = ""
-    """What to look for."""
+    """Advice to the reader."""
     is_small: bool = False
-    """Whether it is a cutout around a spot."""
+    """True if it is a cutout around a spot."""
 
 
 @dataclass(frozen=True, slots=True)

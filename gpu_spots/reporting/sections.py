@@ -82,7 +82,7 @@ def _frame_charts(facts: Facts) -> Iterator[Chart]:
         yield _over_frames(facts, "frame_level", title, "counts", level)
     scale = facts.frames.get("scale")
     if scale is not None and not (scale == 1).all():
-        title = "Factor that the frames were scaled by"
+        title = "Scale factor of each frame"
         yield _over_frames(facts, "frame_scale", title, "factor", scale)
     known = np.flatnonzero(block >= 0)
     if len(known) and len(np.unique(block[known])) > 1:
@@ -176,7 +176,7 @@ def _frame_words(facts: Facts, index: int) -> str:
     words = []
     angle = facts.frames.get("angle", np.full(facts.n_frames, np.nan))[index]
     if np.isfinite(angle):
-        words.append(f"angle {angle:g}")
+        words.append(f"angle {angle:g}°")
     laser = int(facts.frames.get("laser_on", np.full(facts.n_frames, -1))[index])
     if laser >= 0:
         words.append("laser on" if laser else "laser off")
@@ -208,14 +208,14 @@ def background(facts: Facts) -> Section:
                 valid,
                 facts.lit,
                 marks=marks if len(static) else (),
-                caption="Smooth, without spots: what is left of spots here is missing there.",
+                caption="It should be smooth. A spot that is left here is not found at its place.",
             ),
             map_picture(
                 "Standard deviation of the background",
                 facts.std,
                 valid,
                 facts.lit,
-                caption="It should follow the average. Bright spots are left over from spots.",
+                caption="It should look like the average. Bright dots are remains of spots.",
             ),
         ],
         numbers={
@@ -352,15 +352,16 @@ def _pattern(facts: Facts, marks: list[Mark]) -> Picture:
     colour = np.rint(60 + part * (pictures.N_LEVELS - 61)).astype(np.uint8)
     X, Y = (facts.spots["XY"] // factor).T
     levels[X.clip(0, shape[0] - 1), Y.clip(0, shape[1] - 1)] = colour[facts.spots["frame"]]
-    what = "angle" if np.isfinite(angle).all() else "frame"
+    what, unit = ("angle", "°") if np.isfinite(angle).all() else ("frame", "")
     return Picture(
         "Spots of all frames",
         pictures.data_uri(pictures.png(levels, "heat", small=True)),
         (0, 0, n_rows, n_columns),
         (factor * shape[0], factor * shape[1]),
-        f"dark to light: {what} {low:g} to {high:g}",
+        f"dark to light: {what} {low:g} to {high:g}{unit}",
         marks,
-        "Lines and rings of spots are no spots of the crystal.",
+        "Spots of the crystal move with the angle. A line or ring that stays at one place at all "
+        "angles is not from the crystal, but for example from ice or the sample holder.",
     )
 
 

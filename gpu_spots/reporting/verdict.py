@@ -16,12 +16,12 @@ from gpu_spots.background.methods import METHODS
 from gpu_spots.background.static_spots import LARGE_COVER, REGION, persistent_spots
 from gpu_spots.columns import Flag
 from gpu_spots.parameters import Parameters
-from gpu_spots.reporting.facts import Facts
+from gpu_spots.reporting.facts import Facts, Floats
 
 LEVELS = ("problem", "check", "note")
-"""How much a finding matters: results are wrong; look at it; good to know."""
+"""Importance of a finding: results are wrong; look at it; good to know."""
 SMALL_CHANGE = 0.005
-"""Relative scatter of the levels from which on it is worth a note that frames were scaled."""
+"""Relative scatter of the levels from which on it is worth a note that drift is corrected."""
 LOW_THRESHOLD = 1.0
 """Smallest threshold, in standard deviations of a pixel above its background."""
 CLOSE = 2
@@ -49,17 +49,17 @@ class Finding:
     title: str
     """A few words."""
     text: str
-    """What is found, what is expected, and what helps, in sentences."""
+    """Sentences with what is found, what is expected, and what helps."""
     section: str
     """Section of the report that shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a run."""
+    """Faults of a run."""
 
     is_ok: bool
-    """Whether no finding is a problem or has to be checked."""
+    """True if no finding is a problem or has to be checked."""
     sentence: str
     """The verdict in one line."""
     findings: list[Finding]
@@ -112,8 +112,7 @@ def _spots(facts: Facts) -> Iterator[Finding]:
 
 
 def _drift(facts: Facts) -> Iterator[Finding]:
-    level, scale = (facts.frames.get(name, np.zeros(0)) for name in ("level", "scale"))
-    level = level[np.isfinite(level)]
+    level, scale = _levels_and_scales(facts)
     if len(level) < 2 or not facts.valid.any():
         return
     run, scatter = float(np.median(level)), float(np.std(level))
@@ -123,11 +122,16 @@ def _drift(facts: Facts) -> Iterator[Finding]:
     if not (scale == 1).all():
         if scatter < SMALL_CHANGE * run:
             return
+        method = METHODS.get(facts.text("method"))
+        if method is None or method.scales_frames:
+            what, factors = "The frames were", scale
+        else:  # the scale of a frame is that of its background, the other way round
+            what, factors = "The background was", 1 / scale
         text = (
-            f"The level of the frames changes by {percent} rms. They were scaled by "
-            f"{scale.min():.3f} to {scale.max():.3f}."
+            f"The level of the frames changes by {percent} rms. {what} scaled by "
+            f"{factors.min():.3f} to {factors.max():.3f}."
         )
-        yield Finding("note", "frames were scaled", text, "frames")
+        yield Finding("note", "drift is corrected", text, "frames")
         return
     # the deviation of a pixel has the drift in it, and lacks the values that are dropped
     _, width = lower_part(_share_kept(facts))
@@ -150,14 +154,22 @@ def _drift(facts: Facts) -> Iterator[Finding]:
         yield Finding("note", "small drift", text, "frames")
 
 
+def _levels_and_scales(facts: Facts) -> tuple[Floats, Floats]:
+    """Return level and scale of the frames that have both, without those that were left out."""
+    level, scale = (facts.frames.get(name, np.zeros(0)) for name in ("level", "scale"))
+    known = np.isfinite(level) & np.isfinite(scale)
+    return level[known], scale[known]
+
+
 def _outlying(facts: Facts) -> Iterator[Finding]:
     level = facts.frames.get("level", np.zeros(0))
-    if not np.isfinite(level).any():
+    used, _ = _levels_and_scales(facts)
+    if not len(used):
         return
-    run = float(np.nanmedian(level))
+    run = float(np.median(used))
     if not run >= 1:
         return
-    out = ~((level >= EMPTY * run) & (level <= run / EMPTY))
+    out = ~((level >= EMPTY * run) & (level <= run / EMPTY)) & np.isfinite(facts.frames["scale"])
     if out.any() and out.sum() < 0.2 * len(out):
         text = (
             f"Frames with less than half or more than twice the level of the run, {run:.4g} "

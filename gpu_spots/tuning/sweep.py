@@ -23,7 +23,7 @@ MOST_FALSE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What one value finds on the chosen frames."""
+    """Spots that one value finds on the chosen frames."""
 
     value: float
     """Value of the option."""

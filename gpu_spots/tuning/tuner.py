@@ -59,7 +59,7 @@ class TunableRun:
     groups: Groups
     """Frames that share a mask."""
     values: Validity
-    """Which values of the frames are valid, in their own counts."""
+    """Valid values of the frames, in their own counts."""
     factors: NDArray[np.int64] | None
     """(n_frames,) int64, 2^-16: what each frame is scaled by; None: frames are not scaled."""
     left_out: NDArray[np.bool_] | None = None

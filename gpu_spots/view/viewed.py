@@ -1,4 +1,4 @@
-"""What the page shows of a spots file and of its frames, as values that JSON can hold."""
+"""Contents of the page: a spots file and its frames, as values that JSON can hold."""
 
 import math
 import threading

@@ -2,15 +2,19 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 
 from factories.view_pages import SCRIPT, run_to_view, viewed_run
 from gpu_spots import open_spots
+from gpu_spots.errors import InputError
 from gpu_spots.pictures import outlines
 from helpers import command
 
@@ -28,11 +32,19 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(spots: Path) -> Iterator[str]:
     """Address of the page, served by a thread."""
+    with served(spots) as address:
+        yield address
+
+
+@contextmanager
+def served(spots: Path, frames_from: Path | None = None) -> Iterator[str]:
+    """Serve the page of a run by a thread, and give its address."""
     from gpu_spots.view.app import make_app
     from gpu_spots.view.server import address, open_socket, serving
 
-    with viewed_run(spots) as viewed:
-        viewed.warm_up()
+    with viewed_run(spots, frames_from) as viewed:
+        with suppress(InputError):  # a frame that cannot be read, as in the command
+            viewed.warm_up()
         listening = open_socket(0)
         with serving(make_app(viewed, "a-token"), listening):
             yield address(listening, "a-token")
@@ -146,6 +158,34 @@ def test_frames_contrast_and_masks(page: Page, spots: Path) -> None:
     page.shows("frame", 1)
     assert page.find("high").get_attribute("value") == "100000"
     assert not page.find("show-final").is_selected()
+
+
+def test_a_frame_that_cannot_be_read_has_no_picture(
+    browser: "Chrome", spots: Path, tmp_path: Path
+) -> None:
+    """It does not show the picture of the frame before, which comes back with that frame."""
+    run = Path(shutil.copy(spots.parent / "run__mccd.h5", tmp_path))
+    with open_spots(spots) as results:
+        changed = int(np.bincount(results.arg.ravel(), minlength=results.n_frames).argmin())
+    with h5py.File(run, "r+") as file:
+        file[SCRIPT][changed] += 1
+    good = changed - 1 if changed else 1
+    with served(spots, run) as url:
+        page = Page(browser, url)
+        page.open(f"frame={good}&show=")
+        page.shows("frame", good)
+        before = page.colour_at(2, 2)
+        page.find("next" if changed else "previous").click()
+        page.until(lambda: f"its frame {changed} is not that of" in page.text("status"))
+        page.until(lambda: page.js("return canvas.dataset.shown") == "")
+        empty = page.colour_at(2, 2)
+        page.find("previous" if changed else "next").click()
+        page.shows("frame", good)
+        assert page.colour_at(2, 2) == before != empty
+    log = browser.get_log("browser")
+    refused = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+    assert refused
+    assert all("status of 409" in message for message in refused)
 
 
 def test_keys(page: Page) -> None:

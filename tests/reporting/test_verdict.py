@@ -130,3 +130,18 @@ def test_overlapping_spots_get_a_remedy_that_is_not_in_use(
     found = [one for one in verdict_on(spots).findings if one.title == "overlapping spots"]
     assert len(found) == 1
     assert remedy in found[0].text
+
+
+def test_frames_without_beam_that_were_left_out(spots_file: SpotsFiles, tmp_path: Path) -> None:
+    """They are not counted as drift, and are not to be left out again."""
+    path = Path(shutil.copy(spots_file("sound_defaults"), tmp_path))
+    with h5py.File(path, "r+") as file:
+        level, scale = (file[f"per_frame/{name}"] for name in ("level", "scale"))
+        level[...] = np.where(np.arange(len(level)) % 2, 110.0, 100.0)
+        scale[...] = np.where(np.arange(len(scale)) % 2, 0.8, 1.25)
+        level[10], scale[10] = 0.1, np.nan
+    text = {one.title: one.text for one in verdict_on(path).findings}
+    assert "frames of another exposure" not in text
+    assert text["drift is corrected"] == (
+        "The level of the frames changes by 4.5 % rms. The background was scaled by 0.800 to 1.250."
+    )

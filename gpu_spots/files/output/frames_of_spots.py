@@ -1,15 +1,14 @@
 """Frames that a spots file was made from, found as its group ``info`` records them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError, given
@@ -35,20 +34,22 @@ def open_frames(results: SpotsFile, path: Path | None = None) -> Iterator[Stack]
             of that name in the folder of the spots file.
 
     Raises:
-        InputError: There is no such file, it cannot be read, or its frames have another shape
-            than those of the spots file.
+        InputError: There is no such file, it cannot be read, or its frames are not those of the
+            spots file. Reading a frame raises it too if the frame lacks maxima of ``stats/max``.
     """
     if path is None and is_of_images(results):
         path = _recorded_folder(results)
     if path is not None and path.is_dir():
-        stack: Stack = _images_in(results, path)
-        _check_shape(results, stack, path)
-        yield stack
+        images = _images_in(results, path)
+        _check_shape(results, images, path)
+        yield cast(Stack, _CheckedFrames(results, images, images.changed))
         return
     path = recorded_run(results) if path is None else path
     with open_run(path, Inputs(frames_path=_frames_path(path, results.info))) as stack:
         _check_shape(results, stack, path)
-        yield stack
+        checked = _CheckedFrames(results, stack, partial(_changed, results, path))
+        checked.check_one()
+        yield cast(Stack, checked)
 
 
 def _check_shape(results: SpotsFile, stack: Stack, path: Path) -> None:
@@ -59,6 +60,63 @@ def _check_shape(results: SpotsFile, stack: Stack, path: Path) -> None:
             f"{path}: frames have shape {stack.shape}, expected {expected} as in "
             f"{results.name}; give the run with {given('frames_from')}"
         )
+
+
+class _CheckedFrames:
+    """Stack whose frames are compared with the maxima of a spots file when they are read."""
+
+    def __init__(
+        self, results: SpotsFile, stack: Stack, changed: Callable[[int, str], InputError]
+    ) -> None:
+        """Check a stack; ``changed`` returns the error of a frame, from its index and a reason."""
+        self._results, self._stack, self._changed = results, stack, changed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+    def read(self, begin: int, end: int, into: Array) -> None:
+        """Read frames; may be called by several threads.
+
+        Raises `InputError`, which names the frame, also if it lacks maxima of ``stats/max``.
+        """
+        self._stack.read(begin, end, into)
+        for frame in range(begin, end):
+            self._check(frame, into[frame - begin])
+
+    def check_one(self) -> None:
+        """Raise `InputError` if the frame with most maxima is another one, as of another run."""
+        arg, _, is_known = self._maps
+        frame = int(np.bincount(arg[is_known], minlength=1).argmax())
+        image = np.empty((1, *self._stack.shape[1:]), self._stack.dtype)
+        try:
+            self._stack.read(frame, frame + 1, image)
+        except InputError:
+            return  # other frames may be readable; whoever reads this one gets the error
+        self._check(frame, image[0])
+
+    def _check(self, frame: int, image: Array) -> None:
+        arg, largest, is_known = self._maps
+        pixels = np.flatnonzero((arg == frame) & is_known)
+        if (image.reshape(-1)[pixels] != largest[pixels]).any():
+            raise self._changed(frame, "other values at the maxima in stats/max")
+
+    @cached_property
+    def _maps(self) -> tuple[Array, Array, Array]:
+        """Frame of the maximum of each pixel, the maximum, and whether it is one of the frames."""
+        results = self._results
+        is_known = results.valid
+        method = METHODS.get(_text(results.info.get("method", "")))
+        normalise = _text(results.info.get("normalise", "none"))
+        if normalise != "none" and (method is None or method.scales_frames):
+            is_known = np.zeros_like(is_known)  # maxima of scaled frames
+        return results.arg.reshape(-1), results.max.reshape(-1), is_known.reshape(-1)
+
+
+def _changed(results: SpotsFile, path: Path, frame: int, found: str) -> InputError:
+    return InputError(
+        f"{path}: its frame {frame} is not that of {results.name}, found {found}; give the run "
+        f"with {given('frames_from')}, or find the spots again"
+    )
 
 
 def is_of_images(results: SpotsFile) -> bool:
@@ -120,7 +178,7 @@ def _recorded_folder(results: SpotsFile) -> Path:
     )
 
 
-def _images_in(results: SpotsFile, folder: Path) -> ImageStack:
+def _images_in(results: SpotsFile, folder: Path) -> "_ImagesOfRun":
     """Return the images of a run, which are in a folder, as a stack."""
     names = image_names(results)
     places = [_image(folder, name) for name in names]
@@ -149,47 +207,20 @@ class _ImagesOfRun(ImageStack):
     results: SpotsFile
     """The spots file."""
 
-    def read(self, begin: int, end: int, into: Array) -> None:
-        """Read frames; may be called by several threads.
-
-        Raises `InputError`, which names the image, also if it lacks maxima of ``stats/max``.
-        """
-        super().read(begin, end, into)
-        for frame in range(begin, end):
-            pixels, values = self._maxima(frame)
-            if (into[frame - begin].reshape(-1)[pixels] != values).any():
-                raise self._changed(frame, "other values at the maxima in stats/max")
-
     def _check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         try:
             super()._check(path, shape, dtype)
         except InputError:
             frame = self.images.paths.index(path)
-            raise self._changed(frame, f"shape {shape} and type {dtype}") from None
+            raise self.changed(frame, f"shape {shape} and type {dtype}") from None
 
-    def _changed(self, frame: int, found: str) -> InputError:
+    def changed(self, frame: int, found: str) -> InputError:
+        """Return the error of an image that is not the one of the run."""
         return InputError(
             f"{self.images.paths[frame]}: is not frame {frame} of {self.results.name}, found "
             f"{found}; give the folder of the images with {given('frames_from')}, or find the "
             "spots again"
         )
-
-    def _maxima(self, frame: int) -> tuple[NDArray[np.int64], Array]:
-        """Return the pixels that have their maximum on a frame, as flat indices, and the values."""
-        arg, largest, is_known = self._maps
-        pixels = np.flatnonzero((arg == frame) & is_known)
-        return pixels, largest[pixels]
-
-    @cached_property
-    def _maps(self) -> tuple[Array, Array, Array]:
-        """Frame of the maximum of each pixel, the maximum, and whether it is one of the images."""
-        results, largest = self.results, self.results.max
-        is_known = results.valid
-        method = METHODS.get(_text(results.info.get("method", "")))
-        normalise = _text(results.info.get("normalise", "none"))
-        if normalise != "none" and (method is None or method.scales_frames):
-            is_known = np.zeros_like(is_known)  # maxima of scaled frames
-        return results.arg.reshape(-1), largest.reshape(-1), is_known.reshape(-1)
 
 
 def _image(folder: Path, name: str) -> Path:

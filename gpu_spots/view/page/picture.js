@@ -61,16 +61,25 @@ function wanted() {
 }
 
 const fetchPicture = latest(async () => {
+  try {
+    await loadPicture();
+  } catch (error) { // or the picture of another frame stays, under the masks of this one
+    drawn.bitmap?.close();
+    Object.assign(drawn, { bitmap: null, key: "" });
+    canvas.dataset.shown = "";
+    draw();
+    throw error;
+  }
+});
+
+async function loadPicture() {
   if (state.low === null || state.high === null) {
     const found = await ask("contrast", { of: state.of, frame: state.frame });
     state.low = Number(found.low.toPrecision(4));
     state.high = Number(found.high.toPrecision(4));
     showContrast();
   }
-  if (!(state.low < state.high)) {
-    say("contrast: the first value must be below the second one");
-    return;
-  }
+  if (!(state.low < state.high)) throw new Error("contrast: the first value must be below the second one");
   const region = wanted();
   const { low, high, scale, palette, of, frame } = state;
   const asked = { of, frame, ...region, low, high, scale, palette };
@@ -84,7 +93,7 @@ const fetchPicture = latest(async () => {
     canvas.dataset.shown = `${of} ${frame}`;
   }
   draw();
-});
+}
 
 const fetchOverlay = latest(async () => {
   const frame = state.frame;
