@@ -190,11 +190,8 @@ def _die_of(number: signal.Signals) -> None:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else ""
-        return (
-            f"{' '.join(error.format_message().split())}{f' (see {path} --help)' if path else ''}",
-            2,
-        )
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        return text + (f" (see {error.ctx.command_path} --help)" if error.ctx else ""), 2
     if isinstance(error, ParameterError):
         return str(error), 2
     if isinstance(error, GpuSpotsError | click.ClickException):

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.geometry_options import geometry_options
 from gpu_spots.cli.output_options import (
     force_option,
+    frames_from_option,
     output_option,
+    quiet_option,
     spots_argument,
+    threads_option,
 )
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import ParameterError
@@ -70,23 +72,11 @@ class ExportCommand(OneLineCommand):
     metavar="off|on|N",
     help="refl: keep one frame of each angle: the first without or with laser, or the N-th one",
 )
-@click.option(
-    "--frames-from",
-    metavar="FILE|FOLDER",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-    help="HDF5 file with the frames of the run, or folder of its images  "
-    "[default: as RUN__spots.h5 names them]",
-)
+@frames_from_option
 @geometry_options
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 10_000),
-    help="Threads that read and compress frames  [default: one per core]",
-)
+@threads_option
 @force_option
-@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@quiet_option
 @debug_option
 def export(
     format_name: str,

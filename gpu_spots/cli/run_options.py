@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.output_options import quiet_option
 from gpu_spots.cli.words import check_words, find_options, option_words, without_effect
 from gpu_spots.errors import GpuSpotsError
 
@@ -78,7 +79,7 @@ def run_options(command: Command) -> Command:
     options = (
         click.option(
             "-o", "--out", metavar="DIR", required=True,
-            type=click.Path(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path, file_okay=False, readable=False),
             help="Folder of the results, which is made; folders below it are those of the runs",
         ),
         click.option(
@@ -126,7 +127,7 @@ def run_options(command: Command) -> Command:
             "--slurm-option", metavar="NAME=VALUE", multiple=True,
             help="Setting of dask-jobqueue, such as queue=gpu; may be repeated",
         ),
-        click.option("--quiet", is_flag=True, help="Print warnings and errors only"),
+        quiet_option,
         debug_option,
     )  # fmt: skip
     for option in reversed(options):
