@@ -55,6 +55,7 @@ OPTIONS = {
     "name_pattern": "--name-pattern",
     "normalise": "--normalise",
     "one_per_angle": "--one-per-angle",
+    "out": "-o",
     "output": "-o",
     "pattern": "--pattern",
     "pixel_size": "--pixel-size",

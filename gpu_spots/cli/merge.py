@@ -1,4 +1,4 @@
-"""``gpu-spots merge``: ratios of several runs as one table, and how well the runs agree."""
+"""``gpu-spots merge``: ratios of several runs as one table, and the agreement of the runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""``gpu-spots ratios``: on/off ratios of a laser run, and whether they can be believed."""
+"""``gpu-spots ratios``: on/off ratios of a laser run, and tests of them."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""``gpu-spots score``: what a search found of a simulated run's spots."""
+"""``gpu-spots score``: comparison of the spots of a simulated run with the true ones."""
 
 import json
 import math

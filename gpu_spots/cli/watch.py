@@ -14,6 +14,7 @@ from gpu_spots.cli.errors import Stopped
 from gpu_spots.cli.run_options import (
     Command,
     RunsCommand,
+    check_computers,
     run_options,
     take_computers,
     take_processing,
@@ -83,6 +84,7 @@ def watch(
     from gpu_spots.cli.words import input_files
 
     processing = take_processing(context, options)
+    check_computers(options)
     search = take_search(options, out, processing)
     for source in sources:
         if not Path(source).is_dir():
