@@ -1,1 +1,1 @@
-"""Many runs: what a run is, which runs are done, their processing on Dask, tables and pages."""
+"""Many runs: search, records, processing on Dask, tables and pages."""

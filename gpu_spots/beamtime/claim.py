@@ -119,7 +119,7 @@ def _now(path: Path) -> float:
 
 
 def _owner(path: Path) -> dict[str, Any]:
-    """Return what a claim says; empty while it is being written."""
+    """Return the content of a claim; empty while it is being written."""
     try:
         owner = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -141,7 +141,7 @@ def _is_dead(owner: dict[str, Any]) -> bool:
 
 
 def _system() -> str:
-    """Return what tells systems apart whose processes have numbers of their own."""
+    """Return a name of the system, that is of the processes whose numbers differ."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

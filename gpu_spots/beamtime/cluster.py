@@ -31,7 +31,7 @@ NEVER = logging.CRITICAL + 1
 CONNECT = 10.0
 """Seconds to connect to a scheduler."""
 LOST_WORKERS = 1
-"""So many workers may die of a run before it counts as failed: it is tried twice."""
+"""Number of workers that may die of a run before it counts as failed: it is tried twice."""
 
 
 class RunnersPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class RunnersPlugin(WorkerPlugin):  # type: ignore[misc]
         self._log = log
 
     def setup(self, worker: Any) -> None:
-        """Begin: what libraries of the worker print goes to the log from now on."""
+        """Begin; text that libraries of the worker print goes to the log from now on."""
         if self._log is not None:
             with suppress(OSError):
                 log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -76,7 +76,7 @@ def stop_runners(plugin: str, dask_worker: Any) -> None:
 
 
 def silence() -> None:
-    """Let Dask print nothing: what the user must know is in our own lines."""
+    """Let Dask print nothing; our own lines have all that the user must know."""
     for name in ["distributed", "bokeh", "tornado", "asyncio", *logging.root.manager.loggerDict]:
         if name.split(".")[0] in ("distributed", "bokeh", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(NEVER)

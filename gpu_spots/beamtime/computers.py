@@ -1,4 +1,4 @@
-"""Where the runs of a batch are processed: GPUs or cores of this computer, or a cluster."""
+"""Computers for the runs of a batch: GPUs or cores of this computer, or a cluster."""
 
 import importlib.util
 import os
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gpu_spots.beamtime.runner import Runner, RunnerDied
+from gpu_spots.beamtime.task import SPARE
 from gpu_spots.errors import GpuSpotsError, ParameterError, given
 from gpu_spots.memory.plan import available_memory
 from gpu_spots.memory.workers import default_workers
@@ -18,13 +19,11 @@ THREADS_OF_A_RUN = 2
 """Threads of a run on the CPU, if there are cores enough."""
 LEAST_MEMORY = 1 << 30
 """Bytes of memory for which a further run is processed at the same time."""
-SPARE = 0.9
-"""Part of the free memory that runs may use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Computers:
-    """Where runs are processed."""
+    """Computers that process runs."""
 
     connect: "Connect"
     """Connects to the cluster."""
@@ -49,7 +48,11 @@ def require_cluster() -> None:
 
 
 def local_computers(
-    n_runs: int, jobs: int | None = None, device: str | None = None, backend: str = "auto"
+    n_runs: int,
+    jobs: int | None = None,
+    device: str | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Computers:
     """Return the workers of this computer: one per GPU, or as many as cores and memory allow.
 
@@ -58,6 +61,7 @@ def local_computers(
         jobs: Runs at the same time; None: chosen here.
         device: Numbers of the GPUs, separated by commas; None: all that can be used.
         backend: ``"auto"``, ``"gpu"`` or ``"cpu"``.
+        threads: Threads of a run; None: its share of the cores.
 
     Raises:
         GpuSpotsError: A GPU that is asked for cannot be used.
@@ -71,7 +75,7 @@ def local_computers(
         usual = max(1, min(usual, free // LEAST_MEMORY))
     number = min(jobs or usual, max(1, n_runs))
     memory = None if free is None or number == 1 else int(free * SPARE / number)
-    threads = max(1, cores // number)
+    threads = threads or max(1, cores // number)
     where = f"GPU{'s' * (len(gpus) > 1)} {','.join(gpus)}" if gpus else "the CPU"
     at_once = f"{number} runs at a time, " if number > 1 else ""
     return Computers(

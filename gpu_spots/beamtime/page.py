@@ -15,6 +15,7 @@ from gpu_spots.packages import install_command
 SHOWN = {
     "run": "links to the report, or to the spots file",
     "state": "",
+    "error": "",
     "kind": "laser: at least one frame is laser-on",
     "frames": "",
     "spots": "on all frames",
@@ -26,7 +27,6 @@ SHOWN = {
     "seconds": "",
     "host": "",
     "finished": "UTC",
-    "error": "",
 }
 """Columns of the page and what they mean."""
 

@@ -1,11 +1,11 @@
-"""Record of each run in the folder of the results: what was done, with which input and options."""
+"""Record of each run in the folder of the results: its input, its options and its outcome."""
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ FOLDER = "batch"
 HEAD = 1 << 16
 """Bytes at the beginning and at the end of a file that its digest covers."""
 FEW = 32
-"""A run of more files has a digest of the first one only, its log for one."""
+"""Largest number of files that are all in the digest; of more files only the first one is."""
 
 Record = dict[str, Any]
-"""What is known of a run, of types that JSON can store. ``state`` is running, done or failed."""
+"""Facts about a run, of types that JSON can store. ``state`` is running, done or failed."""
 
 
 class Records:
@@ -33,6 +33,10 @@ class Records:
     def path(self, name: str, ending: str = ".json") -> Path:
         """Return the path of the record of a run, or of another file with its name."""
         return self.folder / f"{name}{ending}"
+
+    def token(self, batch: str) -> Path:
+        """Return the file of a batch. A worker that does not see it has another file system."""
+        return self.folder / f".{batch}"
 
     def read(self, name: str) -> Record | None:
         """Return the record of a run; None: there is none, or it cannot be read."""
@@ -63,10 +67,21 @@ def natural(text: str) -> list[tuple[float, str]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears under its name when it is complete. Raises `OutputError`."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name under which a file is written; it replaces ``path`` when the block ends.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text)
+        yield part
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):
@@ -75,7 +90,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fingerprint(files: Iterable[Path]) -> Record:
-    """Return what tells whether the files of a run have changed.
+    """Return a record that differs if the files of a run have changed.
 
     Sizes and times of all files count, and a digest of the beginning and end of each, where the
     metadata is; of a run with many files only the first one is opened.

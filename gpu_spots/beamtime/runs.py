@@ -10,6 +10,7 @@ from pathlib import Path
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.images.image import COMPRESSED
 from gpu_spots.files.images.image_list import IMAGE_SUFFIXES
+from gpu_spots.files.images.lauecollect_log import is_log
 from gpu_spots.files.layouts.dectris import DATA_FILE
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
@@ -18,8 +19,6 @@ RESULTS = re.compile(r".*__(spots|ratios|preview|growing|cleaned|peaks|sparse)\.
 """Names of results of this program, which are no runs."""
 IMAGE_FOLDERS = ("xray_images",)
 """Folders whose images belong to a log in the folder above."""
-HEAD = 1 << 16
-"""Bytes of a log that are searched for its header."""
 KINDS = ("dark", "laser")
 """Kinds of runs: without laser-on frames, and with both states."""
 
@@ -115,26 +114,6 @@ def companions(path: Path) -> list[Path]:
         for name in sorted(names)
         if (data := DATA_FILE.fullmatch(name)) and data[1] == base
     ]
-
-
-def is_log(path: Path) -> bool:
-    """Return whether a file is a Lauecollect log: a line with TABs names a column ``file``."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
-    except OSError:
-        return False
-    if b"\0" in head:
-        return False
-    lines = head.decode("latin-1").splitlines()
-    return any(
-        "\t" in line
-        and any(
-            re.fullmatch(r"file(\s*\[.*\])?", part.strip().lower())
-            for part in line.lstrip("#").split("\t")
-        )
-        for line in lines
-    )
 
 
 def image_ending(name: str) -> str | None:

@@ -1,22 +1,22 @@
-"""A batch: which runs are to be done, their way over a Dask cluster, and the tables of all runs."""
+"""A batch: choice of the runs to process, their way over a Dask cluster, tables of all runs."""
 
 import itertools
 import os
 import queue
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gpu_spots import __version__
-from gpu_spots.beamtime.record import Record, Records, write_text
+from gpu_spots.beamtime.record import Record, Records
 from gpu_spots.beamtime.runs import Run
 from gpu_spots.beamtime.tables import write_tables
 from gpu_spots.beamtime.task import Job, Processing, state_of
-from gpu_spots.errors import GpuSpotsError, InputError
+from gpu_spots.errors import GpuSpotsError, InputError, OutputError, given
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -40,7 +40,7 @@ class BatchObserver(Protocol):
     """Receiver of the progress of a batch."""
 
     def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
-        """So many runs, of which some are done already; bytes of the others."""
+        """Begin with the numbers of runs and of those done already, and the bytes of the others."""
 
     def finished(self, record: Record, n_bytes: int) -> None:
         """A run has been processed, or has failed; bytes of its input."""
@@ -54,12 +54,12 @@ class BatchObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Runs and what is done with them."""
+    """Runs and their processing."""
 
     runs: Sequence[Run]
     """Runs, with different names."""
     processing: Processing
-    """What is done with each run."""
+    """Processing of each run."""
     out: Path
     """Folder of the results."""
     files: Files
@@ -140,9 +140,9 @@ def run_batch(batch: Batch, connect: Connect, observer: BatchObserver) -> list[R
     without results, and the tables are written.
 
     Args:
-        batch: Runs and what is done with them.
+        batch: Runs and their processing.
         connect: Connects to the cluster; not called if all runs are done.
-        observer: Is told of the progress.
+        observer: Receiver of the progress.
 
     Raises:
         GpuSpotsError: The folder of the results cannot be written, or there is no cluster.
@@ -153,26 +153,46 @@ def run_batch(batch: Batch, connect: Connect, observer: BatchObserver) -> list[R
     observer.begin(len(batch.runs), len(done), sum(one.n_bytes for one in pending))
     finished = {record["name"]: record for record in done}
     if pending:
-        token = pending[0].job.token
-        write_text(token, "")
-        sent: Sent | None = None
-        try:
-            with connect() as client:
-                sent = Sent(client, name, batch.resources, observer, records)
-                try:
-                    sent.prepare(token)
-                    finished |= sent.process(pending)
-                finally:
-                    sent.stop()
-        except BaseException:
-            if sent is not None and sent.has_results:
-                write_tables(records)
-            raise
-        finally:
-            with suppress(OSError):
-                token.unlink()
+        with sending(batch, name, connect, observer) as sent:
+            try:
+                finished |= sent.process(pending)
+            except BaseException:
+                if sent.has_results:
+                    write_tables(records)
+                raise
     write_tables(records)
     return [finished[run.name] for run in batch.runs]
+
+
+@contextmanager
+def sending(batch: Batch, name: str, connect: Connect, observer: BatchObserver) -> "Iterator[Sent]":
+    """Connect to a cluster whose workers can process runs of a batch while the block runs.
+
+    Raises:
+        GpuSpotsError: The folder of the results cannot be written, there is no cluster, or no
+            worker can process runs.
+    """
+    records = Records(batch.out)
+    token = records.token(name)
+    try:
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    except OSError as error:
+        raise OutputError(
+            f"{token.parent}: no file can be written there: {error.strerror or error}; choose "
+            f"another folder with {given('out')}"
+        ) from error
+    try:
+        with connect() as client:
+            sent = Sent(client, name, batch.resources, observer, records)
+            try:
+                sent.prepare(token)
+                yield sent
+            finally:
+                sent.stop()
+    finally:
+        with suppress(OSError):
+            token.unlink()
 
 
 class Sent:

@@ -2,13 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpu_spots.beamtime.page import index_page
-from gpu_spots.beamtime.record import Record, Records, write_text
-from gpu_spots.errors import OutputError
+from gpu_spots.beamtime.record import Record, Records, replacing, write_text
 
 Value = Callable[[Record], Any]
 
@@ -85,13 +83,8 @@ def _write_parquet(records: Records, table: Sequence[dict[str, Any]]) -> bool:
     types = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
     columns = [pyarrow.array([row[name] for row in table], kind) for name, kind in types.items()]
     whole = pyarrow.table(columns, names=list(types))
-    path = records.out / "runs.parquet"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(records.out / "runs.parquet") as part:
         pyarrow.parquet.write_table(whole, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     return True
 
 

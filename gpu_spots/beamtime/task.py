@@ -21,14 +21,14 @@ from gpu_spots.memory.plan import available_memory
 from gpu_spots.memory.workers import default_workers
 
 ATTEMPTS = 2
-"""So often a run is tried whose process dies."""
+"""Number of times that a run is tried whose process dies."""
 SPARE = 0.9
 """Part of the free memory that the runs of a computer share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """What is done with each run of a batch. Options are words of a command line of find."""
+    """Processing of each run of a batch. Options are words of a command line of find."""
 
     options: tuple[str, ...] = ()
     """Options of all runs."""
@@ -63,7 +63,7 @@ class Job:
     run: Run
     """The run."""
     processing: Processing
-    """What is done with it."""
+    """Its processing."""
     out: str
     """Folder of the results, absolute."""
     batch: str
@@ -81,8 +81,8 @@ class Job:
 
     @property
     def token(self) -> Path:
-        """A file of the batch: a worker that does not see it has another file system."""
-        return Records(Path(self.out)).folder / f".{self.batch}"
+        """File of the batch, see `Records.token`."""
+        return Records(Path(self.out)).token(self.batch)
 
 
 def check_worker(token: str, version: str) -> str | None:
@@ -110,12 +110,17 @@ def state_of(job: Job, files: Sequence[Path], record: Record | None) -> str | No
     if job.force or record is None or "kind" not in record:
         return "new" if record is None else "forced" if job.force else "was not finished"
     kind = job.run.kind or record["kind"]
-    wanted = {
+    wanted = _wanted(job, kind, [*files, *map(Path, record.get("linked", []))])
+    return reason(record, wanted, Path(job.out))
+
+
+def _wanted(job: Job, kind: str, files: Sequence[Path]) -> Record:
+    """Return the entries that the record of a run that is done has. Raises `InputError`."""
+    return {
         "version": __version__,
         "steps": job.processing.steps(job.run, kind),
-        "input": fingerprint([*files, *map(Path, record.get("linked", []))]),
+        "input": fingerprint(files),
     }
-    return reason(record, wanted, Path(job.out))
 
 
 def process(job: Job, runners: Runners, host: str, slots: int) -> Record:
@@ -196,16 +201,10 @@ def _process(
     if "error" in seen:
         return _failed(job, records, host, seen["error"])
     kind = run.kind or seen["kind"]
-    base, linked = (
-        [Path(path) for path in seen["given"]],
-        sorted({*seen["files"]} - {*seen["given"]}),
-    )
-    steps = job.processing.steps(run, kind)
-    wanted = {
-        "version": __version__,
-        "steps": steps,
-        "input": fingerprint([*base, *map(Path, linked)]),
-    }
+    linked = sorted({*seen["files"]} - {*seen["given"]})
+    files = [Path(path) for path in (*seen["given"], *linked)]
+    wanted = _wanted(job, kind, files)
+    steps = wanted["steps"]
     why = "forced" if job.force else reason(before, wanted, out)
     if why is None:
         assert before is not None
@@ -238,7 +237,7 @@ def _process(
     reply = runner.ask(
         {"ask": "commands", "steps": commands, "log": str(log), "folder": job.folder}, claim.renew
     )
-    if "error" not in reply and fingerprint([*base, *map(Path, linked)]) != wanted["input"]:
+    if "error" not in reply and fingerprint(files) != wanted["input"]:
         reply["error"] = f"{run.source[0]}: was changed while it was read; repeat the command"
     if "error" not in reply:
         ask = {"ask": "figures", "spots": str(outputs[0])}

@@ -1,4 +1,4 @@
-"""Watching of folders: which runs are complete, and which are still growing.
+"""Watching of folders: runs that are complete, and runs that are still growing.
 
 Folders are polled, which also works on network drives. A run is complete when its files have not
 changed for some time, and its log and images agree; an HDF5 file must not be open for writing.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gpu_spots.beamtime.record import Record, Records, write_text
+from gpu_spots.beamtime.record import Record, Records
 from gpu_spots.beamtime.runner import Runner, RunnerDied
 from gpu_spots.beamtime.runs import (
     HDF5_SUFFIXES,
@@ -22,14 +22,22 @@ from gpu_spots.beamtime.runs import (
     Run,
     image_ending,
 )
-from gpu_spots.beamtime.session import Batch, Connect, Pending, Sent, jobs_of, name_of_batch
+from gpu_spots.beamtime.session import (
+    Batch,
+    Connect,
+    Pending,
+    Sent,
+    jobs_of,
+    name_of_batch,
+    sending,
+)
 from gpu_spots.beamtime.tables import write_tables
 from gpu_spots.beamtime.task import state_of
 from gpu_spots.errors import GpuSpotsError, InputError
 
 PATIENCE = 10
-"""A run that does not agree with its log, or is open for writing, is told of after so many times
-the settling time."""
+"""Multiple of the settling time after which a run that does not agree with its log, or is open for
+writing, is told of."""
 State = tuple[tuple[str, int, int], ...]
 """Name, size and time of files."""
 
@@ -49,12 +57,12 @@ class WatchObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is watched, and how."""
+    """Settings of a watch."""
 
     search: Callable[[], Found]
-    """Finds the runs that are there. Raises `GpuSpotsError`."""
+    """Returns the runs that are there. Raises `GpuSpotsError`."""
     batch: Batch
-    """What is done with each run; its own list of runs is empty."""
+    """Processing of each run; its own list of runs is empty."""
     every: float = 2.0
     """Seconds between two looks at the folders."""
     settle: float = 20.0
@@ -65,7 +73,7 @@ class Watch:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of a run."""
+    """State of a run at the last look."""
 
     state: State
     since: float
@@ -147,7 +155,7 @@ class Watcher:
         self._sent.pop(name, None)
 
     def _files(self, run: Run) -> tuple[list[Path], str]:
-        """Return the files of a run, and what does not agree yet; empty: all agrees."""
+        """Return the files of a run, and the disagreement of log and images; empty: none."""
         words = [*run.source, *self._watch.batch.processing.options, *run.options]
         try:
             files = list(self._watch.batch.files(words))
@@ -237,30 +245,20 @@ def run_watch(watch: Watch, connect: Connect, observer: WatchObserver) -> None:
     """Process runs as they become complete, until an exception such as KeyboardInterrupt.
 
     Args:
-        watch: What is watched.
+        watch: Settings.
         connect: Connects to the cluster.
-        observer: Is told of each event.
+        observer: Receiver of the events.
 
     Raises:
         GpuSpotsError: The folder of the results cannot be written, or the cluster is gone.
     """
     name = name_of_batch()
-    records = Records(watch.batch.out)
-    token = records.folder / f".{name}"
-    write_text(token, "")
-    watcher = Watcher(watch, observer, Runner())
-    try:
-        with connect() as client:
-            sent = Sent(client, name, watch.batch.resources, _Notes(observer), records)
-            try:
-                sent.prepare(token)
-                _loop(watch, watcher, sent, observer, records, name)
-            finally:
-                sent.stop()
-    finally:
-        watcher.close()
-        with suppress(OSError):
-            token.unlink()
+    with sending(watch.batch, name, connect, _Notes(observer)) as sent:
+        watcher = Watcher(watch, observer, Runner())
+        try:
+            _loop(watch, watcher, sent, observer, Records(watch.batch.out), name)
+        finally:
+            watcher.close()
 
 
 def _loop(
@@ -309,13 +307,13 @@ class _Notes:
         self.note = observer.note
 
     def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
-        """Not told."""
+        """Do nothing."""
 
     def finished(self, record: Record, n_bytes: int) -> None:
-        """Not told."""
+        """Do nothing."""
 
     def tick(self) -> None:
-        """Not told."""
+        """Do nothing."""
 
 
 def _folders(run: Run) -> list[Path]:

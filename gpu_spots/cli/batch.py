@@ -1,6 +1,5 @@
 """``gpu-spots batch``: process all runs of a beamtime, on this computer or on a cluster."""
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ from gpu_spots.cli.errors import Stopped
 from gpu_spots.cli.run_options import (
     SOURCES,
     RunsCommand,
+    check_computers,
     run_options,
+    slurm_jobs,
     take_computers,
     take_processing,
     take_search,
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from gpu_spots.beamtime.record import Record
     from gpu_spots.beamtime.runs import Run
     from gpu_spots.beamtime.session import Batch
+    from gpu_spots.beamtime.task import Processing
 
 RATE = 60e6
 """Bytes of frames per second and core, for the estimate before a run has been processed."""
 GRACE = 30.0
 """Seconds that a batch may take to end: its workers end their runs first."""
 IN_MESSAGES = 3
-"""So many runs are named in a message."""
+"""Number of runs that a message names."""
 
 
 @click.command("batch", cls=RunsCommand)
@@ -67,6 +69,7 @@ def batch(
     require_cluster()
     context = click.get_current_context()
     processing = take_processing(context, options)
+    check_computers(options)
     if print_job:
         _print_job(options, processing)
         return
@@ -114,15 +117,12 @@ def _no_cluster() -> Any:
     raise AssertionError
 
 
-def _print_job(options: dict[str, Any], processing: Any) -> None:
-    from gpu_spots.beamtime.cluster import SlurmJobs, job_script, parse_slurm_options
+def _print_job(options: dict[str, Any], processing: "Processing") -> None:
+    from gpu_spots.beamtime.cluster import job_script
 
     if not options["slurm"]:
         raise click.UsageError("--print-job needs --slurm", click.get_current_context())
-    words = processing.resources
-    wants_gpu = "gpu" in [b for a, b in itertools.pairwise(words) if a == "--backend"]
-    found = SlurmJobs(options["jobs"] or 1, parse_slurm_options(options["slurm_option"]), wants_gpu)
-    for line in job_script(found).splitlines():
+    for line in job_script(slurm_jobs(options, processing)).splitlines():
         show(line)
 
 
@@ -133,11 +133,12 @@ def _end(found: Sequence["Record"], out: Path, seconds: float, quiet: bool) -> N
         new = sum(record["action"] == "processed" and record["state"] == "done" for record in found)
         kept = len(found) - new - len(failed)
         parts = [
-            *([f"{new} run{'s' * (new != 1)} done"] if new or not kept else []),
-            *([f"{kept} done before"] if kept else []),
+            *([f"{new} done"] if new or not kept else []),
+            *([f"{kept} skipped as already done"] if kept else []),
             *([f"{len(failed)} failed"] if failed else []),
         ]
-        say(f"{', '.join(parts)}, in {in_time(seconds)}; {out / 'index.html'}")
+        runs = f"{len(found)} run{'s' * (len(found) != 1)}"
+        say(f"{runs}: {', '.join(parts)}, in {in_time(seconds)}; {out / 'index.html'}")
     if failed:
         names = ", ".join(failed[:IN_MESSAGES])
         more = f" and {len(failed) - IN_MESSAGES} more" if len(failed) > IN_MESSAGES else ""

@@ -9,6 +9,7 @@ from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import image_options, image_request
 from gpu_spots.cli.input_options import TABLE
+from gpu_spots.cli.output_options import PATH, quiet_option
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import InputError
 
@@ -19,7 +20,7 @@ from gpu_spots.errors import InputError
     "-o",
     "--output",
     metavar="FO",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Output file (HDF5)  [default: scan__mccd.h5]",
 )
 @TABLE
@@ -31,7 +32,7 @@ from gpu_spots.errors import InputError
     help="Threads that read and compress  [default: one per core]",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
-@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@quiet_option
 @debug_option
 def convert(
     sources: tuple[str, ...],

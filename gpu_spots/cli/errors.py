@@ -55,6 +55,7 @@ OPTIONS = {
     "name_pattern": "--name-pattern",
     "normalise": "--normalise",
     "one_per_angle": "--one-per-angle",
+    "out": "-o",
     "output": "-o",
     "pattern": "--pattern",
     "pixel_size": "--pixel-size",
@@ -190,11 +191,8 @@ def _die_of(number: signal.Signals) -> None:
 
 def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else ""
-        return (
-            f"{' '.join(error.format_message().split())}{f' (see {path} --help)' if path else ''}",
-            2,
-        )
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        return text + (f" (see {error.ctx.command_path} --help)" if error.ctx else ""), 2
     if isinstance(error, ParameterError):
         return str(error), 2
     if isinstance(error, GpuSpotsError | click.ClickException):

@@ -11,7 +11,9 @@ from gpu_spots.cli.output_options import (
     force_option,
     frames_from_option,
     output_option,
+    quiet_option,
     spots_argument,
+    threads_option,
 )
 from gpu_spots.cli.terminal import say
 from gpu_spots.errors import ParameterError
@@ -72,14 +74,9 @@ class ExportCommand(OneLineCommand):
 )
 @frames_from_option
 @geometry_options
-@click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1, 10_000),
-    help="Threads that read and compress frames  [default: one per core]",
-)
+@threads_option
 @force_option
-@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@quiet_option
 @debug_option
 def export(
     format_name: str,

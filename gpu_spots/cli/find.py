@@ -19,6 +19,7 @@ from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
+from gpu_spots.cli.output_options import PATH, quiet_option
 from gpu_spots.cli.plan_options import plan_in_words, plan_options
 from gpu_spots.cli.terminal import say, show
 from gpu_spots.errors import ParameterError
@@ -104,7 +105,7 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
     "-o",
     "--output",
     metavar="FO",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="output file (HDF5) name  [default: file__spots.h5]",
 )
 @click.option(
@@ -218,7 +219,7 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
     help="Write a report too, RUN__report.html beside the output; see gpu-spots report",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output file")
-@click.option("--quiet", is_flag=True, help="Print warnings and errors only")
+@quiet_option
 @debug_option
 @click.version_option(__version__, help="Show the version and exit")
 def find(

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from gpu_spots.cli.output_options import PATH
 from gpu_spots.errors import ParameterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,14 +38,13 @@ def _states(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
 
 def image_options(command: Command) -> Command:
     """Add the options to a command."""
-    path = click.Path(path_type=Path)
     options = [
         click.option(
-            "--log", metavar="LOG", type=path,
+            "--log", metavar="LOG", type=PATH,
             help="Lauecollect log that lists the images and their metadata",
         ),
         click.option(
-            "-p", "--path", "folder", metavar="DIR", type=path,
+            "-p", "--path", "folder", metavar="DIR", type=PATH,
             help="Folder of the images that a log or table lists  [default: folder of the log or "
                  "table]",
         ),

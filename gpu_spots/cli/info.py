@@ -13,6 +13,7 @@ from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import NAMES as INPUT_NAMES
 from gpu_spots.cli.input_options import as_arguments, input_options, take_inputs
+from gpu_spots.cli.output_options import json_option
 from gpu_spots.cli.terminal import show
 
 Rows = Iterator[tuple[str, str]]
@@ -22,7 +23,7 @@ Rows = Iterator[tuple[str, str]]
 @click.argument("sources", metavar="FILE | IMAGES...", nargs=-1, shell_complete=file_names)
 @input_options
 @image_options
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
+@json_option("everything")
 @debug_option
 def info(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show how a file or a run of images is interpreted.

@@ -1,17 +1,17 @@
 """Options for the input, shared by the commands that read runs."""
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from gpu_spots.cli.completion import file_names
+from gpu_spots.cli.output_options import PATH
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 TABLE = click.option(
-    "--table", metavar="FILE", type=click.Path(path_type=Path),
+    "--table", metavar="FILE", type=PATH,
     help="Table (CSV or TSV) with one row per frame and the columns angle, laser_on, ...; "
     "for images also file",
 )  # fmt: skip

@@ -1,13 +1,18 @@
-"""``gpu-spots merge``: ratios of several runs as one table, and how well the runs agree."""
+"""``gpu-spots merge``: ratios of several runs as one table, and the agreement of the runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
-from gpu_spots.cli.output_options import force_option, output_option
+from gpu_spots.cli.output_options import (
+    PATH,
+    csv_option,
+    force_option,
+    json_option,
+    output_option,
+)
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
@@ -18,13 +23,7 @@ DEFAULT = "merged__ratios.h5"
 
 
 @click.command("merge", cls=OneLineCommand)
-@click.argument(
-    "files",
-    metavar="A__ratios.h5 B__ratios.h5...",
-    nargs=-1,
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
-)
+@click.argument("files", metavar="A__ratios.h5 B__ratios.h5...", nargs=-1, type=PATH)
 @output_option(f"Output file  [default: {DEFAULT} beside the first file]")
 @click.option(
     "--by",
@@ -32,13 +31,8 @@ DEFAULT = "merged__ratios.h5"
     help="What reflections are recognised by: Miller indices, or angle and position (runs of a "
     "crystal that was not moved)  [default: hkl if all files have it]",
 )
-@click.option(
-    "--csv",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the merged ratios as text too, one line per reflection",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print figures as JSON")
+@csv_option("merged ratios")
+@json_option("figures")
 @force_option
 @debug_option
 def merge(

@@ -55,7 +55,7 @@ def plan_options(command: Command) -> Command:
             help="Memory that frames and results may use  [default: all that is free]"),
         click.option(
             "--scratch", metavar="DIR",
-            type=click.Path(path_type=Path, file_okay=False, exists=True),
+            type=click.Path(path_type=Path, file_okay=False, exists=True, readable=False),
             help="Folder of a scratch file, for runs that do not fit in memory  "
             "[default: folder of the output]",
         ),

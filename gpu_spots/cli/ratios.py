@@ -1,4 +1,4 @@
-"""``gpu-spots ratios``: on/off ratios of a laser run, and whether they can be believed."""
+"""``gpu-spots ratios``: on/off ratios of a laser run, and tests of them."""
 
 import math
 import re
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
 from gpu_spots.cli.geometry_options import geometry_options
 from gpu_spots.cli.output_options import (
+    PATH,
+    csv_option,
     force_option,
+    json_option,
     output_option,
+    plot_option,
     spots_argument,
 )
 from gpu_spots.cli.terminal import say, show
@@ -52,8 +55,7 @@ TESTS = (
 @click.option(
     "--hkl",
     metavar="TABLE",
-    type=click.Path(path_type=Path),
-    shell_complete=file_names,
+    type=PATH,
     help="Miller indices of spots: text with the columns h, k, l and frame,label or frame,X,Y, an "
     "indexed DIALS table (.refl), or a folder of LaueTools' .fit files",
 )
@@ -66,23 +68,13 @@ TESTS = (
 @click.option(
     "--laueutil",
     metavar="NAME",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the files of LaueUtil's lu_indexing2ratios: NAME.txt, NAME.hkl (SORTAV), NAME.m91 "
     "(LASER) and NAME.h5; needs --hkl",
 )
-@click.option(
-    "--csv",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write the ratios as text too, one line per reflection",
-)
-@click.option(
-    "--plot",
-    metavar="FILE.png|FILE.svg",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the ratios and the null tests; needs matplotlib",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print figures and verdict as JSON")
+@csv_option("ratios")
+@plot_option("the ratios and the null tests")
+@json_option("figures and verdict")
 @force_option
 @debug_option
 def ratios(
@@ -108,10 +100,6 @@ def ratios(
     The spots must be found with -S blocks or -S pairs, so that laser-off and laser-on frames share
     masks.
     """
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise click.BadParameter(
-            f"{str(plot)!r}, expected a name that ends in .png or .svg.", param_hint="--plot"
-        )
     path = output or Path(re.sub(r"(__spots)?\.h5$", "", str(spots)) + "__ratios.h5")
     # here, so that --help and wrong usage answer at once
     from gpu_spots.api import ratios as make_ratios

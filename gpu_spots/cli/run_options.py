@@ -1,4 +1,4 @@
-"""Options of the commands for many runs: which runs, what is done with them, and where."""
+"""Options of the commands for many runs: the runs, their processing, and the computers."""
 
 import itertools
 import shlex
@@ -12,10 +12,13 @@ from click.core import ParameterSource
 
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.export import export
+from gpu_spots.cli.output_options import quiet_option
 from gpu_spots.cli.words import check_words, find_options, option_words, without_effect
 from gpu_spots.errors import GpuSpotsError
 
 if TYPE_CHECKING:
+    from gpu_spots.beamtime.cluster import SlurmJobs
     from gpu_spots.beamtime.computers import Computers
     from gpu_spots.beamtime.runs import Search
     from gpu_spots.beamtime.task import Processing
@@ -78,7 +81,7 @@ def run_options(command: Command) -> Command:
     options = (
         click.option(
             "-o", "--out", metavar="DIR", required=True,
-            type=click.Path(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path, file_okay=False, readable=False),
             help="Folder of the results, which is made; folders below it are those of the runs",
         ),
         click.option(
@@ -126,7 +129,7 @@ def run_options(command: Command) -> Command:
             "--slurm-option", metavar="NAME=VALUE", multiple=True,
             help="Setting of dask-jobqueue, such as queue=gpu; may be repeated",
         ),
-        click.option("--quiet", is_flag=True, help="Print warnings and errors only"),
+        quiet_option,
         debug_option,
     )  # fmt: skip
     for option in reversed(options):
@@ -144,7 +147,7 @@ def _with(command: Command, option: click.Option) -> Command:
 
 
 def take_processing(context: click.Context, options: dict[str, Any]) -> "Processing":
-    """Take what is done with each run out of ``options``.
+    """Take the processing of each run out of ``options``.
 
     Raises:
         click.UsageError: an option of find is wrong.
@@ -154,7 +157,7 @@ def take_processing(context: click.Context, options: dict[str, Any]) -> "Process
     given: list[str] = []
     for name, option in PASSED.items():
         value = options.pop(name)
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_given(context, name):
             given += option_words(option, value)
     common, resources = without_effect(given)
     texts = {name: options.pop(f"{name}_options") for name in ("dark", "laser")}
@@ -165,11 +168,11 @@ def take_processing(context: click.Context, options: dict[str, Any]) -> "Process
             _check([*common, *resources, *of_kind[name]], name if text else None)
         except (ValueError, GpuSpotsError) as error:
             raise click.BadParameter(str(error), param_hint=f"--{name}-options") from error
-    exports = tuple(tuple(shlex.split(text)) for text in options.pop("export"))
+    try:
+        exports = tuple(tuple(shlex.split(text)) for text in options.pop("export"))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--export") from error
     _check_exports(exports)
-    report = options.pop("report")
-    if report and "report" not in _commands():
-        raise click.UsageError("--report: there is no command report", context)
     return Processing(
         options=tuple(common),
         dark=tuple(of_kind["dark"]),
@@ -177,7 +180,7 @@ def take_processing(context: click.Context, options: dict[str, Any]) -> "Process
         resources=tuple(resources),
         ratios=options.pop("ratios"),
         exports=exports,
-        report=report,
+        report=options.pop("report"),
     )
 
 
@@ -191,23 +194,25 @@ def _check(words: list[str], kind: str | None) -> None:
         raise
 
 
-def _commands() -> set[str]:
-    from gpu_spots.cli import gpu_spots
-
-    return set(gpu_spots.commands)
-
-
 def _check_exports(exports: Sequence[Sequence[str]]) -> None:
-    if not exports:
-        return
-    from gpu_spots.export.formats import FORMATS
-
-    for one in exports:
-        if not one or one[0] not in FORMATS:
-            text = " ".join(one)
+    """Raise `click.BadParameter` for exports that ``gpu-spots export`` would refuse."""
+    for name, *words in (one or [""] for one in exports):
+        try:
+            words = [name, "RUN__spots.h5", *words]
+            with export.make_context("export", words, help_option_names=[]) as context:
+                given = {one for one in context.params if is_given(context, one)}
+        except click.ClickException as error:
+            problem = error.format_message().removeprefix("Invalid value for ")
+            raise click.BadParameter(problem, param_hint="--export") from error
+        if wrong := sorted(given & {"output", "force", "quiet"}):
             raise click.BadParameter(
-                f"{text!r} is not one of {', '.join(FORMATS)}.", param_hint="--export"
+                f"--{wrong[0]} cannot be used for single runs of a batch", param_hint="--export"
             )
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Return whether an option is on the command line."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def take_search(options: dict[str, Any], out: Path, processing: "Processing") -> "Search":
@@ -223,44 +228,56 @@ def take_search(options: dict[str, Any], out: Path, processing: "Processing") ->
     )
 
 
-def take_computers(options: dict[str, Any], processing: "Processing", n_runs: int) -> "Computers":
-    """Take the cluster out of ``options``.
+def check_computers(options: dict[str, Any]) -> None:
+    """Raise `click.UsageError` for options of the cluster that do not go together."""
+    context = click.get_current_context()
+    for name, others in {
+        "scheduler": ("slurm", "jobs", "device"),
+        "slurm": ("device",),
+    }.items():
+        for other in others if options[name] else ():
+            if options[other]:
+                raise click.UsageError(f"--{name} cannot be used with --{other}", context)
+    if options["slurm_option"] and not options["slurm"]:
+        raise click.UsageError("--slurm-option needs --slurm", context)
 
-    Raises:
-        GpuSpotsError: it cannot be used.
-        click.UsageError: options do not go together.
-    """
+
+def slurm_jobs(options: dict[str, Any], processing: "Processing") -> "SlurmJobs":
+    """Return the Slurm jobs that the options ask for. Raises `GpuSpotsError`."""
+    from gpu_spots.beamtime.cluster import SlurmJobs, parse_slurm_options
+
+    settings = parse_slurm_options(options["slurm_option"])
+    return SlurmJobs(options["jobs"] or 1, settings, _backend(processing) == "gpu")
+
+
+def take_computers(options: dict[str, Any], processing: "Processing", n_runs: int) -> "Computers":
+    """Return the cluster that the options ask for; raises `GpuSpotsError` if it cannot be used."""
     from gpu_spots.beamtime.computers import Computers, local_computers
 
-    scheduler, slurm = options.pop("scheduler"), options.pop("slurm")
-    slurm_options, device = options.pop("slurm_option"), options.pop("device")
-    jobs = options.pop("jobs")
-    if scheduler and (slurm or jobs or device):
-        other = "--slurm" if slurm else "--jobs" if jobs else "--device"
-        raise click.UsageError(
-            f"--scheduler cannot be used with {other}", click.get_current_context()
-        )
-    if slurm_options and not slurm:
-        raise click.UsageError("--slurm-option needs --slurm", click.get_current_context())
-    if slurm and device:
-        raise click.UsageError("--device cannot be used with --slurm", click.get_current_context())
-    words = processing.resources
-    wants_gpu = _after("--backend", words) == "gpu"
-    gpu: dict[str, float] = {"GPU": 1} if wants_gpu else {}
+    scheduler = options["scheduler"]
+    backend = _backend(processing)
+    gpu: dict[str, float] = {"GPU": 1} if backend == "gpu" else {}
     if scheduler:
         from gpu_spots.beamtime.cluster import connected_client
 
         return Computers(
             lambda: connected_client(scheduler), f"workers of {scheduler}", None, None, gpu
         )
-    if slurm:
-        from gpu_spots.beamtime.cluster import SlurmJobs, parse_slurm_options, slurm_client
+    if options["slurm"]:
+        from gpu_spots.beamtime.cluster import slurm_client
 
-        found = SlurmJobs(jobs or 1, parse_slurm_options(slurm_options), wants_gpu)
+        found = slurm_jobs(options, processing)
         return Computers(
             lambda: slurm_client(found), f"Slurm jobs: {found.number}", None, None, gpu
         )
-    return local_computers(n_runs, jobs, device, _after("--backend", words) or "auto")
+    threads = _after("--threads", processing.resources)
+    return local_computers(
+        n_runs, options["jobs"], options["device"], backend, int(threads) if threads else None
+    )
+
+
+def _backend(processing: "Processing") -> str:
+    return _after("--backend", processing.resources) or "auto"
 
 
 def _after(word: str, words: Sequence[str]) -> str | None:

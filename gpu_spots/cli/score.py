@@ -1,4 +1,4 @@
-"""``gpu-spots score``: what a search found of a simulated run's spots."""
+"""``gpu-spots score``: comparison of the spots of a simulated run with the true ones."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpu_spots.cli.errors import OneLineCommand, debug_option
+from gpu_spots.cli.output_options import PATH, json_option, plot_option, spots_argument
 from gpu_spots.cli.terminal import say, show
 
 if TYPE_CHECKING:
@@ -16,15 +17,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=OneLineCommand)
-@click.argument("run", metavar="RUN__mccd.h5", type=click.Path(path_type=Path))
-@click.argument("spots", metavar="RUN__spots.h5", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON")
-@click.option(
-    "--plot",
-    metavar="FILE.png|FILE.svg",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw recall, precision, positions and intensities by S/N; needs matplotlib",
-)
+@click.argument("run", metavar="RUN__mccd.h5", type=PATH)
+@spots_argument
+@json_option("everything")
+@plot_option("recall, precision, positions and intensities by S/N")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot")
 @debug_option
 def score(run: Path, spots: Path, as_json: bool, plot: Path | None, force: bool) -> None:
@@ -34,11 +30,7 @@ def score(run: Path, spots: Path, as_json: bool, plot: Path | None, force: bool)
     belongs to one other at most, the nearest come together first. S/N is that of a spot on one
     frame, as an exact matched filter sees it. True spots below 1 are left out.
     """
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise click.BadParameter(
-            f"{str(plot)!r}, expected a name that ends in .png or .svg.", param_hint="--plot"
-        )
-    # Loaded here, so that --help is quick.
+    # here, so that --help and wrong usage answer at once
     from gpu_spots.errors import InputError
     from gpu_spots.files.output.simulated_run import read_found, read_truth
     from gpu_spots.simulate.score import score as compare

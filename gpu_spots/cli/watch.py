@@ -1,6 +1,7 @@
 """``gpu-spots watch``: process runs as they become complete."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from gpu_spots.cli.batch import GRACE, in_line
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import Stopped
 from gpu_spots.cli.run_options import (
+    Command,
     RunsCommand,
+    check_computers,
     run_options,
     take_computers,
     take_processing,
@@ -28,29 +31,30 @@ MANY = 1_000_000
 """More runs than a beamtime has."""
 
 
+def _seconds(name: str, default: float | None, text: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds an option for a time."""
+    return click.option(
+        name,
+        metavar="SECONDS",
+        type=click.FloatRange(0.01),
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
 @click.command("watch", cls=RunsCommand)
 @click.argument("sources", metavar="FOLDER...", nargs=-1, shell_complete=file_names)
-@click.option(
+@_seconds(
     "--settle",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01),
-    default=20.0,
-    show_default=True,
-    help="Time without a change after which a run is complete; longer than the time between images",
+    20.0,
+    "Time without a change after which a run is complete; longer than the time between images",
 )
-@click.option(
-    "--every",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01),
-    default=2.0,
-    show_default=True,
-    help="Time between two looks at the folders",
-)
-@click.option(
+@_seconds("--every", 2.0, "Time between two looks at the folders")
+@_seconds(
     "--preview",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01),
-    help="Find the spots of growing runs too, at most this often; results are NAME__preview.h5",
+    None,
+    "Find the spots of growing runs too, at most this often; results are NAME__preview.h5",
 )
 @run_options
 def watch(
@@ -80,6 +84,7 @@ def watch(
     from gpu_spots.cli.words import input_files
 
     processing = take_processing(context, options)
+    check_computers(options)
     search = take_search(options, out, processing)
     for source in sources:
         if not Path(source).is_dir():

@@ -22,7 +22,7 @@ from gpu_spots.files.layouts.layout import FrameDatasets
 from gpu_spots.files.layouts.metadata import read_metadata
 from gpu_spots.files.layouts.recognise import recognise
 from gpu_spots.files.layouts.search import Part
-from gpu_spots.files.output.spots_summary import is_spots_file, why_no_run
+from gpu_spots.files.output.spots_summary import why_no_run
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.files.storage import storage_of_datasets
 from gpu_spots.files.validity import ValidRange, valid_values
@@ -206,8 +206,8 @@ def open_run(path: str | Path, options: Inputs | None = None) -> Iterator[FileSt
     path, options = Path(path), options or Inputs()
     with open_hdf5(path) as file, ExitStack() as opened:
         try:
-            if not options.frames_path and is_spots_file(file):
-                raise InputError(why_no_run(file))
+            if not options.frames_path and (problem := why_no_run(file)):
+                raise InputError(problem)
             frames = recognise(file, options.frames_path)
             origins = [_origin(part, f"{path}: {part.path}") for part in frames.parts]
             dtype = _type_of_all(path, frames, origins)

@@ -1,4 +1,4 @@
-"""HDF5 files that are still being written: whether they are, and a copy of what they have."""
+"""HDF5 files that are still being written: test for it, and copy of the frames so far."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gpu_spots.files.layouts.recognise import recognise
 from gpu_spots.files.output.new_file import new_output
 
 WRITTEN = ("unable to lock file", "already open for write", "already open for SWMR write")
-"""What HDF5 says of a file that another program is writing."""
+"""Texts of HDF5 about a file that another program is writing."""
 
 
 def is_being_written(path: Path) -> bool:

@@ -286,7 +286,7 @@ def test_ctrl_c_ends_a_batch_and_the_same_command_goes_on(
     assert ended.status == 0
     assert ended.lines[1] == f"{n} of 3 runs are done already"
     assert len(ended.lines) == 3 + 3 - n
-    assert ended.lines[-1].startswith(f"{3 - n} runs done, {n} done before, in ")
+    assert ended.lines[-1].startswith(f"3 runs: {3 - n} done, {n} skipped as already done, in ")
 
 
 def told(*words: object) -> Ended:
@@ -362,7 +362,20 @@ def test_the_dry_run_shows_runs_plan_and_time(beamtime: Beamtime) -> None:
         (("empty", "-o", "out", "--laser-options", "-S all"), 2, "--laser-options: "),
         (("empty", "-o", "out", "--dark-options", "'"), 2, "No closing quotation"),
         (("empty", "-o", "out", "--export", "excel"), 2, "'excel' is not one of csv, parquet"),
+        (("empty", "-o", "out", "--export", "refl --fast"), 2, "--export: No such option '--fast'"),
+        (("empty", "-o", "out", "--export", "refl -o a"), 2, "--output cannot be used for single"),
         (("empty", "-o", "out", "--print-job"), 2, "--print-job needs --slurm"),
+        (("empty", "-o", "out", "--slurm-option", "cores=2"), 2, "--slurm-option needs --slurm"),
+        (
+            ("empty", "-o", "out", "--slurm", "--device", "0"),
+            2,
+            "--slurm cannot be used with --device (see gpu-spots batch --help)",
+        ),
+        (
+            ("empty", "-o", "out", "--scheduler", "tcp://a:1", "--jobs", "2"),
+            2,
+            "--scheduler cannot be used with --jobs",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

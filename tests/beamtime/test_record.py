@@ -1,7 +1,8 @@
-"""What is known of a run: whether it is done, why it is not, and who is doing it."""
+"""Records of runs: tests of being done, reasons, and claims."""
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from gpu_spots.beamtime import claim as claims
 from gpu_spots.beamtime.claim import ClaimedElsewhere, claimed
 from gpu_spots.beamtime.record import Record, Records, fingerprint, natural, reason
+from gpu_spots.beamtime.session import Batch, sending
+from gpu_spots.beamtime.task import Processing
+from gpu_spots.cli.batch import Lines
 from gpu_spots.errors import InputError, OutputError
 
 
@@ -146,4 +150,15 @@ def test_a_claim_of_another_computer_counts_until_it_expires(tmp_path: Path) -> 
 def test_a_claim_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"), claimed(tmp_path / "file/a", "one"):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "batch").write_text("")
+    batch = Batch([], Processing(), tmp_path, lambda _: [])
+    problem = f"{tmp_path}/batch: no file can be written there: File exists; choose another"
+    with (
+        pytest.raises(OutputError, match=re.escape(problem)),
+        sending(batch, "one", lambda: pytest.fail("is connected"), Lines(quiet=True)),
+    ):
         pass

@@ -1,4 +1,4 @@
-"""What is a run: in folders, and in lists."""
+"""Search for runs: in folders, and in lists."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import pytest
 
 from factories.image_runs import Scan, write_scan
 from gpu_spots.beamtime.lists import read_list, take_runs
-from gpu_spots.beamtime.runs import Run, Search, companions, find_runs, is_log
+from gpu_spots.beamtime.runs import Run, Search, companions, find_runs
 from gpu_spots.cli.words import check_words, words_of
 from gpu_spots.errors import InputError
+from gpu_spots.files.images.lauecollect_log import is_log
 from helpers import series
 
 

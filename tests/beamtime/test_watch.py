@@ -79,7 +79,7 @@ def append_frames(path: Path, meanwhile: Callable[[int], None] = lambda i: None)
 
 
 class Enough(BaseException):
-    """What was waited for has happened."""
+    """End of the wait: the awaited event has happened."""
 
 
 class Events:

@@ -296,6 +296,22 @@ def test_a_spots_file_is_no_run(tmp_path: Path) -> None:
     assert lines(named)["frames"] == "/masks_raw"
 
 
+@pytest.mark.parametrize("name", ["find", "info", "tune"])
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("ratios/R", "a ratios file, the results of run__spots.h5"),
+        ("merged/R", "a file of merged ratios, the results"),
+    ],
+)
+def test_a_ratios_file_is_no_run(name: str, dataset: str, words: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[dataset] = [1.0]
+        file.create_group("info").attrs["spots_file"] = "run__spots.h5"
+    ended = command(name, tmp_path / "a.h5", name="gpu-spots")
+    assert_refused(ended, 1, f"a.h5: is {words}, expected a run; give the run itself")
+
+
 @pytest.mark.parametrize("by", ["name", "attribute"])
 def test_an_eiger_data_file_without_its_master(by: str, tmp_path: Path) -> None:
     """The largest value marks gaps, in the middle of modules' spots too."""

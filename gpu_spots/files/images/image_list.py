@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.images.image import COMPRESSED
-from gpu_spots.files.images.lauecollect_log import read_log, typed
+from gpu_spots.files.images.lauecollect_log import is_log, read_log, typed
 from gpu_spots.files.images.name_pattern import compile_pattern
 from gpu_spots.files.lauecollect import Column, write_columns, write_comments
 from gpu_spots.files.table import read_table
@@ -275,7 +275,8 @@ def _inputs_in(folder: Path) -> str:
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     shown = str(folder)
-    if len(logs := [name for name in names if name.lower().endswith(".log")]) == 1:
+    logs = [name for name in names if name.lower().endswith(".log") and is_log(folder / name)]
+    if len(logs) == 1:
         return f"give its log: {shlex.quote(f'{shown}/{logs[0]}')}"
     endings = Counter(_ending(name) for name in names)
     of_images = [

@@ -10,7 +10,7 @@ laser was on.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ from gpu_spots.model import Array
 TEXT_COLUMNS = ("file", "comment", "comments", "date time", "started", "finished")
 """Columns that stay text, even if they look like numbers."""
 DEGREES = ("deg", "degree", "degrees", "°")
+HEAD = 1 << 16
+"""Bytes of a file that are searched for the header of a log."""
 
 _HEADING = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<units>[^\[\]]*)\])?$")
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf)", re.IGNORECASE)
@@ -83,11 +85,8 @@ def read_log(path: Path) -> Log:
     headings: dict[str, str] = {}
     names: list[str] | None = None
     for number, line in _lines(path):
-        fields = [field.strip() for field in line.lstrip("#").split("\t")]
-        if any(
-            field[:4].lower() == "file" and len(field) <= MAX_NAME and _name(field) == "file"
-            for field in fields
-        ):
+        fields = _fields(line)
+        if _is_header(fields):
             while not fields[-1]:
                 fields.pop()
             check_heading(path, number, fields)
@@ -141,6 +140,28 @@ def read_log(path: Path) -> Log:
     _add_timestamps(columns)
     repeated = sorted({row["file"] for number, row in rows if last[row["file"]] != number})
     return Log(columns, [number for number, _ in kept], comments, bad, repeated)
+
+
+def is_log(path: Path) -> bool:
+    """Return whether a file is a Lauecollect log: a line with TABs names a column ``file``."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return False
+    lines = head.decode("latin-1").splitlines()
+    return b"\0" not in head and any("\t" in line and _is_header(_fields(line)) for line in lines)
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in line.lstrip("#").split("\t")]
+
+
+def _is_header(fields: Iterable[str]) -> bool:
+    return any(
+        field[:4].lower() == "file" and len(field) <= MAX_NAME and _name(field) == "file"
+        for field in fields
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

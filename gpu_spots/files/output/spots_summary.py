@@ -17,6 +17,12 @@ from gpu_spots.parameters import has_effect
 
 RANGES = "frame2spotsBE"
 """Dataset that only spots files have."""
+RESULTS = {
+    RANGES: ("a spots file", "input_file"),
+    "ratios/R": ("a ratios file", "spots_file"),
+    "merged/R": ("a file of merged ratios", ""),
+}
+"""Files of results by a dataset that only they have; attribute of info with their source."""
 METHOD = (
     *("finder", "sync", "n", "alpha", "cutoff", "erosions", "dilations", "structure"),
     *("significance", "streaks", "normalise"),
@@ -28,17 +34,25 @@ DEPTH = 3
 
 def is_spots_file(file: h5py.File) -> bool:
     """Return whether a file is the output of find, and not a run."""
-    return isinstance(member(file, RANGES), h5py.Dataset) and member(file, "frames") is None
+    return _has_results(file, RANGES)
 
 
-def why_no_run(file: h5py.File) -> str:
-    """Return the message for a spots file in the place of a run."""
-    source = _plain(_attributes(file).get("input_file", ""))
+def why_no_run(file: h5py.File) -> str | None:
+    """Return the message for a file of results in the place of a run; None: it has none."""
+    path = next((path for path in RESULTS if _has_results(file, path)), None)
+    if path is None:
+        return None
+    kind, attribute = RESULTS[path]
+    source = _plain(_attributes(file).get(attribute, ""))
     of = f" of {source}" if source else ""
     return (
-        f"{file.filename}: is a spots file, the results{of}, expected a run; give the run itself, "
+        f"{file.filename}: is {kind}, the results{of}, expected a run; give the run itself, "
         f"or choose a dataset of this file with {given('frames_path')}"
     )
+
+
+def _has_results(file: h5py.File, path: str) -> bool:
+    return isinstance(member(file, path), h5py.Dataset) and member(file, "frames") is None
 
 
 def summarise(file: h5py.File) -> dict[str, Any]:

@@ -353,7 +353,7 @@ def _check_chance(runs: Sequence[RunRatios], known: Sequence[Indices], n_found: 
     n_chance = len(np.intersect1d(in_first, others))
     if n_found <= CHANCE * n_chance:
         raise InputError(
-            f"{runs[0].name}: {n_found} reflections have the same position in another run, and "
-            f"{n_chance} have by chance, expected runs of one crystal that was not moved; merge "
-            "other runs by hkl"
+            f"{runs[0].name}: positions agree with other runs only by chance, found {n_found} "
+            f"common reflections, expected many more than {n_chance} for one crystal that was not "
+            "moved; merge other runs by hkl"
         )

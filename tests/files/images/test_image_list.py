@@ -456,9 +456,10 @@ def test_default_outputs(request_options: dict[str, Any], expected: str | None) 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("a.log", "b.mccd"), "give its log: FOLDER/a.log"),
+        (("scan.log", "program.log", "b.mccd"), "give its log: FOLDER/scan.log"),
+        (("program.log", "run.h5"), "give a file in it, such as FOLDER/run.h5"),
         (
-            ("a.log", "b.log", "b_1.5.cbf", "c.cbf", "d.tif"),
+            ("scan.log", "scan_2.log", "b_1.5.cbf", "c.cbf", "d.tif"),
             "give its images as a pattern: 'FOLDER/*.cbf'",
         ),
         (
@@ -477,6 +478,8 @@ def test_a_folder_is_refused_with_what_to_give_instead(
     names: tuple[str, ...], words: str, tmp_path: Path
 ) -> None:
     images(tmp_path, *names)
+    for log in (path for path in tmp_path.glob("*.log") if path.stem != "program"):
+        log.write_text("#date time\tfile\tdelay\n")
     for name in ("find", "info", "convert"):
         ended = command(name, tmp_path, name="gpu-spots")
         assert_refused(
