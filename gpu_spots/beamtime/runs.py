@@ -12,9 +12,8 @@ from gpu_spots.files.images.image import COMPRESSED
 from gpu_spots.files.images.image_list import IMAGE_SUFFIXES
 from gpu_spots.files.images.lauecollect_log import is_log
 from gpu_spots.files.layouts.dectris import DATA_FILE
+from gpu_spots.files.suffixes import HDF5_SUFFIXES
 
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
-"""Endings of the names of HDF5 files."""
 RESULTS = re.compile(r".*__(spots|ratios|preview|growing|cleaned|peaks|sparse)\.(h5|cxi)")
 """Names of results of this program, which are no runs."""
 IMAGE_FOLDERS = ("xray_images",)

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from gpu_spots.beamtime.record import Record, Records
 from gpu_spots.beamtime.runner import Runner, RunnerDied
 from gpu_spots.beamtime.runs import (
-    HDF5_SUFFIXES,
     Found,
     Run,
     image_ending,
@@ -34,6 +33,7 @@ from gpu_spots.beamtime.session import (
 from gpu_spots.beamtime.tables import write_tables
 from gpu_spots.beamtime.task import state_of
 from gpu_spots.errors import GpuSpotsError, InputError
+from gpu_spots.files.suffixes import HDF5_SUFFIXES
 
 PATIENCE = 10
 """Multiple of the settling time after which a run that does not agree with its log, or is open for

@@ -9,6 +9,7 @@ import click
 
 from gpu_spots.cli.output_options import PATH
 from gpu_spots.errors import ParameterError
+from gpu_spots.files.suffixes import HDF5_SUFFIXES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,8 +25,6 @@ IMAGE_OPTIONS = (
     "skip_bad",
 )
 """Names of the options."""
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".nx", ".nexus", ".cxi")
-"""Endings of the names of HDF5 files."""
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 IMAGE_SUFFIXES = (".mccd", ".tif", ".tiff", ".cbf", ".edf", ".img", ".mar3450", ".mar2300")
 """Endings of the names of images. Files with other names may be images too."""

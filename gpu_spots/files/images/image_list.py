@@ -22,6 +22,7 @@ from gpu_spots.files.images.image import COMPRESSED
 from gpu_spots.files.images.lauecollect_log import is_log, read_log, typed
 from gpu_spots.files.images.name_pattern import compile_pattern
 from gpu_spots.files.lauecollect import Column, write_columns, write_comments
+from gpu_spots.files.suffixes import HDF5_SUFFIXES
 from gpu_spots.files.table import read_table
 
 SKIPPED = "skipped"
@@ -286,7 +287,7 @@ def _inputs_in(folder: Path) -> str:
     ]
     if of_images:
         return f"give its images as a pattern: '{shown}/*{of_images[0]}'"
-    hdf5 = [name for name in names if name.lower().endswith((".h5", ".nxs", ".cxi", ".hdf5"))]
+    hdf5 = [name for name in names if name.lower().endswith(HDF5_SUFFIXES)]
     if hdf5:
         return f"give a file in it, such as {shlex.quote(f'{shown}/{hdf5[0]}')}"
     others = f"{len(names)} files of other kinds" if names else "none"
