@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from gpu_spots.background.clip import lower_part
 from gpu_spots.background.levels import LARGE_SCATTER, SAMPLE_PIXELS, SIGNIFICANT
 from gpu_spots.background.methods import METHODS
-from gpu_spots.background.static_spots import LARGE_COVER, REGION, persistent_spots
+from gpu_spots.background.static_spots import (
+    LARGE_COVER,
+    LARGE_MATCHED_COVER,
+    REGION,
+    persistent_spots,
+)
 from gpu_spots.columns import Flag
 from gpu_spots.parameters import Parameters
 from gpu_spots.reporting.facts import Facts, Floats
@@ -291,7 +296,7 @@ def _cover(facts: Facts) -> Iterator[Finding]:
     if n_pixels is None or not facts.n_spots or n_valid < REGION:
         return
     covered = np.bincount(facts.spots["frame"], n_pixels, facts.n_frames) / n_valid
-    if covered.max() > LARGE_COVER:
+    if covered.max() > (LARGE_MATCHED_COVER if _is_matched(facts) else LARGE_COVER):
         text = (
             f"Spots cover up to {100 * covered.max():.0f} % of a frame (frame {covered.argmax()}), "
             "expected less than 1 % in a Laue run. Most of them are false. Look for drift, or "
@@ -410,7 +415,7 @@ def _overlaps(facts: Facts) -> Iterator[Finding]:
     if len(strong) >= 20 and several.mean() > MANY_OVERLAPS:
         remedy = (
             "Look at them with gpu-spots view."
-            if facts.text("finder") == "matched"
+            if _is_matched(facts)
             else "Try --finder matched, which separates spots."
         )
         text = (
@@ -443,7 +448,11 @@ def _truth(facts: Facts) -> Iterator[Finding]:
 
 def _strictness(facts: Facts) -> str:
     """Return the option that decides how many spots are found."""
-    return "--significance" if facts.text("finder") == "matched" else "-c"
+    return "--significance" if _is_matched(facts) else "-c"
+
+
+def _is_matched(facts: Facts) -> bool:
+    return facts.text("finder") == "matched"
 
 
 def _drops_largest(facts: Facts) -> bool:

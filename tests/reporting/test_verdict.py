@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gpu_spots import Parameters, find_spots
+from gpu_spots import Parameters, find_spots, open_spots
 from gpu_spots.columns import Flag
 from gpu_spots.reporting.facts import open_facts
 from gpu_spots.reporting.verdict import Verdict, verdict
@@ -145,3 +145,19 @@ def test_frames_without_beam_that_were_left_out(spots_file: SpotsFiles, tmp_path
     assert text["drift is corrected"] == (
         "The level of the frames changes by 4.5 % rms. The background was scaled by 0.800 to 1.250."
     )
+
+
+@pytest.mark.parametrize(("name", "largest"), [("sound", 0.1), ("sound_defaults", 0.2)])
+def test_large_spots_by_finder(
+    spots_file: SpotsFiles, tmp_path: Path, name: str, largest: float
+) -> None:
+    """Masks of the matched finder contain whole spots and may cover more."""
+    path = Path(shutil.copy(spots_file(name), tmp_path / "run__spots.h5"))
+    with open_spots(path) as results:
+        n_valid, n_spots = int(results.valid.sum()), len(results.spots(5)["I"])
+        begin = int(results.frame_ranges[5, 0])
+    for share, is_named in ((largest - 0.01, False), (largest + 0.01, True)):
+        with h5py.File(path, "r+") as file:
+            file["spots/n_pixels"][begin : begin + n_spots] = int(share * n_valid / n_spots)
+        titles = [one.title for one in verdict_on(path).findings]
+        assert ("spots cover too much of the frames" in titles) == is_named
