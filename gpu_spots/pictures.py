@@ -21,7 +21,7 @@ from gpu_spots.model import Array
 SCALES = ("linear", "sqrt", "log")
 """Scales of the contrast."""
 REDUCTIONS = ("max", "mean")
-"""How pixels are combined by binning."""
+"""Ways to combine pixels by binning."""
 PALETTES = ("grey", "inverted", "heat")
 """Colours of the grey levels."""
 N_LEVELS = 254
