@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 import gpu_spots
 from gpu_spots.backend import select_backend
-from gpu_spots.masks.matched import Calibration, NoiseMap, Thresholds, significance_maps
+from gpu_spots.masks.matched import significance_maps
+from gpu_spots.masks.noise_map import NoiseMap
+from gpu_spots.masks.seed_levels import Calibration, Thresholds
 from gpu_spots.model import Background, Components, FixedPointMean, Morphology, Validity
 
 SIZE = 512

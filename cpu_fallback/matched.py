@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from cpu_fallback import packed
 from cpu_fallback.packed import PackedMasks
-from gpu_spots.masks import matched
+from gpu_spots.masks.kernels import DIRECTIONS, kernels
 from gpu_spots.masks.matched import (
     BITS,
     CLIP,
-    DIRECTIONS,
     FURTHEST,
+    LARGEST_LEVEL,
     STEPS,
     ZERO,
-    MatchedMasks,
-    SeedLevels,
     SignificanceMaps,
     group_scale,
     level_shift,
     rounding,
 )
+from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
+from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.model import Array
 
 MARGIN = 8
@@ -168,7 +168,7 @@ class _Band:
         if level is not None and level != 1 << BITS:
             factor, up, largest = level_shift(level)
             shift = self._shift
-            if largest < matched.LARGEST_LEVEL:
+            if largest < LARGEST_LEVEL:
                 np.clip(maps.level[self._rows], -largest, largest, out=shift)
                 np.multiply(shift, np.int32(factor), out=shift)
             else:
@@ -342,7 +342,7 @@ def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np
     n_x, n_y = found.shape
     streaks = prepared.streaks
     width = n_y + 2 * MARGIN
-    maps = np.empty((len(found), len(matched.kernels(streaks=streaks)), n_x, n_y), np.int16)
+    maps = np.empty((len(found), len(kernels(streaks=streaks)), n_x, n_y), np.int16)
     smoother = _Smoother(width, min(n_x, max(1, TILE // n_y)), streaks)
     for begin, end, rows in _bands(found.shape, smoother.reach):
         for i, values in enumerate(found.values):
@@ -380,7 +380,7 @@ def matched_masks(
         raw=PackedMasks(raw, n_y),
         filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
         invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
-        spots=matched.list_spots(mask, pixel, np.concatenate([none, *spots]), len(found), n_y),
+        spots=list_spots(mask, pixel, np.concatenate([none, *spots]), len(found), n_y),
     )
 
 

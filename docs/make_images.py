@@ -30,7 +30,9 @@ from PIL import Image
 
 from gpu_spots import Parameters, SpotsFile, find_spots, open_spots
 from gpu_spots.backend import select_backend
-from gpu_spots.masks.matched import Calibration, NoiseMap, Thresholds, significance_maps
+from gpu_spots.masks.matched import significance_maps
+from gpu_spots.masks.noise_map import NoiseMap
+from gpu_spots.masks.seed_levels import Calibration, Thresholds
 from gpu_spots.model import Validity
 from gpu_spots.spots.table import label_image
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from gpu_spots.background.maps import BackgroundRows
 from gpu_spots.background.methods import Method
 from gpu_spots.errors import BackendError, ParameterError
-from gpu_spots.masks.matched import MatchedMasks, SeedLevels, SignificanceMaps
+from gpu_spots.masks.matched import SignificanceMaps
+from gpu_spots.masks.matched_spots import MatchedMasks
+from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.memory.workers import default_workers
 from gpu_spots.model import (
     Array,
@@ -243,7 +245,7 @@ class BackendOf(
     workers: int
     """Number of bands or batches that are best computed at the same time."""
     keeps_threads: bool
-    """Whether threads may be kept from one pass over the frames to the next."""
+    """True: threads may be kept from one pass over the frames to the next."""
 
 
 Backend: TypeAlias = BackendOf[Any, Any, Any]

@@ -68,7 +68,7 @@ class DatasetRecord:
     link: str | None = None
     """Path of a soft link to the dataset, for readers that expect it there; None: no link."""
     is_new: bool = False
-    """Whether files of earlier versions lack the dataset; readers accept that."""
+    """True: files of earlier versions lack the dataset, which readers accept."""
     components: tuple[str, ...] = ()
     """Names, in tables of 1-D columns, of the columns of a dataset with two dimensions."""
 
@@ -86,7 +86,7 @@ class DatasetRecord:
 
     @property
     def optional(self) -> bool:
-        """Whether complete files exist without this dataset."""
+        """True if complete files exist without this dataset."""
         return self.absent is not None or self.stack is not None
 
     def check(self, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
@@ -530,7 +530,7 @@ NOISE_COLUMNS = (
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
 NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")
-"""Those of its attributes that older files do not have."""
+"""Attributes of the group ``noise`` that older files do not have."""
 NOISE_ATTRIBUTES = (
     "gain",
     "gain_error",

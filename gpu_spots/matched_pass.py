@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
 from gpu_spots.masks.grouping import Groups, frames_alone
-from gpu_spots.masks.matched import (
-    NEVER,
-    SAMPLE_FRAMES,
-    Calibration,
-    SeedLevels,
-    SignificanceMaps,
-    Thresholds,
-    significance_maps,
-)
+from gpu_spots.masks.matched import SignificanceMaps, significance_maps
 from gpu_spots.masks.noise_map import noise_map
+from gpu_spots.masks.seed_levels import NEVER, SAMPLE_FRAMES, Calibration, SeedLevels, Thresholds
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, with_retry
 from gpu_spots.model import (

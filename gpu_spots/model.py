@@ -235,7 +235,7 @@ class NoiseModel:
     correlation_lag_1: float
     """Correlation of the noise of pixels beside each other; NaN: unknown."""
     correlation_lag_2: float
-    """That of pixels 2 apart; NaN: unknown."""
+    """Correlation of the noise of pixels 2 apart; NaN: unknown."""
     level: NDArray[np.float64]
     """(n_bins,) float64, counts: median background of the pixels in each bin."""
     variance: NDArray[np.float64]

@@ -80,7 +80,7 @@ class Parameters:
     (``--significance``).
     """
     streaks: bool = False
-    """Whether matched looks for lines too (``--streaks``)."""
+    """True: matched looks for lines too (``--streaks``)."""
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHOD_NAMES)

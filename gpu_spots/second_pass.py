@@ -79,7 +79,7 @@ class _Piece(Generic[Result]):
     last: int
     """Index after the last image in the batch."""
     is_last: bool
-    """Whether the batch ends with these images."""
+    """True: the batch ends with these images."""
     images: Images
     """Images of the whole batch, with its components."""
     result: Result

@@ -30,7 +30,7 @@ variance of a pixel with few photons means little.
 CLIPPED_SD = 0.9933
 """Standard deviation of a unit Gaussian without its values above `WIDTH`."""
 CLIPPED_MEAN = 0.0044
-"""By how much the mean of that Gaussian is too small."""
+"""Mean of a unit Gaussian less its mean without its values above `WIDTH`."""
 SPARSE = 0.4
 """Counts^2: with a variance far below this nothing is cut off a pixel, as `MARGIN` is larger."""
 PRIOR = 64.0

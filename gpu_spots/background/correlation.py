@@ -94,7 +94,7 @@ class Correlation:
     lag_1: float
     """Correlation of pixels beside each other."""
     lag_2: float
-    """That of pixels 2 apart."""
+    """Correlation of pixels 2 apart."""
 
 
 def correlation(frames: Iterable[Deviations]) -> Correlation:

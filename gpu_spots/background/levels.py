@@ -46,7 +46,7 @@ class LevelSampler:
     """Takes the levels of frames as they come by, in any order and from several threads."""
 
     constant_part: ConstantPart | None = None
-    """How the background of pixels follows the level; None: in proportion, as far as is known."""
+    """Part of the background that does not follow the level; None: there is none, or it is unknown."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""

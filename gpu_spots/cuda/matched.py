@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 from gpu_spots.cuda.packed import PackedMasks, pack, words_for
 from gpu_spots.cuda.seeds import numbered
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
-from gpu_spots.masks import matched
-from gpu_spots.masks.matched import (
-    BITS,
-    STEPS,
-    MatchedMasks,
-    SeedLevels,
-    SignificanceMaps,
-    group_scale,
-    level_shift,
-)
+from gpu_spots.masks.kernels import kernels
+from gpu_spots.masks.matched import BITS, STEPS, SignificanceMaps, group_scale, level_shift
+from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
+from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.model import Validity
 
 THREADS, TILE_X, TILE_Y = 256, 32, 64
@@ -222,7 +216,7 @@ def smoothed_maps(
 ) -> NDArray[np.int16]:
     """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16, on the host."""
     n, n_rows, n_columns = found.values.shape
-    n_maps = len(matched.kernels(streaks=prepared.streaks))
+    n_maps = len(kernels(streaks=prepared.streaks))
     maps = toolkit.xp.empty((n, n_maps, n_rows, n_columns), np.int16)
     _smooth(toolkit, found, prepared, None, None, maps)
     on_host: NDArray[np.int16] = toolkit.to_host(maps)
@@ -281,7 +275,7 @@ def matched_masks(
         raw=PackedMasks(raw, n_columns),
         filtered=PackedMasks(filtered, n_columns),
         invalid=None if found.invalid is None else PackedMasks(found.invalid, n_columns),
-        spots=matched.list_spots(
+        spots=list_spots(
             np.concatenate([none, *masks]),
             np.concatenate([none, *pixels]),
             np.concatenate([none, *spots]),

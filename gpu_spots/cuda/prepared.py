@@ -19,7 +19,7 @@ class MeanOnDevice:
     low: Any
     """(n_X, n_Y) uint32: lower part of integers; None for float frames."""
     low_is_signed: bool
-    """Whether ``low`` is an int32 mean, whose upper part is its sign; ``high`` is then None."""
+    """True: ``low`` is an int32 mean, whose upper part is its sign, and ``high`` is None."""
     float: Any
     """(n_X, n_Y) float64, for float frames; None for integers."""
 

@@ -25,7 +25,9 @@ from gpu_spots.cuda import memory
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.cuda.prepared import Prepared
-from gpu_spots.masks.matched import MatchedMasks, SeedLevels, SignificanceMaps
+from gpu_spots.masks.matched import SignificanceMaps
+from gpu_spots.masks.matched_spots import MatchedMasks
+from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.model import (
     Array,
     Background,

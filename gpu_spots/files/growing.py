@@ -14,7 +14,7 @@ from gpu_spots.files.layouts.recognise import recognise
 from gpu_spots.files.output.new_file import new_output
 
 WRITTEN = ("unable to lock file", "already open for write", "already open for SWMR write")
-"""Texts of HDF5 about a file that another program is writing."""
+"""Parts of HDF5's messages about a file that another program is writing."""
 
 
 def is_being_written(path: Path) -> bool:

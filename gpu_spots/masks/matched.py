@@ -1,24 +1,22 @@
-"""Matched finder, host part: constants of the significance, seed levels, and the list of spots.
+"""Significance of pixels in the matched finder: maps of its constants, levels, and groups.
 
 The rule is `docs/decisions/matched-finder.md`. A backend works on integers only; whatever needs
 floating point is computed here, once a run, by correctly rounded float64 operations in a fixed
-order. In formulas, ``V`` is the variance of a pixel (counts^2), ``g`` the gain (counts per counted
-unit) and ``s`` the unit of the significance, ``s^2 = max(V, g^2 / 4)``.
+order. `gpu_spots.masks.kernels` has the maps that are smoothed from it,
+`gpu_spots.masks.seed_levels` the levels of seeds. ``s`` is the unit of the significance, see
+`gpu_spots.masks.noise_map`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import cached_property
-from statistics import median
-from typing import Any, Generic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.masks.poisson import WeightedSum
+from gpu_spots.masks.noise_map import NoiseMap
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.model import Array, Components, ConstantPart, Masks, Validity
+from gpu_spots.model import Array, Validity
 
 UNIT = 16
 """Units of a pixel's significance in one ``s``."""
@@ -36,220 +34,14 @@ LARGEST_LEVEL = (1 << 19) - 1
 """Largest background in these units."""
 CLIP = 511
 """Significance is limited to so much, either way, before it is smoothed for seeds."""
-MAP_ZERO = 1024
-"""Value of a smoothed map where every pixel is at its background."""
-NEVER = 32767
-"""Seed level that no map reaches."""
 STEPS = 5
 """Steps that a mask may grow down the height of its spot; one step more goes to any pixel."""
-SMALLEST_NOISE, LARGEST_NOISE = 2.0**-6, 2.0**20
-"""Limits of ``s`` for integer frames, counts."""
 LARGEST_SUM = 21844
 """The significance of a group is limited to be so far from `ZERO`."""
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 """Order in which the pixels of a 4 x 4 square round up: sums over pixels are not biased then."""
-ENOUGH_COUNTS = 16
-"""Weighted counts under a kernel from which on a map is close enough to Gaussian to measure it."""
-SAMPLE_ROWS, SAMPLE_EVERY = 16, 128
-"""Rows of a stretch that the width of a map is measured on, and rows from one to the next."""
-SAMPLE_ALL = 1 << 18
-"""Frames of at most so many pixels are measured on all rows."""
-SAMPLE_PIXELS = 1 << 12
-"""A map is measured on so many pixels at least."""
-SAMPLE_FRAMES = 6
-"""Frames or groups that it is measured on."""
-LARGEST_VARIANCE, LARGEST_OWN = 2.0**30, 2.0**26
-"""Limits of `SeedLevels.variance` and `SeedLevels.own`."""
 BAND_PIXELS = 1 << 16
 """Pixels of a band in the computation of maps: few enough for the cache."""
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel:
-    """Kernel of a smoothed map."""
-
-    name: str
-    """Name, for messages."""
-    weights: NDArray[np.int64]
-    """(k, k) int64, k odd: its weights."""
-    profile: NDArray[np.int64] | None
-    """(k,) int64: ``weights`` are the products of this along both axes; None: they are not."""
-    divisor: int
-    """The map is the sum of weights times significance, over this."""
-
-    @property
-    def reach(self) -> int:
-        """Number of pixels that the kernel extends to each side."""
-        return len(self.weights) // 2
-
-    @cached_property
-    def sum_of_counts(self) -> WeightedSum:
-        """Distribution of the map on a background of counts."""
-        return WeightedSum(tuple(int(w) for w in self.weights.ravel() if w))
-
-    @property
-    def unit(self) -> float:
-        """Units of the map in ``sqrt(sum K^2 V / s^2)``."""
-        return UNIT / self.divisor
-
-    def squares(self, values: NDArray[np.float64], power: int) -> NDArray[np.float64]:
-        """Sum of ``weights**power`` times ``values`` about each pixel, in a fixed order.
-
-        Args:
-            values: (n_X + 2 reach, n_Y + 2 reach) float64.
-            power: 2 or 3.
-
-        Returns:
-            (n_X, n_Y) float64.
-        """
-        if self.profile is not None:
-            taps = self.profile.astype(np.float64) ** power
-            return _along(_along(values, taps, 0), taps, 1)
-        reach, total = self.reach, None
-        n_x, n_y = (length - 2 * reach for length in values.shape)
-        for x, y in zip(*np.nonzero(self.weights), strict=True):
-            term = values[x : x + n_x, y : y + n_y] * (float(self.weights[x, y]) ** power)
-            total = term if total is None else np.add(total, term, out=total)
-        assert total is not None
-        return total
-
-
-def _along(values: NDArray[np.float64], taps: NDArray[np.float64], axis: int) -> Any:
-    """Return the weighted sum of neighbours along an axis: centre, then pairs outwards."""
-    reach = len(taps) // 2
-    n = values.shape[axis] - 2 * reach
-
-    def shifted(by: int) -> NDArray[np.float64]:
-        part = slice(reach + by, reach + by + n)
-        return values[part] if axis == 0 else values[:, part]
-
-    total = shifted(0) * taps[reach]
-    for i in range(1, reach + 1):
-        pair = shifted(-i) + shifted(i)
-        pair *= taps[reach + i]
-        total += pair
-    return total
-
-
-def _kernels() -> tuple[Kernel, ...]:
-    three, five = np.array([1, 2, 1]), np.array([1, 4, 6, 4, 1])
-    apart = np.zeros(9, np.int64)
-    apart[::2] = five
-    both = np.convolve(five, apart)
-    round_ones = [
-        Kernel(name, np.outer(profile, profile), profile, divisor)
-        for name, profile, divisor in (
-            ("M07", three, 1),
-            ("M1", five, 16),
-            ("M2", both, 4096),
-        )
-    ]
-    lines = []
-    for name, (dx, dy) in zip(("L0", "L45", "L90", "L135"), DIRECTIONS, strict=True):
-        weights = np.zeros((15, 15), np.int64)
-        for i, weight in enumerate(both):
-            x, y = 7 + (i - 6) * dx, 7 + (i - 6) * dy
-            weights[x - 1 : x + 2, y - 1 : y + 2] += weight * np.outer(three, three)
-        lines.append(Kernel(name, weights, None, 256))
-    return (*round_ones, *lines)
-
-
-DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))
-"""Steps in X and Y of the lines that streaks are looked for along."""
-ALL_KERNELS = _kernels()
-"""Kernels of the maps: three round ones, then four lines."""
-M1 = 1
-"""Index of the kernel that basins and masks are those of."""
-
-
-def kernels(*, streaks: bool) -> tuple[Kernel, ...]:
-    """Return the kernels that are used: three, with ``streaks`` seven."""
-    return ALL_KERNELS if streaks else ALL_KERNELS[:3]
-
-
-def rounding(rows: slice, n_columns: int) -> NDArray[np.int64]:
-    """Return what is added to the significance of each pixel before it is rounded down, in 2^-16.
-
-    (rows, n_Y) int64: 1/32, 3/32 ... 31/32, each once in any 4 x 4 pixels.
-    """
-    four_rows = ((2 * BAYER + 1) << (BITS - 5))[:, np.arange(n_columns) & 3]
-    every: NDArray[np.int64] = four_rows[np.arange(rows.start, rows.stop) & 3]
-    return every
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseMap:
-    """Background and noise of a run, as the finder needs them."""
-
-    mean: NDArray[np.float64]
-    """(n_X, n_Y) float64, counts: B."""
-    noise: NDArray[np.float32]
-    """(n_X, n_Y) float32, counts: sqrt(V); 0 where it is unknown."""
-    gain: float
-    """g, counts per counted unit; 0: unknown."""
-    read_variance: float
-    """r^2, counts^2."""
-    validity: Validity
-    """Valid values."""
-    gaps: bool
-    """Whether some values of pixels that ``validity.pixels`` allows are invalid."""
-    dtype: np.dtype[Any]
-    """Type of the frames."""
-    constant_part: ConstantPart | None = None
-    """Part of the background that does not follow the level of a frame; used for integer frames, as
-    others have seldom a bias.
-    """
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """n_X, n_Y."""
-        return self.mean.shape[0], self.mean.shape[1]
-
-    def usable(self, rows: slice) -> NDArray[np.bool_]:
-        """Return the pixels of some rows that have a background and a noise."""
-        known: NDArray[np.bool_] = (self.noise[rows] > 0) | (self.gain > 0)
-        known &= np.isfinite(self.noise[rows])
-        known &= np.isfinite(self.mean[rows])
-        pixels = self.validity.pixels
-        return known if pixels is None else known & pixels[rows]
-
-    def _variances(self, rows: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return V and s^2 of some rows."""
-        variance = self.noise[rows].astype(np.float64)
-        variance *= variance
-        return variance, np.maximum(variance, self.gain * self.gain / 4)
-
-    def unit(self, rows: slice) -> NDArray[np.float64]:
-        """Return ``s`` of some rows, counts, within the limits of integer arithmetic."""
-        unit: NDArray[np.float64] = np.sqrt(self._variances(rows)[1])
-        return unit if self.dtype.kind == "f" else np.clip(unit, SMALLEST_NOISE, LARGEST_NOISE)
-
-    def shares(
-        self, begin: int, end: int, margin: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return V / s^2 and g (V - r^2) / s^3 of rows with a margin; 0 for pixels not usable.
-
-        The second is at least g^3 / 1000 / s^3.
-        """
-        n_x, n_y = self.shape
-        first, last = max(0, begin - margin), min(n_x, end + margin)
-        rows = slice(first, last)
-        variance, _ = self._variances(rows)
-        unit = self.unit(rows)
-        usable = self.usable(rows)
-        # where noise is not finite, which is not usable
-        with np.errstate(over="ignore", invalid="ignore"):
-            counted = np.maximum(variance - self.read_variance, self.gain * self.gain / 1000)
-            counted = self.gain * counted
-        results = []
-        for over, power in ((variance, 2), (counted, 3)):
-            whole = np.zeros((end - begin + 2 * margin, n_y + 2 * margin))
-            at = first - (begin - margin)
-            inside = whole[at : at + last - first, margin : margin + n_y]
-            below = unit * unit if power == 2 else unit * unit * unit
-            np.divide(over, below, out=inside, where=usable)
-            results.append(whole)
-        return results[0], results[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +137,16 @@ def significance_maps(of: NoiseMap, *, streaks: bool, workers: int) -> Significa
     )
 
 
+def rounding(rows: slice, n_columns: int) -> NDArray[np.int64]:
+    """Return what is added to the significance of each pixel before it is rounded down, in 2^-16.
+
+    (rows, n_Y) int64: 1/32, 3/32 ... 31/32, each once in any 4 x 4 pixels.
+    """
+    four_rows = ((2 * BAYER + 1) << (BITS - 5))[:, np.arange(n_columns) & 3]
+    every: NDArray[np.int64] = four_rows[np.arange(rows.start, rows.stop) & 3]
+    return every
+
+
 def _modulo(values: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the lower 32 bits."""
     return (values & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
@@ -392,250 +194,3 @@ def group_scale(size: int) -> tuple[int, int]:
     """
     factor = int(np.rint(65536 / np.sqrt(float(size))))
     return (LARGEST_SUM - ZERO) * (1 << BITS) // factor, factor
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Measurements on the maps of some frames of a run, one value per kernel."""
-
-    size: int
-    """Frames of the groups that were looked at."""
-    offset: tuple[float, ...]
-    """Median of the map, less `MAP_ZERO`, units of the map."""
-    width: tuple[float, ...]
-    """Width of the map over the one expected from the noise of pixels; 1 or more."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedLevels:
-    """Levels of the maps of groups of a size."""
-
-    size: int
-    """Frames of a group."""
-    seed: tuple[NDArray[np.int16], ...]
-    """(n_X, n_Y) int16 for each kernel: a pixel at or above it is a seed."""
-    variance: NDArray[np.int32]
-    """(n_X, n_Y) int32: four times the variance of M1, in units of the unlimited sum."""
-    own: NDArray[np.int32]
-    """(n_X, n_Y) int32: what the counts of a spot add to it, per unit of its peak, in 2^-8."""
-
-
-Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-"""Sums over the pixels under a kernel, see `Thresholds`."""
-
-
-class Thresholds:
-    """Seed levels of a run, for groups of any size."""
-
-    def __init__(
-        self,
-        of: NoiseMap,
-        significance: float,
-        *,
-        streaks: bool,
-        workers: int = 1,
-        kept: dict[tuple[int, ...], list[Moments]] | None = None,
-    ) -> None:
-        """Compute the levels that background exceeds with the probability of ``significance``.
-
-        ``kept``: keeps what does not depend on it, for other values and the same ``of`` and
-        ``streaks``, 24 bytes per pixel and map; None: nothing is kept.
-        """
-        self._kept = kept
-        self._of = of
-        self._significance = significance
-        self._kernels = kernels(streaks=streaks)
-        self._workers = workers
-        # once, before several threads ask for them
-        for kernel in self._kernels:
-            kernel.sum_of_counts.table(significance)
-
-    def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
-        """Measure offset and width of the maps of some frames or groups, which have few spots.
-
-        Only pixels with `ENOUGH_COUNTS` take part, and only the half of the values below the
-        median, as spots are above. A kernel with fewer than `SAMPLE_PIXELS` such pixels has the
-        offset 0 and the width 1.
-
-        Args:
-            maps: of each frame or group, (kernels, n_X, n_Y) int16.
-            size: frames of a group.
-        """
-        stretches, enough, expected = self._sample(size)
-        found: list[list[tuple[float, float]]] = [[] for _ in self._kernels]
-        for of_frame in maps:
-            for k, some in enumerate(found):
-                if expected[k] is not None:
-                    parts = zip(stretches, enough[k], strict=True)
-                    values = [of_frame[k, begin:end][good] for (begin, end), good in parts]
-                    some.append(quartiles(np.concatenate(values)))
-        offsets, widths = [], []
-        for some, width in zip(found, expected, strict=True):
-            measured = some if width is not None else []
-            offsets.append(median(q[1] for q in measured) - MAP_ZERO if measured else 0.0)
-            lower = median(q[1] - q[0] for q in measured) / 0.6745 if measured else 0.0
-            widths.append(max(1.0, lower / width if width else 1.0))
-        return Calibration(size, tuple(offsets), tuple(widths))
-
-    def _sample(
-        self, size: int
-    ) -> tuple[list[Span], list[list[NDArray[np.bool_]]], list[float | None]]:
-        """Return stretches of rows, and for each kernel the pixels used and the expected width.
-
-        None: too few take part.
-        """
-        n_x, n_y = self._of.shape
-        every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
-        stretches = [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
-        enough: list[list[NDArray[np.bool_]]] = [[] for _ in self._kernels]
-        squares: list[list[NDArray[np.float64]]] = [[] for _ in self._kernels]
-        for begin, end in stretches:
-            usable = self._of.usable(slice(begin, end))
-            for k, (k2, _, b) in enumerate(self._moments(begin, end, size)):
-                first, second, _, _ = self._kernels[k].sum_of_counts.moments
-                good = usable & (b * (first * first / second) >= ENOUGH_COUNTS)
-                enough[k].append(good)
-                squares[k].append(k2[good])
-        expected: list[float | None] = []
-        for k, kernel in enumerate(self._kernels):
-            values = np.sqrt(np.concatenate(squares[k]))
-            n = len(values)
-            middle = float(np.partition(values, n // 2)[n // 2]) if n >= SAMPLE_PIXELS else None
-            expected.append(None if middle is None else kernel.unit * middle)
-        return stretches, enough, expected
-
-    def levels(self, size: int, calibration: Calibration) -> SeedLevels:
-        """Return the levels for groups of a size."""
-        shape = self._of.shape
-        seed = tuple(np.empty(shape, np.int16) for _ in self._kernels)
-        variance, own = np.empty(shape, np.int32), np.empty(shape, np.int32)
-        more = np.sqrt(size / calibration.size)
-
-        def fill(span: Span) -> None:
-            begin, end = span
-            rows = slice(begin, end)
-            usable = self._of.usable(rows)
-            every = self._kept_moments(begin, end, size)
-            for k, (kernel, (k2, k3, b)) in enumerate(zip(self._kernels, every, strict=True)):
-                sigmas = kernel.sum_of_counts.threshold(b, self._significance)
-                wide = kernel.unit * calibration.width[k]
-                level = np.ceil(np.sqrt(k2) * wide * sigmas + calibration.offset[k] * more)
-                level = np.clip(level + MAP_ZERO, -NEVER, NEVER)
-                seed[k][rows] = np.where(usable & (k2 > 0), level, NEVER)
-                if k == M1:
-                    square = calibration.width[k] * calibration.width[k]
-                    four = np.rint(k2 * (4 * UNIT * UNIT * square))
-                    variance[rows] = np.minimum(four, LARGEST_VARIANCE)
-                    skew = np.divide(k3, k2, out=np.zeros_like(k3), where=k2 > 0)
-                    skew = np.rint(skew * (256 * 4 * UNIT / np.sqrt(float(size))))
-                    own[rows] = np.minimum(skew, LARGEST_OWN)
-
-        for _ in in_order(fill, bands(shape), self._workers):
-            pass
-        return SeedLevels(size, seed, variance, own)
-
-    def _kept_moments(self, begin: int, end: int, size: int) -> Iterable[Moments]:
-        if self._kept is None:
-            return self._moments(begin, end, size)
-        key = begin, end, size
-        if key not in self._kept:
-            self._kept[key] = list(self._moments(begin, end, size))
-        return self._kept[key]
-
-    def _moments(self, begin: int, end: int, size: int) -> Iterator[Moments]:
-        """Yield for each kernel and rows: sums k2 and k3, and effective counts per pixel b.
-
-        k2 is the sum of K^2 V/s^2, k3 that of K^3 g (V - r^2)/s^3.
-        """
-        margin = max(kernel.reach for kernel in self._kernels)
-        share, skew = self._of.shares(begin, end, margin)
-        for kernel in self._kernels:
-            less = margin - kernel.reach
-            inside = slice(less, -less if less else None)
-            k2 = kernel.squares(share[inside, inside], 2)
-            k3 = kernel.squares(skew[inside, inside], 3)
-            factor = kernel.sum_of_counts.skewness
-            with np.errstate(divide="ignore", invalid="ignore"):
-                b = (k2 * k2 * k2) * (factor * factor * size) / (k3 * k3)
-            b[k3 == 0] = np.inf
-            yield k2, k3, b
-
-
-def quartiles(values: NDArray[np.int16]) -> tuple[float, float]:
-    """Return the lower quartile and the median of integers, each spread over the unit about it.
-
-    >>> quartiles(np.array([1, 2, 3, 4], np.int16))
-    (1.5, 2.5)
-    """
-    lowest = int(values.min())
-    up_to = np.cumsum(np.bincount(values.astype(np.int64) - lowest))
-    found = []
-    for quarter in (1, 2):
-        wanted = Fraction(quarter * len(values), 4)
-        i = int(np.searchsorted(4 * up_to, quarter * len(values)))
-        before = int(up_to[i - 1]) if i else 0
-        share = (wanted - before) / (int(up_to[i]) - before)
-        found.append(float(lowest + i - Fraction(1, 2) + share))
-    return found[0], found[1]
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedMasks(Generic[Masks]):
-    """Masks of a batch of frames or groups by the matched finder."""
-
-    raw: Masks
-    """Pixels at or above the seed level of any map, one mask a frame or group."""
-    filtered: Masks
-    """Pixels of spots, one mask a frame or group."""
-    invalid: Masks | None
-    """Pixels without a valid value on some frame, one mask a frame or group; None: none but those
-    of ``Validity.pixels``.
-    """
-    spots: Components
-    """Spots. They may touch each other, unlike connected components."""
-
-
-def list_spots(
-    mask: NDArray[np.int64],
-    pixels: NDArray[np.int64],
-    spot: NDArray[np.int64],
-    n_masks: int,
-    n_columns: int,
-) -> Components:
-    """Return spots as components, numbered in raster order of their first pixels.
-
-    Args:
-        mask: (p,) int64: mask of each pixel that belongs to a spot.
-        pixels: (p,) int64: flat index of the pixel in its mask.
-        spot: (p,) int64: number of its spot in the mask, any numbers.
-        n_masks: how many masks there are.
-        n_columns: n_Y.
-    """
-    if not len(pixels):
-        none = np.zeros(0, np.int64)
-        return Components(
-            none, np.zeros(1, np.int64), np.zeros((0, 4), np.int32), np.zeros(n_masks + 1, np.int64)
-        )
-    order = np.lexsort((pixels, spot, mask))
-    mask, pixels, spot = mask[order], pixels[order], spot[order]
-    new = np.flatnonzero((np.diff(spot, prepend=-1) != 0) | (np.diff(mask, prepend=-1) != 0))
-    length = np.diff(new, append=len(pixels))
-    # spots of a mask by their first pixels
-    by_first = np.lexsort((pixels[new], mask[new]))
-    begin = np.concatenate([[0], np.cumsum(length[by_first])])
-    take = np.arange(len(pixels)) + np.repeat(new[by_first] - begin[:-1], length[by_first])
-    pixels = pixels[take]
-    x, y = np.divmod(pixels, n_columns)
-    starts = begin[:-1]
-    sides = (
-        np.minimum.reduceat(x, starts),
-        np.maximum.reduceat(x, starts) + 1,
-        np.minimum.reduceat(y, starts),
-        np.maximum.reduceat(y, starts) + 1,
-    )
-    return Components(
-        pixels=pixels,
-        begin=begin,
-        box=np.stack(sides, axis=1).astype(np.int32),
-        first=np.searchsorted(mask[new][by_first], np.arange(n_masks + 1)),
-    )

@@ -98,7 +98,7 @@ class Place(StrEnum):
 
     @property
     def is_direct(self) -> bool:
-        """Whether frames are copied to a device directly from the input."""
+        """True if frames are copied to a device directly from the input."""
         return self in (Place.DEVICE, Place.FILE)
 
     @property
@@ -127,7 +127,7 @@ class ResourceLimits:
     may_spool: bool = False
     """The frames may be decoded to a scratch file."""
     may_stay: bool = True
-    """Whether all frames may stay on a device."""
+    """All frames may stay on a device."""
 
     def __post_init__(self) -> None:
         for name, value in {"memory_limit": self.memory, "batch": self.batch}.items():
@@ -150,12 +150,12 @@ class Work:
 
     @property
     def scales_bands(self) -> bool:
-        """Whether the first pass has scaled copies of frames."""
+        """True if the first pass has scaled copies of frames."""
         return self.scales and self.method.scales_frames
 
     @property
     def scales_batches(self) -> bool:
-        """Whether the second pass has copies of frames, scaled or less a background."""
+        """True if the second pass has copies of frames, scaled or less a background."""
         return self.scales and (self.method.scales_frames or not self.is_matched)
 
 

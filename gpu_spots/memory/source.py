@@ -48,7 +48,7 @@ class Source(Generic[Frames, Masks, Prepared]):
     whole: Frames | Array | None = None
     """All frames, in memory or on the device; None: they are read in parts."""
     scales_frames: bool = True
-    """Whether frames are scaled to the level of the run; False: their background is subtracted."""
+    """True: frames are scaled to the level of the run; False: their background is subtracted."""
     factors: NDArray[np.int64] | None = None
     """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
     None: they are not scaled.

@@ -14,15 +14,10 @@ from gpu_spots.background.methods import Method
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks.grouping import Groups
-from gpu_spots.masks.matched import (
-    Calibration,
-    Moments,
-    NoiseMap,
-    Thresholds,
-    kernels,
-    significance_maps,
-)
-from gpu_spots.masks.noise_map import noise_map
+from gpu_spots.masks.kernels import kernels
+from gpu_spots.masks.matched import significance_maps
+from gpu_spots.masks.noise_map import NoiseMap, noise_map
+from gpu_spots.masks.seed_levels import Calibration, Moments, Thresholds
 from gpu_spots.matched_pass import GroupSignificance, seed_levels, sizes_of
 from gpu_spots.memory.plan import Place, Plan
 from gpu_spots.memory.shuffled import Transfer

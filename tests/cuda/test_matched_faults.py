@@ -15,7 +15,9 @@ from cpu_fallback import CpuBackend
 from emulator.emulated import COMPILER, EmulatedToolkit, EmulationError
 from gpu_spots.backend import Backend
 from gpu_spots.cuda.backend import GpuBackend
-from gpu_spots.masks.matched import Calibration, NoiseMap, Thresholds, significance_maps
+from gpu_spots.masks.matched import significance_maps
+from gpu_spots.masks.noise_map import NoiseMap
+from gpu_spots.masks.seed_levels import Calibration, Thresholds
 from gpu_spots.model import Validity
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="g++ is not installed")

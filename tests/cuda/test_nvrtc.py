@@ -18,13 +18,10 @@ from gpu_spots.background.methods import Clip, KruskalWallis, Trimmed
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.reasons import EXTRA
 from gpu_spots.cuda.toolkit import KERNELS, OPTIONS, source_of
-from gpu_spots.masks.matched import (
-    Calibration,
-    NoiseMap,
-    Thresholds,
-    kernels,
-    significance_maps,
-)
+from gpu_spots.masks.kernels import kernels
+from gpu_spots.masks.matched import significance_maps
+from gpu_spots.masks.noise_map import NoiseMap
+from gpu_spots.masks.seed_levels import Calibration, Thresholds
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from helpers import background_of, means_of, moments_of
 

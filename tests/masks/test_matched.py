@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 import reference_matched as reference
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
-from gpu_spots.masks.matched import (
-    ALL_KERNELS,
-    Kernel,
-    NoiseMap,
-    Thresholds,
-    group_scale,
-    significance_maps,
-)
+from gpu_spots.masks.kernels import ALL_KERNELS, Kernel
+from gpu_spots.masks.matched import group_scale, significance_maps
+from gpu_spots.masks.noise_map import NoiseMap
 from gpu_spots.masks.poisson import tail
+from gpu_spots.masks.seed_levels import Thresholds
 from gpu_spots.model import FRAME_DTYPES, Validity
 
 

@@ -157,7 +157,10 @@ def test_the_fallback_imports_the_model_and_formulas_only() -> None:
         "background/clip",
         "background/maps",
         "background/methods",
+        "masks/kernels",
         "masks/matched",
+        "masks/matched_spots",
+        "masks/seed_levels",
         "spots/neighbours",
     )
     allowed = {f"gpu_spots/{room}" for room in rooms}
@@ -242,7 +245,10 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "background/clip",
                 "background/maps",
                 "background/methods",
+                "masks/kernels",
                 "masks/matched",
+                "masks/matched_spots",
+                "masks/seed_levels",
             )
             allowed = {f"gpu_spots/{room}" for room in rooms}
             assert (

@@ -139,7 +139,7 @@ class FrameReader:
 
     @property
     def is_decoded(self) -> bool:
-        """Whether rows are stored in the file as they are in memory."""
+        """True if rows are stored in the file as they are in memory."""
         return self.why_not_direct is None and (
             self._chunks is None or self._is_plain(self._chunks)
         )

@@ -13,7 +13,7 @@ from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.model import Array
 
 Bounds = dict[str, Any]
-"""Those fields of `DetectorFacts` that are about valid values and saturation."""
+"""Fields of `DetectorFacts` about valid values and saturation, by name."""
 
 
 @dataclass(frozen=True, slots=True)
