@@ -1,4 +1,4 @@
-"""What to simulate: options with their ranges and their descriptions, in groups.
+"""Designs of simulated runs: options with their ranges and descriptions, in groups.
 
 The command line makes its options from the fields of these classes, so each default, range and
 help text is written here only.

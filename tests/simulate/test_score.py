@@ -54,7 +54,7 @@ def found_of(
     intensity: list[float] | None = None,
     sigma: NDArray[np.float64] | None = None,
 ) -> Found:
-    """For each frame its spots, each a list of pixels X, Y."""
+    """Spots of each frame, each a list of pixels X, Y."""
     spots = [[x * SHAPE[1] + y for x, y in spot] for frame in frames for spot in frame]
     ends, frame_ends = (
         np.cumsum([len(s) for s in spots], dtype=np.int64),

@@ -22,7 +22,7 @@ from gpu_spots.spots.ratios import RatioResult, Rejected
 from gpu_spots.spots.ratios.tables import Table
 
 ENDINGS = (".txt", ".hkl", ".m91", ".h5")
-"""What the names of the files end with."""
+"""Endings of the names of the files."""
 NANO = 1e9
 """Delays are in nanoseconds."""
 LARGEST_INT16 = 2**15 - 1
