@@ -86,9 +86,9 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 5": ("marccd", PAIRS | {"separation": 5.0}),
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
-"""By name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of the
-usual number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an angle
-(``-S blocks``).
+"""Scenes by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of
+the usual number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an
+angle (``-S blocks``).
 """
 MANUAL: dict[str, dict[str, Any]] = {
     "defaults": {},

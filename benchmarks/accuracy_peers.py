@@ -92,7 +92,7 @@ def om(run: Run) -> Iterator[tuple[str, str, Finder]]:
 
 
 def id11(run: Run) -> Iterator[tuple[str, str, Finder]]:
-    """ImageD11's connected pixels and their moments."""
+    """Return the spots of ImageD11: connected pixels and their moments."""
     c = import_module("ImageD11.cImageD11")
     in_counts = (1, 2, 3, 5, 8) if run.sparse else (20, 30, 50, 80)
     levels = {"less median": in_counts, "in sigmas": (2.5, 3.0, 3.5, 4.0, 5.0, 6.0)}
@@ -174,7 +174,7 @@ def photutils(run: Run) -> Iterator[tuple[str, str, Finder]]:
 
 
 def pyfai(run: Run) -> Iterator[tuple[str, str, Finder]]:
-    """Blobs of pyFAI: maxima of differences of Gaussians."""
+    """Return the blobs of pyFAI: maxima of differences of Gaussians."""
     blobs = import_module("pyFAI.blob_detection").BlobDetection
     done: dict[int, Any] = {}
     for level in (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0):
@@ -200,7 +200,7 @@ PROGRAMS = {
     "photutils": ("photutils", photutils),
     "pyfai": ("pyFAI", pyfai),
 }
-"""By name: the package that has the version, and the settings that are tried."""
+"""Programs by name: package that has the version, and settings that are tried."""
 
 
 def main() -> None:

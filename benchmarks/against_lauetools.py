@@ -9,7 +9,7 @@ and ``lauetoolsnn==3.0.77`` (GaN on silicon and ZnCu3(OH)6Cl2, without lists). T
 downloaded with pip to FOLDER, if they are not there, and nothing of them is installed.
 
 A single frame has no background in time. So a run is made: the first frame is the real one, the
-others have its smooth background and noise, both as in ``semi_real.py``, but no spots. What is
+others have its smooth background and noise, both as in ``real_frame.py``, but no spots. What is
 found on the first frame is compared with the list: each peak belongs to one spot at most, the
 nearest first, within 3 pixels. Peaks and spots of one list only are described by their height over
 the noise, and shown in the picture. The smooth background does not follow the edge of a round
@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from real_frame import BORDER, Parts, noise_kernel, take_apart
 from scipy import ndimage
-from semi_real import BORDER, Parts, noise_kernel, take_apart
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.files.images.image import read_image

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def reading(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
-    """Frames of noise as a detector has it, in chunks of a frame and in strips."""
+    """Measure reading of frames with a detector's noise, in chunks of a frame and in strips."""
     frames = np.random.default_rng(0).poisson(200, shape).astype(np.uint16)
     print(f"\nread {shape[0]} frames of {shape[1]} x {shape[2]}, uint16")
     for name, filters in LAYOUTS.items():
@@ -100,7 +100,7 @@ def direct(reader: FrameReader, into: np.ndarray, threads: int) -> Way:
 
 
 def writing(folder: Path, shape: tuple[int, int, int], rounds: int) -> None:
-    """Images as the program makes them: noise and spots, spots, labels."""
+    """Measure writing of images as the program makes them: noise and spots, spots, labels."""
     print(f"\nwrite {shape[0]} images of {shape[1]} x {shape[2]}, file made and closed")
     for name, images in _images(shape).items():
         sizes: dict[str, int] = {}
@@ -160,7 +160,7 @@ def _images(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
 
 
 def in_turns(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each way takes, the first round unmeasured."""
+    """Return the seconds that each way takes, the first round unmeasured."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, way in ways.items():

@@ -105,14 +105,14 @@ def main() -> None:
 
 
 def stored_chunks(path: Path) -> list[bytes]:
-    """The frames' chunks as they are in the file."""
+    """Return the chunks of the frames as they are in the file."""
     with h5py.File(path) as file:
         dataset = file["frames"]
         return [dataset.id.read_direct_chunk((i, 0, 0))[1] for i in range(len(dataset))]
 
 
 def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], rounds: int) -> None:
-    """Frames a second in memory, the processor's time for one, and the stored bytes alone."""
+    """Measure frames per second in memory, processor time per frame, and stored bytes alone."""
     columns = [f"frames/s, {n} thread{'s' * (n > 1)}" for n in threads]
     print(
         f"\n| layout | MB a frame | CPU ms a frame | {' | '.join(columns)} | stored bytes only, "
@@ -155,7 +155,7 @@ def by_host(files: dict[str, Path], frames: np.ndarray, threads: list[int], roun
 
 
 def rate(read: Callable[[int], None], n_frames: int, threads: int, rounds: int) -> float:
-    """Frames a second."""
+    """Return frames per second."""
     with ThreadPoolExecutor(threads) as pool:
         return n_frames / statistics.median(
             in_turns({"read": lambda: list(pool.map(read, range(n_frames)))}, rounds)["read"]
@@ -197,7 +197,7 @@ def codecs(chunks: dict[str, bytes], n_bytes: int, rounds: int) -> None:
 
 
 def sequences(chunk: bytes, n_bytes: int) -> tuple[int, int]:
-    """Numbers of LZ4 sequences (literals and a match) and of blocks in a chunk."""
+    """Return the numbers of LZ4 sequences (literals and a match) and of blocks in a chunk."""
 
     def length(at: int, size: int) -> tuple[int, int]:
         if size == 15:
@@ -222,7 +222,7 @@ def sequences(chunk: bytes, n_bytes: int) -> tuple[int, int]:
 def on_device(
     chunks: list[bytes], frames: np.ndarray, number: int, rounds: int, copy_mib: int
 ) -> None:
-    """The kernel, and the copies that come before it."""
+    """Measure the kernel, and the copies that come before it."""
     try:
         backend: Any = select_backend("gpu", device=number)
     except BackendError as error:

@@ -3,17 +3,19 @@
 Both methods of the manual and our defaults are tried on simulated laser runs.
 
     python benchmarks/drift.py [--size 1024] [--drift 0 1 3 10] [--seeds 0 1]
+                               [--methods n_removed kruskal "clip, matched"]
 
 Each run has 10 angles with 3 off/on pairs; drift is the rms change of the beam in percent, four
-fifths of its variance slow. Both methods of the manual with its other defaults, and the defaults
-of ``gpu-spots find``, with -S blocks. Found spots are compared with the true ones by the rule of
-``gpu-spots score``. Prints the table of docs/results.md.
+fifths of its variance slow. Spots are searched with -S blocks, with both methods of the manual and
+its other defaults, and with the defaults of ``gpu-spots find``. Found spots are compared with the
+true ones by the rule of ``gpu-spots score``. Prints the table of docs/results.md.
 """
 
 import argparse
 import math
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +33,14 @@ EDGES = (5.0, 10.0, 30.0, 100.0, math.inf)
 """Edges of the bins of signal-to-noise."""
 
 
-def scores(design: Design, folder: Path) -> dict[tuple[str, str], Score]:
-    """The score of each method and normalisation on one run."""
+def scores(design: Design, methods: Sequence[str], folder: Path) -> dict[tuple[str, str], Score]:
+    """Return the score of each method and normalisation on one run."""
     simulated = simulate_run(design)
     frames = np.stack(list(simulated.frames()))
     schedule = simulated.truth.schedule
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
     found = {}
-    for method in METHODS:
+    for method in methods:
         for normalise in NORMALISATIONS:
             if method in METHOD_NAMES:
                 parameters = Parameters.manual(method=method, normalise=normalise, sync="blocks")
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--drift", type=float, nargs="+", default=[0, 1, 3, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
     print(
         "| drift | method | normalise | 5-10 | 10-30 | 30-100 | > 100 | above 10 sigma | precision "
@@ -69,7 +72,7 @@ def main() -> None:
                 Design(size=(options.size, options.size), drift=drift, seed=seed)
                 for seed in options.seeds
             ]
-            runs = [scores(design, Path(folder)) for design in designs]
+            runs = [scores(design, options.methods, Path(folder)) for design in designs]
             for method, normalise in runs[0]:
                 print(
                     row(drift, method, normalise, [run[method, normalise] for run in runs]),

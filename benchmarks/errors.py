@@ -44,6 +44,9 @@ RUNS = {
         DESIGN, laser=False, angles=30, repeats=1, gain=1.0, background=30.0
     ),
     "CCD, blocks": replace(DESIGN, angles=8, repeats=3),
+    "CCD, blocks, correlated noise": replace(
+        DESIGN, angles=8, repeats=3, detector=DetectorDesign(correlation=0.7)
+    ),
 }
 SETTINGS = {
     "clip, matched": {"method": "clip", "finder": "matched"},

@@ -92,7 +92,7 @@ class Clock:
 
 
 def copy_bandwidth(clock: Clock, n_mib: int = 1024) -> float:
-    """Bytes a second, read and written, of a copy of so many MiB on the device."""
+    """Return bytes per second, read and written, of a copy of so many MiB on the device."""
     n_words = n_mib << 18
     a, b = clock.device.call(
         lambda: (cupy.ones(n_words, cupy.uint32), cupy.empty(n_words, cupy.uint32))
@@ -101,7 +101,7 @@ def copy_bandwidth(clock: Clock, n_mib: int = 1024) -> float:
 
 
 def noise_with_spots(n_frames: int, size: int) -> Any:
-    """(n, size, size) uint16 on the device.
+    """Return frames, (n, size, size) uint16, on the device.
 
     Made on the host, as CuPy's random numbers need a library (cuRAND) that the extras do not bring:
     windows of a few fields of noise, each frame with spots of its own.
@@ -153,13 +153,13 @@ def cupy_masks(frames: Any, avg: Any, std: Any) -> Any:
 
 
 def cupy_labels(masks: Any) -> int:
-    """Labels only: sums and maxima by label take minutes."""
+    """Return labels only: sums and maxima by label take minutes."""
     square = cupy.ones((3, 3), bool)
     return sum(int(ndimage.label(mask, square)[1]) for mask in masks)
 
 
 def cupy_stages(clock: Clock, frames: Any) -> dict[str, float]:
-    """Seconds of the program of CuPy's functions."""
+    """Return the seconds of the program of CuPy's functions."""
     avg, std, *_ = clock.device.call(lambda: cupy_background(frames))
     masks = clock.device.call(lambda: cupy_masks(frames, avg, std))
     return {
@@ -276,7 +276,7 @@ def stages(backend: Any, clock: Clock, frames: Any, with_cpu: bool) -> list[Row]
 def compute_background(
     backend: Any, frames: Any, maps: BackgroundMaps, rows: int, threads: int
 ) -> Background:
-    """The background of frames on the device, as the first pass makes it."""
+    """Compute the background of frames on the device, as the first pass makes it."""
 
     def band(span: tuple[int, int]) -> bool:
         return backend.background(
@@ -325,7 +325,7 @@ def resident(
 
 
 def resident_table(frames: Any, device: int, threads: list[int], repeats: int) -> None:
-    """Frames a second for numbers of threads, and sizes of bands and batches."""
+    """Measure frames per second by numbers of threads, and sizes of bands and batches."""
     print(
         "\n| computing only, frames resident | background | masks and spots | all | frames a "
         "second |\n|---|---|---|---|---|"

@@ -35,7 +35,7 @@ ALPHA = 0.05
 def simulated(
     n_frames: int, n_blocks: int, n_rows: int, drift: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (n, rows, 1024) uint16 and the block of each."""
+    """Return frames, (n, rows, 1024) uint16, and the block of each."""
     rng = np.random.default_rng(1)
     block_of_frame = np.arange(n_frames) * n_blocks // n_frames
     levels = 1128 * (1 + drift / 100 * rng.standard_normal(n_blocks))[block_of_frame]

@@ -39,7 +39,7 @@ TOLERANCE = 3.0
 COUNTS = (5, 8, 12, 20, 50, math.inf)
 """Limits of the strengths of spots on photon counters, counts."""
 RATIOS = (3, 5, 7, 10, 15, 30, math.inf)
-"""The same on CCDs, in units of the noise that an ideal filter sees."""
+"""Limits of the strengths of spots on CCDs, in units of the noise that an ideal filter sees."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Series:
     read_variance: float
     valid: NDArray[np.bool_]
     spots: list[list[Spot]]
-    """Of each frame."""
+    """Spots of each frame."""
     limits: Sequence[float]
     size: int = 1
     """Frames of a block; all blocks follow each other."""

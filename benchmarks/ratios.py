@@ -1,4 +1,4 @@
-"""How well on/off ratios agree with the true ones, on simulated runs with known responses.
+"""Agreement of on/off ratios with the true ones, on simulated runs with known responses.
 
     python benchmarks/ratios.py [--seeds 3000-3099] [--response 0.01] [--drift 0] [--json FILE]
 

@@ -37,6 +37,8 @@ STALL = 20.0
 
 _reports: int | None = None
 """Write end of the pipe to the watchdog; None: there is none."""
+_outputs: list[Path] = []
+"""Complete outputs of the innermost block of `outputs`."""
 
 
 @contextmanager
@@ -80,6 +82,17 @@ def watched(name: str, say: Callable[[str], None]) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
+@contextmanager
+def outputs() -> Iterator[list[Path]]:
+    """Provide the list of the outputs that become complete while the block runs."""
+    global _outputs
+    before, _outputs = _outputs, []
+    try:
+        yield _outputs
+    finally:
+        _outputs = before
+
+
 def unfinished(path: Path, descriptor: int) -> None:
     """Tell the watchdog about a temporary file of this process."""
     state = os.fstat(descriptor)
@@ -91,8 +104,9 @@ def removed() -> None:
     _report("removed")
 
 
-def complete() -> None:
-    """Tell the watchdog that the temporary file has become the output."""
+def complete(*output: Path) -> None:
+    """Tell the watchdog that the temporary file has become the output, and note the output."""
+    _outputs.extend(output)
     _report("complete")
 
 
@@ -190,7 +204,7 @@ class _Watchdog:
                 self._unfinished = _Unfinished(int(device), int(inode), Path(path))
             elif kind in ("removed", "complete"):
                 self._unfinished = None
-                self._is_complete = kind == "complete"
+                self._is_complete |= kind == "complete"
             elif kind == "reading":
                 self._subject = text
             elif kind == "allow":

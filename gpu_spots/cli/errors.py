@@ -89,7 +89,8 @@ class Stopped(BaseException):
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(SIGNALS[number])
         self.number = number
-        self.outcome = "nothing was written"
+        self.outcome: str | None = None
+        """Results of the command so far; None: its complete outputs are named."""
 
     def __reduce__(self) -> tuple[type["Stopped"], tuple[signal.Signals]]:
         """Let it be pickled."""
@@ -123,6 +124,7 @@ class _OneLine(click.Command):
             if is_program:
                 opened.enter_context(watchdog.watched(name, say))
             opened.enter_context(in_options(OPTIONS))
+            outputs = opened.enter_context(watchdog.outputs())
             requests = opened.enter_context(_stoppable(for_good=is_program))
             try:
                 status = super().main(
@@ -134,7 +136,7 @@ class _OneLine(click.Command):
             except BaseException as error:
                 requests.over = True
                 # a request may have come up as another error, out of an import for one
-                status = _end(requests.heard or error, name, debug="--debug" in arguments)
+                status = _end(requests.heard or error, name, outputs, debug="--debug" in arguments)
         if is_program and requests.heard and status:
             _die_of(requests.heard.number)
         sys.exit(status)
@@ -162,7 +164,7 @@ def naming_options() -> Iterator[None]:
         raise click.BadParameter(error.problem, param_hint=hint) from error
 
 
-def _end(error: BaseException, name: str, debug: bool) -> Any:
+def _end(error: BaseException, name: str, outputs: Sequence[Path], *, debug: bool) -> Any:
     """Say what happened in one line; return the exit status."""
     if isinstance(error, SystemExit):
         return error.code
@@ -173,7 +175,7 @@ def _end(error: BaseException, name: str, debug: bool) -> Any:
     if debug:
         for line in "".join(traceback.format_exception(error)).splitlines():
             say(line)
-    message, status = _explain(error)
+    message, status = _explain(error, outputs)
     say(f"{name}: {message}")
     return status
 
@@ -189,7 +191,7 @@ def _die_of(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
+def _explain(error: BaseException, outputs: Sequence[Path]) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
         text = " ".join(error.format_message().split()).removesuffix(".")
         return text + (f" (see {error.ctx.command_path} --help)" if error.ctx else ""), 2
@@ -198,9 +200,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, GpuSpotsError | click.ClickException):
         return str(error), 1
     if isinstance(error, Stopped):
-        return f"{error}; {error.outcome}", 1
+        return f"{error}; {error.outcome or _written(outputs)}", 1
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "interrupted; nothing was written", 1
+        return f"interrupted; {_written(outputs)}", 1
     if isinstance(error, MemoryError):
         return f"out of memory: {error}" if str(error) else "out of memory", 1
     if isinstance(error, OSError):
@@ -211,6 +213,13 @@ def _explain(error: BaseException) -> tuple[str, int]:
         "where, please report it",
         1,
     )
+
+
+def _written(outputs: Sequence[Path]) -> str:
+    """Return which outputs are complete."""
+    if not outputs:
+        return "nothing was written"
+    return f"{', '.join(map(str, outputs))} {'is' if len(outputs) == 1 else 'are'} complete"
 
 
 @dataclass(slots=True)

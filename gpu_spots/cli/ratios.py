@@ -105,6 +105,7 @@ def ratios(
     from gpu_spots.api import ratios as make_ratios
     from gpu_spots.files.output.laueutil_ratios import output_names
     from gpu_spots.files.output.new_file import check_output
+    from gpu_spots.files.output.new_plot import check_plot
     from gpu_spots.files.output.ratios_file import as_json as in_json
     from gpu_spots.files.output.ratios_file import write_csv
     from gpu_spots.files.output.ratios_plot import write_plot
@@ -118,6 +119,8 @@ def ratios(
         )
     for other in others:
         check_output(other, [spots, *([] if hkl is None else [hkl])], force)
+    if plot is not None:
+        check_plot(plot, force=force)
     with naming_options():
         found = make_ratios(
             spots,

@@ -13,7 +13,7 @@ class FolderFormat(Format):
     """A format with one file per frame, in a new folder."""
 
     file_ending: str
-    """What the name of each file ends with."""
+    """Ending of the name of each file."""
 
     def opened(self, output: Path) -> AbstractContextManager[Path]:
         """Return a context manager with the temporary folder that becomes the output."""

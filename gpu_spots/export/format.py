@@ -251,11 +251,11 @@ class Format:
     reader: ClassVar[str]
     """Programs that read it."""
     ending: ClassVar[str]
-    """What the name of the output ends with, in the place of ``__spots.h5``."""
+    """Ending of the name of the output, in the place of ``__spots.h5``."""
     written: ClassVar[str]
-    """What is written."""
+    """Contents of the output."""
     left_out: ClassVar[str]
-    """What the format cannot hold, or what spots files do not have."""
+    """Data that the format cannot hold, or that spots files do not have."""
     options: ClassVar[tuple[str, ...]] = ()
     """Names of the fields of `ExportOptions` that it uses."""
 

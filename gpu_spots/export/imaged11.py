@@ -25,7 +25,7 @@ SPARSE_OPTIONS: dict[str, Any] = {
     "compression": "lzf",
     "shuffle": True,
 }
-"""How sparse pixels are stored, as ImageD11 does it."""
+"""Storage of sparse pixels, as ImageD11 has it."""
 LARGEST_INDEX = 2**16
 """Rows and columns of a frame, at most, whose indices are uint16."""
 

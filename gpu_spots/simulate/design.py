@@ -1,4 +1,4 @@
-"""What to simulate: options with their ranges and their descriptions, in groups.
+"""Designs of simulated runs: options with their ranges and descriptions, in groups.
 
 The command line makes its options from the fields of these classes, so each default, range and
 help text is written here only.
@@ -229,44 +229,42 @@ GROUPS = {
 }
 """Classes of the groups of options, by their fields in `Design`."""
 
+_COUNTER: dict[str, Any] = {
+    "round_detector": False,
+    "bias": 0.0,
+    "read_noise": 0.0,
+    "gain": 1.0,
+    "gap_value": -1,
+    "smallest_area": 4.0,
+    "intensity_spread": 1.6,
+}
+"""Options that all photon counters share."""
 PRESETS: dict[str, dict[str, Any]] = {
     "marccd": {},
     "rayonix": {"round_detector": False, "correlation": 0.7, "hot_pixels": 40},
-    "pilatus": {
+    "pilatus": _COUNTER
+    | {
         "size": (1043, 981),
         "dtype": "int32",
-        "round_detector": False,
-        "bias": 0.0,
-        "read_noise": 0.0,
-        "gain": 1.0,
         "saturation": 2**20 - 1,
         "modules": (195, 487),
         "gaps": (17, 7),
-        "gap_value": -1,
         "dead_value": -2,
         "background": 3.0,
         "area": 40.0,
-        "smallest_area": 4.0,
         "intensity": 30.0,
-        "intensity_spread": 1.6,
     },
-    "eiger": {
+    "eiger": _COUNTER
+    | {
         "size": (1065, 1030),
         "dtype": "uint32",
-        "round_detector": False,
-        "bias": 0.0,
-        "read_noise": 0.0,
-        "gain": 1.0,
         "saturation": 2**32 - 2,
         "modules": (514, 1030),
         "gaps": (37, 10),
-        "gap_value": -1,
         "dead_value": -1,
         "background": 0.3,
         "area": 60.0,
-        "smallest_area": 4.0,
         "intensity": 20.0,
-        "intensity_spread": 1.6,
     },
     "hard": {
         "profile": "mixed",

@@ -1,4 +1,4 @@
-"""What stays the same over a run: the detector, the light on it, and the background."""
+"""Detector, light on it and background, which stay the same over a run."""
 
 import math
 from dataclasses import dataclass

@@ -47,7 +47,7 @@ _RUN, _BLOCK, _FRAME, _STATIC, _CHANGES = range(5)
 _SHOTS, _FLICKER = range(2)
 """Places of random numbers, after that of the frame."""
 _PERIODS = (31.0, 73.0, 179.0)
-"""Of the slow drift, frames."""
+"""Periods of the slow drift, frames."""
 FLICKER_SHARE = 1 / 3
 """Part of the frames on which a flickering pixel is bright."""
 
@@ -57,15 +57,15 @@ class SimulatedRun:
     """A run whose frames are drawn when they are asked for; see `simulate_run`."""
 
     design: Design
-    """What was asked for."""
+    """Design of the run."""
     detector: Detector
-    """What stays the same."""
+    """Detector and background, which stay the same."""
     truth: Truth
-    """What is there."""
+    """True spots and schedule of the frames."""
     scale: Floats
-    """(n_frames,) float64: of the whole picture above the bias, 1 on average."""
+    """(n_frames,) float64: scale of the whole picture above the bias, 1 on average."""
     spot_scale: Floats
-    """(n_frames,) float64: of the spots on top of that, 1 on average."""
+    """(n_frames,) float64: further scale of the spots, 1 on average."""
     bias: Floats
     """(n_frames,) float64, counts: value of a pixel without light."""
     background_change: Floats

@@ -1,4 +1,4 @@
-"""What a search did: true spots against found ones, one to one, frame by frame."""
+"""Score of a search: true spots against found ones, one to one, frame by frame."""
 
 import itertools
 import math
@@ -56,13 +56,13 @@ class Bin:
     """
 
     low: float
-    """At or above this."""
+    """Smallest signal-to-noise."""
     high: float
-    """Below this; infinity: no upper end."""
+    """Smallest signal-to-noise of the next bin; infinity: there is none."""
     true: int
-    """How many there are."""
+    """Number of true spots."""
     found: int
-    """How many of them were found."""
+    """Number of them that were found."""
     position_error: float = math.nan
     """Median distance from the true centre, pixels."""
     intensity_bias: float = math.nan
@@ -89,13 +89,13 @@ class Purity:
     """The found spots in one range of their own signal-to-noise, ``I / sigma``."""
 
     low: float
-    """At or above this."""
+    """Smallest signal-to-noise."""
     high: float
-    """Below this."""
+    """Smallest signal-to-noise of the next range."""
     found: int
-    """How many there are."""
+    """Number of found spots."""
     genuine: int
-    """How many of them belong to a true spot."""
+    """Number of them that belong to a true spot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +105,17 @@ class Score:
     n_frames: int
     """Frames of the run."""
     bins: tuple[Bin, ...]
-    """By signal-to-noise."""
+    """True spots by signal-to-noise."""
     clear: Bin
     """All true spots at or above `CLEAR`."""
     n_found: int
     """Found spots."""
     n_fragments: int
-    """Those of them near a true spot to which another found spot belongs."""
+    """Found spots near a true spot to which another found spot belongs."""
     n_static: int
-    """Those of them at a spot that is on all frames."""
+    """Found spots at a spot that is on all frames."""
     n_false: int
-    """Those of them at nothing."""
+    """Found spots at no true spot."""
     n_merged: int | None
     """True spots that were not found and lie in a found spot which belongs to another; None:
     the pixels of the found spots are unknown.
@@ -123,9 +123,9 @@ class Score:
     n_pairs: int
     """Pairs of equal neighbours with both above `CLEAR`."""
     n_resolved: int
-    """Those of them of which both were found."""
+    """Pairs of which both were found."""
     purity: tuple[Purity, ...]
-    """By signal-to-noise of the found spots; empty if their sigmas are unknown."""
+    """Found spots by their own signal-to-noise; empty if their sigmas are unknown."""
     response_spots: int
     """Clear spots of a laser run that were found with laser and without (`RESPONSE_FROM`), each
     counted once a delay.

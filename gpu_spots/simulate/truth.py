@@ -1,4 +1,4 @@
-"""What is known of a run: its frames, its spots, and the signal-to-noise ratio of each of them."""
+"""Truth of a run: its frames, its spots, and the signal-to-noise ratio of each spot."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What changes from frame to frame."""
+    """Quantities that change from frame to frame."""
 
     delay: NDArray[np.int32]
     """(n_frames,) int32: index of the delay; -1 without laser."""
@@ -46,7 +46,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class TrueSpots:
-    """What is there: one row for a spot of a block.
+    """True spots, one row for each spot of a block.
 
     All frames of a block have the same spots, at the same places unless the crystal slips.
     """
@@ -98,7 +98,7 @@ class Truth:
     spots: TrueSpots
     """The spots."""
     conditions: Conditions
-    """What changes from frame to frame."""
+    """Quantities that change from frame to frame."""
 
 
 def steady(schedule: Schedule) -> Conditions:

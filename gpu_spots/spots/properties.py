@@ -270,7 +270,7 @@ def _ratio(intensity: Floats, sigma: Floats) -> Floats:
 
 
 def _moments(measured: Measurements) -> Floats:
-    """Moments of the values as float64, rounded once."""
+    """Return moments of the values as float64, rounded once."""
     lower, upper = measured.moments, measured.moments_high
     if upper is None:
         return lower.astype(np.float64)
@@ -321,7 +321,7 @@ def _sums_with(
     *,
     mixed: bool = True,
 ) -> Floats:
-    """Sums of values, and of values times x, y, x^2, y^2 and, if ``mixed``, x y, pixel by pixel."""
+    """Return sums, pixel by pixel, of values and of values times x, y, x^2, y^2; ``mixed``: x y."""
     with np.errstate(over="ignore", invalid="ignore"):
         parts = [values, values * x, values * y, values * (x * x), values * (y * y)]
         if mixed:

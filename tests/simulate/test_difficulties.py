@@ -1,4 +1,4 @@
-"""What makes a simulated run difficult is what its options say."""
+"""Difficulties of simulated runs are those that the options name."""
 
 import math
 import warnings

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from gpu_spots.cli.score import score as command
+from gpu_spots.files.output import new_plot
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.simulate.run import Design, Schedule, Truth, simulate_run
 from gpu_spots.simulate.score import Found, match, score
@@ -54,7 +54,7 @@ def found_of(
     intensity: list[float] | None = None,
     sigma: NDArray[np.float64] | None = None,
 ) -> Found:
-    """For each frame its spots, each a list of pixels X, Y."""
+    """Spots of each frame, each a list of pixels X, Y."""
     spots = [[x * SHAPE[1] + y for x, y in spot] for frame in frames for spot in frame]
     ends, frame_ends = (
         np.cumsum([len(s) for s in spots], dtype=np.int64),
@@ -369,7 +369,7 @@ def test_command_refuses_other_plots(tmp_path: Path) -> None:
 
 def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, spots, _ = searched(tmp_path)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(new_plot, "find_spec", lambda _: None)
     ended = CliRunner().invoke(command, [str(run), str(spots), "--plot", str(tmp_path / "a.png")])
     assert ended.exit_code == 1
     assert ended.stderr.endswith("use pip install matplotlib\n")

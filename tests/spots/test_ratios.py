@@ -268,7 +268,7 @@ def test_zinger_is_rejected_and_listed() -> None:
 
 
 def test_zinger_among_pairs_with_masks_of_their_own() -> None:
-    """As with -S pairs: the frames of other pairs are compared, and two of them are too few."""
+    """Compare the frames of other pairs, as with -S pairs: two of them are too few."""
     frames = schedule("0101010101")
     spots, _ = spots_of(frames, 17)
     pairs = replace(frames, mask=np.arange(len(frames.mask)) // 2)

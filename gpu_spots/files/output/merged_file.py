@@ -8,7 +8,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.columns import DatasetRecord
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.heaps import read_checked
@@ -18,6 +17,7 @@ from gpu_spots.files.output.ratios_file import (
     create,
     finite_json,
     flat,
+    records,
     storable,
     text_of,
     write_table,
@@ -28,22 +28,7 @@ NOT_MERGED = ("wavelength", "s")
 """Optional columns of ratios that a merge does not need."""
 
 
-def _records(group: str, length: str, *columns: tuple[str, ...]) -> tuple[DatasetRecord, ...]:
-    """Return the records of the columns of a group: name, type, description, unit, absence."""
-    return tuple(
-        DatasetRecord(
-            path=f"{group}/{name}",
-            dtypes=(dtype,),
-            shape=(length,),
-            description=description,
-            unit=more[0] or None if more else None,
-            absent=more[1] if len(more) > 1 else None,
-        )
-        for name, dtype, description, *more in columns
-    )
-
-
-MERGED_COLUMNS = _records(
+MERGED_COLUMNS = records(
     "merged",
     "n_merged",
     *((name, "int32", "Miller index", "", "by position") for name in "hkl"),
@@ -68,7 +53,7 @@ MERGED_COLUMNS = _records(
     ("flags", "uint16", "bits of spots/flags that the spot has in any of the runs"),
 )
 """Columns with one row per merged reflection and delay."""
-MEMBER_COLUMNS = _records(
+MEMBER_COLUMNS = records(
     "members",
     "n_members",
     ("merged", "int32", "row in the group merged"),
@@ -79,7 +64,7 @@ MEMBER_COLUMNS = _records(
     ("distance", "float64", "distance from the first run with the spot; NaN by hkl", "pixel"),
 )
 """Columns with one row per ratio of a run."""
-COMPARISON_COLUMNS = _records(
+COMPARISON_COLUMNS = records(
     "comparison",
     "n_comparisons",
     ("run_1", "int32", "index of a run"),
@@ -92,9 +77,7 @@ COMPARISON_COLUMNS = _records(
 )
 """Columns with one row per two runs."""
 MERGED_DATASETS = {
-    record.path: record
-    for records in (MERGED_COLUMNS, MEMBER_COLUMNS, COMPARISON_COLUMNS)
-    for record in records
+    record.path: record for record in (*MERGED_COLUMNS, *MEMBER_COLUMNS, *COMPARISON_COLUMNS)
 }
 """Records of all datasets of a file of merged ratios by path."""
 

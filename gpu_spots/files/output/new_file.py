@@ -127,7 +127,7 @@ def complete_or_absent(output: Path) -> Iterator[Path]:
                         f"{_other()}"
                     )
                 os.replace(part, output)
-                watchdog.complete()
+                watchdog.complete(output)
                 _unmark(lock)
                 _sync_folder(output.parent)
         except OSError as error:

@@ -38,68 +38,66 @@ NEEDED = ("sigma", "max", "flags")
 """Columns of the table of spots that older files lack."""
 
 
-def _ratio(
-    name: str, dtype: str, description: str, unit: str | None = None, absent: str | None = None
-) -> DatasetRecord:
-    return DatasetRecord(
-        path=f"ratios/{name}",
-        dtypes=(dtype,),
-        shape=("n_ratios",),
-        unit=unit,
-        description=description,
-        absent=absent,
+def records(group: str, length: str, *columns: tuple[str, ...]) -> tuple[DatasetRecord, ...]:
+    """Return the records of the columns of a group.
+
+    Args:
+        group: Name of the group.
+        length: Name of the length of all its columns.
+        *columns: Name, type and description of each, then its unit ("": none) and the condition
+            under which it is absent, if it has them.
+    """
+    return tuple(
+        DatasetRecord(
+            path=f"{group}/{name}",
+            dtypes=(dtype,),
+            shape=(length,),
+            description=description,
+            unit=more[0] or None if more else None,
+            absent=more[1] if len(more) > 1 else None,
+        )
+        for name, dtype, description, *more in columns
     )
 
 
-def _pair(name: str, dtype: str, description: str, unit: str | None = None) -> DatasetRecord:
-    return DatasetRecord(
-        path=f"pairs/{name}",
-        dtypes=(dtype,),
-        shape=("n_pairs",),
-        unit=unit,
-        description=description,
-    )
-
-
-RATIO_COLUMNS = (
-    _ratio("mask", "int32", "index of the first mask with the reflection"),
-    _ratio("label", "int32", "label of the reflection in that mask"),
-    _ratio("delay", "float64", "delay of the laser-on frames; NaN if unknown", "s"),
-    _ratio("angle", "float64", "angle of the frames", "degree"),
-    _ratio("X", "float64", "mean X of the spot on its frames", "pixel"),
-    _ratio("Y", "float64", "mean Y of the spot on its frames", "pixel"),
-    _ratio("n_pairs", "int32", "number of pairs that are used"),
-    _ratio("n_rejected", "int32", "number of pairs that are rejected"),
-    _ratio("I_off", "float64", "mean intensity without laser", "counts"),
-    _ratio("sigma_I_off", "float64", "standard error of I_off", "counts"),
-    _ratio(
+RATIO_COLUMNS = records(
+    "ratios",
+    "n_ratios",
+    ("mask", "int32", "index of the first mask with the reflection"),
+    ("label", "int32", "label of the reflection in that mask"),
+    ("delay", "float64", "delay of the laser-on frames; NaN if unknown", "s"),
+    ("angle", "float64", "angle of the frames", "degree"),
+    ("X", "float64", "mean X of the spot on its frames", "pixel"),
+    ("Y", "float64", "mean Y of the spot on its frames", "pixel"),
+    ("n_pairs", "int32", "number of pairs that are used"),
+    ("n_rejected", "int32", "number of pairs that are rejected"),
+    ("I_off", "float64", "mean intensity without laser", "counts"),
+    ("sigma_I_off", "float64", "standard error of I_off", "counts"),
+    (
         "I_on",
         "float64",
         "mean intensity with laser, divided by the scale of each pair (--scale pairs)",
         "counts",
     ),
-    _ratio("sigma_I_on", "float64", "standard error of I_on", "counts"),
-    _ratio("R", "float64", "sum of I_on divided by sum of I_off; NaN if that is not above 0"),
-    _ratio(
+    ("sigma_I_on", "float64", "standard error of I_on", "counts"),
+    ("R", "float64", "sum of I_on divided by sum of I_off; NaN if that is not above 0"),
+    (
         "sigma_R",
         "float64",
         "standard error of R: noise of the frames, shared background, run-wide error",
     ),
-    _ratio("eta", "float64", "R - 1"),
-    _ratio("mean_R", "float64", "plain mean of the pairs' ratios"),
-    _ratio("std_R", "float64", "sample standard deviation of the pairs' ratios; NaN for one pair"),
-    _ratio(
+    ("eta", "float64", "R - 1"),
+    ("mean_R", "float64", "plain mean of the pairs' ratios"),
+    ("std_R", "float64", "sample standard deviation of the pairs' ratios; NaN for one pair"),
+    (
         "chi2",
         "float64",
         "chi squared of the pairs about R, n_pairs - 1 degrees of freedom; NaN for one pair",
     ),
-    _ratio("flags", "uint16", "bits of spots/flags that the spot has on any of its frames"),
-    *(
-        _ratio(name, "int32", "Miller index; 0, 0, 0 if unknown", absent="without --hkl")
-        for name in "hkl"
-    ),
-    _ratio("wavelength", "float64", "wavelength; NaN if unknown", "Angstrom", "without --hkl"),
-    _ratio(
+    ("flags", "uint16", "bits of spots/flags that the spot has on any of its frames"),
+    *((name, "int32", "Miller index; 0, 0, 0 if unknown", "", "without --hkl") for name in "hkl"),
+    ("wavelength", "float64", "wavelength; NaN if unknown", "Angstrom", "without --hkl"),
+    (
         "s",
         "float64",
         "sin(theta) / wavelength; NaN if unknown",
@@ -108,36 +106,35 @@ RATIO_COLUMNS = (
     ),
 )
 """Columns with one row per reflection and delay, by mask, label and delay."""
-PAIR_COLUMNS = (
-    _pair("ratio", "int32", "row of the reflection in the group ratios"),
-    _pair("frame_off", "int32", "index of the frame without laser"),
-    _pair("frame_on", "int32", "index of the frame with laser"),
-    _pair("I_off", "float64", "intensity without laser", "counts"),
-    _pair("I_on", "float64", "intensity with laser, divided by the scale of the pair", "counts"),
-    _pair("sigma_I_off", "float64", "standard error of I_off", "counts"),
-    _pair("sigma_I_on", "float64", "standard error of I_on", "counts"),
-    _pair("R", "float64", "I_on divided by I_off"),
-    _pair("sigma_R", "float64", "standard error of R, with the run-wide error"),
-    _pair(
+PAIR_COLUMNS = records(
+    "pairs",
+    "n_pairs",
+    ("ratio", "int32", "row of the reflection in the group ratios"),
+    ("frame_off", "int32", "index of the frame without laser"),
+    ("frame_on", "int32", "index of the frame with laser"),
+    ("I_off", "float64", "intensity without laser", "counts"),
+    ("I_on", "float64", "intensity with laser, divided by the scale of the pair", "counts"),
+    ("sigma_I_off", "float64", "standard error of I_off", "counts"),
+    ("sigma_I_on", "float64", "standard error of I_on", "counts"),
+    ("R", "float64", "I_on divided by I_off"),
+    ("sigma_R", "float64", "standard error of R, with the run-wide error"),
+    (
         "distance",
         "float64",
         "distance of the spot from the same reflection in its first mask; 0 in that mask",
         "pixel",
     ),
-    _pair("rejected", "uint8", "0 used, 1 not a number, 2 saturated, 3 zinger, 4 outlier"),
-    _pair("spot_off", "int64", "row of the spot without laser in the table of spots"),
-    _pair("spot_on", "int64", "row of the spot with laser in the table of spots"),
+    ("rejected", "uint8", "0 used, 1 not a number, 2 saturated, 3 zinger, 4 outlier"),
+    ("spot_off", "int64", "row of the spot without laser in the table of spots"),
+    ("spot_on", "int64", "row of the spot with laser in the table of spots"),
 )
 """Columns with one row per reflection and pair of frames, by reflection, then frame."""
-FRAME_PAIR_COLUMNS = tuple(
-    DatasetRecord(
-        path=f"frame_pairs/{name}", dtypes=(dtype,), shape=("n_frame_pairs",), description=text
-    )
-    for name, dtype, text in (
-        ("frame_off", "int32", "index of the frame without laser"),
-        ("frame_on", "int32", "index of the frame with laser"),
-        ("scale", "float64", "median ratio of the strong spots; NaN if there are too few"),
-    )
+FRAME_PAIR_COLUMNS = records(
+    "frame_pairs",
+    "n_frame_pairs",
+    ("frame_off", "int32", "index of the frame without laser"),
+    ("frame_on", "int32", "index of the frame with laser"),
+    ("scale", "float64", "median ratio of the strong spots; NaN if there are too few"),
 )
 """Columns with one row per pair of frames."""
 NULL_COLUMNS = tuple(
@@ -152,8 +149,7 @@ NULL_COLUMNS = tuple(
 """Columns of the null tests: pulls, which have a width of 1 if errors are right."""
 RATIO_DATASETS = {
     record.path: record
-    for records in (RATIO_COLUMNS, PAIR_COLUMNS, FRAME_PAIR_COLUMNS, NULL_COLUMNS)
-    for record in records
+    for record in (*RATIO_COLUMNS, *PAIR_COLUMNS, *FRAME_PAIR_COLUMNS, *NULL_COLUMNS)
 }
 """Records of all datasets of a ratios file by path."""
 

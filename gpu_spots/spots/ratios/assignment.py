@@ -36,7 +36,7 @@ class HklTable:
 
 @dataclass(frozen=True, slots=True)
 class SpotPlaces:
-    """Where the spots of a spots file are, (n_spots,) each."""
+    """Places of the spots of a spots file, (n_spots,) each."""
 
     frame: Indices
     mask: Indices

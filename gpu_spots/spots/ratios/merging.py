@@ -71,7 +71,7 @@ class MergeResult:
     figures: dict[str, Any]
     """Numbers of runs and reflections, chi squared."""
     notes: list[str] = field(default_factory=list)
-    """What was left out."""
+    """Lines on ratios that were left out."""
 
 
 def merge_runs(runs: Sequence[RunRatios], by: str) -> MergeResult:

@@ -1,4 +1,4 @@
-"""What the calculation of ratios works on, and what it returns."""
+"""Input and result of the calculation of ratios."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -128,7 +128,7 @@ class PairTable:
         return self.rejected == Rejected.USED
 
     def sums(self, values: Floats, used: Bools) -> Floats:
-        """(n_ratios,) float64: sums of some pairs' values over each reflection."""
+        """Return (n_ratios,) float64: sums of some pairs' values over each reflection."""
         found = np.bincount(self.ratio[used], values[used], self.n_ratios)
         return found.astype(np.float64)
 
@@ -188,6 +188,6 @@ class RatioResult:
     figures: dict[str, Any]
     """Numbers: counts, error model and null tests."""
     verdict: str
-    """Whether a response is seen, in a sentence."""
+    """Sentence that says if a response is seen."""
     notes: list[str] = field(default_factory=list)
-    """What was left out, and what is not known."""
+    """Lines on pairs that were left out, and on unknown quantities."""

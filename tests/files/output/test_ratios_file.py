@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import gpu_spots
 from factories.exports import spots_of_run
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.cli import gpu_spots as program
-from gpu_spots.files.output.ratios_file import RATIO_COLUMNS, RATIO_DATASETS
-from helpers import command, write_run
+from gpu_spots.files.output import new_plot
+from gpu_spots.files.output.ratios_file import RATIO_COLUMNS, RATIO_DATASETS, verdict_of
+from helpers import command, listing, started, write_run
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,36 @@ def test_plot_is_written(spots: Path) -> None:
         assert result.exit_code == 0, result.output
         assert plot.read_bytes().startswith(begin)
     assert ratios(spots, "--plot", spots.with_name("ratios.txt"), "--force").exit_code == 2
+
+
+def test_ctrl_c_while_the_plot_is_drawn_names_the_files_that_are_complete(spots: Path) -> None:
+    prelude = (
+        "from gpu_spots.files.output import ratios_plot; import time\n"
+        "def slow(*_, **__): print('drawing', flush=True); time.sleep(60)\n"
+        "ratios_plot.ratios = slow"
+    )
+    table, plot = spots.with_name("ratios.csv"), spots.with_name("ratios.png")
+    arguments = ("ratios", spots, "--csv", table, "--plot", plot)
+    with started(*arguments, name="gpu-spots", prelude=prelude) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "drawing\n"
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGINT
+    output = spots.with_name("run__ratios.h5")
+    assert stderr == f"gpu-spots: interrupted; {output}, {table} are complete\n"
+    assert set(listing(spots.parent)) == {spots.name, output.name, table.name}
+    assert verdict_of(output)
+
+
+def test_without_matplotlib_nothing_is_written(
+    spots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_plot, "find_spec", lambda _: None)
+    result = ratios(spots, "--plot", spots.with_name("ratios.png"))
+    assert result.exit_code == 1
+    assert "plots need matplotlib, which is not installed; use pip install" in result.stderr
+    assert set(listing(spots.parent)) == {spots.name}
 
 
 def test_existing_outputs_are_kept(spots: Path) -> None:
