@@ -40,6 +40,7 @@ check: $(VENV)/installed-test
 
 # The site of the documentation in build/site; a warning, such as a broken link, is an error.
 docs: $(VENV)/installed-docs
+	$(BIN)/python docs/make_outputs.py
 	$(BIN)/python docs/make_pages.py
 	$(BIN)/zensical build --strict --clean
 
