@@ -74,7 +74,7 @@ BUILD_REQUIRES := import tomllib; project = tomllib.load(open("pyproject.toml", 
 	print(*project["build-system"]["requires"], sep="\n")
 
 lock: $(VENV)/installed-dev
-	$(LOCK) docker/requirements.txt --extra gpu --extra images --extra plugins pyproject.toml
+	$(LOCK) docker/requirements.txt $(addprefix --extra ,gpu images plugins report cluster) pyproject.toml
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) docker/build-requirements.txt -
 
 $(VENV)/installed: pyproject.toml
