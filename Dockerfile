@@ -1,4 +1,5 @@
-# GPU image: gpu_spots and CuPy with the CUDA parts it needs at run time. The driver comes from the host.
+# GPU image: gpu_spots and CuPy with the CUDA parts it needs at run time, for single runs, reports and
+# batches. The driver comes from the host.
 #   docker build -t gpu_spots .
 #   docker run --rm --gpus all -v "$PWD:/data" gpu_spots find scan__mccd.h5
 # The CPU backend needs no GPU and no --gpus. Files are written as user 1000;

@@ -40,6 +40,7 @@ check: $(VENV)/installed-test
 
 # The site of the documentation in build/site; a warning, such as a broken link, is an error.
 docs: $(VENV)/installed-docs
+	$(BIN)/python docs/make_outputs.py
 	$(BIN)/python docs/make_pages.py
 	$(BIN)/zensical build --strict --clean
 
@@ -73,7 +74,7 @@ BUILD_REQUIRES := import tomllib; project = tomllib.load(open("pyproject.toml", 
 	print(*project["build-system"]["requires"], sep="\n")
 
 lock: $(VENV)/installed-dev
-	$(LOCK) docker/requirements.txt --extra gpu --extra images --extra plugins pyproject.toml
+	$(LOCK) docker/requirements.txt $(addprefix --extra ,gpu images plugins report cluster) pyproject.toml
 	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(LOCK) docker/build-requirements.txt -
 
 $(VENV)/installed: pyproject.toml

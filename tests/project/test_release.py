@@ -79,5 +79,12 @@ def test_the_conda_recipe_has_the_dependencies_of_the_package() -> None:
     required = {tuple(re.split("(?=>=)", text)) for text in project["project"]["dependencies"]}
     required -= {one for one in required if one[0] == "deflate"}  # the recipe says why
     assert {(name.removeprefix("python-"), version) for name, version in found} == required
+    constraints = recipe.partition("  run_constraints:\n")[2]
+    found = set(re.findall(r"^    - (\S+) (>=[\d.]+)", constraints, re.MULTILINE))
+    extras = project["project"]["optional-dependencies"]
+    users = [name for name in extras if not name.startswith(("gpu", "docs", "test", "dev"))]
+    optional = {tuple(re.split("(?=>=)", text)) for name in users for text in extras[name]}
+    cupy = tuple(re.split("-.*(?=>=)", extras["gpu"][0]))
+    assert found == {*optional, (cupy[0], f">={extras['gpu'][0].partition('>=')[2]}")}
     assert f"setuptools >={project['build-system']['requires'][0].partition('>=')[2]}" in recipe
     assert f'python_min: "{project["project"]["requires-python"].removeprefix(">=")}"' in recipe

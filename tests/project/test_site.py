@@ -34,15 +34,26 @@ needs_zensical = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def make_pages() -> ModuleType:
-    """The script that makes parts of the documentation."""
-    specification = importlib.util.spec_from_file_location("make_pages", DOCS / "make_pages.py")
+def script(name: str) -> ModuleType:
+    """A script of the documentation, as a module."""
+    specification = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def make_pages() -> ModuleType:
+    """The script that makes parts of the documentation."""
+    return script("make_pages")
+
+
+@pytest.fixture(scope="module")
+def make_outputs() -> ModuleType:
+    """The script that renews the outputs of commands."""
+    return script("make_outputs")
 
 
 def test_parts_made_from_other_files_are_up_to_date(make_pages: ModuleType) -> None:
@@ -82,6 +93,47 @@ def test_every_option_is_in_a_table(name: str) -> None:
 def test_a_table_that_the_page_lacks_is_an_error(make_pages: ModuleType) -> None:
     with pytest.raises(ValueError, match="no such table"):
         make_pages.with_table("# A page\n", "manual", "| option |")
+
+
+def test_outputs_of_commands_are_renewed(make_outputs: ModuleType) -> None:
+    page = """```sh
+gpu-spots find run.h5 \\
+    --quiet   # a comment
+```
+
+```text
+9 spots on 2 frames, ...
+...
+     > 100      3   -0.30 %  2.4e-11
+```
+
+```text
+of another program
+```
+"""
+    row = "     > 100    412   +1.20 %  7e-9"
+    output = f"reading\n11 spots on 2 frames, 1.5 s\n5 - 7    9   1 %\n{row}\n"
+    expected = page.replace("9 spots", "11 spots")
+    expected = expected.replace("     > 100      3   -0.30 %  2.4e-11", row)
+    command = "gpu-spots find run.h5 --quiet"
+    assert make_outputs.with_outputs(page, {command: output}) == expected
+    with pytest.raises(ValueError, match=r"9 spots on 2 frames.*no such line"):
+        make_outputs.with_outputs(page, {command: output.replace("frames", "images")})
+
+
+def test_each_output_of_the_tutorial_is_renewed(
+    make_outputs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks of text, and those of the other pages that show the same commands."""
+    monkeypatch.setattr(make_outputs, "with_numbers", lambda block, output: "renewed\n")
+    tutorial = (DOCS / "tutorial.md").read_text()
+    blocks = make_outputs.CODE.findall(tutorial)
+    printed = dict.fromkeys(["make demo", *(code for language, code in blocks)], "output\n")
+    for code in [code for language, code in blocks if language == "sh"]:
+        printed |= dict.fromkeys(make_outputs.commands(code), "output\n")
+    made = [make_outputs.with_outputs(path.read_text(), printed) for path in make_outputs.PAGES]
+    n_texts = [language for language, _ in blocks].count("text")
+    assert [page.count("```text\nrenewed\n```") for page in made] == [n_texts, 1, 1]
 
 
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
