@@ -46,7 +46,7 @@ class LevelSampler:
     """Takes the levels of frames as they come by, in any order and from several threads."""
 
     constant_part: ConstantPart | None = None
-    """Part of the background that does not follow the level. None: it is unknown, or there is none."""
+    """Part of the background that does not follow the level; None: unknown, or there is none."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""
