@@ -285,7 +285,7 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
             assert rest - {"gpu_spots"} <= allowed, name
     outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
     users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
-    names = {"gpu_spots/cli/export", "gpu_spots/cli/run_options", "gpu_spots/beamtime/task"}
+    names = {"gpu_spots/cli/export", "gpu_spots/beamtime/task"}
     assert users == names
     assert importers("pyarrow") == {"gpu_spots/beamtime/tables", "gpu_spots/export/parquet"}
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
