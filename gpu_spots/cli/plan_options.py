@@ -81,7 +81,7 @@ def plan_options(command: Command) -> Command:
 
 def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> list[str]:
     """Return the lines that --dry-run prints."""
-    from gpu_spots.memory.plan import in_words
+    from gpu_spots.memory.amounts import in_words
 
     lines = {
         "frames": plan.place.words,
