@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 Spots = tuple[NDArray[Any], NDArray[Any] | None]
 """Centres, (n, 2), and intensities, (n,) counts, or None."""
 Finder = Callable[[NDArray[Any]], Spots]
-"""From one image to its spots."""
+"""Function that returns the spots of an image."""
 
 
 class Run:
@@ -55,7 +55,7 @@ class Run:
 
 
 def om(run: Run) -> Iterator[tuple[str, str, Finder]]:
-    """peakfinder8 of OnDA."""
+    """Yield the variants of peakfinder8 of OnDA."""
     algorithms = import_module("om.algorithms.crystallography")
     n_X, n_Y = run.good.shape
     X, Y = np.ogrid[:n_X, :n_Y]

@@ -70,7 +70,7 @@ class Row:
 
 
 class Clock:
-    """Times work on a device's stream."""
+    """Clock of the work on a device's stream."""
 
     def __init__(self, device: Any, repeats: int) -> None:
         self.device, self.repeats = device, repeats
