@@ -480,7 +480,7 @@ def _below(background: Background | None, *, integer: bool, varies: bool) -> Bel
 def _all_overloads(
     frames: NDArray[Any], result: dict[str, NDArray[Any]], saturation: float
 ) -> dict[str, NDArray[Any]]:
-    """How many pixels of each spot are saturated."""
+    """Number of saturated pixels of each spot."""
     overload = []
     for frame, (begin, end) in zip(
         result["spots/frame"], result["spots/pixel_list_BE"], strict=True

@@ -35,7 +35,7 @@ Pixel = tuple[int, int]
 
 
 class Found(NamedTuple):
-    """What is found on one frame or group."""
+    """Masks of one frame or group."""
 
     raw: NDArray[np.bool_]
     labels: NDArray[np.int64]
@@ -57,7 +57,7 @@ def unit(of: Noise, is_float: bool) -> NDArray[np.float64]:
 
 
 def rounding(shape: tuple[int, int]) -> NDArray[np.int64]:
-    """What is added before rounding down, in 2^-16."""
+    """Number that is added before rounding down, in 2^-16."""
     return np.array(
         [
             [(2 * ROUND_UP[x % 4][y % 4] + 1) * 2048 for y in range(shape[1])]
@@ -102,7 +102,7 @@ def plain_significance(
 
 
 def level_shift(background: int, level: int) -> int:
-    """How far, in 2^-16, a frame's level moves the significance of a pixel."""
+    """Shift of the significance of a pixel by the level of its frame, in 2^-16."""
     change, bits = level - 65536, 16
     while abs(change) >= 2048:
         change, bits = (change + 1) // 2, bits - 1

@@ -38,7 +38,7 @@ class Noise(NamedTuple):
     lag_1: float
     """Correlation of pixels beside each other."""
     lag_2: float
-    """That of pixels 2 apart."""
+    """Correlation of pixels 2 apart."""
 
 
 class Spot(NamedTuple):

@@ -31,7 +31,7 @@ BY_DEFAULT = (75, 120)
 for those between, which `pytest --all-architectures` takes too.
 """
 AS_CUPY = ("-ftz=true",)
-"""What CuPy adds to the options, behind ours."""
+"""Option that CuPy adds behind ours."""
 Variant = tuple[str, tuple[tuple[str, int | str], ...]]
 """A kernel file and its macros."""
 

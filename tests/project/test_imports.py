@@ -371,7 +371,7 @@ def test_no_test_imports_another_test() -> None:
 
 
 def test_every_test_module_has_a_name_of_its_own() -> None:
-    """As pytest imports them by it."""
+    """Pytest imports test modules by their name, without their folder."""
     paths = list((ROOT / "tests").rglob("test_*.py"))
     assert len({path.stem for path in paths}) == len(paths)
 
