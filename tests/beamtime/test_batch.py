@@ -234,7 +234,7 @@ def n_done(out: Path) -> int:
 
 
 def test_workers_get_no_ctrl_c_however_early_it_comes(client: Any) -> None:
-    """Else one that is still importing its modules prints a traceback."""
+    """A worker that is still importing its modules would print a traceback."""
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     blocked = client.run(lambda: signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
     assert list(blocked.values()) == [True, True]
