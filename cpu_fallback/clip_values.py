@@ -38,14 +38,22 @@ def tile_pixels(n_frames: int) -> int:
     return max(TILE, TILE_VALUES // n_frames)
 
 
-def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
-    """Store the statistics of ascending rows (p, n) after the clip."""
+def store_sample(
+    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None = None
+) -> None:
+    """Store the statistics of ascending rows (p, n) after the clip.
+
+    ``base`` (p,): what was subtracted from rows of 8- or 16-bit values; None: nothing.
+    """
     n = rows.shape[1]
     m = int(method.start.kept[n])
     if m < 2:
         band.sample(where, rows[:, :m])
         return
     shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    if base is not None:
+        _sample_short(band, where, rows, m, shift, width, base)
+        return
     if band.is_float:
         m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
     elif band.is_wide:
@@ -58,8 +66,13 @@ def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
     band.sample_counted(where, rows, m_of_pixel, int)
 
 
-def starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
-    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked."""
+def starts(
+    rows: Array, usable: NDArray[np.bool_] | None, method: Clip, *, is_short: bool
+) -> Floats:
+    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked.
+
+    ``is_short``: the values have 8 or 16 bits.
+    """
     means = np.zeros(len(rows))
     counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
     for count in np.unique(counts):
@@ -67,9 +80,14 @@ def starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Float
         if m < 2:
             continue
         alike = np.flatnonzero(counts == count)
-        some = rows[alike, :count]
-        moments, _ = (_of_floats if rows.dtype.kind == "f" else _of_integers)(some)
-        mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
+        if is_short:
+            some = rows if len(alike) == len(rows) else rows[alike]
+            low = narrow_sums(some[:, :m])
+            mean, population, _ = _of_sums(float(m), low[0], as_float(exact_scatter(m, *low)))
+        else:
+            of_rows = _of_floats if rows.dtype.kind == "f" else _of_integers
+            moments, _ = of_rows(rows[alike, :count])
+            mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
         means[alike], _ = _start(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
@@ -161,11 +179,23 @@ def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64
     return moments, count
 
 
-def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
-    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
+def _sample_short(
+    band: Band,
+    where: Any,
+    rows: Array,
+    m: int,
+    shift: float,
+    width: float,
+    base: Counts | None = None,
+) -> None:
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
+
+    ``base`` (p,): what was subtracted from them; None: nothing.
+    """
     n_pixels, n = rows.shape
     low = narrow_sums(rows[:, :m])
-    mean, population, _ = _of_sums(float(m), low[0], as_float(exact_scatter(m, *low)))
+    scatter = as_float(exact_scatter(m, *low))
+    mean, population, _ = _of_sums(float(m), low[0] if base is None else low[0] + m * base, scatter)
     most = limit(*_start(mean, population, shift, width), 1.0)
     kept, total, square = (np.empty(n_pixels, kind) for kind in (np.int64, float, float))
     columns = min(n - m, FEWEST + n // FEW)
@@ -177,7 +207,7 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
     for begin in range(0, n_pixels, step):
         part = slice(begin, begin + step)
         kept[part], total[part], square[part], beyond[part] = _largest_left_out(
-            rows[part], m, columns, (low[0][part], low[1][part]), most[part]
+            rows[part], m, columns, (low[0][part], low[1][part]), most[part], _of(base, part)
         )
     left = np.flatnonzero(beyond)
     while len(left) and columns < n - 2:
@@ -187,16 +217,30 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
             again = left[begin : begin + step]
             some = rows[again]
             kept[again], total[again], square[again], beyond[again] = _largest_left_out(
-                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[again]
+                some,
+                n - columns,
+                columns,
+                narrow_sums(some[:, : n - columns]),
+                most[again],
+                _of(base, again),
             )
         left = left[beyond[left]]
-    band.kept[where], band.total[where] = kept, total
+    band.kept[where], band.total[where] = kept, total if base is None else total + kept * base
     band.scatter_low[where] = exact_scatter(kept, total, square)
     band.iqr4[where] = quartiles(rows, kept)
 
 
+def _of(base: Counts | None, pixels: Any) -> Counts | None:
+    return None if base is None else base[pixels]
+
+
 def _largest_left_out(
-    rows: Array, m: int, columns: int, low: tuple[Floats, Floats], most: Floats
+    rows: Array,
+    m: int,
+    columns: int,
+    low: tuple[Floats, Floats],
+    most: Floats,
+    base: Counts | None,
 ) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
     """Leave out the largest values of some pixels, ``columns`` at most.
 
@@ -206,6 +250,7 @@ def _largest_left_out(
         columns: values that are left out at most.
         low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
         most: (p,) float64, counts: limit of the first step.
+        base: (p,) int64: what was subtracted from the values; None: nothing.
 
     Returns:
         (p,) each: how many values are kept, int64; their sum, and that of their squares, float64;
@@ -231,7 +276,8 @@ def _largest_left_out(
     beyond = np.zeros(n_pixels, bool)
     pixels = np.arange(n_pixels)
     for step in range(STEPS):
-        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        highest = np.floor(most) if base is None else np.floor(most) - base[pixels]
+        highest = np.minimum(np.maximum(highest, of_type.min), of_type.max)
         found = number_of(top <= highest.astype(rows.dtype))
         beyond[pixels[found == 0]] = True
         if step:
@@ -245,6 +291,7 @@ def _largest_left_out(
         found += n - columns
         m_of = found.astype(np.float64)
         scatter = m_of * square - total * total if is_small else exact_scatter(found, total, square)
+        total = total if base is None else total + m_of * base[pixels]
         mean, _, variance = _of_sums(m_of, total, as_float(scatter))
         most = limit(*unclipped(mean, variance, 1.0), 1.0)
     at = of_pixel * n_pixels + np.arange(n_pixels)

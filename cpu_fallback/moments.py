@@ -86,11 +86,11 @@ class Band:
         """
         values, usable = tile.values, tile.usable
         if usable is None:
-            _transpose(values, rows)
+            transpose(values, rows)
             largest = values.max(axis=0)
             self.arg[tile.where] = (rows == largest[:, None]).argmax(axis=1)
         else:
-            _transpose(np.where(usable, values, self.limits.max), rows)
+            transpose(np.where(usable, values, self.limits.max), rows)
             largest = np.where(usable, values, self.limits.min).max(axis=0)
             self.arg[tile.where] = ((values == largest) & usable).argmax(axis=0)
             counts = usable.sum(axis=0)
@@ -159,7 +159,7 @@ class Band:
         return ["kept", *own, "max", "arg"]
 
 
-def _transpose(values: Array, rows: Array) -> None:
+def transpose(values: Array, rows: Array) -> None:
     """Fill ``rows`` (p, n) from ``values`` (n, p)."""
     for begin in range(0, len(values), AT_ONCE):
         frames = slice(begin, begin + AT_ONCE)
