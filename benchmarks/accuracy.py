@@ -29,6 +29,7 @@ import datetime
 import functools
 import hashlib
 import inspect
+import itertools
 import os
 import subprocess
 import sys
@@ -145,8 +146,10 @@ PEERS = tuple(accuracy_peers.PROGRAMS)
 PATIENCE = 3600
 """Seconds of the clock that another program may take for all settings on one run."""
 
-Search = Callable[["Frames", Sequence[str]], Iterator[tuple[str, Found | None, float]]]
-"""From a run and settings to what each finds, or None, and the seconds it takes."""
+Search = Callable[
+    [Sequence["Frames"], Sequence[str]], Iterator[tuple["Frames", str, Found | None, float]]
+]
+"""From runs and settings to the run, the setting, what it finds, or None, and its seconds."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,7 @@ def measure(scene: str, options: argparse.Namespace) -> str:
             if best is None:
                 done.append(f"{name}: no setting came to an end")
                 continue
-            for one in published:
-                measured(one, [best])
+            measured(published, [best])
             store.choose(name, best, version, datetime.date.today().isoformat())
     done.append(f"{store.n_added} results new")
     return f"{scene}: {', '.join(done)}"
@@ -236,39 +238,49 @@ def scores(
     version: str,
     known: Mapping[str, Any],
     search: Search,
-    one: Frames,
+    runs: Sequence[Frames],
     settings: Sequence[str],
 ) -> dict[str, Score]:
-    """Return the scores of settings on a run, from the store or measured; less those given up."""
-    common = code, one.digest, python_code(inspect.getsource(scorer))
-    keys = {setting: digest_of(*common, repr(known[setting])) for setting in settings}
-    missing = [key for key in settings if not store.has(name, key, one.seed, keys[key])]
-    if missing:
-        for setting, found, seconds in search(one, missing):
-            made = None if found is None else scorer.score(one.run.truth, found, EDGES)
-            store.add(
-                program=name, setting=setting, seed=one.seed, key=keys[setting], version=version,
-                seconds=round(seconds, 3), score=made and asdict(made),
-            )  # fmt: skip
-    results = {setting: store.score(name, setting, one.seed) for setting in settings}
-    return {setting: made for setting, made in results.items() if made is not None}
+    """Return the scores of settings on runs, from the store or measured; less those given up."""
+    common = code, python_code(inspect.getsource(scorer))
+    keys = {
+        (setting, one.seed): digest_of(*common, one.digest, repr(known[setting]))
+        for setting in settings
+        for one in runs
+    }
+    missing = [key for key, value in keys.items() if not store.has(name, *key, value)]
+    seeds = {seed for _, seed in missing}
+    wanted = [setting for setting in settings if any(setting == key for key, _ in missing)]
+    for one, setting, found, seconds in search([one for one in runs if one.seed in seeds], wanted):
+        made = None if found is None else scorer.score(one.run.truth, found, EDGES)
+        store.add(
+            program=name, setting=setting, seed=one.seed, key=keys[setting, one.seed],
+            version=version, seconds=round(seconds, 3), score=made and asdict(made),
+        )  # fmt: skip
+    results = {
+        setting: [store.score(name, setting, one.seed) for one in runs] for setting in settings
+    }
+    return {
+        setting: combined([one for one in made if one is not None])
+        for setting, made in results.items()
+        if None not in made
+    }
 
 
 def chosen(
     settings: Sequence[str],
     tuning: Sequence[Frames],
-    measured: Callable[[Frames, Sequence[str]], dict[str, Score]],
+    measured: Callable[[Sequence[Frames], Sequence[str]], dict[str, Score]],
     scene: str,
 ) -> str | None:
     """Return the best setting: of those with few false spots, the one that finds most."""
     if len(settings) == 1:
         return settings[0]
-    first, second = tuning
-    tried = measured(first, settings)
+    tried = measured(tuning[:1], settings)
     finalists = list(
         dict.fromkeys([*_best(tried, scene, 1), *_best(tried, scene, 3), *_fewest(tried)])
     )
-    again = measured(second, finalists[: 2 * FINALISTS])
+    again = measured(tuning[1:], finalists[: 2 * FINALISTS])
     both = {setting: combined([tried[setting], made]) for setting, made in again.items()}
     return next(iter([*_best(both, scene, 1), *_fewest(both)]), None)
 
@@ -323,14 +335,14 @@ def simulated(scene: str, seed: int) -> Frames:
 
 
 def ours(
-    name: str, folder: Path, one: Frames, settings: Sequence[str]
-) -> Iterator[tuple[str, Found, float]]:
-    """Yield what this program finds with each setting."""
-    drifts = one.run.design.drift > 0
-    schedule, laser = one.run.truth.schedule, one.run.design.laser
-    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
+    name: str, folder: Path, runs: Sequence[Frames], settings: Sequence[str]
+) -> Iterator[tuple[Frames, str, Found | None, float]]:
+    """Yield what this program finds in each run with each setting."""
     output = folder / "spots.h5"
-    for setting in settings:
+    for one, setting in itertools.product(runs, settings):
+        drifts = one.run.design.drift > 0
+        schedule, laser = one.run.truth.schedule, one.run.design.laser
+        columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
         parameters = replace(
             Parameters.manual(angles=0, normalise="level" if drifts else "none"),
             sync="blocks" if laser else "none",
@@ -342,40 +354,42 @@ def ours(
                 one.frames, parameters, columns=columns if laser else None,
                 valid_pixels=one.good, output=output, compression="lzf", force=True,
             ).close()  # fmt: skip
-        yield setting, read_found(output), time.process_time() - begun
+        yield one, setting, read_found(output), time.process_time() - begun
 
 
 def theirs(
-    name: str, python: Path, folder: Path, one: Frames, settings: Sequence[str]
-) -> Iterator[tuple[str, Found | None, float]]:
-    """Yield what another program finds with each setting; None if it was given up."""
-    source = folder / "run.npz"
-    np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
-    with tempfile.TemporaryDirectory(dir=folder) as target:
-        command = [str(python), accuracy_peers.__file__, name, str(source), target, *settings]
+    name: str, python: Path, folder: Path, runs: Sequence[Frames], settings: Sequence[str]
+) -> Iterator[tuple[Frames, str, Found | None, float]]:
+    """Yield what another program finds in each run with each setting; None if it gave up."""
+    if not runs:
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        for k, one in enumerate(runs):
+            source = Path(made, f"run_{k}.npz")
+            np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
+        command = [str(python), accuracy_peers.__file__, name, made, *settings]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         try:
             subprocess.run(
-                command,
-                capture_output=True,
-                check=True,
-                timeout=PATIENCE,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+                command, capture_output=True, check=True, timeout=PATIENCE, env=environment
             )
         except subprocess.CalledProcessError as error:
             last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
             print(f"{name}: not measured, {' '.join(last)}", file=sys.stderr)
         except subprocess.TimeoutExpired as error:
             print(f"{name}: not measured, {error}", file=sys.stderr)
-        for path in sorted(Path(target).iterdir()):
+        for (k, one), (number, setting) in itertools.product(enumerate(runs), enumerate(settings)):
+            path = Path(made, f"found_{k}_{number}.npz")
+            if not path.exists():
+                continue
             with np.load(path) as file:
-                setting = str(file["setting"])
                 if "given_up" in file:
-                    yield setting, None, 0.0
+                    yield one, setting, None, 0.0
                     continue
                 ends = np.searchsorted(file["frame"], np.arange(len(one.frames) + 1))
                 ranges = np.column_stack([ends[:-1], ends[1:]])
                 found = Found(one.good.shape, ranges, file["XY"], file.get("I"))
-                yield setting, found, float(file["seconds"])
+                yield one, setting, found, float(file["seconds"])
 
 
 @functools.cache

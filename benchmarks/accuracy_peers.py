@@ -1,11 +1,12 @@
 """Spots that other programs find; ``accuracy.py`` runs this file in their environments.
 
-    PEERS/om/bin/python benchmarks/accuracy_peers.py om RUN.npz FOLDER SETTING ...
+    PEERS/om/bin/python benchmarks/accuracy_peers.py om FOLDER SETTING ...
 
-RUN.npz has ``frames`` (n_frames, n_X, n_Y), ``good`` (n_X, n_Y) bool and ``beam`` (2,), the place
-of the direct beam. For each setting, FOLDER gets K.npz with its name ``setting``, the ``seconds``
-of one core that it took, and ``frame`` (n,), ``XY`` (n, 2) and, where they are in counts, ``I``
-(n,); or with ``given_up``, the reason. It needs NumPy and the program, and nothing of ours.
+FOLDER has runs, ``run_0.npz`` and so on, with ``frames`` (n_frames, n_X, n_Y), ``good`` (n_X, n_Y)
+bool and ``beam`` (2,), the place of the direct beam. For each run R and setting K, FOLDER gets
+``found_R_K.npz`` with the ``seconds`` of one core that the search took, and ``frame`` (n,), ``XY``
+(n, 2) and, where they are in counts, ``I`` (n,); or with ``given_up``, the reason. It needs NumPy
+and the program, and nothing of ours.
 
 Programs look at single frames. Each is given the choice of the frame as it is, of the frame less
 the median of the run in each pixel, or of that over the pixel's standard deviation (from the 16th
@@ -43,7 +44,7 @@ Settings = dict[str, tuple[str, dict[str, Any]]]
 class Run:
     """The frames, and the images that are made of them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path) -> None:
         with np.load(path) as file:
             self.frames, self.good, self.beam = file["frames"], file["good"], file["beam"]
         ordered = np.sort(self.frames, axis=0)
@@ -315,16 +316,18 @@ def search(run: Run, kind: str, find: Finder, options: dict[str, Any]) -> dict[s
 
 
 def main() -> None:
-    """Read the run, find, write the spots of each setting."""
-    name, source, target, *wanted = sys.argv[1:]
+    """Read the runs, find, write the spots of each setting."""
+    name, folder, *wanted = sys.argv[1:]
     warnings.simplefilter("ignore")
     _, settings, program = PROGRAMS[name]
-    run = Run(source)
-    known = settings(is_sparse(run.frames, run.good))
-    find = program(run)
-    for k, setting in enumerate(wanted):
-        kind, options = known[setting]
-        np.savez(Path(target) / f"{k}.npz", setting=setting, **search(run, kind, find, options))
+    for source in sorted(Path(folder).glob("run_*.npz")):
+        run = Run(source)
+        known = settings(is_sparse(run.frames, run.good))
+        find = program(run)
+        for k, setting in enumerate(wanted):
+            kind, options = known[setting]
+            target = source.with_stem(f"{source.stem.replace('run', 'found')}_{k}")
+            np.savez(target, **search(run, kind, find, options))
 
 
 if __name__ == "__main__":
