@@ -16,7 +16,13 @@ from gpu_spots.model import Background, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from helpers import Notes, assert_same, datasets
-from reference_properties import Below, Noise, properties, weighted_intensities
+from reference_properties import (
+    Below,
+    Noise,
+    properties,
+    weighted_intensities,
+    with_mask_errors,
+)
 
 pytestmark = [pytest.mark.on_two_devices, pytest.mark.sanitize]
 
@@ -137,6 +143,10 @@ def compare(
         ),
     )
     weighted = weighted_intensities(frames, found, below, factors, noise)
+    mask_errors = weighted.pop("mask_error")
+    if parameters.finder == "matched" and parameters.sync == "none":
+        assert (mask_errors > expected["spots/sigma"] / 4).any()
+        with_mask_errors(expected, found["spots/I"], mask_errors)
     if parameters.finder == "threshold":
         del weighted["spots/centroid"], weighted["spots/centroid_sigma"]
     if parameters.sync == "none":

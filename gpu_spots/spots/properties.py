@@ -221,7 +221,7 @@ def spot_columns(
         "orientation": _orientation(xx - yy, 2 * xy),
         "background": below[0] if scale is None else _exact_background(measured, scale, factors),
         "sigma": sigma,
-        "snr": _ratio(intensity, sigma),
+        "snr": over_sigma(intensity, sigma),
         "n_maxima": measured.n_maxima.astype(np.int32),
         "flags": flags.astype(np.uint16),
     }
@@ -263,7 +263,7 @@ def _errors(
     return np.sqrt(variance), np.stack([np.sqrt(each) / intensity for each in along], axis=1)
 
 
-def _ratio(intensity: Floats, sigma: Floats) -> Floats:
+def over_sigma(intensity: Floats, sigma: Floats) -> Floats:
     """Intensity in units of its sigma; NaN where sigma is 0 or not known."""
     with np.errstate(all="ignore"):
         return np.where(sigma > 0, intensity / sigma, np.nan)
