@@ -103,7 +103,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             return None
         each, factors = np.arange(end - begin), self.source.factors
         of_batch = None if factors is None else factors[begin:end]
-        sums = WeightedSums(found, self.maps, self.noise_model, each, of_batch)
+        sums = WeightedSums(
+            found, self.maps, self.noise_model, each, of_batch, with_intensities=False
+        )
         sums.add(measured.values, each)
         return sums.columns()
 

@@ -301,17 +301,16 @@ def weighted_intensities(
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
         factor = correlation_factor(len(pixels), noise)
-        even = even_variances([max(v, noise.gain * noise.gain / 4) for v in variances])
+        floors = [max(variance, noise.gain * noise.gain / 4) for variance in variances]
+        mean = harmonic_mean(floors)
+        even = [mean if variance <= 4 * mean else variance for variance in floors]
         profile, clean = without_zingers(pixels, n_y, differences, even, noise.gain)
         smooth = smoothed_profile(pixels, n_y, profile, even)
         weights, scale = weights_of(smooth, even)
         softs, step = soft_weights_of(smooth, even, len(rows), noise.gain)
-        if len(rows) == 1:
-            of_noise = 0.0
-            for v, b in zip(variances, under, strict=True):
-                of_noise = of_noise + (v + (levels[on[0]] - 1.0) * noise.gain * b)
-            shared = max(factor - 1, 0.0) * (max(of_noise, 0.0) / len(pixels))
-            found[2, rows[0]] = chosen_by_noise(smooth, noise) * math.sqrt(shared)
+        for row in rows:
+            shared = max(factor - 1, 0.0) * harmonic_mean(floors) if len(rows) == 1 else 0.0
+            found[2, row] = chosen_by_noise(smooth, noise) * math.sqrt(shared)
         box = result["spots/box"][rows[0]].tolist()
         for axis in (0, 1):
             begin = float(box[2 * axis])
@@ -327,6 +326,7 @@ def weighted_intensities(
                     continue
                 of_noise = fixed + ((levels[frame] - 1.0) * noise.gain) * more
                 spread = factor * (max(of_noise, 0.0) + noise.gain * max(second, 0.0))
+                first = first if len(rows) > 1 else 0.0
                 centroids[:, row, axis] = (
                     begin + (centre + step * (first / total)), step * (math.sqrt(spread) / total),
                 )  # fmt: skip
@@ -347,13 +347,12 @@ def weighted_intensities(
     }
 
 
-def even_variances(variances: list[float]) -> list[float]:
-    """Give the harmonic mean in place of all variances up to 4 times as large."""
+def harmonic_mean(variances: list[float]) -> float:
+    """Give the harmonic mean of some variances."""
     total = 0.0
     for variance in variances:
         total = total + (1 / variance if variance > 0 else math.inf)
-    mean = len(variances) / total
-    return [mean if variance <= 4 * mean else variance for variance in variances]
+    return len(variances) / total
 
 
 def without_zingers(
