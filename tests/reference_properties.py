@@ -306,7 +306,7 @@ def weighted_intensities(
         even = [mean if variance <= 4 * mean else variance for variance in floors]
         profile, clean = without_zingers(pixels, n_y, differences, even, noise.gain)
         smooth = smoothed_profile(pixels, n_y, profile, even)
-        weights, scale = weights_of(smooth, even)
+        weights, scale = weights_of(profile, smooth, even)
         softs, step = soft_weights_of(smooth, even, len(rows), noise.gain)
         for row in rows:
             shared = max(factor - 1, 0.0) * harmonic_mean(floors) if len(rows) == 1 else 0.0
@@ -438,17 +438,19 @@ def smoothed_profile(
     return [max(value, 0.0) for value in smooth.values()]
 
 
-def weights_of(smooth: list[float], variances: list[float]) -> tuple[list[float], float]:
+def weights_of(
+    profile: list[float], smooth: list[float], variances: list[float]
+) -> tuple[list[float], float]:
     """Return the weight of each pixel of a spot, and the factor to counts."""
     sigmas = [math.sqrt(variance) for variance in variances]
     heights = [p / s if s > 0 else 0.0 for p, s in zip(smooth, sigmas, strict=True)]
     highest = max(heights)
     weights = [float(round(15 * h / highest)) if highest > 0 else 0.0 for h in heights]
     all_of_it = weighted = 0.0
-    for w, p, s in zip(weights, smooth, sigmas, strict=True):
-        all_of_it = all_of_it + p * s
-        weighted = weighted + w * (p * s)
-    return weights, all_of_it / weighted if weighted > 0 else math.nan
+    for w, p in zip(weights, profile, strict=True):
+        all_of_it = all_of_it + p
+        weighted = weighted + w * p
+    return weights, all_of_it / weighted if all_of_it > 0 and weighted > 0 else math.nan
 
 
 def soft_weights_of(

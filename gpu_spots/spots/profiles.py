@@ -166,7 +166,7 @@ class WeightedSums:
             mask_error = self._chosen_by_noise(smooth, spot, n) * np.sqrt(shared)
         prf = None
         if self.with_intensities:
-            prf = _Intensities.of(counts, smooth, even, spot, n)
+            prf = _Intensities.of(profile, smooth, even, spot, n)
         of_profile = soft * profile
         total = _summed(of_profile, spot, n)
         axes = [
@@ -372,9 +372,9 @@ class _Intensities:
 
     @classmethod
     def of(
-        cls, counts: Floats, smooth: Floats, variance: Floats, spot: Indices, n: int
+        cls, profile: Floats, smooth: Floats, variance: Floats, spot: Indices, n: int
     ) -> "_Intensities":
-        """Return the weights by a smoothed profile, in counts and in sigmas, of n spots."""
+        """Return the weights of n spots by their profile, in counts, and as smoothed, in sigmas."""
         sigma = np.sqrt(variance)
         with np.errstate(all="ignore"):
             height = np.where(sigma > 0, smooth / sigma, 0.0)
@@ -382,9 +382,10 @@ class _Intensities:
             np.maximum.at(highest, spot, height)
             above = highest[spot]
             weight = np.where(above > 0, np.rint(LARGEST_WEIGHT * height / above), 0.0)
-            all_of_it = _summed(counts, spot, n)
-            weighted = _summed(weight * counts, spot, n)
-            return cls(weight, np.where(weighted > 0, all_of_it / weighted, np.nan), spot)
+            all_of_it = _summed(profile, spot, n)
+            weighted = _summed(weight * profile, spot, n)
+            is_known = (all_of_it > 0) & (weighted > 0)
+            return cls(weight, np.where(is_known, all_of_it / weighted, np.nan), spot)
 
     def on_frame(
         self, difference: Floats, noise: Floats, gain: float, factor: Floats
