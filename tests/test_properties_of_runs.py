@@ -95,6 +95,8 @@ def test_properties_of_matched_spots_equal_the_reference(
         # two of them touch
         for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
             image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
+        # a zinger in the third one
+        image[26, 2 * frame + 11] += 5000 if frame % 3 == 0 else 0
     options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
     parameters = Parameters(angles=0, finder="matched", **options)
     found = compare(frames, parameters, backend, gaps=gaps)

@@ -171,7 +171,7 @@ def test_centroids_and_weighted_intensities_of_strong_spots(
         nearest = errors[np.hypot(*errors.T).argmin()]
         pulls.append(nearest / found["spots/centroid_sigma"][row])
     assert len(pulls) > 200
-    # 95 % of a normal distribution; with weights by the noise of single pixels it was 70 %
+    # 95 % of a normal distribution; with weights by the noise of single pixels it was 77 %
     assert (abs(np.array(pulls)) < 1.96).mean() > 0.88
     ratio = found["spots/I_prf"][strong] / found["spots/I"][strong]
     assert np.median(ratio) == pytest.approx(1, abs=0.005)
