@@ -117,11 +117,13 @@ def view(browser: webdriver.Chrome, spots: Path, folder: Path) -> None:
             running.terminate()
 
 
-def chromium() -> webdriver.Chrome:
-    """Return a browser without a window."""
+def chromium(*arguments: str) -> webdriver.Chrome:
+    """Return a browser without a window, with further arguments of its command line."""
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "hide-scrollbars", f"window-size={WIDTH},900"):
         options.add_argument(f"--{argument}")
+    for argument in arguments:
+        options.add_argument(argument)
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
@@ -141,7 +143,12 @@ def shoot(
         while browser.find_element("id", "false-tuned").get_attribute("textContent") == "…":
             time.sleep(0.5)
         height = browser.execute_script("return innerHeight")
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
+    write_picture(browser, path, WIDTH, height)
+
+
+def write_picture(browser: webdriver.Chrome, path: Path, width: int, height: int) -> None:
+    """Write the upper left part of what the browser shows, with 256 colours."""
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": clip})
     image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
