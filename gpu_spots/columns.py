@@ -363,8 +363,8 @@ SPOT_COLUMNS = (
         dtypes=("float64",),
         shape=("n_spots",),
         unit="counts",
-        description="standard error of I: noise of the pixels, the signal and the background; "
-        "NaN if the noise is unknown",
+        description="standard error of I: noise of the pixels, the signal and the background "
+        "(finder matched, -S none: and the choice of the mask); NaN if the noise is unknown",
     ),
     DatasetRecord(
         path="spots/snr",
