@@ -7,14 +7,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, moments_by_blocks
+from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments_by_blocks
 from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
-from cpu_fallback.moments import Band, Tile, row_dtype, tiles
+from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
+
+AT_ONCE = 1 << 15
+"""Values that are levelled at a time: what comes in between stays in the cache."""
 
 
 def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
@@ -68,40 +72,150 @@ def _levelled(
 ) -> IntegerMoments | FloatMoments:
     """Moments of a band whose frames are brought to one level by the background of each pixel."""
     assert method.levels is not None
+    is_short = not band.is_float and frames.dtype.itemsize <= 2
     # levelled values may be beyond the type of the frames
     band.is_wide = not band.is_float
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
     step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, frames[0].size), n_frames), row_dtype(frames.dtype))
+    of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
+    buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if blocks is None:
                 rows.sort(axis=1)
-                start = starts(rows, tile.usable, method)
+                start = starts(rows, tile.usable, method, is_short=is_short)
             else:
                 start = Comparison(tile, blocks, method.block_shifts).mean
-            values = _less(tile.values, above, start)
-            levelled = Tile(tile.where, values, tile.usable)
-            left = None
-            if blocks is not None:
-                left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
-        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable
-        kept = usable if left is None else usable & left
-        most = np.inf if band.is_float else np.iinfo(np.int64).max
-        rows = np.where(kept, values, most).T
-        rows.sort(axis=1)
-        where, counts = np.arange(tile.where.start, tile.where.stop), kept.sum(axis=0)
-        if left is not None:
-            band.sample_counted(where, rows, counts, int)
+        where = np.arange(tile.where.start, tile.where.stop)
+        if not is_short:
+            _store_any(band, where, tile.values, tile.usable, above, start, blocks, method)
             continue
-        for count in np.unique(counts):
-            alike = counts == count
-            store_sample(band, where[alike], rows[alike, : int(count)], method)
+        lowest, far = _bounds(tile, above, start)
+        rest = tile.values[:, far], None if tile.usable is None else tile.usable[:, far]
+        extremes = band.max[where[far]], band.arg[where[far]]
+        _store_short(
+            band, tile, rows.view(f"u{rows.itemsize}"), above, start, lowest, blocks, method
+        )
+        if len(far):
+            band.max[where[far]], band.arg[where[far]] = extremes
+            _store_any(band, where[far], *rest, above, start[far], blocks, method)
     return band.moments()
+
+
+def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[np.int64]]:
+    """Return a lower bound of the levelled values of each pixel, (p,) int64.
+
+    And the pixels whose values may be 2^16 or more above it.
+    """
+    values, usable = tile.values, tile.usable
+    if usable is None:
+        least, most = values.min(axis=0), values.max(axis=0)
+    else:
+        limits = np.iinfo(values.dtype)
+        least = values.min(axis=0, where=usable, initial=limits.max)
+        most = values.max(axis=0, where=usable, initial=limits.min)
+    of_least, of_most = (
+        _part(int(each), _sixteenths(start)) for each in (above.min(), above.max())
+    )
+    lowest = least - np.maximum(of_least, of_most)
+    return lowest, np.flatnonzero(most - np.minimum(of_least, of_most) - lowest >= 1 << 16)
+
+
+def _store_short(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    above: Counts,
+    start: Floats,
+    lowest: Counts,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of the levelled values of a tile of 8- or 16-bit values.
+
+    They are correct for pixels whose values are less than 2^16 above ``lowest``, (p,).
+    """
+    levelled = Tile(tile.where, _less_short(tile.values, above, start, lowest), tile.usable)
+    if tile.usable is not None:
+        levelled.values[~tile.usable] = np.iinfo(np.uint16).max
+    transpose(levelled.values, rows)
+    left = None
+    if blocks is not None:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = Comparison(levelled, blocks, method.block_shifts, lowest)
+            left = comparison.left()
+        leave_out(rows, left, blocks, np.iinfo(np.uint16).max)
+        rows.sort(axis=1)
+        comparison.store(band, tile.where, rows, left)
+        return
+    rows.sort(axis=1)
+    if tile.usable is None:
+        store_sample(band, tile.where, rows, method, lowest)
+        return
+    where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
+    for count in np.unique(counts):
+        alike = counts == count
+        store_sample(band, where[alike], rows[alike, : int(count)], method, lowest[alike])
+
+
+def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> NDArray[np.uint16]:
+    """Return levelled values (n, p) less ``lowest`` (p,), modulo 2^16.
+
+    They take the place of 16-bit values.
+    """
+    sixteenths = _sixteenths(start)
+    largest = int(np.abs(above).max()) * int(np.abs(sixteenths).max(initial=0))
+    kind = np.int32 if largest < (1 << 31) - (1 << 19) else np.int64
+    above, sixteenths = above.astype(kind), sixteenths.astype(kind)
+    values = values.astype(f"{values.dtype.kind}2", copy=False).view(np.uint16)
+    values -= lowest.astype(np.uint16)
+    at_once = max(1, AT_ONCE // values.shape[1])
+    part = np.empty((min(at_once, len(values)), values.shape[1]), kind)
+    short = np.empty(part.shape, np.uint16)
+    for begin in range(0, len(values), at_once):
+        some = values[begin : begin + at_once]
+        of_some, of_short = part[: len(some)], short[: len(some)]
+        np.multiply(above[begin : begin + at_once, None], sixteenths, out=of_some)
+        of_some += kind(1 << 19)
+        of_some >>= kind(20)
+        np.copyto(of_short, of_some, casting="unsafe")
+        some -= of_short
+    return values
+
+
+def _store_any(
+    band: Band,
+    where: NDArray[np.int64],
+    values: Array,
+    usable: NDArray[np.bool_] | None,
+    above: Counts,
+    start: Floats,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of the levelled values (n, p) of some pixels, of any type."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        values = _less(values, above, start)
+        left = None
+        if blocks is not None:
+            levelled = Tile(slice(0, len(where)), values, usable)
+            left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+    usable = np.ones(values.shape, bool) if usable is None else usable
+    kept = usable if left is None else usable & left
+    most = np.inf if band.is_float else np.iinfo(np.int64).max
+    rows = np.where(kept, values, most).T
+    rows.sort(axis=1)
+    counts = kept.sum(axis=0)
+    if left is not None:
+        band.sample_counted(where, rows, counts, int)
+        return
+    for count in np.unique(counts):
+        alike = counts == count
+        store_sample(band, where[alike], rows[alike, : int(count)], method)
 
 
 def _less(values: Array, above: Counts, background: Floats) -> Array:
@@ -109,7 +223,16 @@ def _less(values: Array, above: Counts, background: Floats) -> Array:
     if values.dtype.kind == "f":
         part = (above / 2**FACTOR_BITS)[:, None] * background
         return (values.astype(np.float64) - part).astype(values.dtype)
-    sixteenths = np.floor(16.0 * background).astype(np.int64)
     lowest = int(np.iinfo(values.dtype).min) - 2**30
-    left = values - ((above[:, None] * sixteenths + (1 << 19)) >> 20)
+    left = values - _part(above[:, None], _sixteenths(background))
     return np.clip(left, lowest, lowest + 2**32 - 1)
+
+
+def _sixteenths(background: Floats) -> Counts:
+    """Return the background, counts, in 1/16, rounded down."""
+    return np.floor(16.0 * background).astype(np.int64)
+
+
+def _part(above: Counts | int, sixteenths: Counts) -> Counts:
+    """Return what is subtracted of a value: ``above``, in 2^-16, times the background."""
+    return (above * sixteenths + (1 << 19)) >> 20

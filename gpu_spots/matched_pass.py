@@ -89,7 +89,11 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
             parts += [] if weighted is None else [weighted]
         table = self.table.table()
-        return {**table, **Weighted.joined(parts).centroids()} if parts else table
+        if not parts:
+            return table
+        weighted = Weighted.joined(parts)
+        errors = weighted.errors(table["spots/I"], table["spots/sigma"])
+        return {**table, **weighted.centroids(), **errors}
 
     def _weighted(
         self, found: Components, measured: Measurements, begin: int, end: int
@@ -99,7 +103,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             return None
         each, factors = np.arange(end - begin), self.source.factors
         of_batch = None if factors is None else factors[begin:end]
-        sums = WeightedSums(found, self.maps, self.noise_model, each, of_batch)
+        sums = WeightedSums(
+            found, self.maps, self.noise_model, each, of_batch, with_intensities=False
+        )
         sums.add(measured.values, each)
         return sums.columns()
 

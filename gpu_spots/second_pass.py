@@ -156,7 +156,12 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         weighted = None
         if self.noise_model is not None:
             weighted = WeightedSums(
-                found, self.maps, self.noise_model, groups.mask_of_frame, self.source.factors
+                found,
+                self.maps,
+                self.noise_model,
+                groups.mask_of_frame,
+                self.source.factors,
+                with_intensities=True,
             )
 
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
