@@ -306,8 +306,8 @@ SPOT_COLUMNS = (
     _spot(
         "sigma",
         "float64",
-        "standard error of I: noise of the pixels, the signal and the background; NaN if the "
-        "noise is unknown",
+        "standard error of I: noise of the pixels, the signal and the background (finder matched, "
+        "-S none: and the choice of the mask); NaN if the noise is unknown",
         "counts",
         is_new=True,
     ),
