@@ -47,11 +47,13 @@ class LevelSampler:
 
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the level; None: unknown, or there is none."""
+    sample_pixels = SAMPLE_PIXELS
+    """Pixels of a frame that are looked at, where there are as many."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""
         n_frames, n_rows, n_columns = shape
-        self.rows = slice(0, n_rows, max(1, n_rows * n_columns // SAMPLE_PIXELS))
+        self.rows = slice(0, n_rows, max(1, n_rows * n_columns // self.sample_pixels))
         """The rows of a frame that are looked at."""
         self.levels = np.empty(n_frames)
         """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no

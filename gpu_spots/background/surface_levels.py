@@ -1,0 +1,295 @@
+"""Fit of the surfaces of ``--normalise surface`` to the clipped counts of a run's own frames.
+
+The sampled rows of each frame are added up to cells of a few columns. What a cell has on a frame is
+its mean over the frames times the level of the frame times the surface. Surfaces are fitted by
+weighted least squares, without the cells that spots stand out of, and with a weak prior that they
+are smooth. All operations are correctly rounded, in a fixed order.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_spots.background import clipped_levels
+from gpu_spots.background.clip import MARGIN, WIDTH, StartTable
+from gpu_spots.background.clipped_levels import ClippedLevelSampler, background_of_sample
+from gpu_spots.background.levels import run_level, usable
+from gpu_spots.background.surface import (
+    LARGEST_KNOT,
+    ONE,
+    Surface,
+    corners,
+    distance_bits,
+    knots_for,
+)
+from gpu_spots.model import Array, Validity
+
+SAMPLE_PIXELS = 1 << 18
+"""Pixels of a frame that its surface is taken from, where there are as many."""
+MOST_CELLS = 1 << 22
+"""Cells of all frames together."""
+CELL = 8
+"""Columns of a cell, where that many cells are allowed."""
+ROUNDS = 3
+"""Times that the means of the cells are taken anew, each time with the surfaces before."""
+STEPS = 2
+"""Steps of the fit in each round."""
+OUTLIER = 8.0
+"""A cell tells nothing if a pixel of it has so many times the background of a typical one: what hot
+pixels count does not follow the beam.
+"""
+SLOPE, CURVATURE = 0.1, 0.02
+"""Expected change of the level from one knot to the next, and of that change: the prior."""
+PRIOR = 1.0
+"""Expected distance of a knot from the level of the frame."""
+AT_ONCE = 1 << 18
+"""Values that are sorted at a time."""
+MATRICES = 1 << 20
+"""Numbers of matrices that are solved at a time."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+    """Return the bytes that the samples of a stack, its levels and its surfaces take, at most."""
+    rows = 8 * shape[0] * shape[2]
+    return clipped_levels.sample_bytes(shape, dtype) + rows + 28 * MOST_CELLS
+
+
+class SurfaceSampler(ClippedLevelSampler):
+    """Takes samples of frames as they come by; `finish` makes levels and surfaces of them."""
+
+    sample_pixels = SAMPLE_PIXELS
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        validity: Validity,
+        start: StartTable,
+    ) -> None:
+        """Prepare levels and surfaces for a stack of that shape.
+
+        ``start``: `gpu_spots.background.clip.start_table` of its frames.
+        """
+        super().__init__(shape, dtype, validity, start)
+        n_frames, n_rows, n_columns = shape
+        self.surface: Surface | None = None
+        """Surfaces of all frames, once `finish` was called; None: they cannot be told."""
+        self._shape = n_rows, n_columns
+        rows = np.arange(n_rows)[self.rows]
+        width = CELL
+        while n_frames * len(rows) * -(-n_columns // width) > MOST_CELLS and width < n_columns:
+            width *= 2
+        self._starts = np.arange(0, n_columns, width)
+        pixels = self._validity.pixels
+        good = np.ones((len(rows), n_columns)) if pixels is None else pixels.astype(np.float64)
+        self._counts = np.add.reduceat(good, self._starts, axis=1)
+        self._y = np.add.reduceat(good * np.arange(n_columns), self._starts, axis=1)
+        self._y /= np.maximum(self._counts, 1.0)
+        self._x = np.broadcast_to(rows[:, None].astype(np.float64), self._y.shape)
+        self._cells: Floats = np.empty((n_frames, self._y.size))
+        self._good = np.empty(self._cells.shape, bool)
+
+    def see(self, frame: int, rows: Array) -> None:
+        """Look at the sampled rows of a frame: (rows, n_Y), counts."""
+        super().see(frame, rows)
+        pixels, valid = self._validity.pixels, self._validity.allows(rows)
+        counts = rows.astype(np.float64)
+        if pixels is not None:
+            counts[~pixels] = 0.0
+        good = self._counts > 0
+        if valid is not None:
+            bad = ~valid if pixels is None else ~valid & pixels
+            counts[~valid] = 0.0
+            good &= ~np.logical_or.reduceat(bad, self._starts, axis=1)
+        self._cells[frame] = np.add.reduceat(counts, self._starts, axis=1).reshape(-1)
+        self._good[frame] = good.reshape(-1)
+
+    def finish(self) -> None:
+        """Make levels and surfaces final."""
+        super().finish()
+        cells, good = self._cells, self._good
+        self._cells, self._good = np.empty((0, 0)), np.empty((0, 0), bool)
+        run = run_level(self.levels)
+        if not run > 0:
+            return
+        with np.errstate(all="ignore"):
+            ratios = self.levels / run
+            some = np.flatnonzero((ratios >= 1 / 16) & (ratios <= 16))
+            n_rows, n_columns = self._shape
+            bits = distance_bits(n_rows, n_columns)
+            size = knots_for(n_rows, n_columns, bits)
+            fit = _Fit(
+                values=cells[some],
+                good=good[some],
+                ratios=ratios[some],
+                counts=self._counts.reshape(-1),
+                corners=[
+                    *corners(self._x.reshape(-1), self._y.reshape(-1), size[1], bits)
+                ],
+                size=size,
+                start=self._start,
+                quantum=0.0 if self._is_float else 1.0,
+            )
+            found = fit.surfaces()
+        if found is None:
+            return
+        knots = np.full((len(cells), *size), ONE, np.int32)
+        whole = np.rint(found * (ratios[some] * ONE)[:, None])
+        limited = np.clip(whole, ONE * ONE // LARGEST_KNOT, LARGEST_KNOT).astype(np.int32)
+        knots[some] = limited.reshape(-1, *size)
+        self.surface = Surface(knots, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Cells of the frames with beam, and the knots about them."""
+
+    values: Floats
+    """(n, c) float64: counts of each cell on each frame."""
+    good: Bools
+    """(n, c) bool: all values of a cell are valid."""
+    ratios: Floats
+    """(n,) float64: level of each frame over that of the run."""
+    counts: Floats
+    """(c,) float64: pixels of each cell."""
+    corners: list[tuple[NDArray[np.int64], Floats]]
+    """Number and weight of the four knots about each cell, (c,) each."""
+    size: tuple[int, int]
+    """Number of knots along X and along Y."""
+    start: StartTable
+    """Table of the clip."""
+    quantum: float
+    """1 for frames of integers, else 0."""
+
+    def surfaces(self) -> Floats | None:
+        """Return knots of each frame over its level, (n, knots) float64; None: unknown."""
+        n, n_knots = len(self.values), self.size[0] * self.size[1]
+        if n < 2:
+            return None
+        found = np.ones((n, n_knots))
+        mean, variance = np.empty(len(self.counts)), np.empty(len(self.counts))
+        prior = _prior(*self.size)
+        step = max(1, AT_ONCE // n)
+        for _ in range(ROUNDS):
+            for begin in range(0, len(mean), step):
+                part = slice(begin, begin + step)
+                levels = self.ratios[:, None] * self._at_cells(found, part)
+                mean[part], variance[part] = background_of_sample(
+                    self.values[:, part], self.good[:, part], levels, self.start, self.quantum
+                )
+            known = np.isfinite(mean) & np.isfinite(variance) & (mean > 0) & (self.counts > 0)
+            if not known.any():
+                return None
+            a_pixel = mean / np.maximum(self.counts, 1.0)
+            known &= a_pixel <= OUTLIER * float(np.median(a_pixel[known]))
+            a_count = float(np.median(variance[known] / mean[known]))
+            if not a_count > 0:
+                return None
+            noise = np.maximum(variance, a_count * mean)
+            weight = np.where(known, mean / noise, 0.0)
+            precision = self._precision(weight * np.where(known, mean, 0.0))
+            for _ in range(STEPS):
+                change = self._gradient(found, mean, noise, known, weight)
+                change -= _product(prior, found - 1.0)
+                found = found + self._solved(precision, prior, change)
+                if not np.isfinite(found).all():
+                    return None
+        return found
+
+    def _at_cells(self, knots: Floats, part: slice) -> Floats:
+        """Return the surfaces at some cells, (n, c)."""
+        total = np.zeros((len(knots), len(self.counts[part])))
+        for number, weight in self.corners:
+            total += knots[:, number[part]] * weight[part]
+        return total
+
+    def _precision(self, weight: Floats) -> Floats:
+        """Return the sums over cells of weight times the product of two knots, (knots, knots)."""
+        n = self.size[0] * self.size[1]
+        total = np.zeros(n * n)
+        for one, of_one in self.corners:
+            for other, of_other in self.corners:
+                total += np.bincount(one * n + other, weight * of_one * of_other, n * n)
+        return total.reshape(n, n)
+
+    def _gradient(
+        self, knots: Floats, mean: Floats, noise: Floats, known: Bools, weight: Floats
+    ) -> Floats:
+        """Return the sums of weighted residuals at the knots of each frame, (n, knots)."""
+        total = np.zeros(knots.shape)
+        width = WIDTH * np.sqrt(noise)
+        for frame, ratio in enumerate(self.ratios.tolist()):
+            level = ratio * self._at_cells(knots[frame : frame + 1], slice(None))[0]
+            rest = self.values[frame] - level * mean
+            most = width * np.sqrt(np.maximum(level, 0.0)) + MARGIN * self.quantum
+            kept = known & self.good[frame] & (np.abs(rest) <= most)
+            rest = np.where(kept, weight * rest, 0.0)
+            for number, of_knot in self.corners:
+                total[frame] += np.bincount(number, rest * of_knot, total.shape[1])
+        return total
+
+    def _solved(self, precision: Floats, prior: Floats, change: Floats) -> Floats:
+        """Return the change of the knots, (n, knots); dim frames tell less than bright ones."""
+        n_knots = len(precision)
+        result = np.empty(change.shape)
+        step = max(1, MATRICES // (n_knots * n_knots))
+        for begin in range(0, len(change), step):
+            part = slice(begin, begin + step)
+            matrices = self.ratios[part, None, None] * precision + prior
+            result[part] = _cholesky(matrices, change[part], 2 * self.size[1] + 1)
+        return result
+
+
+def _prior(n_rows: int, n_columns: int) -> Floats:
+    """Return the precision of the prior of knots, (knots, knots)."""
+    n = n_rows * n_columns
+    number = np.arange(n).reshape(n_rows, n_columns)
+    total = np.zeros((n, n))
+    total[np.arange(n), np.arange(n)] = 1 / (PRIOR * PRIOR)
+    for names in (number, number.T):
+        for taps, size in (((-1.0, 1.0), SLOPE), ((1.0, -2.0, 1.0), CURVATURE)):
+            length = len(names) - len(taps) + 1
+            for i, one in enumerate(taps):
+                for j, other in enumerate(taps):
+                    at = names[i : i + max(0, length)], names[j : j + max(0, length)]
+                    np.add.at(total, at, one * other / (size * size))
+    return total
+
+
+def _product(matrix: Floats, vectors: Floats) -> Floats:
+    """Return the product of a symmetric matrix (k, k) and each of some vectors (n, k)."""
+    total = np.zeros(vectors.shape)
+    for k in range(len(matrix)):
+        total += vectors[:, k : k + 1] * matrix[k]
+    return total
+
+
+def _cholesky(matrices: Floats, right: Floats, band: int) -> Floats:
+    """Return the solutions (n, k) of systems with positive matrices (n, k, k), which it changes.
+
+    Args:
+        matrices: (n, k, k) float64.
+        right: (n, k) float64: right sides.
+        band: Elements further than this from the diagonal are 0.
+    """
+    found = right.copy()
+    n = found.shape[1]
+    for k in range(n):
+        below = slice(k + 1, min(k + band + 1, n))
+        matrices[:, k, k] = np.sqrt(matrices[:, k, k])
+        column = matrices[:, below, k] / matrices[:, k, k, None]
+        matrices[:, below, k] = column
+        matrices[:, below, below] -= column[:, :, None] * column[:, None, :]
+        found[:, k] /= matrices[:, k, k]
+        found[:, below] -= column * found[:, k, None]
+    for k in range(n - 1, -1, -1):
+        above = slice(max(0, k - band), k)
+        found[:, k] /= matrices[:, k, k]
+        found[:, above] -= matrices[:, k, above] * found[:, k, None]
+    return found
