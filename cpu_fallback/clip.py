@@ -51,7 +51,9 @@ def _of_some_frames(
     _, n_rows, n_columns = frames.shape
     step = max(1, TILE_VALUES // (len(with_beam) * n_columns))
     parts = [
-        clip_moments(frames[with_beam, row : row + step], some, validity.rows(row, row + step))
+        clip_moments(
+            frames[with_beam, row : row + step], some.below(row), validity.rows(row, row + step)
+        )
         for row in range(0, n_rows, step)
     ]
     maps: dict[str, Any] = {
@@ -70,7 +72,7 @@ def _levelled(
     assert method.levels is not None
     # levelled values may be beyond the type of the frames
     band.is_wide = not band.is_float
-    above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
+    levels = method.levels.astype(np.int64)[:, None]
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
     step = max(1, TILE_VALUES // n_frames)
@@ -84,7 +86,10 @@ def _levelled(
                 start = starts(rows, tile.usable, method)
             else:
                 start = Comparison(tile, blocks, method.block_shifts).mean
-            values = _less(tile.values, above, start)
+            if method.surface is not None:
+                pixels = np.arange(tile.where.start, tile.where.stop)
+                levels = method.surface.of_pixels(*np.divmod(pixels, frames.shape[2]))
+            values = _less(tile.values, levels - (1 << FACTOR_BITS), start)
             levelled = Tile(tile.where, values, tile.usable)
             left = None
             if blocks is not None:
@@ -105,11 +110,11 @@ def _levelled(
 
 
 def _less(values: Array, above: Counts, background: Floats) -> Array:
-    """Return values (n, p) less ``above`` (n,), in 2^-16, times their background (p,)."""
+    """Return values (n, p) less ``above``, (n, 1) or (n, p) in 2^-16, times backgrounds (p,)."""
     if values.dtype.kind == "f":
-        part = (above / 2**FACTOR_BITS)[:, None] * background
+        part = (above / 2**FACTOR_BITS) * background
         return (values.astype(np.float64) - part).astype(values.dtype)
     sixteenths = np.floor(16.0 * background).astype(np.int64)
     lowest = int(np.iinfo(values.dtype).min) - 2**30
-    left = values - ((above[:, None] * sixteenths + (1 << 19)) >> 20)
+    left = values - ((above * sixteenths + (1 << 19)) >> 20)
     return np.clip(left, lowest, lowest + 2**32 - 1)

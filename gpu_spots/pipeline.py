@@ -124,6 +124,7 @@ def find_spots(
                 source.factors,
                 source.left_out,
                 None if source.background_levels is None else source.sampler.constant_part,
+                source.surface,
             )
             noise = background.noise_model
             if noise is not None:
@@ -219,12 +220,12 @@ def learn_background(
         )
         assert source is not None
     with watch.stage("background"):
-        if parameters.normalise == "level":
+        if parameters.normalise != "none":
             source = _scaled(source, parameters, stack.source, observer)
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)
-                method = method.at_levels(relative)
+                method = method.at_levels(relative, source.surface)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)

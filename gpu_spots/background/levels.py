@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.correlation import Correlation, Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
-from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Validity
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Surface, Validity
 
 LARGEST = 16
 """A frame whose level is further from the run's than this ratio cannot be brought to it in a useful
@@ -47,6 +47,8 @@ class LevelSampler:
 
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the level; None: unknown, or there is none."""
+    surface: Surface | None = None
+    """Surfaces of the frames, once all were seen; None: each frame has one level."""
     sample_pixels = SAMPLE_PIXELS
     """Pixels of a frame that are looked at, where there are as many."""
 

@@ -6,26 +6,17 @@ weighted least squares, without the cells that spots stand out of, and with a we
 are smooth. All operations are correctly rounded, in a fixed order.
 """
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background import clipped_levels
 from gpu_spots.background.clip import MARGIN, WIDTH, StartTable
 from gpu_spots.background.clipped_levels import ClippedLevelSampler, background_of_sample
-from gpu_spots.background.levels import run_level, usable
-from gpu_spots.background.surface import (
-    LARGEST_KNOT,
-    ONE,
-    Surface,
-    corners,
-    distance_bits,
-    knots_for,
-)
-from gpu_spots.model import Array, Validity
+from gpu_spots.background.levels import LARGEST, run_level
+from gpu_spots.model import FACTOR_BITS, Array, Surface, Validity
 
 SAMPLE_PIXELS = 1 << 18
 """Pixels of a frame that its surface is taken from, where there are as many."""
@@ -37,6 +28,14 @@ ROUNDS = 3
 """Times that the means of the cells are taken anew, each time with the surfaces before."""
 STEPS = 2
 """Steps of the fit in each round."""
+LEAST_BITS, MOST_BITS = 6, 10
+"""Binary logarithms of the smallest and the largest distance of knots, pixels."""
+INTERVALS = 8
+"""Intervals along the longer side of a frame, where the limits of the distance allow it."""
+LARGEST_KNOT = 1 << (FACTOR_BITS + 4)
+"""Largest level of a knot; the smallest is its inverse. Products with distances fit 32 bits."""
+ONE = 1 << FACTOR_BITS
+"""Level of the run."""
 OUTLIER = 8.0
 """A cell tells nothing if a pixel of it has so many times the background of a typical one: what hot
 pixels count does not follow the beam.
@@ -47,6 +46,8 @@ PRIOR = 1.0
 """Expected distance of a knot from the level of the frame."""
 AT_ONCE = 1 << 18
 """Values that are sorted at a time."""
+SORTING = 64
+"""Bytes of each of them for copies and sums."""
 MATRICES = 1 << 20
 """Numbers of matrices that are solved at a time."""
 
@@ -54,10 +55,10 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
-    """Return the bytes that the samples of a stack, its levels and its surfaces take, at most."""
-    rows = 8 * shape[0] * shape[2]
-    return clipped_levels.sample_bytes(shape, dtype) + rows + 28 * MOST_CELLS
+def sample_bytes(shape: tuple[int, int, int]) -> int:
+    """Return the bytes that the surfaces of a stack need, at most."""
+    n_cells = min(MOST_CELLS, shape[0] * shape[1] * shape[2] // CELL) + shape[0] * shape[2]
+    return 10 * n_cells + SORTING * AT_ONCE + 16 * MATRICES + 64 * SAMPLE_PIXELS
 
 
 class SurfaceSampler(ClippedLevelSampler):
@@ -78,8 +79,6 @@ class SurfaceSampler(ClippedLevelSampler):
         """
         super().__init__(shape, dtype, validity, start)
         n_frames, n_rows, n_columns = shape
-        self.surface: Surface | None = None
-        """Surfaces of all frames, once `finish` was called; None: they cannot be told."""
         self._shape = n_rows, n_columns
         rows = np.arange(n_rows)[self.rows]
         width = CELL
@@ -120,7 +119,7 @@ class SurfaceSampler(ClippedLevelSampler):
             return
         with np.errstate(all="ignore"):
             ratios = self.levels / run
-            some = np.flatnonzero((ratios >= 1 / 16) & (ratios <= 16))
+            some = np.flatnonzero((ratios >= 1 / LARGEST) & (ratios <= LARGEST))
             n_rows, n_columns = self._shape
             bits = distance_bits(n_rows, n_columns)
             size = knots_for(n_rows, n_columns, bits)
@@ -129,9 +128,7 @@ class SurfaceSampler(ClippedLevelSampler):
                 good=good[some],
                 ratios=ratios[some],
                 counts=self._counts.reshape(-1),
-                corners=[
-                    *corners(self._x.reshape(-1), self._y.reshape(-1), size[1], bits)
-                ],
+                corners=[*corners(self._x.reshape(-1), self._y.reshape(-1), size[1], bits)],
                 size=size,
                 start=self._start,
                 quantum=0.0 if self._is_float else 1.0,
@@ -144,6 +141,7 @@ class SurfaceSampler(ClippedLevelSampler):
         limited = np.clip(whole, ONE * ONE // LARGEST_KNOT, LARGEST_KNOT).astype(np.int32)
         knots[some] = limited.reshape(-1, *size)
         self.surface = Surface(knots, bits)
+        self.constant_part = None  # surfaces contain it
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +220,17 @@ class _Fit:
         self, knots: Floats, mean: Floats, noise: Floats, known: Bools, weight: Floats
     ) -> Floats:
         """Return the sums of weighted residuals at the knots of each frame, (n, knots)."""
-        total = np.zeros(knots.shape)
+        n_knots = self.size[0] * self.size[1]
+        total = np.zeros((len(knots), n_knots))
         width = WIDTH * np.sqrt(noise)
         for frame, ratio in enumerate(self.ratios.tolist()):
-            level = ratio * self._at_cells(knots[frame : frame + 1], slice(None))[0]
+            level = ratio * self._at_cells(knots[frame : frame + 1], slice(None)).reshape(-1)
             rest = self.values[frame] - level * mean
-            most = width * np.sqrt(np.maximum(level, 0.0)) + MARGIN * self.quantum
+            most = width * np.sqrt(np.maximum(level, 0.0)) + (MARGIN * self.quantum)
             kept = known & self.good[frame] & (np.abs(rest) <= most)
             rest = np.where(kept, weight * rest, 0.0)
             for number, of_knot in self.corners:
-                total[frame] += np.bincount(number, rest * of_knot, total.shape[1])
+                total[frame] += np.bincount(number, rest * of_knot, n_knots)
         return total
 
     def _solved(self, precision: Floats, prior: Floats, change: Floats) -> Floats:
@@ -293,3 +292,35 @@ def _cholesky(matrices: Floats, right: Floats, band: int) -> Floats:
         found[:, k] /= matrices[:, k, k]
         found[:, above] -= matrices[:, k, above] * found[:, k, None]
     return found
+
+
+def distance_bits(n_rows: int, n_columns: int) -> int:
+    """Return the binary logarithm of the distance of knots for frames of a size."""
+    bits = LEAST_BITS
+    while bits < MOST_BITS and max(n_rows, n_columns) > INTERVALS << bits:
+        bits += 1
+    return bits
+
+
+def knots_for(n_rows: int, n_columns: int, bits: int) -> tuple[int, int]:
+    """Return the number of knots along X and along Y."""
+    return ((n_rows - 1) >> bits) + 2, ((n_columns - 1) >> bits) + 2
+
+
+def corners(
+    x: NDArray[np.float64], y: NDArray[np.float64], n_columns: int, bits: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield number and weight of each of the four knots about places, (p,) int64 and float64.
+
+    Args:
+        x: (p,) float64: place along X, pixels.
+        y: (p,) float64: place along Y, pixels.
+        n_columns: g_Y, knots of a row.
+        bits: Binary logarithm of the distance of knots.
+    """
+    distance = float(1 << bits)
+    i, j = (np.floor(each / distance).astype(np.int64) for each in (x, y))
+    u, v = x / distance - i, y / distance - j
+    for down, of_x in ((0, 1.0 - u), (1, u)):
+        for right, of_y in ((0, 1.0 - v), (1, v)):
+            yield (i + down) * n_columns + j + right, of_x * of_y

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable, Surface
 from gpu_spots.spots.neighbours import neighbours
 from gpu_spots.spots.properties import ComponentMaps
 
@@ -69,6 +69,8 @@ class WeightedSums:
     """(n_frames,) int64: mask of each frame."""
     factors: Indices | None
     """(n_frames,) int64, 2^-16: factor of each frame; None: frames are not scaled."""
+    surface: Surface | None = None
+    """Levels of the pixels of the frames; None: each frame has one level."""
     values: list[Array] = field(default_factory=list)
     """Values of the pixels of all spots of each frame seen so far."""
 
@@ -106,7 +108,7 @@ class WeightedSums:
             np.repeat(np.arange(n), np.diff(begin)),
         )
         background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
-        levels = [self._level(frame) for frame in frames]
+        levels = [self._level(frame, pixels) for frame in frames]
         profile = np.zeros(len(pixels))
         for frame, level in zip(frames, levels, strict=True):
             profile += self.values[frame].astype(np.float64) - level * background
@@ -130,18 +132,31 @@ class WeightedSums:
                 for each in (weight * difference, weight * (weight * difference), weight**2 * noise)
             )
             spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0))
-            more = (level - 1.0) * gain
+            added = (level - 1.0) * gain
+            more = [
+                _summed(axis.square * (added * background), spot, n)
+                if isinstance(added, np.ndarray)
+                else added * axis.background
+                for axis in axes
+            ]
             of_soft = _summed(soft * difference, spot, n)
-            along = [axis.on_frame(difference, of_soft, spot, more, gain, factor) for axis in axes]
+            along = [
+                axis.on_frame(difference, of_soft, spot, of_axis, gain, factor)
+                for axis, of_axis in zip(axes, more, strict=True)
+            ]
             yield Weighted(
                 scale * total,
                 scale * np.sqrt(spread),
                 *(np.stack(both, axis=1) for both in zip(*along, strict=True)),
             )
 
-    def _level(self, frame: int) -> np.float64:
-        """Return the level of a frame over that of the run."""
+    def _level(self, frame: int, pixels: Indices) -> np.float64 | Floats:
+        """Return the level of a frame over that of the run, or that of each of some pixels."""
         one = np.float64(2**FACTOR_BITS)
+        if self.surface is not None:
+            place = np.divmod(pixels, self.maps.shape[1])
+            of_pixels: Floats = self.surface[frame : frame + 1].of_pixels(*place)[0] / one
+            return of_pixels
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 
     def _floor(self, variance: Floats) -> Floats:
@@ -239,7 +254,7 @@ class _Axis:
         difference: Floats,
         total: Floats,
         spot: Indices,
-        more: float,
+        more: Floats,
         gain: float,
         factor: Floats,
     ) -> tuple[Floats, Floats]:
@@ -249,13 +264,14 @@ class _Axis:
             difference: (p,) float64, counts: values less the background.
             total: (c,) float64, counts: weighted sum of each spot.
             spot: (p,) int64: spot of each pixel.
-            more: variance over background that the level of the frame adds, counts.
+            more: (c,) float64: sum of ``square`` times the variance that the level of the frame
+                adds.
             gain: counts per counted unit.
             factor: (c,) float64: `NoiseModel.factor` of each spot.
         """
         n = len(self.begin)
         first, second = (_summed(each * difference, spot, n) for each in (self.moment, self.square))
-        of_noise = self.noise + more * self.background
+        of_noise = self.noise + more
         spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(second, 0.0))
         with np.errstate(all="ignore"):
             known = np.where(total > 0, total, np.nan)
