@@ -104,6 +104,23 @@ def levelled(value: Any, level: int, background: float, dtype: Any) -> Any:
     return min(max(left, lowest), lowest + 2**32 - 1)
 
 
+def levels_between(knots: NDArray[Any], bits: int, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Give the level of each pixel in 2^-16, (n, n_X, n_Y), between knots 2^bits pixels apart."""
+    d = 2**bits
+
+    def between(a: int, b: int, along: int) -> int:
+        return (a * (d - along) + b * along + d // 2) // d
+
+    found = np.zeros((len(knots), *shape), np.int64)
+    for (f, x, y), _ in np.ndenumerate(found):
+        i, j = x // d, y // d
+        left, right = (
+            between(int(knots[f, i, k]), int(knots[f, i + 1, k]), x % d) for k in (j, j + 1)
+        )
+        found[f, x, y] = between(left, right, y % d)
+    return found
+
+
 def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
     """Give the sample of one pixel; `values` ascend. Empty: the pixel is masked."""
     u = int(integer)
@@ -222,12 +239,12 @@ def clip_maps(
     percent: int,
     cutoff: float,
     blocks: list[list[int]] | None = None,
-    levels: Sequence[int] | None = None,
+    levels: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Line, NDArray[np.bool_], list[float]]:
     """Give the maps of a run: stats by name, the noise line, the flags, and B in raster order.
 
     `blocks`: frames of each block, None: single values are left out. `levels`: level of each frame
-    over the run's, in 2^-16.
+    over the run's, in 2^-16, or (n, n_X, n_Y) that of each pixel.
     """
     _, n_x, n_y = frames.shape
     dtype = frames.dtype
@@ -244,9 +261,10 @@ def clip_maps(
                 else:
                     parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
                     start = blocks_kept(parts, integer, only_start=True)
+                here = [int(each) if np.ndim(each) == 0 else int(each[x, y]) for each in levels]
                 values = [
                     levelled(v, level, start, dtype) if is_good else v
-                    for v, level, is_good in zip(values, levels, good, strict=True)
+                    for v, level, is_good in zip(values, here, good, strict=True)
                 ]
             if blocks is None:
                 samples.append(
