@@ -11,6 +11,8 @@ from gpu_spots.errors import ParameterError, given
 
 METHOD_NAMES = ("n_removed", "kruskal", "clip")
 NORMALISATIONS = ("none", "level", "surface")
+SURFACE_METHODS = ("clip",)
+"""Methods that the normalisation ``surface`` can be used with."""
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
@@ -100,10 +102,11 @@ class Parameters:
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
-        if self.normalise == "surface" and self.method != "clip":
+        if self.normalise == "surface" and self.method not in SURFACE_METHODS:
+            choices = " or ".join(given("method", name) for name in SURFACE_METHODS)
             raise ParameterError(
                 "normalise",
-                f"{self.normalise!r} can only be used with {given('method', 'clip')}, found "
+                f"{self.normalise!r} can only be used with {choices}, found "
                 f"{given('method', self.method)}; use {given('normalise', 'level')}",
             )
         _one_of("finder", self.finder, FINDERS)

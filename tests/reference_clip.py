@@ -261,7 +261,7 @@ def clip_maps(
                 else:
                     parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
                     start = blocks_kept(parts, integer, only_start=True)
-                here = [int(each) if np.ndim(each) == 0 else int(each[x, y]) for each in levels]
+                here = [int(np.asarray(each)[x, y] if np.ndim(each) else each) for each in levels]
                 values = [
                     levelled(v, level, start, dtype) if is_good else v
                     for v, level, is_good in zip(values, here, good, strict=True)

@@ -15,7 +15,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.columns import DATASETS, MATCHED_MASKS, Flag
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.output.spots_file import SpotsFile
-from gpu_spots.model import Array, Components
+from gpu_spots.model import FACTOR_BITS, Array, Components
 from gpu_spots.parameters import Parameters
 from gpu_spots.pictures import Contrast, binned, contrast_of, grey_levels, png
 from gpu_spots.protocols import Stack
@@ -332,7 +332,11 @@ class Viewed:
         if of == "frame":
             return image
         # the background at the level of the frame, for the eye
-        level = np.float32(1.0 / self._per_frame["scale"][frame])
+        level: Any = np.float32(1.0 / self._per_frame["scale"][frame])
+        if (surface := self._results.surface) is not None:
+            n_rows, n_columns = self._results.shape[1:]
+            of_frame = surface.of_rows(frame, slice(0, n_rows), n_columns)[part]
+            level = of_frame.astype(np.float32) / np.float32(2**FACTOR_BITS)
         return image.astype(np.float32) - level * self._map("avg")[part]
 
     def _course_or_why(self, row: int, frame: int, label: int) -> dict[str, Any]:
@@ -358,11 +362,13 @@ class Viewed:
         except KeyError:  # pixels are not kept
             return {"frames": [], "why": "the list of pixels is not in the file (--keep)"}
         at = pixels[:, 0], pixels[:, 1]
-        background = self._map("avg")[at].astype(np.float64).sum()
-        scale = self._per_frame["scale"]
+        background = self._map("avg")[at].astype(np.float64)
         sums = [
-            float(self._frames[int(one)][at].astype(np.float64).sum() - background / scale[one])
-            for one in frames
+            float(
+                self._frames[one][at].astype(np.float64).sum()
+                - self._results.background_on(one, *at, background).sum()
+            )
+            for one in frames.tolist()
         ]
         none = np.full(len(frames), np.nan)
         return self._points("sum less background", frames, np.array(sums), none, [])
