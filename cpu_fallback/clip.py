@@ -7,12 +7,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
 from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, moments_by_blocks
 from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
 from cpu_fallback.moments import Band, Tile, row_dtype, tiles
 from cpu_fallback.trimmed import sorting_dtype
+from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
@@ -81,23 +83,28 @@ def _levelled(
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if blocks is None:
-                rows.sort(axis=1)
-                start = starts(rows, tile.usable, method)
-            else:
-                start = Comparison(tile, blocks, method.block_shifts).mean
             if method.surface is not None:
                 pixels = np.arange(tile.where.start, tile.where.stop)
                 levels = method.surface.of_pixels(*np.divmod(pixels, frames.shape[2]))
-            values = _less(tile.values, levels - (1 << FACTOR_BITS), start)
+            values, before = tile.values, None
+            for again in range(1 if method.surface is None else LEVELLINGS):
+                levelled = Tile(tile.where, values, tile.usable)
+                if blocks is not None:
+                    start = Comparison(levelled, blocks, method.block_shifts).mean
+                else:
+                    ascending = _ascending(values, tile.usable) if again else rows
+                    ascending.sort(axis=1)
+                    start = starts(ascending, tile.usable, method)
+                above = levels - (1 << FACTOR_BITS)
+                values = _less(values, frames.dtype, above, start, before)
+                before = start
             levelled = Tile(tile.where, values, tile.usable)
             left = None
             if blocks is not None:
                 left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
         usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable
         kept = usable if left is None else usable & left
-        most = np.inf if band.is_float else np.iinfo(np.int64).max
-        rows = np.where(kept, values, most).T
+        rows = _ascending(values, kept)
         rows.sort(axis=1)
         where, counts = np.arange(tile.where.start, tile.where.stop), kept.sum(axis=0)
         if left is not None:
@@ -109,12 +116,35 @@ def _levelled(
     return band.moments()
 
 
-def _less(values: Array, above: Counts, background: Floats) -> Array:
-    """Return values (n, p) less ``above``, (n, 1) or (n, p) in 2^-16, times backgrounds (p,)."""
-    if values.dtype.kind == "f":
+def _ascending(values: Array, kept: NDArray[np.bool_] | None) -> Array:
+    """Return the values (n, p) that are kept as rows (p, n), others as the largest of the type."""
+    if kept is None:
+        return np.ascontiguousarray(values.T)
+    most = np.inf if values.dtype.kind == "f" else np.iinfo(np.int64).max
+    return np.where(kept, values, most).T
+
+
+def _less(
+    values: Array, dtype: np.dtype[Any], above: Counts, background: Floats, before: Floats | None
+) -> Array:
+    """Return values (n, p) less ``above``, (n, 1) or (n, p) in 2^-16, times backgrounds (p,).
+
+    ``dtype``: type of the frames. ``before``: background by which the values were levelled before.
+    """
+    if dtype.kind == "f":
         part = (above / 2**FACTOR_BITS) * background
-        return (values.astype(np.float64) - part).astype(values.dtype)
-    sixteenths = np.floor(16.0 * background).astype(np.int64)
-    lowest = int(np.iinfo(values.dtype).min) - 2**30
-    left = values - ((above * sixteenths + (1 << 19)) >> 20)
+        if before is None:
+            return (values.astype(np.float64) - part).astype(dtype)
+        more = (above / 2**FACTOR_BITS) * before - part
+        return (values.astype(np.float64) + more).astype(dtype)
+    left = values - _part(above, background)
+    if before is not None:
+        left += _part(above, before)
+    lowest = int(np.iinfo(dtype).min) - 2**30
     return np.clip(left, lowest, lowest + 2**32 - 1)
+
+
+def _part(above: Counts, background: Floats) -> Counts:
+    """Return ``above``, in 2^-16, times backgrounds, in whole counts."""
+    sixteenths = np.floor(16.0 * background).astype(np.int64)
+    return (above * sixteenths + (1 << 19)) >> 20

@@ -94,13 +94,23 @@ def start_of(values: Sequence[Any], percent: int, integer: bool) -> tuple[int, f
     return m, mean + a * s, s * s
 
 
-def levelled(value: Any, level: int, background: float, dtype: Any) -> Any:
-    """Subtract from a value what its background is above the run's; `level` in 2^-16."""
+def levelled(
+    value: Any, level: int, background: float, dtype: Any, before: float | None = None
+) -> Any:
+    """Subtract from a value what its background is above the run's; `level` in 2^-16.
+
+    `before`: background by which that was done already.
+    """
     above = level - 65536
     if dtype.kind == "f":
-        return float(dtype.type(value - above / 65536 * background))
+        part = above / 65536 * background
+        if before is None:
+            return float(dtype.type(value - part))
+        return float(dtype.type(value + (above / 65536 * before - part)))
     lowest = int(np.iinfo(dtype).min) - 2**30
     left = value - ((above * math.floor(16 * background) + 2**19) >> 20)
+    if before is not None:
+        left += (above * math.floor(16 * before) + 2**19) >> 20
     return min(max(left, lowest), lowest + 2**32 - 1)
 
 
@@ -254,7 +264,9 @@ def clip_maps(
     for x in range(n_x):
         for y in range(n_y):
             values, good = frames[:, x, y].tolist(), valid[:, x, y].tolist()
-            if levels is not None:
+            before = None
+            for _ in range(0 if levels is None else 4 if np.ndim(levels) == 3 else 1):
+                assert levels is not None
                 ascending = sorted(v for v, is_good in zip(values, good, strict=True) if is_good)
                 if blocks is None:
                     _, start, _ = start_of(ascending, percent, integer)
@@ -263,9 +275,10 @@ def clip_maps(
                     start = blocks_kept(parts, integer, only_start=True)
                 here = [int(np.asarray(each)[x, y] if np.ndim(each) else each) for each in levels]
                 values = [
-                    levelled(v, level, start, dtype) if is_good else v
+                    levelled(v, level, start, dtype, before) if is_good else v
                     for v, level, is_good in zip(values, here, good, strict=True)
                 ]
+                before = start
             if blocks is None:
                 samples.append(
                     clipped(

@@ -47,7 +47,7 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
     surface = None
     if method.surface is not None:
         surface = surface_on_device(toolkit, method.surface, frames.shape[2])
-        defines = defines | {"SURFACE": 1}
+        defines = defines | {"SURFACE": 1, "LEVELLINGS": clip.LEVELLINGS}
     launch = launch_of(dtype, len(frames), method.n_blocks, levelled=levels is not None)
     before: tuple[Any, ...]
     if method.block_of_frame is None:
