@@ -135,6 +135,8 @@ class Surface:
     """The distance of the knots is 2^bits pixels."""
     first_row: int = 0
     """Row of the frame that is row 0 of the band."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the levels; None: there is none."""
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -147,6 +149,30 @@ class Surface:
     def below(self, rows: int) -> "Surface":
         """Return the surfaces of a band that begins so many rows further down."""
         return replace(self, first_row=self.first_row + rows)
+
+    def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the part of the background of pixels that follows the levels, float64, counts."""
+        return (
+            background if self.constant_part is None else self.constant_part.following(background)
+        )
+
+    def background(
+        self,
+        frame: int,
+        x: NDArray[np.int64],
+        y: NDArray[np.int64],
+        background: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Return the background of some pixels on a frame, (p,) float64, counts.
+
+        Args:
+            frame: Index of the frame.
+            x: (p,) int64: row of each pixel.
+            y: (p,) int64: column of each pixel.
+            background: (p,) float64, counts: background of each pixel at the level of the run.
+        """
+        level = self[frame : frame + 1].of_pixels(x, y)[0] / 2.0**FACTOR_BITS
+        return background + (level - 1.0) * self.following(background)
 
     def of_rows(self, frame: int, rows: slice, n_columns: int) -> NDArray[np.int32]:
         """Return the levels of some rows of a frame, (rows, n_Y) int32, 2^-16."""

@@ -6,6 +6,7 @@ weighted least squares, without the cells that spots stand out of, and with a we
 are smooth. All operations are correctly rounded, in a fixed order.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background.clip import MARGIN, WIDTH, StartTable
+from gpu_spots.background.clip import MARGIN, MOST_OF_POISSON, WIDTH, StartTable
 from gpu_spots.background.clipped_levels import ClippedLevelSampler, background_of_sample
-from gpu_spots.background.levels import LARGEST, run_level
-from gpu_spots.model import FACTOR_BITS, Array, Surface, Validity
+from gpu_spots.background.levels import LARGEST, SIGNIFICANT, run_level
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Surface, Validity
 
 SAMPLE_PIXELS = 1 << 18
 """Pixels of a frame that its surface is taken from, where there are as many."""
@@ -140,11 +141,11 @@ class SurfaceSampler(ClippedLevelSampler):
         whole = np.rint(found * (ratios[some] * ONE)[:, None])
         limited = np.clip(whole, ONE * ONE // LARGEST_KNOT, LARGEST_KNOT).astype(np.int32)
         knots[some] = limited.reshape(-1, *size)
-        self.surface = Surface(knots, bits)
-        self.constant_part = None  # surfaces contain it
+        self.constant_part = fit.constant_part
+        self.surface = Surface(knots, bits, constant_part=self.constant_part)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Fit:
     """Cells of the frames with beam, and the knots about them."""
 
@@ -164,6 +165,8 @@ class _Fit:
     """Table of the clip."""
     quantum: float
     """1 for frames of integers, else 0."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the levels; None: there is none, so far."""
 
     def surfaces(self) -> Floats | None:
         """Return knots of each frame over its level, (n, knots) float64; None: unknown."""
@@ -171,13 +174,18 @@ class _Fit:
         if n < 2:
             return None
         found = np.ones((n, n_knots))
-        mean, variance = np.empty(len(self.counts)), np.empty(len(self.counts))
+        mean, variance = np.zeros(len(self.counts)), np.empty(len(self.counts))
         prior = _prior(*self.size)
         step = max(1, AT_ONCE // n)
         for _ in range(ROUNDS):
             for begin in range(0, len(mean), step):
                 part = slice(begin, begin + step)
                 levels = self.ratios[:, None] * self._at_cells(found, part)
+                share = np.divide(
+                    self._following(mean[part], part), mean[part],
+                    out=np.ones(len(mean[part])), where=mean[part] > 0,
+                )  # fmt: skip
+                levels = 1.0 + (levels - 1.0) * share
                 mean[part], variance[part] = background_of_sample(
                     self.values[:, part], self.good[:, part], levels, self.start, self.quantum
                 )
@@ -190,15 +198,53 @@ class _Fit:
             if not a_count > 0:
                 return None
             noise = np.maximum(variance, a_count * mean)
-            weight = np.where(known, mean / noise, 0.0)
-            precision = self._precision(weight * np.where(known, mean, 0.0))
+            cells = _Cells(mean, noise, known, np.where(known, 1.0 / noise, 0.0))
             for _ in range(STEPS):
-                change = self._gradient(found, mean, noise, known, weight)
+                following = np.where(known, self._following(mean, slice(None)), 0.0)
+                precision = self._precision(cells.weight * (following * following))
+                rests = self._rests(found, cells, following)
+                change = np.stack([self._at_knots(following * rest) for rest in rests])
                 change -= _product(prior, found - 1.0)
-                found = found + self._solved(precision, prior, change)
+                found = found + self._solved(precision, prior, change, self.ratios)
                 if not np.isfinite(found).all():
                     return None
+            if self.quantum:
+                self._fit_constant_part(found, cells, prior)
         return found
+
+    def _following(self, mean: Floats, part: slice) -> Floats:
+        """Return the part of the counts of some cells that follows the levels."""
+        if self.constant_part is None:
+            return mean
+        counts = np.maximum(self.counts[part], 1.0)
+        return counts * self.constant_part.following(mean / counts)
+
+    def _fit_constant_part(self, knots: Floats, cells: "_Cells", prior: Floats) -> None:
+        """Fit the contrast, from what surfaces cannot describe of how cells follow the levels."""
+        known, counts = cells.known, np.maximum(self.counts, 1.0)
+        of_pixels = np.where(known, cells.mean / counts, 0.0)
+        centre = _ordered_sum(of_pixels) / float(np.count_nonzero(known))
+        if not centre >= MOST_OF_POISSON:
+            return  # photon counters have no bias
+        following = np.where(known, self._following(cells.mean, slice(None)), 0.0)
+        contrast = np.where(known, counts * (of_pixels - centre), 0.0)
+        precision = self._precision(cells.weight * (following * following))
+        right = self._at_knots(cells.weight * following * contrast)[None]
+        smooth = self._solved(precision, prior, right, np.ones(1))
+        rest = contrast - following * self._at_cells(smooth, slice(None)).reshape(-1)
+        square = _ordered_sum(cells.weight * (rest * rest))
+        total = spread = 0.0
+        for ratio, of_frame in zip(
+            self.ratios.tolist(), self._rests(knots, cells, following), strict=True
+        ):
+            total += (ratio - 1.0) * _ordered_sum(of_frame * rest)
+            spread += (ratio - 1.0) * (ratio - 1.0) * square
+        if not spread > 0:
+            return
+        before = 0.0 if self.constant_part is None else self.constant_part.contrast
+        found = before + total / spread
+        is_sure = abs(found) * math.sqrt(spread) > SIGNIFICANT
+        self.constant_part = ConstantPart(found, centre) if is_sure else None
 
     def _at_cells(self, knots: Floats, part: slice) -> Floats:
         """Return the surfaces at some cells, (n, c)."""
@@ -216,33 +262,53 @@ class _Fit:
                 total += np.bincount(one * n + other, weight * of_one * of_other, n * n)
         return total.reshape(n, n)
 
-    def _gradient(
-        self, knots: Floats, mean: Floats, noise: Floats, known: Bools, weight: Floats
-    ) -> Floats:
-        """Return the sums of weighted residuals at the knots of each frame, (n, knots)."""
-        n_knots = self.size[0] * self.size[1]
-        total = np.zeros((len(knots), n_knots))
-        width = WIDTH * np.sqrt(noise)
+    def _rests(self, knots: Floats, cells: "_Cells", following: Floats) -> Iterator[Floats]:
+        """Yield the weighted residuals of the cells on each frame, (c,); 0 where spots may be."""
+        width = WIDTH * np.sqrt(cells.noise)
         for frame, ratio in enumerate(self.ratios.tolist()):
             level = ratio * self._at_cells(knots[frame : frame + 1], slice(None)).reshape(-1)
-            rest = self.values[frame] - level * mean
+            rest = self.values[frame] - (cells.mean + (level - 1.0) * following)
             most = width * np.sqrt(np.maximum(level, 0.0)) + (MARGIN * self.quantum)
-            kept = known & self.good[frame] & (np.abs(rest) <= most)
-            rest = np.where(kept, weight * rest, 0.0)
-            for number, of_knot in self.corners:
-                total[frame] += np.bincount(number, rest * of_knot, n_knots)
+            kept = cells.known & self.good[frame] & (np.abs(rest) <= most)
+            yield np.where(kept, cells.weight * rest, 0.0)
+
+    def _at_knots(self, values: Floats) -> Floats:
+        """Return the sums of values of cells (c,) about each knot, (knots,)."""
+        n_knots = self.size[0] * self.size[1]
+        total = np.zeros(n_knots)
+        for number, of_knot in self.corners:
+            total += np.bincount(number, values * of_knot, n_knots)
         return total
 
-    def _solved(self, precision: Floats, prior: Floats, change: Floats) -> Floats:
+    def _solved(self, precision: Floats, prior: Floats, change: Floats, ratios: Floats) -> Floats:
         """Return the change of the knots, (n, knots); dim frames tell less than bright ones."""
         n_knots = len(precision)
         result = np.empty(change.shape)
         step = max(1, MATRICES // (n_knots * n_knots))
         for begin in range(0, len(change), step):
             part = slice(begin, begin + step)
-            matrices = self.ratios[part, None, None] * precision + prior
+            matrices = ratios[part, None, None] * precision + prior
             result[part] = _cholesky(matrices, change[part], 2 * self.size[1] + 1)
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Statistics of the cells, (c,) each."""
+
+    mean: Floats
+    """Mean at the level of the run, counts."""
+    noise: Floats
+    """Variance, counts^2."""
+    known: Bools
+    """Cells that take part."""
+    weight: Floats
+    """Inverse of the variance; 0 for other cells."""
+
+
+def _ordered_sum(values: Floats) -> float:
+    """Return the sum of values, one after the other."""
+    return float(np.add.accumulate(values)[-1])
 
 
 def _prior(n_rows: int, n_columns: int) -> Floats:

@@ -108,7 +108,7 @@ class WeightedSums:
             np.repeat(np.arange(n), np.diff(begin)),
         )
         background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
-        levels = [self._level(frame, pixels) for frame in frames]
+        levels = [self._level(frame, pixels, background) for frame in frames]
         profile = np.zeros(len(pixels))
         for frame, level in zip(frames, levels, strict=True):
             profile += self.values[frame].astype(np.float64) - level * background
@@ -150,13 +150,14 @@ class WeightedSums:
                 *(np.stack(both, axis=1) for both in zip(*along, strict=True)),
             )
 
-    def _level(self, frame: int, pixels: Indices) -> np.float64 | Floats:
-        """Return the level of a frame over that of the run, or that of each of some pixels."""
+    def _level(self, frame: int, pixels: Indices, background: Floats) -> np.float64 | Floats:
+        """Return the background on a frame over that of the run, of all pixels or of each."""
         one = np.float64(2**FACTOR_BITS)
         if self.surface is not None:
             place = np.divmod(pixels, self.maps.shape[1])
-            of_pixels: Floats = self.surface[frame : frame + 1].of_pixels(*place)[0] / one
-            return of_pixels
+            on_frame = self.surface.background(frame, *place, background)
+            is_known = background != 0
+            return np.divide(on_frame, background, out=np.ones(len(pixels)), where=is_known)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 
     def _floor(self, variance: Floats) -> Floats:

@@ -162,9 +162,10 @@ class ComponentMaps:
                 (each - box[component, side]).astype(np.float64)
                 for each, side in zip(place, (0, 2), strict=True)
             )
-            of_pixels = surface[frame : frame + 1].of_pixels(*place)[0] / 2.0**FACTOR_BITS
-            more = of_pixels - 2.0**FACTOR_BITS / float(factors[frame])
-            parts.append(_sums_with(more * self.mean_at(pixels), x, y, component, n))
+            mean = self.mean_at(pixels)
+            at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
+            more = surface.background(frame, *place, mean) - at_level
+            parts.append(_sums_with(more, x, y, component, n))
         return np.concatenate(parts, axis=1)
 
     def mean_at(self, pixels: NDArray[np.int64]) -> Floats:

@@ -71,13 +71,12 @@ class Mirror:
     def __getitem__(self, frame: int) -> Array:
         """Return the mirror image of a frame, (n_X, n_Y), of the frame's type."""
         image = self._frames(frame)
-        level: Any = 1.0
+        level = 1.0 if self._factors is None else 2.0**FACTOR_BITS / float(self._factors[frame])
+        double = (2.0 * level) * self._center
         if self._surface is not None:
             rows = slice(0, len(self._center))
-            level = self._surface.of_rows(frame, rows, self._center.shape[1]) / 2.0**FACTOR_BITS
-        elif self._factors is not None:
-            level = 2.0**FACTOR_BITS / float(self._factors[frame])
-        double = (2.0 * level) * self._center
+            more = self._surface.of_rows(frame, rows, self._center.shape[1]) / 2.0**FACTOR_BITS
+            double = 2.0 * (self._center + (more - 1.0) * self._surface.following(self._center))
         low, high = self._values.bounds(image.dtype)
         usable = self._values.allows(image)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -15,7 +15,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.columns import DATASETS, MATCHED_MASKS, Flag
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.output.spots_file import SpotsFile
-from gpu_spots.model import FACTOR_BITS, Array, Components
+from gpu_spots.model import Array, Components
 from gpu_spots.parameters import Parameters
 from gpu_spots.pictures import Contrast, binned, contrast_of, grey_levels, png
 from gpu_spots.protocols import Stack
@@ -332,11 +332,12 @@ class Viewed:
         if of == "frame":
             return image
         # the background at the level of the frame, for the eye
-        level: Any = np.float32(1.0 / self._per_frame["scale"][frame])
-        if (surface := self._results.surface) is not None:
-            n_rows, n_columns = self._results.shape[1:]
-            of_frame = surface.of_rows(frame, slice(0, n_rows), n_columns)[part]
-            level = of_frame.astype(np.float32) / np.float32(2**FACTOR_BITS)
+        if self._results.surface is not None:
+            X, Y = (each[part] for each in np.indices(self._results.shape[1:]))
+            average = self._map("avg")[part].astype(np.float64)
+            of_frame = self._results.background_on(frame, X, Y, average)
+            return image.astype(np.float32) - of_frame.astype(np.float32)
+        level = np.float32(1.0 / self._per_frame["scale"][frame])
         return image.astype(np.float32) - level * self._map("avg")[part]
 
     def _course_or_why(self, row: int, frame: int, label: int) -> dict[str, Any]:

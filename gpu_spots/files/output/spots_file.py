@@ -176,7 +176,7 @@ class SpotsFile:
                 f"{distance}, expected {(self.n_frames, *expected)} and a power of two; the file "
                 "is damaged"
             )
-        return Surface(knots, distance.bit_length() - 1)
+        return Surface(knots, distance.bit_length() - 1, constant_part=self.constant_part)
 
     def background_on(
         self, frame: int, X: NDArray[np.int64], Y: NDArray[np.int64], average: NDArray[np.float64]
@@ -190,8 +190,7 @@ class SpotsFile:
             average: (p,) float64, counts: ``stats/avg`` of the pixels.
         """
         if self.surface is not None:
-            of_frame = self.surface[frame : frame + 1]
-            return average * (of_frame.of_pixels(X, Y)[0] / 2.0**FACTOR_BITS)
+            return self.surface.background(frame, X, Y, average)
         scale = self.frame_scale
         return average if scale is None else average / scale[frame]
 
