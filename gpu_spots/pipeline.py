@@ -156,6 +156,7 @@ def find_spots(
         sparse=sparse,
         clipped=clipped,
         matched=parameters.finder == "matched",
+        surface=source.surface is not None,
     ):
         observer.warn(message)
     with watch.stage("write"):
@@ -222,6 +223,9 @@ def learn_background(
     with watch.stage("background"):
         if parameters.normalise != "none":
             source = _scaled(source, parameters, stack.source, observer)
+            is_unknown = source.factors is not None and source.surface is None
+            if is_unknown and parameters.normalise == "surface":
+                observer.warn(levels.no_surface_warning())
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)

@@ -289,6 +289,15 @@ def unscaled_warning(level: float) -> str:
     )
 
 
+def no_surface_warning() -> str:
+    """Return the warning that each frame has one level, as its shape is not known."""
+    return (
+        "frame levels: found no noise, or too few frames with counts, to tell the shape of the "
+        "background of single frames, expected some; each frame has one level; "
+        f"{given('normalise', 'level')} has the same result"
+    )
+
+
 def relative_levels(factors: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the level of each frame over the run's, in 2^-16, from the factors of the frames."""
     return np.rint(2.0 ** (2 * FACTOR_BITS) / factors).astype(np.int64)

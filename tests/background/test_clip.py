@@ -142,11 +142,15 @@ def test_one_pixel(backend: Backend, blocks: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "is_surface"),
-    [*((dtype, False) for dtype in ALL), ("uint16", True), ("float32", True)],
+    ("dtype", "blocks", "is_surface"),
+    [
+        *((dtype, blocks, False) for dtype in ALL for blocks in (False, True)),
+        ("uint16", True, True),
+        ("int32", False, True),
+        ("float32", False, True),
+    ],
 )
-@pytest.mark.parametrize("blocks", [False, True])
-def test_levelled_frames(backend: Backend, dtype: str, is_surface: bool, blocks: bool) -> None:
+def test_levelled_frames(backend: Backend, dtype: str, blocks: bool, is_surface: bool) -> None:
     """Moments of frames of different exposures, some values invalid."""
     rng = np.random.default_rng(5)
     exposure = rng.uniform(0.6, 1.5, 18)

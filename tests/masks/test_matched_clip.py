@@ -84,12 +84,18 @@ def noise_of(background: Background, part: ConstantPart | None) -> reference.Noi
     )
 
 
-@pytest.mark.parametrize("normalise", ["none", "level", "surface"])
-@pytest.mark.parametrize("sync", ["none", "blocks"])
 @pytest.mark.parametrize(
-    ("dtype", "level", "photons"),
-    [("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 150)],
-    ids=["photon counter", "integers", "floats"],
+    ("dtype", "level", "photons", "sync", "normalise"),
+    [
+        *(
+            (*kind, sync, normalise)
+            for kind in (("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 150))
+            for sync in ("none", "blocks")
+            for normalise in ("none", "level")
+        ),
+        ("uint16", 300, 500, "none", "surface"),
+        ("float32", 40, 150, "blocks", "surface"),
+    ],
 )
 def test_equals_reference(
     backend: Backend,
