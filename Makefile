@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 # What the kernels are compiled with in the tests: gpu (CUDA 13), gpu12, or nothing. About 350 MB, and no device is needed.
 GPU    ?= $(if $(filter Linux,$(shell uname -s)),gpu)
 comma  := ,
+# Neighbours stay together, so that one process has the cluster, the browser and the references.
+DIST   := --dist worksteal
 
 .PHONY: demo test readers coverage check docs benchmark sanitize compute-sanitizer benchmark-gpu hooks lock clean
 
@@ -15,9 +17,11 @@ demo: $(VENV)/installed
 	$(BIN)/gpu-spots score demo/laser__mccd.h5 demo/laser__spots.h5
 
 # Tests start hundreds of processes; those need not compile every module again, whatever the settings.
+# The threads of linear algebra would only wait, at the start of each of them.
 test: export PYTHONDONTWRITEBYTECODE =
+test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(DIST)
 
 # The programs that read exported files in tests/export, in a Python of their own: they need old
 # versions of some packages. LaueTools needs Python 3.12 or earlier.
@@ -31,7 +35,7 @@ build/readers/installed: tests/export/readers.txt
 
 # Line and branch coverage of the whole suite: a table here, and pages in build/coverage/html.
 coverage: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-report=html
+	$(BIN)/python -m pytest -n auto $(DIST) --cov --cov-report=term --cov-report=html
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

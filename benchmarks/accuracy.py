@@ -1,15 +1,19 @@
 """Accuracy of spot finding: this program and others on the same simulated frames.
 
-    python benchmarks/accuracy.py [--quick] [--peers FOLDER | --defaults] [--scenes ccd pilatus ...]
-        [--programs matched om ...] [--json FILE] [--plots FOLDER] [--overview OUT.png]
+    python benchmarks/accuracy.py STORE [--peers FOLDER] [--quick] [--scenes ccd pilatus ...]
+        [--programs matched om ...] [--jobs 2] [--page docs/results.md] [--overview OUT.png]
 
-Each program has several settings. On two runs of 24 frames of 512 x 512 with seeds for tuning, the
-setting with the highest recall above 5 sigma is chosen among those with at most 0.1 false spots a
-frame (or the one with the fewest). The tables show what the chosen setting does on other runs,
-whose seeds are for published figures only. All programs are scored by the rule of ``gpu-spots
-score``, which needs centres only. With --defaults, ``gpu-spots find`` and ``gpu-spots find
---manual`` are compared as they are. Results that FILE has from a run before are kept and shown, so
-programs and scenes can be measured one after the other.
+Each program has several settings. On a run of 24 frames of 512 x 512 with a seed for tuning, the
+most promising of them are selected, and on a second run the best: the setting with the highest
+recall above 5 sigma among those with at most 0.1 false spots a frame (or the one with the fewest).
+The tables show what this setting does on other runs, whose seeds are for published figures only:
+four of them, or one with --quick. All programs are scored by the rule of ``gpu-spots score``, which
+needs centres only. ``gpu-spots find`` and ``lu_hdf2spots`` are measured as they are, too.
+
+Results are kept in the folder STORE. A result is made again only if the frames, the score, or the
+code or version of the program have changed; so an interrupted command can be repeated, and a
+change of this program costs only its own rows. --page renews the tables of the results page, and
+shows what is known.
 
 Other programs run in environments of their own in FOLDER; those that are missing are left out:
 
@@ -17,33 +21,39 @@ Other programs run in environments of their own in FOLDER; those that are missin
         python3 -m venv FOLDER/${p%:*}; FOLDER/${p%:*}/bin/pip install ${p#*:} "numpy<3"
     done
     FOLDER/om/bin/pip install "numpy<2"
-
-Without --quick frames have 1024 x 1024 pixels, runs 60 frames and there are three of them; the
-tuning runs have spots of the same size.
 """
 
 import argparse
+import ast
+import datetime
+import functools
+import hashlib
+import inspect
 import itertools
-import json
-import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import accuracy_peers
 import numpy as np
+from accuracy_tables import EDGES, Store, combined, draw, renewed, tables
 from numpy.typing import NDArray
 
-from gpu_spots import Parameters, __version__, find_spots
+import gpu_spots
+from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import ParameterError
-from gpu_spots.files.output.score_plot import write_plot
 from gpu_spots.files.output.simulated_run import read_found
 from gpu_spots.parameters import MANUAL_DEFAULTS
+from gpu_spots.simulate import score as scorer
 from gpu_spots.simulate.design import (
     PRESETS,
     PUBLISHED_SEEDS,
@@ -52,22 +62,24 @@ from gpu_spots.simulate.design import (
     make_design,
 )
 from gpu_spots.simulate.run import SimulatedRun, simulate_run
-from gpu_spots.simulate.score import Bin, Found, Purity, Score, score
+from gpu_spots.simulate.score import Found, Score
 
-EDGES = (3.0, 5.0, 7.0, 10.0, 15.0, 30.0, 100.0, math.inf)
-"""Edges of the bins of signal-to-noise."""
+SIZE = 512
+"""Pixels of a frame along X and Y."""
+N_FRAMES = 24
+"""Frames of a run."""
+SPOTS = 50
+"""Spots of a frame, unless the scene says otherwise."""
+TUNING = TUNING_SEEDS[100:102]
+"""Seeds of the two runs on which settings are chosen."""
+PUBLISHED = PUBLISHED_SEEDS[:4]
+"""Seeds of the runs in the tables."""
 ASKED_FROM = 5.0
 """Settings are chosen by the recall of spots at or above this signal-to-noise."""
-ERRORS_FROM = 7.0
-"""Errors of intensities are shown from this signal-to-noise on."""
-SHOWN_TO = 30.0
-"""Signal-to-noise up to which the overview shows the recall."""
-ENOUGH = 20
-"""Spots of a bin whose errors are shown, at least."""
-TUNING = TUNING_SEEDS[100:102]
-"""Seeds of the runs on which settings are chosen."""
 FALSE_LIMIT = 0.1
 """False spots a frame that a chosen setting may have."""
+FINALISTS = 3
+"""Settings that the second run for tuning tries: so many within the limit, so many near it."""
 
 CCD = {"intensity": 400.0, "intensity_spread": 1.3}
 COUNTER = {"intensity": 25.0, "intensity_spread": 1.2}
@@ -87,7 +99,7 @@ SCENES: dict[str, tuple[str, dict[str, Any]]] = {
     "pairs 6": ("marccd", PAIRS | {"separation": 6.0}),
 }
 """Scenes by name: a preset, and options that change it. ``spots`` and ``neighbours`` are parts of
-the usual number. ``laser``: 8 angles with 3 off/on pairs each; our programs join the frames of an
+the usual number. ``laser``: 4 angles with 3 off/on pairs each; our programs join the frames of an
 angle (``-S blocks``).
 """
 MANUAL: dict[str, dict[str, Any]] = {
@@ -111,7 +123,7 @@ CLIP: dict[str, dict[str, Any]] = {
 }
 """Settings of ``-m clip`` with the manual's masks."""
 MATCHED: dict[str, dict[str, Any]] = {
-    f"-m clip{' --streaks' if streaks else ''} --significance {level:g}": {
+    f"{'--streaks ' if streaks else ''}--significance {level:g}": {
         "method": "clip",
         "finder": "matched",
         "significance": level,
@@ -121,22 +133,23 @@ MATCHED: dict[str, dict[str, Any]] = {
     for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
-PATIENCE = 900
-"""Seconds that all settings of another program may take on one run."""
-PEERS = ("om", "id11", "sep", "photutils", "pyfai")
-"""Other programs, by the folders of their environments."""
-OURS = {
+OURS: dict[str, dict[str, dict[str, Any]]] = {
+    "lu_hdf2spots": {"defaults": dict(MANUAL_DEFAULTS)},
     "n_removed, threshold": MANUAL,
     "clip, threshold": CLIP,
+    "gpu-spots find": {"defaults": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
     "matched": MATCHED,
-    "matched, default": {"default": {"method": "clip", "finder": "matched"}},
 }
 """Programs of ours and their settings."""
-DEFAULT_SETS: dict[str, dict[str, dict[str, Any]]] = {
-    "manual": {"--manual": dict(MANUAL_DEFAULTS)},
-    "defaults": {"none": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
-}
-"""The two sets of defaults, each with its options of ``gpu-spots find``."""
+PEERS = tuple(accuracy_peers.PROGRAMS)
+"""Other programs, by the folders of their environments."""
+PATIENCE = 3600
+"""Seconds of the clock that another program may take for all settings on one run."""
+
+Search = Callable[
+    [Sequence["Frames"], Sequence[str]], Iterator[tuple["Frames", str, Found | None, float]]
+]
+"""From runs and settings to the run, the setting, what it finds, or None, and its seconds."""
 
 
 @dataclass(frozen=True)
@@ -148,118 +161,144 @@ class Frames:
     """(n_frames, n_X, n_Y), counts."""
     good: NDArray[np.bool_]
     """(n_X, n_Y) bool: pixels that count."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of a program at one setting, on one or more runs."""
-
-    setting: str
-    scores: tuple[Score, ...]
-    seconds: float
-    """Time of the search, of our programs."""
+    seed: int
+    digest: str
+    """Digest of the frames and of the truth."""
 
 
 def main() -> None:
-    """Parse, choose settings, measure, print."""
+    """Parse, measure what is missing, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="24 frames of 512 x 512, one run")
-    programs = parser.add_mutually_exclusive_group()
-    programs.add_argument("--peers", type=Path, metavar="FOLDER")
-    programs.add_argument("--defaults", action="store_true", help="the two sets of defaults only")
-    parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("store", type=Path, metavar="STORE", help="folder of results")
+    parser.add_argument("--quick", action="store_true", help="one published run of four")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER")
+    parser.add_argument("--scenes", nargs="*", choices=SCENES, default=list(SCENES))
     parser.add_argument("--programs", nargs="+", choices=[*OURS, *PEERS], default=[*OURS, *PEERS])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that is known")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw a plot of each scene")
-    parser.add_argument(
-        "--overview", type=Path, metavar="OUT.png", help="draw the recall of all scenes"
-    )
+    parser.add_argument("--jobs", type=int, default=2, help="scenes at a time")
+    parser.add_argument("--page", type=Path, metavar="PAGE.md", help="renew the tables of a page")
+    parser.add_argument("--overview", type=Path, metavar="OUT.png", help="draw the recall")
     options = parser.parse_args()
-    size, n_frames, n_runs = (512, 24, 1) if options.quick else (1024, 60, 3)
-    record: dict[str, Any] = {
-        "gpu_spots": __version__, "numpy": np.__version__, "python": sys.version.split()[0],
-        "size": size, "frames": n_frames, "tuning_seeds": list(TUNING), "scenes": {},
-        "seeds": list(PUBLISHED_SEEDS[:n_runs]),
-    }  # fmt: skip
-    if options.json and options.json.exists():
-        record["scenes"] = json.loads(options.json.read_text())["scenes"]
+    options.store.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    for scene in options.scenes:
-        with tempfile.TemporaryDirectory() as folder:
-            results, versions = measured(scene, record, options, Path(folder))
-        of_scene = record["scenes"].setdefault(scene, {})
-        of_scene |= {
-            name: asdict(result) | {"version": versions.get(name)}
-            for name, result in results.items()
-        }
-        if options.json:
-            options.json.write_text(json.dumps(record, indent=1))
-        shown = [*DEFAULT_SETS] if options.defaults else [*OURS, *PEERS]
-        results = {name: _read(of_scene[name]) for name in shown if name in of_scene}
-        print(f"\n## {scene}\n", flush=True)
-        for line in (*table(scene, results), "", *errors(scene, results)):
-            print(line, flush=True)
-        if options.plots and not scene.startswith("pairs"):
-            scores = {name: combined(result.scores) for name, result in results.items()}
-            write_plot(options.plots / f"accuracy_{scene}.svg", scores, force=True)
-    print(f"\n{time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        jobs = [pool.submit(measure, scene, options) for scene in options.scenes]
+        for job in as_completed(jobs):
+            print(f"{time.perf_counter() - begun:6.0f} s  {job.result()}", file=sys.stderr)
+    seeds = PUBLISHED[:1] if options.quick else PUBLISHED
+    results = {scene: Store(options.store, scene).results(seeds) for scene in SCENES}
+    made = tables({scene: {name: known[name] for name in (*OURS, *PEERS) if name in known}
+                   for scene, known in results.items() if known})  # fmt: skip
+    for name, lines in made.items():
+        print(f"\n## {name}\n", *lines, sep="\n")
+    if options.page:
+        options.page.write_text(renewed(options.page.read_text(), made))
     if options.overview:
-        draw(record["scenes"], options.overview)
+        draw(results, [*OURS, *PEERS], list(OURS), options.overview)
 
 
-def measured(
-    scene: str, record: Mapping[str, Any], options: argparse.Namespace, folder: Path
-) -> tuple[dict[str, Result], dict[str, str]]:
-    """Return the results of each program at its best setting, and the versions of others."""
-    size = record["size"]
-    tuning = [simulated(scene, 512, 24, seed, size // 512) for seed in TUNING]
-    published = [simulated(scene, size, record["frames"], seed) for seed in record["seeds"]]
-    results: dict[str, Result] = {}
-    versions: dict[str, str] = {}
-    for name, of_program in (DEFAULT_SETS if options.defaults else OURS).items():
-        if name not in options.programs and not options.defaults:
-            continue
-        settings = {setting: made for setting, made in of_program.items() if _known(made)}
-        best = next(iter(settings))
-        if len(settings) > 1:
-            tried = {
-                setting: combined(
-                    [score(one.run.truth, ours(one, changes, folder), EDGES) for one in tuning]
-                )
-                for setting, changes in settings.items()
-            }
-            best = chosen(tried, scene)
-        begun = time.perf_counter()
-        found = [ours(one, settings[best], folder) for one in published]
-        seconds = (time.perf_counter() - begun) / len(published)
-        scores = [
-            score(one.run.truth, its, EDGES) for one, its in zip(published, found, strict=True)
-        ]
-        results[name] = Result(best, tuple(scores), seconds)
-    for name in PEERS:
-        if name not in options.programs or options.defaults:
-            continue
-        python = options.peers and options.peers / name / "bin/python"
-        if not python or not python.exists():
-            print(f"{name}: not measured, no environment", file=sys.stderr)
-            continue
-        each: dict[str, list[Score]] = {}
-        for one in tuning:
-            for setting, one_found in theirs(python, name, one, folder, versions):
-                each.setdefault(setting, []).append(score(one.run.truth, one_found, EDGES))
-        if not each:
-            continue
-        tried = {setting: combined(scores) for setting, scores in each.items()}
-        best = chosen(tried, scene)
-        peer_scores = [
-            score(one.run.truth, one_found, EDGES)
-            for one in published
-            for _, one_found in theirs(python, name, one, folder, versions, best)
-        ]
-        results[name] = Result(best, tuple(peer_scores), math.nan)
-    return results, versions
+def measure(scene: str, options: argparse.Namespace) -> str:
+    """Measure what is missing or old of a scene; return what was done."""
+    store = Store(options.store, scene)
+    tuning = [simulated(scene, seed) for seed in TUNING]
+    published = [simulated(scene, seed) for seed in (PUBLISHED[: 1 if options.quick else None])]
+    done = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.programs:
+            search: Search
+            settings: Mapping[str, Any]
+            if name in OURS:
+                code, version = our_code(), gpu_spots.__version__
+                settings = {key: made for key, made in OURS[name].items() if _known(made)}
+                search = functools.partial(ours, name, Path(folder))
+            else:
+                python = options.peers and options.peers / name / "bin/python"
+                if not python or not python.exists():
+                    continue
+                code, version = their_code(name, python)
+                sparse = accuracy_peers.is_sparse(tuning[0].frames, tuning[0].good)
+                settings = accuracy_peers.PROGRAMS[name][1](sparse)
+                search = functools.partial(theirs, name, python, Path(folder))
+            measured = functools.partial(scores, store, name, code, version, settings, search)
+            best = chosen(list(settings), tuning, measured, scene)
+            if best is None:
+                done.append(f"{name}: no setting came to an end")
+                continue
+            measured(published, [best])
+            store.choose(name, best, version, datetime.date.today().isoformat())
+    done.append(f"{store.n_added} results new")
+    return f"{scene}: {', '.join(done)}"
+
+
+def scores(
+    store: Store,
+    name: str,
+    code: str,
+    version: str,
+    known: Mapping[str, Any],
+    search: Search,
+    runs: Sequence[Frames],
+    settings: Sequence[str],
+) -> dict[str, Score]:
+    """Return the scores of settings on runs, from the store or measured; less those given up."""
+    common = code, python_code(inspect.getsource(scorer))
+    keys = {
+        (setting, one.seed): digest_of(*common, one.digest, repr(known[setting]))
+        for setting in settings
+        for one in runs
+    }
+    missing = [key for key, value in keys.items() if not store.has(name, *key, value)]
+    seeds = {seed for _, seed in missing}
+    wanted = [setting for setting in settings if any(setting == key for key, _ in missing)]
+    for one, setting, found, seconds in search([one for one in runs if one.seed in seeds], wanted):
+        made = None if found is None else scorer.score(one.run.truth, found, EDGES)
+        store.add(
+            program=name, setting=setting, seed=one.seed, key=keys[setting, one.seed],
+            version=version, seconds=round(seconds, 3), score=made and asdict(made),
+        )  # fmt: skip
+    results = {
+        setting: [store.score(name, setting, one.seed) for one in runs] for setting in settings
+    }
+    return {
+        setting: combined([one for one in made if one is not None])
+        for setting, made in results.items()
+        if None not in made
+    }
+
+
+def chosen(
+    settings: Sequence[str],
+    tuning: Sequence[Frames],
+    measured: Callable[[Sequence[Frames], Sequence[str]], dict[str, Score]],
+    scene: str,
+) -> str | None:
+    """Return the best setting: of those with few false spots, the one that finds most."""
+    if len(settings) == 1:
+        return settings[0]
+    tried = measured(tuning[:1], settings)
+    finalists = list(
+        dict.fromkeys([*_best(tried, scene, 1), *_best(tried, scene, 3), *_fewest(tried)])
+    )
+    again = measured(tuning[1:], finalists[: 2 * FINALISTS])
+    both = {setting: combined([tried[setting], made]) for setting, made in again.items()}
+    return next(iter([*_best(both, scene, 1), *_fewest(both)]), None)
+
+
+def _best(tried: Mapping[str, Score], scene: str, times: float) -> list[str]:
+    """Return those that find most, of those with so many times the false spots allowed."""
+    few = [name for name, one in tried.items() if one.n_false <= times * FALSE_LIMIT * one.n_frames]
+    return sorted(few, key=lambda name: _gain(tried[name], scene), reverse=True)[:FINALISTS]
+
+
+def _fewest(tried: Mapping[str, Score]) -> list[str]:
+    return sorted(tried, key=lambda name: tried[name].n_false)[:FINALISTS]
+
+
+def _gain(one: Score, scene: str) -> float:
+    if scene.startswith("pairs"):
+        return one.n_resolved
+    return sum(part.found for part in one.bins if part.low >= ASKED_FROM)
 
 
 def _known(changes: Mapping[str, Any]) -> bool:
@@ -271,225 +310,136 @@ def _known(changes: Mapping[str, Any]) -> bool:
     return True
 
 
-def simulated(scene: str, size: int, n_frames: int, seed: int, larger: int = 1) -> Frames:
-    """Return a run of a scene, with spots of ``larger`` times the usual area."""
+def simulated(scene: str, seed: int) -> Frames:
+    """Return a run of a scene."""
     preset, changes = SCENES[scene]
-    usual = 200 * (size / 1024) ** 2
     options: dict[str, Any] = {
-        "size": (size, size), "laser": False, "angles": n_frames, "repeats": 1, "spots": 1.0,
+        "size": (SIZE, SIZE), "laser": False, "angles": N_FRAMES, "repeats": 1, "spots": 1.0,
         "seed": seed,
     } | changes  # fmt: skip
     if options["laser"]:
-        options |= {"angles": n_frames // 6, "repeats": 3}
-    options["area"] = larger * PRESETS[preset].get("area", SpotDesign().area)
+        options |= {"angles": N_FRAMES // 6, "repeats": 3}
+    options["area"] = PRESETS[preset].get("area", SpotDesign().area)
     for name in ("spots", "neighbours"):
-        options[name] = round(usual * options.get(name, 0))
+        options[name] = round(SPOTS * options.get(name, 0))
     run = simulate_run(make_design(options, preset))
     good = run.detector.inside.copy()
     good[tuple(run.detector.dead.T)] = False
-    return Frames(run, np.stack(list(run.frames())), good)
+    frames = np.stack(list(run.frames()))
+    truth = [
+        getattr(part, field.name)
+        for part in (run.truth.schedule, run.truth.conditions, run.truth.spots)
+        for field in fields(part)
+    ]
+    return Frames(run, frames, good, seed, digest_of(frames, good, *truth))
 
 
-def ours(one: Frames, changes: Mapping[str, Any], folder: Path) -> Found:
-    """Return what this program finds."""
-    drifts = one.run.design.drift > 0
-    schedule, laser = one.run.truth.schedule, one.run.design.laser
-    parameters = replace(
-        Parameters.manual(angles=0, normalise="level" if drifts else "none"),
-        sync="blocks" if laser else "none",
-        **changes,
-    )
-    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
+def ours(
+    name: str, folder: Path, runs: Sequence[Frames], settings: Sequence[str]
+) -> Iterator[tuple[Frames, str, Found | None, float]]:
+    """Yield what this program finds in each run with each setting."""
     output = folder / "spots.h5"
-    with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
-        find_spots(
-            one.frames, parameters, columns=columns if laser else None, valid_pixels=one.good,
-            output=output, compression="lzf", force=True,
-        ).close()  # fmt: skip
-    return read_found(output)
+    for one, setting in itertools.product(runs, settings):
+        drifts = one.run.design.drift > 0
+        schedule, laser = one.run.truth.schedule, one.run.design.laser
+        columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
+        parameters = replace(
+            Parameters.manual(angles=0, normalise="level" if drifts else "none"),
+            sync="blocks" if laser else "none",
+            **OURS[name][setting],
+        )
+        begun = time.process_time()
+        with warnings.catch_warnings(action="ignore"):  # the tables say what comes of it
+            find_spots(
+                one.frames, parameters, columns=columns if laser else None,
+                valid_pixels=one.good, output=output, compression="lzf", force=True,
+            ).close()  # fmt: skip
+        yield one, setting, read_found(output), time.process_time() - begun
 
 
 def theirs(
-    python: Path,
-    name: str,
-    one: Frames,
-    folder: Path,
-    versions: dict[str, str],
-    setting: str | None = None,
-) -> Iterator[tuple[str, Found]]:
-    """Yield what another program finds at each of its settings, or at one."""
-    source, target = folder / "run.npz", folder / "found.npz"
-    np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
-    script = Path(__file__).with_name("accuracy_peers.py")
-    command = [str(python), str(script), name, str(source), str(target)]
-    try:
-        subprocess.run(
-            [*command, *([setting] if setting else [])],
-            capture_output=True,
-            check=True,
-            timeout=PATIENCE,
-        )
-    except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        print(f"{name}: not measured, {' '.join(last)}", file=sys.stderr)
+    name: str, python: Path, folder: Path, runs: Sequence[Frames], settings: Sequence[str]
+) -> Iterator[tuple[Frames, str, Found | None, float]]:
+    """Yield what another program finds in each run with each setting; None if it gave up."""
+    if not runs:
         return
-    except subprocess.TimeoutExpired as error:
-        print(f"{name}: not measured, {error}", file=sys.stderr)
-        return
-    with np.load(target) as file:
-        versions[name] = str(file["version"])
-        for k, found in enumerate(file["settings"].tolist()):
-            ends = np.searchsorted(file[f"frame_{k}"], np.arange(len(one.frames) + 1))
-            ranges = np.column_stack([ends[:-1], ends[1:]])
-            counts = file.get(f"I_{k}")
-            yield found, Found(one.good.shape, ranges, file[f"XY_{k}"], counts)
-
-
-def chosen(tried: Mapping[str, Score], scene: str) -> str:
-    """Return the best setting: of those with few false spots, the one that finds most."""
-    few = [name for name, one in tried.items() if one.n_false <= FALSE_LIMIT * one.n_frames]
-    if not few:
-        return min(tried, key=lambda name: tried[name].n_false)
-    return max(few, key=lambda name: _gain(tried[name], scene))
-
-
-def _gain(one: Score, scene: str) -> float:
-    if scene.startswith("pairs"):
-        return one.n_resolved
-    return sum(part.found for part in one.bins if part.low >= ASKED_FROM)
-
-
-def combined(scores: Sequence[Score]) -> Score:
-    """Return the sums over several runs; errors are means, weighted by the spots found."""
-    first = scores[0]
-    bins = []
-    for parts in zip(*(one.bins for one in scores), strict=True):
-        sums = {name: sum(getattr(part, name) for part in parts) for name in ("true", "found")}
-        bins.append(replace(parts[0], **sums, **_means(parts)))
-    counts = ("n_frames", "n_found", "n_fragments", "n_static", "n_false", "n_pairs", "n_resolved")
-    return replace(
-        first,
-        bins=tuple(bins),
-        **{name: sum(getattr(one, name) for one in scores) for name in counts},
-    )
-
-
-def _means(parts: Sequence[Bin]) -> dict[str, float]:
-    names = [one.name for one in fields(Bin)[4:]]
-    weights = np.array([part.found for part in parts], float)
-    means = {}
-    for name in names:
-        values = np.array([getattr(part, name) for part in parts])
-        known = np.isfinite(values) & (weights > 0)
-        means[name] = (
-            float(np.average(values[known], weights=weights[known])) if known.any() else math.nan
-        )
-    return means
-
-
-def _read(result: Mapping[str, Any]) -> Result:
-    """Return a result as it was written to a file."""
-    scores = [
-        Score(
-            **one
-            | {
-                "bins": tuple(Bin(**part) for part in one["bins"]),
-                "clear": Bin(**one["clear"]),
-                "purity": tuple(Purity(**part) for part in one["purity"]),
-            }
-        )
-        for one in result["scores"]
-    ]
-    return Result(result["setting"], tuple(scores), result["seconds"])
-
-
-def draw(scenes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw the recall by signal-to-noise of all programs, one panel for each scene."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = [scene for scene in SCENES if scene in scenes and not scene.startswith("pairs")]
-    n_columns = min(4, len(shown))
-    n_rows = math.ceil(len(shown) / n_columns)
-    figure = Figure(figsize=(3 * n_columns, 2.6 * n_rows + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
-    limits = list(itertools.pairwise([low for low in EDGES if low <= SHOWN_TO]))
-    lines: dict[str, Any] = {}
-    for panel in panels[len(shown) :]:
-        panel.set_axis_off()
-    for panel, scene in zip(panels, shown, strict=False):
-        for k, name in enumerate([*OURS, *PEERS]):
-            if name not in scenes[scene]:
-                continue
-            bins = combined(_read(scenes[scene][name]).scores).bins
-            recall = {part.low: 100 * part.recall for part in bins}
-            style = "o-" if name in OURS else "s--"
-            heights = [recall.get(low, math.nan) for low, _ in limits]
-            (lines[name],) = panel.plot(heights, style, color=f"C{k}", ms=4, lw=1.2)
-        panel.set_title(scene, fontsize=10)
-        panel.set_xticks(
-            range(len(limits)), [f"{low:g}-{high:g}" for low, high in limits], fontsize=8
-        )
-        panel.set_ylim(-3, 103)
-        panel.grid(alpha=0.3)
-    for panel in panels[-n_columns:]:
-        panel.set_xlabel("signal over noise", fontsize=9)
-    for panel in panels[::n_columns]:
-        panel.set_ylabel("recall, %")
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=5, fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
-def errors(scene: str, results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield the lines of a scene's table of intensities and their errors, by the whole spot."""
-    if scene.startswith("pairs"):
-        return
-    yield "| program | S/N | spots | I | 68 % | 95 % |"
-    yield "|---|---|---|---|---|---|"
-    for name, result in results.items():
-        for part in combined(result.scores).bins:
-            if part.low < ERRORS_FROM or part.found < ENOUGH or math.isnan(part.covered_68):
-                continue
-            limits = f"> {part.low:g}" if math.isinf(part.high) else f"{part.low:g}-{part.high:g}"
-            yield (
-                f"| {name} | {limits} | {part.found} | {100 * part.intensity_bias:+.1f} ± "
-                f"{100 * part.intensity_scatter:.1f} % | {100 * part.covered_68:.0f} | "
-                f"{100 * part.covered_95:.0f} |"
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        for k, one in enumerate(runs):
+            source = Path(made, f"run_{k}.npz")
+            np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
+        command = [str(python), accuracy_peers.__file__, name, made, *settings]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+        try:
+            subprocess.run(
+                command, capture_output=True, check=True, timeout=PATIENCE, env=environment
             )
+        except subprocess.CalledProcessError as error:
+            last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            print(f"{name}: not measured, {' '.join(last)}", file=sys.stderr)
+        except subprocess.TimeoutExpired as error:
+            print(f"{name}: not measured, {error}", file=sys.stderr)
+        for (k, one), (number, setting) in itertools.product(enumerate(runs), enumerate(settings)):
+            path = Path(made, f"found_{k}_{number}.npz")
+            if not path.exists():
+                continue
+            with np.load(path) as file:
+                if "given_up" in file:
+                    yield one, setting, None, 0.0
+                    continue
+                ends = np.searchsorted(file["frame"], np.arange(len(one.frames) + 1))
+                ranges = np.column_stack([ends[:-1], ends[1:]])
+                found = Found(one.good.shape, ranges, file["XY"], file.get("I"))
+                yield one, setting, found, float(file["seconds"])
 
 
-def table(scene: str, results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield the lines of a scene's table."""
-    if scene.startswith("pairs"):
-        yield "| program | setting | resolved | of | false per frame |"
-        yield "|---|---|---|---|---|"
-        for name, result in results.items():
-            one = combined(result.scores)
-            share = 100 * one.n_resolved / max(1, one.n_pairs)
-            rate = one.n_false / one.n_frames
-            yield f"| {name} | `{result.setting}` | {share:.0f} % | {one.n_pairs} | {rate:.2f} |"
-        return
-    limits = [
-        f"> {low:g}" if math.isinf(high) else f"{low:g}-{high:g}"
-        for low, high in itertools.pairwise(EDGES)
-    ]
-    yield f"| program | setting | {' | '.join(limits)} | false | fragments | position | I |"
-    yield "|" + "---|" * (len(limits) + 6)
-    for name, result in results.items():
-        one = combined(result.scores)
-        recalls = " | ".join(f"{100 * part.recall:.0f}" for part in one.bins)
-        middle = next(part for part in one.bins if part.low == 10)
-        strong = next(part for part in one.bins if part.low == 15)
-        intensity = "-"
-        if math.isfinite(strong.intensity_bias):
-            intensity = (
-                f"{100 * strong.intensity_bias:+.0f} ± {100 * strong.intensity_scatter:.0f} %"
-            )
-        yield (
-            f"| {name} | `{result.setting}` | {recalls} | {one.n_false / one.n_frames:.2f} | "
-            f"{one.n_fragments / one.n_frames:.2f} | {middle.position_error:.2f} | {intensity} |"
-        )
+@functools.cache
+def our_code() -> str:
+    """Return a digest of the code of this program, less comments and docstrings."""
+    root = Path(gpu_spots.__file__).parent
+    parts: list[Any] = [python_code(inspect.getsource(ours))]
+    for path in sorted(root.rglob("*")):
+        if path.suffix == ".py" and "simulate" not in path.parts:
+            parts.append(python_code(path.read_text()))
+        elif path.suffix in {".c", ".h", ".cu", ".cuh", ".pyx"}:
+            parts.append(path.read_text())
+    return digest_of(*parts)
+
+
+@functools.cache
+def their_code(name: str, python: Path) -> tuple[str, str]:
+    """Return a digest of what another program does, and its version."""
+    package, _, program = accuracy_peers.PROGRAMS[name]
+    asked = f"from importlib.metadata import version; print(version({package!r}))"
+    answer = subprocess.run([str(python), "-c", asked], capture_output=True, check=True, text=True)
+    version = f"{package} {answer.stdout.strip()}"
+    parts = [python_code(inspect.getsource(part)) for part in (accuracy_peers.Run, program)]
+    return digest_of(version, *parts), version
+
+
+def python_code(source: str) -> str:
+    """Return a form of Python code that comments, docstrings and layout do not change."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                one
+                for one in body
+                if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
+            ]
+    return ast.dump(tree)
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a digest of texts and arrays."""
+    made = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            made.update(part.encode())
+        else:
+            array = np.ascontiguousarray(part)
+            made.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return made.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from scipy import ndimage
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.files.images.image import read_image
+from gpu_spots.parameters import MANUAL_DEFAULTS
 from gpu_spots.simulate.score import match
 
 FRAMES = (
@@ -47,7 +48,7 @@ FRAMES = (
 )
 """Wheel, frame, and list of peaks beside it."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "clip, matched": {"method": "clip", "finder": "matched"},
+    "defaults": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS},
     "clip, threshold, -s 2,1 -c 5": {"method": "clip", "structure": (2, 1), "cutoff": 5.0},
     "n_removed, threshold": {},
 }
@@ -162,7 +163,7 @@ def spots_of(frames: NDArray[np.uint16], changes: dict[str, Any]) -> NDArray[np.
     """Return the centres of the spots on the first frame, (n, 2) float64."""
     with (
         warnings.catch_warnings(action="ignore"),
-        find_spots(frames, Parameters(angles=0, **changes)) as results,
+        find_spots(frames, Parameters.manual(angles=0, **changes)) as results,
     ):
         table = results.spots()
     centres = table["centroid"][table["frame"] == 0]

@@ -1,7 +1,7 @@
 """Errors of intensities and centroids, compared with the truth of simulated runs.
 
     python benchmarks/errors.py [--seeds 2] [--runs "CCD, dark" ...]
-        [--settings "clip, matched" ...]
+        [--settings "clip, matched" ...] [--columns | --shapes]
 
 Prints one line for each run and range of signal over noise: the share of spots whose true counts
 are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) / sigma, the share
@@ -17,10 +17,15 @@ correlated.
 For runs with blocks, ``I`` and ``I_prf`` of the same spot on different frames are compared with
 each other: the differences, divided by their sigmas, must have a standard deviation of 1. Their
 weights follow the same noise, so this is no test of their mean.
+
+With ``--columns``, the bias of other columns is printed instead: the median of the deviation from
+the truth, which has no noise. With ``--shapes``, the bias of ``I`` from the whole intensity of
+spots of five shapes, and the share of the spot in its mask and in all masks near it.
 """
 
 import argparse
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +33,8 @@ import numpy as np
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.columns import Flag
-from gpu_spots.simulate.design import DetectorDesign
+from gpu_spots.model import SpotTable
+from gpu_spots.simulate.design import KINDS, DetectorDesign, SpotDesign
 from gpu_spots.simulate.placing import image_of
 from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run
 
@@ -53,6 +59,9 @@ SETTINGS = {
     "clip, threshold": {"method": "clip", "finder": "threshold"},
     "n_removed, threshold": {"method": "n_removed", "finder": "threshold"},
 }
+SHAPES = replace(DESIGN, laser=False, angles=30, repeats=1, shape=SpotDesign(profile="mixed"))
+FWHM = 2.3548
+"""Full width at half maximum of a Gaussian, in its sigmas."""
 FIRST_SEED = 7001
 """Seeds from here on were used for nothing else."""
 
@@ -63,15 +72,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="runs of each kind")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    tables = parser.add_mutually_exclusive_group()
+    tables.add_argument("--columns", action="store_true", help="bias of other columns")
+    tables.add_argument("--shapes", action="store_true", help="bias of I by the shape of the spot")
     arguments = parser.parse_args()
     n_seeds = arguments.seeds
+    if arguments.columns:
+        print_columns(arguments.runs, n_seeds)
+    elif arguments.shapes:
+        print_shapes(n_seeds)
+    else:
+        print_errors(arguments.runs, arguments.settings, n_seeds)
+
+
+def print_errors(names: list[str], settings: list[str], n_seeds: int) -> None:
+    """Print the shares of intensities and centroids within their errors."""
     print(
         "| run | settings | S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | bound | "
         "in mask |"
     )
-    for name in arguments.runs:
+    for name in names:
         design = RUNS[name]
-        for setting in arguments.settings:
+        for setting in settings:
             options = SETTINGS[setting]
             rows = [
                 pulls(simulate_run(replace(design, seed=FIRST_SEED + i)), options)
@@ -107,38 +129,11 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
     For runs with blocks, also S/N and the differences of I and of I_prf between frames of a spot.
     """
     design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
-    frames = np.stack(list(run.frames()))
-    sync = "blocks" if design.laser else "none"
     found: list[list[Any]] = [[], [], [], [], []]
-    normalise = "level" if design.drift else "none"
-    parameters = Parameters.manual(angles=0, sync=sync, normalise=normalise, **options)
-    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
-    with (
-        warnings.catch_warnings(action="ignore"),
-        find_spots(frames, parameters, columns=columns) as results,
-    ):
-        table, pixel_list = results.spots(), results.pixel_list
-    bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
-    images: dict[int, tuple[Any, list[Any]]] = {}
-    for row, frame in enumerate(table["frame"].tolist()):
-        block = int(schedule.block[frame])
-        if block not in images:
-            images = {block: run._spot_images(block, (0.0, 0.0))}
-        off, added = images[block]
+    table, pixel_list = spots_of(run, options)
+    for row, spot, truth, whole, _ in true_spots(run, table, pixel_list):
+        frame, sigma = table["frame"][row], table["sigma"][row]
         scale = float(run.scale[frame] * run.spot_scale[frame])
-        begin, end = table["pixel_list_BE"][row]
-        x, y = np.divmod(pixel_list[begin:end], design.size[1])
-        truth = scale * (off[x, y] + schedule.laser_on[frame] * added[0][x, y]).astype(np.float64)
-        here = np.flatnonzero(spots.block == block)
-        inside = [i for i in here if ((abs(spots.XY[i] - np.stack([x, y], 1))) <= 0.5).all(1).any()]
-        sigma = table["sigma"][row]
-        if len(inside) != 1 or table["flags"][row] & bad or not truth.sum() > 3 * sigma:
-            continue
-        spot = int(inside[0])
-        whole = scale * spots.I[spot] * (1 + schedule.laser_on[frame] * spots.response[spot])
-        # other spots nearby, and tails of them
-        if not 0.5 < truth.sum() / whole < 1.02:
-            continue
         error = table["centroid"][row] - spots.XY[spot]
         smallest = smallest_errors(run, spot, scale, bool(schedule.laser_on[frame]))
         found[0].append(truth.sum() / sigma)
@@ -168,6 +163,149 @@ def pulls(run: SimulatedRun, options: dict[str, Any]) -> tuple[list[np.ndarray],
         ]
         differences = np.concatenate([differences, precision])
     return [np.array(column) for column in found], differences
+
+
+def spots_of(run: SimulatedRun, options: dict[str, Any]) -> tuple[SpotTable, np.ndarray]:
+    """Return the table of the spots that are found, and the list of their pixels."""
+    design, schedule = run.design, run.truth.schedule
+    frames = np.stack(list(run.frames()))
+    parameters = Parameters.manual(
+        angles=0,
+        sync="blocks" if design.laser else "none",
+        normalise="level" if design.drift else "none",
+        **options,
+    )
+    columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
+    with (
+        warnings.catch_warnings(action="ignore"),
+        find_spots(frames, parameters, columns=columns) as results,
+    ):
+        return results.spots(), results.pixel_list
+
+
+def true_spots(
+    run: SimulatedRun, table: SpotTable, pixel_list: np.ndarray
+) -> Iterator[tuple[int, int, np.ndarray, float, np.ndarray]]:
+    """Yield rows of clear spots: row, true spot, true counts, whole intensity and pixels.
+
+    The true counts are those of each pixel of the mask. Spots that are saturated, at the border,
+    beside invalid pixels, or in masks that hold less than half of the spot, are left out.
+    """
+    design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
+    bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
+    images: dict[int, tuple[Any, list[Any]]] = {}
+    for row, frame in enumerate(table["frame"].tolist()):
+        block = int(schedule.block[frame])
+        if block not in images:
+            images = {block: run._spot_images(block, (0.0, 0.0))}
+        off, added = images[block]
+        scale = float(run.scale[frame] * run.spot_scale[frame])
+        begin, end = table["pixel_list_BE"][row]
+        pixels = pixel_list[begin:end]
+        x, y = np.divmod(pixels, design.size[1])
+        truth = scale * (off[x, y] + schedule.laser_on[frame] * added[0][x, y]).astype(np.float64)
+        here = np.flatnonzero(spots.block == block)
+        inside = [i for i in here if ((abs(spots.XY[i] - np.stack([x, y], 1))) <= 0.5).all(1).any()]
+        if (
+            len(inside) != 1
+            or table["flags"][row] & bad
+            or not truth.sum() > 3 * table["sigma"][row]
+        ):
+            continue
+        spot = int(inside[0])
+        whole = scale * spots.I[spot] * (1 + schedule.laser_on[frame] * spots.response[spot])
+        # other spots nearby, and tails of them
+        if 0.5 < truth.sum() / whole < 1.02:
+            yield row, spot, truth, whole, pixels
+
+
+def print_columns(names: list[str], n_seeds: int) -> None:
+    """Print the bias of columns that have no error, by the range of signal over noise."""
+    print("| run | S/N | spots | I | fwhm | moments | background | max | n_maxima > 1 | I_prf |")
+    for name in names:
+        rows = []
+        for i in range(n_seeds):
+            run = simulate_run(replace(RUNS[name], seed=FIRST_SEED + i))
+            table, pixel_list = spots_of(run, SETTINGS["clip, matched"])
+            bias, gain = run.design.detector.bias, run.design.gain
+            expected = run.scale[:, None] * run.detector.background.ravel()
+            for row, spot, truth, whole, pixels in true_spots(run, table, pixel_list):
+                below = expected[table["frame"][row], pixels] + bias
+                noise = np.sqrt(gain * (below - bias) + run.design.detector.read_noise**2 + 1 / 12)
+                width = FWHM * run.truth.spots.sigma[spot]
+                noise_of_max = np.sqrt(noise**2 + gain * truth)[truth.argmax()]
+                rows.append(
+                    (
+                        truth.sum() / table["sigma"][row],
+                        table["I"][row] / whole - 1,
+                        np.prod(table["fwhm"][row] / width) ** 0.5 - 1,
+                        table["moments"][row][:2].sum()
+                        / (run.truth.spots.sigma[spot] ** 2).sum() - 1,
+                        (table["background"][row] - below.sum()) / noise.sum(),
+                        (table["max"][row] - (truth + below).max()) / noise_of_max,
+                        table["n_maxima"][row] > 1,
+                        table["I_prf"][row] / whole - 1 if "I_prf" in table else np.nan,
+                    )
+                )  # fmt: skip
+        values = np.array(rows)
+        for low, high in BINS:
+            some = values[(values[:, 0] >= low) & (values[:, 0] < high)]
+            if len(some) < 20:
+                continue
+            intensity, width, moments, below, largest, several = np.median(some[:, 1:7], axis=0)
+            several = 100 * some[:, 6].mean()
+            prf = some[:, 7][np.isfinite(some[:, 7])]
+            weighted = f"{100 * np.median(prf):+.1f} %" if len(prf) else ""
+            print(
+                f"| {name} | {low}-{high} | {len(some)} | {100 * intensity:+.1f} % | "
+                f"{100 * width:+.0f} % | {100 * moments:+.0f} % | {below:+.2f} | {largest:+.1f} | "
+                f"{several:.0f} % | {weighted} |",
+                flush=True,
+            )
+
+
+def print_shapes(n_seeds: int) -> None:
+    """Print the bias of the intensity by the shape of the spot."""
+    print("| shape | S/N | spots | I | in its mask | in all masks | masks |")
+    rows: list[tuple[Any, ...]] = []
+    for i in range(n_seeds):
+        run = simulate_run(replace(SHAPES, seed=FIRST_SEED + i))
+        table, pixel_list = spots_of(run, SETTINGS["clip, matched"])
+        spots, block = run.truth.spots, run.truth.schedule.block
+        for frame in range(len(block)):
+            light = run._spot_images(int(block[frame]), (0.0, 0.0))[0].ravel()
+            here = np.flatnonzero(table["frame"] == frame)
+            of_mask = np.array(
+                [light[pixel_list[slice(*table["pixel_list_BE"][row])]].sum() for row in here]
+            )
+            for spot in np.flatnonzero(spots.block == block[frame]):
+                away = np.hypot(*(table["centroid"][here] - spots.XY[spot]).T)
+                near = np.flatnonzero(away < max(3.0, 2.5 * spots.sigma[spot][0]))
+                if not len(near):
+                    continue
+                best = near[table["I"][here[near]].argmax()]
+                whole = spots.I[spot] * spots.fraction[spot]
+                scale = run.scale[frame] * run.spot_scale[frame]
+                rows.append(
+                    (
+                        KINDS[spots.profile[spot]],
+                        spots.snr_matched[spot],
+                        table["I"][here[best]] / (scale * whole) - 1,
+                        of_mask[best] / whole,
+                        of_mask[near].sum() / whole,
+                        len(near),
+                    )
+                )
+    for kind in KINDS:
+        for low, high in BINS:
+            some = [row[2:] for row in rows if row[0] == kind and low <= row[1] < high]
+            if len(some) < 20:
+                continue
+            intensity, own, every, _ = np.median(some, axis=0)
+            print(
+                f"| {kind} | {low}-{high} | {len(some)} | {100 * intensity:+.1f} % | "
+                f"{100 * own:.1f} % | {100 * every:.1f} % | {np.mean(some, axis=0)[3]:.2f} |"
+            )
 
 
 def smallest_errors(run: SimulatedRun, spot: int, scale: float, laser_on: bool) -> np.ndarray:

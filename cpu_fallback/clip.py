@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, moments_by_blocks
+from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments_by_blocks
 from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
-from cpu_fallback.moments import Band, Tile, row_dtype, tiles
+from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
+
+AT_ONCE = 1 << 15
+"""Values that are levelled at a time: what comes in between stays in the cache."""
 
 
 def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
@@ -72,60 +75,211 @@ def _levelled(
 ) -> IntegerMoments | FloatMoments:
     """Moments of a band whose frames are brought to one level by the background of each pixel."""
     assert method.levels is not None
+    is_short = not band.is_float and frames.dtype.itemsize <= 2
     # levelled values may be beyond the type of the frames
     band.is_wide = not band.is_float
-    levels = method.levels.astype(np.int64)[:, None]
+    above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
     step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, frames[0].size), n_frames), row_dtype(frames.dtype))
+    of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
+    buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if method.surface is not None:
-                pixels = np.arange(tile.where.start, tile.where.stop)
-                levels = method.surface.of_pixels(*np.divmod(pixels, frames.shape[2]))
-            values, before = tile.values, None
-            for again in range(1 if method.surface is None else LEVELLINGS):
-                levelled = Tile(tile.where, values, tile.usable)
-                if blocks is not None:
-                    start = Comparison(levelled, blocks, method.block_shifts).mean
-                else:
-                    ascending = _ascending(values, tile.usable) if again else rows
-                    ascending.sort(axis=1)
-                    start = starts(ascending, tile.usable, method)
-                above = levels - (1 << FACTOR_BITS)
-                values = _less(values, frames.dtype, above, start, before)
-                before = start
-            levelled = Tile(tile.where, values, tile.usable)
-            left = None
-            if blocks is not None:
-                left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
-        usable = np.ones(values.shape, bool) if tile.usable is None else tile.usable
-        kept = usable if left is None else usable & left
-        rows = _ascending(values, kept)
-        rows.sort(axis=1)
-        where, counts = np.arange(tile.where.start, tile.where.stop), kept.sum(axis=0)
-        if left is not None:
-            band.sample_counted(where, rows, counts, int)
+        if method.surface is not None:
+            pixels = np.arange(tile.where.start, tile.where.stop)
+            values = _less_surface(tile, method, blocks, np.divmod(pixels, frames.shape[2]))
+            _store_levelled(band, pixels, values, tile.usable, blocks, method)
             continue
-        for count in np.unique(counts):
-            alike = counts == count
-            store_sample(band, where[alike], rows[alike, : int(count)], method)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if blocks is None:
+                rows.sort(axis=1)
+                start = starts(rows, tile.usable, method, is_short=is_short)
+            else:
+                start = Comparison(tile, blocks, method.block_shifts).mean
+        where = np.arange(tile.where.start, tile.where.stop)
+        if not is_short:
+            _store_any(band, where, tile.values, tile.usable, above, start, blocks, method)
+            continue
+        lowest, far = _bounds(tile, above, start)
+        rest = tile.values[:, far], None if tile.usable is None else tile.usable[:, far]
+        extremes = band.max[where[far]], band.arg[where[far]]
+        _store_short(
+            band, tile, rows.view(f"u{rows.itemsize}"), above, start, lowest, blocks, method
+        )
+        if len(far):
+            band.max[where[far]], band.arg[where[far]] = extremes
+            _store_any(band, where[far], *rest, above, start[far], blocks, method)
     return band.moments()
 
 
+def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[np.int64]]:
+    """Return a lower bound of the levelled values of each pixel, (p,) int64.
+
+    And the pixels whose values may be 2^16 or more above it.
+    """
+    values, usable = tile.values, tile.usable
+    if usable is None:
+        least, most = values.min(axis=0), values.max(axis=0)
+    else:
+        limits = np.iinfo(values.dtype)
+        least = values.min(axis=0, where=usable, initial=limits.max)
+        most = values.max(axis=0, where=usable, initial=limits.min)
+    of_least, of_most = (
+        _part(int(each), _sixteenths(start)) for each in (above.min(), above.max())
+    )
+    lowest = least - np.maximum(of_least, of_most)
+    return lowest, np.flatnonzero(most - np.minimum(of_least, of_most) - lowest >= 1 << 16)
+
+
+def _store_short(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    above: Counts,
+    start: Floats,
+    lowest: Counts,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of the levelled values of a tile of 8- or 16-bit values.
+
+    They are correct for pixels whose values are less than 2^16 above ``lowest``, (p,).
+    """
+    levelled = Tile(tile.where, _less_short(tile.values, above, start, lowest), tile.usable)
+    if tile.usable is not None:
+        levelled.values[~tile.usable] = np.iinfo(np.uint16).max
+    transpose(levelled.values, rows)
+    left = None
+    if blocks is not None:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = Comparison(levelled, blocks, method.block_shifts, lowest)
+            left = comparison.left()
+        leave_out(rows, left, blocks, np.iinfo(np.uint16).max)
+        rows.sort(axis=1)
+        comparison.store(band, tile.where, rows, left)
+        return
+    rows.sort(axis=1)
+    if tile.usable is None:
+        store_sample(band, tile.where, rows, method, lowest)
+        return
+    where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
+    for count in np.unique(counts):
+        alike = counts == count
+        store_sample(band, where[alike], rows[alike, : int(count)], method, lowest[alike])
+
+
+def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> NDArray[np.uint16]:
+    """Return levelled values (n, p) less ``lowest`` (p,), modulo 2^16.
+
+    They take the place of 16-bit values.
+    """
+    sixteenths = _sixteenths(start)
+    largest = int(np.abs(above).max()) * int(np.abs(sixteenths).max(initial=0))
+    kind = np.int32 if largest < (1 << 31) - (1 << 19) else np.int64
+    above, sixteenths = above.astype(kind), sixteenths.astype(kind)
+    values = values.astype(f"{values.dtype.kind}2", copy=False).view(np.uint16)
+    values -= lowest.astype(np.uint16)
+    at_once = max(1, AT_ONCE // values.shape[1])
+    part = np.empty((min(at_once, len(values)), values.shape[1]), kind)
+    short = np.empty(part.shape, np.uint16)
+    for begin in range(0, len(values), at_once):
+        some = values[begin : begin + at_once]
+        of_some, of_short = part[: len(some)], short[: len(some)]
+        np.multiply(above[begin : begin + at_once, None], sixteenths, out=of_some)
+        of_some += kind(1 << 19)
+        of_some >>= kind(20)
+        np.copyto(of_short, of_some, casting="unsafe")
+        some -= of_short
+    return values
+
+
+def _less_surface(
+    tile: Tile,
+    method: Clip,
+    blocks: FrameBlocks | None,
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> Array:
+    """Return the values of a tile, levelled several times, each time by a better background.
+
+    ``place``: row in the band and column of each pixel.
+    """
+    assert method.surface is not None
+    above = method.surface.of_pixels(*place) - (1 << FACTOR_BITS)
+    values, before = tile.values, None
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _ in range(LEVELLINGS):
+            if blocks is not None:
+                levelled = Tile(tile.where, values, tile.usable)
+                start = Comparison(levelled, blocks, method.block_shifts).mean
+            else:
+                rows = _ascending(values, tile.usable)
+                start = starts(rows, tile.usable, method, is_short=False)
+            values = _less(values, tile.values.dtype, above, start, before)
+            before = start
+    return values
+
+
 def _ascending(values: Array, kept: NDArray[np.bool_] | None) -> Array:
-    """Return the values (n, p) that are kept as rows (p, n), others as the largest of the type."""
-    if kept is None:
-        return np.ascontiguousarray(values.T)
-    most = np.inf if values.dtype.kind == "f" else np.iinfo(np.int64).max
-    return np.where(kept, values, most).T
+    """Return the values (n, p) that are kept in ascending rows (p, n), others behind them."""
+    is_float = values.dtype.kind == "f"
+    wide = values.astype(np.float64 if is_float else np.int64)
+    if kept is not None:
+        wide[~kept] = np.inf if is_float else np.iinfo(np.int64).max
+    return np.sort(wide.T, axis=1)
+
+
+def _store_any(
+    band: Band,
+    where: NDArray[np.int64],
+    values: Array,
+    usable: NDArray[np.bool_] | None,
+    above: Counts,
+    start: Floats,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of the levelled values (n, p) of some pixels, of any type."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        values = _less(values, values.dtype, above[:, None], start)
+    _store_levelled(band, where, values, usable, blocks, method)
+
+
+def _store_levelled(
+    band: Band,
+    where: NDArray[np.int64],
+    values: Array,
+    usable: NDArray[np.bool_] | None,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of values (n, p) that are levelled."""
+    left = None
+    if blocks is not None:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            levelled = Tile(slice(0, len(where)), values, usable)
+            left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+    usable = np.ones(values.shape, bool) if usable is None else usable
+    kept = usable if left is None else usable & left
+    most = np.inf if band.is_float else np.iinfo(np.int64).max
+    rows = np.where(kept, values, most).T
+    rows.sort(axis=1)
+    counts = kept.sum(axis=0)
+    if left is not None:
+        band.sample_counted(where, rows, counts, int)
+        return
+    for count in np.unique(counts):
+        alike = counts == count
+        store_sample(band, where[alike], rows[alike, : int(count)], method)
 
 
 def _less(
-    values: Array, dtype: np.dtype[Any], above: Counts, background: Floats, before: Floats | None
+    values: Array,
+    dtype: np.dtype[Any],
+    above: Counts,
+    background: Floats,
+    before: Floats | None = None,
 ) -> Array:
     """Return values (n, p) less ``above``, (n, 1) or (n, p) in 2^-16, times backgrounds (p,).
 
@@ -137,14 +291,18 @@ def _less(
             return (values.astype(np.float64) - part).astype(dtype)
         more = (above / 2**FACTOR_BITS) * before - part
         return (values.astype(np.float64) + more).astype(dtype)
-    left = values - _part(above, background)
+    left = values - _part(above, _sixteenths(background))
     if before is not None:
-        left += _part(above, before)
+        left += _part(above, _sixteenths(before))
     lowest = int(np.iinfo(dtype).min) - 2**30
     return np.clip(left, lowest, lowest + 2**32 - 1)
 
 
-def _part(above: Counts, background: Floats) -> Counts:
-    """Return ``above``, in 2^-16, times backgrounds, in whole counts."""
-    sixteenths = np.floor(16.0 * background).astype(np.int64)
+def _sixteenths(background: Floats) -> Counts:
+    """Return the background, counts, in 1/16, rounded down."""
+    return np.floor(16.0 * background).astype(np.int64)
+
+
+def _part(above: Counts | int, sixteenths: Counts) -> Counts:
+    """Return what is subtracted of a value: ``above``, in 2^-16, times the background."""
     return (above * sixteenths + (1 << 19)) >> 20

@@ -41,7 +41,7 @@ def moments_by_blocks(
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             comparison = Comparison(tile, blocks, method.block_shifts)
             left = comparison.left()
-        _leave_out(rows, left, blocks, band.limits.max)
+        leave_out(rows, left, blocks, band.limits.max)
         rows.sort(axis=1)
         if comparison.lowest is not None:
             comparison.store(band, tile.where, rows, left)
@@ -54,7 +54,7 @@ def moments_by_blocks(
     return band.moments()
 
 
-def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
+def leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
     """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
@@ -70,7 +70,13 @@ def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, larges
 class Comparison:
     """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
 
-    def __init__(self, tile: Tile, blocks: FrameBlocks, shifts: Floats) -> None:
+    def __init__(
+        self, tile: Tile, blocks: FrameBlocks, shifts: Floats, base: Counts | None = None
+    ) -> None:
+        """Compare the blocks of a tile.
+
+        ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing.
+        """
         is_float = tile.values.dtype.kind == "f"
         self.quantum = 0.0 if is_float else 1.0
         self.sizes: Counts
@@ -85,6 +91,8 @@ class Comparison:
             self.sizes, self.totals, self.scatters = _integer_sums(tile, blocks)
         else:
             self.lowest, self.sizes, self.sums, self.squares, keys = _short_sums(tile, blocks)
+            if base is not None:
+                self.lowest += base
             number = self.sizes.astype(np.float64)
             self.totals = self.sums + number * self.lowest
             self.scatters = as_float(exact_scatter(self.sizes, self.sums, self.squares))
@@ -97,7 +105,9 @@ class Comparison:
         self.there = np.broadcast_to(self.sizes > 0, self.means.shape)
         if not self.all_there:
             self.means[~self.there] = np.inf
-        if (self.sizes == self.sizes[0]).all():
+        self.equal = self.all_there and bool((self.sizes == self.sizes[0, 0]).all())
+        """All blocks of all pixels have as many values."""
+        if self.equal:
             # the limit of all blocks of a pixel is one number
             self.number = self.number[:1]
         n_blocks = number_of(self.there) if not self.all_there else len(self.means)
@@ -105,7 +115,7 @@ class Comparison:
         half = np.broadcast_to(
             np.array([lower_half(b) for b in range(len(shifts))])[n_blocks], self.means.shape[1:]
         )
-        if self.lowest is None or not (self.all_there and len(self.number) == 1):
+        if self.lowest is None or not self.equal:
             keys = self.means
         left = self._lowest(half, keys)
         bits = _bits(left)
@@ -118,7 +128,7 @@ class Comparison:
 
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
-        if not (self.all_there and len(self.number) == 1):
+        if not self.equal:
             return self._steps(self.mean, self.variance)
         # pixels that keep all blocks in the first step and in the second do so in all
         left = np.ones(self.means.shape, bool)
@@ -190,7 +200,7 @@ class Comparison:
 
     def size(self, left: NDArray[np.bool_]) -> Counts:
         """Return the number of values (p,) int64 of the blocks that are left."""
-        if len(self.number) == 1 and self.all_there:
+        if self.equal:
             return number_of(left) * self.sizes[0, 0]
         return np.add.reduce(np.broadcast_to(self.sizes, left.shape), axis=0, where=left)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.moments import Band, narrow_sums
+from cpu_fallback.moments import Band, narrow_sums, same_quartiles
 from gpu_spots.background.clip import STEPS, limit, unclipped
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array
@@ -38,14 +38,22 @@ def tile_pixels(n_frames: int) -> int:
     return max(TILE, TILE_VALUES // n_frames)
 
 
-def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
-    """Store the statistics of ascending rows (p, n) after the clip."""
+def store_sample(
+    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None = None
+) -> None:
+    """Store the statistics of ascending rows (p, n) after the clip.
+
+    ``base`` (p,): what was subtracted from rows of 8- or 16-bit values; None: nothing.
+    """
     n = rows.shape[1]
     m = int(method.start.kept[n])
     if m < 2:
         band.sample(where, rows[:, :m])
         return
     shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    if base is not None:
+        _sample_short(band, where, rows, m, shift, width, base)
+        return
     if band.is_float:
         m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
     elif band.is_wide:
@@ -58,18 +66,27 @@ def store_sample(band: Band, where: Any, rows: Array, method: Clip) -> None:
     band.sample_counted(where, rows, m_of_pixel, int)
 
 
-def starts(rows: Array, usable: NDArray[np.bool_] | None, method: Clip) -> Floats:
-    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked."""
+def starts(
+    rows: Array, usable: NDArray[np.bool_] | None, method: Clip, *, is_short: bool
+) -> Floats:
+    """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked.
+
+    ``is_short``: the values have 8 or 16 bits.
+    """
     means = np.zeros(len(rows))
-    counts = np.full(len(rows), rows.shape[1]) if usable is None else usable.sum(axis=0)
-    for count in np.unique(counts):
+    counts = None if usable is None else usable.sum(axis=0)
+    for count in [rows.shape[1]] if counts is None else np.unique(counts):
         m = int(method.start.kept[count])
         if m < 2:
             continue
-        alike = np.flatnonzero(counts == count)
-        some = rows[alike, :count]
-        moments, _ = (_of_floats if rows.dtype.kind == "f" else _of_integers)(some)
-        mean, population, _ = moments(np.full(len(alike), m), np.arange(len(alike)))
+        alike = slice(None) if counts is None else np.flatnonzero(counts == count)
+        some = rows[alike]
+        if is_short:
+            mean, population, _ = _of_sums(float(m), *_shifted(m, *narrow_sums(some[:, :m]), None))
+        else:
+            of_rows = _of_floats if rows.dtype.kind == "f" else _of_integers
+            moments, _ = of_rows(some[:, :count])
+            mean, population, _ = moments(np.full(len(some), m), np.arange(len(some)))
         means[alike], _ = _start(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
@@ -161,24 +178,68 @@ def _of_floats(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int64
     return moments, count
 
 
-def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, width: float) -> None:
-    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip."""
+def _sample_short(
+    band: Band,
+    where: Any,
+    rows: Array,
+    m: int,
+    shift: float,
+    width: float,
+    base: Counts | None = None,
+) -> None:
+    """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
+
+    ``base`` (p,): what was subtracted from them; None: nothing.
+    """
     n_pixels, n = rows.shape
     low = narrow_sums(rows[:, :m])
-    mean, population, _ = _of_sums(float(m), low[0], as_float(exact_scatter(m, *low)))
+    mean, population, _ = _of_sums(float(m), *_shifted(m, *low, base))
     most = limit(*_start(mean, population, shift, width), 1.0)
-    kept, total, square = (np.empty(n_pixels, kind) for kind in (np.int64, float, float))
+    rest = narrow_sums(rows[:, m:])
+    total, square = low[0] + rest[0], low[1] + rest[1]
+    mean, _, variance = _of_sums(float(n), *_shifted(n, total, square, base))
+    # pixels that keep all values in the first step and in the second do so in all
+    then = limit(*unclipped(mean, variance, 1.0), 1.0)
+    highest = rows[:, -1] if base is None else rows[:, -1] + base
+    pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
+    kept = np.full(n_pixels, n)
+    step = max(1, TOP_VALUES // (n - m + 1))
+    for begin in range(0, len(pixels), step):
+        some = pixels[begin : begin + step]
+        kept[some], total[some], square[some] = _some_left_out(
+            rows.take(some, axis=0), m, (low[0][some], low[1][some]), most[some], _of(base, some)
+        )
+    band.kept[where], band.total[where] = kept, total if base is None else total + kept * base
+    band.scatter_low[where] = exact_scatter(kept, total, square)
+    band.iqr4[where] = quartiles(rows, kept)
+
+
+def _shifted(m: int, total: Floats, square: Floats, base: Counts | None) -> tuple[Floats, Floats]:
+    """Return sum and m*Q - S*S of values that ``base`` (p,) was subtracted from."""
+    return total if base is None else total + m * base, as_float(exact_scatter(m, total, square))
+
+
+def _some_left_out(
+    rows: Array, m: int, low: tuple[Floats, Floats], most: Floats, base: Counts | None
+) -> tuple[Counts, Floats, Floats]:
+    """Leave out the largest values of some pixels.
+
+    Args:
+        rows: (p, n): ascending 8- or 16-bit values.
+        m: values that the first step begins with.
+        low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
+        most: (p,) float64, counts: limit of the first step.
+        base: (p,) int64: what was subtracted from the values; None: nothing.
+
+    Returns:
+        (p,) each: how many values are kept, int64; their sum, and that of their squares, float64.
+    """
+    n = rows.shape[1]
     columns = min(n - m, FEWEST + n // FEW)
     if n - columns >= m + LONG_ROW:
         more = narrow_sums(rows[:, m : n - columns])
         low, m = (low[0] + more[0], low[1] + more[1]), n - columns
-    beyond = np.ones(n_pixels, bool)
-    step = max(1, TOP_VALUES // (n - m + 1))
-    for begin in range(0, n_pixels, step):
-        part = slice(begin, begin + step)
-        kept[part], total[part], square[part], beyond[part] = _largest_left_out(
-            rows[part], m, columns, (low[0][part], low[1][part]), most[part]
-        )
+    kept, total, square, beyond = _largest_left_out(rows, m, columns, low, most, base)
     left = np.flatnonzero(beyond)
     while len(left) and columns < n - 2:
         columns = min(n - 2, 4 * max(1, columns))
@@ -187,16 +248,28 @@ def _sample_short(band: Band, where: Any, rows: Array, m: int, shift: float, wid
             again = left[begin : begin + step]
             some = rows[again]
             kept[again], total[again], square[again], beyond[again] = _largest_left_out(
-                some, n - columns, columns, narrow_sums(some[:, : n - columns]), most[again]
+                some,
+                n - columns,
+                columns,
+                narrow_sums(some[:, : n - columns]),
+                most[again],
+                _of(base, again),
             )
         left = left[beyond[left]]
-    band.kept[where], band.total[where] = kept, total
-    band.scatter_low[where] = exact_scatter(kept, total, square)
-    band.iqr4[where] = quartiles(rows, kept)
+    return kept, total, square
+
+
+def _of(base: Counts | None, pixels: Any) -> Counts | None:
+    return None if base is None else base[pixels]
 
 
 def _largest_left_out(
-    rows: Array, m: int, columns: int, low: tuple[Floats, Floats], most: Floats
+    rows: Array,
+    m: int,
+    columns: int,
+    low: tuple[Floats, Floats],
+    most: Floats,
+    base: Counts | None,
 ) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
     """Leave out the largest values of some pixels, ``columns`` at most.
 
@@ -206,6 +279,7 @@ def _largest_left_out(
         columns: values that are left out at most.
         low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
         most: (p,) float64, counts: limit of the first step.
+        base: (p,) int64: what was subtracted from the values; None: nothing.
 
     Returns:
         (p,) each: how many values are kept, int64; their sum, and that of their squares, float64;
@@ -231,7 +305,8 @@ def _largest_left_out(
     beyond = np.zeros(n_pixels, bool)
     pixels = np.arange(n_pixels)
     for step in range(STEPS):
-        highest = np.minimum(np.maximum(np.floor(most), of_type.min), of_type.max)
+        highest = np.floor(most) if base is None else np.floor(most) - base[pixels]
+        highest = np.minimum(np.maximum(highest, of_type.min), of_type.max)
         found = number_of(top <= highest.astype(rows.dtype))
         beyond[pixels[found == 0]] = True
         if step:
@@ -245,6 +320,7 @@ def _largest_left_out(
         found += n - columns
         m_of = found.astype(np.float64)
         scatter = m_of * square - total * total if is_small else exact_scatter(found, total, square)
+        total = total if base is None else total + m_of * base[pixels]
         mean, _, variance = _of_sums(m_of, total, as_float(scatter))
         most = limit(*unclipped(mean, variance, 1.0), 1.0)
     at = of_pixel * n_pixels + np.arange(n_pixels)
@@ -275,11 +351,18 @@ def as_float(values: Array) -> Floats:
 
 def quartiles(rows: Array, kept: Counts) -> Counts:
     """Return 4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n)."""
-    n_pixels, n = rows.shape
-    values, begin = rows.reshape(-1), np.arange(0, n_pixels * n, n)
+    result = same_quartiles(rows)
+    pixels = np.flatnonzero(kept != rows.shape[1])
+    result[pixels] = _quartiles_of(rows, pixels, kept[pixels])
+    return result
+
+
+def _quartiles_of(rows: Array, pixels: NDArray[np.int64], kept: Counts) -> Counts:
+    """Return them of some pixels."""
+    values, begin = rows.reshape(-1), pixels * rows.shape[1]
     last = np.maximum(kept - 1, 0)
     end = begin + last
-    result = np.zeros(n_pixels, np.int64)
+    result = np.zeros(len(pixels), np.int64)
     for sign, place in ((1, 3 * last), (-1, last)):
         index, weight = begin + (place >> 2), place & 3
         low = values.take(index).astype(np.int64)

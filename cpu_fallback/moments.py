@@ -86,11 +86,11 @@ class Band:
         """
         values, usable = tile.values, tile.usable
         if usable is None:
-            _transpose(values, rows)
+            transpose(values, rows)
             largest = values.max(axis=0)
             self.arg[tile.where] = (rows == largest[:, None]).argmax(axis=1)
         else:
-            _transpose(np.where(usable, values, self.limits.max), rows)
+            transpose(np.where(usable, values, self.limits.max), rows)
             largest = np.where(usable, values, self.limits.min).max(axis=0)
             self.arg[tile.where] = ((values == largest) & usable).argmax(axis=0)
             counts = usable.sum(axis=0)
@@ -115,7 +115,7 @@ class Band:
             self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(
                 kept, self.is_wide
             )
-            self.iqr4[where] = _quartiles(kept)
+            self.iqr4[where] = same_quartiles(kept)
 
     def sample_counted(
         self,
@@ -159,7 +159,7 @@ class Band:
         return ["kept", *own, "max", "arg"]
 
 
-def _transpose(values: Array, rows: Array) -> None:
+def transpose(values: Array, rows: Array) -> None:
     """Fill ``rows`` (p, n) from ``values`` (n, p)."""
     for begin in range(0, len(values), AT_ONCE):
         frames = slice(begin, begin + AT_ONCE)
@@ -204,7 +204,7 @@ def narrow_sums(values: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]
     n_pixels, m = values.shape
     total, squares = np.empty(n_pixels), np.empty(n_pixels)
     # a few rows at a time as float64, which then stay in the cache
-    some = max(1, IN_CACHE // m)
+    some = max(1, IN_CACHE // max(1, m))
     buffer = np.empty((min(some, n_pixels), m))
     for begin in range(0, n_pixels, some):
         rows = slice(begin, min(begin + some, n_pixels))
@@ -238,7 +238,7 @@ def _wide_sums(values: NDArray[np.int64]) -> tuple[Array, Array, Array]:
     return (sum_a << 16) + sum_b, low, high.astype(np.uint64)
 
 
-def _quartiles(kept: Array) -> Array:
+def same_quartiles(kept: Array) -> Array:
     """Return 4 * (Q75 - Q25) of ascending integer rows (pixels, m), linearly interpolated."""
     last = kept.shape[1] - 1
     result = np.zeros(len(kept), np.int64)

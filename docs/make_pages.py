@@ -42,6 +42,7 @@ from gpu_spots.files.output.merged_file import (
     MEMBER_COLUMNS,
     MERGED_COLUMNS,
 )
+from gpu_spots.files.output.ratio_views import MERGED_VIEWS, RATIO_VIEWS
 from gpu_spots.files.output.ratios_file import (
     FRAME_PAIR_COLUMNS,
     NULL_COLUMNS,
@@ -300,9 +301,11 @@ RATIO_TABLES = {
     "pairs": dataset_table(PAIR_COLUMNS),
     "frame pairs": dataset_table(FRAME_PAIR_COLUMNS),
     "null": dataset_table(NULL_COLUMNS),
+    "ratio views": dataset_table(RATIO_VIEWS),
     "merged": dataset_table(MERGED_COLUMNS),
     "members": dataset_table(MEMBER_COLUMNS),
     "comparison": dataset_table(COMPARISON_COLUMNS),
+    "merged views": dataset_table(MERGED_VIEWS),
 }
 
 

@@ -1,8 +1,8 @@
 """Make the screenshots of the documentation: ``python docs/make_screenshots.py [FOLDER]``.
 
 Each is made twice, ``NAME.png`` for light and ``NAME-dark.png`` for dark pages, by default in
-``docs/images``. They show reports of the tutorial's run, and of one that drifts, and the tutorial's
-run in the viewer. Needs Chromium with its driver, and the extra ``test``.
+``docs/images``. They show reports of the tutorial's run, and of one that drifts, the tutorial's run
+in the viewer, and the page of a beamtime. Needs Chromium with its driver, and the extra ``test``.
 """
 
 import base64
@@ -31,6 +31,14 @@ REPORTS = {
     ),
 }
 """Options of simulate and find, and height of the picture, pixels, by its name."""
+RUNS = {
+    "compound_1/dark_01": ("--dark", "--angles", "10", "--frames-per-angle", "4"),
+    "compound_1/laser_01": ("--pairs", "3"),
+    "compound_1/laser_02": ("--pairs", "3", "--drift", "3"),
+    "compound_2/dark_01": ("--dark", "--angles", "10", "--frames-per-angle", "4"),
+    "compound_2/laser_10": ("--pairs", "3", "--largest-response", "0"),
+}
+"""Options of simulate for the runs of a beamtime, by their names."""
 VIEWS = {
     "view": ("low=0&high=4000", "s"),
     "tune": (
@@ -63,8 +71,27 @@ def main(folder: Path) -> None:
                     print(path.name)
                 if name == "report":
                     view(browser, spots, folder)
+            page = beamtime(Path(temporary))
+            for scheme, suffix in (("light", ""), ("dark", "-dark")):
+                shoot(browser, page.as_uri(), scheme, folder / f"beamtime{suffix}.png", 705)
+                print(f"beamtime{suffix}.png")
     finally:
         browser.quit()
+
+
+def beamtime(folder: Path) -> Path:
+    """Process some runs, one of them cut off, and return the page of them."""
+    runs = folder / "runs"
+    for seed, (name, options) in enumerate(RUNS.items()):
+        run = runs / f"{name}__mccd.h5"
+        run.parent.mkdir(parents=True, exist_ok=True)
+        words = ("simulate", run, "--size", 384, "--spots", 60, "--seed", seed, *options)
+        program = [sys.executable, "-m", "gpu_spots", *map(str, words)]
+        subprocess.run(program, check=True, stderr=subprocess.DEVNULL)
+    whole = (runs / "compound_1/laser_01__mccd.h5").read_bytes()
+    (runs / "compound_2/laser_02__mccd.h5").write_bytes(whole[: len(whole) // 3])
+    gpu_spots.batch(runs, folder / "march", laser_options=["-S", "blocks"], ratios=True)
+    return folder / "march/index.html"
 
 
 def view(browser: webdriver.Chrome, spots: Path, folder: Path) -> None:
@@ -90,11 +117,13 @@ def view(browser: webdriver.Chrome, spots: Path, folder: Path) -> None:
             running.terminate()
 
 
-def chromium() -> webdriver.Chrome:
-    """Return a browser without a window."""
+def chromium(*arguments: str) -> webdriver.Chrome:
+    """Return a browser without a window, with further arguments of its command line."""
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "hide-scrollbars", f"window-size={WIDTH},900"):
         options.add_argument(f"--{argument}")
+    for argument in arguments:
+        options.add_argument(argument)
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
@@ -114,7 +143,12 @@ def shoot(
         while browser.find_element("id", "false-tuned").get_attribute("textContent") == "…":
             time.sleep(0.5)
         height = browser.execute_script("return innerHeight")
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
+    write_picture(browser, path, WIDTH, height)
+
+
+def write_picture(browser: webdriver.Chrome, path: Path, width: int, height: int) -> None:
+    """Write the upper left part of what the browser shows, with 256 colours."""
+    clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
     taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "clip": clip})
     image = Image.open(io.BytesIO(base64.b64decode(taken["data"]))).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -34,9 +34,8 @@ from gpu_spots.model import (
     Surface,
     Validity,
 )
+from gpu_spots.parameters import BACKEND_NAMES
 
-NAMES = ("auto", "gpu", "cpu")
-"""Names of the backends that a user can choose."""
 Prepared = TypeVar("Prepared")
 """Background in the form that the second pass of a backend needs."""
 
@@ -279,16 +278,16 @@ def choose_backend(
     Args:
         name: gpu, cpu, or auto: a GPU where one can be used, else the CPU.
         threads: of the host, at least one a GPU; None: all cores this process may use.
-        device: number of the GPU, or of several; None: the first. Who names one does not want the
-            CPU instead, so ``auto`` is then ``gpu``.
+        device: number of the GPU, or of several; None: the first. With a number, ``auto`` means
+            ``gpu``.
         device_memory_limit: bytes of its memory (of each) that may be used; None: all that is free.
 
     Raises:
         BackendError: it cannot be used; the line says what to install or to do.
         ParameterError: a number is outside its range.
     """
-    if name not in NAMES:
-        raise BackendError(f"backend: {name!r} is not one of {', '.join(NAMES)}")
+    if name not in BACKEND_NAMES:
+        raise BackendError(f"backend: {name!r} is not one of {', '.join(BACKEND_NAMES)}")
     devices = None if device is None else _numbers(device)
     for parameter, value in (("threads", threads), ("device_memory_limit", device_memory_limit)):
         if value is not None and (not isinstance(value, SupportsIndex) or value < 1):

@@ -89,7 +89,11 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             self.table.add_measurements(intensity, measured, np.arange(begin, end))
             parts += [] if weighted is None else [weighted]
         table = self.table.table()
-        return {**table, **Weighted.joined(parts).centroids()} if parts else table
+        if not parts:
+            return table
+        weighted = Weighted.joined(parts)
+        errors = weighted.errors(table["spots/I"], table["spots/sigma"])
+        return {**table, **weighted.centroids(), **errors}
 
     def _weighted(
         self, found: Components, measured: Measurements, begin: int, end: int
@@ -99,8 +103,15 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             return None
         each, factors, surface = np.arange(end - begin), self.source.factors, self.source.surface
         of_batch = None if factors is None else factors[begin:end]
-        surface = None if surface is None else surface[begin:end]
-        sums = WeightedSums(found, self.maps, self.noise_model, each, of_batch, surface)
+        sums = WeightedSums(
+            found,
+            self.maps,
+            self.noise_model,
+            each,
+            of_batch,
+            with_intensities=False,
+            surface=None if surface is None else surface[begin:end],
+        )
         sums.add(measured.values, each)
         return sums.columns()
 

@@ -10,6 +10,7 @@ EXTRAS = {
     "report": ("jinja2",),
     "view": ("starlette", "uvicorn"),
     "cluster": ("cryptography", "dask", "dask-jobqueue", "distributed", "jinja2", "pyyaml"),
+    "ewoks": ("ewokscore",),
 }
 """Packages of each extra of pyproject.toml."""
 

@@ -15,6 +15,8 @@ SURFACE_METHODS = ("clip",)
 """Methods that the normalisation ``surface`` can be used with."""
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
+BACKEND_NAMES = ("auto", "gpu", "cpu")
+"""Values of ``--backend``; auto: a GPU if one can be used, else the CPU."""
 STACK_NAMES = ("raw", "filtered", "synced", "labels", "pixels")
 """Names of optional results: masks of each kind, label images, and pixels of spots."""
 DEFAULT_PERCENT = 25

@@ -161,7 +161,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 self.noise_model,
                 groups.mask_of_frame,
                 self.source.factors,
-                self.source.surface,
+                with_intensities=True,
+                surface=self.source.surface,
             )
 
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:

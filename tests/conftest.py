@@ -10,12 +10,13 @@ from emulator.emulated import COMPILER
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.errors import BackendError
 
-MEMBERS = [
-    "cpu",
+DEVICE_MEMBERS = [
     pytest.param("emulated", marks=pytest.mark.emulated),
     pytest.param("gpu", marks=pytest.mark.gpu),
 ]
-"""The CPU; the CUDA kernels on the CPU, with NumPy in CuPy's place; and a CUDA device."""
+"""The CUDA kernels on the CPU, with NumPy in the place of CuPy; and a CUDA device."""
+MEMBERS = ["cpu", *DEVICE_MEMBERS]
+"""All backends."""
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +78,7 @@ def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backen
     return make_backend(request.param)
 
 
-@pytest.fixture(params=MEMBERS[1:], scope="session")
+@pytest.fixture(params=DEVICE_MEMBERS, scope="session")
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)

@@ -5,33 +5,21 @@ result is a plain loop over Python integers, fractions or IEEE double precision 
 can be checked by reading. It is the truth the tests hold every backend against, with equality.
 """
 
-import functools
 import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.stats import chi2
 
+from once import once
+from reference_background import Background, float_background, integer_background
+from reference_kruskal import kruskal_keep
 from reference_properties import Below, Noise, properties
 
 DEFAULT_N = 25
 ALLOWED_DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
-
-
-class Background(NamedTuple):
-    """The background of one pixel, in double precision or exact integers."""
-
-    m: int
-    total: float  # the sum of the kept values: an exact int for integer frames
-    avg: float
-    std: float
-    iqr: float
-    threshold: float  # an int for integer frames
 
 
 def _fail(message: str) -> NoReturn:
@@ -76,120 +64,6 @@ def make_pairs(angles: Sequence[float], laser: Sequence[bool]) -> list[list[int]
                 open_mask = [frame]
                 masks.append(open_mask)
     return sorted(masks, key=lambda mask: mask[0])
-
-
-# ------------------------------------------------------------------------------ Kruskal-Wallis test
-
-
-def twice_ranks(values: Sequence[float]) -> dict[float, int]:
-    """Map every distinct value to twice its average rank (an integer); ranks start at 1."""
-    ordered = sorted(values)
-    result: dict[float, int] = {}
-    begin = 0
-    while begin < len(ordered):
-        end = begin
-        while end < len(ordered) and ordered[end] == ordered[begin]:
-            end += 1
-        result[ordered[begin]] = (
-            begin + 1
-        ) + end  # the ranks begin+1 .. end have the average (begin + 1 + end) / 2
-        begin = end
-    return result
-
-
-def kruskal_h(groups: Sequence[Sequence[float]]) -> Fraction:
-    """Compute the Kruskal-Wallis H with tie correction, exactly. Not all values may be equal."""
-    values = [value for group in groups for value in group]
-    n = len(values)
-    ranks = twice_ranks(values)
-    squares = sum(
-        (Fraction(sum(ranks[value] for value in group) ** 2, 4 * len(group)) for group in groups),
-        Fraction(0),
-    )
-    h = Fraction(12, n * (n + 1)) * squares - 3 * (n + 1)
-    ties = sum(t**3 - t for t in Counter(values).values())
-    return h / (1 - Fraction(ties, n**3 - n))
-
-
-@functools.cache
-def critical_value(alpha: float, n_groups: int) -> float:
-    """Give the value that H must exceed for a rejection."""
-    return float(chi2.ppf(1 - alpha, n_groups - 1))
-
-
-def kruskal_keep(groups: Sequence[Sequence[float]], alpha: float) -> list[int]:
-    """Drop groups until the test passes; return the positions of those left.
-
-    Groups may not be empty.
-    """
-    left = list(range(len(groups)))
-    while len(left) > 2:
-        current = [groups[position] for position in left]
-        values = [value for group in current for value in group]
-        if min(values) == max(values):
-            break
-        critical = critical_value(alpha, len(left))
-        if critical == math.inf or not kruskal_h(current) > Fraction(critical):
-            break
-        ranks = twice_ranks(values)
-        means = [
-            Fraction(sum(ranks[value] for value in group), 2 * len(group)) for group in current
-        ]
-        del left[
-            means.index(max(means))
-        ]  # index() finds the first of equals: the block that comes first in the run
-    return left
-
-
-# ---------------------------------------------------------------------------- statistics of a pixel
-
-
-def integer_background(kept: list[int], cutoff: float, type_min: int, type_max: int) -> Background:
-    """Compute the background of one pixel of integer frames; `kept` ascends."""
-    m = len(kept)
-    total = sum(kept)
-    squares = sum(value * value for value in kept)
-    avg = float(total) / float(m)
-    std = math.sqrt(float(m * squares - total * total)) / float(m)
-    iqr = float(four_quantile(kept, 3) - four_quantile(kept, 1)) / 4.0
-    above_avg = total // m + 1
-    level = avg + float(cutoff) * std
-    threshold = type_max + 1 if level == math.inf else max(math.ceil(level), above_avg)
-    return Background(m, total, avg, std, iqr, min(max(threshold, type_min), type_max + 1))
-
-
-def four_quantile(kept: list[int], quarter: int) -> int:
-    """Compute four times the quartile with linear interpolation, an integer.
-
-    `kept` ascends and has 2 values or more.
-    """
-    below, fourths = divmod(quarter * (len(kept) - 1), 4)
-    return (4 - fourths) * kept[below] + fourths * kept[below + 1]
-
-
-def float_background(kept: list[float], cutoff: float) -> Background:
-    """Compute the background of one pixel of float frames; `kept` ascends.
-
-    Python's floats are IEEE doubles without fused operations.
-    """
-    m = len(kept)
-    total = kept[0]
-    for value in kept[1:]:
-        total = total + value
-    if kept[0] == kept[-1]:
-        avg, std = kept[0], 0.0
-    else:
-        avg = total / float(m)
-        deviations = 0.0
-        for value in kept:
-            difference = value - avg
-            deviations = deviations + difference * difference
-        std = math.sqrt(deviations / float(m))
-    iqr = float(np.percentile(np.array(kept), 75)) - float(np.percentile(np.array(kept), 25))
-    threshold = avg + float(cutoff) * std
-    if threshold <= avg:
-        threshold = math.nextafter(avg, math.inf)
-    return Background(m, total, avg, std, iqr, threshold)
 
 
 # ---------------------------------------------------------------------------------- masks and spots
@@ -378,6 +252,7 @@ def pixel_sample(
     return kept if len(kept) >= 2 else []
 
 
+@once
 def reference_run(
     frames: NDArray[Any],
     *,
@@ -480,7 +355,7 @@ def _below(background: Background | None, *, integer: bool, varies: bool) -> Bel
 def _all_overloads(
     frames: NDArray[Any], result: dict[str, NDArray[Any]], saturation: float
 ) -> dict[str, NDArray[Any]]:
-    """How many pixels of each spot are saturated."""
+    """Number of saturated pixels of each spot."""
     overload = []
     for frame, (begin, end) in zip(
         result["spots/frame"], result["spots/pixel_list_BE"], strict=True

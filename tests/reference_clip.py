@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from once import once
+
 
 class Line(NamedTuple):
     """Noise model: variance = offset + gain * mean, and the binned points."""
@@ -243,6 +245,7 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
     return Line(gain, y0 - gain * x0, x, y)
 
 
+@once
 def clip_maps(
     frames: NDArray[Any],
     valid: NDArray[np.bool_],

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from once import once
+
 ROUND_UP = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
 LINES = [(0, 1), (1, 1), (1, 0), (1, -1)]
 NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
@@ -35,7 +37,7 @@ Pixel = tuple[int, int]
 
 
 class Found(NamedTuple):
-    """What is found on one frame or group."""
+    """Masks of one frame or group."""
 
     raw: NDArray[np.bool_]
     labels: NDArray[np.int64]
@@ -57,7 +59,7 @@ def unit(of: Noise, is_float: bool) -> NDArray[np.float64]:
 
 
 def rounding(shape: tuple[int, int]) -> NDArray[np.int64]:
-    """What is added before rounding down, in 2^-16."""
+    """Number that is added before rounding down, in 2^-16."""
     return np.array(
         [
             [(2 * ROUND_UP[x % 4][y % 4] + 1) * 2048 for y in range(shape[1])]
@@ -66,6 +68,7 @@ def rounding(shape: tuple[int, int]) -> NDArray[np.int64]:
     )
 
 
+@once
 def plain_significance(
     frame: NDArray[Any], of: Noise, level: int | NDArray[Any], usable_values: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
@@ -73,6 +76,7 @@ def plain_significance(
     is_float = frame.dtype.kind == "f"
     s, good, up = unit(of, is_float), usable_pixels(of), rounding(frame.shape)
     p = np.full(frame.shape, 64, np.int64)
+    info: Any = None if is_float else np.iinfo(frame.dtype)
     for x in range(frame.shape[0]):
         for y in range(frame.shape[1]):
             if not good[x, y] or not usable_values[x, y]:
@@ -85,7 +89,6 @@ def plain_significance(
                     max(-16000.0, min(16000.0, math.floor(found) if abs(found) < 1e9 else found))
                 )
                 continue
-            info = np.iinfo(frame.dtype)
             mean = min(max(float(of.mean[x, y]), float(info.min)), float(info.max))
             factor = round(16 * 65536 / float(s[x, y]))
             zero = round(mean * float(factor)) - (64 << 16) - int(up[x, y])
@@ -108,7 +111,7 @@ def plain_significance(
 
 
 def level_shift(background: int, level: int) -> int:
-    """How far, in 2^-16, a frame's level moves the significance of a pixel."""
+    """Shift of the significance of a pixel by the level of its frame, in 2^-16."""
     change, bits = level - 65536, 16
     while abs(change) >= 2048:
         change, bits = (change + 1) // 2, bits - 1
@@ -172,6 +175,7 @@ def heights(p: NDArray[np.int64]) -> NDArray[np.int64]:
 # -------------------------------------------------------------------------------------- thresholds
 
 
+@cache
 def kernel(name: str) -> dict[tuple[int, int], int]:
     """Weights of a map's kernel by their offsets in X and Y."""
     five, wide = {-2: 1, -1: 4, 0: 6, 1: 4, 2: 1}, dict[int, int]()
@@ -195,9 +199,10 @@ def kernel(name: str) -> dict[tuple[int, int], int]:
 DIVISORS = {"M07": 1, "M1": 16, "M2": 4096, "L0": 256, "L1": 256, "L2": 256, "L3": 256}
 
 
-def sums_of_powers(name: str) -> list[int]:
+@cache
+def sums_of_powers(name: str) -> tuple[int, ...]:
     """Sums of the kernel's weights to the powers 0 (pixels) to 4."""
-    return [sum(w**power for w in kernel(name).values()) for power in range(5)]
+    return tuple(sum(w**power for w in kernel(name).values()) for power in range(5))
 
 
 @cache
@@ -323,6 +328,7 @@ def effective_background(
     return b
 
 
+@once
 def calibration(
     maps: Sequence[list[NDArray[np.int64]]], of: Noise, size: int, streaks: bool, is_float: bool
 ) -> list[tuple[float, float]]:
@@ -364,6 +370,7 @@ def quartile(values: NDArray[np.int64], quarter: int) -> float:
     raise AssertionError
 
 
+@once
 def levels(
     of: Noise, size: int, significance: float, measured: Sequence[tuple[float, float]],
     measured_size: int, streaks: bool, is_float: bool,
@@ -392,14 +399,17 @@ def levels(
 # --------------------------------------------------------------------- seeds, basins, masks
 
 
+@once
 def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: bool) -> Found:
     """Seeds and spots of one frame or group."""
     raw = np.zeros(p.shape, bool)
     for each, level in zip(smoothed(p, streaks), of.seed, strict=True):
         raw |= each >= level
     raw &= allowed
-    height = heights(p)
     n_x, n_y = p.shape
+    # Python's integers: NumPy's take several times as long, one by one
+    places = [(x, y) for x in range(n_x) for y in range(n_y)]
+    height = dict(zip(places, heights(p).ravel().tolist(), strict=True))
 
     def beside(pixel: tuple[int, int]) -> Iterable[tuple[int, int]]:
         for dx, dy in NEIGHBOURS:
@@ -410,7 +420,7 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
 
     def rank(pixel: tuple[int, int]) -> tuple[int, int, int]:
         """Larger is higher; of equals the first in raster order is the higher one."""
-        return int(height[pixel]), -pixel[0], -pixel[1]
+        return height[pixel], -pixel[0], -pixel[1]
 
     root: dict[Pixel, Pixel] = {}
     for each_seed in sorted(seeds, key=rank, reverse=True):
@@ -422,12 +432,12 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
         for other in beside(seed):
             if raw[other] and rank(root[seed]) < rank(root[other]):
                 of_lower = saddles.setdefault(root[seed], {})
-                saddle = int(min(height[seed], height[other]))
+                saddle = min(height[seed], height[other])
                 of_lower[root[other]] = max(saddle, of_lower.get(root[other], saddle))
     parent: dict[Pixel, Pixel] = {}
     for lower, onto in saddles.items():
         saddle, x, y = max((saddle, -x, -y) for (x, y), saddle in onto.items())
-        peak = int(height[lower])
+        peak = height[lower]
         noise = 256 * int(of.variance[lower]) + int(of.own[lower]) * max(peak, 0)
         if 10 * saddle >= 9 * peak or 256 * (peak - saddle) ** 2 < noise:
             parent[lower] = (-x, -y)
@@ -446,7 +456,7 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
         joins: dict[tuple[int, int], tuple[int, int]] = {}
         for pixel, name in spot.items():
             for other in beside(pixel):
-                h = int(height[other])
+                h = height[other]
                 high = h > 0 and 50 * h >= height[name] and h * h >= int(of.variance[other])
                 if other not in spot and allowed[other] and (high or step == 5):
                     joins[other] = min(name, joins.get(other, name))

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from factories.stacks import DTYPES, make_stack, one_pixel
-from reference import (
-    integer_background,
-    reference_run,
-)
+from reference import reference_run
+from reference_background import integer_background
 
 
 def test_stats_by_hand() -> None:

@@ -4,10 +4,11 @@ A method is a frozen value with all that it needs to know of one run. A backend 
 checks, its memory needs and its words are its own, so nothing else asks which method it is.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,29 +33,110 @@ class Outcome:
     """Line about a suspicious outcome; None: there is nothing to warn of."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trimmed:
-    """Drop a percentage of the largest values of each pixel (manual: ``-m n_removed``)."""
+class BackgroundMethod:
+    """Background method that keeps all values of a pixel.
 
-    name: ClassVar[str] = "n_removed"
+    Each method is a frozen dataclass that overrides what differs, and always `name` and `for_run`.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
     """Name of the method, as ``-m`` has it."""
     varies: ClassVar[bool] = False
     """Samples differ in size from pixel to pixel even where all values are valid."""
-    n_blocks: ClassVar[int] = 0
-    """Number of blocks of frames that are compared with each other; 0: none are."""
     bytes_to_complete: ClassVar[int] = 0
     """Bytes of a pixel that the last step of the first pass needs for its maps."""
-
     scales_frames: ClassVar[bool] = True
     """Frames are multiplied to bring them to a level; False: their background is subtracted."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of frames that are compared with each other; 0: none are."""
+        return 0
+
+    @classmethod
+    @abstractmethod
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> Self:
+        """Return the method for a run. Raises `InputError` where `check` does."""
+
+    @staticmethod
+    def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
+        """Raise `InputError` for a run whose background cannot be found."""
+        if n_frames > MAX_FRAMES:
+            raise InputError(
+                f"{source}: found {n_frames} frames, expected at most {MAX_FRAMES}; split the run"
+            )
+
+    def warnings(self, n_frames: int, source: str) -> list[str]:
+        """Return what the user should know before the run starts."""
+        return []
+
+    def outcome(self, background: Background) -> Outcome | None:
+        """Return what was left out; None: every pixel was treated alike, or is masked."""
+        return None
+
+    def record(self, n_frames: int) -> Mapping[str, Any]:
+        """Return the attributes that the group ``info`` has of the method."""
+        return {"n_removed": 0}
+
+    def n_sampled(self, n_frames: int) -> int:
+        """Return the number of values in the largest sample: all valid, and none a spot's."""
+        return n_frames
+
+    def unbiased(
+        self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
+    ) -> tuple[Array, Array]:
+        """Return mean and variance of all values of some pixels, as if those dropped were noise.
+
+        Args:
+            n_frames: frames of the run.
+            kept: int32: values in the sample of each pixel.
+            total: sum of each sample, counts.
+            avg: float32, counts: average of each sample.
+            std: float32, counts: population standard deviation of each sample.
+
+        Returns:
+            float64, counts and counts^2.
+        """
+        return avg.astype(np.float64), clip.sample_variance(std.astype(np.float64), kept)
+
+    def clipped(self, kept: Array, total: Array, std: Array) -> clip.Samples | None:
+        """Return the samples that the maps are made from; None: the maps are those of `kept`."""
+        return None
+
+    def sampler(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
+    ) -> LevelSampler:
+        """Return what takes the levels of the frames of a stack."""
+        return LevelSampler(shape, validity)
+
+    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
+        """Return the bytes that the levels of a stack need beside a few rows."""
+        return 0
+
+    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
+        """Return the method for frames of these levels over the run's, (n_frames,), 2^-16.
+
+        ``surface``: levels of their pixels; None: each frame has one level.
+        """
+        return self
+
+    def below(self, rows: int) -> Self:
+        """Return the method for a band that begins so many rows further down."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed(BackgroundMethod):
+    """Drop a percentage of the largest values of each pixel (manual: ``-m n_removed``)."""
+
+    name: ClassVar[str] = "n_removed"
 
     percent: int
     """Percentage of values to drop: the ``floor(v * percent / 100)`` largest of v valid ones."""
 
     @classmethod
-    def for_run(
-        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
-    ) -> "Trimmed":
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> Self:
         """Return the method for a run. Raises `InputError` where `check` does."""
         cls.check(parameters, columns, n_frames, source)
         return cls(parameters.percent_removed)
@@ -62,7 +144,7 @@ class Trimmed:
     @staticmethod
     def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
         """Raise `InputError` for a run with too many frames, or too few for the percentage."""
-        _check_n_frames(n_frames, source)
+        BackgroundMethod.check(parameters, columns, n_frames, source)
         percent = parameters.percent_removed
         n_left = n_frames - n_frames * percent // 100
         if n_left < 2:
@@ -80,9 +162,6 @@ class Trimmed:
             "than one frame; no values are removed, and spots count as background"
         ]
 
-    def outcome(self, background: Background) -> Outcome | None:
-        """Return None: every pixel was treated alike."""
-
     def record(self, n_frames: int) -> Mapping[str, Any]:
         """Return the attributes that the group ``info`` has of the method."""
         return {"n_removed": self._n_removed(n_frames)}
@@ -94,42 +173,10 @@ class Trimmed:
     def unbiased(
         self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
     ) -> tuple[Array, Array]:
-        """Return mean and variance of all values of some pixels, as if those dropped were noise.
-
-        Args:
-            n_frames: frames of the run.
-            kept: int32: values in the sample of each pixel.
-            total: sum of each sample, counts.
-            avg: float32, counts: average of each sample.
-            std: float32, counts: population standard deviation of each sample.
-
-        Returns:
-            float64, counts and counts^2.
-        """
+        """Return mean and variance; see `BackgroundMethod.unbiased`."""
         shift, width = clip.lower_part(self.n_sampled(n_frames) / n_frames)
         sd = std.astype(np.float64) / width
         return avg.astype(np.float64) + shift * sd, clip.sample_variance(sd, kept)
-
-    def clipped(self, kept: Array, total: Array, std: Array) -> None:
-        """Return None: avg, std and threshold are those of the samples."""
-
-    def sampler(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
-    ) -> LevelSampler:
-        """Return what takes the levels of the frames of a stack."""
-        return LevelSampler(shape, validity)
-
-    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
-        """Return the bytes that the levels of a stack need beside a few rows."""
-        return 0
-
-    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> "Trimmed":
-        """Return the method for frames that have been brought to one level."""
-        return self
-
-    def below(self, rows: int) -> "Trimmed":
-        """Return the method for a band that begins so many rows further down."""
-        return self
 
     def _n_removed(self, n_frames: int) -> int:
         """Return the values dropped from a pixel whose values are all valid."""
@@ -137,13 +184,11 @@ class Trimmed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KruskalWallis:
+class KruskalWallis(BackgroundMethod):
     """Drop the blocks of frames that the Kruskal-Wallis test rejects (manual: ``-m kruskal``)."""
 
     name: ClassVar[str] = "kruskal"
     varies: ClassVar[bool] = True
-    bytes_to_complete: ClassVar[int] = 0
-    scales_frames: ClassVar[bool] = True
 
     block_of_frame: NDArray[np.integer]
     """(n_frames,) int: block of each frame, numbered in the order of their first frames."""
@@ -159,9 +204,7 @@ class KruskalWallis:
         return len(self.critical) - 1
 
     @classmethod
-    def for_run(
-        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
-    ) -> "KruskalWallis":
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> Self:
         """Return the method for a run. Raises `InputError` where `check` does."""
         cls.check(parameters, columns, n_frames, source)
         blocks = grouping.blocks_to_compare(columns, n_frames, source)
@@ -170,7 +213,7 @@ class KruskalWallis:
     @staticmethod
     def check(parameters: Parameters, columns: Columns, n_frames: int, source: str) -> None:
         """Raise `InputError` for too many frames, a dark run, or blocks that can't be compared."""
-        _check_n_frames(n_frames, source)
+        BackgroundMethod.check(parameters, columns, n_frames, source)
         grouping.blocks_to_compare(columns, n_frames, source)
 
     def warnings(self, n_frames: int, source: str) -> list[str]:
@@ -209,42 +252,9 @@ class KruskalWallis:
         sizes = np.bincount(self.block_of_frame)
         return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
 
-    def n_sampled(self, n_frames: int) -> int:
-        """Return the number of values in the sample of a pixel that keeps all blocks."""
-        return n_frames
-
-    def unbiased(
-        self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
-    ) -> tuple[Array, Array]:
-        """Return mean and variance of the values of some pixels; see `Trimmed.unbiased`."""
-        return avg.astype(np.float64), clip.sample_variance(std.astype(np.float64), kept)
-
-    def clipped(self, kept: Array, total: Array, std: Array) -> None:
-        """Return None: avg, std and threshold are those of the samples."""
-
-    def sampler(
-        self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
-    ) -> LevelSampler:
-        """Return what takes the levels of the frames of a stack."""
-        return LevelSampler(shape, validity)
-
-    def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
-        """Return the bytes that the levels of a stack need beside a few rows."""
-        return 0
-
-    def at_levels(
-        self, levels: NDArray[np.int64], surface: Surface | None = None
-    ) -> "KruskalWallis":
-        """Return the method for frames that have been brought to one level."""
-        return self
-
-    def below(self, rows: int) -> "KruskalWallis":
-        """Return the method for a band that begins so many rows further down."""
-        return self
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clip:
+class Clip(BackgroundMethod):
     """Exclude values, or whole blocks, that stand out above a pixel's background (``-m clip``).
 
     A run with blocks leaves out blocks, as spots are on all frames of a block.
@@ -278,9 +288,7 @@ class Clip:
         return len(self.block_shifts) - 1
 
     @classmethod
-    def for_run(
-        cls, parameters: Parameters, columns: Columns, n_frames: int, source: str
-    ) -> "Clip":
+    def for_run(cls, parameters: Parameters, columns: Columns, n_frames: int, source: str) -> Self:
         """Return the method for a run. Raises `InputError` where `check` does."""
         cls.check(parameters, columns, n_frames, source)
         blocks = grouping.repeated_blocks(columns, n_frames, source)
@@ -335,14 +343,10 @@ class Clip:
         sizes = np.bincount(self.block_of_frame)
         return {"n_removed": 0, "n_blocks": len(sizes), "frames_per_block": sizes}
 
-    def n_sampled(self, n_frames: int) -> int:
-        """Return the number of values in the sample of a pixel without spots."""
-        return n_frames
-
     def unbiased(
         self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
     ) -> tuple[Array, Array]:
-        """Return mean and variance of the values without spots; see `Trimmed.unbiased`."""
+        """Return mean and variance of the values without spots."""
         _, mean, variance = self.clipped(kept, total, std).statistics()
         return mean, variance
 
@@ -362,15 +366,15 @@ class Clip:
         of_surfaces = surface_levels.sample_bytes(shape) if self.fits_surfaces else 0
         return sample_bytes(shape, dtype) + of_surfaces
 
-    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> "Clip":
+    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
         """Return the method for frames as they are, whose levels are known; 0: leave out."""
         return replace(self, levels=levels, surface=surface)
 
-    def below(self, rows: int) -> "Clip":
+    def below(self, rows: int) -> Self:
         """Return the method for a band that begins so many rows further down."""
         return self if self.surface is None else replace(self, surface=self.surface.below(rows))
 
-    def of_frames(self, frames: NDArray[np.int64]) -> "Clip":
+    def of_frames(self, frames: NDArray[np.int64]) -> Self:
         """Return the method for some frames, (n,) int64 ascending, of which each has a level."""
         assert self.levels is not None
         levels = self.levels[frames]
@@ -389,9 +393,7 @@ class Clip:
 
 Method = Trimmed | KruskalWallis | Clip
 """Any background method."""
-METHODS: Mapping[str, type[Method]] = {
-    method.name: method for method in (Trimmed, KruskalWallis, Clip)
-}
+METHODS: Mapping[str, type[Method]] = {method.name: method for method in get_args(Method)}
 """Background methods by their names for ``-m``."""
 TESTED_FROM = 3
 """Number of blocks below which the Kruskal-Wallis test is not made."""
@@ -435,10 +437,3 @@ def rejects(n: int, sums: NDArray[np.integer], sizes: Array, squares: int, criti
         Fraction(d * d, int(k)) for d, k in zip(sums.tolist(), sizes.tolist(), strict=True)
     )
     return (n - 1) * between > Fraction(critical) * squares
-
-
-def _check_n_frames(n_frames: int, source: str) -> None:
-    if n_frames > MAX_FRAMES:
-        raise InputError(
-            f"{source}: found {n_frames} frames, expected at most {MAX_FRAMES}; split the run"
-        )

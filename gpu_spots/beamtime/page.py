@@ -13,9 +13,8 @@ from gpu_spots.errors import GpuSpotsError
 from gpu_spots.packages import install_command
 
 SHOWN = {
-    "run": "links to the report, or to the spots file",
+    "run": "links to the report, or to the spots file; with the error of a run that failed",
     "state": "",
-    "error": "",
     "kind": "laser: at least one frame is laser-on",
     "frames": "",
     "spots": "on all frames",
@@ -28,7 +27,7 @@ SHOWN = {
     "host": "",
     "finished": "UTC",
 }
-"""Columns of the page and what they mean."""
+"""Columns of the page, with their meanings."""
 
 
 def index_page(
@@ -65,7 +64,12 @@ def index_page(
             version=__version__,
             parquet=parquet,
             columns=[
-                {"heading": name.replace("_", " "), "help": text} for name, text in SHOWN.items()
+                {
+                    "heading": name.replace("_", " "),
+                    "help": text,
+                    "css": "number" * any(isinstance(row[name], int | float) for row in rows),
+                }
+                for name, text in SHOWN.items()
             ],
             rows=[
                 {
@@ -86,13 +90,19 @@ def _cell(name: str, row: dict[str, Any], record: Record) -> dict[str, str]:
         cell["css"] = "number"
     elif name == "state":
         cell["css"] = str(value)
-    elif name in ("error", "response"):
-        cell["css"] = "text seen" if str(value).startswith("response seen") else "text"
+    elif name == "response" and value:
+        verdict = str(value).partition(":")[0]
+        cell |= {"text": verdict, "title": value}
+        cell["css"] = "seen" if verdict == "response seen" else ""
     elif name == "finished":
         cell["text"] = str(value)[:16].replace("T", " ")
         cell["css"] = "nowrap"
     if name == "run":
-        cell["link"] = quote(row["report"] or row["spots_file"])
+        cell |= {
+            "css": "run",
+            "link": quote(row["report"] or row["spots_file"]),
+            "error": row["error"],
+        }
     elif name == "warnings" and value:
         cell["title"] = "\n".join(record["warnings"])
     return cell

@@ -33,7 +33,7 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
-            # Ctrl-C in the terminal is not for it: whoever asks it ends it
+            # Ctrl-C in the terminal does not reach it; the program that started it ends it
             start_new_session=True,
         )
 
@@ -76,7 +76,7 @@ class Runner:
         return json.loads(data)
 
     def stop(self) -> None:
-        """End the process: its command ends as by SIGTERM, and what hangs is killed."""
+        """End the process: its command ends as by SIGTERM, and is killed if it hangs."""
         self.is_stopped = True
         with suppress(OSError):
             assert self._process.stdin is not None

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -130,58 +130,29 @@ def image_ending(name: str) -> str | None:
 
 def _search_folder(folder: Path, search: Search, found: Found) -> None:
     without_log: list[Path] = []
-    orphans = 0
-    outside = {path.resolve() for path in search.outside}
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be searched: {error.strerror}") from error
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        here = Path(place)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".")
-            and (here / name).resolve() not in outside
-            and not _matches(here / name, folder, search.exclude)
-        )
-        names = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and not _matches(here / name, folder, search.exclude)
-        )
+    n_orphans = 0
+    for here, names in _walk(folder, search):
         files = [
             name
             for name in names
             if not search.patterns or _matches(here / name, folder, search.patterns)
         ]
-        hdf5 = [
-            name
-            for name in files
-            if Path(name).suffix.lower() in HDF5_SUFFIXES and not RESULTS.fullmatch(name)
-        ]
-        data = {name: DATA_FILE.fullmatch(name) for name in hdf5}
-        orphans += sum(
-            1 for of in data.values() if of is not None and f"{of[1]}_master.h5" not in names
-        )
-        runs = [name for name in hdf5 if data[name] is None]
-        logs = [name for name in files if name.lower().endswith(".log") and is_log(here / name)]
-        converted = {run_name(name) for name in runs}
+        hdf5, logs, orphans = _runs_of(here, files, names)
+        n_orphans += orphans
+        converted = {run_name(name) for name in hdf5}
         for name in logs:
             if run_name(name) in converted:
                 found.notes.append(
                     f"{here / name}: left out, as an HDF5 file beside it has the same run"
                 )
-            else:
-                runs.append(name)
-        for name in sorted(runs):
+        new_logs = [name for name in logs if run_name(name) not in converted]
+        for name in sorted([*hdf5, *new_logs]):
             relative = (here / name).relative_to(folder)
             found.runs.append(Run(run_name(str(relative)), (str(here / name),)))
         is_of_log = here.name in IMAGE_FOLDERS and here != folder
         if not logs and not is_of_log and (ending := _ending_of_images(names)):
             if search.image_folders and not search.patterns:
-                relative_folder = here.relative_to(folder)
-                name = here.name if here == folder else str(relative_folder)
+                name = here.name if here == folder else str(here.relative_to(folder))
                 found.runs.append(Run(name, (f"{here}/*{ending}",)))
             else:
                 without_log.append(here)
@@ -191,11 +162,53 @@ def _search_folder(folder: Path, search: Search, found: Found) -> None:
             + (f" (and {len(without_log) - 1} more folders)" if len(without_log) > 1 else "")
             + f"; {given('name_pattern')}, {given('angle_step')} or a list of runs makes them runs"
         )
-    if orphans:
+    if n_orphans:
         found.notes.append(
-            f"{folder}: {orphans} DECTRIS data files without their master file were left out; "
+            f"{folder}: {n_orphans} DECTRIS data files without their master file were left out; "
             "give such a file itself to process it"
         )
+
+
+def _walk(folder: Path, search: Search) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder that is searched with the names of its files, sorted."""
+    outside = {path.resolve() for path in search.outside}
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be searched: {error.strerror}") from error
+
+    def is_searched(path: Path) -> bool:
+        return not path.name.startswith(".") and not _matches(path, folder, search.exclude)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if is_searched(here / name) and (here / name).resolve() not in outside
+        )
+        yield here, sorted(name for name in names if is_searched(here / name))
+
+
+def _runs_of(
+    folder: Path, files: Sequence[str], names: Sequence[str]
+) -> tuple[list[str], list[str], int]:
+    """Return HDF5 files that are runs, logs, and the number of data files without a master.
+
+    Args:
+        folder: Folder of the files.
+        files: Files that can be runs.
+        names: All files of the folder.
+    """
+    hdf5 = [
+        name
+        for name in files
+        if Path(name).suffix.lower() in HDF5_SUFFIXES and not RESULTS.fullmatch(name)
+    ]
+    data = [of for name in hdf5 if (of := DATA_FILE.fullmatch(name))]
+    n_orphans = sum(f"{of[1]}_master.h5" not in names for of in data)
+    runs = [name for name in hdf5 if not DATA_FILE.fullmatch(name)]
+    logs = [name for name in files if name.lower().endswith(".log") and is_log(folder / name)]
+    return runs, logs, n_orphans
 
 
 def _ending_of_images(names: Iterable[str]) -> str | None:

@@ -6,6 +6,7 @@ import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ ASK_AGAIN = 2.0
 TICK = 0.2
 """Seconds between two looks at the progress."""
 NO_WORKER = 10.0
-"""Seconds without any worker until a line says so."""
+"""Seconds between two looks for workers that can process the runs."""
 
 Files = Callable[[Sequence[str]], Sequence[Path]]
 """Function that returns the files of a run from its words. Raises `InputError`."""
@@ -214,18 +215,21 @@ class Sent:
         self._futures: dict[str, Future] = {}
         self._unfit: set[str] = set()
         self._slots: dict[str, int] = {}
+        self._looked = time.monotonic()
+        self._is_waiting = False
         self.has_results = False
 
     def prepare(self, token: Path) -> None:
         """Look at the workers that are there, and send them what runs need.
 
         Raises:
-            GpuSpotsError: No worker can process runs.
+            GpuSpotsError: No worker can process runs, or the scheduler is gone.
         """
         from gpu_spots.beamtime.cluster import RunnersPlugin
         from gpu_spots.beamtime.task import check_worker
 
-        answers = self._client.run(check_worker, str(token), __version__, on_error="return")
+        with self._connected():
+            answers = self._client.run(check_worker, str(token), __version__, on_error="return")
         problems = {
             address: answer if isinstance(answer, str) else f"{address}: {_line(answer)}"
             for address, answer in answers.items()
@@ -237,9 +241,19 @@ class Sent:
             raise GpuSpotsError("no worker can process runs; the reasons are above")
         self._unfit = set(problems)
         log = str(self._records.path("workers", ".log")) if self._is_ours() else None
-        self._client.register_plugin(RunnersPlugin(self._plugin, log))
-        for worker in self._workers().values():
-            self._slots[worker["host"]] = self._slots.get(worker["host"], 0) + worker["nthreads"]
+        with self._connected():
+            self._client.register_plugin(RunnersPlugin(self._plugin, log))
+            for worker in self._workers().values():
+                host = worker["host"]
+                self._slots[host] = self._slots.get(host, 0) + worker["nthreads"]
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raise `GpuSpotsError` if the scheduler does not answer any more."""
+        try:
+            yield
+        except (OSError, CancelledError) as error:
+            raise GpuSpotsError(_lost()) from error
 
     def _is_ours(self) -> bool:
         """Return whether the workers are of this batch alone."""
@@ -254,7 +268,7 @@ class Sent:
         finished: dict[str, Record] = {}
         later: list[tuple[float, Pending]] = []
         told: set[str] = set()
-        begin = tables = time.monotonic()
+        tables = time.monotonic()
         for one in pending:
             self.submit(one)
         while len(finished) < len(pending):
@@ -262,13 +276,6 @@ class Sent:
             for due, one in [entry for entry in later if entry[0] <= now]:
                 later.remove((due, one))
                 self.submit(one)
-            if now - begin > NO_WORKER:
-                begin = now
-                if self._workers():
-                    told.discard("no worker")
-                elif "no worker" not in told:
-                    told.add("no worker")
-                    self._observer.note("there is no worker; waiting for one")
             record = self.arrived()
             if record is None:
                 self._observer.tick()
@@ -292,20 +299,21 @@ class Sent:
         return finished
 
     def submit(self, one: Pending) -> None:
-        """Give a run to the scheduler."""
+        """Give a run to the scheduler. Raises `GpuSpotsError` if that is gone."""
         from gpu_spots.beamtime.cluster import do
 
-        allowed = [address for address in self._workers() if address not in self._unfit]
-        future = self._client.submit(
-            do,
-            replace(one.job, slots=self._slots),
-            self._plugin,
-            __version__,
-            key=f"{self._plugin}-{next(self._numbers)}-{one.job.run.name}",
-            workers=allowed if self._unfit else None,
-            resources=self._resources or None,
-            pure=False,
-        )
+        with self._connected():
+            allowed = [address for address in self._workers() if address not in self._unfit]
+            future = self._client.submit(
+                do,
+                replace(one.job, slots=self._slots),
+                self._plugin,
+                __version__,
+                key=f"{self._plugin}-{next(self._numbers)}-{one.job.run.name}",
+                workers=allowed if self._unfit else None,
+                resources=self._resources or None,
+                pure=False,
+            )
         self._futures[one.job.run.name] = future
         future.add_done_callback(lambda done: self._arrived.put((one, done)))
 
@@ -320,24 +328,52 @@ class Sent:
         except queue.Empty:
             if self._client.status not in ("running", "connecting"):
                 raise GpuSpotsError(_lost()) from None
+            with self._connected():
+                self._look_for_workers()
             return None
-        name = one.job.run.name
-        self._futures.pop(name, None)
-        if future.status == "finished":
-            record = future.result()
-        elif future.status == "error":
-            record = self._given_up(name, future.exception())
-        else:  # cancelled or lost
-            raise GpuSpotsError(_lost())
-        if record["state"] == "unfit":
-            if record["worker"] not in self._unfit:
-                self._observer.note(f"worker {record['error']}")
-            self._unfit.add(record["worker"])
+        self._futures.pop(one.job.run.name, None)
+        with self._connected():
+            record = self._record(one.job.run.name, future)
+        if record["state"] != "unfit":
+            return one, record
+        if record["worker"] not in self._unfit:
+            self._observer.note(f"worker {record['error']}")
+        self._unfit.add(record["worker"])
+        with self._connected():
             if not set(self._workers()) - self._unfit:
                 raise GpuSpotsError("no worker can process runs; the reasons are above")
-            self.submit(one)
-            return None
-        return one, record
+        self.submit(one)
+        return None
+
+    def _record(self, name: str, future: "Future") -> Record:
+        """Return the record of a run that has been processed."""
+        if future.status == "finished":
+            record: Record = future.result()
+            return record
+        if future.status == "error":
+            return self._given_up(name, future.exception())
+        raise GpuSpotsError(_lost())  # cancelled or lost
+
+    def _look_for_workers(self) -> None:
+        """Say once that runs wait because no worker can process them."""
+        now = time.monotonic()
+        if not self._futures or now - self._looked < NO_WORKER:
+            return
+        self._looked = now
+        workers = self._workers()
+        if any(self._fits(worker["resources"]) for worker in workers.values()):
+            self._is_waiting = False
+        elif not self._is_waiting:
+            self._is_waiting = True
+            needs = " and ".join(self._resources)
+            missing = (
+                f"no worker has the Dask resource {needs}" if workers else "there is no worker"
+            )
+            self._observer.note(f"{missing}; waiting for one")
+
+    def _fits(self, resources: Mapping[str, float]) -> bool:
+        """Return whether a worker has what a run needs."""
+        return all(resources.get(name, 0) >= value for name, value in self._resources.items())
 
     def _given_up(self, name: str, error: BaseException | None) -> Record:
         """Return and write the record of a run whose workers died."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gpu_spots import __version__
 from gpu_spots.beamtime.claim import Claim, ClaimedElsewhere, claimed
@@ -142,7 +143,7 @@ def process(job: Job, runners: Runners, host: str, slots: int) -> Record:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     with runners.runner() as runner:
-                        return _process(job, records, runner, claim, host, slots)
+                        return _Attempt(job, records, runner, claim, host, slots).process()
                 except RunnerDied as died:
                     if runners.is_stopped:
                         return {"name": job.run.name, "state": "stopped"}
@@ -185,80 +186,100 @@ def _beginning(job: Job, host: str, before: Record | None) -> Record:
     }
 
 
-def _process(
-    job: Job,
-    records: Records,
-    runner: Runner,
-    claim: Claim,
-    host: str,
-    slots: int,
-) -> Record:
-    begin = time.perf_counter()
-    run, out = job.run, Path(job.out)
-    before = records.read(run.name)
-    words = [*run.source, *job.processing.options, *run.options]
-    seen = runner.ask({"ask": "inspection", "words": words, "folder": job.folder}, claim.renew)
-    if "error" in seen:
-        return _failed(job, records, host, seen["error"])
-    kind = run.kind or seen["kind"]
-    linked = sorted({*seen["files"]} - {*seen["given"]})
-    files = [Path(path) for path in (*seen["given"], *linked)]
-    wanted = _wanted(job, kind, files)
-    steps = wanted["steps"]
-    why = "forced" if job.force else reason(before, wanted, out)
-    if why is None:
-        assert before is not None
-        return {**before, "action": "skipped"}
-    outputs = _outputs(run, steps, out)
-    if not job.force and not (before or {}).get("begun"):
-        existing = next((path for path in outputs if path.exists()), None)
-        if existing is not None:
-            text = f"{existing}: already exists and is not of a batch; use --force to replace it"
-            return _failed(job, records, host, text)
-    record: Record = {
-        **_beginning(job, host, before),
-        **wanted,
-        "kind": kind,
-        "linked": linked,
-        "state": "running",
-        "begun": True,  # outputs of these names are of a batch from now on
-        "why": why,
-    }
-    if before is not None and before.get("batch") == job.batch:
-        record["attempts"] += 1  # the process or the worker died of it
-    records.write(record)
-    try:
-        for output in outputs:
-            output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return _failed(job, records, host, f"{error.filename}: {error.strerror}")
-    log = records.path(run.name, ".log")
-    commands = _commands(job, run, steps, outputs, slots)
-    reply = runner.ask(
-        {"ask": "commands", "steps": commands, "log": str(log), "folder": job.folder}, claim.renew
-    )
-    if "error" not in reply and fingerprint(files) != wanted["input"]:
-        reply["error"] = f"{run.source[0]}: was changed while it was read; repeat the command"
-    if "error" not in reply:
-        ask = {"ask": "figures", "spots": str(outputs[0])}
-        if ["ratios"] in steps:
-            ask["ratios"] = str(outputs[1])
-        figures = runner.ask(ask, claim.renew)
-        reply |= {"error": figures["error"]} if "error" in figures else {"figures": figures}
-    record |= {
-        "state": "failed" if "error" in reply else "done",
-        "seconds": round(time.perf_counter() - begin, 2),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "raw_bytes": seen["bytes"],
-        **reply,
-    }
-    if record["state"] == "done":
-        record["outputs"] = {
-            str(path.relative_to(out)): path.stat().st_size if path.is_file() else None
-            for path in outputs
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One attempt to process a run, with the claim of it."""
+
+    job: Job
+    records: Records
+    runner: Runner
+    claim: Claim
+    host: str
+    slots: int
+
+    def process(self) -> Record:
+        """Process the run unless it is done, and return its record."""
+        begin = time.perf_counter()
+        job, run, out = self.job, self.job.run, Path(self.job.out)
+        before = self.records.read(run.name)
+        seen = self._ask(
+            "inspection",
+            words=[*run.source, *job.processing.options, *run.options],
+            folder=job.folder,
+        )
+        if "error" in seen:
+            return _failed(job, self.records, self.host, seen["error"])
+        kind = run.kind or seen["kind"]
+        linked = sorted({*seen["files"]} - {*seen["given"]})
+        files = [Path(path) for path in (*seen["given"], *linked)]
+        wanted = _wanted(job, kind, files)
+        why = "forced" if job.force else reason(before, wanted, out)
+        if why is None:
+            assert before is not None
+            return {**before, "action": "skipped"}
+        outputs = _outputs(run, wanted["steps"], out)
+        if problem := self._problem_of(outputs, before):
+            return _failed(job, self.records, self.host, problem)
+        record: Record = {
+            **_beginning(job, self.host, before),
+            **wanted,
+            "kind": kind,
+            "linked": linked,
+            "state": "running",
+            "begun": True,  # outputs of these names are of a batch from now on
+            "why": why,
         }
-    records.write(record)
-    return {**record, "action": "processed"}
+        if before is not None and before.get("batch") == job.batch:
+            record["attempts"] += 1  # the process or the worker died of it
+        self.records.write(record)
+        reply = self._compute(wanted["steps"], outputs)
+        if "error" not in reply and fingerprint(files) != wanted["input"]:
+            reply["error"] = f"{run.source[0]}: was changed while it was read; repeat the command"
+        record |= {
+            "state": "failed" if "error" in reply else "done",
+            "seconds": round(time.perf_counter() - begin, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "raw_bytes": seen["bytes"],
+            **reply,
+        }
+        if record["state"] == "done":
+            record["outputs"] = {
+                str(path.relative_to(out)): path.stat().st_size if path.is_file() else None
+                for path in outputs
+            }
+        self.records.write(record)
+        return {**record, "action": "processed"}
+
+    def _ask(self, what: str, **request: Any) -> Any:
+        """Ask the process of the run, and renew the claim meanwhile. Raises `RunnerDied`."""
+        return self.runner.ask({"ask": what, **request}, self.claim.renew)
+
+    def _problem_of(self, outputs: Sequence[Path], before: Record | None) -> str | None:
+        """Make the folders of the outputs; return why these cannot be written, None: they can."""
+        existing = next((path for path in outputs if path.exists()), None)
+        if existing is not None and not self.job.force and not (before or {}).get("begun"):
+            return f"{existing}: already exists and is not of a batch; use --force to replace it"
+        try:
+            for output in outputs:
+                output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        return None
+
+    def _compute(self, steps: Sequence[Sequence[str]], outputs: Sequence[Path]) -> Record:
+        """Do the steps; return warnings, times and figures, or with ``error`` why one failed."""
+        job = self.job
+        reply: Record = self._ask(
+            "commands",
+            steps=_commands(job, job.run, steps, outputs, self.slots),
+            log=str(self.records.path(job.run.name, ".log")),
+            folder=job.folder,
+        )
+        if "error" in reply:
+            return reply
+        ratios = str(outputs[1]) if ["ratios"] in steps else None
+        figures = self._ask("figures", spots=str(outputs[0]), ratios=ratios)
+        return reply | ({"error": figures["error"]} if "error" in figures else {"figures": figures})
 
 
 def _outputs(run: Run, steps: Sequence[Sequence[str]], out: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from gpu_spots.errors import GpuSpotsError
 
 if TYPE_CHECKING:
     from gpu_spots.beamtime.record import Record
+    from gpu_spots.beamtime.runner import Runner
     from gpu_spots.beamtime.runs import Run
     from gpu_spots.beamtime.session import Batch
     from gpu_spots.beamtime.task import Processing
@@ -257,8 +258,7 @@ def progress(quiet: bool) -> Iterator[Lines]:
 
 def _dry_run(whole: "Batch", sort_out: Any, name: str, computers: Any) -> None:
     """Print the runs, the plan of the largest one, and an estimate of the time."""
-    from gpu_spots.beamtime.record import Records
-    from gpu_spots.beamtime.runner import Runner, RunnerDied
+    from gpu_spots.beamtime.runner import Runner
     from gpu_spots.memory.plan import in_words
 
     pending, done = sort_out(whole, name)
@@ -267,23 +267,15 @@ def _dry_run(whole: "Batch", sort_out: Any, name: str, computers: Any) -> None:
     try:
         for one in pending:
             run = one.job.run
-            words = [*run.source, *whole.processing.options, *run.options]
-            try:
-                if not runner.is_alive():
-                    runner = Runner()
-                found = runner.ask({"ask": "inspection", "words": words}, watchdog.progress)
-            except RunnerDied as died:
-                found = {"error": f"the process that opened it {died}"}
-            seen[run.name] = found
-            show(f"{run.name}: {_seen(found, run)}; {one.why}")
+            runner, seen[run.name] = _inspected(runner, whole, run)
+            show(f"{run.name}: {_seen(seen[run.name], run)}; {one.why}")
         for record in done:
             show(f"{record['name']}: done")
         sizes = {name: found["bytes"] for name, found in seen.items() if "bytes" in found}
         if sizes:
-            largest = next(
-                one for one in pending if one.job.run.name == max(sizes, key=sizes.__getitem__)
-            )
-            _show_plan(runner, whole, largest, seen[largest.job.run.name], computers)
+            largest = max(sizes, key=sizes.__getitem__)
+            job = next(one.job for one in pending if one.job.run.name == largest)
+            _show_plan(runner, whole, job.run, seen[largest], computers)
     finally:
         runner.close()
     total = sum(sizes.values())
@@ -291,20 +283,35 @@ def _dry_run(whole: "Batch", sort_out: Any, name: str, computers: Any) -> None:
         f"{len(pending)} of {len(whole.runs)} runs are to be processed, "
         f"{in_words(total)} of frames; computing on {computers.words}"
     )
-    known = [
+    if total and computers.number:
+        _show_time(whole, total, computers)
+
+
+def _inspected(runner: "Runner", whole: "Batch", run: "Run") -> "tuple[Runner, dict[str, Any]]":
+    """Open a run in another process; return it, or a new one if it died, and the facts."""
+    from gpu_spots.beamtime.runner import Runner, RunnerDied
+
+    words = [*run.source, *whole.processing.options, *run.options]
+    try:
+        return runner, runner.ask({"ask": "inspection", "words": words}, watchdog.progress)
+    except RunnerDied as died:
+        runner.close()
+        return Runner(), {"error": f"the process that opened it {died}"}
+
+
+def _show_time(whole: "Batch", n_bytes: int, computers: Any) -> None:
+    """Print an estimate of the time: from runs that are done, or from the number of cores."""
+    from gpu_spots.beamtime.record import Records
+
+    known = sorted(
         record["raw_bytes"] / record["seconds"]
         for record in Records(whole.out).all().values()
         if record.get("state") == "done" and record.get("seconds")
-    ]
-    if total and computers.number:
-        threads = computers.threads or 1
-        rate = (
-            sorted(known)[len(known) // 2] * computers.number
-            if known
-            else RATE * threads * computers.number
-        )
-        source = f"as fast as {len(known)} runs before" if known else "a rough estimate"
-        show(f"time: about {in_time(total / rate)} ({source}, {rate / 1e6:.0f} MB/s)")
+    )
+    of_one = known[len(known) // 2] if known else RATE * (computers.threads or 1)
+    rate = of_one * computers.number
+    source = f"as fast as {len(known)} runs before" if known else "a rough estimate"
+    show(f"time: about {in_time(n_bytes / rate)} ({source}, {rate / 1e6:.0f} MB/s)")
 
 
 def _seen(found: dict[str, Any], run: "Run") -> str:
@@ -316,8 +323,9 @@ def _seen(found: dict[str, Any], run: "Run") -> str:
     return f"{kind}, {n_frames} frames of {n_rows} x {n_columns}, {found['dtype']}, {size}"
 
 
-def _show_plan(runner: Any, whole: "Batch", one: Any, seen: dict[str, Any], computers: Any) -> None:
-    run = one.job.run
+def _show_plan(
+    runner: "Runner", whole: "Batch", run: "Run", seen: dict[str, Any], computers: Any
+) -> None:
     kind = run.kind or seen["kind"]
     (_, *words), *_ = whole.processing.steps(run, kind)
     limits = [

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from gpu_spots.cli.plan_options import size
+from gpu_spots.parameters import BACKEND_NAMES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def device_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
         click.option(
-            "--backend", type=click.Choice(["auto", "gpu", "cpu"]), default="auto",
+            "--backend", type=click.Choice(BACKEND_NAMES), default="auto",
             show_default=True,
             help="Computing backend; auto: a GPU if one can be used, else the CPU",
         ),

@@ -110,43 +110,51 @@ def _reply(request: dict[str, Any]) -> dict[str, Any]:
 
 def _commands(request: dict[str, Any]) -> dict[str, Any]:
     """Run commands until one fails."""
-    from gpu_spots.cli import gpu_spots as program
     from gpu_spots.cli.allocator import keep_freed_memory
 
     keep_freed_memory()
     log = Path(request["log"])
-    warnings: list[str] = []
-    seconds: dict[str, float] = {}
+    reply: dict[str, Any] = {"warnings": [], "step_seconds": {}}
     for words in request["steps"]:
-        log_file = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        begin = os.fstat(log_file).st_size
-        os.dup2(log_file, 1)
-        os.dup2(log_file, 2)
         clock = time.perf_counter()
-        sys.argv = ["gpu-spots", *words]  # it is recorded in the results
-        try:
-            program.main(words, prog_name="gpu-spots")
-        except SystemExit as end:
-            status = end.code
-        sys.stdout.flush()
-        sys.stderr.flush()
+        status, lines = _command(words, log)
+        seconds = reply["step_seconds"]
         seconds[words[0]] = seconds.get(words[0], 0) + time.perf_counter() - clock
-        lines = os.pread(log_file, 1 << 22, begin).decode(errors="replace").splitlines()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        os.close(log_file)
         mark = "warning: "
-        warnings += [line.removeprefix(mark) for line in lines if line.startswith(mark)]
+        reply["warnings"] += [line.removeprefix(mark) for line in lines if line.startswith(mark)]
         if status:
             said = [line for line in lines if line.startswith("gpu-spots: ")]
             last = said[-1].removeprefix("gpu-spots: ") if said else f"ended with status {status}"
             error = last.removesuffix("; nothing was written")
-            if words[0] != "find":
-                error = f"{words[0]}: {error}"
-            return {"error": error, "warnings": warnings, "step_seconds": seconds}
-    return {"warnings": warnings, "step_seconds": seconds}
+            return {**reply, "error": error if words[0] == "find" else f"{words[0]}: {error}"}
+    return reply
+
+
+def _command(words: list[str], log: Path) -> tuple[Any, list[str]]:
+    """Run a command that prints to the end of a log; return its status and the lines it printed."""
+    from gpu_spots.cli import gpu_spots as program
+
+    log_file = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    begin = os.fstat(log_file).st_size
+    _print_to(log_file)
+    sys.argv = ["gpu-spots", *words]  # it is recorded in the results
+    try:
+        program.main(words, prog_name="gpu-spots")
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    lines = os.pread(log_file, 1 << 22, begin).decode(errors="replace").splitlines()
+    os.close(log_file)
+    null = os.open(os.devnull, os.O_RDWR)
+    _print_to(null)
+    os.close(null)
+    return status, lines
+
+
+def _print_to(descriptor: int) -> None:
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
 
 
 def _inspection(request: dict[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def significance(
         floats = toolkit.to_device(levels / 2.0**BITS)
     elif levels is not None:
         shifts = toolkit.to_device(np.array([level_shift(int(each)) for each in levels], np.int32))
-    toolkit.kernel("matched", "significance", **prepared.types)(
+    defines = prepared.types | ({} if surface is None else {"SURFACE": 1})
+    toolkit.kernel("matched", "significance", **defines)(
         _tiles(frames.shape),
         (THREADS,),
         (

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from gpu_spots.export.format import Format, Source, Target, read_frame
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.new_file import new_file, uninterrupted
-from gpu_spots.files.output.nexus import new_data_group
+from gpu_spots.files.output.nexus import ORIENTATION, colours, new_data_group
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.memory.workers import in_order
 
@@ -33,7 +33,9 @@ class Cleaned(Format):
         with source.frames() as stack, new_file(target.path, target.name) as file:
             with uninterrupted():
                 axes = ["angle" if source.frame_angles is not None else ".", ".", "."]
-                group = new_data_group(file, "entry", "data", "data", axes=axes)
+                attributes = {"axes": axes, **colours(logarithmic=True)}
+                group = new_data_group(file, "entry", "data", "data", **attributes)
+                group["title"] = f"frames less the background; {ORIENTATION}"
                 if source.frame_angles is not None:
                     group.create_dataset("angle", data=source.frame_angles)
                     group["angle"].attrs["units"] = "degrees"

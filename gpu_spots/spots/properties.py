@@ -103,13 +103,8 @@ class ComponentMaps:
         ``invalid``: pixels without a valid value on a frame of each mask; None: only masked pixels
         have none.
         """
-        begin = found.begin
-        # components whose pixels fit in the cache, one at least
-        ends = np.searchsorted(begin, np.arange(PIECE, begin[-1], PIECE), side="right") - 1
-        edges = np.unique(np.concatenate([[0], ends, [len(begin) - 1]]))
         result = joined_sums(
-            [self._sums(found, first, last) for first, last in pairwise(edges)]
-            or [self._sums(found, 0, 0)]
+            [self._sums(found, *piece) for piece in pieces(found.begin, 0, len(found.begin) - 1)]
         )
         if invalid is not None:
             result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
@@ -190,6 +185,20 @@ class ComponentMaps:
         return variance + variance / n_used
 
 
+def pieces(begin: NDArray[np.int64], first: int, last: int) -> list[tuple[int, int]]:
+    """Return begin and end of consecutive components, one or more, that fit in the cache together.
+
+    Args:
+        begin: (c + 1,) int64: begins of components in a list of pixels.
+        first: first of the components to be divided.
+        last: end of them; with none of them, there is one empty piece.
+    """
+    lengths = np.arange(begin[first] + PIECE, begin[last], PIECE)
+    inner = np.searchsorted(begin[first : last + 1], lengths, side="right") - 1 + first
+    edges = np.unique(np.concatenate([[first], inner, [last]])).tolist()
+    return list(pairwise(edges)) or [(first, last)]
+
+
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
     """Return the sums of consecutive batches of components, at least one, as those of one batch."""
     return ComponentSums(
@@ -259,7 +268,7 @@ def spot_columns(
         "orientation": _orientation(xx - yy, 2 * xy),
         "background": background,
         "sigma": sigma,
-        "snr": _ratio(intensity, sigma),
+        "snr": over_sigma(intensity, sigma),
         "n_maxima": measured.n_maxima.astype(np.int32),
         "flags": flags.astype(np.uint16),
     }
@@ -305,7 +314,7 @@ def _errors(
     return np.sqrt(variance), np.stack([np.sqrt(each) / intensity for each in along], axis=1)
 
 
-def _ratio(intensity: Floats, sigma: Floats) -> Floats:
+def over_sigma(intensity: Floats, sigma: Floats) -> Floats:
     """Intensity in units of its sigma; NaN where sigma is 0 or not known."""
     with np.errstate(all="ignore"):
         return np.where(sigma > 0, intensity / sigma, np.nan)

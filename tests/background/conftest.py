@@ -1,4 +1,4 @@
-"""What a run learns of its background."""
+"""Fixture with the background that a run computes."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background import complete
 from gpu_spots.background.methods import METHODS
-from gpu_spots.model import FixedPointMean, IntegerMoments, Morphology, Surface, Validity
+from gpu_spots.model import Array, FixedPointMean, IntegerMoments, Morphology, Surface, Validity
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, fetched, moments_of, run
 from reference import find_valid, make_blocks
@@ -163,11 +163,35 @@ def test_levelled_frames(backend: Backend, dtype: str, blocks: bool, is_surface:
         high = 125
         frames[rng.random(frames.shape) < 0.05] = 126
     frames[:, 0, 0] = frames[0, 0, 0] = 3
+    assert_levelled(backend, frames, exposure, high, blocks, is_surface=is_surface)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16"])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_levelled_values_beyond_their_type(backend: Backend, dtype: str, blocks: bool) -> None:
+    """Values less the background of a bright frame span more than the type of the frames."""
+    rng = np.random.default_rng(6)
+    limits = np.iinfo(dtype)
+    frames = rng.integers(limits.min, limits.max + 1, (18, 3, 5)).astype(dtype)
+    frames[:, 1] = rng.poisson(20, (18, 5))
+    assert_levelled(backend, frames, rng.uniform(0.2, 12, 18), limits.max // 8 * 7, blocks)
+
+
+def assert_levelled(
+    backend: Backend,
+    frames: Array,
+    exposure: Array,
+    high: int | None,
+    blocks: bool,
+    *,
+    is_surface: bool = False,
+) -> None:
+    """Compare the moments of levelled frames with those of the reference."""
     levels = each = np.rint(exposure * 65536).astype(np.int64)
     surface = None
     if is_surface:
         # the band begins at row 60 of the frame, so that it has two lines of knots
-        knots = rng.integers(50000, 90000, (18, 3, 2)).astype(np.int32)
+        knots = np.random.default_rng(4).integers(50000, 90000, (18, 3, 2)).astype(np.int32)
         surface = Surface(knots, 6)
         each = levels_between(knots, 6, (60 + SHAPE[0], SHAPE[1]))[:, 60:]
     angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -96,6 +97,25 @@ def test_a_changed_input_is_processed_again(job: Job, runners: Runners) -> None:
     done(job, runners)
     os.utime(job.run.source[0])
     assert done(job, runners)["why"].startswith("input changed: modified")
+
+
+def test_an_input_that_changes_while_it_is_read_is_named(
+    job: Job, runners: Runners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Runner.ask
+
+    def ask_and_change(runner: Runner, request: Any, *beat: Any) -> Any:
+        reply = ask(runner, request, *beat)
+        if request["ask"] == "commands":
+            os.utime(job.run.source[0])
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "ask", ask_and_change)
+        record = done(job, runners)
+    error = f"{job.run.source[0]}: was changed while it was read; repeat the command"
+    assert (record["state"], record["error"]) == ("failed", error)
+    assert done(job, runners)["state"] == "done"
 
 
 @pytest.mark.parametrize(
@@ -209,17 +229,28 @@ def test_a_process_that_dies_is_tried_again_once(slow: Job, times: int, state: s
         )
 
 
-def test_stopping_leaves_nothing(slow: Job) -> None:
+def test_a_run_renews_its_claim_and_stopping_leaves_nothing(
+    slow: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners_module, "BEAT", 0.05)
     runners = Runners()
+    claim = Records(Path(slow.out)).path("slow", ".claim")
+    renewed: list[bool] = []
 
     def stop() -> None:
         when_it_writes(slow)
+        os.utime(claim, (0, 0))
+        end = time.monotonic() + 30
+        while claim.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        renewed.append(claim.stat().st_mtime > 0)
         runners.stop()
 
     stopper = threading.Thread(target=stop)
     stopper.start()
     record = done(slow, runners)
     stopper.join()
+    assert renewed == [True]
     assert record == {"name": "slow", "state": "stopped"}
     assert left(slow) == ["batch/slow.json", "batch/slow.log"]
     with pytest.raises(RunnerDied), runners.runner():

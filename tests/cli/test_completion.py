@@ -9,6 +9,7 @@ from click.shell_completion import ShellComplete
 
 from gpu_spots import cli
 from gpu_spots.cli.find import find
+from gpu_spots.parameters import BACKEND_NAMES, METHOD_NAMES
 from helpers import process
 
 
@@ -35,8 +36,8 @@ def offered(command: click.Command, *arguments: str) -> list[tuple[str, str]]:
     [
         (("fi",), ["find"]),
         (("find", "--back"), ["--backend"]),
-        (("find", "--backend", ""), ["auto", "gpu", "cpu"]),
-        (("find", "-m", ""), ["n_removed", "kruskal", "clip"]),
+        (("find", "--backend", ""), [*BACKEND_NAMES]),
+        (("find", "-m", ""), [*METHOD_NAMES]),
         (("find", "-m", "k"), ["kruskal"]),
         (("find", "run.h5", "-S", "p"), ["pairs"]),
         (("find", "-s", ""), ["2,1", "2,2"]),

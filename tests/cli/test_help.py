@@ -163,7 +163,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 OTHER_VALUES: dict[str, Any] = {
     **{"n": 30, "alpha": 0.1, "cutoff": 4, "erosions": 2, "dilations": 1, "structure": (2, 1)},
-    **{"significance": 6, "streaks": True},
+    **{"significance": 11, "streaks": True},
 }
 NEED = {
     "-n": ("-m", "kruskal"), "-A": (), "-c": (), "-e": (), "-d": (), "-s": (),

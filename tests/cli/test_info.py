@@ -20,7 +20,11 @@ from factories.layouts_data import (
     write_dectris,
     write_nexus,
 )
+from gpu_spots.parameters import METHOD_NAMES, Parameters
 from helpers import Ended, assert_refused, command, listing, process, write_run
+
+DEFAULTS = Parameters()
+METHODS = ", ".join(f"-m {name}" for name in METHOD_NAMES)
 
 
 def info(path: Path, *options: object) -> Ended:
@@ -61,7 +65,7 @@ def test_everything_of_a_laser_run(tmp_path: Path) -> None:
         "laser": "10 off, 10 on (/lauecollect/laser_on)",
         "blocks": "10, of 2 frames",
         "pairs": "10",
-        "find accepts": "-m n_removed, -m kruskal, -m clip, -S none, -S pairs, -S blocks, -a 10",
+        "find accepts": f"{METHODS}, -S none, -S pairs, -S blocks, -a 10",
         "command": f"gpu-spots find {path} -S blocks",
     }
 
@@ -237,9 +241,10 @@ def test_a_spots_file(tmp_path: Path) -> None:
         found["per frame"]
         == f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
     )
-    assert found["method"] == "clip"
+    assert found["method"] == DEFAULTS.method
     assert found["options"] == (
-        "finder matched, sync blocks, n 25, significance 5.5, streaks False, normalise level"
+        f"finder {DEFAULTS.finder}, sync blocks, n {DEFAULTS.n}, significance "
+        f"{DEFAULTS.significance}, streaks False, normalise {DEFAULTS.normalise}"
     )
     assert found["computed"].startswith(f"{info_attributes['start_time']}, ")
     assert found["input"] == f"{path}  /frames"

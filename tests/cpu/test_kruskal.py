@@ -28,7 +28,8 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.model import FRAME_DTYPES, Validity
 from helpers import moments_of
-from reference import group_by_first_seen, kruskal_h, kruskal_keep
+from reference import group_by_first_seen
+from reference_kruskal import kruskal_h, kruskal_keep
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 0.001])

@@ -28,7 +28,7 @@ from gpu_spots.background.methods import KruskalWallis
 from gpu_spots.cuda import kruskal, ranked
 from gpu_spots.cuda.kruskal import kruskal_moments as kruskal_on_device
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
-from reference import kruskal_h
+from reference_kruskal import kruskal_h
 
 pytestmark = pytest.mark.emulated
 

@@ -27,7 +27,8 @@ from gpu_spots.cuda.planes import is_possible, most_frames
 from gpu_spots.cuda.ranked import Launch, ranked_moments
 from gpu_spots.cuda.trimmed import trimmed_moments as moments_on_device
 from gpu_spots.model import FRAME_DTYPES, FloatMoments, IntegerMoments, Validity
-from reference import find_valid, four_quantile, pixel_sample
+from reference import find_valid, pixel_sample
+from reference_background import four_quantile
 
 pytestmark = pytest.mark.emulated
 

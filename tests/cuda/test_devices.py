@@ -30,7 +30,7 @@ from gpu_spots.packages import EXTRAS
 from helpers import ROOT, assert_refused, command, write_run
 
 NO_GPU = "no usable GPU; run gpu-spots devices for the reason"
-"""What auto says where it falls back although there is a driver."""
+"""Reason that auto gives when it falls back although there is a driver."""
 HAS_CUPY = importlib.util.find_spec("cupy") is not None
 needs_cupy = pytest.mark.skipif(not HAS_CUPY, reason=NO_CUPY)
 

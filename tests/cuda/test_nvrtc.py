@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +26,14 @@ from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from helpers import background_of, means_of, moments_of
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-BY_DEFAULT = (75, 120)
-"""The oldest and the newest. No kernel asks which one it is compiled for, so it is the same program
-for those between, which `pytest --all-architectures` takes too.
+OLDEST = ARCHITECTURES[0]
+BY_DEFAULT = ARCHITECTURES[-1:]
+"""The newest; the oldest is that of `test_every_variant_compiles_and_rounds_as_the_host`. No kernel
+asks which one it is compiled for, so it is the same program for those between, which
+`pytest --all-architectures` takes too.
 """
 AS_CUPY = ("-ftz=true",)
-"""What CuPy adds to the options, behind ours."""
+"""Option that CuPy adds behind ours."""
 Variant = tuple[str, tuple[tuple[str, int | str], ...]]
 """A kernel file and its macros."""
 
@@ -160,7 +162,7 @@ def find_matched(backend: GpuBackend, frames: DeviceArray, *, streaks: bool) -> 
 
 
 def compiled(variant: Variant, target: str) -> str:
-    """Return PTX for a virtual target (compute_90), nothing for a real one (sm_90).
+    """Return the PTX for a target; for a real one (sm_90) it is assembled, too.
 
     Raises an error with the messages of the compiler.
     """
@@ -168,7 +170,7 @@ def compiled(variant: Variant, target: str) -> str:
     program = NVRTC.createProgram(source_of(file, **dict(defines)), f"{file}.cu", (), ())
     try:
         NVRTC.compileProgram(program, (f"-arch={target}", *OPTIONS, *AS_CUPY))
-        return NVRTC.getPTX(program).decode() if target.startswith("compute") else ""
+        return NVRTC.getPTX(program).decode()
     except NVRTC.NVRTCError:
         raise AssertionError(f"{variant} for {target}:\n{NVRTC.getProgramLog(program)}") from None
     finally:
@@ -200,20 +202,37 @@ def compile_all(
     config.cache.set("nvrtc/compiled", sorted(done))
 
 
-def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
-    """Kernels are those of 180 frames of uint16 and of float32."""
-    integers, floats = (
-        recorded((180,), (np.dtype(name),)).variants for name in ("uint16", "float32")
-    )
+def used() -> set[Variant]:
+    """Kernels of 180 frames of uint16 and of float32, and those that read frames of 2 bytes."""
+    found = {
+        variant
+        for name in ("uint16", "float32")
+        for variant in recorded((180,), (np.dtype(name),)).variants
+    }
     # these are for reading, which is not recorded
-    integers |= {(file, macros({"SIZE": 2})) for file in ("unshuffle", "bitshuffle")}
-    files = {name for file, _ in integers | floats for name in file.split("+")}
+    return found | {(file, macros({"SIZE": 2})) for file in ("unshuffle", "bitshuffle")}
+
+
+def whole(variants: Collection[Variant]) -> list[Variant]:
+    """Variants without those that are, macro by macro, the first part of another one."""
+    return sorted(
+        (file, defines)
+        for file, defines in variants
+        if not any(
+            other.startswith(f"{file}+") and set(defines) <= set(more) for other, more in variants
+        )
+    )
+
+
+def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Config) -> None:
+    variants = used()
+    files = {name for file, _ in variants for name in file.split("+")}
     assert files == {path.stem for path in KERNELS.glob("*.cu")}
     assert not [path for path in KERNELS.iterdir() if "__CUDA_ARCH__" in path.read_text()]
     everything = pytestconfig.getoption("--all-architectures")
     jobs = [
         (variant, f"sm_{architecture}")
-        for variant in sorted(integers | floats)
+        for variant in whole(variants)
         for architecture in (ARCHITECTURES if everything else BY_DEFAULT)
     ]
     assert len(list(compile_all(pytestconfig, jobs))) == len(jobs)
@@ -222,17 +241,22 @@ def test_every_kernel_compiles_for_every_architecture(pytestconfig: pytest.Confi
 def test_every_variant_compiles_and_rounds_as_the_host(pytestconfig: pytest.Config) -> None:
     """All types and sizes compile for the oldest architecture.
 
-    No multiply-add is fused, and no small float32 is taken for 0. Signed types differ from unsigned
-    ones in a constant only.
+    The kernels that most runs use are assembled for it. No multiply-add is fused, and no small
+    float32 is taken for 0. Signed types differ from unsigned ones in a constant only.
     """
-    recorder = recorded((40, 1200, 9000), FRAME_DTYPES)
-    variants = recorder.variants | {("unshuffle", macros({"SIZE": size})) for size in (2, 4, 8)}
+    often = used()
+    variants = recorded((40, 1200, 9000), FRAME_DTYPES).variants
+    variants |= {("unshuffle", macros({"SIZE": size})) for size in (2, 4, 8)}
     variants |= {("bitshuffle", macros({"SIZE": size})) for size in (1, 2, 4, 8)}
     without_bias = {
         (file, tuple(macro for macro in defines if macro[0] != "BIAS")): (file, defines)
-        for file, defines in sorted(variants)
+        for file, defines in [*sorted(variants), *sorted(often)]
     }
-    jobs = [(variant, "compute_75") for variant in without_bias.values()]
+    jobs = [
+        (variant, f"{'sm' if variant in often else 'compute'}_{OLDEST}")
+        for variant in whole(without_bias.values())
+    ]
+    assert set(whole(often)) <= {variant for variant, _ in jobs}
     for variant, ptx in compile_all(pytestconfig, jobs):
         found = re.findall(r"\S+\.ftz\S*|\bfma\.\S+|\bmad\.rn\S+|\S+\.approx\S*", ptx)
         assert not found, f"{variant}: {set(found)}"

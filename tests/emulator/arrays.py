@@ -46,7 +46,7 @@ class Memory:
 MEMORIES = [Memory(), Memory()]
 """One a device."""
 MEMORY = MEMORIES[0]
-"""Of the first device, which most tests do with."""
+"""Memory of the first device; most tests need no other one."""
 
 
 class Current(threading.local):
@@ -131,7 +131,7 @@ def in_the_role_of(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 FUNCTIONS = frozenset({"empty", "zeros", "argsort"})
-"""What NumPy and CuPy have under one name and with one meaning; a test asks CuPy for them.
+"""Functions with the same name and meaning in NumPy and CuPy; a test asks CuPy for them.
 
 Each that launches kernels must be tried when a device is opened (`gpu_spots.cuda.devices`), so that
 they are loaded while there is memory, and must not hide its errors.

@@ -45,6 +45,10 @@ OPTIMISE = (
     if SANITIZE
     else ("-O1",)
 )
+QUICK = OPTIMISE if SANITIZE else ("-O0",)
+"""Options for kernels with a planted fault. Each runs in one test only, which takes less time than
+to optimise it.
+"""
 KERNEL = re.compile(
     r'^extern "C" __global__ void\s+(?:__launch_bounds__\(.*\)\s+)?(\w+)\s*\(', re.MULTILINE
 )
@@ -172,9 +176,10 @@ class EmulatedToolkit:
         key = (file, name, *sorted(defines.items()))
         with self._lock:
             if key not in self._kernels:
-                self._kernels[key] = EmulatedKernel(
-                    load(self._edit(file, source_of(file, **defines)), self._folder), name
-                )
+                right = source_of(file, **defines)
+                source = self._edit(file, right)
+                library = load(source, self._folder, OPTIMISE if source == right else QUICK)
+                self._kernels[key] = EmulatedKernel(library, name)
             return self._kernels[key]
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -241,33 +246,33 @@ class EmulatedToolkit:
 
 
 @cache
-def load(source: str, folder: Path) -> ctypes.CDLL:
+def load(source: str, folder: Path, optimise: tuple[str, ...] = OPTIMISE) -> ctypes.CDLL:
     """Return the library of a kernel file; it is compiled once in all processes."""
-    library = folder / f"{_key(source)}.so"
+    library = folder / f"{_key(source, optimise)}.so"
     with _one_process(library):
         if not library.exists():
             exports = "".join(f"EMULATOR_EXPORT({name})\n" for name in KERNEL.findall(source))
             text = library.with_suffix(".cpp")
-            text.write_text(f'#include "{_header(folder)}"\n{source}\n{exports}')
-            _compile(text, library, "-shared")
+            text.write_text(f'#include "{_header(folder, optimise)}"\n{source}\n{exports}')
+            _compile(text, library, *optimise, "-shared")
             text.unlink()
     return ctypes.CDLL(str(library))
 
 
 @cache
-def _header(folder: Path) -> Path:
+def _header(folder: Path, optimise: tuple[str, ...]) -> Path:
     """Return a copy of the shim, compiled by g++. It halves the time of each kernel file."""
-    header = folder / f"{_key('')}.h"
+    header = folder / f"{_key('', optimise)}.h"
     compiled = header.with_suffix(".h.gch")
     with _one_process(header):
         if not compiled.exists():
             header.write_text(SHIM.read_text())
-            _compile(header, compiled, "-x", "c++-header")
+            _compile(header, compiled, *optimise, "-x", "c++-header")
     return header
 
 
-def _key(source: str) -> str:
-    text = "\0".join([source, SHIM.read_text(), *FLAGS, *OPTIMISE])
+def _key(source: str, optimise: tuple[str, ...]) -> str:
+    text = "\0".join([source, SHIM.read_text(), *FLAGS, *optimise])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -282,7 +287,7 @@ def _one_process(path: Path) -> Iterator[None]:
 def _compile(source: Path, output: Path, *options: str) -> None:
     assert COMPILER is not None
     part = output.with_suffix(".part")
-    command = [COMPILER, *FLAGS, *OPTIMISE, *options, str(source), "-o", str(part)]
+    command = [COMPILER, *FLAGS, *options, str(source), "-o", str(part)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         raise EmulationError(f"g++: {run.stderr}")

@@ -34,7 +34,7 @@ METHODS = (
 """Methods of device arrays that benchmarks use; the backend is held to fewer by the other tests."""
 DRIVER = 'extern "C" int cuDriverGetVersion(int *version) { *version = 99000; return 0; }'
 MEMORY_BYTES = 3 << 29
-"""Of the device: 1.5 GiB."""
+"""Memory of the device: 1.5 GiB."""
 
 
 def environment(folder: Path, kernels: Path) -> dict[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpu_spots.model import FloatMoments, IntegerMoments, Validity
-from reference import critical_value, group_by_first_seen, kruskal_keep
+from reference import group_by_first_seen
+from reference_kruskal import critical_value, kruskal_keep
 
 EQUAL = np.repeat(np.arange(6), 5)
 INTERLACED = np.arange(28) % 7

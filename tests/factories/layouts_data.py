@@ -260,4 +260,4 @@ WRITERS: dict[str, tuple[Callable[..., Path], str, str]] = {
     "LaueProc": (write_laueproc, "LaueProc", "/Data3D/Images"),
     "anything": (write_anything, "HDF5", "/run/of/today/images"),
 }
-"""What writes it, what it is called, and the path of its frames."""
+"""Per layout: the function that writes it, its name, and the path of its frames."""

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reference import (
-    reference_run,
-)
+from reference import reference_run
 
 DTYPES = ["uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"]
 

@@ -41,7 +41,7 @@ def run_to_view(folder: Path, *options: object) -> Path:
 
 @contextmanager
 def viewed_run(spots: Path, frames_from: Path | None = None) -> Iterator[Viewed]:
-    """What the page shows of a spots file, as the command makes it."""
+    """Open a spots file for the page, as the command does."""
     with ExitStack() as opened:
         results = opened.enter_context(open_spots(spots))
         stack, why = None, ""

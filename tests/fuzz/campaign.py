@@ -29,7 +29,7 @@ class Case:
     seed: str
     edits: tuple[Edit, ...]
     note: str = ""
-    """What failed, for the reader."""
+    """Sentence for the reader: the fault that was found."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what `of_json` takes."""

@@ -43,7 +43,7 @@ class Hazard:
     make: Callable[[Path], Commands]
     """Write the files into a folder; return the commands."""
     may_succeed: bool = False
-    """Whether the result of the sound file is right as well; else only an error is."""
+    """True if the result of the sound file is right as well; otherwise only an error is."""
     alike: str = ""
     """Seed that has that result."""
 

@@ -26,7 +26,7 @@ class Verdict:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the program has to be corrected."""
+        """True if the program has to be corrected."""
         return self.kind in FAILURES
 
     @property

@@ -19,7 +19,7 @@ TOKENS = (
     *("", "9" * 200_000, "x" * 200_000, '"', '""', "'", ";", ",", "\t", "\0", "\r", "\n"),
     *("\x1b]0;title\x1b\\", "\x07", "\u00e9", "\ufeff", "\u2028"),
 )
-"""What takes the place of a value in a text."""
+"""Texts that replace a value."""
 RAW_SHARE = 0.15
 """Share of the edits that fall into raw data, where a file has some."""
 
@@ -34,7 +34,7 @@ class Edit:
     cut: int
     """Number of bytes that are taken out."""
     put: bytes
-    """What takes their place."""
+    """Bytes that take their place."""
 
     def as_json(self) -> dict[str, object]:
         """Return what `of_json` takes; a run of one byte is stored as its length."""

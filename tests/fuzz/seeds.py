@@ -45,7 +45,7 @@ class Oracle:
     bounds: str = ""
     """HDF5: group with ``saturation_value``; MarCCD: ``marccd``."""
     sentinels: bool = False
-    """Whether the largest two values of the type mark pixels without a value."""
+    """True if the largest two values of the type mark pixels without a value."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Seed:
     raw: dict[str, list[tuple[int, int]]]
     """Ranges of bytes that hold raw data: the rest is metadata."""
     text: bool = False
-    """Whether the damaged files are text."""
+    """True if the damaged files are text."""
     oracle: Oracle | None = None
 
 

@@ -65,7 +65,7 @@ def series(dtype: str, level: float, photons: float) -> tuple[NDArray[Any], Vali
 
 
 def noise_of(background: Background, part: ConstantPart | None) -> reference.Noise:
-    """What the reference needs of a background."""
+    """Return the values of a background that the reference needs."""
     mean = background.mean
     if isinstance(mean, FixedPointMean):
         assert mean.high is not None

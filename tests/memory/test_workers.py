@@ -124,7 +124,7 @@ def test_a_walk_inside_another_one_has_its_own_threads() -> None:
 
 
 def test_a_walk_that_is_left_waits_for_its_threads_and_ends_them() -> None:
-    """What is at work uses files and memory that are closed next."""
+    """The threads use files and memory that are closed next."""
     done: list[threading.Thread] = []
     left = threading.Event()
 

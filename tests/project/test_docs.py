@@ -21,6 +21,7 @@ from gpu_spots.cli import gpu_spots as gpu_spots_command
 from gpu_spots.cli.find import find, lu_hdf2spots
 from gpu_spots.files.output.simulated_run import write_run
 from gpu_spots.parameters import (
+    BACKEND_NAMES,
     FINDERS,
     MANUAL_DEFAULTS,
     METHOD_NAMES,
@@ -344,6 +345,7 @@ def test_every_option_is_described(option: click.Option) -> None:
 @pytest.mark.parametrize(
     ("option", "values"),
     [
+        ("--backend", BACKEND_NAMES),
         ("--method", METHOD_NAMES),
         ("-S", SYNCS),
         ("--normalise", NORMALISATIONS),

@@ -99,7 +99,7 @@ def test_a_step_has_a_limit(kernel_folder: Path, tmp_path: Path) -> None:
 
 
 def test_tests_that_are_left_out_for_want_of_a_device_are_a_failure(tmp_path: Path) -> None:
-    """As they would be on a machine without one, this one among them."""
+    """This machine has no device: all tests of the step are left out."""
     ended = first_hour(tmp_path, tmp_path, 2, LD_LIBRARY_PATH="", PYTHONPATH="")
     assert ended.returncode == 1
     assert "tests were left out" in ended.stdout

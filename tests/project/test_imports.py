@@ -285,8 +285,7 @@ def test_exports_import_files_and_columns_and_no_computation() -> None:
             assert rest - {"gpu_spots"} <= allowed, name
     outside = {name for name in FILES if not name.startswith("gpu_spots/export/")}
     users = {name for name in outside if any(m.startswith("gpu_spots/export") for m in ours(name))}
-    names = {"gpu_spots/cli/export", "gpu_spots/cli/run_options", "gpu_spots/beamtime/task"}
-    assert users == names
+    assert users == {"gpu_spots/cli/export", "gpu_spots/beamtime/task"}
     assert importers("pyarrow") == {"gpu_spots/beamtime/tables", "gpu_spots/export/parquet"}
     assert importers("pandas") == {"gpu_spots/files/output/spots_file"}
 
@@ -302,6 +301,12 @@ def test_only_two_modules_import_dask() -> None:
     inside = {name for name in FILES if name.startswith("gpu_spots/beamtime/")}
     assert not [name for name in inside if any("/cuda" in m or "cpu_f" in m for m in ours(name))]
     assert not [name for name in inside if any(m.startswith("gpu_spots/cli") for m in ours(name))]
+
+
+def test_the_task_of_ewoks_is_alone() -> None:
+    """Only a program that has Ewoks loads it."""
+    assert importers("ewokscore") == {"gpu_spots/ewoks"}
+    assert not [name for name in FILES if "gpu_spots/ewoks" in ours(name)]
 
 
 def test_pictures_are_made_of_arrays() -> None:
@@ -371,7 +376,7 @@ def test_no_test_imports_another_test() -> None:
 
 
 def test_every_test_module_has_a_name_of_its_own() -> None:
-    """As pytest imports them by it."""
+    """Pytest imports test modules by their name, without their folder."""
     paths = list((ROOT / "tests").rglob("test_*.py"))
     assert len({path.stem for path in paths}) == len(paths)
 

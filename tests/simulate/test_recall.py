@@ -8,6 +8,7 @@ import pytest
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.files.output.simulated_run import read_found
+from gpu_spots.parameters import MANUAL_DEFAULTS
 from gpu_spots.simulate.design import make_design
 from gpu_spots.simulate.run import simulate_run
 from gpu_spots.simulate.score import score
@@ -25,15 +26,15 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "cross": {"structure": (2, 1)},
-    "matched": {"method": "clip", "finder": "matched"},
+    "find": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS},
 }
 TODAY = {
     ("ccd", "defaults"): (0.014, 0.634, 0.0),
     ("ccd", "cross"): (0.176, 0.950, 0.05),
-    ("ccd", "matched"): (0.704, 1.0, 0.0),
+    ("ccd", "find"): (0.697, 0.998, 0.0),
     ("counter", "defaults"): (0.035, 0.336, 0.0),
     ("counter", "cross"): (0.430, 0.8, 2.4),
-    ("counter", "matched"): (0.982, 1.0, 0.0),
+    ("counter", "find"): (0.982, 1.0, 0.0),
 }
 """Recall from 5 to 10 and from 10 sigma on, and false spots a frame, rounded down and up."""
 

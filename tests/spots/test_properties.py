@@ -20,7 +20,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.design import DetectorDesign
-from gpu_spots.simulate.run import Design, simulate_run
+from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run
 from gpu_spots.spots.neighbours import neighbours
 from gpu_spots.spots.properties import ComponentMaps, ComponentSums, spot_columns
 from helpers import background_of, run
@@ -114,8 +114,9 @@ def test_spots_that_touch_at_a_corner(backend: Backend) -> None:
     assert found["spots/flags"][found["spots/frame"] == 3].tolist() == [16, 16, 0]
 
 
-def test_sigmas_of_correlated_noise() -> None:
-    """Intensities of a spot on frames in the same state differ by their sigmas."""
+@pytest.fixture(scope="module")
+def correlated() -> tuple[SimulatedRun, dict[str, np.ndarray]]:
+    """Blocks with correlated noise, and all datasets of the run."""
     design = Design(
         size=(160, 160),
         spots=40,
@@ -133,7 +134,15 @@ def test_sigmas_of_correlated_noise() -> None:
     frames = np.stack(list(simulated.frames()))
     columns = {"angle": schedule.angle, "laser_on": schedule.laser_on}
     parameters = Parameters(angles=0, method="clip", sync="blocks", normalise="none")
-    found = run(frames, parameters, CpuBackend(2), columns)
+    return simulated, run(frames, parameters, CpuBackend(2), columns)
+
+
+def test_sigmas_of_correlated_noise(
+    correlated: tuple[SimulatedRun, dict[str, np.ndarray]],
+) -> None:
+    """Intensities of a spot on frames in the same state differ by their sigmas."""
+    simulated, found = correlated
+    schedule = simulated.truth.schedule
     state = schedule.laser_on[found["spots/frame"]]
     key = np.stack([found["spots/frame"], found["spots/mask"], found["spots/label"], state])
     order = np.lexsort(key)
@@ -147,6 +156,50 @@ def test_sigmas_of_correlated_noise() -> None:
             of_some = differences[some & np.isfinite(differences)]
             assert len(of_some) > 200
             assert abs(of_some.std() - 1) < 0.1
+
+
+def test_centroids_and_weighted_intensities_of_strong_spots(
+    correlated: tuple[SimulatedRun, dict[str, np.ndarray]],
+) -> None:
+    simulated, found = correlated
+    spots, block = simulated.truth.spots, simulated.truth.schedule.block
+    pulls = []
+    strong = np.flatnonzero((found["spots/snr"] > 50) & (found["spots/flags"] == 0))
+    for row in strong:
+        there = spots.XY[spots.block == block[found["spots/frame"][row]]]
+        errors = there - found["spots/centroid"][row]
+        nearest = errors[np.hypot(*errors.T).argmin()]
+        pulls.append(nearest / found["spots/centroid_sigma"][row])
+    assert len(pulls) > 200
+    # 95 % of a normal distribution; with weights by the noise of single pixels it was 77 %
+    assert (abs(np.array(pulls)) < 1.96).mean() > 0.88
+    ratio = found["spots/I_prf"][strong] / found["spots/I"][strong]
+    assert np.median(ratio) == pytest.approx(1, abs=0.005)
+
+
+def test_a_zinger_on_one_frame_leaves_the_profile_as_it_is() -> None:
+    rng = np.random.default_rng(4)
+    frames = rng.poisson(100, (16, 64, 70)).astype(np.uint16)
+    angle = np.repeat(np.arange(4.0), 4)
+    x, y = np.indices((64, 70))
+    for i, frame in enumerate(frames):
+        at = 14 + 10 * angle[i]
+        spot = 4000 * np.exp(-((x - at) ** 2 + (y - 30.3) ** 2) / 5) / (5 * np.pi)
+        frame += rng.poisson(spot).astype(np.uint16)
+    with_zinger = frames.copy()
+    with_zinger[5, 26, 33] += 9000
+    options = Parameters(angles=0, method="clip", sync="blocks", normalise="none")
+    columns = {"angle": angle, "laser_on": np.arange(16) % 2}
+    clean, struck = (run(each, options, CpuBackend(2), columns) for each in (frames, with_zinger))
+    for name in ("frame", "label"):
+        assert (clean[f"spots/{name}"] == struck[f"spots/{name}"]).all()
+    assert clean["spots/frame"].tolist() == list(range(16))
+    assert struck["spots/I"][5] > clean["spots/I"][5] + 8900
+    assert struck["spots/centroid"] == pytest.approx(clean["spots/centroid"], abs=0.03)
+    others = np.arange(16) != 5
+    for name in ("I_prf", "sigma_prf"):
+        expected = clean[f"spots/{name}"][others]
+        assert struck[f"spots/{name}"][others] == pytest.approx(expected, rel=0.02)
 
 
 def test_a_static_place() -> None:

@@ -185,7 +185,7 @@ def test_mirror(dtype: Any) -> None:
 
 
 def falsely_found(backend: Backend, frames: np.ndarray) -> tuple[Tuner, Tried]:
-    """What a low significance finds on frames without spots, and on their mirror images."""
+    """Spots of a low significance on frames without spots, and on their mirror images."""
     stack = ArrayStack(frames.astype(np.uint16), {"angle": np.arange(len(frames))})
     parameters = Parameters(finder="matched", method="clip", normalise="none", significance=3.2)
     with found(stack, parameters, backend) as results:

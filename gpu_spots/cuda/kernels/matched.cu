@@ -1,6 +1,7 @@
 // Matched finder: significance, smoothed maps and seeds; basins.cu has the rest. The rule is docs/decisions/matched-finder.md.
 //
 // FRAME: the frames' type. IS_FLOAT. BOUND: what bounds of validity are given in. STREAKS: maps of four lines too.
+// SURFACE: the level of a frame is a surface.
 #ifndef FRAME
 #define FRAME u16
 #define IS_FLOAT 0
@@ -8,6 +9,9 @@
 #endif
 #ifndef STREAKS
 #define STREAKS 0
+#endif
+#ifndef SURFACE
+#define SURFACE 0
 #endif
 
 #define THREADS 256
@@ -53,7 +57,9 @@ struct Maps {
 __device__ __forceinline__ i32 significance_of(FRAME value, const Maps& maps, i64 at, i32 x, i32 y, const i32* shift, f64 level,
                                                const i32* surface, i32 frame) {
 #if IS_FLOAT
-  if (surface) level = surface_level(surface, frame, x, y) * (1.0 / 65536);
+#if SURFACE
+  level = surface_level(surface, frame, x, y) * (1.0 / 65536);
+#endif
   f64 found = widened(value) - maps.offset[at] * level;
   found = found * maps.gain[at] + (ZERO + (f64)rounding(x, y) * (1.0 / 65536));
   found = floor(found);
@@ -64,14 +70,18 @@ __device__ __forceinline__ i32 significance_of(FRAME value, const Maps& maps, i6
   if (maps.low && value < maps.low[at]) value = maps.low[at];
   // modulo 2^32: the result fits
   u32 found = (u32)value * (u32)maps.gain[at] - (u32)maps.offset[at];
-  if (surface) {
+#if SURFACE
+  {
     const i64 moved = ((i64)maps.level[at] * (surface_level(surface, frame, x, y) - 65536)) >> 4, most = (i64)LARGEST_SHIFT << 16;
     found -= (u32)(i32)max(-most, min(most, moved));
-  } else if (shift && shift[0]) {
+  }
+#else
+  if (shift && shift[0]) {
     const i32 largest = shift[2], background = max(-largest, min(largest, maps.level[at]));
     const i32 product = background * shift[0];
     found -= (u32)(shift[1] >= 0 ? (i32)((u32)product << shift[1]) : product >> -shift[1]);
   }
+#endif
   return (i32)found >> 16;
 #endif
 }

@@ -12,6 +12,7 @@ from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.heaps import read_checked
 from gpu_spots.files.output.new_file import check_output, new_output, writing
+from gpu_spots.files.output.ratio_views import MERGED_VIEWS, add_merged_views
 from gpu_spots.files.output.ratios_file import (
     RATIO_COLUMNS,
     create,
@@ -77,7 +78,8 @@ COMPARISON_COLUMNS = records(
 )
 """Columns with one row per two runs."""
 MERGED_DATASETS = {
-    record.path: record for record in (*MERGED_COLUMNS, *MEMBER_COLUMNS, *COMPARISON_COLUMNS)
+    record.path: record
+    for record in (*MERGED_COLUMNS, *MEMBER_COLUMNS, *COMPARISON_COLUMNS, *MERGED_VIEWS)
 }
 """Records of all datasets of a file of merged ratios by path."""
 
@@ -170,6 +172,7 @@ def write_merged(
         for name, value in flat(found.figures):
             info.attrs[name] = value
         info.attrs["notes"] = "\n".join(map(storable, found.notes))
+        add_merged_views(file)
 
 
 def write_merged_csv(

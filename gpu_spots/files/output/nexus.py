@@ -26,7 +26,7 @@ def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: 
 
     Args:
         file: the file.
-        lengths: length of each axis, by its name in ``entry/axes``.
+        lengths: length of each axis, by its name in ``entry/axes``; empty: there are none.
         title: title of the entry.
         default: name of the NXdata group that is shown first.
     """
@@ -39,8 +39,10 @@ def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: 
         }
     )
     entry = file.create_group(ENTRY)
-    entry.attrs.update({"NX_class": "NXentry", "default": default, "title": title})
-    entry.create_group("axes").attrs["NX_class"] = "NXcollection"
+    entry.attrs.update({"NX_class": "NXentry", "default": default})
+    entry["title"] = title
+    if lengths:
+        entry.create_group("axes").attrs["NX_class"] = "NXcollection"
     for record in AXES:
         if record.name in lengths:
             axis = file.create_dataset(
@@ -61,11 +63,27 @@ def new_data_group(
         signal: name of the dataset in the group that is shown.
         attributes: further attributes of the group.
     """
-    file.attrs["default"] = entry
+    file.attrs.update({"NX_class": "NXroot", "default": entry})
     of_entry = file.create_group(entry)
     of_entry.attrs.update({"NX_class": "NXentry", "default": name})
-    group = of_entry.create_group(name)
-    group.attrs.update({"NX_class": "NXdata", "signal": signal, **attributes})
+    return _data_group(of_entry, name, signal, attributes)
+
+
+def new_view(
+    file: h5py.File, name: str, signal: str, title: str, attributes: Mapping[str, object]
+) -> h5py.Group:
+    """Return a new NXdata group in the entry of a file that `mark_root` has marked.
+
+    Args:
+        file: the file.
+        name: name of the group.
+        signal: name of the dataset in the group that is shown.
+        title: title of the picture.
+        attributes: further attributes of the group.
+    """
+    group = _data_group(file[ENTRY], name, signal, attributes)
+    # NeXus has the title as a field, h5web shows no other
+    group["title"] = title
     return group
 
 
@@ -97,14 +115,11 @@ def add_view(
     Returns:
         The group.
     """
-    group = file[ENTRY].create_group(name)
     is_elsewhere = isinstance(signal, h5py.ExternalLink)
     shown = name if is_elsewhere else _name(signal)
-    group.attrs.update({"NX_class": "NXdata", "signal": shown, "axes": list(axes), "title": title})
+    attributes = {"axes": list(axes), **colours(logarithmic=logarithmic)}
+    group = new_view(file, name, shown, title, attributes)
     group[shown] = signal if is_elsewhere else h5py.SoftLink(signal)
-    # silx keeps the scale of the last picture if a group has none
-    scale = "log" if logarithmic else "linear"
-    group.attrs["SILX_style"] = json.dumps({"signal_scale_type": scale})
     if others:
         group.attrs["auxiliary_signals"] = [_name(other) for other in others]
     for other in others:
@@ -116,6 +131,29 @@ def add_view(
         group[coordinate] = h5py.SoftLink(place)
         group.attrs[f"{coordinate}_indices"] = 0
     return group
+
+
+def add_scatter(file: h5py.File, name: str, signal: str, axes: tuple[str, str], title: str) -> None:
+    """Add an NXdata group of points in a plane, coloured by their values, to the entry of a file.
+
+    Args:
+        file: a file that `mark_root` has marked.
+        name: name of the group.
+        signal: absolute path of the 1-D dataset of the values.
+        axes: absolute paths of the horizontal and the vertical coordinate of each.
+        title: title of the picture.
+    """
+    names = [_name(axis) for axis in axes]
+    attributes = {"axes": names, **{f"{axis}_indices": 0 for axis in names}}
+    group = new_view(file, name, _name(signal), title, attributes | colours())
+    for path in (signal, *axes):
+        group[_name(path)] = h5py.SoftLink(path)
+
+
+def colours(*, logarithmic: bool = False) -> dict[str, str]:
+    """Return the attribute of an NXdata group that chooses the scale of colours or curves."""
+    # silx keeps the scale of the last picture if a group has none
+    return {"SILX_style": json.dumps({"signal_scale_type": "log" if logarithmic else "linear"})}
 
 
 def add_frames(file: h5py.File, title: str, *, has_angles: bool) -> None:
@@ -162,6 +200,14 @@ def link_between(output: Path, source: Path, dataset: str) -> h5py.ExternalLink:
     except OSError:  # one of them was moved meanwhile
         is_below = False
     return h5py.ExternalLink(relative if is_below else source.absolute(), dataset)
+
+
+def _data_group(
+    entry: h5py.Group, name: str, signal: str, attributes: Mapping[str, object]
+) -> h5py.Group:
+    group = entry.create_group(name)
+    group.attrs.update({"NX_class": "NXdata", "signal": signal, **attributes})
+    return group
 
 
 def _name(path: str) -> str:

@@ -18,6 +18,7 @@ from gpu_spots.files.hkl_table import read_hkl
 from gpu_spots.files.output.frames_of_spots import frame_names
 from gpu_spots.files.output.new_file import check_output, new_binary_file, new_output, writing
 from gpu_spots.files.output.new_file import complete_or_absent as complete
+from gpu_spots.files.output.ratio_views import RATIO_VIEWS, add_ratio_views
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.model import SpotTable, correlation_factor
@@ -149,7 +150,13 @@ NULL_COLUMNS = tuple(
 """Columns of the null tests: pulls, which have a width of 1 if errors are right."""
 RATIO_DATASETS = {
     record.path: record
-    for record in (*RATIO_COLUMNS, *PAIR_COLUMNS, *FRAME_PAIR_COLUMNS, *NULL_COLUMNS)
+    for record in (
+        *RATIO_COLUMNS,
+        *PAIR_COLUMNS,
+        *FRAME_PAIR_COLUMNS,
+        *NULL_COLUMNS,
+        *RATIO_VIEWS,
+    )
 }
 """Records of all datasets of a ratios file by path."""
 
@@ -426,6 +433,7 @@ def write_ratios(
         info = file.create_group("info")
         info.attrs.update({"spots_file": storable(str(sources[0])), **options})
         info.attrs["notes"] = "\n".join(map(storable, found.notes))
+        add_ratio_views(file)
 
 
 def create(file: h5py.File, record: DatasetRecord, values: NDArray[Any]) -> None:

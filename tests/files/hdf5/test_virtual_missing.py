@@ -1,11 +1,8 @@
-"""Missing parts of virtual datasets and external files, for which HDF5 gives zeros.
+"""Missing parts of virtual datasets, for which HDF5 gives zeros.
 
 They are errors that name the missing file.
 """
 
-import os
-import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,73 +13,21 @@ import numpy as np
 import pytest
 
 from factories.layouts_data import N_FRAMES, SHAPE, frames_of, write_dectris
-from gpu_spots.errors import InputError
+from factories.virtual import (
+    UNLIMITED,
+    WHOLE,
+    assert_read,
+    everything,
+    frames_at,
+    problem,
+    space,
+    write_mapped,
+    write_parts,
+    write_two,
+)
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.hdf5.virtual import require_complete
 from helpers import process, refuses
-
-WHOLE = (N_FRAMES, *SHAPE)
-UNLIMITED = h5py.h5s.UNLIMITED
-
-
-def space(
-    shape: tuple[int, ...],
-    begin: tuple[int, ...] | None = None,
-    count: tuple[int, ...] = (1, 1, 1),
-    stride: tuple[int, ...] | None = None,
-    block: tuple[int, ...] | None = None,
-) -> h5py.h5s.SpaceID:
-    """A dataspace; everything is selected in it, or a hyperslab."""
-    made = h5py.h5s.create_simple(shape, (UNLIMITED, *shape[1:]))
-    if begin is not None:
-        made.select_hyperslab(begin, count, stride or block, block)
-    return made
-
-
-def write_mapped(
-    path: Path,
-    *mappings: tuple[h5py.h5s.SpaceID, str, str, h5py.h5s.SpaceID],
-    name: str = "frames",
-    dtype: str = "u2",
-    shape: tuple[int, ...] = WHOLE,
-) -> Path:
-    """Add a virtual dataset to a file: target, file, dataset and what is taken, of each source."""
-    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    for target, file, dataset, taken in mappings:
-        created.set_virtual(target, file.encode(), dataset.encode(), taken)
-    with h5py.File(path, "a") as opened:
-        extent = h5py.h5s.create_simple(shape, (UNLIMITED, *shape[1:]))
-        h5py.h5d.create(
-            opened.id, name.encode(), h5py.h5t.py_create(np.dtype(dtype)), extent, created
-        )
-    return path
-
-
-def frames_at(begin: int, end: int) -> h5py.h5s.SpaceID:
-    """Return some frames of the run."""
-    return space(WHOLE, (begin, 0, 0), block=(end - begin, *SHAPE))
-
-
-def everything(n: int = N_FRAMES) -> h5py.h5s.SpaceID:
-    return space((n, *SHAPE))
-
-
-def write_parts(folder: Path, *begins: int, **options: Any) -> None:
-    """part0.h5, part1.h5, ...: dataset x with the frames from one of ``begins`` to the next."""
-    for i, (begin, end) in enumerate(zip(begins, (*begins[1:], N_FRAMES), strict=True)):
-        with h5py.File(folder / f"part{i}.h5", "w") as file:
-            file.create_dataset(
-                "x", data=frames_of()[begin:end], **{"chunks": (1, *SHAPE), **options}
-            )
-
-
-def write_two(folder: Path, **options: Any) -> Path:
-    """A virtual dataset over two parts, of 12 and 8 frames."""
-    write_parts(folder, 0, 12, **options)
-    first = (frames_at(0, 12), "part0.h5", "x", everything(12))
-    return write_mapped(
-        folder / "run.h5", first, (frames_at(12, 20), "part1.h5", "x", everything(8))
-    )
 
 
 def write_dls(folder: Path) -> Path:
@@ -100,26 +45,6 @@ def write_dls(folder: Path) -> Path:
     with h5py.File(folder / "run_master.h5", "a") as file:
         file["entry/data"].attrs["signal"] = "data"
     return write_mapped(folder / "run_master.h5", *sources, name="entry/data/data")
-
-
-def assert_read(
-    path: Path, *, direct: bool, dtype: str = "u2", expected: np.ndarray | None = None
-) -> None:
-    """The run is read without options, as it should be."""
-    with open_run(path) as stack:
-        in_order = stack.storage()["read_through_hdf5"] is None
-        assert (stack.dtype, in_order) == (np.dtype(dtype), direct)
-        into = np.zeros(stack.shape, stack.dtype)
-        stack.read(0, len(into), into)
-        stack.check_whole()
-    np.testing.assert_array_equal(into, frames_of() if expected is None else expected)
-
-
-def problem(path: Path) -> str:
-    """Return the error of a run."""
-    with pytest.raises(InputError) as found:
-        open_run(path).__enter__()
-    return str(found.value)
 
 
 def test_a_master_of_diamond(tmp_path: Path) -> None:
@@ -212,15 +137,6 @@ def test_a_source_that_is_shorter_than_what_is_taken_of_it(tmp_path: Path) -> No
     assert "part0.h5: x has shape (20, 24, 40), expected at least (25, 24, 40)" in found
 
 
-def test_links_on_the_way_are_followed(tmp_path: Path) -> None:
-    path = write_two(tmp_path)
-    (tmp_path / "part1.h5").rename(tmp_path / "other.h5")
-    with h5py.File(tmp_path / "part1.h5", "w") as file:
-        file["x"] = h5py.SoftLink("/group/y")
-        file["group/y"] = h5py.ExternalLink("other.h5", "x")
-    assert_read(path, direct=True)
-
-
 def test_virtual_datasets_of_virtual_datasets(tmp_path: Path) -> None:
     """They are followed, and read directly, to any depth."""
     (tmp_path / "inner").mkdir()
@@ -292,13 +208,10 @@ def test_many_sources_are_checked_quickly(tmp_path: Path) -> None:
     n = 10_000
     with h5py.File(tmp_path / "part.h5", "w") as file:
         file["x"] = np.ones((n, 2, 3), "u2")
-    layout = h5py.VirtualLayout((n, 2, 3), "u2")
-    source = h5py.VirtualSource("part.h5", "x", (n, 2, 3))
-    for i in range(n):
-        layout[i] = source[n - 1 - i]
-    with h5py.File(tmp_path / "run.h5", "w") as file:
-        file.create_virtual_dataset("frames", layout)
-    with h5py.File(tmp_path / "run.h5") as file:
+    shape = (n, 2, 3)
+    frames = [space(shape, (i, 0, 0), block=(1, 2, 3)) for i in range(n)]
+    mappings = [(frames[i], "part.h5", "x", frames[n - 1 - i]) for i in range(n)]
+    with h5py.File(write_mapped(tmp_path / "run.h5", *mappings, shape=shape)) as file:
         began = time.process_time()
         file["frames"].virtual_sources()
         listed = time.process_time()
@@ -366,34 +279,6 @@ def test_a_virtual_dataset_that_refers_to_itself(tmp_path: Path) -> None:
     )
 
 
-def test_names_with_numbers(tmp_path: Path) -> None:
-    """A missing file among numbered ones is an error.
-
-    For HDF5, the run would only be shorter.
-    """
-    write_parts(tmp_path, 0, 5, 10, 15)
-    target = space(WHOLE, (0, 0, 0), (UNLIMITED, 1, 1), (5, *SHAPE), (5, *SHAPE))
-    path = write_mapped(tmp_path / "run.h5", (target, "part%b.h5", "x", everything(5)))
-    assert_read(path, direct=True)
-    with h5py.File(tmp_path / "part1.h5", "a") as file:
-        del file["x"]
-        file["x"] = np.ones((4, *SHAPE), "u2")
-    assert "frame 5 cannot be read: its source" in problem(path)
-    (tmp_path / "part2.h5").unlink()
-    (tmp_path / "part1.h5").unlink()
-    assert problem(path).endswith(
-        "frame 5 cannot be read: its source file part1.h5 is missing, and part3.h5 is there"
-    )
-
-
-def test_a_percent_sign_in_a_name(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "5%b.h5", "w") as file:
-        file["x"] = frames_of()
-    assert_read(
-        write_mapped(tmp_path / "run.h5", (everything(), "5%%b.h5", "x", everything())), direct=True
-    )
-
-
 def test_sources_that_grow(tmp_path: Path) -> None:
     """A mapping without limit has the frames of its source.
 
@@ -417,221 +302,3 @@ def test_sources_that_grow(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "odd.h5", "a") as file:
         file["x"].resize(8, axis=0)
     assert problem(path).endswith("frame 17 cannot be read: no source is mapped to it")
-
-
-def test_where_files_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are found beside the file, in the working folder, and beside a link's target.
-
-    HDF5 does the same.
-    """
-    folders = [tmp_path / name for name in ("real", "named", "working")]
-    for folder in folders:
-        folder.mkdir()
-    write_two(folders[0])
-    (folders[1] / "run.h5").symlink_to(folders[0] / "run.h5")
-    monkeypatch.chdir(folders[2])
-    assert_read(folders[1] / "run.h5", direct=True)
-    for from_, to in ((0, 2), (2, 1)):
-        (folders[from_] / "part1.h5").rename(folders[to] / "part1.h5")
-        assert_read(folders[1] / "run.h5", direct=True)
-        with open_run(folders[1] / "run.h5") as stack:
-            assert any(file.resolve() == folders[to] / "part1.h5" for file in stack.files)
-
-
-@pytest.mark.parametrize("direct", [True, False])
-def test_folders_named_by_the_environment(direct: bool, tmp_path: Path) -> None:
-    """The files there are read, and checked."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    path = write_two(tmp_path, **({} if direct else {"compression": "lzf"}))
-    shutil.copy(tmp_path / "part0.h5", folder)
-    (tmp_path / "part1.h5").rename(folder / "part1.h5")
-    for value in (str(folder), f"/nowhere:{folder}", "${ORIGIN}/elsewhere"):
-        environment = {**os.environ, "HDF5_VDS_PREFIX": value}
-        ended = process(
-            "find", path, "-a", 0, "--quiet", "--force", name="gpu-spots", env=environment
-        )
-        assert (ended.status, ended.stderr) == (0, "")
-    environment["HDF5_VDS_PREFIX"] = "/nowhere"
-    assert (
-        "part1.h5 (dataset x) is missing"
-        in process("find", path, "-a", 0, "--quiet", name="gpu-spots", env=environment).stderr
-    )
-
-
-# --- types
-
-
-def test_the_type_is_that_of_the_sources(tmp_path: Path) -> None:
-    """The virtual dataset has int64, or a type that would clip the values of its sources."""
-    frames = frames_of("uint32") * 10000
-    with h5py.File(tmp_path / "part.h5", "w") as file:
-        file["x"], file["y"] = frames, frames[:, ::-1].astype("f4")
-    whole = (everything(), "part.h5", "x", everything())
-    for dtype in ("i8", "u8", "u2", "i4", "u4"):
-        path = write_mapped(tmp_path / f"{dtype}.h5", whole, dtype=dtype)
-        assert_read(path, direct=True, dtype="u4", expected=frames)
-    path = write_mapped(tmp_path / "f8.h5", whole, dtype="f8")
-    assert_read(path, direct=False, dtype="f8", expected=frames)
-    halves = [(frames_at(10 - i, 20 - i), "part.h5", "x", frames_at(i, 10 + i)) for i in (0, 10)]
-    path = write_mapped(tmp_path / "halves.h5", *halves, dtype="i8")
-    assert_read(path, direct=False, dtype="u4", expected=np.roll(frames, 10, axis=0))
-    path = write_mapped(tmp_path / "two.h5", (frames_at(0, 10), "part.h5", "x", frames_at(0, 10)),
-        (frames_at(10, 20), "part.h5", "y", frames_at(0, 10)), dtype="i8")  # fmt: skip
-    refuses(
-        path,
-        words=(
-            "/frames is a virtual dataset of int64 with sources of different types: uint32 (",
-            "part.h5: y",
-        ),
-    )
-
-
-def test_sources_of_a_type_that_no_frame_has(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "part.h5", "w") as file:
-        file["x"] = frames_of("int64")
-    path = write_mapped(
-        tmp_path / "run.h5", (everything(), "part.h5", "x", everything()), dtype="i8"
-    )
-    assert "/frames is int64, expected one of uint8" in problem(path)
-
-
-# --- filters
-
-
-@pytest.mark.parametrize("name", ["Bitshuffle", "LZ4"])
-def test_sources_that_need_a_plugin(name: str, tmp_path: Path) -> None:
-    """The process has not loaded the plugin yet."""
-    hdf5plugin = pytest.importorskip("hdf5plugin")
-    path = write_two(tmp_path, **getattr(hdf5plugin, name)())
-    ended = process("find", path, "-a", 0, "--quiet", name="gpu-spots")
-    assert (ended.status, ended.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("where", ["frames", "mask in the file", "mask", "angles"])
-def test_a_filter_that_is_not_installed(where: str, tmp_path: Path) -> None:
-    """The filter is named, and the package that has it."""
-    hdf5plugin = pytest.importorskip("hdf5plugin")
-    options = {"chunks": SHAPE, **hdf5plugin.LZ4()}
-
-    def edit(file: h5py.File) -> None:
-        if where == "mask in the file":
-            file.create_dataset(
-                "entry/instrument/detector/pixel_mask", data=np.zeros(SHAPE, "u4"), **options
-            )
-        if where == "angles":
-            del file["entry/sample/goniometer/omega"]
-            file.create_dataset(
-                "entry/sample/goniometer/omega",
-                data=np.arange(20.0),
-                chunks=(20,),
-                **hdf5plugin.LZ4(),
-            )
-
-    path = write_dectris(tmp_path / "run_master.h5", edit=edit)
-    arguments: list[object] = ["find", path, "-S", "none", "--quiet", "-a", 5]
-    if where == "frames":
-        arguments[1] = write_two(tmp_path, **{**options, "chunks": (1, *SHAPE)})
-    if where == "mask":
-        with h5py.File(tmp_path / "mask.h5", "w") as file:
-            file.create_dataset("pixel_mask", data=np.zeros(SHAPE, "u4"), **options)
-        arguments += ["--mask", tmp_path / "mask.h5"]
-    ended = process(
-        *arguments, name="gpu-spots", prelude="import sys; sys.modules['hdf5plugin'] = None"
-    )
-    assert ended.status == 1
-    assert "is compressed by HDF5 filter 32004" in ended.stderr
-    assert "pip install hdf5plugin" in ended.stderr
-    if where != "frames":
-        assert process(*arguments, name="gpu-spots").stderr == ""
-
-
-# --- external files, and what is none
-
-
-def write_raw(folder: Path, *segments: tuple[str, int, int]) -> Path:
-    """Frames in raw files: name, first byte and size of each segment."""
-    path = folder / "run.h5"
-    with h5py.File(path, "w") as file:
-        external = [(str(folder / name), begin, size) for name, begin, size in segments]
-        file.create_dataset("frames", data=frames_of(), external=external)
-    return path
-
-
-N_BYTES = frames_of().nbytes
-
-
-@pytest.mark.parametrize(
-    "segments",
-    [
-        [("a.raw", 0, UNLIMITED)],
-        [("a.raw", 0, 10000), ("b.raw", 100, UNLIMITED)],
-        [("a.raw", 50, 10000), ("b.raw", 0, N_BYTES)],
-    ],
-)
-def test_raw_files_that_are_too_short(segments: list[tuple[str, int, int]], tmp_path: Path) -> None:
-    path = write_raw(tmp_path, *segments)
-    assert_read(path, direct=False)
-    for name, begin, size in segments:
-        raw = tmp_path / name
-        needed = begin + min(size, N_BYTES if name == "a.raw" else N_BYTES - 10000)
-        content = raw.read_bytes()
-        raw.write_bytes(content[: needed // 2])
-        refuses(path, words=(f"{raw} has {needed // 2} bytes, expected {needed}",))
-        raw.unlink()
-        assert f"its external file {raw}: cannot be opened: No such file or directory" in problem(
-            path
-        )
-        raw.write_bytes(content)
-    assert_read(path, direct=False)
-
-
-def test_raw_files_of_sources(tmp_path: Path) -> None:
-    write_raw(tmp_path, ("a.raw", 0, UNLIMITED))
-    path = write_mapped(tmp_path / "all.h5", (everything(), "run.h5", "frames", everything()))
-    assert_read(path, direct=False)
-    os.truncate(tmp_path / "a.raw", 1000)
-    assert f"a.raw has 1000 bytes, expected {N_BYTES}" in problem(path)
-
-
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device"])
-@pytest.mark.parametrize(
-    "where", ["virtual", "virtual without limit", "link", "link of a source", "raw", "itself"]
-)
-def test_what_is_no_file_is_not_opened(
-    kind: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Opening a named pipe would block."""
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    path = tmp_path / "run.h5"
-    bad = tmp_path / "bad.h5"
-    if where == "virtual":
-        write_mapped(path, (everything(), "bad.h5", "x", everything()))
-    elif where == "virtual without limit":
-        target = space(WHOLE, (0, 0, 0), (UNLIMITED, 1, 1), (1, *SHAPE), (1, *SHAPE))
-        write_mapped(path, (target, "bad.h5", "x", target))
-    elif where == "link":
-        with h5py.File(path, "w") as file:
-            file["frames"] = h5py.ExternalLink("bad.h5", "x")
-    elif where == "link of a source":
-        with h5py.File(tmp_path / "part.h5", "w") as file:
-            file["x"] = h5py.ExternalLink("bad.h5", "x")
-        write_mapped(path, (everything(), "part.h5", "x", everything()))
-    elif where == "raw":
-        write_raw(tmp_path, ("bad.h5", 0, UNLIMITED))
-        bad.unlink()
-    else:
-        path = bad
-    if kind == "device":
-        bad.symlink_to("/dev/zero")
-        ended = process("find", path, "--quiet", name="gpu-spots")
-    elif kind == "named pipe":
-        os.mkfifo(bad)
-        ended = process("find", path, "--quiet", name="gpu-spots")
-    else:
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind("bad.h5")
-            ended = process("find", path, "--quiet", name="gpu-spots")
-    assert ended.status == 1
-    assert len(ended.lines) == 1
-    assert f"bad.h5: is a {kind}, expected" in ended.stderr

@@ -33,6 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "matched": folder / "matched.h5",
         "few": folder / "few.h5",
         "of_images": folder / "of_images.h5",
+        "ratios": folder / "ratios.h5",
     }
     options = ("--size", "64", "--angles", 3, "--pairs", 2)
     gpu_spots("simulate", found["simulated"], *options)
@@ -43,6 +44,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     gpu_spots("find", run, "-o", found["matched"], "-S", "pairs")
     gpu_spots("find", run, "-o", found["few"], "--manual", "--keep", "raw", "--normalise", "level")
     gpu_spots("find", scan.log, "-o", found["of_images"])
+    gpu_spots("ratios", found["pairs"], "-o", found["ratios"])
     return found
 
 
@@ -64,12 +66,18 @@ def default_view(file: h5py.File) -> h5py.Group:
     return entry[entry.attrs["default"]]
 
 
+def title_of(group: h5py.Group) -> str:
+    """Return the title of a picture: a field, as h5web and NexPy take no attribute."""
+    assert "title" not in group.attrs
+    title: str = group["title"].asstr()[()]
+    return title
+
+
 def check_view(group: h5py.Group) -> None:
     """A group is a complete NXdata: its axes are as long as the dimensions of its signals."""
     assert group.attrs["NX_class"] == "NXdata"
     assert (
-        "row X = 0 belongs at the top" in group.attrs["title"]
-        or group[group.attrs["signal"]].ndim == 1
+        "row X = 0 belongs at the top" in title_of(group) or group[group.attrs["signal"]].ndim == 1
     )
     signals = [group.attrs["signal"], *group.attrs.get("auxiliary_signals", [])]
     for name in signals:
@@ -91,7 +99,7 @@ KINDS = ("simulated", "converted", "spots", "pairs", "matched", "few", "of_image
 def test_every_view_is_complete(files: dict[str, Path], kind: str) -> None:
     with h5py.File(files[kind]) as file:
         default = default_view(file)
-        views = [view for view in file["entry"].values() if view.attrs["NX_class"] == "NXdata"]
+        views = [view for view in file["entry"].values() if view.attrs.get("NX_class") == "NXdata"]
         assert default in views
         for view in views:
             check_view(view)
@@ -139,15 +147,65 @@ def test_silx_takes_every_view(files: dict[str, Path], kind: str) -> None:
         default = nxdata.get_default(file)
         assert default.group == default_view(file)
         assert default.plot_style.signal_scale_type == "log"
-        assert default.title == default.group.attrs["title"]
+        assert default.title == title_of(default.group)
         for view in file["entry"].values():
-            if view.attrs["NX_class"] == "NXdata":
+            if view.attrs.get("NX_class") == "NXdata":
                 found = nxdata.NXdata(view)
                 assert found.is_valid, (view.name, found.issues)
                 assert found.axes_names is not None
                 assert found.is_curve or found.is_image or found.is_stack
                 is_counts = view == default.group or view.name == "/entry/frames"
                 assert found.plot_style.signal_scale_type == ("log" if is_counts else "linear")
+
+
+def test_ratios_open_on_the_pulls_of_all_tests(files: dict[str, Path]) -> None:
+    nxdata = pytest.importorskip("silx.io.nxdata", reason="silx is not installed")
+    with h5py.File(files["ratios"]) as file:
+        view = default_view(file)
+        assert view.name == "/entry/pulls"
+        assert title_of(view) == "laser on/off against null tests off/off and on/on"
+        names = [view.attrs["signal"], *view.attrs["auxiliary_signals"]]
+        assert names == ["on_off", "off_off", "on_on"]
+        edges = np.append(view["pull"][()] - 0.125, 10)
+        assert (edges[0], len(edges)) == (-10, 81)
+        for name in names:
+            pulls = file[f"null/{name}"][()]
+            inside = [np.sum((low <= pulls) & (pulls < low + 0.25)) for low in edges[:-1]]
+            inside[0] += np.sum(pulls < -10)
+            inside[-1] += np.sum(pulls >= 10)
+            np.testing.assert_array_equal(view[name], inside)
+        assert view["on_off"][()].sum() == np.isfinite(file["null/on_off"]).sum() > 0
+        curves, places = nxdata.get_default(file), nxdata.NXdata(file["entry/places"])
+        assert curves.is_valid, curves.issues
+        assert curves.is_curve
+        assert places.is_valid, places.issues
+        assert places.is_scatter
+        assert places.axes_names == ["Y (pixel)", "X (pixel)"]
+        assert file["entry/places/X"] == file["ratios/X"]
+
+
+def test_merged_ratios_open_on_their_changes(files: dict[str, Path]) -> None:
+    merged = files["ratios"].with_name("merged.h5")
+    other = shutil.copy(files["ratios"], files["ratios"].with_name("other.h5"))
+    with h5py.File(other, "r+") as file:
+        file["info"].attrs["spots_file"] = "other"
+    gpu_spots("merge", files["ratios"], other, "-o", merged)
+    with h5py.File(merged) as file:
+        view = default_view(file)
+        assert title_of(view) == "changes of the merged reflections"
+        pulls = file["merged/eta"][()] / file["merged/sigma_R"][()]
+        assert view["merged"][()].sum() == np.isfinite(pulls).sum() > 0
+        low = view["pull"][40] - 0.125
+        assert view["merged"][40] == np.sum((low <= pulls) & (pulls < low + 0.25))
+
+
+def test_cleaned_frames_have_logarithmic_colours(files: dict[str, Path]) -> None:
+    cleaned = files["pairs"].with_name("cleaned.h5")
+    gpu_spots("export", "cleaned", files["pairs"], "-o", cleaned)
+    with h5py.File(cleaned) as file:
+        view = default_view(file)
+        assert json.loads(view.attrs["SILX_style"]) == {"signal_scale_type": "log"}
+        assert title_of(view) == "frames less the background; row X = 0 belongs at the top"
 
 
 # ------------------------------------------------------------------------------ link to the frames
