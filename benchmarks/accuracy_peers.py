@@ -30,15 +30,17 @@ from numpy.typing import NDArray
 
 PATIENCE = 40.0
 """Seconds of one core that a setting may take; the 24 frames of a run take 0.1 to 6 s."""
+CROWD = 400
+"""Spots of the first frame with which a setting is given up; 25 to 50 of them are true."""
 BRIGHT = 50.0
 """Counts per pixel from which on a frame is not sparse."""
 
 Spots = tuple[NDArray[Any], NDArray[Any] | None]
 """Centres, (n, 2), and intensities, (n,) counts, or None."""
 Finder = Callable[..., Spots]
-"""From one image, and options by name, to its spots."""
+"""Function of an image, and options by name, that returns its spots."""
 Settings = dict[str, tuple[str, dict[str, Any]]]
-"""Kind of the image and options of the finder, by the name of the setting."""
+"""Kinds of images and options of the finder, by the name of the setting."""
 
 
 class Run:
@@ -302,6 +304,8 @@ def search(run: Run, kind: str, find: Finder, options: dict[str, Any]) -> dict[s
             spots.append(find(run.image(index, kind), **options))
             if time.process_time() - begun > PATIENCE:
                 return {"given_up": f"{PATIENCE:g} s for {len(spots)} frames"}
+            if len(spots[0][0]) > CROWD:
+                return {"given_up": f"{len(spots[0][0])} spots on a frame"}
     except Exception as error:  # for instance, more sources than the program has room for
         return {"given_up": f"{type(error).__name__}: {error}"}
     found: dict[str, Any] = {
