@@ -53,6 +53,7 @@ class Kept:
         factors: np.ndarray | None,
         left_out: np.ndarray | None = None,
         constant_part: object = None,
+        surface: object = None,
     ) -> None: ...
 
     def write_noise(self, model: object) -> None: ...

@@ -14,6 +14,7 @@ from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments
 from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
 from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
+from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
@@ -55,7 +56,9 @@ def _of_some_frames(
     _, n_rows, n_columns = frames.shape
     step = max(1, TILE_VALUES // (len(with_beam) * n_columns))
     parts = [
-        clip_moments(frames[with_beam, row : row + step], some, validity.rows(row, row + step))
+        clip_moments(
+            frames[with_beam, row : row + step], some.below(row), validity.rows(row, row + step)
+        )
         for row in range(0, n_rows, step)
     ]
     maps: dict[str, Any] = {
@@ -84,6 +87,11 @@ def _levelled(
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
+        if method.surface is not None:
+            pixels = np.arange(tile.where.start, tile.where.stop)
+            values = _less_surface(tile, method, blocks, np.divmod(pixels, frames.shape[2]))
+            _store_levelled(band, pixels, values, tile.usable, blocks, method)
+            continue
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if blocks is None:
                 rows.sort(axis=1)
@@ -187,6 +195,41 @@ def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> 
     return values
 
 
+def _less_surface(
+    tile: Tile,
+    method: Clip,
+    blocks: FrameBlocks | None,
+    place: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> Array:
+    """Return the values of a tile, levelled several times, each time by a better background.
+
+    ``place``: row in the band and column of each pixel.
+    """
+    assert method.surface is not None
+    above = method.surface.of_pixels(*place) - (1 << FACTOR_BITS)
+    values, before = tile.values, None
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for _ in range(LEVELLINGS):
+            if blocks is not None:
+                levelled = Tile(tile.where, values, tile.usable)
+                start = Comparison(levelled, blocks, method.block_shifts).mean
+            else:
+                rows = _ascending(values, tile.usable)
+                start = starts(rows, tile.usable, method, is_short=False)
+            values = _less(values, tile.values.dtype, above, start, before)
+            before = start
+    return values
+
+
+def _ascending(values: Array, kept: NDArray[np.bool_] | None) -> Array:
+    """Return the values (n, p) that are kept in ascending rows (p, n), others behind them."""
+    is_float = values.dtype.kind == "f"
+    wide = values.astype(np.float64 if is_float else np.int64)
+    if kept is not None:
+        wide[~kept] = np.inf if is_float else np.iinfo(np.int64).max
+    return np.sort(wide.T, axis=1)
+
+
 def _store_any(
     band: Band,
     where: NDArray[np.int64],
@@ -199,9 +242,22 @@ def _store_any(
 ) -> None:
     """Store the statistics of the levelled values (n, p) of some pixels, of any type."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        values = _less(values, above, start)
-        left = None
-        if blocks is not None:
+        values = _less(values, values.dtype, above[:, None], start)
+    _store_levelled(band, where, values, usable, blocks, method)
+
+
+def _store_levelled(
+    band: Band,
+    where: NDArray[np.int64],
+    values: Array,
+    usable: NDArray[np.bool_] | None,
+    blocks: FrameBlocks | None,
+    method: Clip,
+) -> None:
+    """Store the statistics of values (n, p) that are levelled."""
+    left = None
+    if blocks is not None:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             levelled = Tile(slice(0, len(where)), values, usable)
             left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
     usable = np.ones(values.shape, bool) if usable is None else usable
@@ -218,13 +274,27 @@ def _store_any(
         store_sample(band, where[alike], rows[alike, : int(count)], method)
 
 
-def _less(values: Array, above: Counts, background: Floats) -> Array:
-    """Return values (n, p) less ``above`` (n,), in 2^-16, times their background (p,)."""
-    if values.dtype.kind == "f":
-        part = (above / 2**FACTOR_BITS)[:, None] * background
-        return (values.astype(np.float64) - part).astype(values.dtype)
-    lowest = int(np.iinfo(values.dtype).min) - 2**30
-    left = values - _part(above[:, None], _sixteenths(background))
+def _less(
+    values: Array,
+    dtype: np.dtype[Any],
+    above: Counts,
+    background: Floats,
+    before: Floats | None = None,
+) -> Array:
+    """Return values (n, p) less ``above``, (n, 1) or (n, p) in 2^-16, times backgrounds (p,).
+
+    ``dtype``: type of the frames. ``before``: background by which the values were levelled before.
+    """
+    if dtype.kind == "f":
+        part = (above / 2**FACTOR_BITS) * background
+        if before is None:
+            return (values.astype(np.float64) - part).astype(dtype)
+        more = (above / 2**FACTOR_BITS) * before - part
+        return (values.astype(np.float64) + more).astype(dtype)
+    left = values - _part(above, _sixteenths(background))
+    if before is not None:
+        left += _part(above, _sixteenths(before))
+    lowest = int(np.iinfo(dtype).min) - 2**30
     return np.clip(left, lowest, lowest + 2**32 - 1)
 
 

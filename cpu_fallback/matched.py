@@ -27,10 +27,11 @@ from gpu_spots.masks.matched import (
     group_scale,
     level_shift,
     rounding,
+    surface_shift,
 )
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Surface
 
 MARGIN = 8
 """Rows and columns about a frame, at which the significance is that of the background."""
@@ -84,7 +85,7 @@ def prepare_seeds(levels: SeedLevels) -> SeedLevels:
 
 
 def significance(
-    frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | None
+    frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | Surface | None
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 
@@ -106,9 +107,12 @@ def significance(
         for i, frame in enumerate(frames):
             tile[:] = ZERO
             inside = tile[first - (begin - 1) :][: last - first, MARGIN : MARGIN + n_y]
-            usable = band.significance(
-                frame[first:last], inside, None if levels is None else int(levels[i])
-            )
+            level: int | NDArray[np.int32] | None = None
+            if isinstance(levels, Surface):
+                level = levels.of_rows(i, slice(first, last), n_y)
+            elif levels is not None:
+                level = int(levels[i])
+            usable = band.significance(frame[first:last], inside, level)
             if invalid is not None and usable is not None:
                 invalid[i, first:last] = packed.pack(~usable)
             without = _without_zingers(tile.reshape(-1), width)
@@ -142,7 +146,7 @@ class _Band:
             self._shift = np.empty(shape, np.int32)
 
     def significance(
-        self, frame: Array, into: NDArray[np.int16], level: int | None
+        self, frame: Array, into: NDArray[np.int16], level: int | NDArray[np.int32] | None
     ) -> NDArray[np.bool_] | None:
         """Compute the significance of each value; return which values are valid, None: all."""
         maps = self._maps
@@ -155,7 +159,9 @@ class _Band:
             into[~usable] = ZERO
         return usable
 
-    def _of_integers(self, frame: Array, into: NDArray[np.int16], level: int | None) -> None:
+    def _of_integers(
+        self, frame: Array, into: NDArray[np.int16], level: int | NDArray[np.int32] | None
+    ) -> None:
         maps, wide, limited = self._maps, self._wide, self._limited
         assert maps.high is not None
         assert maps.level is not None
@@ -165,7 +171,9 @@ class _Band:
         np.copyto(wide, limited, casting="unsafe")
         np.multiply(wide, self._gain, out=wide)
         np.subtract(wide, self._offset, out=wide)
-        if level is not None and level != 1 << BITS:
+        if isinstance(level, np.ndarray):
+            np.subtract(wide, surface_shift(maps.level[self._rows], level), out=wide)
+        elif level is not None and level != 1 << BITS:
             factor, up, largest = level_shift(level)
             shift = self._shift
             if largest < LARGEST_LEVEL:
@@ -181,7 +189,9 @@ class _Band:
         np.right_shift(wide, np.int32(BITS), out=wide)
         np.copyto(into, wide, casting="unsafe")
 
-    def _of_floats(self, frame: Array, into: NDArray[np.int16], level: int | None) -> None:
+    def _of_floats(
+        self, frame: Array, into: NDArray[np.int16], level: int | NDArray[np.int32] | None
+    ) -> None:
         wide = self._wide
         with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(self._offset, (1 << BITS if level is None else level) / 2.0**BITS, out=wide)

@@ -1,10 +1,12 @@
 """Frames brought to a common level by fixed-point factors."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.prepared import Prepared
-from gpu_spots.model import FACTOR_BITS, Array, FixedPointMean, Validity
+from gpu_spots.model import FACTOR_BITS, Array, FixedPointMean, Surface, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
@@ -39,7 +41,7 @@ def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> A
 
 
 def levelled(
-    frames: Array, levels: NDArray[np.int64], validity: Validity, prepared: Prepared
+    frames: Array, levels: NDArray[np.int64] | Surface, validity: Validity, prepared: Prepared
 ) -> Array:
     """Subtract from each frame its part of the background.
 
@@ -47,7 +49,7 @@ def levelled(
     """
     usable, background = validity.allows(frames), prepared.mean
     result = np.empty_like(frames)
-    above = levels - (1 << FACTOR_BITS)
+    above = _above(levels, frames.shape[1:])
     if isinstance(background, FixedPointMean):
         limits, marks = np.iinfo(frames.dtype), validity.marks(frames.dtype)
         sixteenths = _sixteen_fold(background)
@@ -62,6 +64,18 @@ def levelled(
     if usable is not None:
         result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
     return result
+
+
+def _above(
+    levels: NDArray[np.int64] | Surface, shape: tuple[int, ...]
+) -> Iterator[np.int64 | NDArray[np.int64]]:
+    """Yield the level of each frame less that of the run, of all pixels or of each, in 2^-16."""
+    for frame in range(len(levels)):
+        if isinstance(levels, Surface):
+            level = levels.of_rows(frame, slice(0, shape[0]), shape[1]).astype(np.int64)
+            yield level - (1 << FACTOR_BITS)
+        else:
+            yield levels[frame] - (1 << FACTOR_BITS)
 
 
 def _sixteen_fold(background: FixedPointMean) -> NDArray[np.int64]:

@@ -33,6 +33,7 @@ from gpu_spots.columns import (
     PIXEL_COLUMNS,
     SPOT_COLUMNS,
     STATS,
+    SURFACE,
     DatasetRecord,
 )
 from gpu_spots.export.formats import FORMATS
@@ -288,7 +289,7 @@ DATASET_TABLES = {
     "statistics": dataset_table(STATS),
     "masks": dataset_table((*MASKS, *MASK_COLUMNS)),
     "spots": dataset_table((*SPOT_COLUMNS, *PIXEL_COLUMNS)),
-    "frames": dataset_table(FRAME_COLUMNS),
+    "frames": dataset_table((*FRAME_COLUMNS, SURFACE)),
     "noise": dataset_table(NOISE_COLUMNS),
     "axes": dataset_table(AXES),
     "views": view_table,

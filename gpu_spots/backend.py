@@ -31,6 +31,7 @@ from gpu_spots.model import (
     Measurements,
     Morphology,
     PackedImages,
+    Surface,
     Validity,
 )
 from gpu_spots.parameters import BACKEND_NAMES
@@ -109,16 +110,16 @@ class Operations(Protocol[Frames, Masks, Prepared]):
     def levelled(
         self,
         frames: Frames,
-        levels: NDArray[np.int64],
+        levels: NDArray[np.int64] | Surface,
         validity: Validity,
         prepared: Prepared,
     ) -> Frames:
         """Return frames less what their background is above the run's, in their own type.
 
         Integers: ``I - (((level - 2^16) * floor(16 * background) + 2^19) >> 20)``, with ``levels``
-        (one a frame, int64, in 2^-16) and the background of ``prepared``; floats: ``I - ((level -
-        2^16) / 2^16) * background`` in float64. Results and invalid values are as those of
-        `scaled`.
+        (one a frame, int64, or those of a surface, in 2^-16) and the background of ``prepared``;
+        floats: ``I - ((level - 2^16) / 2^16) * background`` in float64. Results and invalid values
+        are as those of `scaled`.
         """
 
     def allocate_background(
@@ -198,10 +199,13 @@ class MatchedFinder(Protocol):
     def prepare_seeds(self, levels: SeedLevels) -> Any:
         """Put the seed levels of groups of a size where the backend computes."""
 
-    def significance(self, frames: Any, prepared: Any, levels: NDArray[np.int64] | None) -> Any:
+    def significance(
+        self, frames: Any, prepared: Any, levels: NDArray[np.int64] | Surface | None
+    ) -> Any:
         """Return the significance of the pixels of each frame, without zingers.
 
-        ``levels``: level of each frame over that of the run, in 2^-16; None: 1 for all.
+        ``levels``: level of each frame over that of the run, in 2^-16, or of each pixel, as
+        surfaces; None: 1 for all.
         """
 
     def empty_sums(self, prepared: Any, n: int, shape: tuple[int, int]) -> Any:

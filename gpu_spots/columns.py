@@ -52,7 +52,8 @@ class DatasetRecord:
     """Names of the allowed NumPy types, the most common one first, or only `FRAMES_TYPE`."""
     shape: tuple[str | int, ...]
     """Length of each dimension: a number, or the name of one: ``n_frames``, ``n_masks``,
-    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_bins``, ``n_X`` and ``n_Y``.
+    ``n_spots``, ``n_pixels`` (in ``spots/pixel_list``), ``n_bins``, ``n_knots_X``, ``n_knots_Y``,
+    ``n_X`` and ``n_Y``.
     """
     unit: str | None = None
     """Attribute ``units``; None: no such attribute."""
@@ -405,6 +406,16 @@ FRAME_COLUMNS = (
     _frame("n_spots", "int32", "number of spots of each frame"),
 )
 """Columns with one row per frame."""
+SURFACE = DatasetRecord(
+    path="per_frame/surface",
+    dtypes=("float64",),
+    shape=("n_frames", "n_knots_X", "n_knots_Y"),
+    description=(
+        "with --normalise surface: level of each frame over that of the run at the pixels whose X "
+        "and Y are multiples of the attribute distance; it is interpolated linearly between them"
+    ),
+)
+"""Levels of the pixels of each frame."""
 
 
 NOISE_COLUMNS = (
@@ -468,6 +479,14 @@ def _by_path(*groups: Iterable[DatasetRecord]) -> dict[str, DatasetRecord]:
 
 
 DATASETS = _by_path(
-    STATS, MASKS, MASK_COLUMNS, SPOT_COLUMNS, PIXEL_COLUMNS, FRAME_COLUMNS, NOISE_COLUMNS, AXES
+    STATS,
+    MASKS,
+    MASK_COLUMNS,
+    SPOT_COLUMNS,
+    PIXEL_COLUMNS,
+    FRAME_COLUMNS,
+    (SURFACE,),
+    NOISE_COLUMNS,
+    AXES,
 )
 """Records of all datasets by path."""

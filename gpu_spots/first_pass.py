@@ -32,7 +32,10 @@ def compute_background(
 
     def learn_rows(begin: int, end: int) -> None:
         if backend.background(
-            source.band(begin, end), method, validity.rows(begin, end), maps.rows(begin, end)
+            source.band(begin, end),
+            method.below(begin),
+            validity.rows(begin, end),
+            maps.rows(begin, end),
         ):
             maps.gaps = True
 

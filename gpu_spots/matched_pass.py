@@ -101,10 +101,16 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         """Return the weighted sums of the spots of some frames; None: noise is not known."""
         if measured.values is None or self.noise_model is None:
             return None
-        each, factors = np.arange(end - begin), self.source.factors
+        each, factors, surface = np.arange(end - begin), self.source.factors, self.source.surface
         of_batch = None if factors is None else factors[begin:end]
         sums = WeightedSums(
-            found, self.maps, self.noise_model, each, of_batch, with_intensities=False
+            found,
+            self.maps,
+            self.noise_model,
+            each,
+            of_batch,
+            with_intensities=False,
+            surface=None if surface is None else surface[begin:end],
         )
         sums.add(measured.values, each)
         return sums.columns()

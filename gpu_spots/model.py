@@ -120,6 +120,86 @@ class ConstantPart:
         return np.where(background > 0, limited, background)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """Levels of the pixels of frames over those of the run, in 2^-16, by their values at knots.
+
+    Between knots, the level is interpolated along X, then along Y, each time rounded to 2^-16:
+    ``(a * (d - w) + b * w + d / 2) >> bits`` with the distance ``d = 2**bits`` and ``w`` pixels
+    from a to b.
+    """
+
+    knots: NDArray[np.int32]
+    """(n, g_X, g_Y) int32, 2^-16: levels at the pixels that are multiples of the distance."""
+    bits: int
+    """The distance of the knots is 2^bits pixels."""
+    first_row: int = 0
+    """Row of the frame that is row 0 of the band."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the levels; None: there is none."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.knots)
+
+    def __getitem__(self, frames: slice | NDArray[np.int64]) -> "Surface":
+        """Return the surfaces of some frames."""
+        return replace(self, knots=self.knots[frames])
+
+    def below(self, rows: int) -> "Surface":
+        """Return the surfaces of a band that begins so many rows further down."""
+        return replace(self, first_row=self.first_row + rows)
+
+    def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the part of the background of pixels that follows the levels, float64, counts."""
+        return (
+            background if self.constant_part is None else self.constant_part.following(background)
+        )
+
+    def background(
+        self,
+        frame: int,
+        x: NDArray[np.int64],
+        y: NDArray[np.int64],
+        background: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Return the background of some pixels on a frame, (p,) float64, counts.
+
+        Args:
+            frame: Index of the frame.
+            x: (p,) int64: row of each pixel.
+            y: (p,) int64: column of each pixel.
+            background: (p,) float64, counts: background of each pixel at the level of the run.
+        """
+        level = self[frame : frame + 1].of_pixels(x, y)[0] / 2.0**FACTOR_BITS
+        return background + (level - 1.0) * self.following(background)
+
+    def of_rows(self, frame: int, rows: slice, n_columns: int) -> NDArray[np.int32]:
+        """Return the levels of some rows of a frame, (rows, n_Y) int32, 2^-16."""
+        distance, half = 1 << self.bits, 1 << self.bits >> 1
+        x = np.arange(self.first_row + rows.start, self.first_row + rows.stop)
+        before, along = x >> self.bits, (x & (distance - 1)).astype(np.int32)[:, None]
+        knots = self.knots[frame]
+        lines = (knots[before] * (distance - along) + knots[before + 1] * along + half) >> self.bits
+        steps = np.diff(lines, axis=1)[:, :, None]
+        levels = steps * np.arange(distance, dtype=np.int32)
+        levels += (lines[:, :-1, None] << self.bits) + half
+        levels >>= self.bits
+        return levels.reshape(len(x), -1)[:, :n_columns]
+
+    def of_pixels(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the levels of some pixels, (p,) int64 each, on all frames: (n, p) int64, 2^-16."""
+        distance, half = 1 << self.bits, 1 << self.bits >> 1
+        x = x + self.first_row
+        i, j, along, across = x >> self.bits, y >> self.bits, x & (distance - 1), y & (distance - 1)
+
+        def line(column: NDArray[np.int64]) -> NDArray[np.int64]:
+            first, second = (self.knots[:, row, column].astype(np.int64) for row in (i, i + 1))
+            return (first * (distance - along) + second * along + half) >> self.bits
+
+        return (line(j) * (distance - across) + line(j + 1) * across + half) >> self.bits
+
+
 def check_frame_count(n_frames: int) -> None:
     """Raise ValueError for more than `MAX_FRAMES` frames."""
     if n_frames > MAX_FRAMES:
@@ -443,6 +523,10 @@ class Measurements:
     values: Array | None = None
     """(v,), the frames' dtype, counts: values of all pixels of each spot, one spot after the other,
     pixels ascending; None: they were not asked for.
+    """
+    excess: NDArray[np.float64] | None = None
+    """(6, s) float64, counts times pixel^k: sums of E, E x, E y, E x^2, E y^2 and E x y, where E is
+    the background of a pixel on its frame less that at the level of the frame; None: there is none.
     """
 
     @classmethod

@@ -10,7 +10,9 @@ from typing import Any
 from gpu_spots.errors import ParameterError, given
 
 METHOD_NAMES = ("n_removed", "kruskal", "clip")
-NORMALISATIONS = ("none", "level")
+NORMALISATIONS = ("none", "level", "surface")
+SURFACE_METHODS = ("clip",)
+"""Methods that the normalisation ``surface`` can be used with."""
 SYNCS = ("none", "pairs", "blocks")
 FINDERS = ("threshold", "matched")
 BACKEND_NAMES = ("auto", "gpu", "cpu")
@@ -71,7 +73,9 @@ class Parameters:
     sync: str = "none"
     """Frames that share a mask: none, pairs (off/on), or blocks (one angle) (``-S``)."""
     normalise: str = "level"
-    """Scaling of each frame to a common background level: none or level (``--normalise``)."""
+    """Scaling of each frame to a common background level: none, level, or surface, whose level
+    changes smoothly across the frame and which needs clip (``--normalise``).
+    """
 
     finder: str = "matched"
     """Method that finds spots: matched (significance of smoothed frames) or threshold (of pixels,
@@ -100,6 +104,13 @@ class Parameters:
         _integer("angles", self.angles, "an integer >= 0")
         _one_of("sync", self.sync, SYNCS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
+        if self.normalise == "surface" and self.method not in SURFACE_METHODS:
+            choices = " or ".join(given("method", name) for name in SURFACE_METHODS)
+            raise ParameterError(
+                "normalise",
+                f"{self.normalise!r} can only be used with {choices}, found "
+                f"{given('method', self.method)}; use {given('normalise', 'level')}",
+            )
         _one_of("finder", self.finder, FINDERS)
         _number(
             "significance",

@@ -125,6 +125,7 @@ def find_spots(
                 source.factors,
                 source.left_out,
                 None if source.background_levels is None else source.sampler.constant_part,
+                source.surface,
             )
             noise = background.noise_model
             if noise is not None:
@@ -156,6 +157,7 @@ def find_spots(
         sparse=sparse,
         clipped=clipped,
         matched=parameters.finder == "matched",
+        surface=source.surface is not None,
     ):
         observer.warn(message)
     with watch.stage("write"):
@@ -220,12 +222,15 @@ def learn_background(
         )
         assert source is not None
     with watch.stage("background"):
-        if parameters.normalise == "level":
+        if parameters.normalise != "none":
             source = _scaled(source, parameters, stack.source, observer)
+            is_unknown = source.factors is not None and source.surface is None
+            if is_unknown and parameters.normalise == "surface":
+                observer.warn(levels.no_surface_warning())
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)
-                method = method.at_levels(relative)
+                method = method.at_levels(relative, source.surface)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Columns, ConstantPart, NoiseModel, SpotTable, Validity
+from gpu_spots.model import Array, Columns, ConstantPart, NoiseModel, SpotTable, Surface, Validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,7 @@ class Sink(Protocol):
         factors: NDArray[np.int64] | None,
         left_out: NDArray[np.bool_] | None = None,
         constant_part: ConstantPart | None = None,
+        surface: Surface | None = None,
     ) -> None:
         """Write the level of each frame, and the factors that scaled the frames.
 
@@ -181,6 +182,7 @@ class Sink(Protocol):
             left_out: (n_frames,) bool: frames without beam; None: there are none.
             constant_part: part of the background that does not follow the level; None: there is
                 none.
+            surface: levels of the pixels of all frames; None: each frame has one level.
         """
 
     def write_noise(self, model: NoiseModel) -> None:

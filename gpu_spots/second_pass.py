@@ -162,6 +162,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 groups.mask_of_frame,
                 self.source.factors,
                 with_intensities=True,
+                surface=self.source.surface,
             )
 
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
@@ -308,7 +309,13 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             on_device, found, mask_of_frame, self.prepared, factors, with_values=with_values
         )
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
-        return intensities(measured, self.mean, of_row), measured
+        intensity = intensities(measured, self.mean, of_row)
+        if self.source.surface is None:
+            return intensity, measured
+        assert factors is not None
+        surface = self.source.surface[begin:end]
+        excess = self.maps.excess(found, mask_of_frame, surface, factors)
+        return intensity - excess[0], replace(measured, excess=excess)
 
     def _fetch(
         self,

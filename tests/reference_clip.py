@@ -96,14 +96,41 @@ def start_of(values: Sequence[Any], percent: int, integer: bool) -> tuple[int, f
     return m, mean + a * s, s * s
 
 
-def levelled(value: Any, level: int, background: float, dtype: Any) -> Any:
-    """Subtract from a value what its background is above the run's; `level` in 2^-16."""
+def levelled(
+    value: Any, level: int, background: float, dtype: Any, before: float | None = None
+) -> Any:
+    """Subtract from a value what its background is above the run's; `level` in 2^-16.
+
+    `before`: background by which that was done already.
+    """
     above = level - 65536
     if dtype.kind == "f":
-        return float(dtype.type(value - above / 65536 * background))
+        part = above / 65536 * background
+        if before is None:
+            return float(dtype.type(value - part))
+        return float(dtype.type(value + (above / 65536 * before - part)))
     lowest = int(np.iinfo(dtype).min) - 2**30
     left = value - ((above * math.floor(16 * background) + 2**19) >> 20)
+    if before is not None:
+        left += (above * math.floor(16 * before) + 2**19) >> 20
     return min(max(left, lowest), lowest + 2**32 - 1)
+
+
+def levels_between(knots: NDArray[Any], bits: int, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Give the level of each pixel in 2^-16, (n, n_X, n_Y), between knots 2^bits pixels apart."""
+    d = 2**bits
+
+    def between(a: int, b: int, along: int) -> int:
+        return (a * (d - along) + b * along + d // 2) // d
+
+    found = np.zeros((len(knots), *shape), np.int64)
+    for (f, x, y), _ in np.ndenumerate(found):
+        i, j = x // d, y // d
+        left, right = (
+            between(int(knots[f, i, k]), int(knots[f, i + 1, k]), x % d) for k in (j, j + 1)
+        )
+        found[f, x, y] = between(left, right, y % d)
+    return found
 
 
 def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
@@ -225,12 +252,12 @@ def clip_maps(
     percent: int,
     cutoff: float,
     blocks: list[list[int]] | None = None,
-    levels: Sequence[int] | None = None,
+    levels: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Line, NDArray[np.bool_], list[float]]:
     """Give the maps of a run: stats by name, the noise line, the flags, and B in raster order.
 
     `blocks`: frames of each block, None: single values are left out. `levels`: level of each frame
-    over the run's, in 2^-16.
+    over the run's, in 2^-16, or (n, n_X, n_Y) that of each pixel.
     """
     _, n_x, n_y = frames.shape
     dtype = frames.dtype
@@ -240,17 +267,21 @@ def clip_maps(
     for x in range(n_x):
         for y in range(n_y):
             values, good = frames[:, x, y].tolist(), valid[:, x, y].tolist()
-            if levels is not None:
+            before = None
+            for _ in range(0 if levels is None else 4 if np.ndim(levels) == 3 else 1):
+                assert levels is not None
                 ascending = sorted(v for v, is_good in zip(values, good, strict=True) if is_good)
                 if blocks is None:
                     _, start, _ = start_of(ascending, percent, integer)
                 else:
                     parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
                     start = blocks_kept(parts, integer, only_start=True)
+                here = [int(np.asarray(each)[x, y] if np.ndim(each) else each) for each in levels]
                 values = [
-                    levelled(v, level, start, dtype) if is_good else v
-                    for v, level, is_good in zip(values, levels, good, strict=True)
+                    levelled(v, level, start, dtype, before) if is_good else v
+                    for v, level, is_good in zip(values, here, good, strict=True)
                 ]
+                before = start
             if blocks is None:
                 samples.append(
                     clipped(

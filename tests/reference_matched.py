@@ -70,9 +70,9 @@ def rounding(shape: tuple[int, int]) -> NDArray[np.int64]:
 
 @once
 def plain_significance(
-    frame: NDArray[Any], of: Noise, level: int, usable_values: NDArray[np.bool_]
+    frame: NDArray[Any], of: Noise, level: int | NDArray[Any], usable_values: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Significance of each value of a frame, zingers included."""
+    """Significance of each value of a frame, zingers included; its level, or that of each pixel."""
     is_float = frame.dtype.kind == "f"
     s, good, up = unit(of, is_float), usable_pixels(of), rounding(frame.shape)
     p = np.full(frame.shape, 64, np.int64)
@@ -82,7 +82,8 @@ def plain_significance(
             if not good[x, y] or not usable_values[x, y]:
                 continue
             if is_float:
-                value = float(frame[x, y]) - float(of.mean[x, y]) * (level / 65536)
+                at = level if isinstance(level, int) else int(level[x, y])
+                value = float(frame[x, y]) - float(of.mean[x, y]) * (at / 65536)
                 found = value * (16 / float(s[x, y])) + (64 + int(up[x, y]) / 65536)
                 p[x, y] = math.floor(
                     max(-16000.0, min(16000.0, math.floor(found) if abs(found) < 1e9 else found))
@@ -100,7 +101,12 @@ def plain_significance(
             in_units = follows / float(s[x, y])
             in_units = round(max(-2048.0, min(2048.0, in_units)) * 256)
             in_units = max(-(2**19) + 1, min(2**19 - 1, in_units))
-            p[x, y] = (value * factor - zero - level_shift(in_units, level)) >> 16
+            if isinstance(level, int):
+                shift = level_shift(in_units, level)
+            else:
+                shift = in_units * (int(level[x, y]) - 65536) >> 4
+                shift = min(max(shift, -5843 * 65536), 5843 * 65536)
+            p[x, y] = (value * factor - zero - shift) >> 16
     return p
 
 

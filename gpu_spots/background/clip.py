@@ -17,6 +17,8 @@ STEPS = 5
 """Times that a pixel's sample is chosen anew, runs without blocks."""
 BLOCK_STEPS = 3
 """Times that the blocks of a pixel are chosen anew."""
+LEVELLINGS = 4
+"""Times that values are levelled by surfaces, each time with a better background."""
 WIDTH = 3.0
 """A value is left out if it is that many standard deviations above the background."""
 MARGIN = 1.5

@@ -80,6 +80,7 @@ class ClippedLevelSampler(LevelSampler):
             0, n_columns, max(1, -(-n_frames * n_sampled * n_columns // MOST_VALUES))
         )
         n_columns = len(range(*self._columns.indices(n_columns)))
+        self._is_float = dtype.kind == "f"
         self._sample: Array | None = np.empty((n_frames, n_sampled, n_columns), dtype)
         self._start = start
         self._expected = math.inf
@@ -119,8 +120,8 @@ class ClippedLevelSampler(LevelSampler):
         step = max(1, AT_ONCE // len(sample))
         for begin in range(0, sample.shape[1], step):
             part = slice(begin, begin + step)
-            mean[part], variance[part] = _background(
-                sample[beam, part], good[beam, part], ratios[beam], self._start, quantum
+            mean[part], variance[part] = background_of_sample(
+                sample[beam, part], good[beam, part], ratios[beam, None], self._start, quantum
             )
         known = np.isfinite(mean) & np.isfinite(variance)
         known &= _follows_the_beam(mean, variance, known, quantum)
@@ -232,14 +233,14 @@ def _constant_part(
     return ConstantPart(contrast, middle - rise / contrast)
 
 
-def _background(
+def background_of_sample(
     sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable, quantum: float
 ) -> tuple[Floats, Floats]:
-    """Return mean and variance of pixels (n, p), clipped after division by ``ratios`` (n,).
+    """Return mean and variance of pixels (n, p), clipped after division by ``ratios``.
 
-    NaN where a pixel has too few.
+    ``ratios`` are (n, 1) or (n, p). NaN where a pixel has too few values.
     """
-    values = np.where(good, sample.astype(np.float64) / ratios[:, None], np.inf).T
+    values = np.where(good, sample.astype(np.float64) / ratios, np.inf).T
     values = np.sort(values, axis=1)
     n = np.count_nonzero(good, axis=0)
     exact = np.where(np.arange(values.shape[1]) < n[:, None], values, 0.0)

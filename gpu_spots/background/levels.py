@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.correlation import Correlation, Deviations, correlation, deviations
 from gpu_spots.errors import InputError, given
-from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Validity
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Surface, Validity
 
 LARGEST = 16
 """A frame whose level is further from the run's than this ratio cannot be brought to it in a useful
@@ -47,11 +47,15 @@ class LevelSampler:
 
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the level; None: unknown, or there is none."""
+    surface: Surface | None = None
+    """Surfaces of the frames, once all were seen; None: each frame has one level."""
+    sample_pixels = SAMPLE_PIXELS
+    """Pixels of a frame that are looked at, where there are as many."""
 
     def __init__(self, shape: tuple[int, int, int], validity: Validity) -> None:
         """Prepare sampling for a stack of that shape."""
         n_frames, n_rows, n_columns = shape
-        self.rows = slice(0, n_rows, max(1, n_rows * n_columns // SAMPLE_PIXELS))
+        self.rows = slice(0, n_rows, max(1, n_rows * n_columns // self.sample_pixels))
         """The rows of a frame that are looked at."""
         self.levels = np.empty(n_frames)
         """(n_frames,) float64, counts: the level of each frame that was seen; NaN where it has no
@@ -282,6 +286,15 @@ def unscaled_warning(level: float) -> str:
         f"frame levels: found {found} (median over the frames), which cannot be told from 0, "
         "expected more; the frames have no beam or no background, and are not scaled; "
         f"{given('normalise', 'none')} has the same result"
+    )
+
+
+def no_surface_warning() -> str:
+    """Return the warning that each frame has one level, as its shape is not known."""
+    return (
+        "frame levels: found no noise, or too few frames with counts, to tell the shape of the "
+        "background of single frames, expected some; each frame has one level; "
+        f"{given('normalise', 'level')} has the same result"
     )
 
 

@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.background import clip
+from gpu_spots.background import clip, surface_levels
 from gpu_spots.background.clipped_levels import ClippedLevelSampler, sample_bytes
 from gpu_spots.background.levels import LevelSampler
+from gpu_spots.background.surface_levels import SurfaceSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
-from gpu_spots.model import MAX_FRAMES, Array, Background, Columns, Validity
+from gpu_spots.model import MAX_FRAMES, Array, Background, Columns, Surface, Validity
 from gpu_spots.parameters import Parameters
 
 
@@ -113,8 +114,15 @@ class BackgroundMethod:
         """Return the bytes that the levels of a stack need beside a few rows."""
         return 0
 
-    def at_levels(self, levels: NDArray[np.int64]) -> Self:
-        """Return the method for frames of these levels over the run's, (n_frames,), 2^-16."""
+    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
+        """Return the method for frames of these levels over the run's, (n_frames,), 2^-16.
+
+        ``surface``: levels of their pixels; None: each frame has one level.
+        """
+        return self
+
+    def below(self, rows: int) -> Self:
+        """Return the method for a band that begins so many rows further down."""
         return self
 
 
@@ -269,6 +277,10 @@ class Clip(BackgroundMethod):
     """Level of each frame over that of the run, (n_frames,) int64, 2^-16; 0: the frame is left out;
     None: frames are not levelled.
     """
+    fits_surfaces: bool = False
+    """The level of a frame is a surface."""
+    surface: Surface | None = None
+    """Surfaces of the frames; None: each frame has one level."""
 
     @property
     def n_blocks(self) -> int:
@@ -284,6 +296,7 @@ class Clip(BackgroundMethod):
             clip.start_table(n_frames, parameters.percent_removed),
             None if blocks is None else blocks.mask_of_frame,
             clip.block_shifts(0 if blocks is None else blocks.n_masks),
+            fits_surfaces=parameters.normalise == "surface",
         )
 
     @staticmethod
@@ -345,26 +358,34 @@ class Clip(BackgroundMethod):
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], validity: Validity
     ) -> LevelSampler:
         """Return what takes the levels of the frames of a stack, from clipped counts."""
-        return ClippedLevelSampler(shape, dtype, validity, self.start)
+        kind = SurfaceSampler if self.fits_surfaces else ClippedLevelSampler
+        return kind(shape, dtype, validity, self.start)
 
     def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
         """Return the bytes that the levels of a stack need beside a few rows."""
-        return sample_bytes(shape, dtype)
+        of_surfaces = surface_levels.sample_bytes(shape) if self.fits_surfaces else 0
+        return sample_bytes(shape, dtype) + of_surfaces
 
-    def at_levels(self, levels: NDArray[np.int64]) -> Self:
+    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
         """Return the method for frames as they are, whose levels are known; 0: leave out."""
-        return replace(self, levels=levels)
+        return replace(self, levels=levels, surface=surface)
+
+    def below(self, rows: int) -> Self:
+        """Return the method for a band that begins so many rows further down."""
+        return self if self.surface is None else replace(self, surface=self.surface.below(rows))
 
     def of_frames(self, frames: NDArray[np.int64]) -> Self:
         """Return the method for some frames, (n,) int64 ascending, of which each has a level."""
         assert self.levels is not None
         levels = self.levels[frames]
+        surface = None if self.surface is None else self.surface[frames]
         if self.block_of_frame is None:
-            return replace(self, levels=levels)
+            return replace(self, levels=levels, surface=surface)
         left, blocks = np.unique(self.block_of_frame[frames], return_inverse=True)
         return replace(
             self,
             levels=levels,
+            surface=surface,
             block_of_frame=blocks,
             block_shifts=self.block_shifts[: len(left) + 1],
         )

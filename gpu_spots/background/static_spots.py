@@ -100,6 +100,7 @@ def cover_warning(
     sparse: bool,
     clipped: bool = False,
     matched: bool = False,
+    surface: bool = False,
 ) -> str | None:
     """Return one line if masks cover an absurd share of the frame, else None.
 
@@ -109,15 +110,19 @@ def cover_warning(
         sparse: whether most pixels of the background have no counts.
         clipped: whether the background is that of ``-m clip``, which trims no photons.
         matched: whether spots were found by the matched finder, which has no cutoff.
+        surface: whether the level of a frame is a surface.
     """
     most = LARGE_MATCHED_COVER if matched else LARGE_COVER
     n_absurd = np.count_nonzero(covered > most * n_pixels)
     if not n_absurd or n_pixels < REGION:
         return None
     if matched:
+        remedy = f" use {given('normalise', 'surface')}" + (
+            "" if clipped else f" with {given('method', 'clip')}"
+        )
         reason = (
             "the background does not fit these frames, whose level or shape changes; check "
-            f"frame_level, use {given('normalise', 'level')}, or increase {given('significance')}"
+            f"frame_level,{'' if surface else remedy + ','} or increase {given('significance')}"
         )
     elif sparse and clipped:
         reason = (

@@ -174,7 +174,8 @@ def _number(
 @click.option(
     "--normalise", metavar="HOW", default=DEFAULTS.normalise, show_default=True,
     shell_complete=one_of(NORMALISATIONS),
-    help="Scale each frame to a common background level, against drift of the beam "
+    help="Scale the background of each frame, against drift of the beam: to a common level, or to "
+    "a surface, for backgrounds that change their shape "
     f"(allowed values: {', '.join(NORMALISATIONS)})",
 )  # fmt: skip
 @device_options

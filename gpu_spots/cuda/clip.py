@@ -8,6 +8,7 @@ from gpu_spots.background import clip
 from gpu_spots.background.methods import Clip
 from gpu_spots.cuda.moments import RankedMoments
 from gpu_spots.cuda.ranked import Launch
+from gpu_spots.cuda.scale import surface_on_device
 from gpu_spots.cuda.toolkit import Toolkit
 from gpu_spots.model import Validity, check_frame_count
 
@@ -43,12 +44,16 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
         levels, defines = toolkit.to_device(method.levels.astype(np.int32)), DEFINES | {"LEVELS": 1}
         if not method.levels.all():
             defines = defines | {"LEAVES_OUT": 1}
+    surface = None
+    if method.surface is not None:
+        surface = surface_on_device(toolkit, method.surface, frames.shape[2])
+        defines = defines | {"SURFACE": 1, "LEVELLINGS": clip.LEVELLINGS}
     launch = launch_of(dtype, len(frames), method.n_blocks, levelled=levels is not None)
     before: tuple[Any, ...]
     if method.block_of_frame is None:
         name, start = "clip", method.start
         tables = (start.kept, start.shift, start.width)
-        before = (*(toolkit.to_device(table) for table in tables), levels)
+        before = (*(toolkit.to_device(table) for table in tables), levels, surface)
     else:
         name = "clip_blocks"
         before = (
@@ -56,6 +61,7 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
             np.int32(method.n_blocks),
             toolkit.to_device(method.block_shifts),
             levels,
+            surface,
         )
     launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), defines, FILE)
     return found

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.cuda.packed import PackedMasks, pack, words_for
+from gpu_spots.cuda.scale import surface_on_device
 from gpu_spots.cuda.seeds import numbered
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride, uploaded
 from gpu_spots.masks.kernels import kernels
 from gpu_spots.masks.matched import BITS, STEPS, SignificanceMaps, group_scale, level_shift
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.model import Validity
+from gpu_spots.model import Surface, Validity
 
 THREADS, TILE_X, TILE_Y = 256, 32, 64
 """Sizes that are equal in matched.cu."""
@@ -129,7 +130,7 @@ def significance(
     toolkit: Toolkit,
     frames: Any,
     prepared: PreparedSignificance,
-    levels: NDArray[np.int64] | None,
+    levels: NDArray[np.int64] | Surface | None,
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 
@@ -142,18 +143,21 @@ def significance(
         toolkit.xp.empty((n_frames, n_rows, words_for(n_columns)), np.uint32) if checked else None
     )
     bound = np.float64 if is_float else np.int64
-    shifts = floats = None
-    if levels is not None and is_float:
+    shifts = floats = surface = None
+    if isinstance(levels, Surface):
+        surface = surface_on_device(toolkit, levels, n_columns)
+    elif levels is not None and is_float:
         floats = toolkit.to_device(levels / 2.0**BITS)
     elif levels is not None:
         shifts = toolkit.to_device(np.array([level_shift(int(each)) for each in levels], np.int32))
-    toolkit.kernel("matched", "significance", **prepared.types)(
+    defines = prepared.types | ({} if surface is None else {"SURFACE": 1})
+    toolkit.kernel("matched", "significance", **defines)(
         _tiles(frames.shape),
         (THREADS,),
         (
             *(frames, np.int64(frame_stride(frames)), np.int32(n_rows), np.int32(n_columns)),
             *(prepared.gain, prepared.offset, prepared.low, prepared.high, prepared.level),
-            *(shifts, floats, np.int32(checked)),
+            *(shifts, floats, surface, np.int32(checked)),
             *map(bound, (prepared.validity or Validity()).bounds(prepared.dtype)),
             *(values, invalid),
         ),

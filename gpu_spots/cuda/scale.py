@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.cuda.toolkit import Toolkit, blocks_for, c_type, frame_stride
-from gpu_spots.model import Validity
+from gpu_spots.model import Surface, Validity
 
 THREADS = 256
 
@@ -25,7 +25,7 @@ def scaled(
 def levelled(
     toolkit: Toolkit,
     frames: Any,
-    levels: NDArray[np.int64],
+    levels: NDArray[np.int64] | Surface,
     validity: Validity,
     prepared: Prepared,
 ) -> Any:
@@ -36,14 +36,24 @@ def levelled(
     The result is on the device, contiguous.
     """
     maps = prepared.mean.high, prepared.mean.low, prepared.mean.float
-    return _launched(toolkit, "levelled", frames, levels, maps, validity)
+    if isinstance(levels, Surface):
+        surface = surface_on_device(toolkit, levels, frames.shape[2])
+        return _launched(toolkit, "levelled", frames, None, (surface, *maps), validity)
+    return _launched(toolkit, "levelled", frames, levels, (None, *maps), validity)
+
+
+def surface_on_device(toolkit: Toolkit, surface: Surface, n_columns: int) -> Any:
+    """Return the surfaces of some frames of ``n_columns`` columns as common.h describes them."""
+    g_x, g_y = surface.knots.shape[1:]
+    head = np.array([surface.bits, g_x * g_y, g_y, surface.first_row, n_columns], np.int32)
+    return toolkit.to_device(np.concatenate([head, surface.knots.reshape(-1)]))
 
 
 def _launched(
     toolkit: Toolkit,
     name: str,
     frames: Any,
-    of_frame: NDArray[np.integer[Any]],
+    of_frame: NDArray[np.integer[Any]] | None,
     maps: tuple[Any, ...],
     validity: Validity,
 ) -> Any:
@@ -68,7 +78,7 @@ def _launched(
             frames,
             np.int64(frame_stride(frames)),
             np.int32(n_pixels),
-            toolkit.to_device(of_frame.astype(np.int64)),
+            None if of_frame is None else toolkit.to_device(of_frame.astype(np.int64)),
             *maps,
             wide(low),
             wide(high),

@@ -36,6 +36,7 @@ from gpu_spots.model import (
     Measurements,
     Morphology,
     PackedImages,
+    Surface,
     Validity,
 )
 
@@ -168,7 +169,7 @@ class SeveralGpus:
     def levelled(
         self,
         frames: _Frames,
-        levels: NDArray[np.int64],
+        levels: NDArray[np.int64] | Surface,
         validity: Validity,
         prepared: tuple[Prepared, ...],
     ) -> _Frames:
@@ -273,7 +274,7 @@ class SeveralGpus:
         return tuple(backend.prepare_seeds(levels) for backend in self.backends)
 
     def significance(
-        self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | None
+        self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | Surface | None
     ) -> _Held:
         """Calculate on the device where the batch is."""
         device, batch = self._here(frames)

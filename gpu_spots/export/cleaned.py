@@ -28,7 +28,7 @@ class Cleaned(Format):
     def write(self, source: Source, target: Target) -> None:
         """Write the file; see `Format.write`."""
         results, (n_X, n_Y) = source.results, source.frame_shape()
-        average, scale = results.avg.astype(np.float64).ravel(), source.frame_scale
+        average = results.avg.astype(np.float64).ravel()
         pixels = source.pixels_by_frame()
         with source.frames() as stack, new_file(target.path, target.name) as file:
             with uninterrupted():
@@ -62,7 +62,10 @@ class Cleaned(Format):
                 flat = pixels.of_frame(index)
                 if len(flat):
                     frame = read_frame(stack, index).ravel()
-                    cleaned[flat] = frame[flat] - average[flat] / scale[index]
+                    place = np.divmod(flat, n_Y)
+                    cleaned[flat] = frame[flat] - results.background_on(
+                        index, *place, average[flat]
+                    )
                 return writer.compress(cleaned.reshape(n_X, n_Y))
 
             source.observer.stage("export", results.n_frames, "frames")

@@ -94,12 +94,6 @@ class Source:
         return self.columns.get("n_pixels")
 
     @cached_property
-    def frame_scale(self) -> NDArray[np.float64]:
-        """(n_frames,) float64: by what ``stats/avg`` is divided to be the background of a frame."""
-        scale = self.results.frame_scale
-        return np.ones(self.results.n_frames) if scale is None else scale
-
-    @cached_property
     def frame_angles(self) -> NDArray[np.float64] | None:
         """(n_frames,) float64, degrees, NaN where unknown; None: the run has no angles."""
         angles = self.results.columns.get("angle")
@@ -174,7 +168,10 @@ class Source:
         """
         X, Y = self.columns["X"], self.columns["Y"]
         background = self.results.avg[X, Y].astype(np.float64)
-        return self.peak_values - background / self.frame_scale[self.columns["frame"]]
+        for frame, (begin, end) in enumerate(self.results.frame_ranges.tolist()):
+            some = slice(begin, end)
+            background[some] = self.results.background_on(frame, X[some], Y[some], background[some])
+        return self.peak_values - background
 
     @cached_property
     def peak_values(self) -> NDArray[np.float64]:

@@ -184,6 +184,21 @@ def level_shift(relative_level: int) -> tuple[int, int, int]:
     return factor, up, min(most, LARGEST_LEVEL)
 
 
+def surface_shift(background: NDArray[np.int32], levels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return by how much the levels of pixels move their significance, int32, units in 2^-16.
+
+    It is ``(L * (level - 2^16)) >> 4``, limited to `LARGEST_SHIFT` units.
+
+    Args:
+        background: `SignificanceMaps.level` of some pixels.
+        levels: Level of each over that of the run, int32, 2^-16.
+    """
+    wide = background * (levels.astype(np.int64) - (1 << BITS))
+    wide >>= LEVEL_BITS - 4
+    limit = LARGEST_SHIFT << BITS
+    return np.clip(wide, -limit, limit).astype(np.int32)
+
+
 def group_scale(size: int) -> tuple[int, int]:
     """Return how the sum of a group becomes a significance.
 

@@ -20,7 +20,7 @@ from gpu_spots.memory.needs import Place, frames_of_piece, spans
 from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
 from gpu_spots.memory.workers import Item, Result, Workers, in_order
-from gpu_spots.model import Array, Frames, Masks, Validity
+from gpu_spots.model import Array, Frames, Masks, Surface, Validity
 from gpu_spots.protocols import Observer, OpenSpool, Spool, Stack
 
 
@@ -54,6 +54,8 @@ class Source(Generic[Frames, Masks, Prepared]):
     """(n_frames,) int64, 2^-16: scale factor of each frame; None: frames are not scaled."""
     left_out: NDArray[np.bool_] | None = None
     """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
+    surface: Surface | None = None
+    """Levels of the pixels of frames; None: each frame has one level."""
     buffers: dict[int, Frames] = field(default_factory=dict)
     """Last band or batch of each thread, by `threading.get_ident`. A pass uses its memory again:
     fresh memory costs more time than reading into it.
@@ -63,7 +65,7 @@ class Source(Generic[Frames, Masks, Prepared]):
         self, factors: NDArray[np.int64], left_out: NDArray[np.bool_] | None = None
     ) -> "Source[Frames, Masks, Prepared]":
         """Return the same frames, scaled by ``factors`` except those that are ``left_out``."""
-        return replace(self, factors=factors, left_out=left_out)
+        return replace(self, factors=factors, left_out=left_out, surface=self.sampler.surface)
 
     @property
     def scaled_validity(self) -> Validity:
@@ -80,9 +82,11 @@ class Source(Generic[Frames, Masks, Prepared]):
         return None if self.factors is None else relative_levels(self.factors)
 
     @property
-    def background_levels(self) -> NDArray[np.int64] | None:
-        """Levels `relative_levels` if frames are not scaled; else None."""
-        return None if self.scales_frames else self.relative_levels
+    def background_levels(self) -> NDArray[np.int64] | Surface | None:
+        """Surfaces, or else levels `relative_levels`, if frames are not scaled; else None."""
+        if self.scales_frames:
+            return None
+        return self.relative_levels if self.surface is None else self.surface
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable, Surface
 from gpu_spots.spots.properties import ComponentMaps, over_sigma, pieces
 
 LARGEST_WEIGHT = 15
@@ -97,6 +97,8 @@ class WeightedSums:
     """(n_frames,) int64, 2^-16: factor of each frame; None: frames are not scaled."""
     with_intensities: bool
     """True: weighted intensities are wanted, not only centroids."""
+    surface: Surface | None = None
+    """Levels of the pixels of the frames; None: each frame has one level."""
     values: list[Array] = field(default_factory=list)
     """Values of the pixels of all spots of each frame seen so far."""
 
@@ -147,7 +149,7 @@ class WeightedSums:
         background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
         even, mean = _even(self._floor(variance), length, spot)
         grid = _Grid.of(pixels, found.box[first:last], spot, self.maps.shape[1])
-        levels = [self._level(frame) for frame in frames]
+        levels = [self._level(frame, pixels, background) for frame in frames]
 
         def difference(k: int) -> Floats:
             return self.values[frames[k]][inside].astype(np.float64) - levels[k] * background
@@ -187,7 +189,15 @@ class WeightedSums:
                 above[at] = others
             of_soft = total if len(frames) == 1 else _summed(soft * above, spot, n)
             x, y = (
-                axis.on_frame(above, of_soft, more, gain, factor, step, moves=len(frames) > 1)
+                axis.on_frame(
+                    above,
+                    of_soft,
+                    axis.added(more, background),
+                    gain,
+                    factor,
+                    step,
+                    moves=len(frames) > 1,
+                )
                 for axis in axes
             )
             yield Weighted(
@@ -198,9 +208,14 @@ class WeightedSums:
                 mask_error=mask_error,
             )
 
-    def _level(self, frame: int) -> np.float64:
-        """Return the level of a frame over that of the run."""
+    def _level(self, frame: int, pixels: Indices, background: Floats) -> np.float64 | Floats:
+        """Return the background on a frame over that of the run, of all pixels or of each."""
         one = np.float64(2**FACTOR_BITS)
+        if self.surface is not None:
+            place = np.divmod(pixels, self.maps.shape[1])
+            on_frame = self.surface.background(frame, *place, background)
+            is_known = background != 0
+            return np.divide(on_frame, background, out=np.ones(len(pixels)), where=is_known)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]
 
     def _floor(self, variance: Floats) -> Floats:
@@ -454,11 +469,22 @@ class _Axis:
         of_maps = (_summed(square * values, spot, n) for values in (variance, background))
         return cls(spot, centre, moment, square, *of_maps)
 
+    def added(self, more: np.float64 | Floats, background: Floats) -> Floats:
+        """Return the sum of ``square`` times the variance that the level of a frame adds, (c,).
+
+        Args:
+            more: variance over background, counts, of all pixels or of each.
+            background: (p,) float64, counts.
+        """
+        if isinstance(more, np.ndarray):
+            return _summed(self.square * (more * background), self.spot, len(self.centre))
+        return more * self.background
+
     def on_frame(
         self,
         difference: Floats,
         total: Floats,
-        more: float,
+        more: Floats,
         gain: float,
         factor: Floats,
         step: Floats,
@@ -470,7 +496,7 @@ class _Axis:
         Args:
             difference: (p,) float64, counts: values less the background.
             total: (c,) float64, counts: weighted sum of each spot.
-            more: variance over background that the level of the frame adds, counts.
+            more: (c,) float64: `added`.
             gain: counts per counted unit.
             factor: (c,) float64: `NoiseModel.factor` of each spot.
             step: (c,) float64: see `WeightedSums._soft_weights`.
@@ -478,7 +504,7 @@ class _Axis:
         """
         n = len(self.centre)
         second = _summed(self.square * difference, self.spot, n)
-        of_noise = self.noise + more * self.background
+        of_noise = self.noise + more
         spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(second, 0.0))
         with np.errstate(all="ignore"):
             known = np.where(total > 0, total, np.nan)

@@ -26,6 +26,7 @@ from gpu_spots.model import (
     Measurements,
     NoiseModel,
     PackedImages,
+    Surface,
 )
 from gpu_spots.spots.neighbours import neighbours
 
@@ -130,6 +131,38 @@ class ComponentMaps:
             flags=flags,
         )
 
+    def excess(
+        self,
+        found: Components,
+        mask_of_frame: NDArray[np.int64],
+        surface: Surface,
+        factors: NDArray[np.int64],
+    ) -> Floats:
+        """Return `Measurements.excess` of the components on some frames, (6, s) float64.
+
+        Args:
+            found: Components of masks.
+            mask_of_frame: (n,) int64: mask of each frame.
+            surface: Levels of the frames.
+            factors: (n,) int64, 2^-16: factors of the frames.
+        """
+        parts = [np.zeros((6, 0))]
+        for frame, mask in enumerate(mask_of_frame.tolist()):
+            begin = found.begin[found.first[mask] : found.first[mask + 1] + 1]
+            pixels, n = found.pixels[begin[0] : begin[-1]], len(begin) - 1
+            component = np.repeat(np.arange(n), np.diff(begin))
+            box = found.box[found.first[mask] : found.first[mask + 1]]
+            place = np.divmod(pixels, self.shape[1])
+            x, y = (
+                (each - box[component, side]).astype(np.float64)
+                for each, side in zip(place, (0, 2), strict=True)
+            )
+            mean = self.mean_at(pixels)
+            at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
+            more = surface.background(frame, *place, mean) - at_level
+            parts.append(_sums_with(more, x, y, component, n))
+        return np.concatenate(parts, axis=1)
+
     def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
         mean = self.mean
@@ -204,6 +237,8 @@ def spot_columns(
     below = level * of_component.background[:, component]
     with np.errstate(all="ignore"):
         sums = _moments(measured) - (below[1:] if scale is not None else 0.0)
+        if measured.excess is not None:
+            sums = sums - measured.excess[1:]
         is_known = (intensity > 0) & (
             np.maximum(box[:, 1] - box[:, 0], box[:, 3] - box[:, 2]) <= MOMENT_SIDE
         )
@@ -214,8 +249,11 @@ def spot_columns(
         variances = np.stack([middle + spread, middle - spread], axis=1)
         fwhm = FWHM * np.sqrt(np.maximum(variances, 0.0))
         sigma, centroid_sigma = _errors(
-            of_component, component, level, intensity, (x, y, xx, yy), noise
+            of_component, component, level, intensity, (x, y, xx, yy), noise, measured.excess
         )
+    background = below[0] if scale is None else _exact_background(measured, scale, factors)
+    if measured.excess is not None:
+        background = background + measured.excess[0]
     flags = of_component.flags[component]
     if measured.overload is not None:
         flags = flags | np.where(measured.overload > 0, int(Flag.OVERLOADED), 0)
@@ -228,7 +266,7 @@ def spot_columns(
         "moments": np.stack([xx, yy, xy], axis=1),
         "fwhm": fwhm,
         "orientation": _orientation(xx - yy, 2 * xy),
-        "background": below[0] if scale is None else _exact_background(measured, scale, factors),
+        "background": background,
         "sigma": sigma,
         "snr": over_sigma(intensity, sigma),
         "n_maxima": measured.n_maxima.astype(np.int32),
@@ -243,10 +281,12 @@ def _errors(
     intensity: Floats,
     shape: tuple[Floats, Floats, Floats, Floats],
     noise: NoiseModel | None,
+    excess: Floats | None,
 ) -> tuple[Floats, Floats]:
     """Return sigma of the intensity (n,), and of the centroid (n, 2).
 
-    ``shape``: centroid from the begin of the box, and moments XX and YY.
+    ``shape``: centroid from the begin of the box, and moments XX and YY. ``excess``: as in
+    `Measurements`.
     """
     if noise is None:
         return np.full(len(component), np.nan), np.full((len(component), 2), np.nan)
@@ -257,6 +297,8 @@ def _errors(
         of_component.noise[:, component]
         + ((level - 1.0) * gain) * of_component.background[:5, component]
     )
+    if excess is not None:
+        sums = sums + gain * excess[:5]
     signal = gain * np.maximum(intensity, 0.0)
     total, by_x, by_y, by_xx, by_yy = sums
     factor = noise.factor(of_component.n_pixels)[component]

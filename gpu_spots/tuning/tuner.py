@@ -24,7 +24,15 @@ from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Workers, in_order
-from gpu_spots.model import Array, Background, Components, ConstantPart, Morphology, Validity
+from gpu_spots.model import (
+    Array,
+    Background,
+    Components,
+    ConstantPart,
+    Morphology,
+    Surface,
+    Validity,
+)
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Stack
 from gpu_spots.second_pass import background_of_masks
@@ -62,6 +70,8 @@ class TunableRun:
     """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the level of a frame; None: there is none."""
+    surface: Surface | None = None
+    """Levels of the pixels of frames; None: each frame has one level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,7 @@ def run_of_results(results: SpotsFile, stack: Stack) -> TunableRun:
         factors=factors,
         left_out=stored.left_out_of(results),
         constant_part=results.constant_part,
+        surface=results.surface,
     )
 
 
@@ -197,7 +208,13 @@ class Tuner:
     def _source_of(self, mirrored: bool) -> _CachedSource:
         if mirrored not in self._sources:
             run = self.run
-            mirror = Mirror(run.frames.__getitem__, self._noise_map().mean, run.values, run.factors)
+            mirror = Mirror(
+                run.frames.__getitem__,
+                self._noise_map().mean,
+                run.values,
+                run.factors,
+                run.surface,
+            )
             self._sources[True] = self._source(mirror.__getitem__)
         return self._sources[mirrored]
 
@@ -230,6 +247,7 @@ class Tuner:
             scales_frames=run.method.scales_frames,
             factors=run.factors,
             left_out=run.left_out,
+            surface=run.surface,
             frame=frame,
         )
 

@@ -332,6 +332,11 @@ class Viewed:
         if of == "frame":
             return image
         # the background at the level of the frame, for the eye
+        if self._results.surface is not None:
+            X, Y = (each[part] for each in np.indices(self._results.shape[1:]))
+            average = self._map("avg")[part].astype(np.float64)
+            of_frame = self._results.background_on(frame, X, Y, average)
+            return image.astype(np.float32) - of_frame.astype(np.float32)
         level = np.float32(1.0 / self._per_frame["scale"][frame])
         return image.astype(np.float32) - level * self._map("avg")[part]
 
@@ -358,11 +363,13 @@ class Viewed:
         except KeyError:  # pixels are not kept
             return {"frames": [], "why": "the list of pixels is not in the file (--keep)"}
         at = pixels[:, 0], pixels[:, 1]
-        background = self._map("avg")[at].astype(np.float64).sum()
-        scale = self._per_frame["scale"]
+        background = self._map("avg")[at].astype(np.float64)
         sums = [
-            float(self._frames[int(one)][at].astype(np.float64).sum() - background / scale[one])
-            for one in frames
+            float(
+                self._frames[one][at].astype(np.float64).sum()
+                - self._results.background_on(one, *at, background).sum()
+            )
+            for one in frames.tolist()
         ]
         none = np.full(len(frames), np.nan)
         return self._points("sum less background", frames, np.array(sums), none, [])

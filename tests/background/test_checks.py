@@ -485,10 +485,15 @@ def test_masks_that_cover_the_frame_are_warned_of(backend: Backend) -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_the_advice_about_absurd_masks_fits_the_finder(sparse: bool) -> None:
     covered = np.array([3, 9000])
-    line = cover_warning(covered, 10_000, sparse=sparse, clipped=True, matched=True)
-    assert line
-    assert "1 of 2 cover more than 20 %" in line
-    assert line.endswith("check frame_level, use normalise='level', or increase significance")
+    for known, end in (
+        ({"clipped": True}, "use normalise='surface', or increase significance"),
+        ({}, "use normalise='surface' with method='clip', or increase significance"),
+        ({"clipped": True, "surface": True}, "or increase significance"),
+    ):
+        line = cover_warning(covered, 10_000, sparse=sparse, matched=True, **known)
+        assert line
+        assert "1 of 2 cover more than 20 %" in line
+        assert line.endswith(f"check frame_level, {end}")
 
 
 def test_one_absurd_mask_is_enough(backend: Backend) -> None:

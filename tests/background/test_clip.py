@@ -9,11 +9,11 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background import complete
 from gpu_spots.background.methods import METHODS
-from gpu_spots.model import Array, FixedPointMean, IntegerMoments, Morphology, Validity
+from gpu_spots.model import Array, FixedPointMean, IntegerMoments, Morphology, Surface, Validity
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, fetched, moments_of, run
 from reference import find_valid, make_blocks
-from reference_clip import clip_maps, levelled
+from reference_clip import clip_maps, levelled, levels_between
 
 pytestmark = pytest.mark.on_two_devices
 
@@ -141,9 +141,16 @@ def test_one_pixel(backend: Backend, blocks: bool) -> None:
     assert_as_reference(frames, backend, angles=np.arange(60) // 3 if blocks else None)
 
 
-@pytest.mark.parametrize("dtype", ALL)
-@pytest.mark.parametrize("blocks", [False, True])
-def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "blocks", "is_surface"),
+    [
+        *((dtype, blocks, False) for dtype in ALL for blocks in (False, True)),
+        ("uint16", True, True),
+        ("int32", False, True),
+        ("float32", False, True),
+    ],
+)
+def test_levelled_frames(backend: Backend, dtype: str, blocks: bool, is_surface: bool) -> None:
     """Moments of frames of different exposures, some values invalid."""
     rng = np.random.default_rng(5)
     exposure = rng.uniform(0.6, 1.5, 18)
@@ -156,7 +163,7 @@ def test_levelled_frames(backend: Backend, dtype: str, blocks: bool) -> None:
         high = 125
         frames[rng.random(frames.shape) < 0.05] = 126
     frames[:, 0, 0] = frames[0, 0, 0] = 3
-    assert_levelled(backend, frames, exposure, high, blocks)
+    assert_levelled(backend, frames, exposure, high, blocks, is_surface=is_surface)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16"])
@@ -171,19 +178,30 @@ def test_levelled_values_beyond_their_type(backend: Backend, dtype: str, blocks:
 
 
 def assert_levelled(
-    backend: Backend, frames: Array, exposure: Array, high: int | None, blocks: bool
+    backend: Backend,
+    frames: Array,
+    exposure: Array,
+    high: int | None,
+    blocks: bool,
+    *,
+    is_surface: bool = False,
 ) -> None:
     """Compare the moments of levelled frames with those of the reference."""
-    levels = np.rint(exposure * 65536).astype(np.int64)
+    levels = each = np.rint(exposure * 65536).astype(np.int64)
+    surface = None
+    if is_surface:
+        # the band begins at row 60 of the frame, so that it has two lines of knots
+        knots = np.random.default_rng(4).integers(50000, 90000, (18, 3, 2)).astype(np.int32)
+        surface = Surface(knots, 6)
+        each = levels_between(knots, 6, (60 + SHAPE[0], SHAPE[1]))[:, 60:]
     angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
     columns = {"angle": angles} if blocks else {}
-    method = (
-        METHODS["clip"].for_run(Parameters.manual(), columns, len(frames), "run").at_levels(levels)
-    )
+    method = METHODS["clip"].for_run(Parameters.manual(), columns, len(frames), "run")
+    method = method.at_levels(levels, surface).below(60)
     found = moments_of(backend, backend.upload(frames), method, Validity(high=high))
     valid = find_valid(frames, None, None, high)
     stats, _, _, _ = clip_maps(
-        frames, valid, 25, 3.0, make_blocks(angles.tolist()) if blocks else None, levels.tolist()
+        frames, valid, 25, 3.0, make_blocks(angles.tolist()) if blocks else None, each
     )
     assert np.array_equal(found.kept, stats["n_used"])
     assert np.array_equal(found.max, np.where(valid, frames, 0).max(axis=0))
@@ -197,11 +215,18 @@ def assert_levelled(
     assert np.array_equal(spread.astype(np.float32), stats["spread"])
 
 
-@pytest.mark.parametrize("dtype", ALL)
-def test_frames_less_their_background(backend: Backend, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "is_surface"),
+    [*((dtype, False) for dtype in ALL), ("int16", True), ("float32", True)],
+)
+def test_frames_less_their_background(backend: Backend, dtype: str, is_surface: bool) -> None:
     rng = np.random.default_rng(7)
     frames = rng.integers(0, 127, (3, 5, 70)).astype(dtype)
-    levels = np.array([65536, 40000, 130000])
+    levels: Any = np.array([65536, 40000, 130000])
+    each = np.broadcast_to(levels[:, None, None], frames.shape)
+    if is_surface:
+        knots = rng.integers(30000, 130000, (3, 2, 3)).astype(np.int32)
+        levels, each = Surface(knots, 6), levels_between(knots, 6, (5, 70))
     mean: Any = rng.uniform(-3, 90, (5, 70))
     whole = np.floor(mean)
     if frames.dtype.kind != "f":
@@ -218,7 +243,7 @@ def test_frames_less_their_background(backend: Backend, dtype: str) -> None:
             assert np.isnan(found[f, x, y]) or found[f, x, y] == np.iinfo(dtype).max
             continue
         b = mean[x, y] if frames.dtype.kind == "f" else whole[x, y] + mean.low[x, y] / 2**32
-        expected = levelled(value.item(), int(levels[f]), float(b), frames.dtype)
+        expected = levelled(value.item(), int(each[f, x, y]), float(b), frames.dtype)
         if frames.dtype.kind != "f":
             limits = np.iinfo(dtype)
             expected = min(max(expected, int(limits.min)), int(limits.max) - 1)

@@ -13,6 +13,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.model import Background, ConstantPart, FixedPointMean, Validity
 from gpu_spots.parameters import Parameters
 from helpers import run
+from reference_clip import levels_between
 
 SHAPE = (40, 66)
 """Fewer pixels than the widths of maps are measured on."""
@@ -83,12 +84,18 @@ def noise_of(background: Background, part: ConstantPart | None) -> reference.Noi
     )
 
 
-@pytest.mark.parametrize("normalise", ["none", "level"])
-@pytest.mark.parametrize("sync", ["none", "blocks"])
 @pytest.mark.parametrize(
-    ("dtype", "level", "photons"),
-    [("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 150)],
-    ids=["photon counter", "integers", "floats"],
+    ("dtype", "level", "photons", "sync", "normalise"),
+    [
+        *(
+            (*kind, sync, normalise)
+            for kind in (("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 150))
+            for sync in ("none", "blocks")
+            for normalise in ("none", "level")
+        ),
+        ("uint16", 300, 500, "none", "surface"),
+        ("float32", 40, 150, "blocks", "surface"),
+    ],
 )
 def test_equals_reference(
     backend: Backend,
@@ -105,13 +112,18 @@ def test_equals_reference(
     ((background, part),) = learnt
     of = noise_of(background, part)
     usable = np.isfinite(frames) if dtype == "float32" else frames >= 0
-    levels = [65536] * len(frames)
+    levels: Any = [65536] * len(frames)
     if normalise == "level":
         # the level scales the background; frames are as they were read
         levels = [
             round(2**32 / round(65536 * scale)) for scale in found["per_frame/scale"].tolist()
         ]
         assert np.ptp(levels) > 30000
+    if normalise == "surface":
+        knots = np.rint(found["per_frame/surface"] * 65536).astype(np.int64)
+        levels = levels_between(knots, 6, SHAPE)
+        assert np.ptp(levels) > 30000
+        assert np.ptp(levels, axis=2).any()
     each = [
         reference.without_zingers(reference.plain_significance(frame, of, at, good))
         for frame, at, good in zip(frames, levels, usable, strict=True)
@@ -132,7 +144,7 @@ def test_equals_reference(
         assert np.array_equal(found["masks_raw"][i], expected.raw)
         assert np.array_equal(found["masks/labels"][i], expected.labels)
         n_spots += int(expected.labels.max())
-    assert n_spots >= (12 if normalise == "level" else 4)
+    assert n_spots >= (4 if normalise == "none" else 12)
 
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])

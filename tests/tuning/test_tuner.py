@@ -55,6 +55,12 @@ def found(stack: Stack, parameters: Parameters, backend: Backend) -> SpotsFile:
         ({"method": "clip", "sync": "blocks"}, {"cutoff": 3.7}, np.uint16, Validity(high=65000)),
         ({"method": "clip"}, {"finder": "matched", "significance": 5.0}, np.uint16, Validity()),
         (
+            {"method": "clip", "normalise": "surface", "finder": "matched", "sync": "blocks"},
+            {"significance": 4.5},
+            np.uint16,
+            Validity(high=65000),
+        ),
+        (
             {"method": "clip", "normalise": "level", "finder": "matched"},
             {"finder": "threshold", "cutoff": 3.3},
             np.int32,

@@ -101,19 +101,31 @@ static __device__ int leave_out(Team team, Entry *entries, int size, const i32 *
 }
 #endif
 
-// Values less what their background is above the run's, in ascending order. levels: of each frame over the run's, in 2^-16.
-static __device__ void level(Team team, Entry *entries, int n_valid, int size, const i32 *levels, f64 background) {
+#if SURFACE
+#define LEVEL_OF(frame) surface_level(surface, frame, (i32)(pixel / surface[4]), (i32)(pixel % surface[4]))
+#else
+#define LEVELLINGS 1
+#define LEVEL_OF(frame) levels[frame]
+#endif
+
+// Values less what their background is above the run's, in ascending order. levels: of each frame over the run's, in 2^-16; with SURFACE,
+// the surfaces have them instead. before: the background that they were levelled by, if it is not the first time.
+static __device__ void level(Team team, Entry *entries, int n_valid, int size, const i32 *levels, const i32 *surface, i64 pixel,
+                             f64 background, bool is_first, f64 before) {
 #if IS_FLOAT
   for (int i = team.thread; i < n_valid; i += TEAM) {
     const u32 frame = frame_of(entries[i]);
-    const f64 left = number_of(entries[i]) - (f64)(levels[frame] - 65536) * (1.0 / 65536) * background;
+    const f64 above = (f64)(LEVEL_OF(frame) - 65536) * (1.0 / 65536), part = above * background;
+    const f64 left = is_first ? number_of(entries[i]) - part : number_of(entries[i]) + (above * before - part);
     entries[i] = entry_of(key_of_value(rounded_to_frame(left)), frame);
   }
 #else
-  const i64 sixteenths = (i64)floor(16.0 * background);
+  const i64 sixteenths = (i64)floor(16.0 * background), sixteenths_before = (i64)floor(16.0 * before);
   for (int i = team.thread; i < n_valid; i += TEAM) {
     const u32 frame = frame_of(entries[i]);
-    i64 key = (i64)key_of(entries[i]) - (((i64)(levels[frame] - 65536) * sixteenths + (1 << 19)) >> 20) + (1ll << 30);
+    const i64 above = LEVEL_OF(frame) - 65536;
+    i64 key = (i64)key_of(entries[i]) - ((above * sixteenths + (1 << 19)) >> 20);
+    key += is_first ? 1ll << 30 : (above * sixteenths_before + (1 << 19)) >> 20;
     if (key < 0) key = 0;
     if (key > 0xffffffffll) key = 0xffffffffll;
     entries[i] = entry_of((Key)key, frame);
@@ -134,7 +146,8 @@ static __device__ void start_of(Team team, const Entry *entries, int n_valid, in
 // kept, shift, width: by number of valid values, as gpu_spots.background.clip.StartTable has them. levels: null without LEVELS.
 extern "C" __global__ void __launch_bounds__(256)
 clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict__ start_shift,
-     const f64 *__restrict__ start_width, const i32 *__restrict__ levels, u8 *scratch, int team_bytes, MAP_PARAMETERS) {
+     const f64 *__restrict__ start_width, const i32 *__restrict__ levels, const i32 *__restrict__ surface, u8 *scratch, int team_bytes,
+     MAP_PARAMETERS) {
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
@@ -152,8 +165,12 @@ clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict
     f64 mean, variance;
     start_of(team, entries, n_valid, m, (i64)BIAS, start_shift, start_width, mean, variance);
 #if LEVELS
-    level(team, entries, n_valid, size, levels, mean);
-    start_of(team, entries, n_valid, m, SAMPLE_BIAS, start_shift, start_width, mean, variance);
+    f64 before = 0;
+    for (int time = 0; time < LEVELLINGS; time++) {
+      level(team, entries, n_valid, size, levels, surface, pixel, mean, time == 0, before);
+      before = mean;
+      start_of(team, entries, n_valid, m, SAMPLE_BIAS, start_shift, start_width, mean, variance);
+    }
 #endif
     for (int step = 0; step < STEPS; step++) {
       const f64 most = clip_limit(mean, variance, 1.0, MARGIN);
@@ -287,7 +304,7 @@ static __device__ void clip_of_blocks(Team team, int n_blocks, const Blocks &blo
 // shifts: (n_blocks + 1), by number of blocks with valid values.
 extern "C" __global__ void __launch_bounds__(256)
 clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, const f64 *__restrict__ shifts,
-            const i32 *__restrict__ levels, u8 *scratch, int team_bytes, MAP_PARAMETERS) {
+            const i32 *__restrict__ levels, const i32 *__restrict__ surface, u8 *scratch, int team_bytes, MAP_PARAMETERS) {
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
@@ -312,9 +329,13 @@ clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_bloc
     sum_blocks(team, entries, n_valid, (i64)BIAS, block_of_frame, n_blocks, blocks);
     start_of_blocks(team, n_blocks, shifts, blocks, mean, variance, first);
 #if LEVELS
-    level(team, entries, n_valid, size, levels, mean);
-    sum_blocks(team, entries, n_valid, SAMPLE_BIAS, block_of_frame, n_blocks, blocks);
-    start_of_blocks(team, n_blocks, shifts, blocks, mean, variance, first);
+    f64 before = 0;
+    for (int time = 0; time < LEVELLINGS; time++) {
+      level(team, entries, n_valid, size, levels, surface, pixel, mean, time == 0, before);
+      before = mean;
+      sum_blocks(team, entries, n_valid, SAMPLE_BIAS, block_of_frame, n_blocks, blocks);
+      start_of_blocks(team, n_blocks, shifts, blocks, mean, variance, first);
+    }
 #endif
     clip_of_blocks(team, n_blocks, blocks, mean, variance, first);
     u64 m = 0;

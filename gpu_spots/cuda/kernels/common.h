@@ -33,6 +33,17 @@ static __device__ __forceinline__ f64 widened(f32 value) {
 #endif
 }
 static __device__ __forceinline__ f64 widened(f64 value) { return value; }
+// Level of a pixel on a frame in 2^-16, as gpu_spots.model.Surface has it. surface: binary logarithm of the distance of knots, knots of a
+// frame, knots of a row, row of the frame that is row 0 here, columns of the frame, and the knots of all frames.
+static __device__ __forceinline__ i32 surface_level(const i32* surface, i64 frame, i32 x, i32 y) {
+  const i32 bits = surface[0], distance = 1 << bits, half = distance >> 1, width = surface[2];
+  x += surface[3];
+  const i32* const knots = surface + 5 + frame * surface[1] + (x >> bits) * width + (y >> bits);
+  const i32 u = x & (distance - 1), v = y & (distance - 1);
+  const i32 left = (knots[0] * (distance - u) + knots[width] * u + half) >> bits;
+  const i32 right = (knots[1] * (distance - u) + knots[width + 1] * u + half) >> bits;
+  return (left * (distance - v) + right * v + half) >> bits;
+}
 static __device__ __forceinline__ f32 narrowed(f64 value) {
 #ifdef EMULATED
   return (f32)value;

@@ -1,6 +1,7 @@
 // Matched finder: significance, smoothed maps and seeds; basins.cu has the rest. The rule is docs/decisions/matched-finder.md.
 //
 // FRAME: the frames' type. IS_FLOAT. BOUND: what bounds of validity are given in. STREAKS: maps of four lines too.
+// SURFACE: the level of a frame is a surface.
 #ifndef FRAME
 #define FRAME u16
 #define IS_FLOAT 0
@@ -9,10 +10,14 @@
 #ifndef STREAKS
 #define STREAKS 0
 #endif
+#ifndef SURFACE
+#define SURFACE 0
+#endif
 
 #define THREADS 256
 #define ZERO 64          // significance of the background
 #define FURTHEST 16000   // of a value, from there
+#define LARGEST_SHIFT 5843  // of a value, by its level
 #define CLIP 511         // before it is smoothed for seeds
 #define TILE_X 32        // rows of a block
 #define TILE_Y 64        // columns of a block: two words
@@ -47,9 +52,14 @@ struct Maps {
   const i32* level;
 };
 
-// `shift`: factor, bits to shift left, and limit of the background, of the frame's level. Floats: the level itself.
-__device__ __forceinline__ i32 significance_of(FRAME value, const Maps& maps, i64 at, i32 x, i32 y, const i32* shift, f64 level) {
+// `shift`: factor, bits to shift left, and limit of the background, of the frame's level. Floats: the level itself. surface: null, or it
+// replaces both.
+__device__ __forceinline__ i32 significance_of(FRAME value, const Maps& maps, i64 at, i32 x, i32 y, const i32* shift, f64 level,
+                                               const i32* surface, i32 frame) {
 #if IS_FLOAT
+#if SURFACE
+  level = surface_level(surface, frame, x, y) * (1.0 / 65536);
+#endif
   f64 found = widened(value) - maps.offset[at] * level;
   found = found * maps.gain[at] + (ZERO + (f64)rounding(x, y) * (1.0 / 65536));
   found = floor(found);
@@ -60,20 +70,28 @@ __device__ __forceinline__ i32 significance_of(FRAME value, const Maps& maps, i6
   if (maps.low && value < maps.low[at]) value = maps.low[at];
   // modulo 2^32: the result fits
   u32 found = (u32)value * (u32)maps.gain[at] - (u32)maps.offset[at];
+#if SURFACE
+  {
+    const i64 moved = ((i64)maps.level[at] * (surface_level(surface, frame, x, y) - 65536)) >> 4, most = (i64)LARGEST_SHIFT << 16;
+    found -= (u32)(i32)max(-most, min(most, moved));
+  }
+#else
   if (shift && shift[0]) {
     const i32 largest = shift[2], background = max(-largest, min(largest, maps.level[at]));
     const i32 product = background * shift[0];
     found -= (u32)(shift[1] >= 0 ? (i32)((u32)product << shift[1]) : product >> -shift[1]);
   }
+#endif
   return (i32)found >> 16;
 #endif
 }
 
 // Significance of each value, less its zingers. Grid: tiles of columns, tiles of rows, frames.
-// shifts: three numbers a frame, None: all frames are at the run's level. levels: the same for floats. invalid: a bit a pixel, or none.
+// shifts: three numbers a frame, None: all frames are at the run's level. levels: the same for floats. surface: null, or replaces both. invalid: a bit a pixel, or none.
 extern "C" __global__ void __launch_bounds__(THREADS)
 significance(const FRAME* __restrict__ frames, i64 stride, i32 n_rows, i32 n_columns, const Constant* gain, const Constant* offset,
-             const FRAME* low_map, const FRAME* high_map, const i32* level_map, const i32* shifts, const f64* levels, i32 checked,
+             const FRAME* low_map, const FRAME* high_map, const i32* level_map, const i32* shifts, const f64* levels,
+             const i32* surface, i32 checked,
              BOUND low, BOUND high, i16* __restrict__ values, u32* invalid) {
   __shared__ i16 plain[(TILE_X + 2) * (TILE_Y + 2)];
   __shared__ u32 bad[TILE_X * TILE_Y / 32];
@@ -88,7 +106,7 @@ significance(const FRAME* __restrict__ frames, i64 stride, i32 n_rows, i32 n_col
       const i64 at = (i64)x * n_columns + y;
       const FRAME value = frames[frame * stride + at];
       if (!checked || is_valid(value, low, high))
-        found = significance_of(value, maps, at, x, y, shifts ? shifts + 3 * frame : nullptr, levels ? levels[frame] : 1.0);
+        found = significance_of(value, maps, at, x, y, shifts ? shifts + 3 * frame : nullptr, levels ? levels[frame] : 1.0, surface, frame);
       else if (tx >= 0 && tx < TILE_X && ty >= 0 && ty < TILE_Y)
         atomicOr(&bad[(tx * TILE_Y + ty) >> 5], 1u << (ty & 31));
     }

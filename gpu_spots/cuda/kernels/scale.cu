@@ -38,11 +38,12 @@ scaled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__
   set(to, scaled);
 }
 
-// The same of values less a part of their background: levels in 2^-16 over the run's. Integers: high and low as IntegerLevel has them, in
+// The same of values less a part of their background: levels in 2^-16 over the run's, or null with a surface. Integers: high and low as IntegerLevel has them, in
 // units of 2^-32. Floats: background.
 extern "C" __global__ void __launch_bounds__(256)
-levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ levels, const i64 *__restrict__ level_high,
-         const u32 *__restrict__ level_low, const f64 *__restrict__ background, Wide low, Wide high, Wide lowest, Wide highest,
+levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ levels,
+         const i32 *__restrict__ surface, const i64 *__restrict__ level_high, const u32 *__restrict__ level_low,
+         const f64 *__restrict__ background, Wide low, Wide high, Wide lowest, Wide highest,
          FRAME *__restrict__ result) {
   const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (pixel >= n_pixels) return;
@@ -52,7 +53,9 @@ levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *
     set_invalid(to);
     return;
   }
-  const i64 above = levels[blockIdx.y] - 65536;
+  i64 above = -65536;
+  if (surface) above += surface_level(surface, blockIdx.y, (i32)(pixel / surface[4]), (i32)(pixel % surface[4]));
+  else above += levels[blockIdx.y];
 #if IS_FLOAT
   Wide left = value - (f64)above * (1.0 / 65536) * background[pixel];
 #else

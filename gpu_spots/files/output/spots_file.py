@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,12 +19,13 @@ from gpu_spots.columns import (
     NOISE_COLUMNS,
     NOISE_LAGS,
     SPOT_COLUMNS,
+    SURFACE,
 )
 from gpu_spots.errors import GpuSpotsError, InputError, given
 from gpu_spots.files import lauecollect
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes, read_checked
-from gpu_spots.model import Array, ConstantPart
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, Surface
 from gpu_spots.packages import install_command
 
 if TYPE_CHECKING:
@@ -152,6 +154,40 @@ class SpotsFile:
                 return None
             return ConstantPart(float(found["contrast"]), float(found["centre"]))
 
+    @cached_property
+    def surface(self) -> Surface | None:
+        """Levels of the pixels of each frame; None: each frame has one level, see `frame_scale`."""
+        if not self._has(SURFACE.path):
+            return None
+        with self._reading(SURFACE.path):
+            distance = int(attributes(self._found(SURFACE.path, h5py.Dataset))["distance"])
+        knots = np.rint(self._read(SURFACE.path) * 2.0**FACTOR_BITS).astype(np.int32)
+        n_rows, n_columns = self.shape[1:]
+        expected = tuple((n - 1) // max(1, distance) + 2 for n in (n_rows, n_columns))
+        if distance.bit_count() != 1 or knots.shape != (self.n_frames, *expected):
+            raise InputError(
+                f"{self.name}: {SURFACE.path} has the shape {knots.shape} and the distance "
+                f"{distance}, expected {(self.n_frames, *expected)} and a power of two; the file "
+                "is damaged"
+            )
+        return Surface(knots, distance.bit_length() - 1, constant_part=self.constant_part)
+
+    def background_on(
+        self, frame: int, X: NDArray[np.int64], Y: NDArray[np.int64], average: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the background of some pixels at the level of a frame, float64, counts.
+
+        Args:
+            frame: Index of the frame.
+            X: (p,) int64: rows of the pixels.
+            Y: (p,) int64: columns of the pixels.
+            average: (p,) float64, counts: ``stats/avg`` of the pixels.
+        """
+        if self.surface is not None:
+            return self.surface.background(frame, X, Y, average)
+        scale = self.frame_scale
+        return average if scale is None else average / scale[frame]
+
     @property
     def noise_points(self) -> dict[str, Array] | None:
         """Points that the noise model was fitted to, (n_bins,) each; None: not known.
@@ -225,7 +261,7 @@ class SpotsFile:
             )
         return self.n_frames, *shape
 
-    @property
+    @cached_property
     def frame_scale(self) -> NDArray[np.float64] | None:
         """Factor by which each frame was multiplied, (n_frames,) float64; None: not scaled."""
         return self._read("frame_scale") if self._has("frame_scale") else None

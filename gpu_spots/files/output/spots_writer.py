@@ -10,11 +10,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DATASETS, MATCHED_MASKS, NOISE_ATTRIBUTES, NOISE_COLUMNS
+from gpu_spots.columns import (
+    DATASETS,
+    MATCHED_MASKS,
+    NOISE_ATTRIBUTES,
+    NOISE_COLUMNS,
+    SURFACE,
+)
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
 from gpu_spots.files.output.nexus import ORIENTATION, add_view, mark_root
-from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, NoiseModel, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, NoiseModel, SpotTable, Surface
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
 
@@ -162,6 +168,7 @@ class SpotsWriter:
         factors: NDArray[np.int64] | None,
         left_out: NDArray[np.bool_] | None = None,
         constant_part: ConstantPart | None = None,
+        surface: Surface | None = None,
     ) -> None:
         """Write the level of each frame and its scale, which is 1 if frames were not scaled.
 
@@ -177,6 +184,9 @@ class SpotsWriter:
         if constant_part is not None:
             self._file["per_frame/level"].attrs.update(asdict(constant_part))
         self._create_table("per_frame/scale", scale)
+        if surface is not None:
+            self._create_table(SURFACE.path, surface.knots / 2.0**FACTOR_BITS)
+            self._file[SURFACE.path].attrs["distance"] = 1 << surface.bits
 
     @_writes
     def write_noise(self, model: NoiseModel) -> None:

@@ -17,6 +17,7 @@ from gpu_spots.columns import (
     PIXEL_COLUMNS,
     SPOT_COLUMNS,
     STATS,
+    SURFACE,
 )
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
@@ -27,7 +28,7 @@ from gpu_spots.parameters import STACK_NAMES
 def test_no_path_is_there_twice() -> None:
     images = (*STATS, *MASKS)
     tables = (*MASK_COLUMNS, *SPOT_COLUMNS, *PIXEL_COLUMNS, *FRAME_COLUMNS, *NOISE_COLUMNS, *AXES)
-    paths = [record.path for record in (*images, *tables)]
+    paths = [record.path for record in (*images, *tables, SURFACE)]
     assert len(paths) == len(set(paths)) == len(DATASETS)
     links = [record.link for record in DATASETS.values() if record.link]
     assert not set(links) & set(paths)
