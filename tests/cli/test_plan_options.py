@@ -24,7 +24,7 @@ def test_only_the_stacks_that_are_kept_are_written(run: Path) -> None:
         "raw": {"masks_raw", "entry/masks_raw/title"},
         "filtered": {"masks_filtered", "entry/masks_filtered/title"},
         "synced": {"masks_synced", "entry/masks_synced/title"},
-        "labels": {"masks/labels"},
+        "labels": {"masks/labels", "entry/labels/title"},
         "pixels": {"spots/pixel_list", "spots/pixel_list_BE"},
     }
     for keep in ("labels,pixels", "raw", "filtered,synced", "none"):
