@@ -149,7 +149,7 @@ PATIENCE = 3600
 Search = Callable[
     [Sequence["Frames"], Sequence[str]], Iterator[tuple["Frames", str, Found | None, float]]
 ]
-"""From runs and settings to the run, the setting, what it finds, or None, and its seconds."""
+"""Function of runs and settings; it yields run, setting, what was found (or None), and seconds."""
 
 
 @dataclass(frozen=True)
