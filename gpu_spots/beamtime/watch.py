@@ -46,10 +46,10 @@ class WatchObserver(Protocol):
     """Receiver of the events of a watch."""
 
     def event(self, run: str, message: str) -> None:
-        """Something has happened to a run."""
+        """Receive the news of a run."""
 
     def finished(self, record: Record, n_bytes: int) -> None:
-        """A run has been processed, or has failed."""
+        """Receive the record of a run that is done or has failed, and the bytes of its input."""
 
     def note(self, message: str) -> None:
         """Show a line to the user."""
@@ -156,7 +156,7 @@ class Watcher:
         return False
 
     def processed(self, name: str) -> None:
-        """A run has come back."""
+        """Note that a run has been processed, so that a change of it counts again."""
         self._sent.pop(name, None)
 
     def _files(self, run: Run) -> tuple[list[Path], str]:

@@ -39,7 +39,7 @@ SECTIONS = {
 
 
 class RunsCommand(OneLineCommand):
-    """Shows the own options under headings, then those of find."""
+    """Command whose help shows its own options under headings, then those of find."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list of options for each heading."""
