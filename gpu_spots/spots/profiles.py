@@ -83,7 +83,7 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSums:
-    """Gathers the values of spots frame by frame, and makes their weighted sums."""
+    """Values of spots, added frame by frame, and their weighted sums."""
 
     found: Components
     """Components of all masks."""

@@ -23,7 +23,7 @@ from gpu_spots.errors import OutputError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place
 from gpu_spots.memory.source import open_source
 from gpu_spots.model import FixedPointMean, Morphology, Validity
 from gpu_spots.parameters import Parameters
