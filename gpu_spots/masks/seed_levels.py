@@ -1,6 +1,7 @@
 """Seed levels of the matched finder, from the noise of the pixels and from maps of some frames."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
@@ -84,9 +85,14 @@ class Thresholds:
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
-        # once, before several threads ask for them
+        # once, before several threads ask for them, while the calibration is measured
+        pool = ThreadPoolExecutor(1)
+        self._tables = pool.submit(self._make_tables)
+        pool.shutdown(wait=False)
+
+    def _make_tables(self) -> None:
         for kernel in self._kernels:
-            kernel.sum_of_counts.table(significance)
+            kernel.sum_of_counts.table(self._significance)
 
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
@@ -144,6 +150,7 @@ class Thresholds:
 
     def levels(self, size: int, calibration: Calibration) -> SeedLevels:
         """Return the levels for groups of a size."""
+        self._tables.result()
         shape = self._of.shape
         seed = tuple(np.empty(shape, np.int16) for _ in self._kernels)
         variance, own = np.empty(shape, np.int32), np.empty(shape, np.int32)
