@@ -1,7 +1,6 @@
 """Seed levels of the matched finder, from the noise of the pixels and from maps of some frames."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
@@ -85,14 +84,9 @@ class Thresholds:
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
-        # once, before several threads ask for them, while the calibration is measured
-        pool = ThreadPoolExecutor(1)
-        self._tables = pool.submit(self._make_tables)
-        pool.shutdown(wait=False)
-
-    def _make_tables(self) -> None:
+        # once, before several threads ask for them
         for kernel in self._kernels:
-            kernel.sum_of_counts.table(self._significance)
+            kernel.sum_of_counts.table(significance)
 
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
@@ -131,15 +125,18 @@ class Thresholds:
         n_x, n_y = self._of.shape
         every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
         stretches = [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
-        enough: list[list[NDArray[np.bool_]]] = [[] for _ in self._kernels]
-        squares: list[list[NDArray[np.float64]]] = [[] for _ in self._kernels]
-        for begin, end in stretches:
-            usable = self._of.usable(slice(begin, end))
-            for k, (k2, _, b) in enumerate(self._moments(begin, end, size)):
-                first, second, _, _ = self._kernels[k].sum_of_counts.moments
+
+        def one(span: Span) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+            usable, found = self._of.usable(slice(*span)), []
+            for kernel, (k2, _, b) in zip(self._kernels, self._moments(*span, size), strict=True):
+                first, second, _, _ = kernel.sum_of_counts.moments
                 good = usable & (b * (first * first / second) >= ENOUGH_COUNTS)
-                enough[k].append(good)
-                squares[k].append(k2[good])
+                found.append((good, k2[good]))
+            return found
+
+        by_kernel = list(zip(*in_order(one, stretches, self._workers), strict=True))
+        enough = [[good for good, _ in parts] for parts in by_kernel]
+        squares = [[k2 for _, k2 in parts] for parts in by_kernel]
         expected: list[float | None] = []
         for k, kernel in enumerate(self._kernels):
             values = np.sqrt(np.concatenate(squares[k]))
@@ -150,7 +147,6 @@ class Thresholds:
 
     def levels(self, size: int, calibration: Calibration) -> SeedLevels:
         """Return the levels for groups of a size."""
-        self._tables.result()
         shape = self._of.shape
         seed = tuple(np.empty(shape, np.int16) for _ in self._kernels)
         variance, own = np.empty(shape, np.int32), np.empty(shape, np.int32)
