@@ -84,9 +84,6 @@ class Thresholds:
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
-        # once, before several threads ask for them
-        for kernel in self._kernels:
-            kernel.sum_of_counts.table(significance)
 
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
