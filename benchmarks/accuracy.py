@@ -133,12 +133,18 @@ MATCHED: dict[str, dict[str, Any]] = {
     for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
+SURFACE: dict[str, dict[str, Any]] = {
+    f"--normalise surface {name}": changes | {"normalise": "surface"}
+    for name, changes in MATCHED.items()
+    if not changes["streaks"]
+}
+"""Further settings, tried where the background changes."""
 OURS: dict[str, dict[str, dict[str, Any]]] = {
     "lu_hdf2spots": {"defaults": dict(MANUAL_DEFAULTS)},
     "n_removed, threshold": MANUAL,
     "clip, threshold": CLIP,
     "gpu-spots find": {"defaults": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
-    "matched": MATCHED,
+    "matched": MATCHED | SURFACE,
 }
 """Programs of ours and their settings."""
 PEERS = tuple(accuracy_peers.PROGRAMS)
@@ -210,7 +216,12 @@ def measure(scene: str, options: argparse.Namespace) -> str:
             settings: Mapping[str, Any]
             if name in OURS:
                 code, version = our_code(), gpu_spots.__version__
-                settings = {key: made for key, made in OURS[name].items() if _known(made)}
+                steady = not tuning[0].run.design.drift
+                settings = {
+                    key: made
+                    for key, made in OURS[name].items()
+                    if _known(made) and not (steady and key in SURFACE)
+                }
                 search = functools.partial(ours, name, Path(folder))
             else:
                 python = options.peers and options.peers / name / "bin/python"
