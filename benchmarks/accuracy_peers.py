@@ -38,9 +38,9 @@ BRIGHT = 50.0
 Spots = tuple[NDArray[Any], NDArray[Any] | None]
 """Centres, (n, 2), and intensities, (n,) counts, or None."""
 Finder = Callable[..., Spots]
-"""From one image, and options by name, to its spots."""
+"""Function of an image, and options by name, that returns its spots."""
 Settings = dict[str, tuple[str, dict[str, Any]]]
-"""Kind of the image and options of the finder, by the name of the setting."""
+"""Kinds of images and options of the finder, by the name of the setting."""
 
 
 class Run:

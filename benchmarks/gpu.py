@@ -43,7 +43,7 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.background import HeldBackground, evaluated, fill
 from gpu_spots.cuda.trimmed import trimmed_moments
 from gpu_spots.files.output.simulated_run import write_run
-from gpu_spots.memory.plan import spans
+from gpu_spots.memory.needs import spans
 from gpu_spots.memory.workers import in_order
 from gpu_spots.model import Background, Morphology, Validity
 from gpu_spots.simulate.run import Design, simulate_run
@@ -70,7 +70,7 @@ class Row:
 
 
 class Clock:
-    """Times work on a device's stream."""
+    """Clock of the work on a device's stream."""
 
     def __init__(self, device: Any, repeats: int) -> None:
         self.device, self.repeats = device, repeats

@@ -17,7 +17,7 @@ class _Runs:
     """Runs of a batch of masks, in raster order; rows are counted through all masks."""
 
     row: NDArray[np.int64]
-    """mask * n_X + X."""
+    """Number of the row: mask * n_X + X."""
     begin: NDArray[np.int64]
     """First column."""
     end: NDArray[np.int64]

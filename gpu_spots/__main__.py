@@ -1,4 +1,4 @@
-"""python -m gpu_spots: the same as the command gpu-spots."""
+"""Command ``python -m gpu_spots``, the same as ``gpu-spots``."""
 
 from gpu_spots.cli import gpu_spots
 

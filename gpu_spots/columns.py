@@ -3,9 +3,10 @@
 The writer, the reader and the tests of the documentation take all of these facts from here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntFlag
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -103,60 +104,51 @@ class DatasetRecord:
             raise TypeError(f"{self.path}: shape {shape}, expected ({expected})")
 
 
+def _of_group(group: str, *shape: str) -> Callable[..., DatasetRecord]:
+    """Return what makes the records of a group of datasets, whose shapes begin alike."""
+
+    def record(
+        name: str, dtypes: str | tuple[str, ...], description: str, unit: str | None = None,
+        *, components: tuple[str, ...] = (), **more: Any,
+    ) -> DatasetRecord:  # fmt: skip
+        return DatasetRecord(
+            path=f"{group}/{name}",
+            dtypes=(dtypes,) if isinstance(dtypes, str) else dtypes,
+            shape=(*shape, len(components)) if components else shape,
+            unit=unit,
+            description=description,
+            components=components,
+            **more,
+        )
+
+    return record
+
+
+_map, _spot = _of_group("stats", *IMAGE), _of_group("spots", "n_spots")
+_frame, _noise = _of_group("per_frame", "n_frames"), _of_group("noise", "n_bins")
+
 STATS = (
-    DatasetRecord(
-        path="stats/avg",
-        dtypes=("float32",),
-        shape=IMAGE,
-        unit="counts",
-        description="average of the background sample",
+    _map("avg", "float32", "average of the background sample", "counts"),
+    _map("std", "float32", "standard deviation of the background sample (population)", "counts"),
+    _map("iqr", "float32", "interquartile range Q75 - Q25 of the background sample", "counts"),
+    _map(
+        "noise",
+        "float32",
+        "noise of a value: standard deviation, drawn towards the noise model's",
+        "counts",
     ),
-    DatasetRecord(
-        path="stats/std",
-        dtypes=("float32",),
-        shape=IMAGE,
-        unit="counts",
-        description="standard deviation of the background sample (population)",
+    _map("max", FRAMES_TYPE, "maximum over all frames", "counts"),
+    _map("arg", "int32", "index of the first frame that has the maximum"),
+    _map(
+        "threshold",
+        ("int32", "int64", "float64"),
+        "a valid pixel is in masks_raw if and only if its value is at least this",
+        "counts",
     ),
-    DatasetRecord(
-        path="stats/iqr",
-        dtypes=("float32",),
-        shape=IMAGE,
-        unit="counts",
-        description="interquartile range Q75 - Q25 of the background sample",
-    ),
-    DatasetRecord(
-        path="stats/noise",
-        dtypes=("float32",),
-        shape=IMAGE,
-        unit="counts",
-        description="noise of a value: standard deviation, drawn towards the noise model's",
-    ),
-    DatasetRecord(
-        path="stats/max",
-        dtypes=(FRAMES_TYPE,),
-        shape=IMAGE,
-        unit="counts",
-        description="maximum over all frames",
-    ),
-    DatasetRecord(
-        path="stats/arg",
-        dtypes=("int32",),
-        shape=IMAGE,
-        description="index of the first frame that has the maximum",
-    ),
-    DatasetRecord(
-        path="stats/threshold",
-        dtypes=("int32", "int64", "float64"),
-        shape=IMAGE,
-        unit="counts",
-        description="a valid pixel is in masks_raw if and only if its value is at least this",
-    ),
-    DatasetRecord(
-        path="stats/n_used",
-        dtypes=("int32",),
-        shape=IMAGE,
-        description="number of frames in the background sample",
+    _map(
+        "n_used",
+        "int32",
+        "number of frames in the background sample",
         absent="the number is the same for every pixel that is not masked",
     ),
 )
@@ -217,198 +209,136 @@ MASK_COLUMNS = (
 """Columns with one row per mask that is labelled."""
 
 SPOT_COLUMNS = (
-    DatasetRecord(
-        path="spots/I",
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="counts",
-        description=(
-            "integrated intensity: sum over the spot's pixels of the value less the background"
-        ),
+    _spot(
+        "I",
+        "float64",
+        "integrated intensity: sum over the spot's pixels of the value less the background",
+        "counts",
     ),
-    DatasetRecord(
-        path="spots/XY",
-        dtypes=("int32",),
-        shape=("n_spots", 2),
-        unit="pixel",
-        description="X and Y of the spot's most intense pixel",
-        components=("X", "Y"),
+    _spot(
+        "XY", "int32", "X and Y of the spot's most intense pixel", "pixel", components=("X", "Y")
     ),
-    DatasetRecord(
-        path="spots/box",
-        dtypes=("int32",),
-        shape=("n_spots", 4),
-        unit="pixel",
-        description="box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+    _spot(
+        "box",
+        "int32",
+        "box that contains the spot: X begin, X end, Y begin, Y end; ends exclusive",
+        "pixel",
         components=("X_begin", "X_end", "Y_begin", "Y_end"),
     ),
-    DatasetRecord(
-        path="spots/frame",
-        dtypes=("int32",),
-        shape=("n_spots",),
-        description="index of the frame",
+    _spot("frame", "int32", "index of the frame"),
+    _spot(
+        "label",
+        "int32",
+        "label of the spot in masks/labels[mask]; labels of different masks are not related",
     ),
-    DatasetRecord(
-        path="spots/label",
-        dtypes=("int32",),
-        shape=("n_spots",),
-        description=(
-            "label of the spot in masks/labels[mask]; labels of different masks are not related"
-        ),
+    _spot(
+        "mask",
+        "int32",
+        "index of the mask in masks/labels, and in masks_synced if present, else masks_filtered",
     ),
-    DatasetRecord(
-        path="spots/mask",
-        dtypes=("int32",),
-        shape=("n_spots",),
-        description=(
-            "index of the mask in masks/labels, and in masks_synced if present, else masks_filtered"
-        ),
-    ),
-    DatasetRecord(
-        path="spots/pixel_list_BE",
-        dtypes=("int64",),
-        shape=("n_spots", 2),
-        description="begin and end, exclusive, of each spot in spots/pixel_list",
+    _spot(
+        "pixel_list_BE",
+        "int64",
+        "begin and end, exclusive, of each spot in spots/pixel_list",
         stack="pixels",
         components=("pixel_list_begin", "pixel_list_end"),
     ),
-    DatasetRecord(
-        path="spots/overload",
-        dtypes=("int32",),
-        shape=("n_spots",),
-        unit="pixel",
-        description="number of the spot's pixels that are saturated on the frame",
+    _spot(
+        "overload",
+        "int32",
+        "number of the spot's pixels that are saturated on the frame",
+        "pixel",
         absent="it is not known which values are saturated",
     ),
-    DatasetRecord(
-        path="spots/n_pixels",
-        is_new=True,
-        dtypes=("int32",),
-        shape=("n_spots",),
-        unit="pixel",
-        description="number of pixels of the spot",
+    _spot("n_pixels", "int32", "number of pixels of the spot", "pixel", is_new=True),
+    _spot(
+        "max", FRAMES_TYPE, "largest value of the spot, background included", "counts", is_new=True
     ),
-    DatasetRecord(
-        path="spots/max",
+    _spot(
+        "background",
+        "float64",
+        "sum of the background over the spot's pixels, at the level of the frame",
+        "counts",
         is_new=True,
-        dtypes=(FRAMES_TYPE,),
-        shape=("n_spots",),
-        unit="counts",
-        description="largest value of the spot, background included",
     ),
-    DatasetRecord(
-        path="spots/background",
+    _spot(
+        "centroid",
+        "float64",
+        "X and Y of the centre of mass of the value less the background (finder matched: with "
+        "weights by the profile); NaN where I, or the weighted sum, is not above 0",
+        "pixel",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="counts",
-        description="sum of the background over the spot's pixels, at the level of the frame",
-    ),
-    DatasetRecord(
-        path="spots/centroid",
-        is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots", 2),
-        unit="pixel",
         components=("centroid_X", "centroid_Y"),
-        description=(
-            "X and Y of the centre of mass of the value less the background (finder matched: with "
-            "weights by the profile); NaN where I, or the weighted sum, is not above 0"
-        ),
     ),
-    DatasetRecord(
-        path="spots/centroid_sigma",
+    _spot(
+        "centroid_sigma",
+        "float64",
+        "standard errors of the centroid along X and Y; NaN where the centroid is",
+        "pixel",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots", 2),
-        unit="pixel",
         components=("centroid_sigma_X", "centroid_sigma_Y"),
-        description="standard errors of the centroid along X and Y; NaN where the centroid is",
     ),
-    DatasetRecord(
-        path="spots/moments",
+    _spot(
+        "moments",
+        "float64",
+        "second moments XX, YY and XY of the value less the background about its centre of mass; "
+        "NaN where I is not above 0",
+        "pixel^2",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots", 3),
-        unit="pixel^2",
         components=("moments_XX", "moments_YY", "moments_XY"),
-        description=(
-            "second moments XX, YY and XY of the value less the background about its centre of "
-            "mass; NaN where I is not above 0"
-        ),
     ),
-    DatasetRecord(
-        path="spots/fwhm",
+    _spot(
+        "fwhm",
+        "float64",
+        "full width at half maximum along the major and the minor axis, of a Gaussian with these "
+        "moments; 0 where noise makes a moment negative",
+        "pixel",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots", 2),
-        unit="pixel",
         components=("fwhm_major", "fwhm_minor"),
-        description=(
-            "full width at half maximum along the major and the minor axis, "
-            "of a Gaussian with these moments; 0 where noise makes a moment negative"
-        ),
     ),
-    DatasetRecord(
-        path="spots/orientation",
+    _spot(
+        "orientation",
+        "float64",
+        "angle of the major axis from X towards Y, above -90 and up to 90",
+        "degree",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="degree",
-        description="angle of the major axis from X towards Y, above -90 and up to 90",
     ),
-    DatasetRecord(
-        path="spots/sigma",
+    _spot(
+        "sigma",
+        "float64",
+        "standard error of I: noise of the pixels, the signal and the background (finder matched, "
+        "-S none: and the choice of the mask); NaN if the noise is unknown",
+        "counts",
         is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="counts",
-        description="standard error of I: noise of the pixels, the signal and the background; "
-        "NaN if the noise is unknown",
     ),
-    DatasetRecord(
-        path="spots/snr",
-        is_new=True,
-        dtypes=("float64",),
-        shape=("n_spots",),
-        description="I divided by sigma; NaN where sigma is 0 or unknown",
-    ),
-    DatasetRecord(
-        path="spots/I_prf",
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="counts",
-        description="intensity by weights from the profile of the spot on all frames of its mask",
+    _spot("snr", "float64", "I divided by sigma; NaN where sigma is 0 or unknown", is_new=True),
+    _spot(
+        "I_prf",
+        "float64",
+        "intensity by weights from the profile of the spot on all frames of its mask",
+        "counts",
         absent="every frame has a mask of its own (-S none), or the noise is unknown",
     ),
-    DatasetRecord(
-        path="spots/sigma_prf",
-        dtypes=("float64",),
-        shape=("n_spots",),
-        unit="counts",
-        description="standard error of I_prf",
+    _spot(
+        "sigma_prf",
+        "float64",
+        "standard error of I_prf",
+        "counts",
         absent="every frame has a mask of its own (-S none), or the noise is unknown",
     ),
-    DatasetRecord(
-        path="spots/n_maxima",
+    _spot(
+        "n_maxima",
+        "int32",
+        "number of the spot's pixels that have no higher pixel of the spot beside them, and are "
+        "at least half as high above its lowest pixel as its highest one",
         is_new=True,
-        dtypes=("int32",),
-        shape=("n_spots",),
-        description=(
-            "number of the spot's pixels that have no higher pixel of the spot beside them, "
-            "and are at least half as high above its lowest pixel as its highest one"
-        ),
     ),
-    DatasetRecord(
-        path="spots/flags",
+    _spot(
+        "flags",
+        "uint16",
+        "sum of: 1 touches the border, 2 touches a pixel without a valid value, 4 overloaded, 8 "
+        "several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel",
         is_new=True,
-        dtypes=("uint16",),
-        shape=("n_spots",),
-        description=(
-            "sum of: 1 touches the border, 2 touches a pixel without a valid value, 4 overloaded, "
-            "8 several maxima, 16 touches another spot, 32 at the place of a static spot or a hot "
-            "pixel"
-        ),
     ),
 )
 """Columns of the table of spots: one row per spot on a frame, ordered by frame, then label."""
@@ -434,99 +364,55 @@ FRAME_COLUMNS = (
         description="begin and end, exclusive, of each frame's rows in the spots arrays",
         link="spots/frame2spotsBE",
     ),
-    DatasetRecord(
-        path="per_frame/angle",
-        dtypes=("float64",),
-        shape=("n_frames",),
-        unit="degree",
-        description="angle of each frame; NaN if unknown",
+    _frame("angle", "float64", "angle of each frame; NaN if unknown", "degree"),
+    _frame("laser_on", "int8", "1 if the laser is on, 0 if it is off, -1 if unknown"),
+    _frame(
+        "delay",
+        "float64",
+        "delay from the laser pulse to the X-ray pulse; 0 if the laser is off, NaN if unknown",
+        "s",
     ),
-    DatasetRecord(
-        path="per_frame/laser_on",
-        dtypes=("int8",),
-        shape=("n_frames",),
-        description="1 if the laser is on, 0 if it is off, -1 if unknown",
+    _frame(
+        "block",
+        "int32",
+        "index of the block of frames with the same angle, in the order of their first frames; -1 "
+        "if the angle is unknown",
     ),
-    DatasetRecord(
-        path="per_frame/delay",
-        dtypes=("float64",),
-        shape=("n_frames",),
-        unit="s",
-        description="delay from the laser pulse to the X-ray pulse; 0 if the laser is off, "
-        "NaN if unknown",
+    _frame(
+        "mask", "int32", "index of the mask that each frame's spots come from", link="frame2mask"
     ),
-    DatasetRecord(
-        path="per_frame/block",
-        dtypes=("int32",),
-        shape=("n_frames",),
-        description="index of the block of frames with the same angle, in the order of their "
-        "first frames; -1 if the angle is unknown",
+    _frame(
+        "partner",
+        "int32",
+        "index of the other frame of the off/on pair, with -S none and -S blocks, too; -1 if "
+        "there is none",
     ),
-    DatasetRecord(
-        path="per_frame/mask",
-        dtypes=("int32",),
-        shape=("n_frames",),
-        description="index of the mask that each frame's spots come from",
-        link="frame2mask",
-    ),
-    DatasetRecord(
-        path="per_frame/partner",
-        dtypes=("int32",),
-        shape=("n_frames",),
-        description="index of the other frame of the off/on pair, with -S none and -S blocks, too; "
-        "-1 if there is none",
-    ),
-    DatasetRecord(
-        path="per_frame/level",
-        dtypes=("float64",),
-        shape=("n_frames",),
-        unit="counts",
-        description="level of each frame: interquartile mean of a sample of its pixels, or with "
-        "the method clip the mean of its clipped counts",
+    _frame(
+        "level",
+        "float64",
+        "level of each frame: interquartile mean of a sample of its pixels, or with the method "
+        "clip the mean of its clipped counts",
+        "counts",
         link="frame_level",
     ),
-    DatasetRecord(
-        path="per_frame/scale",
-        dtypes=("float64",),
-        shape=("n_frames",),
-        description=(
-            "factor that scales each frame to the common background level, 1 if frames are not "
-            "scaled (--normalise none), NaN if a frame without beam was left out; stats are in "
-            "scaled counts"
-        ),
+    _frame(
+        "scale",
+        "float64",
+        "factor that scales each frame to the common background level, 1 if frames are not scaled "
+        "(--normalise none), NaN if a frame without beam was left out; stats are in scaled counts",
         link="frame_scale",
     ),
-    DatasetRecord(
-        path="per_frame/n_spots",
-        dtypes=("int32",),
-        shape=("n_frames",),
-        description="number of spots of each frame",
-    ),
+    _frame("n_spots", "int32", "number of spots of each frame"),
 )
 """Columns with one row per frame."""
 
 
 NOISE_COLUMNS = (
-    DatasetRecord(
-        path="noise/level",
-        dtypes=("float64",),
-        shape=("n_bins",),
-        unit="counts",
-        description="median background of the pixels of each bin",
+    _noise("level", "float64", "median background of the pixels of each bin", "counts"),
+    _noise(
+        "variance", "float64", "trimmed mean of the variances of the pixels of each bin", "counts^2"
     ),
-    DatasetRecord(
-        path="noise/variance",
-        dtypes=("float64",),
-        shape=("n_bins",),
-        unit="counts^2",
-        description="trimmed mean of the variances of the pixels of each bin",
-    ),
-    DatasetRecord(
-        path="noise/n_pixels",
-        dtypes=("int64",),
-        shape=("n_bins",),
-        description="number of pixels of each bin",
-    ),
+    _noise("n_pixels", "int64", "number of pixels of each bin"),
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
 NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")

@@ -4,7 +4,7 @@ from gpu_spots.backend import Prepared
 from gpu_spots.background.complete import complete, with_correlation
 from gpu_spots.background.maps import BackgroundMaps
 from gpu_spots.background.methods import Method
-from gpu_spots.memory import plan
+from gpu_spots.memory.needs import spans
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, in_halves, with_retry
 from gpu_spots.model import Background, Frames, Masks
@@ -41,7 +41,7 @@ def compute_background(
         return band[1] - band[0]
 
     observer.stage("background", n_rows, "rows")
-    for n_done in source.in_order(learn_band, plan.spans(n_rows, source.plan.band_rows)):
+    for n_done in source.in_order(learn_band, spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
     background = complete(
         maps.finish(validity), *maps.samples, method, n_frames, cutoff, source.workers

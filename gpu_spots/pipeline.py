@@ -20,7 +20,8 @@ from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.first_pass import compute_background
 from gpu_spots.masks import grouping
 from gpu_spots.matched_pass import MatchedPass
-from gpu_spots.memory.plan import Place, Plan, Work, make_plan
+from gpu_spots.memory.needs import Place, Work
+from gpu_spots.memory.plan import Plan, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
 from gpu_spots.model import FACTOR_BITS, Array, Background, NoiseModel, SpotTable

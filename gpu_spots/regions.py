@@ -18,7 +18,7 @@ class Region:
     """Region of a frame that is left out."""
 
     kind: str
-    """rect, disc or border."""
+    """Shape: rect, disc or border."""
     numbers: tuple[float, ...]
     """rect: X begin, X end, Y begin, Y end, ends exclusive; disc: X and Y of the centre, radius;
     border: width. Pixels.

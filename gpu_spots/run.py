@@ -19,7 +19,8 @@ from gpu_spots.files.output.nexus import link_between
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.files.output.spots_writer import STACKS, SpotsWriter, memory_file
-from gpu_spots.memory.plan import Plan, output_bytes
+from gpu_spots.memory.amounts import output_bytes
+from gpu_spots.memory.plan import Plan
 from gpu_spots.parameters import STACK_NAMES, Parameters
 from gpu_spots.pipeline import Summary
 from gpu_spots.protocols import Observer, OpenSpool, Stack

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.backend import Prepared
 from gpu_spots.masks.grouping import Groups
-from gpu_spots.memory import plan
+from gpu_spots.memory.needs import spans
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Stopwatch, in_halves, in_order, with_retry
 from gpu_spots.model import (
@@ -265,7 +265,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         def encode(piece: _Piece[Result]) -> tuple[_Piece[Result], _Encoded]:
             return piece, piece.encoded or self._encode(piece.images, piece.first, piece.last)
 
-        batches = plan.spans(total, run.batch_frames)
+        batches = spans(total, run.batch_frames)
         with closing(
             self.source.in_order(
                 partial(in_halves, computed, release=self.backend.release), batches
@@ -275,7 +275,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 _Piece(begin, first, last, last == end - begin, images, result, encoded)
                 for part in parts
                 for (begin, end), (images, result, encoded) in part
-                for first, last in plan.spans(end - begin, run.piece_frames)
+                for first, last in spans(end - begin, run.piece_frames)
             )
             for piece, encoded in (
                 in_order(encode, pieces, run.threads) if in_pieces else map(encode, pieces)

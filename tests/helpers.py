@@ -57,7 +57,7 @@ def datasets(file: h5py.Group) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     file.visititems(
         lambda path, item: (
-            found.update({path: item[()]}) if isinstance(item, h5py.Dataset) else None
+            found.update({path: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
         )
     )
     return found

@@ -396,7 +396,7 @@ def chosen_by_noise(smooth: list[float], noise: Noise) -> float:
     unit = 70 * (1 + 1.6 * noise.lag_1 + 0.8 * noise.lag_2)
     low = sum(unit <= each < 3 * unit for each in smooth)
     slope = sum(3 * unit <= each < 6 * unit for each in smooth)
-    return 0.4 * abs(low - slope)
+    return 0.35 * abs(low - slope)
 
 
 def with_mask_errors(

@@ -60,7 +60,7 @@ def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
 
 
 class ClippedLevelSampler(LevelSampler):
-    """Takes samples of frames as they come by; `finish` makes their levels of them."""
+    """Samples of frames, from which `finish` makes the levels of the frames."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 
 
 class LevelSampler:
-    """Takes the levels of frames as they come by, in any order and from several threads."""
+    """Levels of frames, which are added in any order and by several threads."""
 
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the level; None: unknown, or there is none."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpu_spots.beamtime.runner import Runner, RunnerDied
 from gpu_spots.beamtime.task import SPARE
 from gpu_spots.errors import GpuSpotsError, ParameterError, given
-from gpu_spots.memory.plan import available_memory
+from gpu_spots.memory.amounts import available_memory
 from gpu_spots.memory.workers import default_workers
 from gpu_spots.packages import install_command
 

@@ -18,7 +18,7 @@ from gpu_spots.beamtime.record import Record, Records, fingerprint, reason
 from gpu_spots.beamtime.runner import Runner, RunnerDied, Runners
 from gpu_spots.beamtime.runs import Run
 from gpu_spots.errors import GpuSpotsError, OutputError
-from gpu_spots.memory.plan import available_memory
+from gpu_spots.memory.amounts import available_memory
 from gpu_spots.memory.workers import default_workers
 
 ATTEMPTS = 2

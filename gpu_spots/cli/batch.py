@@ -259,7 +259,7 @@ def progress(quiet: bool) -> Iterator[Lines]:
 def _dry_run(whole: "Batch", sort_out: Any, name: str, computers: Any) -> None:
     """Print the runs, the plan of the largest one, and an estimate of the time."""
     from gpu_spots.beamtime.runner import Runner
-    from gpu_spots.memory.plan import in_words
+    from gpu_spots.memory.amounts import in_words
 
     pending, done = sort_out(whole, name)
     runner = Runner()

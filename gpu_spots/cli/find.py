@@ -4,7 +4,7 @@ They differ in their defaults, and ``gpu-spots find`` refuses options without ef
 the options of the manual come first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +17,7 @@ from gpu_spots import __version__
 from gpu_spots.cli.completion import file_names, one_of
 from gpu_spots.cli.device_options import DEVICE_OPTIONS, device_options
 from gpu_spots.cli.errors import OneLineCommand, debug_option, naming_options
+from gpu_spots.cli.headings import named_options, taken, write_options
 from gpu_spots.cli.image_options import IMAGE_OPTIONS, image_options, take_images
 from gpu_spots.cli.input_options import input_options, take_inputs
 from gpu_spots.cli.output_options import PATH, quiet_option
@@ -57,31 +58,17 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 
 
 class FindCommand(OneLineCommand):
-    """Shows the manual's options first, then ours under their own headings."""
+    """Command whose help shows the options of the manual first, then ours under their headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of the manual's options, and one list for each heading of ours."""
-        options = {
-            option.name: option
-            for option in self.get_params(ctx)
-            if isinstance(option, click.Option)
-        }
-        ours = {
-            heading: [options.pop(name) for name in names if name in options]
-            for heading, names in OURS.items()
-        }
+        options = named_options(self, ctx)
+        ours = taken(options, OURS)
         # click appends --help; the manual begins with it
         manual = sorted(options.values(), key=lambda option: "--help" not in option.opts)
-
-        def write(heading: str, listed: Sequence[click.Option]) -> None:
-            records = [option.get_help_record(ctx) for option in listed]
-            with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
-
-        write("Options", manual)
+        write_options(formatter, ctx, {"Options": manual})
         with formatter.section("Options that are not in the manual of lu_hdf2spots"):
-            for heading, listed in ours.items():
-                write(heading, listed)
+            write_options(formatter, ctx, ours)
 
 
 def _structure(_: click.Context, __: click.Parameter, value: str) -> Any:
@@ -97,6 +84,17 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
     if value:
         context.default_map = dict(MANUAL_DEFAULTS)
     return value
+
+
+def _number(
+    short: str, long: str, metavar: str, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds an option for a number of `Parameters`."""
+    default = getattr(DEFAULTS, long[2:])
+    return click.option(
+        short, long, metavar=metavar, type=type(default), default=default, show_default=True,
+        help=text,
+    )  # fmt: skip
 
 
 @click.command("find", cls=FindCommand, context_settings=CONTEXT, options_metavar="[options]")
@@ -117,47 +115,15 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
     shell_complete=one_of(METHOD_NAMES),
     help=f"method used to estimate background level (allowed values: {', '.join(METHOD_NAMES)})",
 )
-@click.option(
-    "-n", "--n", metavar="N", type=int, default=DEFAULTS.n, show_default=True,
-    help="percent of extreme values to skip while calculating average, standard deviation and IQR; "
-         "0 means 25",
+@_number(
+    "-n", "--n", "N",
+    "percent of extreme values to skip while calculating average, standard deviation and IQR; "
+    "0 means 25",
 )  # fmt: skip
-@click.option(
-    "-A",
-    "--alpha",
-    metavar="ALPHA",
-    type=float,
-    default=DEFAULTS.alpha,
-    show_default=True,
-    help="alpha-value to use during Kruskal-Wallis test",
-)
-@click.option(
-    "-c",
-    "--cutoff",
-    metavar="CUTOFF",
-    type=float,
-    default=DEFAULTS.cutoff,
-    show_default=True,
-    help="cutoff used during mask definition",
-)
-@click.option(
-    "-e",
-    "--erosions",
-    metavar="N_EROSIONS",
-    type=int,
-    default=DEFAULTS.erosions,
-    show_default=True,
-    help="number of erosions",
-)
-@click.option(
-    "-d",
-    "--dilations",
-    metavar="N_DILATIONS",
-    type=int,
-    default=DEFAULTS.dilations,
-    show_default=True,
-    help="number of dilations",
-)
+@_number("-A", "--alpha", "ALPHA", "alpha-value to use during Kruskal-Wallis test")
+@_number("-c", "--cutoff", "CUTOFF", "cutoff used during mask definition")
+@_number("-e", "--erosions", "N_EROSIONS", "number of erosions")
+@_number("-d", "--dilations", "N_DILATIONS", "number of dilations")
 @click.option(
     "-s", "--structure", metavar="STRUCTURE", callback=_structure, default="2,2", show_default=True,
     shell_complete=one_of(("2,1", "2,2")),
@@ -189,7 +155,7 @@ def _manual(context: click.Context, _: click.Parameter, value: bool) -> bool:
 @click.option(
     "--finder", metavar="HOW", default=DEFAULTS.finder, show_default=True,
     shell_complete=one_of(FINDERS),
-    help=f"How spots are found (allowed values: {', '.join(FINDERS)})",
+    help=f"Method that finds spots (allowed values: {', '.join(FINDERS)})",
 )  # fmt: skip
 @click.option(
     "--significance", metavar="T", type=float, default=DEFAULTS.significance, show_default=True,

@@ -28,7 +28,7 @@ DEFAULT = "merged__ratios.h5"
 @click.option(
     "--by",
     type=click.Choice(["hkl", "position"]),
-    help="What reflections are recognised by: Miller indices, or angle and position (runs of a "
+    help="Property that identifies reflections: Miller indices, or angle and position (runs of a "
     "crystal that was not moved)  [default: hkl if all files have it]",
 )
 @csv_option("merged ratios")

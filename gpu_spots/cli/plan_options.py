@@ -52,7 +52,7 @@ def plan_options(command: Command) -> Command:
     """Add the options to a command."""
     options = (
         click.option("--memory-limit", metavar="SIZE", callback=size,
-            help="Memory that frames and results may use  [default: all that is free]"),
+            help="Memory that frames and results may use  [default: free memory minus 400 MiB]"),
         click.option(
             "--scratch", metavar="DIR",
             type=click.Path(path_type=Path, file_okay=False, exists=True, readable=False),
@@ -81,7 +81,7 @@ def plan_options(command: Command) -> Command:
 
 def plan_in_words(plan: "Plan", output: Path, size: int, must_force: bool) -> list[str]:
     """Return the lines that --dry-run prints."""
-    from gpu_spots.memory.plan import in_words
+    from gpu_spots.memory.amounts import in_words
 
     lines = {
         "frames": plan.place.words,

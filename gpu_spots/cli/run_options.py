@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from gpu_spots.cli.completion import file_names
 from gpu_spots.cli.errors import OneLineCommand, debug_option
 from gpu_spots.cli.export import export
+from gpu_spots.cli.headings import named_options, taken, write_options
 from gpu_spots.cli.output_options import quiet_option
 from gpu_spots.cli.words import check_words, find_options, option_words, without_effect
 from gpu_spots.errors import GpuSpotsError
@@ -39,27 +40,17 @@ SECTIONS = {
 
 
 class RunsCommand(OneLineCommand):
-    """Shows the own options under headings, then those of find."""
+    """Command whose help shows its own options under headings, then those of find."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list of options for each heading."""
         own = {
-            str(option.name): option
-            for option in self.get_params(ctx)
-            if isinstance(option, click.Option) and option.name not in PASSED
+            name: option for name, option in named_options(self, ctx).items() if name not in PASSED
         }
-        sections = {
-            heading: [own.pop(name) for name in names if name in own]
-            for heading, names in SECTIONS.items()
-        }
+        sections = taken(own, SECTIONS)
         sections["Runs"] += own.values()
-        of_find = [option.get_help_record(ctx) for option in PASSED.values()]
-        for heading, options in sections.items():
-            records = [option.get_help_record(ctx) for option in options]
-            with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
-        with formatter.section("Options of gpu-spots find, for all runs"):
-            formatter.write_dl([record for record in of_find if record])
+        write_options(formatter, ctx, sections)
+        write_options(formatter, ctx, {"Options of gpu-spots find, for all runs": PASSED.values()})
 
 
 def _passed(option: click.Option) -> click.Option:

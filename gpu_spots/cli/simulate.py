@@ -11,6 +11,7 @@ from typing import Any, TextIO, cast
 import click
 
 from gpu_spots.cli.errors import OPTIONS, OneLineCommand, debug_option
+from gpu_spots.cli.headings import named_options, taken, write_options
 from gpu_spots.cli.terminal import Stderr, say
 from gpu_spots.errors import ParameterError, in_options
 from gpu_spots.simulate.design import GROUPS, MAX_FRAMES, PRESETS, Design, make_design
@@ -36,23 +37,14 @@ SECTIONS = {
 
 
 class SimulateCommand(OneLineCommand):
-    """Shows its options under headings."""
+    """Command whose help shows the options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list of options for each heading."""
-        options = {
-            option.name: option
-            for option in self.get_params(ctx)
-            if isinstance(option, click.Option)
-        }
-        sections = {
-            heading: [options.pop(name) for name in names] for heading, names in SECTIONS.items()
-        }
+        options = named_options(self, ctx)
+        sections = taken(options, SECTIONS)
         sections["Output"] += options.values()  # click's own: --help
-        for heading, listed in sections.items():
-            records = [option.get_help_record(ctx) for option in listed]
-            with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
+        write_options(formatter, ctx, sections)
 
 
 class Pair(click.ParamType[tuple[Any, Any]]):
@@ -151,6 +143,20 @@ def _text(name: str, group: type = Design) -> str:
     return next(one.metadata["text"] for one in fields(group) if one.name == name)
 
 
+COUNT = click.IntRange(1, MAX_FRAMES)
+
+
+def _later(
+    name: str, kind: str | click.ParamType[Any], shown: str, text: str
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds an option whose default depends on other options.
+
+    ``kind``: type, or name of a text.
+    """
+    metavar, of_type = (kind, None) if isinstance(kind, str) else (None, kind)
+    return click.option(name, type=of_type, metavar=metavar, show_default=shown, help=text)
+
+
 @click.command(cls=SimulateCommand)
 @click.argument("output", metavar=NAME, type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
@@ -168,48 +174,21 @@ def _text(name: str, group: type = Design) -> str:
     show_default=True,
     help="Laser-off and laser-on frames in pairs, or a run without laser",
 )
-@click.option(
-    "--angles",
-    type=click.IntRange(1, MAX_FRAMES),
-    default=None,
-    show_default="10, or 60 for a dark run",
-    help=_text("angles"),
-)
-@click.option(
-    "--pairs",
-    type=click.IntRange(1, MAX_FRAMES),
-    default=None,
-    show_default="3",
-    help="Off/on pairs at each angle and delay of a laser run",
-)
-@click.option(
-    "--frames-per-angle",
-    type=click.IntRange(1, MAX_FRAMES),
-    default=None,
-    show_default="1",
-    help="Frames at each angle of a dark run",
-)
-@click.option(
-    "--delays",
-    metavar="NAME[,NAME...]",
-    default=None,
-    show_default="100ps",
-    help="Delays of a laser run; each has responses of its own",
-)
-@click.option(
-    "--order",
-    type=click.Choice(["off-on", "on-off"]),
-    default=None,
-    show_default="off-on",
-    help="Order of the frames in the pairs of a laser run",
-)
-@click.option(
-    "--spots",
-    type=click.IntRange(0, 1_000_000),
-    default=None,
-    show_default="200, fewer on frames below 347 pixels",
-    help=_text("spots"),
-)
+@_later("--angles", COUNT, "10, or 60 for a dark run", _text("angles"))
+@_later("--pairs", COUNT, "3", "Off/on pairs at each angle and delay of a laser run")
+@_later("--frames-per-angle", COUNT, "1", "Frames at each angle of a dark run")
+@_later(
+    "--delays", "NAME[,NAME...]", "100ps",
+    "Delays of a laser run; each has responses of its own",
+)  # fmt: skip
+@_later(
+    "--order", click.Choice(["off-on", "on-off"]), "off-on",
+    "Order of the frames in the pairs of a laser run",
+)  # fmt: skip
+@_later(
+    "--spots", click.IntRange(0, 1_000_000), "200, fewer on frames below 347 pixels",
+    _text("spots"),
+)  # fmt: skip
 @click.option(
     "--cutouts",
     type=click.Path(path_type=Path),

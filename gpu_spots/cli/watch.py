@@ -116,7 +116,7 @@ def watch(
 
 
 class Events:
-    """Prints one line per event, with the time."""
+    """Printer of one line per event, with the time."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

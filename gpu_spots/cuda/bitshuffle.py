@@ -11,10 +11,6 @@ from gpu_spots.cuda.toolkit import Toolkit, blocks_for, frame_stride
 from gpu_spots.cuda.validity import bits_of
 from gpu_spots.model import Array
 
-FILTER = 32008
-"""HDF5's number of bitshuffle."""
-WITH_LZ4 = 2
-"""The filter's fifth parameter where it also compresses by LZ4."""
 HEADER = 12
 """Bytes before the first block of a chunk."""
 WARP = 32

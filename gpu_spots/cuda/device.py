@@ -33,7 +33,7 @@ needs memory for its code and its stack, which no pool of ours can give.
 NULL = np.uint64(0)
 DRIVER_ERRORS = (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)
 OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation, and CUDA_ERROR_OUT_OF_MEMORY."""
+"""Status numbers of cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY."""
 SAYS_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "cudaErrorMemoryAllocation")
 """Words of Thrust's errors, which arrive as plain RuntimeError or MemoryError."""
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gpu_spots.backend import BackendOf, Prepared
 from gpu_spots.background.levels import LevelSampler, relative_levels
 from gpu_spots.background.methods import Method
-from gpu_spots.memory.plan import Place, Plan, frames_of_piece, spans
+from gpu_spots.memory.needs import Place, frames_of_piece, spans
+from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
 from gpu_spots.memory.workers import Item, Result, Workers, in_order
 from gpu_spots.model import Array, Frames, Masks, Validity

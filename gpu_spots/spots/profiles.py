@@ -27,7 +27,7 @@ SMOOTHED_LAGS = 1.6, 0.8
 """Correlations of pixels 1 and 2 apart increase the noise of a smoothed profile by these."""
 UNEVEN = 4.0
 """Variance of a pixel over the mean of its spot, above which its weight depends on it."""
-MASK_ERROR = 0.4
+MASK_ERROR = 0.35
 """Error of a sum for each pixel that is in the mask because of its noise, in sigmas of the noise
 that pixels share.
 """
@@ -83,7 +83,7 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSums:
-    """Gathers the values of spots frame by frame, and makes their weighted sums."""
+    """Values of spots, added frame by frame, and their weighted sums."""
 
     found: Components
     """Components of all masks."""

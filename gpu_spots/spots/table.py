@@ -64,7 +64,7 @@ def _largest(values: NDArray[np.int64]) -> int:
 
 
 class SpotTableBuilder:
-    """Gathers the spots batch by batch. Masks are added in their order, and so are frames."""
+    """Spots, added batch by batch. Masks are added in their order, and so are frames."""
 
     def __init__(
         self,

@@ -19,7 +19,8 @@ from gpu_spots.masks.matched import significance_maps
 from gpu_spots.masks.noise_map import NoiseMap, noise_map
 from gpu_spots.masks.seed_levels import Calibration, Moments, Thresholds
 from gpu_spots.matched_pass import GroupSignificance, seed_levels, sizes_of
-from gpu_spots.memory.plan import Place, Plan
+from gpu_spots.memory.needs import Place
+from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Workers, in_order

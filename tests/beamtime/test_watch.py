@@ -197,6 +197,42 @@ def test_a_run_whose_log_and_images_disagree_waits(watch: Watch, client: Any) ->
     assert events.records[0]["figures"]["frames"] == 20
 
 
+def test_an_open_file_waits_and_a_run_is_taken_once_until_it_changes(watch: Watch) -> None:
+    events, runner = Events(0), Runner()
+    watcher = Watcher(replace(watch, settle=0.02), events, runner)
+    path = watch.batch.out.parent / "runs/a.h5"
+    end = time.monotonic() + 60
+
+    def polled(times: int) -> list[str]:
+        assert time.monotonic() < end
+        found = []
+        for _ in range(times):
+            found += [one.job.run.name for one in watcher.complete("one")]
+            time.sleep(0.01)
+        return found
+
+    with h5py.File(path, "w") as file:
+        file["frames"] = FRAMES
+        file.flush()
+        while not events.events:
+            assert polled(1) == []
+    assert events.events == [("a", "not complete: is still open for writing")]
+    while not (found := polled(1)):
+        pass
+    assert found == ["a"]
+    os.utime(path)
+    assert polled(9) == []  # it is being processed
+    watcher.processed("a")
+    assert events.events[1:] == []
+    while not (found := polled(1)):
+        pass
+    assert found == ["a"]
+    assert events.events[1:] == [("a", "changed after it was processed; waiting")]
+    watcher.processed("a")
+    assert polled(9) == []
+    watcher.close()
+
+
 def test_a_growing_run_has_a_preview(watch: Watch) -> None:
     folder = watch.batch.out.parent / "runs"
     write_images(folder, pause=0)

@@ -24,7 +24,7 @@ from gpu_spots.cuda.packed import PackedMasks, words_for
 from gpu_spots.errors import InputError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place, Work
 from gpu_spots.model import FRAME_DTYPES, Morphology, Validity
 from gpu_spots.parameters import Parameters
 from helpers import (
@@ -349,9 +349,7 @@ def test_bands_and_batches_share_what_a_small_device_has(
     backend = GpuBackend(EmulatedToolkit(kernel_folder), 2)
     backend.toolkit.free_bytes = lambda: mib << 20  # type: ignore[method-assign]
     stack = ArrayStack(np.zeros((60, 400, 500), np.uint16), {"angle": np.arange(60.0)})
-    made = plan.make_plan(
-        stack, plan.Work(Trimmed(25), False, None), backend, plan.ResourceLimits()
-    )
+    made = plan.make_plan(stack, Work(Trimmed(25), False, None), backend, plan.ResourceLimits())
     assert made.device_bytes is not None
     assert made.device_bytes <= mib << 20
     assert made.band_rows >= rows

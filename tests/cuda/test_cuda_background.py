@@ -28,7 +28,7 @@ from gpu_spots.cuda.background import HeldBackground, evaluated
 from gpu_spots.cuda.moments import PlaneMoments
 from gpu_spots.cuda.planes import most_frames
 from gpu_spots.cuda.toolkit import MAP_BYTES
-from gpu_spots.memory import plan
+from gpu_spots.memory import needs
 from gpu_spots.model import FRAME_DTYPES, Background, FixedPointMean, Morphology, Validity
 from helpers import assert_same, background_of, fetched, means_of
 
@@ -347,7 +347,7 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
     toolkit, n_pixels = Counting(kernel_folder), 40 * 50
     frames = frames_of(dtype, (12, 40, 50), "full range")
     learnt(GpuBackend(toolkit, 1), frames, Validity(), n_blocks=n_blocks, band=40)
-    assert toolkit.most_bytes <= plan.OF_SLOT * n_pixels + (1 << 12)
+    assert toolkit.most_bytes <= needs.OF_SLOT * n_pixels + (1 << 12)
     for shape in ((40, 50), (200, 201)):
         maps = BackgroundMaps(shape, dtype, 3.0, varies=n_blocks > 0)
         moments = cpu_moments(frames_of(dtype, (12, *shape), "full range"), Trimmed(0), Validity())
@@ -355,8 +355,8 @@ def test_a_band_takes_no_more_of_the_host_than_the_plan_says(
         maps.rows(0, shape[0]).fill(moments)
         needed = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert needed <= plan.OF_MOMENTS * min(shape[0] * shape[1], PIECE) + (1 << 14)
-    assert MAP_BYTES <= plan.MAP_PIECE
+        assert needed <= needs.OF_MOMENTS * min(shape[0] * shape[1], PIECE) + (1 << 14)
+    assert MAP_BYTES <= needs.MAP_PIECE
 
 
 def test_a_stack_on_a_device_is_worked_on_in_larger_bands() -> None:

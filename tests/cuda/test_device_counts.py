@@ -20,7 +20,7 @@ from emulator.emulated import EmulatedToolkit
 from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.files.frames import open_run
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file

@@ -23,7 +23,8 @@ from gpu_spots.cuda.backend import GpuBackend
 from gpu_spots.cuda.device import Device
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.output.spots_file import open_spots
-from gpu_spots.memory.plan import Place, ResourceLimits
+from gpu_spots.memory.needs import Place
+from gpu_spots.memory.plan import ResourceLimits
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file, spool_for

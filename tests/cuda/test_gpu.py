@@ -19,7 +19,7 @@ from gpu_spots.background.methods import Trimmed
 from gpu_spots.cuda.packed import PackedMasks
 from gpu_spots.errors import BackendError, OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, open_run
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place
 from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
 from helpers import (

@@ -29,7 +29,7 @@ from gpu_spots.cuda.several import Assignment, SeveralGpus
 from gpu_spots.errors import BackendError, OutOfDeviceMemory, ParameterError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place
 from gpu_spots.model import Morphology, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources

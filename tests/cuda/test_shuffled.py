@@ -32,8 +32,9 @@ from gpu_spots.files.frames import open_run
 from gpu_spots.files.hdf5 import chunks, codecs
 from gpu_spots.files.hdf5.chunks import FrameReader
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.memory import plan
-from gpu_spots.memory.plan import Place, ResourceLimits, make_plan
+from gpu_spots.memory import needs, plan
+from gpu_spots.memory.needs import Place, Work
+from gpu_spots.memory.plan import make_plan
 from gpu_spots.model import FRAME_DTYPES
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Shuffled
@@ -227,7 +228,7 @@ def test_bands_of_whole_strips(
     expected = results(path, CpuBackend(2))
     calls.clear()
     force(monkeypatch, place=Place.FILE, band_rows=12, batch_frames=5)
-    monkeypatch.setattr(plan, "PIECE_BYTES", 10 * 12 * 45 * 2)
+    monkeypatch.setattr(needs, "PIECE_BYTES", 10 * 12 * 45 * 2)
     assert_same(results(path, device_backend), expected)
     assert calls == {"device": 2 * 24 * 3}
 
@@ -519,18 +520,14 @@ def test_bytes_that_the_plan_adds(
                 backend = GpuBackend(emulated.toolkit, 3)
                 monkeypatch.setattr(backend, "band_bytes", lambda *_: 0)
                 monkeypatch.setattr(backend, "batch_bytes", lambda *_: 0)
-                planner = plan._Planner(
-                    stack,
-                    plan.Work(Trimmed(25), scales=False, n_masks=None),
-                    backend,
-                    ResourceLimits(),
-                )
-                said[name, place] = planner._device_bytes(place, 100, 1)
+                of = Work(Trimmed(25), scales=False, n_masks=None)
+                needed = needs.Needs(stack, of, backend, piece_pixels=1)
+                said[name, place] = needed.device_bytes(place, 100, 1)
     assert said["shuffled", Place.FILE] - said["in order", Place.FILE] == 3 * 24 * 100 * 300 * 2
     assert said["shuffled", Place.DEVICE] == said["in order", Place.DEVICE] + 3 * frames[0].nbytes
-    monkeypatch.setattr(plan, "PIECE_BYTES", 5 * 100 * 300 * 2)
+    monkeypatch.setattr(needs, "PIECE_BYTES", 5 * 100 * 300 * 2)
     assert (
-        planner._device_bytes(Place.FILE, 100, 1) - said["in order", Place.FILE]
+        needed.device_bytes(Place.FILE, 100, 1) - said["in order", Place.FILE]
         == 3 * 5 * 100 * 300 * 2
     )
 

@@ -47,7 +47,9 @@ struct alignas(16) float4 { float x, y, z, w; };
 namespace emulator {
 struct Index { unsigned x, y, z; };
 struct Fiber {
+#ifdef __SANITIZE_ADDRESS__
   ucontext_t context;
+#endif
   void* jump[5];  // __builtin_setjmp, which is several times faster than setjmp
   char* stack = nullptr;
   bool started = false, idle = true;
@@ -74,8 +76,9 @@ struct State {
   size_t dynamic_size;
   char* error;
   void* scheduler[5];
-  ucontext_t scheduler_context, starter;
+  ucontext_t starter;  // of a new fiber, which needs it only once
 #ifdef __SANITIZE_ADDRESS__
+  ucontext_t scheduler_context;
   void* fake_stack;
   const void* bottom;
   size_t size;
@@ -141,18 +144,23 @@ __attribute__((noipa)) static void resume(Fiber& f) {
   if (!f.started) {
     if (!f.stack) f.stack = (char*)malloc(STACK);
     f.started = true;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack;
+#ifdef __SANITIZE_ADDRESS__
+    ucontext_t& start = f.context;
+#else
+    ucontext_t& start = S.starter;
+#endif
+    getcontext(&start);
+    start.uc_stack.ss_sp = f.stack;
     // stacks that all end at the same place of a page would share a few lines of the cache
-    f.context.uc_stack.ss_size = STACK - (&f - S.fibers) % 64 * 448;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, work, 0);
+    start.uc_stack.ss_size = STACK - (&f - S.fibers) % 64 * 448;
+    start.uc_link = nullptr;
+    makecontext(&start, work, 0);
   }
 #ifdef __SANITIZE_ADDRESS__
   swapcontext(&S.scheduler_context, &f.context);
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #else
-  setcontext(&f.context);
+  setcontext(&S.starter);
 #endif
 }
 
@@ -209,8 +217,8 @@ static void run_block() {
       Fiber& f = S.fibers[i];
       if (!f.idle && f.gate && *f.gate != f.seen) progress = true, resume(f);
     }
-    while (S.next < S.n_threads && !*S.error) {
-      unsigned i = 0;
+    // none before the last one is idle again while there are threads to start
+    for (unsigned i = 0; S.next < S.n_threads && !*S.error;) {
       while (i < S.n_fibers && !S.fibers[i].idle) i++;
       if (i == S.n_fibers) S.n_fibers++;
       progress = true;

@@ -17,7 +17,8 @@ from gpu_spots.errors import OutOfDeviceMemory
 from gpu_spots.files.frames import ArrayStack, FileStack
 from gpu_spots.files.output.scratch import scratch_file
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.memory.plan import Plan, ResourceLimits, Work, make_plan
+from gpu_spots.memory.needs import Work
+from gpu_spots.memory.plan import Plan, ResourceLimits, make_plan
 from gpu_spots.model import Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.resources import Resources

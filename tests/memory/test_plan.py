@@ -16,7 +16,8 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.methods import KruskalWallis, Trimmed
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_run
-from gpu_spots.memory.plan import Place, ResourceLimits, Work, make_plan, spans
+from gpu_spots.memory.needs import Place, Work, spans
+from gpu_spots.memory.plan import ResourceLimits, make_plan
 from gpu_spots.resources import Resources
 from gpu_spots.run import Output, find_to_file, spool_for
 from helpers import Notes

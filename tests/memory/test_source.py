@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from gpu_spots.errors import OutputError
 from gpu_spots.files.frames import ArrayStack, open_run
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.scratch import scratch_file
-from gpu_spots.memory.plan import Place
+from gpu_spots.memory.needs import Place
 from gpu_spots.memory.source import open_source
 from gpu_spots.model import FixedPointMean, Morphology, Validity
 from gpu_spots.parameters import Parameters
@@ -31,20 +32,44 @@ from helpers import Notes, assert_same, background_of, datasets, listing
 
 pytestmark = pytest.mark.on_two_devices
 
+Results = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def in_memory() -> Callable[[Backend, str], Results]:
+    """Return a function that gives the results of frames in memory, computed once per mode."""
+    known: dict[tuple[int, str], Results] = {}
+
+    def of(backend: Backend, mode: str) -> Results:
+        key = id(backend), mode
+        if key not in known:
+            stack = ArrayStack(moved(), COLUMNS)
+            known[key] = results(stack, MODES[mode], backend, Path(), Notes())
+        return known[key]
+
+    return of
+
+
+def moved() -> np.ndarray:
+    """Frames of which some have a higher level."""
+    frames = frames_of(np.dtype("uint16"), (30, 25, 45), seed=5)
+    frames[7:9] += 9
+    return frames
+
 
 @pytest.mark.parametrize("place", [Place.MEMORY, Place.FILE, Place.SCRATCH, Place.DEVICE])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_place_of_frames_makes_no_difference(
-    backend: Backend, mode: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend,
+    mode: str,
+    place: Place,
+    in_memory: Callable[[Backend, str], Results],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    frames = frames_of(np.dtype("uint16"), (30, 37, 45), seed=9)
-    frames[7:9] += 9
-    expected, notes = (
-        results(ArrayStack(frames, COLUMNS), MODES[mode], backend, tmp_path, Notes()),
-        Notes(),
-    )
+    expected, notes = in_memory(backend, mode), Notes()
     force(monkeypatch, place=place, band_rows=7, batch_frames=4, threads=3)
-    with open_run(saved(tmp_path / "x.h5", frames, **LAYOUTS["gzip blocks"])) as stack:
+    with open_run(saved(tmp_path / "x.h5", moved(), **LAYOUTS["gzip blocks"])) as stack:
         found = results(stack, MODES[mode], backend, tmp_path, notes)
     assert found.keys() == expected.keys()
     assert len(found["spots/I"]) > 20

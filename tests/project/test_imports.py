@@ -114,6 +114,8 @@ def test_ratios_are_computed_from_arrays() -> None:
     "name",
     [
         "pipeline",
+        "memory/amounts",
+        "memory/needs",
         "memory/plan",
         "memory/shuffled",
         "memory/source",

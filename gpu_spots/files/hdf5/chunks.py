@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -34,7 +33,7 @@ from gpu_spots.model import Array
 
 
 class FrameReader:
-    """Reads frames of a dataset (n, n_X, n_Y) in a file that stays open.
+    """Reader of the frames of a dataset (n, n_X, n_Y) in a file that stays open.
 
     A context manager, or call `close`.
 
@@ -103,16 +102,11 @@ class FrameReader:
         self._begins_with_size = begins_with_size(dataset)
         self._states = self._states_now()
 
-    def __enter__(self) -> "FrameReader":
+    def __enter__(self) -> Self:
         """Return the reader."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
 

@@ -135,7 +135,7 @@ class _Mapping(NamedTuple):
 
 
 class _Search:
-    """Looks through the sources of a dataset, and theirs."""
+    """Search through the sources of a dataset, and theirs."""
 
     def __init__(self) -> None:
         self.files: dict[Path, None] = {}

@@ -25,10 +25,6 @@ from gpu_spots.files.output.ratios_file import (
 )
 from gpu_spots.spots.ratios.merging import BY, MergeResult, RunRatios, merge_runs
 
-NOT_MERGED = ("wavelength", "s")
-"""Optional columns of ratios that a merge does not need."""
-
-
 MERGED_COLUMNS = records(
     "merged",
     "n_merged",

@@ -5,8 +5,7 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
@@ -49,16 +48,11 @@ class SpotsFile:
         self._name: str = file.filename
         self._ranges = self._read("frame2spotsBE")
 
-    def __enter__(self) -> "SpotsFile":
+    def __enter__(self) -> Self:
         """Return the results."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
 
