@@ -43,7 +43,7 @@ _outputs: list[Path] = []
 
 @contextmanager
 def watched(name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Run a watchdog while the block runs, if this process has one thread as yet.
+    """Run a watchdog while the block runs, if this process has only one thread so far.
 
     Args:
         name: the program's name, for messages.
@@ -68,8 +68,7 @@ def watched(name: str, say: Callable[[str], None]) -> Iterator[None]:
     os.close(signals)
     for descriptor in (_reports, wakeup):
         os.set_blocking(descriptor, False)
-    # Python writes the number of each signal there in its handler in C, which needs no interpreter
-    # lock
+    # Python's C handler writes the number of each signal there, without the interpreter lock
     before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     try:
         yield

@@ -63,7 +63,7 @@ def sample_bytes(shape: tuple[int, int, int]) -> int:
 
 
 class SurfaceSampler(ClippedLevelSampler):
-    """Takes samples of frames as they come by; `finish` makes levels and surfaces of them."""
+    """Samples of frames, from which `finish` makes levels and surfaces."""
 
     sample_pixels = SAMPLE_PIXELS
 

@@ -50,7 +50,7 @@ def merge(
     """
     if len(files) < 2:
         raise click.UsageError(
-            f"found {len(files)} files, expected at least two ratios files",
+            f"expected at least two ratios files, found {len(files)}",
             click.get_current_context(),
         )
     path = output or files[0].with_name(DEFAULT)

@@ -83,7 +83,7 @@ class Source:
         is_known = np.isfinite(centroids).all(axis=1, keepdims=True)
         if n_unknown := int((~is_known).sum()):
             self.notes.append(
-                f"{n_unknown} spots have no centroid; their positions are those of their most "
+                f"spots without a centroid: {n_unknown}; their positions are those of their most "
                 "intense pixels"
             )
         return np.where(is_known, centroids, brightest)

@@ -26,7 +26,7 @@ from gpu_spots.protocols import Observer, OpenSpool, Spool, Stack
 
 @dataclass(frozen=True, slots=True)
 class Source(Generic[Frames, Masks, Prepared]):
-    """Frames, and how they come to the backend; several threads may ask for them."""
+    """Frames and their transfer to the backend; safe for several threads."""
 
     shape: tuple[int, int, int]
     """n_frames, n_X, n_Y."""
@@ -51,9 +51,7 @@ class Source(Generic[Frames, Masks, Prepared]):
     scales_frames: bool = True
     """True: frames are scaled to the level of the run; False: their background is subtracted."""
     factors: NDArray[np.int64] | None = None
-    """(n_frames,) int64, 2^-16: what each frame is scaled by before it is compared with others;
-    None: they are not scaled.
-    """
+    """(n_frames,) int64, 2^-16: scale factor of each frame; None: frames are not scaled."""
     left_out: NDArray[np.bool_] | None = None
     """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
     surface: Surface | None = None
@@ -66,7 +64,7 @@ class Source(Generic[Frames, Masks, Prepared]):
     def scaled_by(
         self, factors: NDArray[np.int64], left_out: NDArray[np.bool_] | None = None
     ) -> "Source[Frames, Masks, Prepared]":
-        """Return the same frames, scaled by ``factors``, but for those that are ``left_out``."""
+        """Return the same frames, scaled by ``factors`` except those that are ``left_out``."""
         return replace(self, factors=factors, left_out=left_out, surface=self.sampler.surface)
 
     @property
@@ -103,9 +101,9 @@ class Source(Generic[Frames, Masks, Prepared]):
             self.buffers.clear()
 
     def band(self, begin: int, end: int) -> Frames:
-        """Return rows of all frames where the backend computes, at the level of the run.
+        """Return rows ``begin`` to ``end`` of all frames, at the level of the run.
 
-        They are those from ``begin`` to ``end``, and valid until the next band of the thread.
+        They are where the backend computes, and are valid until the next band of the thread.
         """
         if self.whole is not None:
             return self._scaled(self.backend.upload(self.whole[:, begin:end]), slice(None))
@@ -118,9 +116,9 @@ class Source(Generic[Frames, Masks, Prepared]):
         return self._scaled(held, slice(None))
 
     def batch(self, begin: int, end: int) -> Frames:
-        """Return frames where the backend computes, in their own counts.
+        """Return frames ``begin`` to ``end``, in their own counts.
 
-        They are those from ``begin`` to ``end``, and valid until the next batch of the thread.
+        They are where the backend computes, and are valid until the next batch of the thread.
         """
         if self.whole is not None:
             return self.backend.upload(self.whole[begin:end])
@@ -129,7 +127,7 @@ class Source(Generic[Frames, Masks, Prepared]):
         return held
 
     def see(self, begin: int, frames: Array) -> None:
-        """Look at the level of each of some frames."""
+        """Take the levels of some frames."""
         for frame, image in enumerate(frames, begin):
             self.sampler.see(frame, image[self.sampler.rows])
 
@@ -170,10 +168,11 @@ def open_source(
     open_spool: OpenSpool | None,
     observer: Observer,
 ) -> Iterator[Source[Frames, Masks, Prepared]]:
-    """Bring the frames to the place that the plan names, and look at the level of each on the way.
+    """Bring the frames to the place that the plan names, and take their levels on the way.
 
-    Raises `InputError`, which names the frame, and `OutputError` where a scratch file cannot be
-    written.
+    Raises:
+        InputError: a frame cannot be read; the text names it.
+        OutputError: a scratch file cannot be written.
     """
     workers = Workers(plan.threads, kept=backend.keeps_threads)
     source = Source(
@@ -268,7 +267,7 @@ def _read_all(
     observer: Observer,
     work: Callable[[int, int], None],
 ) -> None:
-    """Do something with all frames, some at a time, in threads."""
+    """Call ``work`` for all frames, some at a time, in threads."""
 
     def one(span: tuple[int, int]) -> int:
         work(*span)

@@ -21,9 +21,9 @@ def test_only_the_stacks_that_are_kept_are_written(run: Path) -> None:
     with h5py.File(output) as file:
         whole = datasets(file)
     paths = {
-        "raw": {"masks_raw"},
-        "filtered": {"masks_filtered"},
-        "synced": {"masks_synced"},
+        "raw": {"masks_raw", "entry/masks_raw/title"},
+        "filtered": {"masks_filtered", "entry/masks_filtered/title"},
+        "synced": {"masks_synced", "entry/masks_synced/title"},
         "labels": {"masks/labels"},
         "pixels": {"spots/pixel_list", "spots/pixel_list_BE"},
     }

@@ -238,7 +238,7 @@ def test_spots_without_a_centroid_are_at_their_most_intense_pixel(
     assert (shift[2] == 0).all()
     assert (np.delete(shift, 2, axis=0) == 0.25).all()
     assert source.notes == [
-        "1 spots have no centroid; their positions are those of their most intense pixels"
+        "spots without a centroid: 1; their positions are those of their most intense pixels"
     ]
 
 

@@ -161,7 +161,7 @@ def test_files_that_cannot_be_merged(two: list[Path], edit: object, words: str) 
 
 def test_wrong_usage_is_one_line(two: list[Path]) -> None:
     before = listing(two[0].parent)
-    assert_refused(merge(two[0]), 2, "found 1 files, expected at least two ratios files")
+    assert_refused(merge(two[0]), 2, "expected at least two ratios files, found 1")
     assert_refused(merge(two[0], two[0]), 1, "is given twice")
     assert_refused(merge(*two, "-o", two[1], "--force"), 1, "the output is the input file")
     table = two[0].with_name("x.csv")
