@@ -133,12 +133,18 @@ MATCHED: dict[str, dict[str, Any]] = {
     for level in (5.0, 5.5, 6.0, 7.0)
 }
 """Settings of ``--finder matched``."""
+SURFACE: dict[str, dict[str, Any]] = {
+    f"--normalise surface {name}": changes | {"normalise": "surface"}
+    for name, changes in MATCHED.items()
+    if not changes["streaks"]
+}
+"""Further settings, tried where the background changes."""
 OURS: dict[str, dict[str, dict[str, Any]]] = {
     "lu_hdf2spots": {"defaults": dict(MANUAL_DEFAULTS)},
     "n_removed, threshold": MANUAL,
     "clip, threshold": CLIP,
     "gpu-spots find": {"defaults": {name: getattr(Parameters(), name) for name in MANUAL_DEFAULTS}},
-    "matched": MATCHED,
+    "matched": MATCHED | SURFACE,
 }
 """Programs of ours and their settings."""
 PEERS = tuple(accuracy_peers.PROGRAMS)
@@ -164,6 +170,11 @@ class Frames:
     seed: int
     digest: str
     """Digest of the frames and of the truth."""
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the beam changes from frame to frame."""
+        return self.run.design.drift > 0
 
 
 def main() -> None:
@@ -210,7 +221,11 @@ def measure(scene: str, options: argparse.Namespace) -> str:
             settings: Mapping[str, Any]
             if name in OURS:
                 code, version = our_code(), gpu_spots.__version__
-                settings = {key: made for key, made in OURS[name].items() if _known(made)}
+                settings = {
+                    key: made
+                    for key, made in OURS[name].items()
+                    if _known(made) and (tuning[0].drifts or key not in SURFACE)
+                }
                 search = functools.partial(ours, name, Path(folder))
             else:
                 python = options.peers and options.peers / name / "bin/python"
@@ -219,6 +234,8 @@ def measure(scene: str, options: argparse.Namespace) -> str:
                 code, version = their_code(name, python)
                 sparse = accuracy_peers.is_sparse(tuning[0].frames, tuning[0].good)
                 settings = accuracy_peers.PROGRAMS[name][1](sparse)
+                if tuning[0].drifts:
+                    code = digest_of(code, python_code(inspect.getsource(levelled)))
                 search = functools.partial(theirs, name, python, Path(folder))
             measured = functools.partial(scores, store, name, code, version, settings, search)
             best = chosen(list(settings), tuning, measured, scene)
@@ -340,11 +357,10 @@ def ours(
     """Yield what this program finds in each run with each setting."""
     output = folder / "spots.h5"
     for one, setting in itertools.product(runs, settings):
-        drifts = one.run.design.drift > 0
         schedule, laser = one.run.truth.schedule, one.run.design.laser
         columns = {"angle": schedule.angle, "laser_on": schedule.laser_on.astype(int)}
         parameters = replace(
-            Parameters.manual(angles=0, normalise="level" if drifts else "none"),
+            Parameters.manual(angles=0, normalise="level" if one.drifts else "none"),
             sync="blocks" if laser else "none",
             **OURS[name][setting],
         )
@@ -357,6 +373,13 @@ def ours(
         yield one, setting, read_found(output), time.process_time() - begun
 
 
+def levelled(frames: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return frames scaled to one level, as ours are where the beam drifts."""
+    level = np.median(frames[:, good], axis=1)
+    scaled = frames * (level.mean() / level)[:, None, None]
+    return scaled.astype(np.float32)
+
+
 def theirs(
     name: str, python: Path, folder: Path, runs: Sequence[Frames], settings: Sequence[str]
 ) -> Iterator[tuple[Frames, str, Found | None, float]]:
@@ -366,7 +389,8 @@ def theirs(
     with tempfile.TemporaryDirectory(dir=folder) as made:
         for k, one in enumerate(runs):
             source = Path(made, f"run_{k}.npz")
-            np.savez(source, frames=one.frames, good=one.good, beam=one.run.detector.beam)
+            frames = levelled(one.frames, one.good) if one.drifts else one.frames
+            np.savez(source, frames=frames, good=one.good, beam=one.run.detector.beam)
         command = [str(python), accuracy_peers.__file__, name, made, *settings]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         try:

@@ -172,13 +172,14 @@ def sep_settings(_: bool) -> Settings:
     """Return the settings of sep.
 
     With a filter, spots are those whose highest pixel is less than a number of times that of the
-    filtered frame: a zinger of one pixel is 6 or 25 times as high.
+    filtered frame: a zinger of one pixel is 6, 25 or 56 times as high.
     """
     made: Settings = {}
     for sigma, sizes, thresholds, peaks in (
         (0.0, (3, 4, 6, 10), (2.0, 2.5, 3.0, 4.0, 5.0), (np.inf,)),
         (1.0, (1, 6), (1.2, 1.4, 1.7, 2.0, 2.5, 3.0), (4.0,)),
-        (2.0, (1, 6), (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0), (4.0, 8.0)),
+        (2.0, (1, 6), (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0), (4.0, 8.0, 20.0)),
+        (3.0, (1,), (0.4, 0.5, 0.6, 0.7, 0.8, 1.0), (20.0,)),
     ):
         for pixels in sizes:
             for level in thresholds:
@@ -221,9 +222,9 @@ def photutils_settings(_: bool) -> Settings:
             "in sigmas",
             {"fwhm": fwhm, "level": level, "limit": limit},
         )
-        for fwhm in (2.5, 4.0)
+        for fwhm in (2.5, 4.0, 6.0, 8.0)
         for limit in (1.0, 1.2, 2.0)
-        for level in (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 12.0)
+        for level in (3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 8.0, 12.0)
     }
 
 

@@ -94,10 +94,14 @@ def compare(first: str, second: str) -> None:
 
 
 def _datasets(file: h5py.File) -> list[str]:
+    """Return the paths of all datasets but titles: a run of images has no link to its frames."""
     found: list[str] = []
-    file.visititems(
-        lambda path, item: found.append(path) if isinstance(item, h5py.Dataset) else None
-    )
+
+    def visit(path: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and path.rpartition("/")[2] != "title":
+            found.append(path)
+
+    file.visititems(visit)
     return found
 
 

@@ -338,7 +338,7 @@ def exact_scatter(m: Counts | int, total: Floats, square: Floats) -> Array:
     """Return m*Q - S*S exactly, from whole numbers: float64 below 2^53, else uint64."""
     scaled = np.asarray(m, np.float64) * square
     if float(scaled.max(initial=0.0)) < 2.0**53:
-        return scaled - total * total
+        return np.subtract(scaled, total * total, out=scaled)
     whole, squares = total.astype(np.int64), square.astype(np.int64)
     # modulo 2^64, as the difference fits
     return (m * squares - whole * whole).view(np.uint64)

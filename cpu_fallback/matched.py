@@ -6,14 +6,15 @@ either axis is the sum of two shifted slices. Bands of rows stay in the cache.
 """
 
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from cpu_fallback import packed
+from cpu_fallback.basins import MARGIN, Basins
 from cpu_fallback.packed import PackedMasks
 from gpu_spots.masks.kernels import DIRECTIONS, kernels
 from gpu_spots.masks.matched import (
@@ -21,7 +22,6 @@ from gpu_spots.masks.matched import (
     CLIP,
     FURTHEST,
     LARGEST_LEVEL,
-    STEPS,
     ZERO,
     SignificanceMaps,
     group_scale,
@@ -33,15 +33,10 @@ from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.model import Array, Surface
 
-MARGIN = 8
-"""Rows and columns about a frame, at which the significance is that of the background."""
 TILE = 1 << 18
 """Pixels of a band of rows: long enough that threads seldom wait for the interpreter."""
-SMOOTHING = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32).ravel()
-"""Weights of M1. Sums of them times significance are whole numbers below 2^24: exact in float32."""
-LOWEST = np.int64(-(2**40))
-"""Height of what is no seed, below any map."""
-
+GROWN_AT_ONCE = 1 << 23
+"""Pixels of frames whose spots grow together: fewer calls, for which threads wait."""
 _own = threading.local()
 
 
@@ -92,8 +87,7 @@ def significance(
     See ``gpu_spots.backend.MatchedFinder``.
     """
     n_frames, n_x, n_y = frames.shape
-    found = _empty(n_frames, (n_x, n_y))
-    invalid = None
+    found, invalid = _empty(n_frames, (n_x, n_y)), None
     if maps.validity is not None:
         invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
     rows = max(1, TILE // n_y)
@@ -116,19 +110,30 @@ def significance(
             if invalid is not None and usable is not None:
                 invalid[i, first:last] = packed.pack(~usable)
             without = _without_zingers(tile.reshape(-1), width)
-            found.values[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
+            found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
                 : (end - begin) * width
             ].reshape(-1, width)[:, MARGIN : MARGIN + n_y]
-    return Significance(found.values, invalid)
+    return Significance(found, invalid)
 
 
-def _empty(n: int, shape: tuple[int, int]) -> Significance:
-    """Return arrays for a batch whose margins are filled."""
-    values = np.empty((n, shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN), np.int16)
-    for edge in (slice(None, MARGIN), slice(-MARGIN, None)):
-        values[:, edge] = ZERO
-        values[:, :, edge] = ZERO
-    return Significance(values, None)
+def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
+    """Return an array for the significance of a batch, whose margins are filled.
+
+    It is the last one of this thread if that is not used any more: fresh memory costs more time
+    than the computation of what it holds.
+    """
+    padded = shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
+    room: NDArray[np.int16] | None = getattr(_own, "room", None)
+    lent: weakref.ref[NDArray[np.int16]] | None = getattr(_own, "lent", None)
+    is_free = lent is None or lent() is None
+    if room is None or room.shape[1:] != padded or len(room) < n or not is_free:
+        room = np.empty((n, *padded), np.int16)
+        for edge in (slice(None, MARGIN), slice(-MARGIN, None)):
+            room[:, edge] = ZERO
+            room[:, :, edge] = ZERO
+    values = room[:n]
+    _own.room, _own.lent = room, weakref.ref(values)
+    return values
 
 
 class _Band:
@@ -273,8 +278,8 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
             wide += up
             wide >>= np.int32(BITS)
             wide += np.int32(ZERO)
-            found.values[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = wide
-    return Significance(found.values, sums.invalid)
+            found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = wide
+    return Significance(found, sums.invalid)
 
 
 class _Smoother:
@@ -378,20 +383,33 @@ def matched_masks(
             raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid
-    masks, pixels, spots = [], [], []
-    for i in range(len(found)):
-        of_spots, names = _Spots(found, i, maps, levels[i]).grown(raw[i])
-        masks.append(np.full(len(of_spots), i))
-        pixels.append(of_spots)
-        spots.append(names)
-    none = np.zeros(0, np.int64)
-    mask, pixel = np.concatenate([none, *masks]), np.concatenate([none, *pixels])
+    parts = [
+        Basins(
+            found.values[some],
+            None if found.invalid is None else found.invalid[some],
+            maps.usable,
+            levels[some.start],
+        ).grown(raw[some], some.start)
+        for some in _alike(levels, max(1, GROWN_AT_ONCE // (n_x * n_y)))
+    ]
+    mask, pixel, spot = (
+        np.concatenate([np.zeros(0, np.int64), *each]) for each in zip(*parts, strict=True)
+    )
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
         filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
         invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
-        spots=list_spots(mask, pixel, np.concatenate([none, *spots]), len(found), n_y),
+        spots=list_spots(mask, pixel, spot, len(found), n_y),
     )
+
+
+def _alike(levels: Sequence[SeedLevels], most: int) -> Iterator[slice]:
+    """Yield stretches of at most ``most`` frames or groups that have the same levels."""
+    begin = 0
+    for i in range(1, len(levels) + 1):
+        if i == len(levels) or levels[i] is not levels[begin] or i - begin == most:
+            yield slice(begin, i)
+            begin = i
 
 
 def _packed(
@@ -408,177 +426,3 @@ def _packed(
         first = np.flatnonzero(np.diff(at, prepend=-1))
         words.reshape(-1)[at[first]] = np.bitwise_or.reduceat(bit, first)
     return words
-
-
-class _Spots:
-    """Basins and masks of one frame or group; pixels are numbered with the margins."""
-
-    def __init__(
-        self, found: Significance, i: int, maps: SignificanceMaps, levels: SeedLevels
-    ) -> None:
-        self._values = found.values[i].reshape(-1)
-        self._width, self._shape = found.values.shape[2], found.shape
-        self._invalid = None if found.invalid is None else found.invalid[i]
-        self._usable, self._levels = maps.usable, levels
-
-    def grown(self, seeds: packed.Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pixels of the spots as flat indices, and the pixel that names each spot."""
-        n_y = self._shape[1]
-        flat = packed.set_pixels(seeds[None], n_y)
-        if not len(flat):
-            return flat, flat
-        x, y = np.divmod(flat, n_y)
-        pixels = (x + MARGIN) * self._width + y + MARGIN
-        height = self._heights(pixels)
-        top = self._tops(pixels, height)
-        peak = height[top]
-        inside = (peak > 0) & (10 * height >= peak)
-        pixels, names, peaks = pixels[inside], pixels[top][inside], peak[inside]
-        pixels, names = self._grow(pixels, names, peaks)
-        x, y = np.divmod(pixels, self._width)
-        return (x - MARGIN) * n_y + y - MARGIN, names
-
-    def _heights(self, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return M1 of pixels without the limits of seeds, times 256, less the background."""
-        w, values = self._width, self._values
-        octets = values.itemsize
-        windows = as_strided(
-            values,
-            (len(values) - 4 * w - 4, 5, 5),
-            (octets, w * octets, octets),
-            writeable=False,
-        )
-        near = windows[pixels - 2 * w - 2].reshape(-1, 25).astype(np.float32)
-        near -= ZERO
-        return np.einsum("ij,j->i", near, SMOOTHING).astype(np.int64)
-
-    def _at(self, of_frame: Array, pixels: NDArray[np.int64]) -> Array:
-        """Return values of a map of the frame."""
-        x, y = np.divmod(pixels, self._width)
-        return of_frame[x - MARGIN, y - MARGIN]
-
-    def _tops(self, pixels: NDArray[np.int64], height: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return for each seed the number of the seed at the top of its spot."""
-        n = len(pixels)
-        ahead = _ahead(pixels, self._width)
-        back = np.full((4, n + 1), n)
-        for behind, other in zip(back, ahead, strict=True):
-            behind[other] = np.arange(n)
-        back = back[:, :n]
-        heights = np.append(height, LOWEST)
-        # raster order: the first of equals wins
-        right, down_left, down, down_right = ahead
-        left, up_right, up, up_left = back
-        to, best = np.full(n, n), np.full(n, LOWEST - 1)
-        for other in (
-            *(up_left, up, up_right, left),
-            *(np.arange(n), right, down_left, down, down_right),
-        ):
-            value = heights[other]
-            higher = value > best
-            to[higher], best[higher] = other[higher], value[higher]
-        root = _followed(to)
-
-        side, there = np.concatenate([np.arange(n)] * 4), ahead.reshape(-1)
-        linked = there < n
-        side, there = side[linked], there[linked]
-        a, b = root[side], root[there]
-        apart = a != b
-        side, there, a, b = side[apart], there[apart], a[apart], b[apart]
-        saddle = np.minimum(height[side], height[there])
-        a_is_lower = (height[a] < height[b]) | ((height[a] == height[b]) & (a > b))
-        lower, higher_root = np.where(a_is_lower, a, b), np.where(a_is_lower, b, a)
-        order = np.lexsort((higher_root, -saddle, lower))
-        first = order[np.flatnonzero(np.diff(lower[order], prepend=-1))]
-        lower, higher_root, saddle = lower[first], higher_root[first], saddle[first]
-        peak = height[lower]
-        drop, at = peak - saddle, pixels[lower]
-        noise = 256 * self._at(self._levels.variance, at).astype(np.int64)
-        noise += self._at(self._levels.own, at).astype(np.int64) * np.maximum(peak, 0)
-        joins = (10 * saddle >= 9 * peak) | (256 * drop * drop < noise)
-        onto = np.arange(n)
-        onto[lower[joins]] = higher_root[joins]
-        return _followed(onto)[root]
-
-    def _grow(
-        self, pixels: NDArray[np.int64], names: NDArray[np.int64], peaks: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pixels of the masks, grown step by step; a pixel goes to the spot of the lowest name.
-
-        The last step takes pixels of any height.
-        """
-        w = self._width
-        taken: NDArray[np.bool_] | None = getattr(_own, "taken", None)
-        if taken is None or len(taken) < len(self._values):
-            taken = _own.taken = np.zeros(len(self._values), bool)
-        offsets = np.array([-w - 1, -w, -w + 1, -1, 1, w - 1, w, w + 1])
-        all_pixels, all_names, all_peaks = [pixels], [names], [peaks]
-        taken[pixels] = True
-        for step in range(STEPS + 1):
-            if step == STEPS:
-                pixels, names, peaks = map(np.concatenate, (all_pixels, all_names, all_peaks))
-            beside = (pixels[:, None] + offsets).reshape(-1)
-            free = np.flatnonzero(~taken[beside])
-            beside, of = beside[free], free >> 3
-            free_ones, where = np.unique(beside, return_inverse=True)
-            allowed = self._allowed(free_ones)
-            if step < STEPS:
-                height = np.full(len(free_ones), LOWEST)
-                height[allowed] = self._heights(free_ones[allowed])
-                variance = np.zeros(len(free_ones), np.int64)
-                variance[allowed] = self._at(self._levels.variance, free_ones[allowed])
-                high = (height > 0) & (height * height >= variance)
-                joins = np.flatnonzero(high[where] & (50 * height[where] >= peaks[of]))
-            else:
-                joins = np.flatnonzero(allowed[where])
-            order = joins[np.lexsort((names[of[joins]], where[joins]))]
-            first = order[np.flatnonzero(np.diff(where[order], prepend=-1))]
-            pixels, names, peaks = beside[first], names[of[first]], peaks[of[first]]
-            taken[pixels] = True
-            all_pixels.append(pixels)
-            all_names.append(names)
-            all_peaks.append(peaks)
-        pixels, names = np.concatenate(all_pixels), np.concatenate(all_names)
-        taken[pixels] = False
-        return pixels, names
-
-    def _allowed(self, pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which pixels are in the frame, usable, and have a valid value."""
-        (n_x, n_y), (x, y) = self._shape, np.divmod(pixels, self._width)
-        x, y = x - MARGIN, y - MARGIN
-        allowed = (x >= 0) & (x < n_x) & (y >= 0) & (y < n_y)
-        x, y = np.where(allowed, x, 0), np.where(allowed, y, 0)
-        if self._usable is not None:
-            allowed &= self._usable[x, y]
-        if self._invalid is not None:
-            allowed &= (self._invalid[x, y >> 6] >> (y & 63).astype(np.uint64)) & 1 == 0
-        return allowed
-
-
-def _ahead(pixels: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Return the neighbours right, below left, below and below right, (4, n) int64.
-
-    A neighbour that is not in the list is ``n``.
-
-    Args:
-        pixels: (n,) int64, ascending.
-        width: from one row to the next.
-    """
-    n = len(pixels)
-    listed = np.append(pixels, np.iinfo(np.int64).max)
-    ahead = np.full((4, n), n)
-    at = np.arange(1, n + 1)
-    ahead[0] = np.where(listed[at] == pixels + 1, at, n)
-    at = np.searchsorted(pixels, pixels + (width - 1))
-    for k, step in enumerate((width - 1, width, width + 1), 1):
-        there = listed[np.minimum(at, n)] == pixels + step
-        ahead[k] = np.where(there, at, n)
-        at = at + there
-    return ahead
-
-
-def _followed(to: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the end of each pointer."""
-    while not np.array_equal(to, nearer := to[to]):
-        to = nearer
-    return to

@@ -198,10 +198,19 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
         alike = np.flatnonzero(sizes == size)
         places = np.linspace(0, len(alike) - 1, min(SAMPLE_FRAMES, len(alike)))
 
-        def maps() -> Iterator[Array]:
-            for group in alike[np.unique(places.astype(np.int64))]:
+        def maps_of(group: int) -> Array:
+            def once() -> Array:
                 found = self.of_groups(groups, group, group + 1)
-                yield self._backend.smoothed_maps(found, self.maps)[0]
+                return self._backend.smoothed_maps(found, self.maps)[0]
+
+            return with_retry(once, self._backend.release)
+
+        def maps() -> Iterator[Array]:
+            chosen = alike[np.unique(places.astype(np.int64))].tolist()
+            # one for each thread: more would wait in memory
+            at_once = self._source.plan.threads
+            for i in range(0, len(chosen), at_once):
+                yield from self._source.in_order(maps_of, chosen[i : i + at_once])
 
         return maps(), size
 

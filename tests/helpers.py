@@ -53,13 +53,14 @@ class Notes:
 
 
 def datasets(file: h5py.Group) -> dict[str, np.ndarray]:
-    """Return every dataset of a file by its path; soft links are not followed."""
+    """Return every dataset of a file by its path, but for titles; soft links are not followed."""
     found: dict[str, np.ndarray] = {}
-    file.visititems(
-        lambda path, item: (
-            found.update({path: np.asarray(item[()])}) if isinstance(item, h5py.Dataset) else None
-        )
-    )
+
+    def visit(path: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and path.rpartition("/")[2] != "title":
+            found[path] = np.asarray(item[()])
+
+    file.visititems(visit)
     return found
 
 

@@ -35,14 +35,14 @@ LOST_WORKERS = 1
 
 
 class RunnersPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Keeps the processes of a worker that do the commands, and ends them with the worker."""
+    """Owner of the processes of a worker that do the commands; they end with the worker."""
 
     def __init__(self, name: str, log: str | None = None) -> None:
         self.name = name
         self._log = log
 
     def setup(self, worker: Any) -> None:
-        """Begin; text that libraries of the worker print goes to the log from now on."""
+        """Begin to own processes; from now on, text that libraries print goes to the log."""
         if self._log is not None:
             with suppress(OSError):
                 log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

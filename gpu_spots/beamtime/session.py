@@ -41,13 +41,13 @@ class BatchObserver(Protocol):
     """Receiver of the progress of a batch."""
 
     def begin(self, n_runs: int, n_done: int, n_bytes: int) -> None:
-        """Begin with the numbers of runs and of those done already, and the bytes of the others."""
+        """Receive the numbers of runs and of those done already, and the bytes of the others."""
 
     def finished(self, record: Record, n_bytes: int) -> None:
-        """A run has been processed, or has failed; bytes of its input."""
+        """Receive the record of a run that is done or has failed, and the bytes of its input."""
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Note that the batch is alive; called several times per second."""
 
     def note(self, message: str) -> None:
         """Show a line to the user."""
@@ -101,7 +101,7 @@ def jobs_of(batch: Batch, name: str) -> list[Job]:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A run that is to be processed."""
+    """Run to process."""
 
     job: Job
     """The run."""

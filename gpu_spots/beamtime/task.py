@@ -59,7 +59,7 @@ class Processing:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, and everything that a worker must know to process it. It can be pickled."""
+    """Run, with all that a worker needs to process it. It can be pickled."""
 
     run: Run
     """The run."""

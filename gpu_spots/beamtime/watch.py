@@ -46,10 +46,10 @@ class WatchObserver(Protocol):
     """Receiver of the events of a watch."""
 
     def event(self, run: str, message: str) -> None:
-        """Something has happened to a run."""
+        """Receive the news of a run."""
 
     def finished(self, record: Record, n_bytes: int) -> None:
-        """A run has been processed, or has failed."""
+        """Receive the record of a run that is done or has failed, and the bytes of its input."""
 
     def note(self, message: str) -> None:
         """Show a line to the user."""
@@ -118,31 +118,16 @@ class Watcher:
         quick = _state([Path(run.source[0]), *_folders(run)])
         if not quick or self._handled.get(run.name) == quick:
             return None
-        now = time.monotonic()
         files, disagreement = self._files(run)
         state = _state(files, fresh=True)
-        seen = self._seen.get(run.name)
-        if seen is None or seen.state != state:
-            if seen is None and run.name in self._handled:
-                self._observer.event(run.name, "changed after it was processed; waiting")
-            previewed, of = (seen.previewed, seen.preview_of) if seen else (None, ())
-            self._seen[run.name] = _Seen(state, now, False, previewed, of)
-            seen = self._seen[run.name]
-        quiet = now - seen.since
-        is_open = quiet >= self._watch.settle and self._is_open(run)
-        if quiet < self._watch.settle or disagreement or is_open:
-            problem = disagreement or ("is still open for writing" if is_open else "")
-            if problem and quiet > PATIENCE * self._watch.settle and not seen.told:
-                seen.told = True
-                self._observer.event(run.name, f"not complete: {problem}")
-            self._maybe_preview(run, seen, now)
-            return None
         (job,) = jobs_of(replace(self._watch.batch, runs=[run]), name)
         try:
             why = state_of(job, files, self._records.read(run.name))
         except InputError:  # a file has vanished
             return None
-        del self._seen[run.name]
+        if why is not None and not self._is_complete(run, state, disagreement):
+            return None
+        self._seen.pop(run.name, None)
         self._handled[run.name] = quick
         if why is None:
             return None
@@ -150,8 +135,28 @@ class Watcher:
         n_bytes = sum(size for _, size, _ in state)
         return Pending(job, why, n_bytes)
 
+    def _is_complete(self, run: Run, state: State, disagreement: str) -> bool:
+        """Return whether a run is complete; tell of one that is not, and make its preview."""
+        now = time.monotonic()
+        seen = self._seen.get(run.name)
+        if seen is None or seen.state != state:
+            if seen is None and run.name in self._handled:
+                self._observer.event(run.name, "changed after it was processed; waiting")
+            previewed, of = (seen.previewed, seen.preview_of) if seen else (None, ())
+            seen = self._seen[run.name] = _Seen(state, now, False, previewed, of)
+        quiet = now - seen.since
+        is_open = quiet >= self._watch.settle and self._is_open(run)
+        if quiet >= self._watch.settle and not disagreement and not is_open:
+            return True
+        problem = disagreement or ("is still open for writing" if is_open else "")
+        if problem and quiet > PATIENCE * self._watch.settle and not seen.told:
+            seen.told = True
+            self._observer.event(run.name, f"not complete: {problem}")
+        self._maybe_preview(run, seen, now)
+        return False
+
     def processed(self, name: str) -> None:
-        """A run has come back."""
+        """Note that a run has been processed, so that a change of it counts again."""
         self._sent.pop(name, None)
 
     def _files(self, run: Run) -> tuple[list[Path], str]:

@@ -127,8 +127,8 @@ def tune(
     """Try values of the cutoff or of the significance on some frames of a run.
 
     Prints the number of spots at each value, and how many of them are expected to be false: as many
-    as are found in the same frames mirrored about the background, which have the noise but no
-    spots. Recommends the smallest value with few false spots, and prints the command.
+    as are found in frames that have the same noise, but no spots. Recommends the smallest value
+    with few false spots, and prints the command.
 
     With a spots file, the background is the one stored there, and the answer takes seconds. With a
     run, the background is calculated first, from all frames, with the options of find.
@@ -175,9 +175,6 @@ def tune(
         with observer(quiet) as watching:
             watching.stage("masks", len(frames) * len(tried_values), "masks")
             tuner = Tuner(tunable, backend)
-            note = tuner.note()
-            if note is not None:
-                watching.warn(f"{run}: {note}")
             tried = sweep(tuner, parameters, frames, tried_values, watching.advance)
     good, why = recommended(tried, most_false / 100)
     option = OPTION_OF_FINDER[parameters.finder]
@@ -197,7 +194,6 @@ def tune(
             ],
             "recommended": None if good is None else good.value,
             "reason": why,
-            "note": note,
             "command": command,
         }
         for line in json.dumps(found, indent=2).splitlines():

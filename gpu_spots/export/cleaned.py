@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from gpu_spots.export.format import Format, Source, Target, read_frame
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter
 from gpu_spots.files.output.new_file import new_file, uninterrupted
-from gpu_spots.files.output.nexus import ORIENTATION, colours, new_data_group
+from gpu_spots.files.output.nexus import ORIENTATION, add_title, colours, new_data_group
 from gpu_spots.files.output.spots_writer import STRIP
 from gpu_spots.memory.workers import in_order
 
@@ -35,7 +35,7 @@ class Cleaned(Format):
                 axes = ["angle" if source.frame_angles is not None else ".", ".", "."]
                 attributes = {"axes": axes, **colours(logarithmic=True)}
                 group = new_data_group(file, "entry", "data", "data", **attributes)
-                group["title"] = f"frames less the background; {ORIENTATION}"
+                add_title(group, f"frames less the background; {ORIENTATION}")
                 if source.frame_angles is not None:
                     group.create_dataset("angle", data=source.frame_angles)
                     group["angle"].attrs["units"] = "degrees"

@@ -7,6 +7,7 @@ the start of each recursion and the probability come from `decimal`, everything 
 multiplications, divisions and square roots of float64 in a fixed order.
 """
 
+import threading
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache, cached_property
@@ -29,6 +30,14 @@ FURTHEST = 66
 """The recursion goes on until what is left has a probability below exp(-FURTHEST - T^2 / 2)."""
 DIGITS = 60
 """Digits of the decimal numbers."""
+CELLS = (HIGHEST - LOWEST) * STEPS
+"""Intervals of the tabulated backgrounds."""
+BACKGROUNDS = 2.0 ** (LOWEST + np.arange(CELLS + 1) // STEPS) * (
+    1 + (np.arange(CELLS + 1) % STEPS) / STEPS
+)
+"""Tabulated backgrounds, counts per pixel."""
+_one_at_a_time = threading.Lock()
+"""Held while an exact table is made, which several threads may ask for."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class WeightedSum:
             weights = (2 * weights * LEVELS + largest) // (2 * largest)
         return np.unique(weights[weights > 0], return_counts=True)
 
+    @cached_property
+    def _is_exact(self) -> NDArray[np.bool_]:
+        """Return at which of the tabulated backgrounds the exact distribution is used."""
+        n_pixels = int(self._levels[1].sum())
+        return BACKGROUNDS * n_pixels <= EXACT_COUNTS
+
     def table(self, significance: float) -> NDArray[np.float64]:
         """Return thresholds at the tabulated backgrounds, in standard deviations of the sum.
 
@@ -67,7 +82,8 @@ class WeightedSum:
         Returns:
             (n,) float64: at the background ``2**(LOWEST + i // STEPS) * (1 + i % STEPS / STEPS)``.
         """
-        return _table(self, significance)
+        with _one_at_a_time:
+            return _table(self, significance)
 
     def threshold(
         self, background: NDArray[np.float64], significance: float
@@ -81,12 +97,14 @@ class WeightedSum:
         Returns:
             The same shape, float64.
         """
-        table = self.table(significance)
-        last = len(table) - 1
         bits = np.clip(background, 2.0**LOWEST, 2.0**HIGHEST).view(np.int64)
         # a float64 is its exponent and 52 bits of fraction: the upper three number the cell
         cell = (bits >> 49) - ((1023 + LOWEST) << 3)
         fraction = (bits & ((1 << 49) - 1)) * 2.0**-49
+        # where counts are many, the exact part takes a quarter of a second for nothing
+        is_needed = bool(cell.min(initial=CELLS) < np.count_nonzero(self._is_exact))
+        table = self.table(significance) if is_needed else _gaussian_table(self, significance)
+        last = len(table) - 1
         below = table[cell]
         inside = below + fraction * (table[np.minimum(cell + 1, last)] - below)
         high = background > 2.0**HIGHEST
@@ -109,16 +127,21 @@ class WeightedSum:
 
 
 @cache
+def _gaussian_table(of: WeightedSum, significance: float) -> NDArray[np.float64]:
+    """Return the table without its exact part, which is NaN."""
+    table = np.full(len(BACKGROUNDS), np.nan)
+    table[~of._is_exact] = of._gaussian(BACKGROUNDS[~of._is_exact], significance)
+    table.flags.writeable = False
+    return table
+
+
+@cache
 def _table(of: WeightedSum, significance: float) -> NDArray[np.float64]:
-    index = np.arange((HIGHEST - LOWEST) * STEPS + 1)
-    backgrounds = 2.0 ** (LOWEST + index // STEPS) * (1 + (index % STEPS) / STEPS)
     weights, pixels = of._levels
     n_pixels = int(pixels.sum())
     first, second = int(weights @ pixels), int((weights * weights) @ pixels)
-    exact = backgrounds * n_pixels <= EXACT_COUNTS
-    table = np.empty(len(backgrounds))
-    table[~exact] = of._gaussian(backgrounds[~exact], significance)
-    some = backgrounds[exact]
+    table, exact = _gaussian_table(of, significance).copy(), of._is_exact
+    some = BACKGROUNDS[exact]
 
     # Bernstein: P(sum >= mean + x) <= exp(-E) for x = m E / 3 + sqrt((m E / 3)^2 + 2 v E)
     far = FURTHEST + significance * significance / 2

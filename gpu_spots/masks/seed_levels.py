@@ -84,9 +84,6 @@ class Thresholds:
         self._significance = significance
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
-        # once, before several threads ask for them
-        for kernel in self._kernels:
-            kernel.sum_of_counts.table(significance)
 
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
@@ -125,15 +122,18 @@ class Thresholds:
         n_x, n_y = self._of.shape
         every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
         stretches = [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
-        enough: list[list[NDArray[np.bool_]]] = [[] for _ in self._kernels]
-        squares: list[list[NDArray[np.float64]]] = [[] for _ in self._kernels]
-        for begin, end in stretches:
-            usable = self._of.usable(slice(begin, end))
-            for k, (k2, _, b) in enumerate(self._moments(begin, end, size)):
-                first, second, _, _ = self._kernels[k].sum_of_counts.moments
+
+        def one(span: Span) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+            usable, found = self._of.usable(slice(*span)), []
+            for kernel, (k2, _, b) in zip(self._kernels, self._moments(*span, size), strict=True):
+                first, second, _, _ = kernel.sum_of_counts.moments
                 good = usable & (b * (first * first / second) >= ENOUGH_COUNTS)
-                enough[k].append(good)
-                squares[k].append(k2[good])
+                found.append((good, k2[good]))
+            return found
+
+        by_kernel = list(zip(*in_order(one, stretches, self._workers), strict=True))
+        enough = [[good for good, _ in parts] for parts in by_kernel]
+        squares = [[k2 for _, k2 in parts] for parts in by_kernel]
         expected: list[float | None] = []
         for k, kernel in enumerate(self._kernels):
             values = np.sqrt(np.concatenate(squares[k]))

@@ -30,7 +30,7 @@ class Tried:
     n_spots: int
     """Spots found."""
     n_false: int
-    """Spots found in the mirrored frames: as many of the spots are expected to be false."""
+    """Spots found in the noise of the frames: as many of the spots are expected to be false."""
 
     @property
     def share(self) -> float:
@@ -79,8 +79,8 @@ def sweep(
     if OPTION_OF_FINDER[parameters.finder] == "cutoff":
         steps.sort(key=lambda step: frames.index(step[1]))  # frames take longer than thresholds
     for i, frame in steps:
-        for side, mirrored in enumerate((False, True)):
-            found[side, i] += tuner.find(frame, each[i], mirrored=mirrored).n_spots
+        for side, noise_only in enumerate((False, True)):
+            found[side, i] += tuner.find(frame, each[i], noise_only=noise_only).n_spots
         advance(1)
     return [
         Tried(value, int(n_spots), int(n_false))

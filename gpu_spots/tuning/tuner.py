@@ -38,12 +38,11 @@ from gpu_spots.protocols import Stack
 from gpu_spots.second_pass import background_of_masks
 from gpu_spots.tuning import stored
 from gpu_spots.tuning.cutoffs import Cutoffs, with_threshold
-from gpu_spots.tuning.frame_cache import CACHE_BYTES, FrameCache, Mirror
+from gpu_spots.tuning.frame_cache import CACHE_BYTES, FrameCache
+from gpu_spots.tuning.noise_frames import NoiseFrames
 
 LIKELY_VALUES = tuple(float(value) for value in np.arange(4, 8.1, 0.5))
 """Significances whose tables are made in advance."""
-FEW_COUNTS = 500.0
-"""Background in counted units per pixel below which the noise is not symmetric enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,43 +154,25 @@ class Tuner:
         self._matched: dict[bool, _Matched] = {}
         self._noise: NoiseMap | None = None
 
-    def find(self, frame: int, parameters: Parameters, *, mirrored: bool = False) -> FoundMasks:
+    def find(self, frame: int, parameters: Parameters, *, noise_only: bool = False) -> FoundMasks:
         """Return masks and spots of a frame, or of the group of frames that share its mask.
 
         Args:
             frame: Index of the frame.
             parameters: Options; those of the background and of the groups are not used.
-            mirrored: Mirror the frames about the background first: what is found then is noise.
+            noise_only: Search the noise of the frames instead, where every spot is false.
 
         Raises:
             InputError: A frame cannot be read, or the noise of the run is unknown.
         """
         group = int(self.run.groups.mask_of_frame[frame])
         with self._lock:
-            source = self._source_of(mirrored)
+            source = self._source_of(noise_only)
             if parameters.finder == "matched":
                 return self._matched_of(parameters.streaks).find(
-                    source, group, parameters.significance, mirrored=mirrored
+                    source, group, parameters.significance, noise_only=noise_only
                 )
             return self._by_threshold(source, group, parameters)
-
-    def note(self) -> str | None:
-        """Return what has to be known of the numbers of false spots; None: nothing.
-
-        Where pixels have few counts, noise goes further up than down.
-        """
-        background, model = self.run.background, self.run.background.noise_model
-        if model is None or not model.gain > 0:
-            return None
-        good = background.validity.pixels
-        avg = background.avg if good is None else background.avg[good]
-        counted = float(np.median(avg)) / model.gain if avg.size else 0.0
-        if counted >= FEW_COUNTS:
-            return None
-        return (
-            f"the background is {max(counted, 0.0):.3g} counted units per pixel (median), "
-            f"expected at least {FEW_COUNTS:g}; more spots are false than the mirrored frames show"
-        )
 
     def warm_up(self, significance: float) -> None:
         """Prepare the matched finder, so that `find` answers at once afterwards."""
@@ -205,18 +186,21 @@ class Tuner:
             for kernel in kernels(streaks=False):
                 kernel.sum_of_counts.table(value)
 
-    def _source_of(self, mirrored: bool) -> _CachedSource:
-        if mirrored not in self._sources:
+    def _source_of(self, noise_only: bool) -> _CachedSource:
+        if noise_only not in self._sources:
             run = self.run
-            mirror = Mirror(
+            background = run.background
+            n_used = background.n_sampled if background.n_used is None else background.n_used
+            made = NoiseFrames(
                 run.frames.__getitem__,
-                self._noise_map().mean,
+                self._noise_map(),
+                n_used,
                 run.values,
                 run.factors,
                 run.surface,
             )
-            self._sources[True] = self._source(mirror.__getitem__)
-        return self._sources[mirrored]
+            self._sources[True] = self._source(made.__getitem__)
+        return self._sources[noise_only]
 
     def _source(self, frame: Callable[[int], Array]) -> _CachedSource:
         run, backend = self.run, self._backend
@@ -274,8 +258,8 @@ class Tuner:
     def _frames_of(self, source: _CachedSource, group: int, prepared: Any) -> Iterator[Any]:
         """Yield the frames of a group at the level of the run; those of one group are kept."""
         frames = np.flatnonzero(self.run.groups.mask_of_frame == group).tolist()
-        mirrored = source is not self._sources[False]
-        kept_group, kept = self._levelled.get(mirrored, (-1, []))
+        noise_only = source is not self._sources[False]
+        kept_group, kept = self._levelled.get(noise_only, (-1, []))
         if kept_group == group:
             yield from kept
             return
@@ -290,7 +274,7 @@ class Tuner:
                 kept.append(one)
             yield one
         if may_keep:
-            self._levelled[mirrored] = group, kept
+            self._levelled[noise_only] = group, kept
 
     def _prepared_for(self, parameters: Parameters) -> Any:
         """Return the background as the backend needs it; the last one is kept."""
@@ -365,27 +349,29 @@ class _Matched:
         self._seeds: tuple[tuple[int, float], Any] | None = None
 
     def find(
-        self, source: _CachedSource, group: int, significance: float, *, mirrored: bool
+        self, source: _CachedSource, group: int, significance: float, *, noise_only: bool
     ) -> FoundMasks:
-        found = self._significance_of(source, group, mirrored=mirrored)
+        found = self._significance_of(source, group, noise_only=noise_only)
         size = int(sizes_of(self._groups, source.left_out)[group])
         seeds = self.seeds_of(size, significance)
         masks = self._backend.matched_masks(found, self._significance[False].maps, [seeds])
         return _fetched(self._backend, masks.raw, masks.filtered, masks.spots)
 
-    def _significance_of(self, source: _CachedSource, group: int, *, mirrored: bool) -> Any:
-        if (mirrored, group) not in self._of_group:
-            if mirrored not in self._significance:
-                self._significance[mirrored] = GroupSignificance(source, self._prepared, self._maps)
-            significance = self._significance[mirrored]
+    def _significance_of(self, source: _CachedSource, group: int, *, noise_only: bool) -> Any:
+        if (noise_only, group) not in self._of_group:
+            if noise_only not in self._significance:
+                self._significance[noise_only] = GroupSignificance(
+                    source, self._prepared, self._maps
+                )
+            significance = self._significance[noise_only]
             while len(self._of_group) >= self._most_kept:
                 del self._of_group[next(iter(self._of_group))]
-            self._of_group[mirrored, group] = (
+            self._of_group[noise_only, group] = (
                 significance.of_groups(self._groups, group, group + 1)
                 if self._in_groups
                 else significance.of_frames(source.batch(group, group + 1), group, group + 1)
             )
-        return self._of_group[mirrored, group]
+        return self._of_group[noise_only, group]
 
     def seeds_of(self, size: int, significance: float) -> Any:
         """Return the seed levels of groups of a size, as the backend has them."""

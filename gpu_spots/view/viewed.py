@@ -268,13 +268,12 @@ class Viewed:
         }
 
     def false_spots(self, frame: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the number of spots in the mirrored frame, with stored and with other options."""
+        """Return the number of spots in the noise, with stored and with other options."""
         tuner, parameters = self._tuning(changes)
         at = self._index(frame)
         return {
-            "tuned": tuner.find(at, parameters, mirrored=True).n_spots,
-            "stored": tuner.find(at, tuner.run.parameters, mirrored=True).n_spots,
-            "note": tuner.note(),
+            "tuned": tuner.find(at, parameters, noise_only=True).n_spots,
+            "stored": tuner.find(at, tuner.run.parameters, noise_only=True).n_spots,
         }
 
     def warm_up(self) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import select
 import signal
 import threading
 import time
@@ -218,6 +219,32 @@ def processes(out: Path) -> list[int]:
     return found
 
 
+def process_of(out: Path, name: str) -> int:
+    """Return the process that does the commands of a run, a child of its worker."""
+    worker = _owner(Records(out).path(name, ".claim"))["pid"]
+    children = [path.read_text() for path in Path(f"/proc/{worker}/task").glob("*/children")]
+    (found,) = (
+        int(child)
+        for child in " ".join(children).split()
+        if b"gpu_spots.cli.runner" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    return found
+
+
+@contextmanager
+def frozen(process: int) -> Iterator[Callable[[], bool]]:
+    """Stop a process, so that it cannot end by itself; yield whether its stdin was closed."""
+    os.kill(process, signal.SIGSTOP)
+    pipe = os.open(f"/proc/{process}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(pipe, 0)
+    try:
+        yield lambda: bool(poll.poll(0))
+    finally:
+        os.close(pipe)
+        os.kill(process, signal.SIGCONT)
+
+
 @contextmanager
 def batch(slow: Path, out: Path, *words: object) -> Iterator[Any]:
     environment = {**os.environ, "BATCH_OF_THIS_TEST": str(out)}
@@ -260,9 +287,12 @@ def test_ctrl_c_ends_a_batch_and_the_same_command_goes_on(
     slow: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = slow.parent / "out"
+    write_run(slow / "3.h5", frames=series(100, (192, 192)))
     with batch(slow, out) as running:
         until((out / "3__spots.h5.part").exists)  # so 1 or 2 is done
-        running.send_signal(signal.SIGINT)
+        with frozen(process_of(out, "3")) as is_asked_to_end:
+            running.send_signal(signal.SIGINT)
+            until(is_asked_to_end)
         said = running.communicate(timeout=30)[1]
     assert running.returncode == -signal.SIGINT
     n = n_done(out)

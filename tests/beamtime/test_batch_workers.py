@@ -182,7 +182,7 @@ def test_a_scheduler_that_is_killed_and_started_again(
     runs, out, file = tmp_path / "runs", tmp_path / "out", tmp_path / "scheduler.json"
     runs.mkdir()
     write_run(runs / "1.h5")
-    write_run(runs / "2.h5", frames=series(30, (192, 192)))
+    write_run(runs / "2.h5", frames=series(100, (192, 192)))
     words = ("--scheduler", file, "--manual", "-d", "40", "--backend", "cpu", "--threads", 1)
 
     def batch() -> Any:

@@ -165,9 +165,11 @@ def test_each_run_is_processed_once_and_completely(
     assert not list(out.rglob("*.part"))
 
     again = Events(1)
-    with pytest.raises(Enough):  # as the program that is started again
-        run_watch(until_polled(replace(watch, settle=0.1), 8), lambda: nullcontext(client), again)
-    assert again.records == []
+    started_again = until_polled(replace(watch, settle=0.1, preview=0.01), 8)
+    with pytest.raises(Enough):
+        run_watch(started_again, lambda: nullcontext(client), again)
+    assert (again.records, again.events) == ([], [])
+    assert not list(out.rglob("*__preview.h5"))
 
     os.utime(folder / "copied__mccd.h5")
     with pytest.raises(Enough):

@@ -40,7 +40,7 @@ def mark_root(file: h5py.File, lengths: Mapping[str, int], title: str, default: 
     )
     entry = file.create_group(ENTRY)
     entry.attrs.update({"NX_class": "NXentry", "default": default})
-    entry["title"] = title
+    add_title(entry, title)
     if lengths:
         entry.create_group("axes").attrs["NX_class"] = "NXcollection"
     for record in AXES:
@@ -82,8 +82,7 @@ def new_view(
         attributes: further attributes of the group.
     """
     group = _data_group(file[ENTRY], name, signal, attributes)
-    # NeXus has the title as a field, h5web shows no other
-    group["title"] = title
+    add_title(group, title)
     return group
 
 
@@ -200,6 +199,12 @@ def link_between(output: Path, source: Path, dataset: str) -> h5py.ExternalLink:
     except OSError:  # one of them was moved meanwhile
         is_below = False
     return h5py.ExternalLink(relative if is_below else source.absolute(), dataset)
+
+
+def add_title(group: h5py.Group, title: str) -> None:
+    """Add the title of a picture, or of an entry, as a dataset: h5web takes no attribute."""
+    # of a fixed length, without a heap; silx takes UTF-8 only
+    group.create_dataset("title", data=title, dtype=h5py.string_dtype("utf-8", len(title)))
 
 
 def _data_group(

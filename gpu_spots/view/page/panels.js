@@ -206,7 +206,6 @@ const countFalse = latest(async (frame, values) => {
   const found = await ask("false", { frame, ...values });
   byId("false-stored").textContent = found.stored;
   byId("false-tuned").textContent = found.tuned;
-  byId("tune-note").textContent = found.note ?? "";
 });
 
 for (const name of SLIDERS) {
