@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
 
 import gpu_spots
 
@@ -140,10 +141,20 @@ def shoot(
         if key:
             browser.find_element("tag name", "body").send_keys(key)
         time.sleep(6)  # the finder is prepared
-        while browser.find_element("id", "false-tuned").get_attribute("textContent") == "…":
-            time.sleep(0.5)
+        _wait_for_masks(browser)
+        if "tab=tune" in address:
+            # as for a user who moves the slider, when all is prepared
+            for press in (Keys.RIGHT, Keys.LEFT):
+                browser.find_element("id", "significance").send_keys(press)
+                time.sleep(1)
+                _wait_for_masks(browser)
         height = browser.execute_script("return innerHeight")
     write_picture(browser, path, WIDTH, height)
+
+
+def _wait_for_masks(browser: webdriver.Chrome) -> None:
+    while browser.find_element("id", "false-tuned").get_attribute("textContent") == "…":
+        time.sleep(0.5)
 
 
 def write_picture(browser: webdriver.Chrome, path: Path, width: int, height: int) -> None:

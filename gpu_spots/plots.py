@@ -192,9 +192,7 @@ def ratios(found: "RatioResult", *, figure: "Drawing | None" = None) -> "Drawing
     columns = found.ratios
     known = (columns["I_off"] > 0) & np.isfinite(columns["sigma_R"])
     for delay in np.unique(columns["delay"][known]).tolist():
-        same = known & (
-            np.isnan(columns["delay"]) if np.isnan(delay) else columns["delay"] == delay
-        )
+        same = known & _has_delay(columns, delay)
         left.errorbar(
             columns["I_off"][same],
             columns["R"][same],
@@ -233,7 +231,7 @@ def _draw_wilson(axes: "Axes", found: "RatioResult", fits: list[dict[str, Any]])
     columns = found.ratios
     for number, fit in enumerate(fits):
         delay, colour = fit["delay"], f"C{number}"
-        same = np.isnan(columns["delay"]) if np.isnan(delay) else columns["delay"] == delay
+        same = _has_delay(columns, delay)
         s, R, sigma = (columns[name][same] for name in ("s", "R", "sigma_R"))
         x, y, error = mean_lines(s, R, sigma, WILSON_BINS)
         axes.errorbar(x, y, error, fmt="o", color=colour)
@@ -243,6 +241,12 @@ def _draw_wilson(axes: "Axes", found: "RatioResult", fits: list[dict[str, Any]])
     axes.axhline(0, color="gray", linestyle="dashed")
     axes.set(xlabel=r"$(\sin\theta / \lambda)^2$, $\AA^{-2}$", ylabel="ln R", title="photo-Wilson")
     axes.legend(fontsize="small")
+
+
+def _has_delay(columns: dict[str, Array], delay: float) -> Array:
+    """Return which ratios have a delay, (n_ratios,) bool; NaN: it is unknown."""
+    delays = columns["delay"]
+    return np.isnan(delays) if np.isnan(delay) else delays == delay
 
 
 def _figure(figure: "Drawing | None", width: float, height: float) -> Any:

@@ -202,11 +202,12 @@ def _background(facts: Facts) -> Iterator[Finding]:
     places = static_places(facts)
     if not len(places):
         return
-    names = ", ".join(f"X {x} Y {y}" for x, y in places[:5].tolist()) + ", ..." * (len(places) > 5)
+    names = ", ".join(f"X {x} Y {y}" for x, y in places[:5].tolist())
+    more = f" and {len(places) - 5} more" * (len(places) > 5)
     text = (
-        f"Found {_count(len(places), 'spot')} in the background, expected none: {names}. A spot "
-        "that stays at the same place on many frames counts as background, so it is missing from "
-        "the results, or too weak. Add frames at other angles."
+        f"Found {_count(len(places), 'spot')} in the background, expected none: {names}{more}. A "
+        "spot that stays at the same place on many frames counts as background, so it is missing "
+        "from the results, or too weak. Add frames at other angles."
     )
     if _drops_largest(facts):
         text += " If the spots are absent from some frames, increase -n."
@@ -245,9 +246,9 @@ def _dropped(facts: Facts) -> Iterator[Finding]:
     if most > n_removed:
         needed = math.ceil(100 * most / facts.n_frames)
         text = (
-            f"-n {int(facts.info['n'])} drops the {n_removed} largest values of each "
-            f"pixel, but up to {most} frames have the same angle and show the same spots. The rest "
-            "of each spot counts as background, and its intensity is too small."
+            f"-n {int(facts.info['n'])} drops {_count(n_removed, 'value')} of each pixel, the "
+            f"largest, but up to {most} frames have the same angle and show the same spots. The "
+            "rest of each spot counts as background, and its intensity is too small."
         )
         if needed <= 50:
             text += f" Use -n {needed} or more."

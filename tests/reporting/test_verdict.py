@@ -60,7 +60,11 @@ def test_a_sound_run_is_ok(spots_file: SpotsFiles, name: str) -> None:
         (
             "n_too_small",
             ["-n is too small"],
-            ["-n 5 drops the 2 largest values", "up to 4 frames have the same angle", "-n 9"],
+            [
+                "-n 5 drops 2 values of each pixel, the largest",
+                "up to 4 frames have the same angle",
+                "-n 9",
+            ],
         ),
     ],
 )
