@@ -1,11 +1,12 @@
-"""The whole command with ``-m clip --finder matched`` beside the manual's, on the same files.
+"""The whole command with the defaults of ``gpu-spots find`` beside the manual's, on the same files.
 
     python benchmarks/clip_matched.py [--frames 180] [--size 2048] [--threads 2] [--repeats 5]
     [--runs dark laser] [--folder DIR]
 
-Simulates a dark run, and a laser run with blocks of 6 frames (``-S blocks``), stored as gzip.
-Programs run in turn, in processes of their own. Prints the median of the wall times of each, with
-their least and largest, the ratio of medians, the peak memory, and the seconds of each stage.
+These are ``-m clip --finder matched --normalise level``. Simulates a dark run, and a laser run with
+blocks of 6 frames (``-S blocks``), stored as gzip. Programs run in turn, in processes of their own.
+Prints the median of the wall times of each, with their least and largest, the ratio of medians, the
+peak memory, and the seconds of each stage.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runs", nargs="+", choices=["dark", "laser"], default=["dark", "laser"])
     parser.add_argument(
-        "--settings", nargs="+", choices=list(SETTINGS), default=["manual", "clip, matched"]
+        "--settings", nargs="+", choices=list(SETTINGS), default=["manual", "clip, matched, level"]
     )
     parser.add_argument("--folder", help="where the files go for as long as it takes")
     options = parser.parse_args()

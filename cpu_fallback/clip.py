@@ -81,7 +81,7 @@ def _levelled(
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
-    step = max(1, TILE_VALUES // n_frames)
+    step = tile_pixels(n_frames) if blocks is None else max(1, TILE_VALUES // n_frames)
     of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
     buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):

@@ -23,8 +23,9 @@ from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 FEW_BLOCKS = 16
 """Blocks whose means are faster put in order by exchanges than pixel by pixel."""
-TILE_VALUES = 1 << 19
-"""Values of a tile where blocks are compared: some megabytes of work."""
+TILE_VALUES = 3 << 18
+"""Values of a tile where blocks are compared: so many that threads seldom wait for the interpreter.
+"""
 
 
 def moments_by_blocks(

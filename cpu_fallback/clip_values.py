@@ -16,9 +16,9 @@ from gpu_spots.background.clip import STEPS, limit, unclipped
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array
 
-TILE, TILE_VALUES = 1 << 12, 1 << 19
-"""Pixels of a tile, at least, and values, at most if there are more pixels. With smaller tiles,
-threads wait for the interpreter.
+TILE, TILE_VALUES, MOST_PIXELS = 1 << 12, 3 << 19, 1 << 15
+"""Pixels of a tile, at least, and values and pixels, at most if there are more pixels. With smaller
+tiles, threads wait for the interpreter.
 """
 FEWEST, FEW = 4, 16
 """In all but a few pixels at most that many values are left out, and one of that many more."""
@@ -35,7 +35,7 @@ Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
 
 def tile_pixels(n_frames: int) -> int:
     """Return the pixels of a tile."""
-    return max(TILE, TILE_VALUES // n_frames)
+    return max(TILE, min(TILE_VALUES // n_frames, MOST_PIXELS))
 
 
 def store_sample(

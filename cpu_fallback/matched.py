@@ -383,6 +383,8 @@ def matched_masks(
             raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid
+    # a quarter of the batch at most, as lists of pixels take memory
+    at_once = max(1, min(GROWN_AT_ONCE // (n_x * n_y), len(found) // 4))
     parts = [
         Basins(
             found.values[some],
@@ -390,7 +392,7 @@ def matched_masks(
             maps.usable,
             levels[some.start],
         ).grown(raw[some], some.start)
-        for some in _alike(levels, max(1, GROWN_AT_ONCE // (n_x * n_y)))
+        for some in _alike(levels, at_once)
     ]
     mask, pixel, spot = (
         np.concatenate([np.zeros(0, np.int64), *each]) for each in zip(*parts, strict=True)

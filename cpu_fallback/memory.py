@@ -6,7 +6,7 @@ import numpy as np
 
 from cpu_fallback import clip_blocks, clip_values, kruskal
 from cpu_fallback.moments import IN_CACHE
-from cpu_fallback.trimmed import TILE
+from cpu_fallback.trimmed import TILE, sorting_dtype
 from gpu_spots.background.methods import Clip, Method
 
 OF_MOMENTS = 68
@@ -23,12 +23,16 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
         n_values = clip_blocks.TILE_VALUES if is_clip else kruskal.TILE_VALUES
         tile = min(n_pixels, max(1, n_values // n_frames))
         of_value = 12 + 3 * max(4, dtype.itemsize) + 24 * is_clip
+        if is_clip and dtype.itemsize <= 2:
+            of_value = 22 + 2 * sorting_dtype(dtype).itemsize
     else:
         size, of_value = TILE, 3 * max(4, dtype.itemsize)
         if isinstance(method, Clip):
             size = clip_values.tile_pixels(n_frames)
-            # cumulative sums: of what is above the smallest values, or of all
-            of_value += 8 if dtype.itemsize <= 2 else 40
+            if dtype.itemsize <= 2:
+                of_value = 6 + 2 * sorting_dtype(dtype).itemsize
+            else:
+                of_value += 40  # cumulative sums
         tile = min(n_pixels, size)
     return OF_MOMENTS * n_pixels + of_value * tile * n_frames + 16 * IN_CACHE
 
