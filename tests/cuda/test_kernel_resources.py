@@ -131,16 +131,16 @@ SURFACES: dict[str, ResourceFigures] = {
     "matched, surfaces": (
         "matched",
         {**LIMITS["matched"][1], "SURFACE": 1},
-        {**LIMITS["matched"][2], "significance": both(33, 0, 4744)},
+        {**LIMITS["matched"][2], "significance": both(38, 0, 4744)},
     ),
     "clip, surfaces": (
         "ranked+clip",
         {**LIMITS["clip"][1], **LEVELLED},
         {
-            "clip": (Figures(64, 12, 64), Figures(64, 0, 64)),
-            "clip_blocks": (Figures(64, 0, 64), Figures(64, 12, 64)),
-            "kruskal": (Figures(80, 4, 64), Figures(64, 76, 64)),
-            "trimmed": (Figures(58, 0, 64), Figures(40, 0, 64)),
+            "clip": both(64, 12, 64),
+            "clip_blocks": (Figures(64, 0, 64), Figures(64, 96, 64)),
+            "kruskal": (Figures(80, 4, 64), Figures(80, 76, 64)),
+            "trimmed": (Figures(58, 0, 64), Figures(48, 0, 64)),
         },
     ),
 }
