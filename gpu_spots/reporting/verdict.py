@@ -20,7 +20,7 @@ from gpu_spots.background.static_spots import (
     persistent_spots,
 )
 from gpu_spots.columns import Flag
-from gpu_spots.parameters import Parameters
+from gpu_spots.parameters import SURFACE_METHODS, Parameters
 from gpu_spots.reporting.facts import Facts, Floats
 
 LEVELS = ("problem", "check", "note")
@@ -322,7 +322,9 @@ def _remedy_for_cover(facts: Facts) -> str:
         return "Look at the pictures of the frames"
     if not _is_matched(facts):
         return "Look for drift"
-    method = "" if facts.text("method") == "clip" else " and -m clip"
+    method = (
+        "" if facts.text("method") in SURFACE_METHODS else f" and -m {' or '.join(SURFACE_METHODS)}"
+    )
     return (
         "If the background changes its shape from frame to frame, find the spots again with "
         f"--normalise surface{method}"
