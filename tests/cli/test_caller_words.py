@@ -145,7 +145,7 @@ def test_every_option_in_messages_exists() -> None:
         for option in command.params
     }
     options["file_mask"] = options.pop("no_file_mask")
-    options["output"] = "-o"
+    options["output"] = options["out"] = "-o"
     options["Parameters.manual"] = options.pop("manual")
     assert {name: options[name] for name in OPTIONS} == OPTIONS
 

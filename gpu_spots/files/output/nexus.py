@@ -204,7 +204,8 @@ def link_between(output: Path, source: Path, dataset: str) -> h5py.ExternalLink:
 def add_title(group: h5py.Group, title: str) -> None:
     """Add the title of a picture, or of an entry, as a dataset: h5web takes no attribute."""
     # of a fixed length, without a heap; silx takes UTF-8 only
-    group.create_dataset("title", data=title, dtype=h5py.string_dtype("utf-8", len(title)))
+    text = title.encode(errors="surrogateescape")
+    group.create_dataset("title", data=text, dtype=h5py.string_dtype("utf-8", max(1, len(text))))
 
 
 def _data_group(

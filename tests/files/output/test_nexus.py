@@ -14,7 +14,7 @@ import pytest
 from factories.image_runs import write_scan
 from factories.spots_files import N, X, Y, laser_run
 from gpu_spots import open_spots
-from gpu_spots.files.output.nexus import link_between
+from gpu_spots.files.output.nexus import add_title, link_between
 from helpers import command, series
 
 ANGLES, LASER = np.repeat(np.arange(10.0), 2), np.tile([0, 1], 10)
@@ -303,3 +303,11 @@ def test_a_spots_file_is_no_run(
     assert ended.status != 0
     assert "is a spots file, the results of" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("title", ["run 1", "Kühlung bei 100 K, µs", "a file\udcff", ""])
+def test_titles_of_any_text(tmp_path: Path, title: str) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        add_title(file, title)
+        text = file["title"].asstr(errors="surrogateescape")
+        assert text[()] == title
