@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import ConstantPart, Surface
@@ -166,7 +166,14 @@ def test_frames_that_show_no_shape_have_one_level() -> None:
     parameters = Parameters(normalise="surface", angles=0)
     found = run(frames, parameters, CpuBackend(2), notes=notes)
     assert "per_frame/surface" not in found
-    assert any(line.startswith("frame levels: found no noise, or") for line in notes.warnings)
+    assert any(line.startswith("frame levels: the shape of the") for line in notes.warnings)
+
+
+def test_errors_name_the_normalisation_that_was_given() -> None:
+    frames = np.zeros((9, 20, 22), np.uint16)
+    parameters = Parameters(normalise="surface", angles=0, finder="threshold")
+    with pytest.raises(InputError, match="normalise='surface': found a level of 0 counts"):
+        run(frames, parameters, CpuBackend(2))
 
 
 def test_methods_that_multiply_frames_are_refused() -> None:
