@@ -61,6 +61,8 @@ class Chart:
     """True if x is logarithmic."""
     y_log: bool = False
     """True if y is logarithmic."""
+    y_range: tuple[float, float] | None = None
+    """Limits of y that are shown first; None: all values."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the chart as JSON can hold it, with five digits."""
@@ -71,6 +73,7 @@ class Chart:
             "y_label": self.y_label,
             "x_log": self.x_log,
             "y_log": self.y_log,
+            "y_range": None if self.y_range is None else plain(np.array(self.y_range)),
             "x": plain(self.x, positive=self.x_log),
             "series": [
                 {
@@ -213,6 +216,29 @@ def sampled(n: int, most: int = MOST_POINTS) -> NDArray[np.int64]:
     if n <= most:
         return np.arange(n)
     return np.unique(np.linspace(0, n - 1, most).astype(np.int64))
+
+
+def range_without_outliers(y: Array) -> tuple[tuple[float, float] | None, str]:
+    """Return limits that a few outliers do not stretch, and a sentence on the points outside.
+
+    Args:
+        y: (n,) values, finite.
+
+    Returns:
+        The limits and the sentence; None and empty if no point is outside.
+    """
+    if not len(y):
+        return None, ""
+    low, high = np.percentile(y, (1, 99))
+    low, high = low - (high - low) / 2, high + (high - low) / 2
+    n_outside = int(((y < low) | (y > high)).sum())
+    if not n_outside or low == high:
+        return None, ""
+    points = "1 point is" if n_outside == 1 else f"{n_outside} points are"
+    return (
+        float(low),
+        float(high),
+    ), f"{points} outside of the chart; all are {y.min():.3g} to {y.max():.3g}. "
 
 
 def scatter(

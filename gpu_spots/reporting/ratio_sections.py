@@ -7,7 +7,16 @@ import numpy as np
 
 from gpu_spots.model import Array
 from gpu_spots.reporting.facts import Facts
-from gpu_spots.reporting.parts import Chart, Floats, Section, Series, Table, sampled, scatter
+from gpu_spots.reporting.parts import (
+    Chart,
+    Floats,
+    Section,
+    Series,
+    Table,
+    range_without_outliers,
+    sampled,
+    scatter,
+)
 from gpu_spots.spots.ratios import RatioResult
 
 PULLS = (("on_off", "on/off"), ("off_off", "off/off"), ("on_on", "on/on"))
@@ -44,6 +53,8 @@ def _charts(facts: Facts, found: RatioResult) -> Iterator[Chart]:
     chosen = known[sampled(len(known))]
     eta, every = columns["eta"][chosen], np.ones(len(chosen), bool)
     note = "" if len(chosen) == len(known) else f"{len(chosen)} of {len(known)} reflections. "
+    shown, outside = range_without_outliers(eta)
+    note += outside
     x, series = scatter(columns["I_off"][chosen], [("reflections", eta, every)])
     sigma = columns["sigma_R"][chosen][np.argsort(columns["I_off"][chosen], kind="stable")]
     band = 3 * _running_median(sigma, x)
@@ -57,6 +68,7 @@ def _charts(facts: Facts, found: RatioResult) -> Iterator[Chart]:
         series,
         note + "Without a response, 99.7 % of the points are between the lines.",
         x_log=True,
+        y_range=shown,
     )
     middle = (np.array(facts.shape[1:]) - 1) / 2
     place = np.stack([columns["X"][chosen], columns["Y"][chosen]], axis=1)
@@ -77,8 +89,10 @@ def _charts(facts: Facts, found: RatioResult) -> Iterator[Chart]:
         x, series = scatter(values, [("reflections", eta, every)])
         mean = _running_median(series[0].y, x)
         series.append(Series("running median", mean, "line", 1))
-        caption = note + "A trend with the distance may be a change of temperature."
-        yield Chart(name, title, label, "on/off - 1", x, series, caption * (name != "eta_by_angle"))
+        caption = note
+        if name == "eta_by_radius":
+            caption += "A trend with the distance may be a change of temperature."
+        yield Chart(name, title, label, "on/off - 1", x, series, caption, y_range=shown)
     halves = _odd_even(found)
     if halves is not None:
         yield halves
@@ -146,6 +160,7 @@ def _odd_even(found: RatioResult) -> Chart | None:
     x, series = scatter(
         halves[0][both], [("reflections", halves[1][both], np.ones(len(both), bool))]
     )
+    shown, outside = range_without_outliers(halves[1][both])
     figures = found.figures["odd/even"]
     return Chart(
         "odd_even",
@@ -154,8 +169,9 @@ def _odd_even(found: RatioResult) -> Chart | None:
         "on/off - 1, even pairs",
         x,
         [*series, Series("equal", x, "dashes", 3)],
-        f"Correlation {figures['correlation']:.3f}, slope {figures['slope']:.3f}; "
+        f"{outside}Correlation {figures['correlation']:.3f}, slope {figures['slope']:.3f}; "
         f"probability without a response {figures['probability']:.1e}. Strong spots are shown.",
+        y_range=shown,
     )
 
 

@@ -95,7 +95,7 @@ def _frame_charts(facts: Facts) -> Iterator[Chart]:
             "spots_per_angle",
             "Spots per angle",
             "angle, degrees",
-            "mean number of spots per frame",
+            "mean spots per frame",
             angles[order],
             [Series("spots", mean[order])],
         )
@@ -520,12 +520,17 @@ def truth(facts: Facts) -> Section | None:
 def options(facts: Facts) -> Section:
     """Return how the spots were found, and the metadata of the frames."""
     hidden = {"warnings", "command_line"}
-    rows = [[name, facts.text(name)] for name in sorted(facts.info) if name not in hidden]
+    rows = [
+        [name, f"{value:.6g}" if isinstance(value, float | np.floating) else facts.text(name)]
+        for name, value in sorted(facts.info.items())
+        if name not in hidden
+    ]
     columns = []
     for name, values in sorted(facts.results.columns.items()):
         array = np.asarray(values)
         first, last = (str(array.ravel()[i])[:60] if array.size else "" for i in (0, -1))
-        columns.append([name, f"{array.dtype} {array.shape}", first, last])
+        kind = "text" if array.dtype.kind in "SUO" else str(array.dtype)
+        columns.append([name, f"{kind} {array.shape}", first, last])
     tables = [Table("Options, input and program", ["name", "value"], rows)]
     if columns:
         head = ["name", "type and shape", "first", "last"]

@@ -83,7 +83,7 @@ def verdict(facts: Facts) -> Verdict:
 
 
 def _findings(facts: Facts) -> Iterator[Finding]:
-    for check in (_spots, _drift, _outlying, _background, _angles, _dropped, _threshold, _cover):
+    for check in (_spots, _drift, _outlying, _angles, _dropped, _background, _threshold, _cover):
         yield from check(facts)
     for check in (_saturated, _staying, _laser, _ratios, _edges, _overlaps, _noise, _truth):
         yield from check(facts)

@@ -205,6 +205,7 @@ def test_it_prints_all_charts_in_light_colours(
     assert lightness(browser, "body", "backgroundColor") > 240
     widths = "return [...document.querySelectorAll('.chart canvas')].map((one) => one.clientWidth)"
     assert set(browser.execute_script(widths)) == {340}  # a column of a page of A4 has 347
+    assert set(browser.execute_script(widths.replace("Width", "Height"))) == {200}
     browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert min(browser.execute_script(widths)) > 400
 

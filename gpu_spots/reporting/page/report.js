@@ -18,7 +18,7 @@
       width, height,
       scales: {
         x: { time: false, distr: chart.x_log ? 3 : 1, range: (_, min, max) => (min < max ? [min, max] : [min - 1, max + 1]) },
-        y: { distr: chart.y_log ? 3 : 1 },
+        y: { distr: chart.y_log ? 3 : 1, ...(chart.y_range ? { range: () => chart.y_range } : {}) },
       },
       axes: [{ ...axis(chart.x_label, chart.x_log), size: 36 }, axis(chart.y_label, chart.y_log)],
       cursor: { drag: { x: true, y: true, uni: 20 }, focus: { prox: 16 } },
@@ -62,19 +62,19 @@
     return String(Number(v.toPrecision(5)));
   }
 
-  const paperWidth = 340; // of a column, pixels
+  const paper = [340, 200]; // a column, and two rows with pictures below them on a page of A4, pixels
   function draw(box, wanted) {
     const chart = charts[Number(box.dataset.chart)];
     const before = drawn.get(box);
     if (before) before.destroy();
     const data = [chart.x, ...chart.series.map((one) => one.y)];
-    const width = wanted || Math.max(240, Math.floor(box.getBoundingClientRect().width));
+    const [width, height] = wanted || [Math.max(240, Math.floor(box.getBoundingClientRect().width)), 260];
     const range = (plot, axis) => [plot.scales[axis].min, plot.scales[axis].max];
     const hooks = {
       ready: [(plot) => { plot.whole = { x: range(plot, "x"), y: range(plot, "y") }; report(plot, box); }],
       setScale: [(plot) => report(plot, box)],
     };
-    drawn.set(box, new uPlot({ ...options(chart, width, 260), hooks }, data, box));
+    drawn.set(box, new uPlot({ ...options(chart, width, height), hooks }, data, box));
   }
 
   // the limits that are shown, for the tools beside the chart, for screen readers and for tests
@@ -157,7 +157,7 @@
   window.addEventListener("beforeprint", () => {
     theme = root.dataset.theme;
     root.dataset.theme = "light";
-    for (const box of boxes) { seen.unobserve(box); draw(box, paperWidth); }
+    for (const box of boxes) { seen.unobserve(box); draw(box, paper); }
   });
   window.addEventListener("afterprint", () => {
     if (theme === undefined) delete root.dataset.theme; else root.dataset.theme = theme;
