@@ -256,7 +256,7 @@ def _scaled(
     """
     found = source.sampler.levels
     if source.scales_frames or parameters.finder != "matched":
-        return source.scaled_by(levels.factors(found, name))
+        return source.scaled_by(levels.factors(found, name, parameters.normalise))
     if not source.sampler.can_scale():
         observer.warn(levels.unscaled_warning(levels.run_level(found)))
         return source
@@ -264,7 +264,9 @@ def _scaled(
     if not left_out.any():
         return source.scaled_by(factors)
     if np.count_nonzero(~left_out) < 2:
-        return source.scaled_by(levels.factors(found, name))  # which is an error
+        return source.scaled_by(
+            levels.factors(found, name, parameters.normalise)
+        )  # which is an error
     observer.warn(levels.left_out_warning(found, left_out))
     return source.scaled_by(factors, left_out)
 

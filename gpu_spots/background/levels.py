@@ -204,8 +204,12 @@ def frame_level(rows: Array, validity: Validity) -> float:
         return float(np.add.accumulate(middle, dtype=np.float64)[-1]) / len(middle)
 
 
-def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
+def factors(
+    levels: NDArray[np.float64], source: str, normalise: str = "level"
+) -> NDArray[np.int64]:
     """Return the factor that scales each frame to the median level: (n_frames,) int64, 2^-16.
+
+    ``normalise``: the normalisation that errors name.
 
     Raises `InputError` where the run's level is not above 0, and for a frame whose level is not
     above 0 or more than `LARGEST` times off.
@@ -214,7 +218,7 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     run = float(np.median(known)) if len(known) else np.nan
     if run <= 0:
         raise InputError(
-            f"{source}: {given('normalise', 'level')}: found a level of {run:.4g} counts (median "
+            f"{source}: {given('normalise', normalise)}: found a level of {run:.4g} counts (median "
             "over the frames), expected more than 0; frames without counts in most pixels, as of "
             f"photon counters, cannot be scaled; use {given('normalise', 'none')}"
         )
@@ -222,7 +226,7 @@ def factors(levels: NDArray[np.float64], source: str) -> NDArray[np.int64]:
     bad = np.flatnonzero(~((ratios <= LARGEST) & (ratios >= 1 / LARGEST)))
     if len(bad):
         raise InputError(
-            f"{source}: {given('normalise', 'level')}: frame {bad[0]} has a level of "
+            f"{source}: {given('normalise', normalise)}: frame {bad[0]} has a level of "
             f"{levels[bad[0]]:.4g} counts and the run {run:.4g}, expected a ratio from "
             f"1/{LARGEST} to {LARGEST}; remove the frame or use {given('normalise', 'none')}"
         )
@@ -292,8 +296,8 @@ def unscaled_warning(level: float) -> str:
 def no_surface_warning() -> str:
     """Return the warning that each frame has one level, as its shape is not known."""
     return (
-        "frame levels: found no noise, or too few frames with counts, to tell the shape of the "
-        "background of single frames, expected some; each frame has one level; "
+        "frame levels: the shape of the background of single frames is unknown, found no noise "
+        "or fewer than two frames with beam, expected both; each frame has one level, and "
         f"{given('normalise', 'level')} has the same result"
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
-from gpu_spots.errors import ParameterError
+from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import ConstantPart, Surface
@@ -104,6 +104,13 @@ def found() -> dict[str, NDArray[Any]]:
         return {**datasets(file), "part": part}
 
 
+@pytest.fixture(scope="module")
+def levels(found: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Levels of all pixels of that run over the run's."""
+    knots = np.rint(found["per_frame/surface"] * 65536).astype(np.int32)
+    return np.asarray(levels_between(knots, 6, SHAPE) / 65536, np.float64)
+
+
 def wrong(results: dict[str, NDArray[Any]]) -> int:
     """Number of spots that are far from all true ones."""
     true = SPOTS + (results["spots/frame"] // 3)[:, None, None] * np.array([3, 5]) % 40 - 10
@@ -120,18 +127,18 @@ def test_spots_on_a_background_that_changes_its_shape(found: dict[str, NDArray[A
     assert abs(np.median(pull)) < 0.3
 
 
-def test_surfaces_have_the_shape_of_the_background(found: dict[str, NDArray[Any]]) -> None:
-    knots = np.rint(found["per_frame/surface"] * 65536).astype(np.int32)
-    levels = levels_between(knots, 6, SHAPE) / 65536
-    levels /= levels.mean(axis=(1, 2), keepdims=True)
+def test_surfaces_have_the_shape_of_the_background(
+    found: dict[str, NDArray[Any]], levels: NDArray[Any]
+) -> None:
+    levels = levels / levels.mean(axis=(1, 2), keepdims=True)
     change = np.polyfit(np.arange(SHAPE[1]) / 75 - 1, levels[:, 50].T, 1)[0]
     assert np.allclose(change - change.mean(), CHANGES - CHANGES.mean(), atol=0.008)
 
 
-def test_intensities_are_less_the_surface(found: dict[str, NDArray[Any]]) -> None:
+def test_intensities_are_less_the_surface(
+    found: dict[str, NDArray[Any]], levels: NDArray[Any]
+) -> None:
     """Sums over the pixels of each spot, from what the file has."""
-    knots = np.rint(found["per_frame/surface"] * 65536).astype(np.int32)
-    levels = levels_between(knots, 6, SHAPE) / 65536
     average = found["stats/avg"].astype(np.float64)
     noise = found["stats/noise"].astype(np.float64)
     contrast, centre = found["part"]
@@ -166,7 +173,14 @@ def test_frames_that_show_no_shape_have_one_level() -> None:
     parameters = Parameters(normalise="surface", angles=0)
     found = run(frames, parameters, CpuBackend(2), notes=notes)
     assert "per_frame/surface" not in found
-    assert any(line.startswith("frame levels: found no noise, or") for line in notes.warnings)
+    assert any(line.startswith("frame levels: the shape of the") for line in notes.warnings)
+
+
+def test_errors_name_the_normalisation_that_was_given() -> None:
+    frames = np.zeros((9, 20, 22), np.uint16)
+    parameters = Parameters(normalise="surface", angles=0, finder="threshold")
+    with pytest.raises(InputError, match="normalise='surface': found a level of 0 counts"):
+        run(frames, parameters, CpuBackend(2))
 
 
 def test_methods_that_multiply_frames_are_refused() -> None:
