@@ -3,8 +3,8 @@
     python benchmarks/surface.py [--size 512] [--spots 80] [--seeds 1000 1001 1002 1003]
 
 Each run is one of ``gpu-spots simulate``: the preset ``hard``; the same with a steady background;
-and the defaults of a CCD and of a photon counter. Spots are searched with -S none and the
-other defaults of ``gpu-spots find``, and compared with the true ones by the rule of ``gpu-spots
+and the defaults of a CCD and of a photon counter. Spots are searched with the defaults of
+``gpu-spots find`` and a -S for each run, and compared with the true ones by the rule of ``gpu-spots
 score``. Prints the table of docs/results.md.
 """
 
@@ -25,19 +25,21 @@ from gpu_spots.simulate.run import simulate_run
 from gpu_spots.simulate.score import Score, score
 
 STEADY = {"background_change": 0.0, "drift": 0.0, "beam_jumps": 0, "bias_drift": 0.0}
-RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "`hard`": ("hard", {}),
-    "`hard`, steady background": ("hard", STEADY),
-    "`marccd`": ("marccd", {}),
-    "`marccd`, drift of 3 %": ("marccd", {"drift": 3.0}),
-    "`eiger`": ("eiger", {}),
+RUNS: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
+    "`hard`": ("hard", {}, "none"),
+    "`hard`, `-S pairs`": ("hard", {}, "pairs"),
+    "`hard`, `-S blocks`": ("hard", {}, "blocks"),
+    "`hard`, steady background": ("hard", STEADY, "none"),
+    "`marccd`": ("marccd", {}, "none"),
+    "`marccd`, drift of 3 %": ("marccd", {"drift": 3.0}, "none"),
+    "`eiger`": ("eiger", {}, "none"),
 }
-"""Names of the runs, their presets and options."""
+"""Names of the runs: preset, options of it, and the value of -S."""
 EDGES = (5.0, 10.0, 30.0, 100.0, math.inf)
 """Edges of the bins of signal-to-noise."""
 
 
-def scores(design: Design, folder: Path) -> dict[str, Score]:
+def scores(design: Design, folder: Path, sync: str) -> dict[str, Score]:
     """Return the score of each normalisation on one run."""
     simulated = simulate_run(design)
     frames = np.stack(list(simulated.frames()))
@@ -47,7 +49,7 @@ def scores(design: Design, folder: Path) -> dict[str, Score]:
     for normalise in ("level", "surface"):
         output = folder / "spots.h5"
         with warnings.catch_warnings(action="ignore"):  # that the shape changes is the point
-            parameters = Parameters(normalise=normalise)
+            parameters = Parameters(normalise=normalise, sync=sync)
             find_spots(frames, parameters, columns=columns, output=output, force=True).close()
         found[normalise] = score(simulated.truth, read_found(output), EDGES)
     return found
@@ -65,12 +67,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.runs:
-            preset, changes = RUNS[name]
+            preset, changes, sync = RUNS[name]
             runs = []
             for seed in options.seeds:
                 size = options.size, options.size
                 chosen = {"size": size, "spots": options.spots, "seed": seed, **changes}
-                runs.append(scores(make_design(chosen, preset), Path(folder)))
+                runs.append(scores(make_design(chosen, preset), Path(folder), sync))
             for normalise in runs[0]:
                 print(row(name, normalise, [run[normalise] for run in runs]), flush=True)
 

@@ -414,6 +414,7 @@ SURFACE = DatasetRecord(
         "with --normalise surface: level of each frame over that of the run at the pixels whose X "
         "and Y are multiples of the attribute distance; it is interpolated linearly between them"
     ),
+    absent="each frame has one level",
 )
 """Levels of the pixels of each frame."""
 

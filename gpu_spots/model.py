@@ -187,6 +187,24 @@ class Surface:
         levels >>= self.bits
         return levels.reshape(len(x), -1)[:, :n_columns]
 
+    def shape_change(self, n_rows: int, n_columns: int) -> float:
+        """Return the change of the shape of the background from frame to frame, relative, rms.
+
+        It is taken from the levels at knots, or at the edge of the frame where a knot is outside,
+        over the mean of the frame. Frames with the same level everywhere do not count.
+        """
+        rows, columns = (
+            np.minimum(np.arange(number) << self.bits, n - 1)
+            for number, n in zip(self.knots.shape[1:], (n_rows, n_columns), strict=True)
+        )
+        x, y = (each.reshape(-1) for each in np.meshgrid(rows, columns, indexing="ij"))
+        levels = self.of_pixels(x, y).astype(np.float64)
+        levels = levels[np.ptp(levels, axis=1) > 0]
+        if not len(levels):
+            return 0.0
+        shapes = levels / levels.mean(axis=1, keepdims=True)
+        return float(np.std(shapes - shapes.mean(axis=0)))
+
     def of_pixels(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the levels of some pixels, (p,) int64 each, on all frames: (n, p) int64, 2^-16."""
         distance, half = 1 << self.bits, 1 << self.bits >> 1

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpu_spots.background import levels, static_spots
 from gpu_spots.background.methods import METHODS, Method, Outcome
@@ -50,6 +49,8 @@ class Summary:
     """Noise model of the run; None: unknown."""
     scales: tuple[float, float] | None
     """Smallest and largest factor of a frame; None: frames were not scaled."""
+    shape_change: float | None
+    """Relative change of the shape of the background, rms; None: frames have no surfaces."""
     plan: Plan
     """Plan of the run."""
     seconds: dict[str, float]
@@ -162,7 +163,7 @@ def find_spots(
         observer.warn(message)
     with watch.stage("write"):
         sink.write_spots({**table, **frame_columns(stack.columns, n_frames, stack.source)})
-    return _summary(stack, table, method, outcome, noise, source.factors, source.plan, watch)
+    return _summary(stack, table, method, outcome, noise, source, watch)
 
 
 def learn_background(
@@ -281,10 +282,10 @@ def _summary(
     method: Method,
     outcome: Outcome | None,
     noise: NoiseModel | None,
-    factors: NDArray[np.int64] | None,
-    plan: Plan,
+    source: Source[Any, Any, Any],
     watch: Stopwatch,
 ) -> Summary:
+    factors, surface = source.factors, source.surface
     per_frame = np.diff(table["frame2spotsBE"], axis=1)
     return Summary(
         n_frames=stack.shape[0],
@@ -296,7 +297,8 @@ def _summary(
         scales=None
         if factors is None
         else (float(factors.min()) / 2**FACTOR_BITS, float(factors.max()) / 2**FACTOR_BITS),
-        plan=plan,
+        shape_change=None if surface is None else surface.shape_change(*stack.shape[1:]),
+        plan=source.plan,
         seconds=watch.seconds,
         n_bytes=int(np.prod(stack.shape, dtype=object)) * stack.dtype.itemsize,
     )

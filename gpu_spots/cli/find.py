@@ -367,6 +367,8 @@ def _run(
             say(f"frames were scaled by {least_scale:.3f} to {most_scale:.3f}")
         else:  # the scale of a frame is that of its background, the other way round
             say(f"the background was scaled by {1 / most_scale:.3f} to {1 / least_scale:.3f}")
+    if summary.shape_change is not None:
+        say(f"the shape of the background changes by {100 * summary.shape_change:.2f} % rms")
     if summary.outcome:
         say(summary.outcome.summary)
     if summary.noise:

@@ -102,6 +102,9 @@ def _rows_of_spots(found: dict[str, Any]) -> Rows:
         for name, value in found["options"].items()
     }
     yield "options", ", ".join(f"{name} {value}" for name, value in options.items()) or unknown
+    if found["shape_change"] is not None:
+        change = f"{100 * found['shape_change']:.2f} % rms"
+        yield "background", f"its shape changes by {change} from frame to frame"
     if found["noise"]:
         yield (
             "noise",

@@ -20,7 +20,7 @@ from gpu_spots.background.static_spots import (
     persistent_spots,
 )
 from gpu_spots.columns import Flag
-from gpu_spots.parameters import Parameters
+from gpu_spots.parameters import SURFACE_METHODS, Parameters
 from gpu_spots.reporting.facts import Facts, Floats
 
 LEVELS = ("problem", "check", "note")
@@ -121,6 +121,16 @@ def _drift(facts: Facts) -> Iterator[Finding]:
     if len(level) < 2 or not facts.valid.any():
         return
     run, scatter = float(np.median(level)), float(np.std(level))
+    surface = facts.results.surface
+    if surface is not None:
+        change = 100 * surface.shape_change(*facts.shape[1:])
+        text = (
+            f"The level of the frames changes by {100 * scatter / run:.1f} % rms, and the shape of "
+            f"their background by {change:.2f} % rms. The background was scaled by a surface for "
+            "each frame."
+        )
+        yield Finding("note", "drift and shape are corrected", text, "frames")
+        return
     if not run >= 1:
         return
     percent = f"{100 * scatter / run:.1f} %"
@@ -300,10 +310,25 @@ def _cover(facts: Facts) -> Iterator[Finding]:
     if covered.max() > (LARGE_MATCHED_COVER if _is_matched(facts) else LARGE_COVER):
         text = (
             f"Spots cover up to {100 * covered.max():.0f} % of a frame (frame {covered.argmax()}), "
-            "expected less than 1 % in a Laue run. Most of them are false. Look for drift, or "
-            f"increase {_strictness(facts)}."
+            "expected less than 1 % in a Laue run. Most of them are false. "
+            f"{_remedy_for_cover(facts)}, or increase {_strictness(facts)}."
         )
         yield Finding("problem", "spots cover too much of the frames", text, "frames")
+
+
+def _remedy_for_cover(facts: Facts) -> str:
+    """Return what helps against masks that are too large, besides a stricter search."""
+    if facts.results.surface is not None:
+        return "Look at the pictures of the frames"
+    if not _is_matched(facts):
+        return "Look for drift"
+    method = (
+        "" if facts.text("method") in SURFACE_METHODS else f" and -m {' or '.join(SURFACE_METHODS)}"
+    )
+    return (
+        "If the background changes its shape from frame to frame, find the spots again with "
+        f"--normalise surface{method}"
+    )
 
 
 def _saturated(facts: Facts) -> Iterator[Finding]:

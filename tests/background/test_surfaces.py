@@ -1,5 +1,6 @@
 """Surfaces of ``--normalise surface``: interpolation, fit, and what becomes of spots."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,22 @@ def test_levels_between_knots() -> None:
 def test_largest_levels_fit_32_bits() -> None:
     surface = Surface(np.full((1, 2, 2), 1 << 20, np.int32), 10)
     assert (surface.of_rows(0, slice(0, 1024), 1024) == 1 << 20).all()
+
+
+def test_change_of_the_shape() -> None:
+    """Frames that rise by 1/4 to the right, fall by it, rise by half as much, or are not fitted."""
+    one = 1 << 16
+    rise = one + np.array([-one // 8, 0, one // 8])
+    frames = [rise, rise[::-1], (one + rise) // 2, [one] * 3]
+    knots = np.array([[each] * 2 for each in frames], np.int32)
+    change = Surface(knots, 6).shape_change(64, 128)
+    of_edges = np.array([1.0, -1.0, 0.5]) / 8
+    assert change == pytest.approx(np.std(of_edges) * math.sqrt(2 / 3), rel=0.02)
+    # a knot that is outside of the frame does not count, but the edge does
+    assert Surface(knots, 6).shape_change(1, 65) == pytest.approx(
+        np.std(of_edges) * math.sqrt(2 / 9), rel=0.05
+    )
+    assert Surface(knots[3:], 6).shape_change(64, 128) == 0
 
 
 def test_background_on_a_frame() -> None:

@@ -266,6 +266,23 @@ def test_a_spots_file(tmp_path: Path) -> None:
     )
 
 
+def test_the_shape_of_the_background(tmp_path: Path) -> None:
+    """The summary of find and info say by how much it changes."""
+    frames = np.random.default_rng(1).poisson(100, (8, 64, 66)).astype(np.uint16)
+    frames[::2, :, 33:] += 20
+    path, spots = tmp_path / "run__mccd.h5", tmp_path / "run__spots.h5"
+    write_run(path, frames=frames)
+    ended = command("find", path, "--normalise", "surface", "-a", "0", name="gpu-spots")
+    before, after = "the shape of the background changes by ", " % rms"
+    (line,) = [line for line in ended.lines if line.startswith(before)]
+    percent = line.removeprefix(before).removesuffix(after)
+    assert 1 < float(percent) < 10
+    assert lines(info(spots))["background"] == (
+        f"its shape changes by {percent} % rms from frame to frame"
+    )
+    assert as_json(spots)["shape_change"] == pytest.approx(float(percent) / 100, abs=1e-4)
+
+
 def test_a_damaged_spots_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a__spots.h5", "w") as file:
         file["frame2spotsBE"] = np.zeros((3, 3))

@@ -1,6 +1,7 @@
 """Registers, spills and shared memory of the kernels, as CUDA's compiler reports them.
 
-By default for two architectures; `pytest --all-architectures` takes minutes for all of them.
+By default for two architectures, and kernels with surfaces for one; `pytest --all-architectures`
+takes minutes for all of them.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.cuda.clip import DEFINES
 from gpu_spots.cuda.planes import variant
 from gpu_spots.cuda.toolkit import OPTIONS, source_of
@@ -124,6 +126,25 @@ LIMITS: dict[str, ResourceFigures] = {
         },
     ),
 }
+LEVELLED = {"ENTRY": 8, "LEVELS": 1, "SURFACE": 1, "LEVELLINGS": LEVELLINGS}
+SURFACES: dict[str, ResourceFigures] = {
+    "matched, surfaces": (
+        "matched",
+        {**LIMITS["matched"][1], "SURFACE": 1},
+        {**LIMITS["matched"][2], "significance": both(38, 0, 4744)},
+    ),
+    "clip, surfaces": (
+        "ranked+clip",
+        {**LIMITS["clip"][1], **LEVELLED},
+        {
+            "clip": both(64, 12, 64),
+            "clip_blocks": (Figures(64, 0, 64), Figures(64, 96, 64)),
+            "kruskal": (Figures(80, 4, 64), Figures(80, 76, 64)),
+            "trimmed": (Figures(58, 0, 64), Figures(48, 0, 64)),
+        },
+    ),
+}
+"""By default only for the newest architecture of `BY_DEFAULT`."""
 MORE: dict[str, ResourceFigures] = {
     "250 frames": ("trimmed", trimmed(250, 16, check=True), {"trimmed": both(168, 72, 0)}),
     "500 frames of 8 bits": (
@@ -177,15 +198,18 @@ def compiled(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         everything = metafunc.config.getoption("--all-architectures")
-        metafunc.parametrize("architecture", ARCHITECTURES if everything else BY_DEFAULT)
-        metafunc.parametrize("case", [*LIMITS, *MORE] if everything else LIMITS)
+        chosen = [(case, one) for case in LIMITS for one in BY_DEFAULT]
+        chosen += [(case, BY_DEFAULT[-1]) for case in SURFACES]
+        if everything:
+            chosen = [(case, one) for case in LIMITS | SURFACES | MORE for one in ARCHITECTURES]
+        metafunc.parametrize(("case", "architecture"), chosen)
 
 
 def test_kernels_take_no_more_than_they_did(
     case: str, architecture: int, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     """Kernels that have not changed since an earlier session are not compiled again."""
-    file, defines, limits = (LIMITS | MORE)[case]
+    file, defines, limits = (LIMITS | SURFACES | MORE)[case]
     assert pytestconfig.cache is not None
     text = "\0".join([source_of(file, **defines), *OPTIONS, str(architecture), str(NVCC)])
     key = f"kernel_resources/{hashlib.sha256(text.encode()).hexdigest()}"

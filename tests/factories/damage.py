@@ -9,11 +9,12 @@ import numpy as np
 NAMES = [f"run_{i:03}_{'on' if i % 2 else 'off'}.mccd" for i in range(20)]
 
 
-def damage_heap(path: Path) -> None:
-    """Let free space in the first heap that has some have the size 0."""
+def damage_heap(path: Path, text: bytes = b"") -> None:
+    """Let free space in the first heap that has some, and has the text, have the size 0."""
     content = bytearray(path.read_bytes())
-    at = end = 0
-    while at >= end:  # in a full heap no free space follows the objects
+    begin = at = end = 0
+    # in a full heap no free space follows the objects
+    while at >= end or text not in content[begin:end]:
         begin = content.index(b"GCOL\x01", end)
         at, end = begin + 16, begin + struct.unpack_from("<Q", content, begin + 8)[0]
         while at < end and struct.unpack_from("<H", content, at)[0]:

@@ -151,6 +151,29 @@ def test_frames_without_beam_that_were_left_out(spots_file: SpotsFiles, tmp_path
     )
 
 
+def test_surfaces_are_named(spots_file: SpotsFiles, tmp_path: Path) -> None:
+    """A run with surfaces has them in the verdict; without, they are the remedy for large masks."""
+    path = Path(shutil.copy(spots_file("sound_defaults"), tmp_path / "run__spots.h5"))
+    with h5py.File(path, "r+") as file:
+        file["spots/n_pixels"][:] = 65536
+        knots = np.ones((len(file["per_frame/level"]), 5, 5))
+        knots[::2] += np.linspace(-0.125, 0.125, 5)
+        level = file["per_frame/level"]
+        level[...] = np.where(np.arange(len(level)) % 2, 110.0, 100.0)
+    title = "spots cover too much of the frames"
+    text = {one.title: one.text for one in verdict_on(path).findings}
+    assert "find the spots again with --normalise surface, or" in text[title]
+    with h5py.File(path, "r+") as file:
+        file["per_frame/surface"] = knots
+        file["per_frame/surface"].attrs["distance"] = 64
+    text = {one.title: one.text for one in verdict_on(path).findings}
+    assert "--normalise" not in text[title]
+    assert "drift is corrected" not in text
+    assert text["drift and shape are corrected"].startswith(
+        "The level of the frames changes by 4.8 % rms, and the shape of their background by "
+    )
+
+
 @pytest.mark.parametrize(("name", "largest"), [("sound", 0.1), ("sound_defaults", 0.2)])
 def test_large_spots_by_finder(
     spots_file: SpotsFiles, tmp_path: Path, name: str, largest: float

@@ -6,13 +6,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gpu_spots.columns import NOISE_ATTRIBUTES
+from gpu_spots.columns import NOISE_ATTRIBUTES, SURFACE
 from gpu_spots.errors import InputError, given
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.heaps import attributes
 from gpu_spots.files.hdf5.tree import FAILURES, datasets_below, member
 from gpu_spots.files.hdf5.virtual import read_values
 from gpu_spots.files.output.nexus import ENTRY
+from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.parameters import has_effect
 
 RANGES = "frame2spotsBE"
@@ -60,8 +61,9 @@ def summarise(file: h5py.File) -> dict[str, Any]:
 
     Keys: ``file``, ``layout`` ("spots file"), ``frames``, ``spots``, ``spots_per_frame`` (``min``,
     ``median``, ``max``), ``method``, ``options`` (those that had an effect), ``backend``,
-    ``device``, ``date``, ``noise``, ``input_file``, ``program``, ``datasets`` (path to shape and
-    type). What the file does not say is None.
+    ``device``, ``date``, ``shape_change`` (of the background, relative, rms), ``noise``,
+    ``input_file``, ``program``, ``datasets`` (path to shape and type). What the file does not say
+    is None.
 
     Raises:
         InputError: the file is damaged.
@@ -89,6 +91,11 @@ def summarise(file: h5py.File) -> dict[str, Any]:
         }
     except FAILURES as error:
         raise InputError(f"{file.filename}: cannot be read: {hdf5_reason(error)}") from error
+    change = None
+    if f"/{SURFACE.path}" in datasets:
+        results = SpotsFile(file)
+        if (surface := results.surface) is not None:
+            change = surface.shape_change(*results.shape[1:])
     program = " ".join(str(known[name]) for name in ("program", "version") if name in known)
     return {
         "file": str(Path(file.filename)),
@@ -104,6 +111,7 @@ def summarise(file: h5py.File) -> dict[str, Any]:
         "options": {
             name: known[name] for name in METHOD if name in known and has_effect(name, known)
         },
+        "shape_change": change,
         "noise": {name: noise.get(name) for name in NOISE_ATTRIBUTES} if noise else None,
         "backend": known.get("backend"),
         "device": known.get("device"),

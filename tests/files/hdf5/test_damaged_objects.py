@@ -186,7 +186,7 @@ def test_text_in_a_spots_file_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "x__spots.h5"
     with open_spots(path) as spots:
         assert spots.info["input_file"] == str(run)
-    damage_heap(path)
+    damage_heap(path, bytes(run))
     assert_refused(process("info", path, name="gpu-spots"), 1, f"{path}: ", "the heap at byte")
     with open_spots(path) as spots, pytest.raises(InputError, match="info cannot be read"):
         spots.info  # noqa: B018

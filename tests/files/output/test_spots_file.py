@@ -56,7 +56,7 @@ def test_every_dataset_matches_its_record(paths: dict[str, Path], name: str) -> 
         assert not written - DATASETS.keys()
         required = {path for path, record in DATASETS.items() if not record.optional}
         grouped = {"masks_synced", "spots/I_prf", "spots/sigma_prf"}
-        absent = grouped if name == "none" else set()
+        absent = {"per_frame/surface"} | (grouped if name == "none" else set())
         absent |= set() if name == "kruskal" else {"stats/n_used"}
         assert required <= written == DATASETS.keys() - absent
         lengths = {
