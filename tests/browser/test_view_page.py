@@ -288,6 +288,22 @@ def test_light_and_dark(page: Page, prefer: Any) -> None:
     page.until(lambda: ground() == "rgb(21, 24, 29)")
 
 
+def test_a_narrow_window_shows_all_by_scrolling(page: Page) -> None:
+    size = {"width": 400, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.open("tab=tune")
+        wide, cut = page.browser.execute_script(
+            "const aside = document.querySelector('aside');"
+            "return [document.documentElement.scrollWidth, aside.scrollHeight - aside.clientHeight]"
+        )
+        assert wide <= 400
+        assert cut == 0
+        assert page.find("command").is_displayed()
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_controls_have_names(page: Page) -> None:
     """Every control can be named by a screen reader, and is reached by Tab."""
     nameless = page.js(

@@ -18,7 +18,7 @@ import gpu_spots
 from factories.reports import HOSTILE
 from gpu_spots.errors import GpuSpotsError
 from gpu_spots.reporting import write
-from gpu_spots.reporting.parts import for_json, histogram, plain
+from gpu_spots.reporting.parts import for_json, histogram, plain, range_without_outliers
 from helpers import assert_refused, command, listing
 
 SpotsFiles = Callable[[str], Path]
@@ -340,3 +340,14 @@ def test_histograms_count_every_value(values: np.ndarray, log: bool) -> None:
     edges, counts = histogram(values, log=log)
     assert counts[:-1].sum() == len(values)
     assert (np.diff(edges) > 0).all()
+
+
+def test_extreme_values_do_not_stretch_a_chart() -> None:
+    even = np.linspace(-1, 1, 201)
+    assert range_without_outliers(even) == (None, "")
+    shown, text = range_without_outliers(np.append(even, [50, -7]))
+    assert shown is not None
+    assert -3 < shown[0] < -1
+    assert 1 < shown[1] < 3
+    assert text == "2 points are outside of the chart; all are -7 to 50. "
+    assert range_without_outliers(np.zeros(0)) == (None, "")
