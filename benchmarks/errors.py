@@ -192,7 +192,6 @@ def true_spots(
     beside invalid pixels, or in masks that hold less than half of the spot, are left out.
     """
     design, schedule, spots = run.design, run.truth.schedule, run.truth.spots
-    bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
     images: dict[int, tuple[Any, list[Any]]] = {}
     for row, frame in enumerate(table["frame"].tolist()):
         block = int(schedule.block[frame])
@@ -205,18 +204,28 @@ def true_spots(
         x, y = np.divmod(pixels, design.size[1])
         truth = scale * (off[x, y] + schedule.laser_on[frame] * added[0][x, y]).astype(np.float64)
         here = np.flatnonzero(spots.block == block)
-        inside = [i for i in here if ((abs(spots.XY[i] - np.stack([x, y], 1))) <= 0.5).all(1).any()]
-        if (
-            len(inside) != 1
-            or table["flags"][row] & bad
-            or not truth.sum() > 3 * table["sigma"][row]
-        ):
+        place = clear_spot(table, row, np.stack([x, y], 1), spots.XY[here], truth.sum())
+        if place is None:
             continue
-        spot = int(inside[0])
+        spot = int(here[place])
         whole = scale * spots.I[spot] * (1 + schedule.laser_on[frame] * spots.response[spot])
         # other spots nearby, and tails of them
         if 0.5 < truth.sum() / whole < 1.02:
             yield row, spot, truth, whole, pixels
+
+
+def clear_spot(
+    table: SpotTable, row: int, pixels: np.ndarray, XY: np.ndarray, counts: float
+) -> int | None:
+    """Return the place in XY of the only true spot on a mask; None if the row is not clear.
+
+    Clear rows have one spot, are clean of flags, and have true counts above 3 sigma.
+    """
+    bad = Flag.BORDER | Flag.INVALID | Flag.OVERLOADED
+    inside = [i for i, center in enumerate(XY) if (abs(center - pixels) <= 0.5).all(1).any()]
+    if len(inside) != 1 or table["flags"][row] & bad or not counts > 3 * table["sigma"][row]:
+        return None
+    return inside[0]
 
 
 def print_columns(names: list[str], n_seeds: int) -> None:

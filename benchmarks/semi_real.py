@@ -1,7 +1,7 @@
-"""Recall of spots in a series with known truth, made from a real Laue frame.
+"""Recall and errors of spots in a series with known truth, made from a real Laue frame.
 
     python benchmarks/semi_real.py [GE.jp2] [--frames 60] [--size 1000] [--set structure=2,1]
-    [--picture OUT.png]
+    [--bias 10] [--picture OUT.png]
 
 GE.jp2 (default ../shared/data/ge.jp2) is a white-beam Laue frame of germanium, 2018 x 2016 pixels,
 from https://github.com/BM32ESRF/laueimproc, MIT licence, Copyright (c) 2023 Robin RICHARD; a
@@ -21,6 +21,13 @@ ellipse of a Gaussian does. Here the correlation of the noise enters too: ``I / 
 A * (B - zero)))``, with B the background and F the variance of the sum of those pixels over that of
 as many independent ones, 2.5 to 4.5. Beside it, as the frame's own spots were counted: the spots
 that have 4 pixels or more above 10 sigma.
+
+The errors are those of ``errors.py``, with the same ranges of signal over noise: the share of spots
+whose true counts are within 1 and 1.96 sigma of ``I``, mean and standard deviation of (I - truth) /
+sigma, the share of coordinates whose true value is within 1 and 1.96 ``centroid_sigma``, the error
+in pixels that 68 % of them are below, and the medians of the deviation of I from the whole spot and
+of the share of the spot in its mask. The true counts are the noise-free ones on the pixels of the
+mask, the true coordinates are their centre of mass.
 """
 
 import argparse
@@ -36,21 +43,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from errors import BINS, clear_spot, within
 from numpy.typing import NDArray
-from real_frame import BORDER, LAGS, Parts, Spot, noise_kernel, read, take_apart
+from real_frame import BORDER, LAGS, Image, Parts, Spot, noise_kernel, read, take_apart
 from scipy import ndimage
 from semi_real_picture import draw
 
 from gpu_spots import Parameters, find_spots
 from gpu_spots.errors import GpuSpotsError
 from gpu_spots.files.output.simulated_run import read_found
-from gpu_spots.files.output.spots_file import open_spots
+from gpu_spots.files.output.spots_file import SpotsFile, open_spots
 from gpu_spots.simulate.score import CLEAR, Score, score
 from gpu_spots.simulate.truth import Schedule, Truth, lone_spots, steady
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "ge.jp2"
 MANUAL = "manual"
 """Name of the search with the manual's defaults."""
+Light = list[tuple[NDArray[np.int64], Image]]
+"""Pixels with light of spots, and their counts without background and noise, for each frame."""
 GAP = 4
 """Pixels between two spots, at least."""
 MEDIAN_SCALE, SCALE_SPREAD = 0.25, 1.5
@@ -71,6 +81,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--white", action="store_true", help="draw noise without correlation, for comparison"
+    )
+    parser.add_argument(
+        "--bias",
+        type=float,
+        help="counts of a pixel without light, in place of those of the frame",
     )
     parser.add_argument(
         "--set",
@@ -104,13 +119,16 @@ def main() -> int:
 
     parts = take_apart(frame)
     begun = time.perf_counter()
+    if arguments.bias is not None:
+        background = parts.background - np.float32(parts.zero - arguments.bias)
+        parts = replace(parts, background=background, zero=arguments.bias)
     if arguments.white:
         parts = replace(
             parts,
             correlation=np.pad(np.ones((1, 1), np.float32), LAGS),
             spots=[replace(spot, factor=1.0) for spot in parts.spots],
         )
-    frames, truth, in_sigmas = series(
+    frames, truth, in_sigmas, light = series(
         parts, arguments.frames, arguments.size, np.random.default_rng(arguments.seed)
     )
     describe(frames, parts, truth, time.perf_counter() - begun)
@@ -119,18 +137,20 @@ def main() -> int:
         for name, chosen in searches.items():
             print(f"\n{name}: ", end="")
             search(frames, truth, in_sigmas, chosen, output)
-            if arguments.picture and name == MANUAL:
-                with open_spots(output) as results:
+            with open_spots(output) as results:
+                print(errors(results, truth, light))
+                if arguments.picture and name == MANUAL:
                     draw(frames, truth, results, arguments.picture)
     return 0
 
 
 def series(
     parts: Parts, n_frames: int, size: int | None, rng: np.random.Generator
-) -> tuple[NDArray[np.uint16], Truth, NDArray[np.float64]]:
+) -> tuple[NDArray[np.uint16], Truth, NDArray[np.float64], Light]:
     """Return frames, (n_frames, n_X, n_Y) uint16, counts, and the spots on them.
 
-    The third result is the fourth highest pixel of each spot in sigmas of the noise.
+    The third result is the fourth highest pixel of each spot in sigmas of the noise, the last one
+    the noise-free counts of spots.
     """
     background = parts.background
     if size is not None:
@@ -141,13 +161,14 @@ def series(
     kernel = noise_kernel(parts.correlation)
     frames = np.empty((n_frames, *background.shape), np.uint16)
     rows = []
+    light: Light = []
     for i, frame in enumerate(frames):
-        picture = background.copy()
+        added = np.zeros_like(background)
         chosen = [parts.spots[k] for k in rng.choice(len(parts.spots), n_spots, replace=False)]
         for spot, (x, y) in place(chosen, background.shape, rng):
             scale = MEDIAN_SCALE * math.exp(SCALE_SPREAD * rng.standard_normal())
             begin_x, begin_y = x - spot.peak[0], y - spot.peak[1]
-            picture[
+            added[
                 begin_x : begin_x + spot.image.shape[0], begin_y : begin_y + spot.image.shape[1]
             ] += scale * spot.image
             intensity = scale * spot.intensity
@@ -156,6 +177,9 @@ def series(
             rows.append(
                 (x, y, i, intensity, intensity / sigma, scale * spot.fourth / math.sqrt(variance))
             )
+        lit = np.flatnonzero(added)
+        light.append((lit, added.ravel()[lit]))
+        picture = background + added
         noise = rng.standard_normal(background.shape, np.float32)
         noise = ndimage.convolve(noise, kernel, mode="wrap")
         frame[...] = np.clip(np.rint(picture + noise * np.sqrt(parts.variance(picture))), 0, 65535)
@@ -174,7 +198,7 @@ def series(
     schedule = Schedule(
         each, each.astype(np.float64), np.zeros(n_frames, np.int32), np.ones(n_frames, np.int32)
     )
-    return frames, Truth(background.shape, schedule, spots, steady(schedule)), in_sigmas
+    return frames, Truth(background.shape, schedule, spots, steady(schedule)), in_sigmas, light
 
 
 def place(
@@ -275,6 +299,49 @@ def search(
         f"with 4 pixels or more above {CLEAR:g} sigma: {by_pixels.true} put in, {by_pixels.found} "
         f"found, {share}"
     )
+
+
+def errors(results: SpotsFile, truth: Truth, light: Light) -> str:
+    """Return a table of pulls of intensities and centroids, for spots that are clear."""
+    spots, pixel_list, n_y = results.spots(), results.pixel_list, truth.shape[1]
+    rows = []
+    for frame, (lit, values) in enumerate(light):
+        counts = np.zeros(truth.shape).ravel()
+        counts[lit] = values
+        here = np.flatnonzero(truth.spots.block == frame)
+        for row in np.flatnonzero(spots["frame"] == frame).tolist():
+            mask = pixel_list[slice(*spots["pixel_list_BE"][row])]
+            pixels, true = np.stack(np.divmod(mask, n_y), 1), counts[mask]
+            place = clear_spot(spots, row, pixels, truth.spots.XY[here], true.sum())
+            if place is None:
+                continue
+            whole, sigma = truth.spots.I[here[place]], spots["sigma"][row]
+            # most of the spot, and no light of another one
+            if 0.5 < true.sum() / whole < 1.02:
+                center = true @ pixels / true.sum()
+                rows.append(
+                    (
+                        true.sum() / sigma,
+                        (spots["I"][row] - true.sum()) / sigma,
+                        *((spots["centroid"][row] - center) / spots["centroid_sigma"][row]),
+                        *(spots["centroid"][row] - center),
+                        spots["I"][row] / whole,
+                        true.sum() / whole,
+                    )
+                )
+    lines = ["| S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | pixels | I | in mask |"]
+    values = np.reshape(rows, (-1, 8))
+    for low, high in BINS:
+        some = values[(values[:, 0] >= low) & (values[:, 0] < high)]
+        if len(some) >= 20:
+            z, ratio = some[:, 1], np.median(some[:, 6:], axis=0)
+            error = np.percentile(abs(some[:, 4:6]), 68.27)
+            lines.append(
+                f"| {low}-{high} | {len(some)} | {within(z)} | {z.mean():.2f} | {z.std():.2f} | "
+                f"{within(some[:, 2:4])} | {error:.2f} | {100 * (ratio[0] - 1):+.1f} % | "
+                f"{100 * ratio[1]:.1f} % |"
+            )
+    return "\n".join(lines)
 
 
 def table(result: Score) -> str:
