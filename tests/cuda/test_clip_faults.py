@@ -137,7 +137,7 @@ FAULTS = {
         "found.variance = scatter / ((f64)m * (f64)m)",
     ),
     "a level without a rounding": Fault(" + (1 << 19)) >> 20)", ") >> 20)"),
-    "a level that is added": Fault("- (((i64)(levels[frame]", "+ (((i64)(levels[frame]"),
+    "a level that is added": Fault("- ((above * sixteenths + (1", "+ ((above * sixteenths + (1"),
     "levelled values that are not sorted": Fault("  sort(team, entries, size);\n}", "}"),
     "a start without its shift": Fault("found.mean + start_shift[n_valid] * sd", "found.mean"),
     "a start without its width": Fault(
