@@ -173,7 +173,7 @@ class Frames:
 
     @property
     def drifts(self) -> bool:
-        """Whether the beam changes from frame to frame."""
+        """True: the beam changes from frame to frame."""
         return self.run.design.drift > 0
 
 

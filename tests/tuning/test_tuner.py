@@ -257,7 +257,7 @@ NOISES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 
 def test_as_many_false_spots_are_expected_as_found(make_backend: Any) -> None:
-    """What a low significance finds on frames without spots: the table of docs/tune.md."""
+    """Spots found at a low significance on frames without spots: the table of docs/tune.md."""
     backend, rows = make_backend("cpu"), []
     parameters = Parameters(finder="matched", method="clip", normalise="none", significance=3.2)
     for name, noise in NOISES.items():

@@ -40,7 +40,7 @@ def read(spots: Path, run: Path, frame: int) -> np.ndarray:
 def test_frames_of_another_run_of_equal_shape_are_refused(
     made: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """By each command that shows or uses them, and nothing is written."""
+    """Each command that shows or uses frames refuses those of another run, and writes nothing."""
     other = write(tmp_path / "other.h5", spotty(seed=4))
     with pytest.raises(InputError, match=f"^{other}: its frame [0-9]+ {OTHER}"):
         read(made[1], other, 0)
