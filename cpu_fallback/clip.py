@@ -14,7 +14,7 @@ from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments
 from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
 from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
-from gpu_spots.background.clip import LEVELLINGS
+from gpu_spots.background.clip import LEVELLINGS, at_run_level
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
@@ -97,7 +97,8 @@ def _levelled(
                 rows.sort(axis=1)
                 start = starts(rows, tile.usable, method, is_short=is_short)
             else:
-                start = Comparison(tile, blocks, method.block_shifts).mean
+                start = _start_of_blocks(tile, blocks, method)
+            start = method.following(start)
         where = np.arange(tile.where.start, tile.where.stop)
         if not is_short:
             _store_any(band, where, tile.values, tile.usable, above, start, blocks, method)
@@ -112,6 +113,17 @@ def _levelled(
             band.max[where[far]], band.arg[where[far]] = extremes
             _store_any(band, where[far], *rest, above, start[far], blocks, method)
     return band.moments()
+
+
+def _start_of_blocks(tile: Tile, blocks: FrameBlocks, method: Clip) -> Floats:
+    """Return the background (p,) that values are levelled by, counts, at the level of the run."""
+    levels = method.block_levels()
+    comparison = Comparison(tile, blocks, method.block_shifts, levels=levels)
+    if levels is None:
+        return comparison.mean
+    # the lower half is rather that of low levels than of low noise
+    mean = comparison.of_half
+    return at_run_level(mean, comparison.above, method.following(mean))
 
 
 def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[np.int64]]:
@@ -211,11 +223,11 @@ def _less_surface(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(LEVELLINGS):
             if blocks is not None:
-                levelled = Tile(tile.where, values, tile.usable)
-                start = Comparison(levelled, blocks, method.block_shifts).mean
+                start = _start_of_blocks(Tile(tile.where, values, tile.usable), blocks, method)
             else:
                 rows = _ascending(values, tile.usable)
                 start = starts(rows, tile.usable, method, is_short=False)
+            start = method.following(start)
             values = _less(values, tile.values.dtype, above, start, before)
             before = start
     return values

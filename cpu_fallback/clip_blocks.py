@@ -19,10 +19,12 @@ from cpu_fallback.moments import Band, Tile, tiles
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_half
 from gpu_spots.background.methods import Clip
-from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
 FEW_BLOCKS = 16
 """Blocks whose means are faster put in order by exchanges than pixel by pixel."""
+LEVEL_1 = 2.0**FACTOR_BITS
+"""The level of the run."""
 TILE_VALUES = 3 << 18
 """Values of a tile where blocks are compared: so many that threads seldom wait for the interpreter.
 """
@@ -74,11 +76,17 @@ class Comparison:
     """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
 
     def __init__(
-        self, tile: Tile, blocks: FrameBlocks, shifts: Floats, base: Counts | None = None
+        self,
+        tile: Tile,
+        blocks: FrameBlocks,
+        shifts: Floats,
+        base: Counts | None = None,
+        levels: Counts | None = None,
     ) -> None:
         """Compare the blocks of a tile.
 
-        ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing.
+        ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing. ``levels`` (b,):
+        mean level of the frames of each block, 2^-16; None: that of the run.
         """
         is_float = tile.values.dtype.kind == "f"
         self.quantum = 0.0 if is_float else 1.0
@@ -128,6 +136,13 @@ class Comparison:
             self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
         )
         self.mean = mean + shifts[n_blocks] * np.sqrt(error)
+        self.of_half, self.above = mean, np.zeros(0)
+        """(p,) float64 each: mean of the lower half of the blocks, counts; with levels, that of
+        these, less 1.
+        """
+        if levels is not None:
+            level = _in_order(levels.astype(np.float64)[:, None], bits)
+            self.above = (level - LEVEL_1 * half) / (LEVEL_1 * np.maximum(half, 1))
 
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""

@@ -231,7 +231,7 @@ def learn_background(
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)
-                method = method.at_levels(relative, source.surface)
+                method = method.at_levels(relative, source.surface, source.sampler.constant_part)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)

@@ -116,6 +116,14 @@ def start_of(values: Sequence[Any], percent: int, integer: bool) -> tuple[int, f
     return m, mean + a * s, s * s
 
 
+def following(background: float, constant: tuple[float, float] | None) -> float:
+    """Give the part of a background that follows the levels."""
+    if constant is None or not background > 0:
+        return background
+    contrast, centre = constant
+    return min(max(background + contrast * (background - centre), 0.0), 2.0 * background)
+
+
 def levelled(
     value: Any, level: int, background: float, dtype: Any, before: float | None = None
 ) -> Any:
@@ -167,12 +175,20 @@ def clipped(values: Sequence[Any], percent: int, integer: bool) -> list[Any]:
     return list(values[:m])
 
 
-def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool, *, only_start: bool = False) -> Any:
+def blocks_kept(
+    blocks: Sequence[Sequence[Any]],
+    integer: bool,
+    *,
+    only_start: bool = False,
+    levels: Sequence[int] | None = None,
+    constant: tuple[float, float] | None = None,
+) -> Any:
     """Give the ascending sample of one pixel; each block holds its valid values, ascending.
 
-    Or the background that the clip begins with.
+    Or the background that the clip begins with, at the level of the run. `levels`: of each block.
     """
     u = int(integer)
+    w = [level for level, block in zip(levels or [0] * len(blocks), blocks, strict=True) if block]
     blocks = [block for block in blocks if len(block)]
     if not blocks:
         return 0.0 if only_start else []
@@ -189,6 +205,10 @@ def blocks_kept(blocks: Sequence[Sequence[Any]], integer: bool, *, only_start: b
     kept = sorted(order[:h])
     mean = _total([means[j] for j in kept]) / h
     variance = _pooled([blocks[j] for j in kept], [scatters[j] for j in kept])
+    if levels is not None:
+        above = (sum(w[j] for j in kept) - 65536 * h) / (65536 * h)
+        divisor = 1 + above * (following(mean, constant) / mean) if mean > 0 else 1.0
+        return mean / divisor if divisor > 1 / 16 else mean
     mean = mean + lower_part(h / b)[0] * math.sqrt(variance * b / n_values)
     if only_start:
         return mean
@@ -274,11 +294,13 @@ def clip_maps(
     cutoff: float,
     blocks: list[list[int]] | None = None,
     levels: Sequence[int] | NDArray[np.int64] | None = None,
+    constant: tuple[float, float] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Line, NDArray[np.bool_], list[float]]:
     """Give the maps of a run: stats by name, the noise line, the flags, and B in raster order.
 
     `blocks`: frames of each block, None: single values are left out. `levels`: level of each frame
-    over the run's, in 2^-16, or (n, n_X, n_Y) that of each pixel.
+    over the run's, in 2^-16, or (n, n_X, n_Y) that of each pixel. `constant`: contrast and centre
+    of the part of the background that does not follow the levels.
     """
     _, n_x, n_y = frames.shape
     dtype = frames.dtype
@@ -296,7 +318,15 @@ def clip_maps(
                     _, start, _ = start_of(ascending, percent, integer)
                 else:
                     parts = [sorted(values[f] for f in block if good[f]) for block in blocks]
-                    start = blocks_kept(parts, integer, only_start=True)
+                    of_blocks = None
+                    if np.ndim(levels) == 1:
+                        of_blocks = [
+                            sum(int(levels[f]) for f in block) // len(block) for block in blocks
+                        ]
+                    start = blocks_kept(
+                        parts, integer, only_start=True, levels=of_blocks, constant=constant
+                    )
+                start = following(start, constant)
                 here = [int(np.asarray(each)[x, y] if np.ndim(each) else each) for each in levels]
                 values = [
                     levelled(v, level, start, dtype, before) if is_good else v

@@ -17,6 +17,8 @@ STEPS = 5
 """Times that a pixel's sample is chosen anew, runs without blocks."""
 BLOCK_STEPS = 3
 """Times that the blocks of a pixel are chosen anew."""
+LEAST_LEVEL = 1 / 16
+"""Smallest level of blocks that their background is divided by."""
 LEVELLINGS = 4
 """Times that values are levelled by surfaces, each time with a better background."""
 WIDTH = 3.0
@@ -107,6 +109,18 @@ def block_shifts(n_blocks: int) -> Floats:
 def lower_half(n_blocks: int) -> int:
     """Return how many of ``n_blocks`` blocks are taken first."""
     return min(n_blocks, max(2, (n_blocks + 1) // 2))
+
+
+def at_run_level(mean: Floats, above: Floats, following: Floats) -> Floats:
+    """Return the background at the level of the run of blocks whose levels differ from it.
+
+    Args:
+        mean: (p,) float64, counts: mean of the blocks.
+        above: (p,) float64: mean of their levels over that of the run, less 1.
+        following: (p,) float64, counts: the part of ``mean`` that follows the levels.
+    """
+    divisor = 1.0 + above * np.divide(following, mean, out=np.zeros_like(mean), where=mean > 0)
+    return np.divide(mean, divisor, out=mean.copy(), where=divisor > LEAST_LEVEL)
 
 
 def lower_part(share: float) -> tuple[float, float]:

@@ -19,7 +19,15 @@ from gpu_spots.background.levels import LevelSampler
 from gpu_spots.background.surface_levels import SurfaceSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
-from gpu_spots.model import MAX_FRAMES, Array, Background, Columns, Surface, Validity
+from gpu_spots.model import (
+    MAX_FRAMES,
+    Array,
+    Background,
+    Columns,
+    ConstantPart,
+    Surface,
+    Validity,
+)
 from gpu_spots.parameters import Parameters
 
 
@@ -114,10 +122,18 @@ class BackgroundMethod:
         """Return the bytes that the levels of a stack need beside a few rows."""
         return 0
 
-    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
-        """Return the method for frames of these levels over the run's, (n_frames,), 2^-16.
+    def at_levels(
+        self,
+        levels: NDArray[np.int64],
+        surface: Surface | None = None,
+        constant_part: ConstantPart | None = None,
+    ) -> Self:
+        """Return the method for frames of these levels over the run's.
 
-        ``surface``: levels of their pixels; None: each frame has one level.
+        Args:
+            levels: (n_frames,) int64, 2^-16.
+            surface: levels of their pixels; None: each frame has one level.
+            constant_part: part of the background that does not follow the levels.
         """
         return self
 
@@ -281,6 +297,8 @@ class Clip(BackgroundMethod):
     """The level of a frame is a surface."""
     surface: Surface | None = None
     """Surfaces of the frames; None: each frame has one level."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the levels; None: there is none."""
 
     @property
     def n_blocks(self) -> int:
@@ -366,9 +384,32 @@ class Clip(BackgroundMethod):
         of_surfaces = surface_levels.sample_bytes(shape) if self.fits_surfaces else 0
         return sample_bytes(shape, dtype) + of_surfaces
 
-    def at_levels(self, levels: NDArray[np.int64], surface: Surface | None = None) -> Self:
+    def at_levels(
+        self,
+        levels: NDArray[np.int64],
+        surface: Surface | None = None,
+        constant_part: ConstantPart | None = None,
+    ) -> Self:
         """Return the method for frames as they are, whose levels are known; 0: leave out."""
-        return replace(self, levels=levels, surface=surface)
+        return replace(self, levels=levels, surface=surface, constant_part=constant_part)
+
+    def block_levels(self) -> NDArray[np.int64] | None:
+        """Return the mean level of the frames of each block, (n_blocks,) int64, 2^-16.
+
+        Rounded down; without frames that are left out. None: a frame has no level, or more than
+        one.
+        """
+        if self.levels is None or self.surface is not None or self.block_of_frame is None:
+            return None
+        total, size = np.zeros((2, self.n_blocks), np.int64)
+        np.add.at(total, self.block_of_frame, self.levels)
+        np.add.at(size, self.block_of_frame, self.levels > 0)
+        return total // np.maximum(size, 1)
+
+    def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the part of the background of pixels that follows the levels, float64, counts."""
+        part = self.constant_part
+        return background if part is None else part.following(background)
 
     def below(self, rows: int) -> Self:
         """Return the method for a band that begins so many rows further down."""

@@ -10,7 +10,7 @@ from gpu_spots.cuda.moments import RankedMoments
 from gpu_spots.cuda.ranked import Launch
 from gpu_spots.cuda.scale import surface_on_device
 from gpu_spots.cuda.toolkit import Toolkit
-from gpu_spots.model import Validity, check_frame_count
+from gpu_spots.model import ConstantPart, Validity, check_frame_count
 
 BLOCK_BYTES = 32
 """Bytes that a team keeps of a block of frames: mean, scatter, sum, and two numbers."""
@@ -24,6 +24,7 @@ DEFINES: dict[str, int | str] = {
     "CLIPPED_SD": repr(clip.CLIPPED_SD),
     "CLIPPED_MEAN": repr(clip.CLIPPED_MEAN),
     "SPARSE": repr(clip.SPARSE),
+    "LEAST_LEVEL": repr(clip.LEAST_LEVEL),
 }
 """Macros of the kernels."""
 FILE = "ranked+clip"
@@ -48,20 +49,23 @@ def clip_moments(toolkit: Toolkit, frames: Any, method: Clip, validity: Validity
     if method.surface is not None:
         surface = surface_on_device(toolkit, method.surface, frames.shape[2])
         defines = defines | {"SURFACE": 1, "LEVELLINGS": clip.LEVELLINGS}
+    # without a constant part, all of the background follows the levels
+    part = method.constant_part or ConstantPart(0.0, 0.0)
+    of_levels = levels, surface, np.float64(part.contrast), np.float64(part.centre)
     launch = launch_of(dtype, len(frames), method.n_blocks, levelled=levels is not None)
     before: tuple[Any, ...]
     if method.block_of_frame is None:
         name, start = "clip", method.start
         tables = (start.kept, start.shift, start.width)
-        before = (*(toolkit.to_device(table) for table in tables), levels, surface)
+        before = (*(toolkit.to_device(table) for table in tables), *of_levels)
     else:
-        name = "clip_blocks"
+        name, block_levels = "clip_blocks", method.block_levels()
         before = (
             toolkit.to_device(method.block_of_frame.astype(np.int32)),
             np.int32(method.n_blocks),
             toolkit.to_device(method.block_shifts),
-            levels,
-            surface,
+            *of_levels,
+            None if block_levels is None else toolkit.to_device(block_levels.astype(np.int32)),
         )
     launch(toolkit, name, frames, validity, n_pixels, before, found.arguments(), defines, FILE)
     return found
@@ -83,4 +87,4 @@ def clip_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], n_blocks: int
         launch_of(dtype, n_frames, n_blocks, levelled=levelled).scratch_bytes(n_pixels)
         for levelled in (False, True)
     )
-    return (a_pixel + 1) * n_pixels + scratch + 28 * (n_frames + 1) + 8 * n_blocks + (1 << 12)
+    return (a_pixel + 1) * n_pixels + scratch + 28 * (n_frames + 1) + 12 * n_blocks + (1 << 12)

@@ -9,7 +9,15 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background import complete
 from gpu_spots.background.methods import METHODS
-from gpu_spots.model import Array, FixedPointMean, IntegerMoments, Morphology, Surface, Validity
+from gpu_spots.model import (
+    Array,
+    ConstantPart,
+    FixedPointMean,
+    IntegerMoments,
+    Morphology,
+    Surface,
+    Validity,
+)
 from gpu_spots.parameters import Parameters
 from helpers import assert_same, background_of, fetched, moments_of, run
 from reference import find_valid, make_blocks
@@ -156,15 +164,22 @@ def test_one_pixel(backend: Backend, blocks: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "blocks", "is_surface"),
+    ("dtype", "blocks", "is_surface", "part"),
     [
-        *((dtype, blocks, False) for dtype in ALL for blocks in (False, True)),
-        ("uint16", True, True),
-        ("int32", False, True),
-        ("float32", False, True),
+        *((dtype, blocks, False, None) for dtype in ALL for blocks in (False, True)),
+        ("uint16", True, True, None),
+        ("int32", False, True, None),
+        ("float32", False, True, None),
+        # pixels below 9 counts do not follow the level, those above 60 do twice
+        *((dtype, True, False, (0.8, 20)) for dtype in ("uint16", "int32", "float32")),
+        ("uint16", False, False, (0.8, 20)),
+        ("int16", True, True, (0.8, 20)),
+        ("float32", False, True, (-0.3, 20)),
     ],
 )
-def test_levelled_frames(backend: Backend, dtype: str, blocks: bool, is_surface: bool) -> None:
+def test_levelled_frames(
+    backend: Backend, dtype: str, blocks: bool, is_surface: bool, part: tuple[float, float] | None
+) -> None:
     """Moments of frames of different exposures, some values invalid."""
     rng = np.random.default_rng(5)
     exposure = rng.uniform(0.6, 1.5, 18)
@@ -177,7 +192,7 @@ def test_levelled_frames(backend: Backend, dtype: str, blocks: bool, is_surface:
         high = 125
         frames[rng.random(frames.shape) < 0.05] = 126
     frames[:, 0, 0] = frames[0, 0, 0] = 3
-    assert_levelled(backend, frames, exposure, high, blocks, is_surface=is_surface)
+    assert_levelled(backend, frames, exposure, high, blocks, is_surface=is_surface, part=part)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "int16"])
@@ -199,6 +214,7 @@ def assert_levelled(
     blocks: bool,
     *,
     is_surface: bool = False,
+    part: tuple[float, float] | None = None,
 ) -> None:
     """Compare the moments of levelled frames with those of the reference."""
     levels = each = np.rint(exposure * 65536).astype(np.int64)
@@ -211,11 +227,12 @@ def assert_levelled(
     angles = np.repeat([0, 10, 20, 30], [4, 5, 6, 3])
     columns = {"angle": angles} if blocks else {}
     method = METHODS["clip"].for_run(Parameters.manual(), columns, len(frames), "run")
-    method = method.at_levels(levels, surface).below(60)
+    constant_part = None if part is None else ConstantPart(*part)
+    method = method.at_levels(levels, surface, constant_part).below(60)
     found = moments_of(backend, backend.upload(frames), method, Validity(high=high))
     valid = find_valid(frames, None, None, high)
     stats, _, _, _ = clip_maps(
-        frames, valid, 25, 3.0, make_blocks(angles.tolist()) if blocks else None, each
+        frames, valid, 25, 3.0, make_blocks(angles.tolist()) if blocks else None, each, part
     )
     assert np.array_equal(found.kept, stats["n_used"])
     assert np.array_equal(found.max, np.where(valid, frames, 0).max(axis=0))

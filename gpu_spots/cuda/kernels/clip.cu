@@ -108,8 +108,16 @@ static __device__ int leave_out(Team team, Entry *entries, int size, const i32 *
 #define LEVEL_OF(frame) levels[frame]
 #endif
 
+// The part of a background that follows the levels, counts: model.ConstantPart.
+static __device__ f64 following(f64 background, f64 contrast, f64 centre) {
+  if (!(background > 0)) return background;
+  const f64 line = background + contrast * (background - centre), most = 2.0 * background;
+  return line < 0 ? 0.0 : line > most ? most : line;
+}
+
 // Values less what their background is above the run's, in ascending order. levels: of each frame over the run's, in 2^-16; with SURFACE,
-// the surfaces have them instead. before: the background that they were levelled by, if it is not the first time.
+// the surfaces have them instead. background: the part that follows them; before: the one that they were levelled by, if it is not the
+// first time.
 static __device__ void level(Team team, Entry *entries, int n_valid, int size, const i32 *levels, const i32 *surface, i64 pixel,
                              f64 background, bool is_first, f64 before) {
 #if IS_FLOAT
@@ -146,8 +154,8 @@ static __device__ void start_of(Team team, const Entry *entries, int n_valid, in
 // kept, shift, width: by number of valid values, as gpu_spots.background.clip.StartTable has them. levels: null without LEVELS.
 extern "C" __global__ void __launch_bounds__(256)
 clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict__ start_shift,
-     const f64 *__restrict__ start_width, const i32 *__restrict__ levels, const i32 *__restrict__ surface, u8 *scratch, int team_bytes,
-     MAP_PARAMETERS) {
+     const f64 *__restrict__ start_width, const i32 *__restrict__ levels, const i32 *__restrict__ surface, f64 contrast, f64 centre,
+     u8 *scratch, int team_bytes, MAP_PARAMETERS) {
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
@@ -167,8 +175,9 @@ clip(FRAME_PARAMETERS, const i32 *__restrict__ start_kept, const f64 *__restrict
 #if LEVELS
     f64 before = 0;
     for (int time = 0; time < LEVELLINGS; time++) {
-      level(team, entries, n_valid, size, levels, surface, pixel, mean, time == 0, before);
-      before = mean;
+      const f64 part = following(mean, contrast, centre);
+      level(team, entries, n_valid, size, levels, surface, pixel, part, time == 0, before);
+      before = part;
       start_of(team, entries, n_valid, m, SAMPLE_BIAS, start_shift, start_width, mean, variance);
     }
 #endif
@@ -275,6 +284,20 @@ static __device__ void start_of_blocks(Team team, int n_blocks, const f64 *shift
   team_sync();
 }
 
+#if LEVELS && !SURFACE
+// The mean of the blocks that are left, brought to the level of the run. block_levels: mean level of the frames of each block, in 2^-16.
+static __device__ f64 at_run_level(const Blocks &blocks, int n_blocks, const i32 *block_levels, f64 contrast, f64 centre) {
+  i64 level = 0, half = 0;
+  f64 mean = 0;
+  for (int b = 0; b < n_blocks; b++)
+    if (blocks.left[b]) mean += blocks.mean[b], level += block_levels[b], half++;
+  mean /= (f64)(half > 1 ? half : 1);
+  const f64 above = (f64)(level - half * 65536) / (65536.0 * (f64)(half > 1 ? half : 1));
+  const f64 divisor = mean > 0 ? 1.0 + above * (following(mean, contrast, centre) / mean) : 1.0;
+  return divisor > LEAST_LEVEL ? mean / divisor : mean;
+}
+#endif
+
 // Says of each block whether it is left.
 static __device__ void clip_of_blocks(Team team, int n_blocks, const Blocks &blocks, f64 mean, f64 variance, u32 first) {
   for (int step = 0; step < BLOCK_STEPS; step++) {
@@ -301,10 +324,11 @@ static __device__ void clip_of_blocks(Team team, int n_blocks, const Blocks &blo
   }
 }
 
-// shifts: (n_blocks + 1), by number of blocks with valid values.
+// shifts: (n_blocks + 1), by number of blocks with valid values. block_levels: null with SURFACE.
 extern "C" __global__ void __launch_bounds__(256)
 clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_blocks, const f64 *__restrict__ shifts,
-            const i32 *__restrict__ levels, const i32 *__restrict__ surface, u8 *scratch, int team_bytes, MAP_PARAMETERS) {
+            const i32 *__restrict__ levels, const i32 *__restrict__ surface, f64 contrast, f64 centre,
+            const i32 *__restrict__ block_levels, u8 *scratch, int team_bytes, MAP_PARAMETERS) {
   FOR_PIXELS_OF_TEAM() {
     const i64 pixel = read_and_sort(team, frames, begin + threadIdx.y, n_pixels, nullptr, pixel_of_team, memory, team_bytes, entries);
     if (pixel < 0) continue;
@@ -329,10 +353,14 @@ clip_blocks(FRAME_PARAMETERS, const i32 *__restrict__ block_of_frame, int n_bloc
     sum_blocks(team, entries, n_valid, (i64)BIAS, block_of_frame, n_blocks, blocks);
     start_of_blocks(team, n_blocks, shifts, blocks, mean, variance, first);
 #if LEVELS
+#if !SURFACE
+    mean = at_run_level(blocks, n_blocks, block_levels, contrast, centre);
+#endif
     f64 before = 0;
     for (int time = 0; time < LEVELLINGS; time++) {
-      level(team, entries, n_valid, size, levels, surface, pixel, mean, time == 0, before);
-      before = mean;
+      const f64 part = following(mean, contrast, centre);
+      level(team, entries, n_valid, size, levels, surface, pixel, part, time == 0, before);
+      before = part;
       sum_blocks(team, entries, n_valid, SAMPLE_BIAS, block_of_frame, n_blocks, blocks);
       start_of_blocks(team, n_blocks, shifts, blocks, mean, variance, first);
     }
