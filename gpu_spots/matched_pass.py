@@ -101,7 +101,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         """Return the weighted sums of the spots of some frames; None: noise is not known."""
         if measured.values is None or self.noise_model is None:
             return None
-        each, factors, surface = np.arange(end - begin), self.source.factors, self.source.surface
+        each, factors = np.arange(end - begin), self.source.factors
+        surface = self.source.surface_of_spots
         of_batch = None if factors is None else factors[begin:end]
         sums = WeightedSums(
             found,

@@ -8,7 +8,7 @@ Y``. In a band, ``n_X`` is the number of rows of that band.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +120,10 @@ class ConstantPart:
         return np.where(background > 0, limited, background)
 
 
+FLAT_BITS = 10
+"""The knots of surfaces with one level are 2^10 pixels apart."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Surface:
     """Levels of the pixels of frames over those of the run, in 2^-16, by their values at knots.
@@ -137,6 +141,15 @@ class Surface:
     """Row of the frame that is row 0 of the band."""
     constant_part: ConstantPart | None = None
     """Part of the background that does not follow the levels; None: there is none."""
+
+    @classmethod
+    def flat(
+        cls, levels: NDArray[np.int64], shape: tuple[int, int], constant_part: ConstantPart
+    ) -> Self:
+        """Return surfaces of frames of one level each, (n,) int64, 2^-16, and of n_X, n_Y pixels."""
+        n_knots = ((max(1, n) - 1 >> FLAT_BITS) + 2 for n in shape)
+        knots = np.broadcast_to(levels.astype(np.int32)[:, None, None], (len(levels), *n_knots))
+        return cls(knots, FLAT_BITS, constant_part=constant_part)
 
     def __len__(self) -> int:
         """Number of frames."""

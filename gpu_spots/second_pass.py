@@ -162,7 +162,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
                 groups.mask_of_frame,
                 self.source.factors,
                 with_intensities=True,
-                surface=self.source.surface,
+                surface=self.source.surface_of_spots,
             )
 
         def one_batch(begin: int, end: int) -> tuple[Images, Sums]:
@@ -310,11 +310,11 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         )
         of_row = None if factors is None else np.repeat(factors, found.counts[mask_of_frame])
         intensity = intensities(measured, self.mean, of_row)
-        if self.source.surface is None:
+        surface = self.source.surface_of_spots
+        if surface is None:
             return intensity, measured
         assert factors is not None
-        surface = self.source.surface[begin:end]
-        excess = self.maps.excess(found, mask_of_frame, surface, factors)
+        excess = self.maps.excess(found, mask_of_frame, surface[begin:end], factors)
         return intensity - excess[0], replace(measured, excess=excess)
 
     def _fetch(

@@ -88,6 +88,17 @@ class Source(Generic[Frames, Masks, Prepared]):
             return None
         return self.relative_levels if self.surface is None else self.surface
 
+    @property
+    def surface_of_spots(self) -> Surface | None:
+        """Levels of the pixels under spots.
+
+        None: the background of a frame is in proportion to its level.
+        """
+        levels, part = self.background_levels, self.sampler.constant_part
+        if part is None or levels is None or isinstance(levels, Surface):
+            return self.surface
+        return Surface.flat(levels, self.shape[1:], part)
+
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Generator[Result, None, None]:
