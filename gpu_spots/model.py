@@ -105,7 +105,8 @@ class ConstantPart:
     """Part of the background that does not follow the beam, such as a detector's bias.
 
     At a level l of a frame over the run's, the background of a pixel is ``B + (l - 1) F`` with
-    ``F = B + contrast (B - centre)``, from 0 to 2 B; pixels without counts are in proportion.
+    ``F = B + contrast (B - centre)``, from 0 to 2 B, or to ``(1 + contrast) B`` if that is more;
+    pixels without counts are in proportion.
     """
 
     contrast: float
@@ -116,7 +117,8 @@ class ConstantPart:
     def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return F of pixels, float64, counts."""
         line = background + self.contrast * (background - self.centre)
-        limited: NDArray[np.float64] = np.clip(line, 0.0, 2.0 * np.maximum(background, 0.0))
+        most = max(2.0, 1.0 + self.contrast) * np.maximum(background, 0.0)
+        limited: NDArray[np.float64] = np.clip(line, 0.0, most)
         return np.where(background > 0, limited, background)
 
 
@@ -146,7 +148,10 @@ class Surface:
     def flat(
         cls, levels: NDArray[np.int64], shape: tuple[int, int], constant_part: ConstantPart
     ) -> Self:
-        """Return surfaces of frames of one level each, (n,) int64, 2^-16, and of n_X, n_Y pixels."""
+        """Return surfaces of frames of one level each, (n,) int64, 2^-16.
+
+        ``shape``: n_X, n_Y.
+        """
         n_knots = ((max(1, n) - 1 >> FLAT_BITS) + 2 for n in shape)
         knots = np.broadcast_to(levels.astype(np.int32)[:, None, None], (len(levels), *n_knots))
         return cls(knots, FLAT_BITS, constant_part=constant_part)

@@ -121,7 +121,8 @@ def following(background: float, constant: tuple[float, float] | None) -> float:
     if constant is None or not background > 0:
         return background
     contrast, centre = constant
-    return min(max(background + contrast * (background - centre), 0.0), 2.0 * background)
+    most = max(2.0, 1.0 + contrast) * background
+    return min(max(background + contrast * (background - centre), 0.0), most)
 
 
 def levelled(

@@ -5,6 +5,7 @@ over the pixels whose count is not above the limit of the clip, times the mean b
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,8 @@ TRIMMED = 50
 """One in so many pixels is left out at either end of this mean."""
 FEWEST = 4
 """Frames from which on it is fitted how pixels follow the level."""
+ROUNDS = 3
+"""Times that backgrounds and levels are made anew with a part that does not follow the beam."""
 FRACTION = 2.0**16
 """Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
@@ -116,13 +119,9 @@ class ClippedLevelSampler(LevelSampler):
         beam = (
             (ratios >= 1 / LARGEST) & (ratios <= LARGEST) & (self.levels > 0 if run >= 1 else True)
         )
-        mean, variance = np.zeros(sample.shape[1]), np.zeros(sample.shape[1])
-        step = max(1, AT_ONCE // len(sample))
-        for begin in range(0, sample.shape[1], step):
-            part = slice(begin, begin + step)
-            mean[part], variance[part] = background_of_sample(
-                sample[beam, part], good[beam, part], ratios[beam, None], self._start, quantum
-            )
+        mean, variance = self._backgrounds(
+            sample, good, beam, quantum, lambda values, _: values / ratios[beam, None]
+        )
         known = np.isfinite(mean) & np.isfinite(variance)
         known &= _follows_the_beam(mean, variance, known, quantum)
         highest = limit(mean, variance, quantum)
@@ -143,15 +142,82 @@ class ClippedLevelSampler(LevelSampler):
         n_known = max(1, int(np.count_nonzero(known)))
         level = float(fixed.sum()) / FRACTION / n_known
         if level > 0:
-            self.levels = levels * level
             self._noise = math.sqrt(float(np.median(np.maximum(variance, mean * quantum)[known])))
             total = math.fsum(np.maximum(variance, mean * quantum)[known].data)
             self._expected = math.sqrt(total) / (level * n_known)
             if quantum:
-                usable = known & good.all(axis=0)
-                self.constant_part = _constant_part(
-                    sample[:, usable], mean[usable], variance[usable], levels
-                )
+                levels = self._with_constant_part(sample, good, known, beam, mean, variance, levels)
+            self.levels = levels * level
+
+    def _backgrounds(
+        self,
+        sample: Array,
+        good: NDArray[np.bool_],
+        beam: NDArray[np.bool_],
+        quantum: float,
+        levelled: Callable[[Floats, slice], Floats],
+    ) -> tuple[Floats, Floats]:
+        """Return mean and variance of the pixels of a sample (n, p), from the frames with beam.
+
+        ``levelled`` brings the values of some pixels to the level of the run.
+        """
+        mean, variance = np.zeros(sample.shape[1]), np.zeros(sample.shape[1])
+        step = max(1, AT_ONCE // len(sample))
+        for begin in range(0, sample.shape[1], step):
+            part = slice(begin, begin + step)
+            values = levelled(sample[beam, part].astype(np.float64), part)
+            mean[part], variance[part] = background_of_sample(
+                values, good[beam, part], self._start, quantum
+            )
+        return mean, variance
+
+    def _with_constant_part(
+        self,
+        sample: Array,
+        good: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        beam: NDArray[np.bool_],
+        mean: Floats,
+        variance: Floats,
+        ratios: Floats,
+    ) -> Floats:
+        """Find the part of the background that does not follow the beam; integer frames.
+
+        Backgrounds and levels are made anew with it, as they were in proportion before.
+
+        Args:
+            sample: (n, p) values.
+            good: (n, p) bool: values that are valid.
+            known: (p,) bool: pixels that have a background and follow the beam.
+            beam: (n,) bool: frames with beam.
+            mean: (p,) float64, counts: background.
+            variance: (p,) float64, counts^2.
+            ratios: (n,) float64: levels of the frames, relative.
+
+        Returns:
+            (n,) float64: the levels, relative.
+        """
+        usable, part = known & good.all(axis=0), None
+        for time in range(ROUNDS + 1):
+            part = _constant_part(sample[:, usable], mean[usable], variance[usable], ratios, part)
+            if part is None or time == ROUNDS:
+                break
+            run = run_level(ratios)
+            above = np.where(np.isfinite(ratios), ratios / run - 1.0, 0.0)
+            follows = part.following(mean)
+
+            def levelled(
+                values: Floats,
+                of: slice,
+                above: Floats = above[beam, None],
+                follows: Floats = follows,
+            ) -> Floats:
+                return values - above * follows[of]
+
+            mean, variance = self._backgrounds(sample, good, beam, 1.0, levelled)
+            ratios = run * (1.0 + _above_run(sample, good & known, mean, variance, above, part))
+        self.constant_part = part
+        return ratios
 
     def can_scale(self) -> bool:
         """Return whether the level of the run is told from 0, by the error of a level.
@@ -198,12 +264,12 @@ def _follows_the_beam(
 
 
 def _constant_part(
-    sample: Array, mean: Floats, variance: Floats, levels: Floats
+    sample: Array, mean: Floats, variance: Floats, levels: Floats, before: ConstantPart | None
 ) -> ConstantPart | None:
     """Fit how pixels (n, p) follow the levels (n,); None: not told from proportion.
 
     The slope of a pixel's values over the level is ``B + u (B - centre)``: a line through the
-    pixels, weighted by their variances.
+    pixels, weighted by their variances. ``before``: what was found the time before.
     """
     levels = levels / run_level(levels)
     frames = np.flatnonzero((levels >= 1 / LARGEST) & (levels <= LARGEST))
@@ -213,10 +279,12 @@ def _constant_part(
     average = math.fsum(levels[frames].tolist()) / len(frames)
     change = levels[frames] - average
     spread = math.fsum((change * change).tolist())
+    follows = mean if before is None else before.following(mean)
     slope = np.zeros(len(mean))
     for frame, by in zip(frames.tolist(), change.tolist(), strict=True):
         level = float(levels[frame])
-        slope += by * np.minimum(sample[frame], limit(level * mean, level * variance, 1.0))
+        here = mean + (level - 1.0) * follows
+        slope += by * np.minimum(sample[frame], limit(here, level * variance, 1.0))
     weight = np.divide(1.0, variance, out=np.zeros_like(mean), where=variance > 0)
     total = math.fsum(weight.tolist())
     if not (total > 0 and spread > 0):
@@ -233,15 +301,44 @@ def _constant_part(
     return ConstantPart(contrast, middle - rise / contrast)
 
 
-def background_of_sample(
-    sample: Array, good: NDArray[np.bool_], ratios: Floats, start: StartTable, quantum: float
-) -> tuple[Floats, Floats]:
-    """Return mean and variance of pixels (n, p), clipped after division by ``ratios``.
+def _above_run(
+    sample: Array,
+    good: NDArray[np.bool_],
+    mean: Floats,
+    variance: Floats,
+    above: Floats,
+    part: ConstantPart,
+) -> Floats:
+    """Return the level of each frame over that of the run, less 1, from clipped counts.
 
-    ``ratios`` are (n, 1) or (n, p). NaN where a pixel has too few values.
+    ``above``: the same before, (n,); it stays where a frame has no good pixels.
     """
-    values = np.where(good, sample.astype(np.float64) / ratios, np.inf).T
-    values = np.sort(values, axis=1)
+    highest = limit(mean, variance, 1.0)
+    follows = part.following(mean)
+    fixed, following = (
+        np.rint(np.where(np.isfinite(each), each, 0.0) * FRACTION).astype(np.int64)
+        for each in (mean, follows)
+    )
+    found = above.copy()
+    for frame, (values, is_good) in enumerate(zip(sample, good, strict=True)):
+        for _ in range(STEPS):
+            kept = is_good & (values <= highest + found[frame] * follows)
+            below = int(following[kept].sum()) / FRACTION
+            if not below > 0:
+                break
+            counts = int(values[kept].astype(np.int64).sum())
+            found[frame] = (counts - int(fixed[kept].sum()) / FRACTION) / below
+    return found
+
+
+def background_of_sample(
+    values: Floats, good: NDArray[np.bool_], start: StartTable, quantum: float
+) -> tuple[Floats, Floats]:
+    """Return mean and variance of pixels (n, p) at the level of the run, after the clip.
+
+    NaN where a pixel has too few values.
+    """
+    values = np.sort(np.where(good, values, np.inf).T, axis=1)
     n = np.count_nonzero(good, axis=0)
     exact = np.where(np.arange(values.shape[1]) < n[:, None], values, 0.0)
     sums, squares = (np.cumsum(each, axis=1) for each in (exact, exact * exact))

@@ -153,8 +153,11 @@ class LevelSampler:
         def of(frame: int) -> Deviations:
             rows = self._kept[frame]
             level = float(self.levels[frame]) / run if run > 0 else 1.0
+            level = level if level > 0 else 1.0
             with np.errstate(over="ignore", invalid="ignore"):
-                here = background * (level if level > 0 else 1.0)
+                here = background * level
+                if self.constant_part is not None:
+                    here = background + (level - 1.0) * self.constant_part.following(background)
             return deviations(rows, usable(rows, self._validity), here, noise, gain)
 
         beam = [frame for frame in self._first_of_pairs if self.levels[frame] > run / LARGEST]

@@ -187,7 +187,7 @@ class _Fit:
                 )  # fmt: skip
                 levels = 1.0 + (levels - 1.0) * share
                 mean[part], variance[part] = background_of_sample(
-                    self.values[:, part], self.good[:, part], levels, self.start, self.quantum
+                    self.values[:, part] / levels, self.good[:, part], self.start, self.quantum
                 )
             known = np.isfinite(mean) & np.isfinite(variance) & (mean > 0) & (self.counts > 0)
             if not known.any():

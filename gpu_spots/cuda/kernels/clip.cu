@@ -111,7 +111,7 @@ static __device__ int leave_out(Team team, Entry *entries, int size, const i32 *
 // The part of a background that follows the levels, counts: model.ConstantPart.
 static __device__ f64 following(f64 background, f64 contrast, f64 centre) {
   if (!(background > 0)) return background;
-  const f64 line = background + contrast * (background - centre), most = 2.0 * background;
+  const f64 line = background + contrast * (background - centre), most = (contrast > 1 ? 1.0 + contrast : 2.0) * background;
   return line < 0 ? 0.0 : line > most ? most : line;
 }
 
