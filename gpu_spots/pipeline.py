@@ -231,7 +231,10 @@ def learn_background(
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)
-                method = method.at_levels(relative, source.surface, source.sampler.constant_part)
+                # masks by thresholds take all of the background to follow the level
+                is_matched = parameters.finder == "matched"
+                part = source.sampler.constant_part if is_matched else None
+                method = method.at_levels(relative, source.surface, part)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)

@@ -313,16 +313,16 @@ def _above_run(
 
     ``above``: the same before, (n,); it stays where a frame has no good pixels.
     """
-    highest = limit(mean, variance, 1.0)
-    follows = part.following(mean)
-    fixed, following = (
-        np.rint(np.where(np.isfinite(each), each, 0.0) * FRACTION).astype(np.int64)
-        for each in (mean, follows)
-    )
+    background = np.where(good.any(axis=0), mean, 0.0)
+    follows = part.following(background)
+    # so that the level is that of all counts
+    follows *= math.fsum(background.data) / math.fsum(follows.data)
+    fixed, following = (np.rint(each * FRACTION).astype(np.int64) for each in (background, follows))
     found = above.copy()
     for frame, (values, is_good) in enumerate(zip(sample, good, strict=True)):
         for _ in range(STEPS):
-            kept = is_good & (values <= highest + found[frame] * follows)
+            here = background + found[frame] * follows
+            kept = is_good & (values <= limit(here, (1.0 + found[frame]) * variance, 1.0))
             below = int(following[kept].sum()) / FRACTION
             if not below > 0:
                 break

@@ -119,9 +119,45 @@ def test_a_bias_is_told_from_the_light() -> None:
     assert part is not None
     background = np.array([40.0, 100.0, 200.0, 440.0])
     expected = (background - 40) * 240 / 200
-    assert part.following(background) == pytest.approx(expected, abs=3)
+    # the levels are those of one in four columns, whose mean is 2 % less
+    assert part.following(background) == pytest.approx(expected, abs=3, rel=0.02)
     assert part.following(np.array([0.0, -2.0])).tolist() == [0, -2]
     assert sampled(drifting(0)[0]).constant_part is None
+
+
+@pytest.mark.parametrize("sync", ["none", "blocks"])
+def test_a_bias_changes_neither_noise_nor_spots(sync: str) -> None:
+    """Frames of a beam that drifts by 8 %, with the bias of a detector and without."""
+    rng = np.random.default_rng(8)
+    angles = np.repeat(np.arange(10.0), 6)
+    x, y = np.mgrid[:96, :128]
+    light = np.full((60, *x.shape), np.linspace(60, 400, 128))
+    for angle in range(10):
+        for cx, cy in rng.uniform(6, (90, 122), (12, 2)):
+            light[angles == angle] += 400 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 4)
+    light *= (1 + 0.08 * np.sin(np.arange(60) / 7) + rng.normal(0, 0.02, 60))[:, None, None]
+    frames = rng.poisson(light).astype(np.uint16)
+    parameters = Parameters(angles=0, sync=sync)
+    columns = {"angle": angles, "laser_on": np.arange(60) % 2}
+    without, found = (
+        run(each, parameters, CpuBackend(2), columns) for each in (frames, frames + np.uint16(1000))
+    )
+    ratio = found["stats/noise"] / without["stats/noise"]
+    assert np.median(ratio) == pytest.approx(1, abs=0.01)
+    assert np.mean(np.abs(ratio - 1) < 0.03) > 0.99
+    frame, centres, intensities, sigma = (
+        found[f"spots/{name}"] for name in ("frame", "centroid", "I", "sigma")
+    )
+    pulls = []
+    for f, centre, i, s in zip(frame, centres, intensities, sigma, strict=True):
+        there = np.flatnonzero(without["spots/frame"] == f)
+        near = np.hypot(*(without["spots/centroid"][there] - centre).T)
+        if near.min() < 0.3:
+            pulls.append((i - without["spots/I"][there[near.argmin()]]) / s)
+    assert len(without["spots/I"]) * 0.98 < len(pulls) <= len(found["spots/I"])
+    assert len(found["spots/I"]) < 1.02 * len(without["spots/I"])
+    assert np.abs(np.mean(pulls)) < 0.05
+    assert np.std(pulls) < 0.3
 
 
 def test_hot_pixels_do_not_move_the_levels() -> None:
