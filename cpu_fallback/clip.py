@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments_by_blocks
-from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
-from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
+from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, moments_by_blocks, store_blocks
+from cpu_fallback.clip_values import Counts, Floats, starts, store_samples, tile_pixels
+from cpu_fallback.moments import Band, Tile, places, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
@@ -20,6 +20,8 @@ from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Va
 
 AT_ONCE = 1 << 15
 """Values that are levelled at a time: what comes in between stays in the cache."""
+MOST_CHANGED = 4
+"""If levelling changes a value of fewer than one in so many pixels, only these are levelled."""
 
 
 def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
@@ -36,13 +38,7 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         rows.sort(axis=1)
-        if tile.usable is None:
-            store_sample(band, tile.where, rows, method)
-            continue
-        where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
-        for count in np.unique(counts):
-            alike = counts == count
-            store_sample(band, where[alike], rows[alike, : int(count)], method)
+        store_samples(band, tile, rows, method)
     return band.moments()
 
 
@@ -76,8 +72,6 @@ def _levelled(
     """Moments of a band whose frames are brought to one level by the background of each pixel."""
     assert method.levels is not None
     is_short = not band.is_float and frames.dtype.itemsize <= 2
-    # levelled values may be beyond the type of the frames
-    band.is_wide = not band.is_float
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
@@ -87,31 +81,55 @@ def _levelled(
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
+        pixels = places(tile.where)
         if method.surface is not None:
-            pixels = np.arange(tile.where.start, tile.where.stop)
             values = _less_surface(tile, method, blocks, np.divmod(pixels, frames.shape[2]))
             _store_levelled(band, pixels, values, tile.usable, blocks, method)
             continue
+        comparison, low = None, None
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if blocks is None:
                 rows.sort(axis=1)
-                start = starts(rows, tile.usable, method, is_short=is_short)
+                start, low = starts(rows, tile.usable, method, is_short=is_short)
             else:
-                start = Comparison(tile, blocks, method.block_shifts).mean
-        where = np.arange(tile.where.start, tile.where.stop)
+                comparison = Comparison(tile, blocks, method.block_shifts)
+                start = comparison.mean
         if not is_short:
-            _store_any(band, where, tile.values, tile.usable, above, start, blocks, method)
+            _store_any(band, pixels, tile.values, tile.usable, above, start, blocks, method)
             continue
-        lowest, far = _bounds(tile, above, start)
-        rest = tile.values[:, far], None if tile.usable is None else tile.usable[:, far]
-        extremes = band.max[where[far]], band.arg[where[far]]
-        _store_short(
-            band, tile, rows.view(f"u{rows.itemsize}"), above, start, lowest, blocks, method
-        )
-        if len(far):
-            band.max[where[far]], band.arg[where[far]] = extremes
-            _store_any(band, where[far], *rest, above, start[far], blocks, method)
+        changed = np.flatnonzero(np.logical_or(*_least_and_most(above, start)))
+        if MOST_CHANGED * len(changed) > len(pixels):
+            _store_short(band, tile, rows, above, start, blocks, method)
+            continue
+        kept = _extremes(band, pixels[changed])
+        if comparison is None or blocks is None:
+            store_samples(band, tile, rows, method, low=low)
+        else:
+            store_blocks(band, tile, rows, comparison, blocks)
+        if len(changed):
+            _set_extremes(band, pixels[changed], kept)
+            some = tile.of(changed)
+            _store_short(band, some, rows[: len(changed)], above, start[changed], blocks, method)
     return band.moments()
+
+
+def _extremes(band: Band, where: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Return the maxima of some pixels, and the frames they are on."""
+    return band.max[where], band.arg[where]
+
+
+def _set_extremes(band: Band, where: NDArray[np.int64], found: tuple[Array, Array]) -> None:
+    """Set them again, as a pixel that was taken for masked lost them."""
+    band.max[where], band.arg[where] = found
+
+
+def _least_and_most(above: Counts, start: Floats) -> tuple[Counts, Counts]:
+    """Return bounds of what is subtracted of the values of each pixel, (p,) int64 each.
+
+    They are what is subtracted on the darkest frame and on the brightest one, in any order.
+    """
+    sixteenths = _sixteenths(start)
+    return _part(int(above.min()), sixteenths), _part(int(above.max()), sixteenths)
 
 
 def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[np.int64]]:
@@ -126,11 +144,9 @@ def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[n
         limits = np.iinfo(values.dtype)
         least = values.min(axis=0, where=usable, initial=limits.max)
         most = values.max(axis=0, where=usable, initial=limits.min)
-    of_least, of_most = (
-        _part(int(each), _sixteenths(start)) for each in (above.min(), above.max())
-    )
-    lowest = least - np.maximum(of_least, of_most)
-    return lowest, np.flatnonzero(most - np.minimum(of_least, of_most) - lowest >= 1 << 16)
+    parts = _least_and_most(above, start)
+    lowest = least - np.maximum(*parts)
+    return lowest, np.flatnonzero(most - np.minimum(*parts) - lowest >= 1 << 16)
 
 
 def _store_short(
@@ -139,35 +155,31 @@ def _store_short(
     rows: Array,
     above: Counts,
     start: Floats,
-    lowest: Counts,
     blocks: FrameBlocks | None,
     method: Clip,
 ) -> None:
     """Store the statistics of the levelled values of a tile of 8- or 16-bit values.
 
-    They are correct for pixels whose values are less than 2^16 above ``lowest``, (p,).
+    ``tile.values`` and ``rows`` are overwritten.
     """
-    levelled = Tile(tile.where, _less_short(tile.values, above, start, lowest), tile.usable)
+    lowest, far = _bounds(tile, above, start)
+    where = places(tile.where)[far]
+    rest, extremes = tile.of(far), _extremes(band, where)
+    rows = rows.view(f"u{rows.itemsize}")
+    levelled = replace(tile, values=_less_short(tile.values, above, start, lowest))
     if tile.usable is not None:
         levelled.values[~tile.usable] = np.iinfo(np.uint16).max
     transpose(levelled.values, rows)
-    left = None
-    if blocks is not None:
+    if blocks is None:
+        rows.sort(axis=1)
+        store_samples(band, levelled, rows, method, lowest)
+    else:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             comparison = Comparison(levelled, blocks, method.block_shifts, lowest)
-            left = comparison.left()
-        leave_out(rows, left, blocks, np.iinfo(np.uint16).max)
-        rows.sort(axis=1)
-        comparison.store(band, tile.where, rows, left)
-        return
-    rows.sort(axis=1)
-    if tile.usable is None:
-        store_sample(band, tile.where, rows, method, lowest)
-        return
-    where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
-    for count in np.unique(counts):
-        alike = counts == count
-        store_sample(band, where[alike], rows[alike, : int(count)], method, lowest[alike])
+        store_blocks(band, levelled, rows, comparison, blocks, np.iinfo(np.uint16).max)
+    if len(far):
+        _set_extremes(band, where, extremes)
+        _store_any(band, where, rest.values, rest.usable, above, start[far], blocks, method)
 
 
 def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> NDArray[np.uint16]:
@@ -215,7 +227,7 @@ def _less_surface(
                 start = Comparison(levelled, blocks, method.block_shifts).mean
             else:
                 rows = _ascending(values, tile.usable)
-                start = starts(rows, tile.usable, method, is_short=False)
+                start, _ = starts(rows, tile.usable, method, is_short=False)
             values = _less(values, tile.values.dtype, above, start, before)
             before = start
     return values
@@ -265,13 +277,10 @@ def _store_levelled(
     most = np.inf if band.is_float else np.iinfo(np.int64).max
     rows = np.where(kept, values, most).T
     rows.sort(axis=1)
-    counts = kept.sum(axis=0)
     if left is not None:
-        band.sample_counted(where, rows, counts, int)
+        band.sample_counted(where, rows, kept.sum(axis=0), int)
         return
-    for count in np.unique(counts):
-        alike = counts == count
-        store_sample(band, where[alike], rows[alike, : int(count)], method)
+    store_samples(band, Tile(where, values, usable), rows, method)
 
 
 def _less(

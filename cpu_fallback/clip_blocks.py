@@ -15,7 +15,7 @@ from cpu_fallback.clip_values import (
     number_of,
     quartiles,
 )
-from cpu_fallback.moments import Band, Tile, tiles
+from cpu_fallback.moments import Band, Tile, places, tiles
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_half
 from gpu_spots.background.methods import Clip
@@ -43,21 +43,36 @@ def moments_by_blocks(
         band.load(tile, rows)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             comparison = Comparison(tile, blocks, method.block_shifts)
-            left = comparison.left()
-        leave_out(rows, left, blocks, band.limits.max)
-        rows.sort(axis=1)
-        if comparison.lowest is not None:
-            comparison.store(band, tile.where, rows, left)
-        elif tile.usable is None and left.all():
-            band.sample(tile.where, rows)
-        else:
-            counts = comparison.size(left)
-            where = np.arange(tile.where.start, tile.where.stop)
-            band.sample_counted(where, rows, counts, int)
+        store_blocks(band, tile, rows, comparison, blocks)
     return band.moments()
 
 
-def leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
+def store_blocks(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    comparison: "Comparison",
+    blocks: FrameBlocks,
+    largest: int | None = None,
+) -> None:
+    """Store the statistics of a tile without the blocks that stand out.
+
+    ``rows`` (p, n) are its values, in any order; they are overwritten. ``largest``: of their type;
+    None: of the type of the frames.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        left = comparison.left()
+    _leave_out(rows, left, blocks, band.limits.max if largest is None else largest)
+    rows.sort(axis=1)
+    if comparison.lowest is not None:
+        comparison.store(band, tile.where, rows, left)
+    elif tile.usable is None and left.all():
+        band.sample(tile.where, rows)
+    else:
+        band.sample_counted(places(tile.where), rows, comparison.size(left), int)
+
+
+def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
     """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
@@ -168,7 +183,7 @@ class Comparison:
                 mean, variance = self._moments(left)
         return left
 
-    def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
+    def store(self, band: Band, where: Any, rows: Array, left: NDArray[np.bool_]) -> None:
         """Store the statistics of ascending 8- or 16-bit rows (p, n).
 
         The first values of a row are those of the blocks that are ``left``, (b, p) bool.
@@ -182,7 +197,7 @@ class Comparison:
         band.iqr4[where] = quartiles(rows, kept)
         masked = np.flatnonzero(kept < 2)
         if len(masked):
-            band.sample(where.start + masked, rows[masked, :0])
+            band.sample(places(where)[masked], rows[masked, :0])
 
     def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run.
@@ -192,8 +207,7 @@ class Comparison:
         if self.equal and len(keys) <= FEW_BLOCKS:
             highest = _ascending(keys)[half[0] - 1]
         else:
-            ascending = np.ascontiguousarray(keys.T)
-            ascending.sort(axis=1)
+            ascending = np.sort(keys.T, axis=1)
             highest = ascending[np.arange(len(half)), np.maximum(half - 1, 0)]
         left = (keys <= highest) & self.there
         more = np.flatnonzero(number_of(left) > half)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.moments import Band, narrow_sums, same_quartiles
+from cpu_fallback.moments import Band, Tile, narrow_sums, places, same_quartiles
 from gpu_spots.background.clip import STEPS, limit, unclipped
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array
@@ -29,6 +29,8 @@ TOP_VALUES = 1 << 18
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Sums = tuple[Floats, Floats]
+"""Sums of values, and of their squares, (p,) float64 each."""
 Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
 """Mean, population variance and variance of the first ``m`` values of some pixels."""
 
@@ -38,42 +40,68 @@ def tile_pixels(n_frames: int) -> int:
     return max(TILE, min(TILE_VALUES // n_frames, MOST_PIXELS))
 
 
-def store_sample(
-    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None = None
+def store_samples(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    method: Clip,
+    base: Counts | None = None,
+    low: Sums | None = None,
 ) -> None:
-    """Store the statistics of ascending rows (p, n) after the clip.
+    """Store the statistics of a tile after the clip.
 
-    ``base`` (p,): what was subtracted from rows of 8- or 16-bit values; None: nothing.
+    Args:
+        band: receiver of the statistics.
+        tile: place of the pixels, and which of their values are valid.
+        rows: (p, n): their values, ascending, valid ones first.
+        method: the clip.
+        base: (p,): what was subtracted from 8- or 16-bit values; None: nothing.
+        low: sums of the first values that `starts` took; None: unknown.
     """
+    if tile.usable is None:
+        _store_sample(band, tile.where, rows, method, base, low)
+        return
+    where, counts = places(tile.where), tile.usable.sum(axis=0)
+    for count in np.unique(counts):
+        alike = np.flatnonzero(counts == count)
+        of_low = None if low is None else (low[0][alike], low[1][alike])
+        _store_sample(
+            band, where[alike], rows[alike, : int(count)], method, _of(base, alike), of_low
+        )
+
+
+def _store_sample(
+    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None, low: Sums | None
+) -> None:
+    """Store the statistics of ascending rows (p, n) without invalid values."""
     n = rows.shape[1]
     m = int(method.start.kept[n])
     if m < 2:
         band.sample(where, rows[:, :m])
         return
     shift, width = float(method.start.shift[n]), float(method.start.width[n])
-    if base is not None:
-        _sample_short(band, where, rows, m, shift, width, base)
-        return
     if band.is_float:
         m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
-    elif band.is_wide:
+    elif band.is_wide or rows.itemsize == 8:
         m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
     else:
-        _sample_short(band, where, rows, m, shift, width)
+        low = narrow_sums(rows[:, :m]) if low is None else low
+        _sample_short(band, where, rows, m, shift, width, low, base)
         return
-    if isinstance(where, slice):
-        where = np.arange(where.start, where.stop)
-    band.sample_counted(where, rows, m_of_pixel, int)
+    band.sample_counted(places(where), rows, m_of_pixel, int)
 
 
 def starts(
     rows: Array, usable: NDArray[np.bool_] | None, method: Clip, *, is_short: bool
-) -> Floats:
+) -> tuple[Floats, Sums | None]:
     """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked.
+
+    Also returns the sums of the values that it comes from, of short values.
 
     ``is_short``: the values have 8 or 16 bits.
     """
     means = np.zeros(len(rows))
+    sums = (np.zeros(len(rows)), np.zeros(len(rows))) if is_short else None
     counts = None if usable is None else usable.sum(axis=0)
     for count in [rows.shape[1]] if counts is None else np.unique(counts):
         m = int(method.start.kept[count])
@@ -81,8 +109,10 @@ def starts(
             continue
         alike = slice(None) if counts is None else np.flatnonzero(counts == count)
         some = rows[alike]
-        if is_short:
-            mean, population, _ = _of_sums(float(m), *_shifted(m, *narrow_sums(some[:, :m]), None))
+        if sums is not None:
+            low = narrow_sums(some[:, :m])
+            sums[0][alike], sums[1][alike] = low
+            mean, population, _ = _of_sums(float(m), *_shifted(m, *low, None))
         else:
             of_rows = _of_floats if rows.dtype.kind == "f" else _of_integers
             moments, _ = of_rows(some[:, :count])
@@ -90,7 +120,7 @@ def starts(
         means[alike], _ = _start(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
-    return means
+    return means, sums
 
 
 def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
@@ -185,14 +215,15 @@ def _sample_short(
     m: int,
     shift: float,
     width: float,
+    low: Sums,
     base: Counts | None = None,
 ) -> None:
     """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
 
-    ``base`` (p,): what was subtracted from them; None: nothing.
+    ``low``: sums of the first ``m`` values. ``base`` (p,): what was subtracted from them; None:
+    nothing.
     """
     n_pixels, n = rows.shape
-    low = narrow_sums(rows[:, :m])
     mean, population, _ = _of_sums(float(m), *_shifted(m, *low, base))
     most = limit(*_start(mean, population, shift, width), 1.0)
     rest = narrow_sums(rows[:, m:])

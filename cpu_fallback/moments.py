@@ -28,12 +28,22 @@ IN_CACHE = 1 << 17
 class Tile:
     """Tile: some pixels of a band on all frames."""
 
-    where: slice
+    where: slice | NDArray[np.int64]
     """Flat indices of the pixels in the band."""
     values: Array
     """(n, p), the frames' dtype, counts: in a buffer which the next tile overwrites."""
     usable: NDArray[np.bool_] | None
     """(n, p) bool: which values are valid; None: all are."""
+
+    def of(self, pixels: NDArray[np.int64]) -> "Tile":
+        """Return copies of some of the pixels."""
+        usable = None if self.usable is None else self.usable.take(pixels, axis=1)
+        return Tile(places(self.where)[pixels], self.values.take(pixels, axis=1), usable)
+
+
+def places(where: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return flat indices as an array."""
+    return np.arange(where.start, where.stop) if isinstance(where, slice) else where
 
 
 def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
@@ -113,7 +123,7 @@ class Band:
             self.average[where], self.deviation[where], self.iqr[where] = _float_statistics(kept)
         else:
             self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(
-                kept, self.is_wide
+                kept, self.is_wide or kept.itemsize == 8
             )
             self.iqr4[where] = same_quartiles(kept)
 
