@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, moments_by_blocks, store_blocks
+from cpu_fallback.clip_blocks import TILE_VALUES, store_blocks
+from cpu_fallback.clip_short import compare
 from cpu_fallback.clip_values import Counts, Floats, starts, store_samples, tile_pixels
 from cpu_fallback.moments import Band, Tile, places, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
@@ -31,7 +32,7 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
     if method.levels is not None:
         return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
-        return moments_by_blocks(frames, method, validity)
+        return _by_blocks(frames, method, validity)
     band, size = Band(frames, validity), tile_pixels(len(frames))
     buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
     for tile in tiles(frames, validity, size):
@@ -39,6 +40,21 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
         band.load(tile, rows)
         rows.sort(axis=1)
         store_samples(band, tile, rows, method)
+    return band.moments()
+
+
+def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+    """Return the moments of a band whose blocks are compared."""
+    assert method.block_of_frame is not None
+    blocks, band = FrameBlocks.of(method.block_of_frame), Band(frames, validity)
+    size = max(1, TILE_VALUES // len(frames))
+    buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
+    for tile in tiles(frames, validity, size):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = compare(tile, blocks, method.block_shifts)
+        store_blocks(band, tile, rows, comparison, blocks)
     return band.moments()
 
 
@@ -92,7 +108,7 @@ def _levelled(
                 rows.sort(axis=1)
                 start, low = starts(rows, tile.usable, method, is_short=is_short)
             else:
-                comparison = Comparison(tile, blocks, method.block_shifts)
+                comparison = compare(tile, blocks, method.block_shifts)
                 start = comparison.mean
         if not is_short:
             _store_any(band, pixels, tile.values, tile.usable, above, start, blocks, method)
@@ -175,7 +191,7 @@ def _store_short(
         store_samples(band, levelled, rows, method, lowest)
     else:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            comparison = Comparison(levelled, blocks, method.block_shifts, lowest)
+            comparison = compare(levelled, blocks, method.block_shifts, lowest)
         store_blocks(band, levelled, rows, comparison, blocks, np.iinfo(np.uint16).max)
     if len(far):
         _set_extremes(band, where, extremes)
@@ -224,7 +240,7 @@ def _less_surface(
         for _ in range(LEVELLINGS):
             if blocks is not None:
                 levelled = Tile(tile.where, values, tile.usable)
-                start = Comparison(levelled, blocks, method.block_shifts).mean
+                start = compare(levelled, blocks, method.block_shifts).mean
             else:
                 rows = _ascending(values, tile.usable)
                 start, _ = starts(rows, tile.usable, method, is_short=False)
@@ -271,7 +287,7 @@ def _store_levelled(
     if blocks is not None:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             levelled = Tile(slice(0, len(where)), values, usable)
-            left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+            left = compare(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
     usable = np.ones(values.shape, bool) if usable is None else usable
     kept = usable if left is None else usable & left
     most = np.inf if band.is_float else np.iinfo(np.int64).max

@@ -15,36 +15,15 @@ from cpu_fallback.clip_values import (
     number_of,
     quartiles,
 )
-from cpu_fallback.moments import Band, Tile, places, tiles
-from cpu_fallback.trimmed import sorting_dtype
+from cpu_fallback.moments import Band, Tile, places
 from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_half
-from gpu_spots.background.methods import Clip
-from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import Array
 
 FEW_BLOCKS = 16
 """Blocks whose means are faster put in order by exchanges than pixel by pixel."""
 TILE_VALUES = 3 << 18
 """Values of a tile where blocks are compared: so many that threads seldom wait for the interpreter.
 """
-
-
-def moments_by_blocks(
-    frames: Array, method: Clip, validity: Validity
-) -> IntegerMoments | FloatMoments:
-    """Moments of a band whose blocks are compared."""
-    assert method.block_of_frame is not None
-    blocks = FrameBlocks.of(method.block_of_frame)
-    band = Band(frames, validity)
-    n_frames, n_pixels = len(frames), frames[0].size
-    step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, n_pixels), n_frames), sorting_dtype(frames.dtype))
-    for tile in tiles(frames, validity, step):
-        rows = buffer[: tile.values.shape[1]]
-        band.load(tile, rows)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            comparison = Comparison(tile, blocks, method.block_shifts)
-        store_blocks(band, tile, rows, comparison, blocks)
-    return band.moments()
 
 
 def store_blocks(
@@ -135,10 +114,11 @@ class Comparison:
         )
         if self.lowest is None or not self.equal:
             keys = self.means
-        left = self._lowest(half, keys)
-        bits = _bits(left)
+        self.first = self._lowest(half, keys)
+        """(b, p) bool: the blocks of lowest mean, which are taken first."""
+        bits = _bits(self.first)
         mean = _in_order(self.means, bits) / np.maximum(half, 1)
-        self.variance = self._pooled(left, bits, self.size(left))
+        self.variance = self._pooled(self.first, bits, self.size(self.first))
         error = np.divide(
             self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
         )
@@ -154,16 +134,25 @@ class Comparison:
             limit(mean, variance, self.quantum, self.number[0], BLOCK_MARGIN)
             for mean, variance in ((self.mean, self.variance), self._moments_of_all())
         )
-        highest = self.means.max(axis=0)
+        highest = self._highest()
         pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
         if len(pixels):
             left[:, pixels] = self._of(pixels)._steps(self.mean[pixels], self.variance[pixels])
         return left
 
+    def _highest(self) -> Floats:
+        """Return the highest mean of the blocks of each pixel."""
+        return self.means.max(axis=0)
+
     def _of(self, pixels: NDArray[np.int64]) -> "Comparison":
         """Return what `_steps` needs of some pixels; all blocks have valid values."""
-        part = copy(self)
+        part = self._part(pixels)
         part.totals = self.totals.take(pixels, axis=1)
+        return part
+
+    def _part(self, pixels: NDArray[np.int64]) -> "Comparison":
+        """Return the same without the totals."""
+        part = copy(self)
         part.scatters = self.scatters.take(pixels, axis=1)
         part.means = self.means.take(pixels, axis=1)
         part.there = self.there[:, : len(pixels)]
@@ -188,10 +177,17 @@ class Comparison:
 
         The first values of a row are those of the blocks that are ``left``, (b, p) bool.
         """
-        assert self.lowest is not None
-        kept = self.size(left)
+        self._store(band, where, rows, self.size(left), *self.sums_of(left))
+
+    def sums_of(self, left: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return sums of 8- or 16-bit values of the blocks left, less the lowest, and squares."""
         bits = _bits(left)
-        total, square = (_in_order(each, bits) for each in (self.sums, self.squares))
+        return _in_order(self.sums, bits), _in_order(self.squares, bits)
+
+    def _store(
+        self, band: Band, where: Any, rows: Array, kept: Counts, total: Floats, square: Floats
+    ) -> None:
+        assert self.lowest is not None
         band.kept[where], band.total[where] = kept, total + kept * self.lowest
         band.scatter_low[where] = exact_scatter(kept, total, square)
         band.iqr4[where] = quartiles(rows, kept)
@@ -209,7 +205,7 @@ class Comparison:
         else:
             ascending = np.sort(keys.T, axis=1)
             highest = ascending[np.arange(len(half)), np.maximum(half - 1, 0)]
-        left = (keys <= highest) & self.there
+        left = (keys <= highest) & self.there[:, : keys.shape[1]]
         more = np.flatnonzero(number_of(left) > half)
         if len(more):
             some = keys.take(more, axis=1)
