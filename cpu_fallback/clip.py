@@ -19,8 +19,10 @@ from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
-AT_ONCE = 1 << 15
-"""Values that are levelled at a time: what comes in between stays in the cache."""
+AT_ONCE = 1 << 17
+"""Values that are levelled at a time: what comes in between stays in the cache. With fewer, threads
+wait for the interpreter.
+"""
 MOST_CHANGED = 4
 """If levelling changes a value of fewer than one in so many pixels, only these are levelled."""
 

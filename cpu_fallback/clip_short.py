@@ -16,8 +16,8 @@ from cpu_fallback.moments import Band, Tile
 from gpu_spots.background.clip import lower_half
 from gpu_spots.model import Array
 
-IN_CACHE = 1 << 17
-"""Values that are squared at a time: 512 KB."""
+IN_CACHE = 1 << 18
+"""Values that are squared at a time: 1 MB."""
 FEW_BLOCKS = 64
 """Blocks that are faster put in order by exchanges of whole rows than pixel by pixel."""
 FEWEST_PIXELS = 16

@@ -22,8 +22,6 @@ tiles, threads wait for the interpreter.
 """
 FEWEST, FEW = 4, 16
 """In all but a few pixels at most that many values are left out, and one of that many more."""
-LONG_ROW = 24
-"""Values of a pixel that are faster added up along the row, without what comes in between."""
 TOP_VALUES = 1 << 18
 """Values whose cumulative sums are taken at a time."""
 
@@ -251,7 +249,7 @@ def _shifted(m: int, total: Floats, square: Floats, base: Counts | None) -> tupl
 
 
 def _some_left_out(
-    rows: Array, m: int, low: tuple[Floats, Floats], most: Floats, base: Counts | None
+    rows: Array, m: int, low: Sums, most: Floats, base: Counts | None
 ) -> tuple[Counts, Floats, Floats]:
     """Leave out the largest values of some pixels.
 
@@ -267,10 +265,10 @@ def _some_left_out(
     """
     n = rows.shape[1]
     columns = min(n - m, FEWEST + n // FEW)
-    if n - columns >= m + LONG_ROW:
+    if n - columns > m:
         more = narrow_sums(rows[:, m : n - columns])
-        low, m = (low[0] + more[0], low[1] + more[1]), n - columns
-    kept, total, square, beyond = _largest_left_out(rows, m, columns, low, most, base)
+        low = low[0] + more[0], low[1] + more[1]
+    kept, total, square, beyond = _largest_left_out(rows, columns, low, most, base)
     left = np.flatnonzero(beyond)
     while len(left) and columns < n - 2:
         columns = min(n - 2, 4 * max(1, columns))
@@ -280,7 +278,6 @@ def _some_left_out(
             some = rows[again]
             kept[again], total[again], square[again], beyond[again] = _largest_left_out(
                 some,
-                n - columns,
                 columns,
                 narrow_sums(some[:, : n - columns]),
                 most[again],
@@ -296,9 +293,8 @@ def _of(base: Counts | None, pixels: Any) -> Counts | None:
 
 def _largest_left_out(
     rows: Array,
-    m: int,
     columns: int,
-    low: tuple[Floats, Floats],
+    low: Sums,
     most: Floats,
     base: Counts | None,
 ) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
@@ -306,9 +302,8 @@ def _largest_left_out(
 
     Args:
         rows: (p, n): ascending 8- or 16-bit values.
-        m: ``n - columns`` or less.
         columns: values that are left out at most.
-        low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
+        low: sums of all others.
         most: (p,) float64, counts: limit of the first step.
         base: (p,) int64: what was subtracted from the values; None: nothing.
 
@@ -317,19 +312,16 @@ def _largest_left_out(
         and whether, in any step, ``columns`` or more were to be left out.
     """
     n_pixels, n = rows.shape
-    high = np.ascontiguousarray(rows[:, m:].T)
-    top = high[len(high) - columns :]
-    sums, squares = (np.empty((columns + 1, n_pixels)) for _ in "12")
-    sums[0], squares[0] = low
-    value = np.empty(n_pixels)
-    for i, column in enumerate(high, columns - len(high)):
-        at, to = (i, i + 1) if i >= 0 else (0, 0)
-        np.copyto(value, column)
-        np.add(sums[at], value, out=sums[to])
-        np.multiply(value, value, out=value)
-        np.add(squares[at], value, out=squares[to])
+    high = rows[:, n - columns :]
+    top = np.ascontiguousarray(high.T)
+    sums, squares = (np.empty((n_pixels, columns + 1)) for _ in "12")
+    sums[:, 0], squares[:, 0] = low
+    sums[:, 1:] = high
+    np.multiply(sums[:, 1:], sums[:, 1:], out=squares[:, 1:])
+    for each in (sums, squares):
+        np.cumsum(each, axis=1, out=each)
     # the difference of m*Q and S*S is exact below this
-    is_small = n * float(squares[-1].max(initial=0.0)) < 2.0**53
+    is_small = n * float(squares[:, -1].max(initial=0.0)) < 2.0**53
     of_type = np.iinfo(rows.dtype)
 
     of_pixel = np.zeros(n_pixels, np.int64)
@@ -346,7 +338,7 @@ def _largest_left_out(
         of_pixel[pixels] = found
         if step == STEPS - 1 or not len(pixels):
             break
-        at = found * n_pixels + pixels
+        at = found + pixels * (columns + 1)
         total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
         found += n - columns
         m_of = found.astype(np.float64)
@@ -354,7 +346,7 @@ def _largest_left_out(
         total = total if base is None else total + m_of * base[pixels]
         mean, _, variance = _of_sums(m_of, total, as_float(scatter))
         most = limit(*unclipped(mean, variance, 1.0), 1.0)
-    at = of_pixel * n_pixels + np.arange(n_pixels)
+    at = of_pixel + np.arange(n_pixels) * (columns + 1)
     total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
     return of_pixel + (n - columns), total, square, beyond
 
