@@ -117,6 +117,7 @@ def _levelled(
             continue
         changed = np.flatnonzero(np.logical_or(*_least_and_most(above, start)))
         if MOST_CHANGED * len(changed) > len(pixels):
+            del comparison
             _store_short(band, tile, rows, above, start, blocks, method)
             continue
         kept = _extremes(band, pixels[changed])
