@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpu_fallback import clip_short
 from cpu_fallback.blocks import FrameBlocks
 from cpu_fallback.clip_blocks import TILE_VALUES, store_blocks
 from cpu_fallback.clip_short import compare
@@ -49,7 +50,7 @@ def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoment
     """Return the moments of a band whose blocks are compared."""
     assert method.block_of_frame is not None
     blocks, band = FrameBlocks.of(method.block_of_frame), Band(frames, validity)
-    size = max(1, TILE_VALUES // len(frames))
+    size = clip_short.tile_pixels(frames, blocks, validity)
     buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
     for tile in tiles(frames, validity, size):
         rows = buffer[: tile.values.shape[1]]
@@ -93,7 +94,11 @@ def _levelled(
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
-    step = tile_pixels(n_frames) if blocks is None else max(1, TILE_VALUES // n_frames)
+    step = (
+        tile_pixels(n_frames)
+        if blocks is None
+        else clip_short.tile_pixels(frames, blocks, validity)
+    )
     of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
     buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):

@@ -21,7 +21,7 @@ from gpu_spots.model import Array
 
 FEW_BLOCKS = 16
 """Blocks whose means are faster put in order by exchanges than pixel by pixel."""
-TILE_VALUES = 3 << 19
+TILE_VALUES = 3 << 18
 """Values of a tile where blocks are compared: so many that threads seldom wait for the interpreter.
 """
 

@@ -10,18 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import Comparison
+from cpu_fallback.clip_blocks import TILE_VALUES, Comparison
 from cpu_fallback.clip_values import Counts, Floats, number_of
 from cpu_fallback.moments import Band, Tile
 from gpu_spots.background.clip import lower_half
-from gpu_spots.model import Array
+from gpu_spots.model import Array, Validity
 
 IN_CACHE = 1 << 18
 """Values that are squared at a time: 1 MB."""
 FEW_BLOCKS = 64
 """Blocks that are faster put in order by exchanges of whole rows than pixel by pixel."""
+LONG_BLOCK = 6
+"""Values of a block from which on sums take so little memory that a tile may be twice as large."""
 FEWEST_PIXELS = 16
 """Pixels of a tile, at least."""
+
+
+def tile_pixels(frames: Array, blocks: FrameBlocks, validity: Validity) -> int:
+    """Return the pixels of a tile of a band: more where comparisons of long blocks are short."""
+    pixels = max(1, TILE_VALUES // len(frames))
+    is_whole = frames.dtype.kind != "f" and validity.bounds(frames.dtype) == Validity().bounds(
+        frames.dtype
+    )
+    is_long = _are_short(frames, blocks) and int(blocks.begin[1]) >= LONG_BLOCK
+    return 2 * pixels if is_whole and is_long else pixels
+
+
+def _are_short(values: Array, blocks: FrameBlocks) -> bool:
+    """Return whether values have 8 or 16 bits, and blocks one size."""
+    sizes = np.diff(blocks.begin)
+    is_short = values.dtype.kind != "f" and values.dtype.itemsize <= 2
+    return is_short and len(sizes) <= FEW_BLOCKS and bool((sizes == sizes[0]).all())
 
 
 def compare(
@@ -31,10 +50,8 @@ def compare(
 
     ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing.
     """
-    values, sizes = tile.values, np.diff(blocks.begin)
-    is_short = values.dtype.kind != "f" and values.dtype.itemsize <= 2
-    is_equal = len(sizes) <= FEW_BLOCKS and bool((sizes == sizes[0]).all())
-    if is_short and is_equal and tile.usable is None and values.shape[1] >= FEWEST_PIXELS:
+    is_whole = tile.usable is None and tile.values.shape[1] >= FEWEST_PIXELS
+    if is_whole and _are_short(tile.values, blocks):
         return ShortComparison(tile, blocks, shifts, base)
     return Comparison(tile, blocks, shifts, base)
 
