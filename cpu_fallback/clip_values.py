@@ -78,9 +78,10 @@ def _store_sample(
         band.sample(where, rows[:, :m])
         return
     shift, width = float(method.start.shift[n]), float(method.start.width[n])
+    is_known_short = base is not None or low is not None
     if band.is_float:
         m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
-    elif band.is_wide or rows.itemsize == 8:
+    elif band.is_wide and not is_known_short:
         m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
     else:
         low = narrow_sums(rows[:, :m]) if low is None else low
@@ -111,14 +112,29 @@ def starts(
             low = narrow_sums(some[:, :m])
             sums[0][alike], sums[1][alike] = low
             mean, population, _ = _of_sums(float(m), *_shifted(m, *low, None))
-        else:
-            of_rows = _of_floats if rows.dtype.kind == "f" else _of_integers
-            moments, _ = of_rows(some[:, :count])
+        elif rows.dtype.kind == "f":
+            moments, _ = _of_floats(some[:, :m])
             mean, population, _ = moments(np.full(len(some), m), np.arange(len(some)))
+        else:
+            mean, population = _of_lowest(some[:, :m])
         means[alike], _ = _start(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
     return means, sums
+
+
+def _of_lowest(rows: Array) -> tuple[Floats, Floats]:
+    """Return mean and population variance (p,) of ascending integer rows (p, m) of any size."""
+    m, lowest = rows.shape[1], rows[:, :1].astype(np.int64)
+    span = int((rows[:, -1] - lowest[:, 0]).max(initial=0))
+    if m * span**2 >= 2**53 or (m * span) ** 2 >= 2**63:
+        moments, _ = _of_integers(rows)
+        mean, population, _ = moments(np.full(len(rows), m), np.arange(len(rows)))
+        return mean, population
+    total, square = narrow_sums(rows - lowest)
+    scatter = as_float(exact_scatter(m, total, square))
+    mean, population, _ = _of_sums(float(m), total + m * lowest[:, 0], scatter)
+    return mean, population
 
 
 def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:

@@ -124,7 +124,7 @@ class Band:
             self.average[where], self.deviation[where], self.iqr[where] = _float_statistics(kept)
         else:
             self.total[where], self.scatter_low[where], self.scatter_high[where] = _exact_sums(
-                kept, self.is_wide or kept.itemsize == 8
+                kept, self.is_wide
             )
             self.iqr4[where] = same_quartiles(kept)
 
