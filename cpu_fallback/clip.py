@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpu_fallback import clip_short
 from cpu_fallback.blocks import FrameBlocks
-from cpu_fallback.clip_blocks import TILE_VALUES, Comparison, leave_out, moments_by_blocks
-from cpu_fallback.clip_values import Counts, Floats, starts, store_sample, tile_pixels
-from cpu_fallback.moments import Band, Tile, row_dtype, tiles, transpose
+from cpu_fallback.clip_blocks import TILE_VALUES, store_blocks
+from cpu_fallback.clip_short import compare
+from cpu_fallback.clip_values import Counts, Floats, starts, store_samples, tile_pixels
+from cpu_fallback.moments import Band, Tile, places, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
-from gpu_spots.background.clip import LEVELLINGS, at_run_level
+from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
 
-AT_ONCE = 1 << 15
-"""Values that are levelled at a time: what comes in between stays in the cache."""
+AT_ONCE = 1 << 17
+"""Values that are levelled at a time: what comes in between stays in the cache. With fewer, threads
+wait for the interpreter.
+"""
+MOST_CHANGED = 4
+"""If levelling changes a value of fewer than one in so many pixels, only these are levelled."""
 
 
 def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
@@ -29,20 +35,29 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
     if method.levels is not None:
         return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
-        return moments_by_blocks(frames, method, validity)
+        return _by_blocks(frames, method, validity)
     band, size = Band(frames, validity), tile_pixels(len(frames))
     buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
     for tile in tiles(frames, validity, size):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
         rows.sort(axis=1)
-        if tile.usable is None:
-            store_sample(band, tile.where, rows, method)
-            continue
-        where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
-        for count in np.unique(counts):
-            alike = counts == count
-            store_sample(band, where[alike], rows[alike, : int(count)], method)
+        store_samples(band, tile, rows, method)
+    return band.moments()
+
+
+def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
+    """Return the moments of a band whose blocks are compared."""
+    assert method.block_of_frame is not None
+    blocks, band = FrameBlocks.of(method.block_of_frame), Band(frames, validity)
+    size = clip_short.tile_pixels(frames, blocks, validity)
+    buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
+    for tile in tiles(frames, validity, size):
+        rows = buffer[: tile.values.shape[1]]
+        band.load(tile, rows)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = compare(tile, blocks, method.block_shifts)
+        store_blocks(band, tile, rows, comparison, blocks)
     return band.moments()
 
 
@@ -81,49 +96,67 @@ def _levelled(
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
     n_frames = len(frames)
-    step = tile_pixels(n_frames) if blocks is None else max(1, TILE_VALUES // n_frames)
+    step = (
+        tile_pixels(n_frames)
+        if blocks is None
+        else clip_short.tile_pixels(frames, blocks, validity)
+    )
     of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
     buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):
         rows = buffer[: tile.values.shape[1]]
         band.load(tile, rows)
+        pixels = places(tile.where)
         if method.surface is not None:
-            pixels = np.arange(tile.where.start, tile.where.stop)
             values = _less_surface(tile, method, blocks, np.divmod(pixels, frames.shape[2]))
             _store_levelled(band, pixels, values, tile.usable, blocks, method)
             continue
+        comparison, low = None, None
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             if blocks is None:
                 rows.sort(axis=1)
-                start = starts(rows, tile.usable, method, is_short=is_short)
+                start, low = starts(rows, tile.usable, method, is_short=is_short)
             else:
-                start = _start_of_blocks(tile, blocks, method)
+                comparison = compare(tile, blocks, method.block_shifts)
+                start = comparison.start(method)
             start = method.following(start)
-        where = np.arange(tile.where.start, tile.where.stop)
         if not is_short:
-            _store_any(band, where, tile.values, tile.usable, above, start, blocks, method)
+            _store_any(band, pixels, tile.values, tile.usable, above, start, blocks, method)
             continue
-        lowest, far = _bounds(tile, above, start)
-        rest = tile.values[:, far], None if tile.usable is None else tile.usable[:, far]
-        extremes = band.max[where[far]], band.arg[where[far]]
-        _store_short(
-            band, tile, rows.view(f"u{rows.itemsize}"), above, start, lowest, blocks, method
-        )
-        if len(far):
-            band.max[where[far]], band.arg[where[far]] = extremes
-            _store_any(band, where[far], *rest, above, start[far], blocks, method)
+        changed = np.flatnonzero(np.logical_or(*_least_and_most(above, start)))
+        if MOST_CHANGED * len(changed) > len(pixels):
+            del comparison
+            _store_short(band, tile, rows, above, start, blocks, method)
+            continue
+        kept = _extremes(band, pixels[changed])
+        if comparison is None or blocks is None:
+            store_samples(band, tile, rows, method, low=low)
+        else:
+            store_blocks(band, tile, rows, comparison, blocks)
+        if len(changed):
+            _set_extremes(band, pixels[changed], kept)
+            some = tile.of(changed)
+            _store_short(band, some, rows[: len(changed)], above, start[changed], blocks, method)
     return band.moments()
 
 
-def _start_of_blocks(tile: Tile, blocks: FrameBlocks, method: Clip) -> Floats:
-    """Return the background (p,) that values are levelled by, counts, at the level of the run."""
-    levels = method.block_levels()
-    comparison = Comparison(tile, blocks, method.block_shifts, levels=levels)
-    if levels is None:
-        return comparison.mean
-    # the lower half is rather that of low levels than of low noise
-    mean = comparison.of_half
-    return at_run_level(mean, comparison.above, method.following(mean))
+def _extremes(band: Band, where: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Return the maxima of some pixels, and the frames they are on."""
+    return band.max[where], band.arg[where]
+
+
+def _set_extremes(band: Band, where: NDArray[np.int64], found: tuple[Array, Array]) -> None:
+    """Set them again, as a pixel that was taken for masked lost them."""
+    band.max[where], band.arg[where] = found
+
+
+def _least_and_most(above: Counts, start: Floats) -> tuple[Counts, Counts]:
+    """Return bounds of what is subtracted of the values of each pixel, (p,) int64 each.
+
+    They are what is subtracted on the darkest frame and on the brightest one, in any order.
+    """
+    sixteenths = _sixteenths(start)
+    return _part(int(above.min()), sixteenths), _part(int(above.max()), sixteenths)
 
 
 def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[np.int64]]:
@@ -138,11 +171,9 @@ def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[n
         limits = np.iinfo(values.dtype)
         least = values.min(axis=0, where=usable, initial=limits.max)
         most = values.max(axis=0, where=usable, initial=limits.min)
-    of_least, of_most = (
-        _part(int(each), _sixteenths(start)) for each in (above.min(), above.max())
-    )
-    lowest = least - np.maximum(of_least, of_most)
-    return lowest, np.flatnonzero(most - np.minimum(of_least, of_most) - lowest >= 1 << 16)
+    parts = _least_and_most(above, start)
+    lowest = least - np.maximum(*parts)
+    return lowest, np.flatnonzero(most - np.minimum(*parts) - lowest >= 1 << 16)
 
 
 def _store_short(
@@ -151,35 +182,31 @@ def _store_short(
     rows: Array,
     above: Counts,
     start: Floats,
-    lowest: Counts,
     blocks: FrameBlocks | None,
     method: Clip,
 ) -> None:
     """Store the statistics of the levelled values of a tile of 8- or 16-bit values.
 
-    They are correct for pixels whose values are less than 2^16 above ``lowest``, (p,).
+    ``tile.values`` and ``rows`` are overwritten.
     """
-    levelled = Tile(tile.where, _less_short(tile.values, above, start, lowest), tile.usable)
+    lowest, far = _bounds(tile, above, start)
+    where = places(tile.where)[far]
+    rest, extremes = tile.of(far), _extremes(band, where)
+    rows = rows.view(f"u{rows.itemsize}")
+    levelled = replace(tile, values=_less_short(tile.values, above, start, lowest))
     if tile.usable is not None:
         levelled.values[~tile.usable] = np.iinfo(np.uint16).max
     transpose(levelled.values, rows)
-    left = None
-    if blocks is not None:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            comparison = Comparison(levelled, blocks, method.block_shifts, lowest)
-            left = comparison.left()
-        leave_out(rows, left, blocks, np.iinfo(np.uint16).max)
+    if blocks is None:
         rows.sort(axis=1)
-        comparison.store(band, tile.where, rows, left)
-        return
-    rows.sort(axis=1)
-    if tile.usable is None:
-        store_sample(band, tile.where, rows, method, lowest)
-        return
-    where, counts = np.arange(tile.where.start, tile.where.stop), tile.usable.sum(axis=0)
-    for count in np.unique(counts):
-        alike = counts == count
-        store_sample(band, where[alike], rows[alike, : int(count)], method, lowest[alike])
+        store_samples(band, levelled, rows, method, lowest)
+    else:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            comparison = compare(levelled, blocks, method.block_shifts, lowest)
+        store_blocks(band, levelled, rows, comparison, blocks, np.iinfo(np.uint16).max)
+    if len(far):
+        _set_extremes(band, where, extremes)
+        _store_any(band, where, rest.values, rest.usable, above, start[far], blocks, method)
 
 
 def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> NDArray[np.uint16]:
@@ -219,27 +246,49 @@ def _less_surface(
     """
     assert method.surface is not None
     above = method.surface.of_pixels(*place) - (1 << FACTOR_BITS)
+    # then no value is cut at the ends of its range, and what was subtracted before cancels out
+    is_small = tile.values.dtype.kind != "f" and tile.values.itemsize <= 2
+    is_small = is_small and int(np.abs(above).max(initial=0)) < 1 << 24
     values, before = tile.values, None
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for _ in range(LEVELLINGS):
             if blocks is not None:
-                start = _start_of_blocks(Tile(tile.where, values, tile.usable), blocks, method)
+                levelled = Tile(tile.where, values, tile.usable)
+                start = compare(levelled, blocks, method.block_shifts).start(method)
             else:
                 rows = _ascending(values, tile.usable)
-                start = starts(rows, tile.usable, method, is_short=False)
+                start, _ = starts(rows, tile.usable, method, is_short=False)
             start = method.following(start)
+            if is_small:
+                values = tile.values - _part(above, _sixteenths(start))
+                continue
             values = _less(values, tile.values.dtype, above, start, before)
             before = start
     return values
 
 
 def _ascending(values: Array, kept: NDArray[np.bool_] | None) -> Array:
-    """Return the values (n, p) that are kept in ascending rows (p, n), others behind them."""
-    is_float = values.dtype.kind == "f"
-    wide = values.astype(np.float64 if is_float else np.int64)
+    """Return the values (n, p) that are kept in ascending rows (p, n), others behind them.
+
+    Integers have 32 bits where they fit, which are sorted faster than 64.
+    """
+    kind, largest = _type_of(values)
+    rows = np.empty(values.shape[::-1], kind)
+    transpose(values, rows)
     if kept is not None:
-        wide[~kept] = np.inf if is_float else np.iinfo(np.int64).max
-    return np.sort(wide.T, axis=1)
+        np.copyto(rows, largest, where=~kept.T)
+    rows.sort(axis=1)
+    return rows
+
+
+def _type_of(values: Array) -> tuple[np.dtype[Any], float | int]:
+    """Return the type in which values are sorted, and its largest value."""
+    if values.dtype.kind == "f":
+        return np.dtype(np.float64), np.inf
+    limits = np.iinfo(np.int32)
+    if limits.min <= values.min(initial=0) and values.max(initial=0) < limits.max:
+        return np.dtype(np.int32), limits.max
+    return np.dtype(np.int64), np.iinfo(np.int64).max
 
 
 def _store_any(
@@ -271,19 +320,14 @@ def _store_levelled(
     if blocks is not None:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             levelled = Tile(slice(0, len(where)), values, usable)
-            left = Comparison(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
+            left = compare(levelled, blocks, method.block_shifts).left()[blocks.of_frame]
     usable = np.ones(values.shape, bool) if usable is None else usable
     kept = usable if left is None else usable & left
-    most = np.inf if band.is_float else np.iinfo(np.int64).max
-    rows = np.where(kept, values, most).T
-    rows.sort(axis=1)
-    counts = kept.sum(axis=0)
+    rows = _ascending(values, None if kept.all() else kept)
     if left is not None:
-        band.sample_counted(where, rows, counts, int)
+        band.sample_counted(where, rows, kept.sum(axis=0), int)
         return
-    for count in np.unique(counts):
-        alike = counts == count
-        store_sample(band, where[alike], rows[alike, : int(count)], method)
+    store_samples(band, Tile(where, values, usable), rows, method)
 
 
 def _less(
@@ -307,7 +351,7 @@ def _less(
     if before is not None:
         left += _part(above, _sixteenths(before))
     lowest = int(np.iinfo(dtype).min) - 2**30
-    return np.clip(left, lowest, lowest + 2**32 - 1)
+    return np.clip(left, lowest, lowest + 2**32 - 1, out=left)
 
 
 def _sixteenths(background: Floats) -> Counts:
@@ -317,4 +361,7 @@ def _sixteenths(background: Floats) -> Counts:
 
 def _part(above: Counts | int, sixteenths: Counts) -> Counts:
     """Return what is subtracted of a value: ``above``, in 2^-16, times the background."""
-    return (above * sixteenths + (1 << 19)) >> 20
+    part = above * sixteenths
+    part += 1 << 19
+    part >>= 20
+    return part

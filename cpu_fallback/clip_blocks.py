@@ -15,51 +15,52 @@ from cpu_fallback.clip_values import (
     number_of,
     quartiles,
 )
-from cpu_fallback.moments import Band, Tile, tiles
-from cpu_fallback.trimmed import sorting_dtype
-from gpu_spots.background.clip import BLOCK_MARGIN, BLOCK_STEPS, limit, lower_half
+from cpu_fallback.moments import Band, Tile, places
+from gpu_spots.background.clip import (
+    BLOCK_MARGIN,
+    BLOCK_STEPS,
+    at_run_level,
+    limit,
+    lower_half,
+)
 from gpu_spots.background.methods import Clip
-from gpu_spots.model import FACTOR_BITS, Array, FloatMoments, IntegerMoments, Validity
+from gpu_spots.model import FACTOR_BITS, Array
 
-FEW_BLOCKS = 16
-"""Blocks whose means are faster put in order by exchanges than pixel by pixel."""
 LEVEL_1 = 2.0**FACTOR_BITS
 """The level of the run."""
+FEW_BLOCKS = 16
+"""Blocks whose means are faster put in order by exchanges than pixel by pixel."""
 TILE_VALUES = 3 << 18
 """Values of a tile where blocks are compared: so many that threads seldom wait for the interpreter.
 """
 
 
-def moments_by_blocks(
-    frames: Array, method: Clip, validity: Validity
-) -> IntegerMoments | FloatMoments:
-    """Moments of a band whose blocks are compared."""
-    assert method.block_of_frame is not None
-    blocks = FrameBlocks.of(method.block_of_frame)
-    band = Band(frames, validity)
-    n_frames, n_pixels = len(frames), frames[0].size
-    step = max(1, TILE_VALUES // n_frames)
-    buffer = np.empty((min(step, n_pixels), n_frames), sorting_dtype(frames.dtype))
-    for tile in tiles(frames, validity, step):
-        rows = buffer[: tile.values.shape[1]]
-        band.load(tile, rows)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            comparison = Comparison(tile, blocks, method.block_shifts)
-            left = comparison.left()
-        leave_out(rows, left, blocks, band.limits.max)
-        rows.sort(axis=1)
-        if comparison.lowest is not None:
-            comparison.store(band, tile.where, rows, left)
-        elif tile.usable is None and left.all():
-            band.sample(tile.where, rows)
-        else:
-            counts = comparison.size(left)
-            where = np.arange(tile.where.start, tile.where.stop)
-            band.sample_counted(where, rows, counts, int)
-    return band.moments()
+def store_blocks(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    comparison: "Comparison",
+    blocks: FrameBlocks,
+    largest: int | None = None,
+) -> None:
+    """Store the statistics of a tile without the blocks that stand out.
+
+    ``rows`` (p, n) are its values, in any order; they are overwritten. ``largest``: of their type;
+    None: of the type of the frames.
+    """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        left = comparison.left()
+    _leave_out(rows, left, blocks, band.limits.max if largest is None else largest)
+    rows.sort(axis=1)
+    if comparison.lowest is not None:
+        comparison.store(band, tile.where, rows, left)
+    elif tile.usable is None and left.all():
+        band.sample(tile.where, rows)
+    else:
+        band.sample_counted(places(tile.where), rows, comparison.size(left), int)
 
 
-def leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
+def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
     """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
     values, n_frames = rows.reshape(-1), rows.shape[1]
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
@@ -76,17 +77,11 @@ class Comparison:
     """The blocks of some pixels, (b, p) each, while it is decided which are kept."""
 
     def __init__(
-        self,
-        tile: Tile,
-        blocks: FrameBlocks,
-        shifts: Floats,
-        base: Counts | None = None,
-        levels: Counts | None = None,
+        self, tile: Tile, blocks: FrameBlocks, shifts: Floats, base: Counts | None = None
     ) -> None:
         """Compare the blocks of a tile.
 
-        ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing. ``levels`` (b,):
-        mean level of the frames of each block, 2^-16; None: that of the run.
+        ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing.
         """
         is_float = tile.values.dtype.kind == "f"
         self.quantum = 0.0 if is_float else 1.0
@@ -128,21 +123,28 @@ class Comparison:
         )
         if self.lowest is None or not self.equal:
             keys = self.means
-        left = self._lowest(half, keys)
-        bits = _bits(left)
+        self.first = self._lowest(half, keys)
+        """(b, p) bool: the blocks of lowest mean, which are taken first."""
+        bits = _bits(self.first)
         mean = _in_order(self.means, bits) / np.maximum(half, 1)
-        self.variance = self._pooled(left, bits, self.size(left))
+        self.of_first = mean
+        """(p,) float64, counts: mean of these blocks."""
+        self.variance = self._pooled(self.first, bits, self.size(self.first))
         error = np.divide(
             self.variance * n_blocks, n_values, out=np.zeros_like(mean), where=n_values > 0
         )
         self.mean = mean + shifts[n_blocks] * np.sqrt(error)
-        self.of_half, self.above = mean, np.zeros(0)
-        """(p,) float64 each: mean of the lower half of the blocks, counts; with levels, that of
-        these, less 1.
-        """
-        if levels is not None:
-            level = _in_order(levels.astype(np.float64)[:, None], bits)
-            self.above = (level - LEVEL_1 * half) / (LEVEL_1 * np.maximum(half, 1))
+
+    def start(self, method: Clip) -> Floats:
+        """Return the background (p,) that values are levelled by, counts, at the run's level."""
+        levels = method.block_levels()
+        if levels is None:
+            return self.mean
+        # the lowest blocks are rather those of low levels than of low noise
+        mean, half = self.of_first, number_of(self.first)
+        level = np.einsum("b,bp->p", levels.astype(np.float64), self.first)
+        above = (level - LEVEL_1 * half) / (LEVEL_1 * np.maximum(half, 1))
+        return at_run_level(mean, above, method.following(mean))
 
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""
@@ -154,16 +156,25 @@ class Comparison:
             limit(mean, variance, self.quantum, self.number[0], BLOCK_MARGIN)
             for mean, variance in ((self.mean, self.variance), self._moments_of_all())
         )
-        highest = self.means.max(axis=0)
+        highest = self._highest()
         pixels = np.flatnonzero(~((highest <= most) & (highest <= then)))
         if len(pixels):
             left[:, pixels] = self._of(pixels)._steps(self.mean[pixels], self.variance[pixels])
         return left
 
+    def _highest(self) -> Floats:
+        """Return the highest mean of the blocks of each pixel."""
+        return self.means.max(axis=0)
+
     def _of(self, pixels: NDArray[np.int64]) -> "Comparison":
         """Return what `_steps` needs of some pixels; all blocks have valid values."""
-        part = copy(self)
+        part = self._part(pixels)
         part.totals = self.totals.take(pixels, axis=1)
+        return part
+
+    def _part(self, pixels: NDArray[np.int64]) -> "Comparison":
+        """Return the same without the totals."""
+        part = copy(self)
         part.scatters = self.scatters.take(pixels, axis=1)
         part.means = self.means.take(pixels, axis=1)
         part.there = self.there[:, : len(pixels)]
@@ -183,21 +194,28 @@ class Comparison:
                 mean, variance = self._moments(left)
         return left
 
-    def store(self, band: Band, where: slice, rows: Array, left: NDArray[np.bool_]) -> None:
+    def store(self, band: Band, where: Any, rows: Array, left: NDArray[np.bool_]) -> None:
         """Store the statistics of ascending 8- or 16-bit rows (p, n).
 
         The first values of a row are those of the blocks that are ``left``, (b, p) bool.
         """
-        assert self.lowest is not None
-        kept = self.size(left)
+        self._store(band, where, rows, self.size(left), *self.sums_of(left))
+
+    def sums_of(self, left: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return sums of 8- or 16-bit values of the blocks left, less the lowest, and squares."""
         bits = _bits(left)
-        total, square = (_in_order(each, bits) for each in (self.sums, self.squares))
+        return _in_order(self.sums, bits), _in_order(self.squares, bits)
+
+    def _store(
+        self, band: Band, where: Any, rows: Array, kept: Counts, total: Floats, square: Floats
+    ) -> None:
+        assert self.lowest is not None
         band.kept[where], band.total[where] = kept, total + kept * self.lowest
         band.scatter_low[where] = exact_scatter(kept, total, square)
         band.iqr4[where] = quartiles(rows, kept)
         masked = np.flatnonzero(kept < 2)
         if len(masked):
-            band.sample(where.start + masked, rows[masked, :0])
+            band.sample(places(where)[masked], rows[masked, :0])
 
     def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run.
@@ -207,10 +225,9 @@ class Comparison:
         if self.equal and len(keys) <= FEW_BLOCKS:
             highest = _ascending(keys)[half[0] - 1]
         else:
-            ascending = np.ascontiguousarray(keys.T)
-            ascending.sort(axis=1)
+            ascending = np.sort(keys.T, axis=1)
             highest = ascending[np.arange(len(half)), np.maximum(half - 1, 0)]
-        left = (keys <= highest) & self.there
+        left = (keys <= highest) & self.there[:, : keys.shape[1]]
         more = np.flatnonzero(number_of(left) > half)
         if len(more):
             some = keys.take(more, axis=1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback.moments import Band, narrow_sums, same_quartiles
+from cpu_fallback.moments import Band, Tile, narrow_sums, places, same_quartiles
 from gpu_spots.background.clip import STEPS, limit, unclipped
 from gpu_spots.background.methods import Clip
 from gpu_spots.model import Array
@@ -22,13 +22,13 @@ tiles, threads wait for the interpreter.
 """
 FEWEST, FEW = 4, 16
 """In all but a few pixels at most that many values are left out, and one of that many more."""
-LONG_ROW = 24
-"""Values of a pixel that are faster added up along the row, without what comes in between."""
 TOP_VALUES = 1 << 18
 """Values whose cumulative sums are taken at a time."""
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Sums = tuple[Floats, Floats]
+"""Sums of values, and of their squares, (p,) float64 each."""
 Moments = Callable[[Counts, NDArray[np.int64]], tuple[Floats, Floats, Floats]]
 """Mean, population variance and variance of the first ``m`` values of some pixels."""
 
@@ -38,42 +38,69 @@ def tile_pixels(n_frames: int) -> int:
     return max(TILE, min(TILE_VALUES // n_frames, MOST_PIXELS))
 
 
-def store_sample(
-    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None = None
+def store_samples(
+    band: Band,
+    tile: Tile,
+    rows: Array,
+    method: Clip,
+    base: Counts | None = None,
+    low: Sums | None = None,
 ) -> None:
-    """Store the statistics of ascending rows (p, n) after the clip.
+    """Store the statistics of a tile after the clip.
 
-    ``base`` (p,): what was subtracted from rows of 8- or 16-bit values; None: nothing.
+    Args:
+        band: receiver of the statistics.
+        tile: place of the pixels, and which of their values are valid.
+        rows: (p, n): their values, ascending, valid ones first.
+        method: the clip.
+        base: (p,): what was subtracted from 8- or 16-bit values; None: nothing.
+        low: sums of the first values that `starts` took; None: unknown.
     """
+    if tile.usable is None:
+        _store_sample(band, tile.where, rows, method, base, low)
+        return
+    where, counts = places(tile.where), tile.usable.sum(axis=0)
+    for count in np.unique(counts):
+        alike = np.flatnonzero(counts == count)
+        of_low = None if low is None else (low[0][alike], low[1][alike])
+        _store_sample(
+            band, where[alike], rows[alike, : int(count)], method, _of(base, alike), of_low
+        )
+
+
+def _store_sample(
+    band: Band, where: Any, rows: Array, method: Clip, base: Counts | None, low: Sums | None
+) -> None:
+    """Store the statistics of ascending rows (p, n) without invalid values."""
     n = rows.shape[1]
     m = int(method.start.kept[n])
     if m < 2:
         band.sample(where, rows[:, :m])
         return
     shift, width = float(method.start.shift[n]), float(method.start.width[n])
-    if base is not None:
-        _sample_short(band, where, rows, m, shift, width, base)
-        return
+    is_known_short = base is not None or low is not None
     if band.is_float:
         m_of_pixel = _steps(*_of_floats(rows), len(rows), m, shift, width, 0.0)
-    elif band.is_wide:
+    elif band.is_wide and not is_known_short:
         m_of_pixel = _steps(*_of_integers(rows), len(rows), m, shift, width, 1.0)
     else:
-        _sample_short(band, where, rows, m, shift, width)
+        low = narrow_sums(rows[:, :m]) if low is None else low
+        _sample_short(band, where, rows, m, shift, width, low, base)
         return
-    if isinstance(where, slice):
-        where = np.arange(where.start, where.stop)
-    band.sample_counted(where, rows, m_of_pixel, int)
+    band.sample_counted(places(where), rows, m_of_pixel, int)
 
 
 def starts(
     rows: Array, usable: NDArray[np.bool_] | None, method: Clip, *, is_short: bool
-) -> Floats:
+) -> tuple[Floats, Sums | None]:
     """Return the first background (p,) for the clip of ascending rows (p, n); 0 if masked.
+
+    Also returns the sums of the values that it comes from, of short values.
 
     ``is_short``: the values have 8 or 16 bits.
     """
     means = np.zeros(len(rows))
+    sums = (np.zeros(len(rows)), np.zeros(len(rows))) if is_short else None
     counts = None if usable is None else usable.sum(axis=0)
     for count in [rows.shape[1]] if counts is None else np.unique(counts):
         m = int(method.start.kept[count])
@@ -81,16 +108,33 @@ def starts(
             continue
         alike = slice(None) if counts is None else np.flatnonzero(counts == count)
         some = rows[alike]
-        if is_short:
-            mean, population, _ = _of_sums(float(m), *_shifted(m, *narrow_sums(some[:, :m]), None))
-        else:
-            of_rows = _of_floats if rows.dtype.kind == "f" else _of_integers
-            moments, _ = of_rows(some[:, :count])
+        if sums is not None:
+            low = narrow_sums(some[:, :m])
+            sums[0][alike], sums[1][alike] = low
+            mean, population, _ = _of_sums(float(m), *_shifted(m, *low, None))
+        elif rows.dtype.kind == "f":
+            moments, _ = _of_floats(some[:, :m])
             mean, population, _ = moments(np.full(len(some), m), np.arange(len(some)))
+        else:
+            mean, population = _of_lowest(some[:, :m])
         means[alike], _ = _start(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
-    return means
+    return means, sums
+
+
+def _of_lowest(rows: Array) -> tuple[Floats, Floats]:
+    """Return mean and population variance (p,) of ascending integer rows (p, m) of any size."""
+    m, lowest = rows.shape[1], rows[:, :1].astype(np.int64)
+    span = int((rows[:, -1] - lowest[:, 0]).max(initial=0))
+    if m * span**2 >= 2**53 or (m * span) ** 2 >= 2**63:
+        moments, _ = _of_integers(rows)
+        mean, population, _ = moments(np.full(len(rows), m), np.arange(len(rows)))
+        return mean, population
+    total, square = narrow_sums(rows - lowest)
+    scatter = as_float(exact_scatter(m, total, square))
+    mean, population, _ = _of_sums(float(m), total + m * lowest[:, 0], scatter)
+    return mean, population
 
 
 def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
@@ -185,14 +229,15 @@ def _sample_short(
     m: int,
     shift: float,
     width: float,
+    low: Sums,
     base: Counts | None = None,
 ) -> None:
     """Store the statistics of ascending rows (p, n) of 8- or 16-bit values after the clip.
 
-    ``base`` (p,): what was subtracted from them; None: nothing.
+    ``low``: sums of the first ``m`` values. ``base`` (p,): what was subtracted from them; None:
+    nothing.
     """
     n_pixels, n = rows.shape
-    low = narrow_sums(rows[:, :m])
     mean, population, _ = _of_sums(float(m), *_shifted(m, *low, base))
     most = limit(*_start(mean, population, shift, width), 1.0)
     rest = narrow_sums(rows[:, m:])
@@ -220,7 +265,7 @@ def _shifted(m: int, total: Floats, square: Floats, base: Counts | None) -> tupl
 
 
 def _some_left_out(
-    rows: Array, m: int, low: tuple[Floats, Floats], most: Floats, base: Counts | None
+    rows: Array, m: int, low: Sums, most: Floats, base: Counts | None
 ) -> tuple[Counts, Floats, Floats]:
     """Leave out the largest values of some pixels.
 
@@ -236,10 +281,10 @@ def _some_left_out(
     """
     n = rows.shape[1]
     columns = min(n - m, FEWEST + n // FEW)
-    if n - columns >= m + LONG_ROW:
+    if n - columns > m:
         more = narrow_sums(rows[:, m : n - columns])
-        low, m = (low[0] + more[0], low[1] + more[1]), n - columns
-    kept, total, square, beyond = _largest_left_out(rows, m, columns, low, most, base)
+        low = low[0] + more[0], low[1] + more[1]
+    kept, total, square, beyond = _largest_left_out(rows, columns, low, most, base)
     left = np.flatnonzero(beyond)
     while len(left) and columns < n - 2:
         columns = min(n - 2, 4 * max(1, columns))
@@ -249,7 +294,6 @@ def _some_left_out(
             some = rows[again]
             kept[again], total[again], square[again], beyond[again] = _largest_left_out(
                 some,
-                n - columns,
                 columns,
                 narrow_sums(some[:, : n - columns]),
                 most[again],
@@ -265,9 +309,8 @@ def _of(base: Counts | None, pixels: Any) -> Counts | None:
 
 def _largest_left_out(
     rows: Array,
-    m: int,
     columns: int,
-    low: tuple[Floats, Floats],
+    low: Sums,
     most: Floats,
     base: Counts | None,
 ) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
@@ -275,9 +318,8 @@ def _largest_left_out(
 
     Args:
         rows: (p, n): ascending 8- or 16-bit values.
-        m: ``n - columns`` or less.
         columns: values that are left out at most.
-        low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
+        low: sums of all others.
         most: (p,) float64, counts: limit of the first step.
         base: (p,) int64: what was subtracted from the values; None: nothing.
 
@@ -286,19 +328,16 @@ def _largest_left_out(
         and whether, in any step, ``columns`` or more were to be left out.
     """
     n_pixels, n = rows.shape
-    high = np.ascontiguousarray(rows[:, m:].T)
-    top = high[len(high) - columns :]
-    sums, squares = (np.empty((columns + 1, n_pixels)) for _ in "12")
-    sums[0], squares[0] = low
-    value = np.empty(n_pixels)
-    for i, column in enumerate(high, columns - len(high)):
-        at, to = (i, i + 1) if i >= 0 else (0, 0)
-        np.copyto(value, column)
-        np.add(sums[at], value, out=sums[to])
-        np.multiply(value, value, out=value)
-        np.add(squares[at], value, out=squares[to])
+    high = rows[:, n - columns :]
+    top = np.ascontiguousarray(high.T)
+    sums, squares = (np.empty((n_pixels, columns + 1)) for _ in "12")
+    sums[:, 0], squares[:, 0] = low
+    sums[:, 1:] = high
+    np.multiply(sums[:, 1:], sums[:, 1:], out=squares[:, 1:])
+    for each in (sums, squares):
+        np.cumsum(each, axis=1, out=each)
     # the difference of m*Q and S*S is exact below this
-    is_small = n * float(squares[-1].max(initial=0.0)) < 2.0**53
+    is_small = n * float(squares[:, -1].max(initial=0.0)) < 2.0**53
     of_type = np.iinfo(rows.dtype)
 
     of_pixel = np.zeros(n_pixels, np.int64)
@@ -315,7 +354,7 @@ def _largest_left_out(
         of_pixel[pixels] = found
         if step == STEPS - 1 or not len(pixels):
             break
-        at = found * n_pixels + pixels
+        at = found + pixels * (columns + 1)
         total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
         found += n - columns
         m_of = found.astype(np.float64)
@@ -323,7 +362,7 @@ def _largest_left_out(
         total = total if base is None else total + m_of * base[pixels]
         mean, _, variance = _of_sums(m_of, total, as_float(scatter))
         most = limit(*unclipped(mean, variance, 1.0), 1.0)
-    at = of_pixel * n_pixels + np.arange(n_pixels)
+    at = of_pixel + np.arange(n_pixels) * (columns + 1)
     total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
     return of_pixel + (n - columns), total, square, beyond
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.blocks import EqualBlocks, FrameBlocks, UnequalBlocks, columns
-from cpu_fallback.moments import Band, Tile, row_dtype, tiles
+from cpu_fallback.moments import Band, Tile, places, row_dtype, tiles
 from cpu_fallback.ranks import centred_ranks
 from gpu_spots.background.methods import TESTED_FROM, rejects
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
@@ -132,7 +132,7 @@ def _store(
 
     ``rows`` (p, n) values by frame, ``dropped`` (p, b).
     """
-    where = np.arange(tile.where.start, tile.where.stop)
+    where = places(tile.where)
     whole = ~dropped.any(axis=1)
     if tile.usable is not None:
         whole &= tile.usable.all(axis=0)

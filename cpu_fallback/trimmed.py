@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cpu_fallback.moments import Band, tiles
+from cpu_fallback.moments import Band, places, tiles
 from gpu_spots.model import Array, FloatMoments, IntegerMoments, Validity
 
 TILE = 4096
@@ -45,8 +45,7 @@ def trimmed_moments(
         if tile.usable is None:
             band.sample(tile.where, rows[:, : size(len(frames))])
         else:
-            where = np.arange(tile.where.start, tile.where.stop)
-            band.sample_counted(where, rows, tile.usable.sum(axis=0), size)
+            band.sample_counted(places(tile.where), rows, tile.usable.sum(axis=0), size)
     return band.moments()
 
 

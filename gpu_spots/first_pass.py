@@ -46,7 +46,6 @@ def compute_background(
     observer.stage("background", n_rows, "rows")
     for n_done in source.in_order(learn_band, spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
-    background = complete(
-        maps.finish(validity), *maps.samples, method, n_frames, cutoff, source.workers
-    )
+    learnt = maps.finish(validity, has_mean=method.scales_frames)
+    background = complete(learnt, *maps.samples, method, n_frames, cutoff, source.workers)
     return with_correlation(background, source.sampler, method, n_frames)

@@ -36,7 +36,8 @@ def complete(
 ) -> Background:
     """Return the background with its noise; that of ``-m clip`` with its means and thresholds.
 
-    The noise is that of single pixels; `with_correlation` completes its model.
+    The maps of ``-m clip`` are overwritten. The noise is that of single pixels; `with_correlation`
+    completes its model.
 
     Args:
         background: what the samples of the pixels gave.
@@ -97,15 +98,19 @@ def _with_clipped(
     cutoff: float,
     threads: int | Workers,
 ) -> Background:
-    """Return the background of clipped samples."""
+    """Return the background of clipped samples. Average, sd and thresholds are overwritten."""
     shape, dtype = samples.kept.shape, background.max.dtype
     mean, flagged = _means(samples, model, threads)
-    avg, std, sigma = (np.empty(shape, np.float32) for _ in range(3))
-    threshold = np.empty_like(background.threshold)
+    sigma = np.empty(shape, np.float32)
     exact: Array | FixedPointMean = mean
     if dtype.kind != "f":
-        exact = FixedPointMean(2**32, np.empty(shape, np.int64), np.empty(shape, np.uint32))
+        exact = FixedPointMean(2**32, mean.view(np.int64), np.empty(shape, np.uint32))
     flat = samples.flat()
+    # fresh memory costs more time than what is computed: the maps take the place of those that
+    # they are made from
+    avg, std, threshold = (
+        each.reshape(-1) for each in (background.avg, background.std, background.threshold)
+    )
 
     def fill(part: slice) -> None:
         own, b = flat[part], mean.reshape(-1)[part]
@@ -113,22 +118,17 @@ def _with_clipped(
         _, _, variance = own.statistics()
         noise_of = sigma.reshape(-1)[part]
         noise_of[:] = np.sqrt(clip.variance_of(b, variance, own.kept, model))
-        avg.reshape(-1)[part] = b
-        std.reshape(-1)[part] = np.where(masked, 0.0, np.sqrt(variance))
-        threshold.reshape(-1)[part] = threshold_map(
-            b, clip.least_noise(noise_of, model), cutoff, masked, dtype
-        )
+        avg[part] = b
+        std[part] = np.where(masked, 0.0, np.sqrt(variance))
+        threshold[part] = threshold_map(b, clip.least_noise(noise_of, model), cutoff, masked, dtype)
         if isinstance(exact, FixedPointMean) and exact.high is not None:
             whole = np.floor(b)
-            exact.high.reshape(-1)[part] = whole
             exact.low.reshape(-1)[part] = np.floor((b - whole) * 2.0**32)
+            exact.high.reshape(-1)[part] = whole
 
     _in_pieces(fill, flat.kept.size, STRIP_PIXELS, threads)
     return replace(
         background,
-        avg=avg,
-        std=std,
-        threshold=threshold,
         dropped=None,
         mean=exact,
         noise=sigma,

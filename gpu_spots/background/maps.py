@@ -170,8 +170,11 @@ class BackgroundMaps:
         """Return the size of each pixel's sample, (n_X, n_Y), and `BackgroundRows.sums`."""
         return self._kept, self._sums
 
-    def finish(self, validity: Validity) -> Background:
-        """Return the background of the whole frame, after every row is filled."""
+    def finish(self, validity: Validity, *, has_mean: bool = True) -> Background:
+        """Return the background of the whole frame, after every row is filled.
+
+        ``has_mean``: False: its mean is 0, as `complete` computes it from the samples.
+        """
         good = self._kept > 0
         return Background(
             avg=self._avg,
@@ -183,7 +186,7 @@ class BackgroundMaps:
             n_used=self._kept if self.gaps or self._varies else None,
             dropped=self._dropped,
             gaps=self.gaps,
-            mean=self._mean(),
+            mean=self._mean() if has_mean else FixedPointMean(1, None, _zeros(good.shape)),
             validity=replace(validity, pixels=None if good.all() else good),
             held=self._held,
         )
@@ -216,6 +219,11 @@ def threshold_map(
     if dtype.kind == "f":
         return _float_threshold(mean, sigma, cutoff, masked)
     return _integer_threshold(mean, sigma, cutoff, masked, np.iinfo(dtype))
+
+
+def _zeros(shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """Return zeros that take no memory."""
+    return np.broadcast_to(np.uint32(0), shape)
 
 
 def _rows(moments: IntegerMoments | FloatMoments, rows: slice) -> IntegerMoments | FloatMoments:

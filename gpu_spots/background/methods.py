@@ -278,7 +278,7 @@ class Clip(BackgroundMethod):
 
     name: ClassVar[str] = "clip"
     varies: ClassVar[bool] = True
-    bytes_to_complete: ClassVar[int] = 44
+    bytes_to_complete: ClassVar[int] = 16
     scales_frames: ClassVar[bool] = False
 
     start: clip.StartTable

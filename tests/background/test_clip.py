@@ -155,12 +155,17 @@ def test_sums_of_many_large_values(backend: Backend) -> None:
     assert_as_reference(frames, backend)
 
 
-@pytest.mark.parametrize("blocks", [False, True])
-def test_one_pixel(backend: Backend, blocks: bool) -> None:
-    """Sums of many blocks of floats, whose order counts."""
-    frames = frames_of("float64", 60, 20, 8)[:, 4:5, 4:5]
-    frames = frames * np.random.default_rng(9).uniform(0.9, 1.1, frames.shape)
-    assert_as_reference(frames, backend, angles=np.arange(60) // 3 if blocks else None)
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float64"])
+@pytest.mark.parametrize("sizes", [None, [3] * 20, [5, 2, 4, 1] * 5])
+def test_one_pixel(backend: Backend, dtype: str, sizes: list[int] | None) -> None:
+    """Sums of many blocks of floats, whose order counts; blocks of one size or several."""
+    frames = frames_of(dtype, 60, 20, 8)[:, 4:5, 4:5]
+    if dtype == "float64":
+        frames = frames * np.random.default_rng(9).uniform(0.9, 1.1, frames.shape)
+    frames[:5] += frames.dtype.type(90)
+    assert_as_reference(
+        frames, backend, angles=None if sizes is None else np.repeat(np.arange(20), sizes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,6 +209,23 @@ def test_levelled_values_beyond_their_type(backend: Backend, dtype: str, blocks:
     frames = rng.integers(limits.min, limits.max + 1, (18, 3, 5)).astype(dtype)
     frames[:, 1] = rng.poisson(20, (18, 5))
     assert_levelled(backend, frames, rng.uniform(0.2, 12, 18), limits.max // 8 * 7, blocks)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("high", [None, 31000])
+def test_levels_that_change_few_pixels(
+    backend: Backend, dtype: str, blocks: bool, high: int | None
+) -> None:
+    """Levels differ so little that they change values of hot pixels only."""
+    rng = np.random.default_rng(8)
+    exposure = rng.uniform(0.999, 1.002, 18)
+    frames = frames_of(dtype, 18, 20, 6)
+    frames[:, 2, 5] += (30000 * exposure + rng.normal(0, 50, 18)).astype(dtype)
+    frames[:, 7, 7:9] += (300 * exposure[:, None] + rng.normal(0, 5, (18, 2))).astype(dtype)
+    if high is not None:
+        frames[rng.random(frames.shape) < 0.05] = 31001
+    assert_levelled(backend, frames, exposure, high, blocks)
 
 
 def assert_levelled(
