@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback import packed
-from cpu_fallback.basins import MARGIN, Basins
+from cpu_fallback.basins import MARGIN, OCTET, Basins
 from cpu_fallback.packed import PackedMasks
 from gpu_spots.masks.kernels import DIRECTIONS, kernels
 from gpu_spots.masks.matched import (
@@ -45,9 +45,11 @@ class Significance:
     """Significance of the pixels of a batch of frames or groups."""
 
     values: NDArray[np.int16]
-    """(n, n_X + 2 MARGIN, n_Y + 2 MARGIN) int16."""
+    """(n, n_X + 2 MARGIN, width) int16: `MARGIN` columns before, and as many or more after."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels without a valid value; None: there are none."""
+    n_columns: int
+    """n_Y."""
 
     def __len__(self) -> int:
         """Number of frames or groups."""
@@ -56,7 +58,7 @@ class Significance:
     @property
     def shape(self) -> tuple[int, int]:
         """n_X, n_Y."""
-        return self.values.shape[1] - 2 * MARGIN, self.values.shape[2] - 2 * MARGIN
+        return self.values.shape[1] - 2 * MARGIN, self.n_columns
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ def significance(
     if maps.validity is not None:
         invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
     rows = max(1, TILE // n_y)
-    width = n_y + 2 * MARGIN
+    width = _width(n_y)
     plain = np.empty((min(rows, n_x) + 2) * width + 2, np.int16)
     for begin in range(0, n_x, rows):
         end = min(begin + rows, n_x)
@@ -113,7 +115,7 @@ def significance(
             found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
                 : (end - begin) * width
             ].reshape(-1, width)[:, MARGIN : MARGIN + n_y]
-    return Significance(found, invalid)
+    return Significance(found, invalid, n_y)
 
 
 def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
@@ -122,18 +124,22 @@ def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
     It is the last one of this thread if that is not used any more: fresh memory costs more time
     than the computation of what it holds.
     """
-    padded = shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
+    padded = shape[0] + 2 * MARGIN, _width(shape[1])
     room: NDArray[np.int16] | None = getattr(_own, "room", None)
     lent: weakref.ref[NDArray[np.int16]] | None = getattr(_own, "lent", None)
     is_free = lent is None or lent() is None
     if room is None or room.shape[1:] != padded or len(room) < n or not is_free:
         room = np.empty((n, *padded), np.int16)
-        for edge in (slice(None, MARGIN), slice(-MARGIN, None)):
-            room[:, edge] = ZERO
-            room[:, :, edge] = ZERO
+        room[:, :MARGIN] = room[:, -MARGIN:] = ZERO
+        room[:, :, :MARGIN] = room[:, :, MARGIN + shape[1] :] = ZERO
     values = room[:n]
     _own.room, _own.lent = room, weakref.ref(values)
     return values
+
+
+def _width(n_columns: int) -> int:
+    """Return the length of a row with its margins: whole octets."""
+    return -(-n_columns // OCTET) * OCTET + 2 * MARGIN
 
 
 class _Band:
@@ -253,7 +259,7 @@ def add_significance(onto: Sums, found: Significance, which: NDArray[np.integer]
     for i, group in enumerate(which):
         if group < 0:
             continue
-        inside = found.values[i, MARGIN:-MARGIN, MARGIN:-MARGIN]
+        inside = found.values[i, MARGIN:-MARGIN, MARGIN : MARGIN + found.n_columns]
         sums = onto.values[group]
         sums += inside
         sums -= np.int32(ZERO)
@@ -279,15 +285,16 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
             wide >>= np.int32(BITS)
             wide += np.int32(ZERO)
             found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = wide
-    return Significance(found, sums.invalid)
+    return Significance(found, sums.invalid, n_y)
 
 
 class _Smoother:
     """Smoothed maps of a band of rows of one frame, in room of this thread."""
 
-    def __init__(self, width: int, rows: int, streaks: bool) -> None:
+    def __init__(self, n_columns: int, rows: int, streaks: bool) -> None:
         self.reach = 8 if streaks else 7
-        self._width, self._streaks = width, streaks
+        width = _width(n_columns)
+        self._n_columns, self._width, self._streaks = n_columns, width, streaks
         n = (rows + 2 * self.reach) * width
         names = ("clipped", "fine", "middle", "a", "b", "c")
         self._clipped, self._fine, self._middle, self._a, self._b, self._c = (
@@ -324,7 +331,9 @@ class _Smoother:
     def _inside(self, flat: NDArray[np.int16], begin: int, rows: int) -> NDArray[np.int16]:
         """Return the columns of the frame from a map whose first value is at ``begin``."""
         start, width = self.reach * self._width - begin, self._width
-        return flat[start : start + rows * width].reshape(rows, width)[:, MARGIN:-MARGIN]
+        return flat[start : start + rows * width].reshape(rows, width)[
+            :, MARGIN : MARGIN + self._n_columns
+        ]
 
 
 def _smoothed(
@@ -356,9 +365,8 @@ def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np
     """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16."""
     n_x, n_y = found.shape
     streaks = prepared.streaks
-    width = n_y + 2 * MARGIN
     maps = np.empty((len(found), len(kernels(streaks=streaks)), n_x, n_y), np.int16)
-    smoother = _Smoother(width, min(n_x, max(1, TILE // n_y)), streaks)
+    smoother = _Smoother(n_y, min(n_x, max(1, TILE // n_y)), streaks)
     for begin, end, rows in _bands(found.shape, smoother.reach):
         for i, values in enumerate(found.values):
             for k, smooth in enumerate(smoother(values[rows], end - begin)):
@@ -372,7 +380,7 @@ def matched_masks(
     """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
     raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
-    smoother = _Smoother(n_y + 2 * MARGIN, min(n_x, max(1, TILE // n_y)), maps.streaks)
+    smoother = _Smoother(n_y, min(n_x, max(1, TILE // n_y)), maps.streaks)
     for begin, end, rows in _bands(found.shape, smoother.reach):
         seeds, above = np.empty((end - begin, n_y), bool), np.empty((end - begin, n_y), bool)
         for i, values in enumerate(found.values):
@@ -383,23 +391,22 @@ def matched_masks(
             raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid
+    filtered = np.empty_like(raw)
+    usable = None if maps.usable is None else packed.pack(maps.usable)
     # a quarter of the batch at most, as lists of pixels take memory
     at_once = max(1, min(GROWN_AT_ONCE // (n_x * n_y), len(found) // 4))
-    parts = [
-        Basins(
-            found.values[some],
-            None if found.invalid is None else found.invalid[some],
-            maps.usable,
-            levels[some.start],
-        ).grown(raw[some], some.start)
-        for some in _alike(levels, at_once)
-    ]
-    mask, pixel, spot = (
-        np.concatenate([np.zeros(0, np.int64), *each]) for each in zip(*parts, strict=True)
-    )
+    masks, pixels, spots = [], [], []
+    for some in _alike(levels, at_once):
+        invalid = None if found.invalid is None else found.invalid[some]
+        basins = Basins(found.values[some], invalid, usable, levels[some.start], n_y)
+        grown = basins.grown(raw[some], filtered[some])
+        masks.append(grown.mask + some.start)
+        pixels.append(grown.pixel)
+        spots.append(grown.spot)
+    mask, pixel, spot = (np.concatenate(parts) for parts in (masks, pixels, spots))
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
-        filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
+        filtered=PackedMasks(filtered, n_y),
         invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
         spots=list_spots(mask, pixel, spot, len(found), n_y),
     )
@@ -412,19 +419,3 @@ def _alike(levels: Sequence[SeedLevels], most: int) -> Iterator[slice]:
         if i == len(levels) or levels[i] is not levels[begin] or i - begin == most:
             yield slice(begin, i)
             begin = i
-
-
-def _packed(
-    mask: NDArray[np.int64], pixel: NDArray[np.int64], shape: tuple[int, ...], n_y: int
-) -> NDArray[np.uint64]:
-    """Return masks with these pixels set."""
-    words = np.zeros(shape, np.uint64)
-    if len(pixel):
-        x, y = np.divmod(pixel, n_y)
-        at = (mask * shape[1] + x) * shape[2] + (y >> 6)
-        bit = np.uint64(1) << (y & 63).astype(np.uint64)
-        order = np.argsort(at, kind="stable")
-        at, bit = at[order], bit[order]
-        first = np.flatnonzero(np.diff(at, prepend=-1))
-        words.reshape(-1)[at[first]] = np.bitwise_or.reduceat(bit, first)
-    return words
