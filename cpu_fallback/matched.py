@@ -66,7 +66,9 @@ class Sums:
     """Sums of the significance over the frames of groups."""
 
     values: NDArray[np.int32]
-    """(n, n_X, n_Y) int32."""
+    """(n, n_X, n_Y) int32: sums of values, of which each has `ZERO` more than what it means."""
+    added: NDArray[np.int64]
+    """(n,) int64: number of frames so far."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels that have no valid value on some frame; None: none so far."""
 
@@ -93,28 +95,28 @@ def significance(
     if maps.validity is not None:
         invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
     rows = max(1, TILE // n_y)
-    width = _width(n_y)
-    plain = np.empty((min(rows, n_x) + 2) * width + 2, np.int16)
+    width, inside = _width(n_y), slice(MARGIN, MARGIN + n_y)
+    plain = np.full((min(rows, n_x) + 2) * width, ZERO, np.int16)
     for begin in range(0, n_x, rows):
         end = min(begin + rows, n_x)
         first, last = max(0, begin - 1), min(n_x, end + 1)
         tile = plain[: (end - begin + 2) * width].reshape(-1, width)
+        if last == n_x:
+            tile[-1] = ZERO
         band = _Band(maps, slice(first, last), (last - first, n_y))
         for i, frame in enumerate(frames):
-            tile[:] = ZERO
-            inside = tile[first - (begin - 1) :][: last - first, MARGIN : MARGIN + n_y]
+            of_band = tile[first - (begin - 1) :][: last - first, inside]
             level: int | NDArray[np.int32] | None = None
             if isinstance(levels, Surface):
                 level = levels.of_rows(i, slice(first, last), n_y)
             elif levels is not None:
                 level = int(levels[i])
-            usable = band.significance(frame[first:last], inside, level)
+            usable = band.significance(frame[first:last], of_band, level)
             if invalid is not None and usable is not None:
                 invalid[i, first:last] = packed.pack(~usable)
-            without = _without_zingers(tile.reshape(-1), width)
-            found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
-                : (end - begin) * width
-            ].reshape(-1, width)[:, MARGIN : MARGIN + n_y]
+            most = _most_of_zingers(tile.reshape(-1), width).reshape(-1, width)
+            into = found[i, MARGIN + begin : MARGIN + end, inside]
+            np.minimum(most[:, inside], tile[1:-1, inside], out=into)
     return Significance(found, invalid, n_y)
 
 
@@ -124,16 +126,16 @@ def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
     It is the last one of this thread if that is not used any more: fresh memory costs more time
     than the computation of what it holds.
     """
-    padded = shape[0] + 2 * MARGIN, _width(shape[1])
     room: NDArray[np.int16] | None = getattr(_own, "room", None)
     lent: weakref.ref[NDArray[np.int16]] | None = getattr(_own, "lent", None)
     is_free = lent is None or lent() is None
-    if room is None or room.shape[1:] != padded or len(room) < n or not is_free:
-        room = np.empty((n, *padded), np.int16)
+    is_alike = getattr(_own, "shape", None) == shape
+    if room is None or not is_alike or len(room) < n or not is_free:
+        room = np.empty((n, shape[0] + 2 * MARGIN, _width(shape[1])), np.int16)
         room[:, :MARGIN] = room[:, -MARGIN:] = ZERO
         room[:, :, :MARGIN] = room[:, :, MARGIN + shape[1] :] = ZERO
     values = room[:n]
-    _own.room, _own.lent = room, weakref.ref(values)
+    _own.room, _own.shape, _own.lent = room, shape, weakref.ref(values)
     return values
 
 
@@ -215,8 +217,8 @@ class _Band:
         np.copyto(into, wide, casting="unsafe")
 
 
-def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
-    """Return ``min(p, m + (m >> 1))``, m the largest of the eight neighbours.
+def _most_of_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
+    """Return ``m + (m >> 1)``, m the largest of the eight neighbours.
 
     The first and the last row are left out.
 
@@ -236,7 +238,6 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     half = around[:inner]
     np.right_shift(largest, np.int16(1), out=half)
     np.add(largest, half, out=largest)
-    np.minimum(largest, plain[width : width + inner], out=largest)
     return largest
 
 
@@ -251,18 +252,19 @@ def _buffer(name: str, n: int) -> NDArray[np.int16]:
 
 def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:
     """Return sums of no frames."""
-    return Sums(np.zeros((n, *shape), np.int32), None)
+    return Sums(np.zeros((n, *shape), np.int32), np.zeros(n, np.int64), None)
 
 
 def add_significance(onto: Sums, found: Significance, which: NDArray[np.integer]) -> None:
     """Add that of each frame to the sum of its group; -1: to none."""
-    for i, group in enumerate(which):
-        if group < 0:
-            continue
-        inside = found.values[i, MARGIN:-MARGIN, MARGIN : MARGIN + found.n_columns]
-        sums = onto.values[group]
-        sums += inside
-        sums -= np.int32(ZERO)
+    added = [(i, group) for i, group in enumerate(which.tolist()) if group >= 0]
+    n_y = found.n_columns
+    # all frames of a band of rows: their sums stay in the cache
+    for begin, end, rows in _bands(found.shape, 0):
+        for i, group in added:
+            onto.values[group, begin:end] += found.values[i, rows, MARGIN : MARGIN + n_y]
+    for i, group in added:
+        onto.added[group] += 1
         if found.invalid is not None:
             if onto.invalid is None:
                 onto.invalid = np.zeros((len(onto.values), *found.invalid.shape[1:]), np.uint64)
@@ -279,7 +281,8 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
         up = rounding(slice(begin, end), n_y).astype(np.int32)
         for i, size in enumerate(sizes):
             limit, factor = group_scale(size)
-            wide = np.clip(sums.values[i, begin:end], np.int32(-limit), np.int32(limit))
+            wide = sums.values[i, begin:end] - np.int32(ZERO * sums.added[i])
+            np.clip(wide, np.int32(-limit), np.int32(limit), out=wide)
             wide *= np.int32(factor)
             wide += up
             wide >>= np.int32(BITS)

@@ -33,6 +33,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
 from gpu_spots.spots.profiles import Weighted, WeightedSums
+from gpu_spots.spots.properties import Values
 from gpu_spots.spots.table import joined
 
 
@@ -78,9 +79,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )  # fmt: skip
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered}
-            weighted = self._weighted(found, measured, begin, end)
+            at_pixels = self.maps.at(found.pixels)
+            weighted = self._weighted(found, at_pixels, measured, begin, end)
             sums = intensity, replace(measured, values=None)
-            return self._fetch(kinds, found, masks.invalid), (sums, weighted)
+            return self._fetch(kinds, found, masks.invalid, at_pixels), (sums, weighted)
 
         parts = []
         for begin, end, ((intensity, measured), weighted) in self._in_batches(
@@ -96,7 +98,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return {**table, **weighted.centroids(), **errors}
 
     def _weighted(
-        self, found: Components, measured: Measurements, begin: int, end: int
+        self, found: Components, at_pixels: Values, measured: Measurements, begin: int, end: int
     ) -> Weighted | None:
         """Return the weighted sums of the spots of some frames; None: noise is not known."""
         if measured.values is None or self.noise_model is None:
@@ -111,6 +113,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_batch,
             with_intensities=False,
             surface=None if surface is None else surface[begin:end],
+            at_pixels=at_pixels,
         )
         sums.add(measured.values, each)
         return sums.columns()
