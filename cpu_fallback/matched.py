@@ -31,6 +31,7 @@ from gpu_spots.masks.matched import (
 )
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
+from gpu_spots.memory.workers import Span
 from gpu_spots.model import Array, Surface
 
 TILE = 1 << 18
@@ -50,6 +51,8 @@ class Significance:
     """(n, n_X, words) packed: pixels without a valid value; None: there are none."""
     n_columns: int
     """n_Y."""
+    rows: Sequence[Span]
+    """Stretches of rows of which smoothed maps are needed."""
 
     def __len__(self) -> int:
         """Number of frames or groups."""
@@ -71,6 +74,8 @@ class Sums:
     """(n,) int64: number of frames so far."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels that have no valid value on some frame; None: none so far."""
+    rows: Sequence[Span]
+    """Stretches of rows of which smoothed maps are needed."""
 
 
 def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
@@ -84,7 +89,10 @@ def prepare_seeds(levels: SeedLevels) -> SeedLevels:
 
 
 def significance(
-    frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | Surface | None
+    frames: Array,
+    maps: SignificanceMaps,
+    levels: NDArray[np.int64] | Surface | None,
+    rows: Sequence[Span] | None = None,
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 
@@ -94,11 +102,10 @@ def significance(
     found, invalid = _empty(n_frames, (n_x, n_y)), None
     if maps.validity is not None:
         invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
-    rows = max(1, TILE // n_y)
     width, inside = _width(n_y), slice(MARGIN, MARGIN + n_y)
-    plain = np.full((min(rows, n_x) + 2) * width, ZERO, np.int16)
-    for begin in range(0, n_x, rows):
-        end = min(begin + rows, n_x)
+    plain = np.full((_rows_of_tile(n_x, n_y) + 2) * width, ZERO, np.int16)
+    rows = [(0, n_x)] if rows is None else rows
+    for begin, end in _bands((n_x, n_y), rows, MARGIN):
         first, last = max(0, begin - 1), min(n_x, end + 1)
         tile = plain[: (end - begin + 2) * width].reshape(-1, width)
         if last == n_x:
@@ -117,7 +124,7 @@ def significance(
             most = _most_of_zingers(tile.reshape(-1), width).reshape(-1, width)
             into = found[i, MARGIN + begin : MARGIN + end, inside]
             np.minimum(most[:, inside], tile[1:-1, inside], out=into)
-    return Significance(found, invalid, n_y)
+    return Significance(found, invalid, n_y, rows)
 
 
 def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
@@ -252,17 +259,18 @@ def _buffer(name: str, n: int) -> NDArray[np.int16]:
 
 def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:
     """Return sums of no frames."""
-    return Sums(np.zeros((n, *shape), np.int32), np.zeros(n, np.int64), None)
+    return Sums(np.zeros((n, *shape), np.int32), np.zeros(n, np.int64), None, [(0, shape[0])])
 
 
 def add_significance(onto: Sums, found: Significance, which: NDArray[np.integer]) -> None:
     """Add that of each frame to the sum of its group; -1: to none."""
     added = [(i, group) for i, group in enumerate(which.tolist()) if group >= 0]
-    n_y = found.n_columns
+    onto.rows, columns = found.rows, slice(MARGIN, MARGIN + found.n_columns)
     # all frames of a band of rows: their sums stay in the cache
-    for begin, end, rows in _bands(found.shape, 0):
+    for begin, end in _bands(found.shape, found.rows, MARGIN):
+        rows = slice(MARGIN + begin, MARGIN + end)
         for i, group in added:
-            onto.values[group, begin:end] += found.values[i, rows, MARGIN : MARGIN + n_y]
+            onto.values[group, begin:end] += found.values[i, rows, columns]
     for i, group in added:
         onto.added[group] += 1
         if found.invalid is not None:
@@ -275,9 +283,7 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
     """Return the significance of groups of ``sizes`` frames each."""
     n, n_x, n_y = sums.values.shape
     found = _empty(n, (n_x, n_y))
-    rows = max(4, TILE // n_y // 4 * 4)
-    for begin in range(0, n_x, rows):
-        end = min(begin + rows, n_x)
+    for begin, end in _bands((n_x, n_y), sums.rows, MARGIN):
         up = rounding(slice(begin, end), n_y).astype(np.int32)
         for i, size in enumerate(sizes):
             limit, factor = group_scale(size)
@@ -288,7 +294,7 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
             wide >>= np.int32(BITS)
             wide += np.int32(ZERO)
             found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = wide
-    return Significance(found, sums.invalid, n_y)
+    return Significance(found, sums.invalid, n_y, sums.rows)
 
 
 class _Smoother:
@@ -304,17 +310,21 @@ class _Smoother:
             _buffer(name, n) for name in names
         )
 
-    def __call__(self, values: NDArray[np.int16], rows: int) -> Iterator[NDArray[np.int16]]:
-        """Yield the maps of the rows in the middle of ``values``, one after the other.
+    def __call__(
+        self, values: NDArray[np.int16], begin: int, end: int
+    ) -> Iterator[NDArray[np.int16]]:
+        """Yield the maps of a band of rows, one after the other.
 
         Each is (rows, n_Y) int16 and lasts until the next is asked for.
 
         Args:
-            values: (rows + 2 reach, width) int16, contiguous.
-            rows: how many rows.
+            values: (n_X + 2 MARGIN, width) int16, contiguous: significance of a frame.
+            begin: first row of the band.
+            end: end of it.
         """
         w, a, b, c = self._width, self._a, self._b, self._c
-        flat = values.reshape(-1)
+        rows = end - begin
+        flat = values[begin + MARGIN - self.reach : end + MARGIN + self.reach].reshape(-1)
         clipped = np.clip(flat, np.int16(-CLIP), np.int16(CLIP), out=self._clipped[: len(flat)])
         fine = _smoothed(_smoothed(clipped, w, a, b, 0), 1, a, self._fine, 0)
         yield self._inside(fine, w + 1, rows)
@@ -356,23 +366,32 @@ def _smoothed(
     return result
 
 
-def _bands(shape: tuple[int, int], reach: int) -> Iterator[tuple[int, int, slice]]:
-    """Yield rows from begin to end, and those of a batch with margins that they need."""
-    rows = max(1, TILE // shape[1])
-    for begin in range(0, shape[0], rows):
-        end = min(begin + rows, shape[0])
-        yield begin, end, slice(begin + MARGIN - reach, end + MARGIN + reach)
+def _rows_of_tile(n_x: int, n_y: int) -> int:
+    return min(n_x, max(1, TILE // n_y))
+
+
+def _bands(shape: tuple[int, int], rows: Sequence[Span], more: int) -> Iterator[Span]:
+    """Yield begin and end of bands of stretches of rows, and of ``more`` rows on both sides."""
+    step, done = _rows_of_tile(*shape), 0
+    for first, last in rows:
+        last = min(last + more, shape[0])
+        for begin in range(max(done, first - more), last, step):
+            yield begin, min(begin + step, last)
+        done = last
 
 
 def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np.int16]:
-    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16."""
+    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16.
+
+    Rows that are not needed have any values.
+    """
     n_x, n_y = found.shape
     streaks = prepared.streaks
     maps = np.empty((len(found), len(kernels(streaks=streaks)), n_x, n_y), np.int16)
-    smoother = _Smoother(n_y, min(n_x, max(1, TILE // n_y)), streaks)
-    for begin, end, rows in _bands(found.shape, smoother.reach):
+    smoother = _Smoother(n_y, _rows_of_tile(n_x, n_y), streaks)
+    for begin, end in _bands(found.shape, found.rows, 0):
         for i, values in enumerate(found.values):
-            for k, smooth in enumerate(smoother(values[rows], end - begin)):
+            for k, smooth in enumerate(smoother(values, begin, end)):
                 maps[i, k, begin:end] = smooth
     return maps
 
@@ -383,11 +402,11 @@ def matched_masks(
     """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
     raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
-    smoother = _Smoother(n_y, min(n_x, max(1, TILE // n_y)), maps.streaks)
-    for begin, end, rows in _bands(found.shape, smoother.reach):
+    smoother = _Smoother(n_y, _rows_of_tile(n_x, n_y), maps.streaks)
+    for begin, end in _bands(found.shape, found.rows, 0):
         seeds, above = np.empty((end - begin, n_y), bool), np.empty((end - begin, n_y), bool)
         for i, values in enumerate(found.values):
-            for k, smooth in enumerate(smoother(values[rows], end - begin)):
+            for k, smooth in enumerate(smoother(values, begin, end)):
                 np.greater_equal(smooth, levels[i].seed[k][begin:end], out=above if k else seeds)
                 if k:
                     np.logical_or(seeds, above, out=seeds)

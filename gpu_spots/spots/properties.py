@@ -35,7 +35,7 @@ FWHM = 2 * math.sqrt(2 * math.log(2))
 STATIC_REACH = 3
 """Distance along X and along Y, pixels, from a static spot within which a place is static."""
 
-PIECE = 1 << 15
+PIECE = 1 << 16
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Floats = NDArray[np.float64]
@@ -243,12 +243,15 @@ def taking_turns(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 def pieces(begin: NDArray[np.int64], first: int, last: int) -> list[tuple[int, int]]:
     """Return begin and end of consecutive components, one or more, that fit in the cache together.
 
+    All have about as many pixels, as each piece has its calls.
+
     Args:
         begin: (c + 1,) int64: begins of components in a list of pixels.
         first: first of the components to be divided.
         last: end of them; with none of them, there is one empty piece.
     """
-    lengths = np.arange(begin[first] + PIECE, begin[last], PIECE)
+    total = int(begin[last] - begin[first])
+    lengths = begin[first] + np.arange(1, n := max(1, round(total / PIECE))) * total // n
     inner = np.searchsorted(begin[first : last + 1], lengths, side="right") - 1 + first
     edges = np.unique(np.concatenate([[first], inner, [last]])).tolist()
     return list(pairwise(edges)) or [(first, last)]
