@@ -89,15 +89,20 @@ class Basins:
 
         Of an octet without neighbour in its row, those of the outer two pixels mean nothing.
         """
-        far_above, above, here, below, far_below = (
-            self._values.take(octets.listed + step * self._shape[2], axis=0).astype(np.int32)
-            for step in range(-2, 3)
-        )
-        along = (far_above + far_below + 4 * (above + below) + 6 * here).reshape(-1)
-        height = np.full(len(along) + OCTET, LOWEST)
-        height[2 : -2 - OCTET] = (
-            along[:-4] + along[4:] + 4 * (along[1:-3] + along[3:-1]) + 6 * along[2:-2]
-        ) - np.int32(256 * ZERO)
+        along = np.zeros((len(octets.listed), OCTET), np.int32)
+        for step, weight in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
+            of_row = self._values.take(octets.listed + step * self._shape[2], axis=0)
+            along += of_row * np.int32(weight)
+        flat = along.reshape(-1)
+        height = np.full(len(flat) + OCTET, LOWEST)
+        inner = height[2 : -2 - OCTET]
+        np.multiply(flat[2:-2], np.int32(6), out=inner)
+        beside = flat[1:-3] + flat[3:-1]
+        beside *= np.int32(4)
+        inner += beside
+        np.add(flat[:-4], flat[4:], out=beside)
+        inner += beside
+        inner -= np.int32(256 * ZERO)
         return height
 
     def _tops(self, octets: "_Octets", height: NDArray[np.int32]) -> Indices:
@@ -105,16 +110,17 @@ class Basins:
         seeds = octets.seeds
         n = len(seeds)
         # of equals the first is the highest
-        best = height * UNIT_OF_HEIGHT - np.arange(len(height))
-        best[~octets.is_seed] = np.iinfo(np.int64).min
+        best = np.full(len(height), np.iinfo(np.int64).min)
+        best[seeds] = height.take(seeds) * UNIT_OF_HEIGHT - seeds
         highest = octets.of_three_by_three(np.maximum, best).take(seeds)
-        number = np.full(len(height), n)
+        number = np.full(len(height), n, np.int32)
         number[seeds] = np.arange(n)
-        root = _followed(number.take(-highest & (UNIT_OF_HEIGHT - 1)))
+        root = _followed(number.take(-highest & (UNIT_OF_HEIGHT - 1)).astype(np.int64))
 
         number[seeds] = root
         sides, theres, roots = [], [], []
-        for other in octets.neighbours(seeds)[4:]:
+        below = octets.below(seeds)
+        for other in (seeds + 1, below - 1, below, below + 1):
             b = number.take(other)
             side = np.flatnonzero((b != root) & (b < n))
             sides.append(side)
@@ -257,10 +263,14 @@ class _Octets:
         octets[self.frame[some], self._x[some], self._octet[some]] = bits[some]
         masks[:] = packed.words(octets)
 
+    def below(self, pixels: Indices) -> Indices:
+        """Return the pixels below some pixels."""
+        return (self._below.take(pixels >> 3) << 3) + (pixels & 7)
+
     def neighbours(self, pixels: Indices) -> NDArray[np.int64]:
-        """Return the eight neighbours of pixels in raster order, (8, p)."""
-        octet, place = pixels >> 3, pixels & 7
-        above, below = ((at.take(octet) << 3) + place for at in (self._above, self._below))
+        """Return the eight neighbours of pixels, (8, p) int64."""
+        above = (self._above.take(pixels >> 3) << 3) + (pixels & 7)
+        below = self.below(pixels)
         return np.stack(
             [above - 1, above, above + 1, pixels - 1, pixels + 1, below - 1, below, below + 1]
         )
@@ -272,12 +282,10 @@ class _Octets:
         function(row[:-1], of_pixel[1:], out=row[:-1])
         # an octet of bits is one number
         octets = row.view(np.uint64) if row.itemsize == 1 else row.reshape(-1, OCTET)
-        above, below = (
-            octets.take(other, axis=0).reshape(-1).view(row.dtype)
-            for other in (self._above, self._below)
-        )
-        function(above, below, out=above)
-        return function(row, above, out=row)
+        result = row.copy()
+        for other in (self._above, self._below):
+            function(result, octets.take(other, axis=0).reshape(-1).view(row.dtype), out=result)
+        return result
 
 
 def _at(of_frame: NDArray[np.int32], pixels: Indices) -> Indices:

@@ -17,7 +17,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.spots.neighbours import neighbours
 
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Pixels of spots that are worked on at a time: what comes in between stays in the cache."""
 
 

@@ -40,7 +40,7 @@ LARGEST_SUM = 21844
 """The significance of a group is limited to be so far from `ZERO`."""
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 """Order in which the pixels of a 4 x 4 square round up: sums over pixels are not biased then."""
-BAND_PIXELS = 1 << 17
+BAND_PIXELS = 1 << 16
 """Pixels of a band in the computation of maps: few enough for the cache."""
 
 

@@ -35,7 +35,7 @@ FWHM = 2 * math.sqrt(2 * math.log(2))
 STATIC_REACH = 3
 """Distance along X and along Y, pixels, from a static spot within which a place is static."""
 
-PIECE = 1 << 16
+PIECE = 1 << 15
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Floats = NDArray[np.float64]
