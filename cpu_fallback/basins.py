@@ -121,11 +121,11 @@ class Basins:
         sides, theres, roots = [], [], []
         below = octets.below(seeds)
         for other in (seeds + 1, below - 1, below, below + 1):
-            b = number.take(other)
-            side = np.flatnonzero((b != root) & (b < n))
-            sides.append(side)
-            theres.append(other[side])
-            roots.append(b[side])
+            of_other = number.take(other)
+            at = np.flatnonzero((of_other != root) & (of_other < n))
+            sides.append(at)
+            theres.append(other[at])
+            roots.append(of_other[at])
         side, there, b = (np.concatenate(parts) for parts in (sides, theres, roots))
         a, of_seed = root[side], height.take(seeds).astype(np.int64)
         saddle = np.minimum(of_seed[side], height[there])

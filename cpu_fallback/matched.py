@@ -31,7 +31,6 @@ from gpu_spots.masks.matched import (
 )
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.memory.workers import Span
 from gpu_spots.model import Array, Surface
 
 TILE = 1 << 18
@@ -39,6 +38,8 @@ TILE = 1 << 18
 GROWN_AT_ONCE = 1 << 23
 """Pixels of frames whose spots grow together: fewer calls, for which threads wait."""
 _own = threading.local()
+Rows = Sequence[tuple[int, int]]
+"""Begin and end of stretches of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Significance:
     """(n, n_X, words) packed: pixels without a valid value; None: there are none."""
     n_columns: int
     """n_Y."""
-    rows: Sequence[Span]
+    rows: Rows
     """Stretches of rows of which smoothed maps are needed."""
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class Sums:
     """(n,) int64: number of frames so far."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels that have no valid value on some frame; None: none so far."""
-    rows: Sequence[Span]
+    rows: Rows
     """Stretches of rows of which smoothed maps are needed."""
 
 
@@ -92,7 +93,7 @@ def significance(
     frames: Array,
     maps: SignificanceMaps,
     levels: NDArray[np.int64] | Surface | None,
-    rows: Sequence[Span] | None = None,
+    rows: Rows | None = None,
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 
@@ -370,7 +371,7 @@ def _rows_of_tile(n_x: int, n_y: int) -> int:
     return min(n_x, max(1, TILE // n_y))
 
 
-def _bands(shape: tuple[int, int], rows: Sequence[Span], more: int) -> Iterator[Span]:
+def _bands(shape: tuple[int, int], rows: Rows, more: int) -> Iterator[tuple[int, int]]:
     """Yield begin and end of bands of stretches of rows, and of ``more`` rows on both sides."""
     step, done = _rows_of_tile(*shape), 0
     for first, last in rows:
