@@ -1,12 +1,13 @@
 """Basins of seeds in the matched finder, and the masks that grow from them.
 
-The rule is `docs/decisions/matched-finder.md`. All steps work on lists of pixels.
+The rule is `docs/decisions/matched-finder.md`. All steps work on **octets**: 8 pixels of a row side
+by side. Only octets that masks can reach are listed, row by row, so that neighbours in a row are
+neighbours in the list, and most steps compare slices of it.
 """
 
-import threading
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from cpu_fallback import packed
@@ -15,235 +16,285 @@ from gpu_spots.masks.seed_levels import SeedLevels
 from gpu_spots.model import Array
 
 MARGIN = 8
-"""Rows and columns about a frame, at which the significance is that of the background."""
-SMOOTHING = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32).ravel()
-"""Weights of M1. Sums of them times significance are whole numbers below 2^24: exact in float32."""
-LOWEST = np.int64(-(2**40))
-"""Height of what is no seed, below any map."""
+"""Rows and columns about a frame, at least, at which the significance is that of the background."""
+OCTET = 8
+"""Pixels of an octet: what a mask grows in all its steps, and two more for heights."""
+LOWEST, HIGHEST = np.int32(-(2**31)), np.int32(2**31 - 1)
+"""Heights below and above that of any pixel."""
+UNIT_OF_HEIGHT = np.int64(2**32)
+"""A unit of height in a number that has the height and the place of a pixel."""
+
+Indices = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
-_own = threading.local()
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Pixels of the spots of some frames or groups, in raster order."""
+
+    mask: Indices
+    """(p,) int64: mask of each pixel."""
+    pixel: Indices
+    """(p,) int64: its flat index in the mask."""
+    spot: Indices
+    """(p,) int64: its spot, a number that no other spot has."""
 
 
 class Basins:
-    """Basins and masks of some frames or groups; pixels are numbered with the margins."""
+    """Basins and masks of some frames or groups that have the same levels."""
 
     def __init__(
         self,
         values: NDArray[np.int16],
         invalid: packed.Words | None,
-        usable: NDArray[np.bool_] | None,
+        usable: packed.Words | None,
         levels: SeedLevels,
+        n_columns: int,
     ) -> None:
-        """Take the significance of frames or groups that have the same levels.
+        """Take the significance.
 
         Args:
-            values: (k, n_X + 2 MARGIN, n_Y + 2 MARGIN) int16.
+            values: (k, n_X + 2 MARGIN, width) int16, contiguous; the width is a multiple of 8.
             invalid: (k, n_X, words) packed: pixels without a valid value; None: there are none.
-            usable: (n_X, n_Y) bool: pixels that may be in masks; None: all.
+            usable: (n_X, words) packed: pixels that may be in masks; None: all.
             levels: Their levels.
+            n_columns: n_Y.
         """
-        self._values, self._width = values.reshape(-1), values.shape[2]
-        self._of_frame = values[0].size
-        self._shape = values.shape[1] - 2 * MARGIN, values.shape[2] - 2 * MARGIN
+        self._values = values.reshape(-1, OCTET)
+        self._shape = len(values), values.shape[1], values.shape[2] // OCTET
         self._invalid, self._usable, self._levels = invalid, usable, levels
+        self._n_columns = n_columns
 
-    def grown(
-        self, seeds: packed.Words, first: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return mask and flat index of each pixel of a spot, and the seed that names the spot.
+    def grown(self, seeds: packed.Words, filtered: packed.Words) -> Grown:
+        """Return the pixels of spots, whose masks are numbered from 0.
 
         Args:
             seeds: (k, n_X, words) packed.
-            first: Number of the first mask.
+            filtered: (k, n_X, words) packed: the masks, which are filled here.
         """
-        (n_x, n_y), flat = self._shape, packed.set_pixels(seeds, self._shape[1])
-        if not len(flat):
-            return flat, flat, flat
-        row = flat // n_y
-        frame = row // n_x
-        pixels = frame * (self._of_frame - n_x * self._width) + row * self._width
-        pixels += flat - row * n_y + (MARGIN * self._width + MARGIN)
-        height, near = self._heights(pixels), _neighbours(pixels, self._width)
-        top = self._tops(pixels, height, near)
-        peak = height[top]
-        inside = (peak > 0) & (10 * height >= peak)
-        grown, of = self._grow(pixels, height, top, inside, near)
-        frame, x, y = self._places(grown)
-        return frame + first, x * n_y + y, pixels[of]
+        octets = _Octets(packed.octets(seeds), self._shape, self._n_columns)
+        if not len(octets.seeds):
+            filtered[:] = 0
+            return Grown(octets.seeds, octets.seeds, octets.seeds)
+        height = self._heights(octets)
+        spot = self._grow(octets, height, self._tops(octets, height))
+        taken = spot < len(octets.seeds)
+        octets.store(np.packbits(taken, bitorder="little"), filtered)
+        pixels = np.flatnonzero(taken)
+        of = pixels >> 3
+        return Grown(octets.frame[of], octets.in_frame(pixels), spot[pixels].astype(np.int64))
 
-    def _places(
-        self, pixels: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return frame, X and Y of pixels, which may be in the margin."""
-        row = pixels // self._width
-        frame = pixels // self._of_frame
-        x = row - frame * (self._of_frame // self._width) - MARGIN
-        return frame, x, pixels - row * self._width - MARGIN
+    def _heights(self, octets: "_Octets") -> NDArray[np.int32]:
+        """Return M1 of pixels without the limits of seeds, times 256, less the background.
 
-    def _heights(self, pixels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return M1 of pixels without the limits of seeds, times 256, less the background."""
-        w, octets = self._width, self._values.itemsize
-        shape, strides = (len(self._values) - 4 * w - 4, 5, 5), (octets, w * octets, octets)
-        windows = as_strided(self._values, shape, strides, writeable=False)
-        near = windows[pixels - (2 * w + 2)].reshape(-1, 25).astype(np.float32)
-        near -= ZERO
-        return np.einsum("ij,j->i", near, SMOOTHING).astype(np.int64)
+        Of an octet without neighbour in its row, those of the outer two pixels mean nothing.
+        """
+        along = np.zeros((len(octets.listed), OCTET), np.int32)
+        for step, weight in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
+            of_row = self._values.take(octets.listed + step * self._shape[2], axis=0)
+            along += of_row * np.int32(weight)
+        flat = along.reshape(-1)
+        height = np.full(len(flat) + OCTET, LOWEST)
+        inner = height[2 : -2 - OCTET]
+        np.multiply(flat[2:-2], np.int32(6), out=inner)
+        beside = flat[1:-3] + flat[3:-1]
+        beside *= np.int32(4)
+        inner += beside
+        np.add(flat[:-4], flat[4:], out=beside)
+        inner += beside
+        inner -= np.int32(256 * ZERO)
+        return height
 
-    def _at(self, of_frame: Array, pixels: NDArray[np.int64]) -> Array:
-        """Return values of a map of the frame."""
-        _, x, y = self._places(pixels)
-        return of_frame[x, y]
+    def _tops(self, octets: "_Octets", height: NDArray[np.int32]) -> Indices:
+        """Return for each seed the number, among the seeds, of that at the top of its spot."""
+        seeds = octets.seeds
+        n = len(seeds)
+        # of equals the first is the highest
+        best = np.full(len(height), np.iinfo(np.int64).min)
+        best[seeds] = height.take(seeds) * UNIT_OF_HEIGHT - seeds
+        highest = octets.of_three_by_three(np.maximum, best).take(seeds)
+        number = np.full(len(height), n, np.int32)
+        number[seeds] = np.arange(n)
+        root = _followed(number.take(-highest & (UNIT_OF_HEIGHT - 1)).astype(np.int64))
 
-    def _tops(
-        self, pixels: NDArray[np.int64], height: NDArray[np.int64], near: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Return for each seed the number of the seed at the top of its spot."""
-        n = len(pixels)
-        heights = np.append(height, LOWEST)
-        # raster order: the first of equals wins
-        to, best = np.full(n, n), np.full(n, LOWEST - 1)
-        for other in (*near[:4], np.arange(n), *near[4:]):
-            value = heights.take(other)
-            np.copyto(to, other, where=value > best)
-            np.maximum(best, value, out=best)
-        root = _followed(to)
-
-        roots = np.append(root, n)
-        sides, theres = [], []
-        for other in near[4:]:
-            b = roots.take(other)
-            side = np.flatnonzero((b != root) & (b < n))
-            sides.append(side)
-            theres.append(other[side])
-        side, there = np.concatenate(sides), np.concatenate(theres)
-        a, b = root[side], root[there]
-        saddle = np.minimum(height[side], height[there])
-        a_is_lower = (height[a] < height[b]) | ((height[a] == height[b]) & (a > b))
+        number[seeds] = root
+        sides, theres, roots = [], [], []
+        below = octets.below(seeds)
+        for other in (seeds + 1, below - 1, below, below + 1):
+            of_other = number.take(other)
+            at = np.flatnonzero((of_other != root) & (of_other < n))
+            sides.append(at)
+            theres.append(other[at])
+            roots.append(of_other[at])
+        side, there, b = (np.concatenate(parts) for parts in (sides, theres, roots))
+        a, of_seed = root[side], height.take(seeds).astype(np.int64)
+        saddle = np.minimum(of_seed[side], height[there])
+        a_is_lower = (of_seed[a] < of_seed[b]) | ((of_seed[a] == of_seed[b]) & (a > b))
         lower, higher_root = np.where(a_is_lower, a, b), np.where(a_is_lower, b, a)
         order = np.lexsort((higher_root, -saddle, lower))
         first = order[np.flatnonzero(np.diff(lower[order], prepend=-1))]
         lower, higher_root, saddle = lower[first], higher_root[first], saddle[first]
-        peak = height[lower]
-        drop, at = peak - saddle, pixels[lower]
-        noise = 256 * self._at(self._levels.variance, at).astype(np.int64)
-        noise += self._at(self._levels.own, at).astype(np.int64) * np.maximum(peak, 0)
+        peak, at = of_seed[lower], octets.in_frame(seeds[lower])
+        drop = peak - saddle
+        noise = 256 * _at(self._levels.variance, at)
+        noise += _at(self._levels.own, at) * np.maximum(peak, 0)
         joins = (10 * saddle >= 9 * peak) | (256 * drop * drop < noise)
         onto = np.arange(n)
         onto[lower[joins]] = higher_root[joins]
         return _followed(onto)[root]
 
     def _grow(
-        self,
-        seeds: NDArray[np.int64],
-        height: NDArray[np.int64],
-        top: NDArray[np.int64],
-        inside: NDArray[np.bool_],
-        near: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pixels of the masks, and the numbers of the seeds at the top of their spots.
+        self, octets: "_Octets", height: NDArray[np.int32], top: Indices
+    ) -> NDArray[np.int32]:
+        """Return the number of the seed that is the top of the spot of each pixel.
 
-        They grow step by step from the seeds that are ``inside``; a pixel goes to the spot of the
-        first top. The last step takes pixels of any height. Pairs of a pixel beside a mask and the
-        top of the mask are one number: the pixel, then ``bits`` of the top.
+        Pixels in no mask have the number of seeds. Masks grow step by step from the seeds that are
+        high enough; a pixel goes to the spot of the first top. The last step takes pixels of any
+        height.
         """
-        w, n = self._width, len(seeds)
-        taken: NDArray[np.bool_] | None = getattr(_own, "taken", None)
-        if taken is None or len(taken) < len(self._values):
-            taken = _own.taken = np.zeros(len(self._values), bool)
-        offsets = np.array([-w - 1, -w, -w + 1, -1, 1, w - 1, w, w + 1])
-        bits, ones = n.bit_length(), (1 << n.bit_length()) - 1
-        outside = np.append(~inside, True)
-        parts = []
-        for offset, other in zip(offsets.tolist(), near, strict=True):
-            side = np.flatnonzero(outside.take(other) & inside)
-            parts.append((seeds[side] + offset) << bits | top[side])
-        pixels, of = seeds[inside], top[inside]
-        all_pixels, all_of = [pixels], [of]
-        every: list[NDArray[np.int64]] = []
-        taken[pixels] = True
+        seeds, n = octets.seeds, len(octets.seeds)
+        peaks = np.append(height.take(seeds), HIGHEST)
+        inside = (peaks[top] > 0) & (10 * peaks[:-1] >= peaks[top])
+        spot = np.full(len(height) + 1, n, np.int32)
+        spot[seeds[inside]] = top[inside]
+        taken = spot[:-1] < n
+        free = octets.allowed(self._usable, self._invalid)
+        free[taken] = False
+        high, tested = free & (height > 0), np.zeros(len(free), bool)
         for step in range(STEPS + 1):
-            if step:
-                beside = (pixels[:, None] + offsets).reshape(-1)
-                free = np.flatnonzero(~taken.take(beside))
-                parts = [beside[free] << bits | of[free >> 3]]
-            if step == STEPS:
-                parts = [pairs[~taken.take(pairs >> bits)] for pairs in every] + parts
-            pairs = np.concatenate(parts)
-            pairs.sort()
-            pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
-            every.append(pairs)
-            beside, of = pairs >> bits, pairs & ones
-            new = np.diff(beside, prepend=-1) != 0
-            free_ones, where = beside[new], np.cumsum(new) - 1
-            allowed = self._allowed(free_ones)
+            beside = octets.of_three_by_three(np.logical_or, taken)
+            beside &= high if step < STEPS else free
+            pixels = np.flatnonzero(beside)
             if step < STEPS:
-                free_height = np.full(len(free_ones), LOWEST)
-                free_height[allowed] = self._heights(free_ones[allowed])
-                variance = np.zeros(len(free_ones), np.int64)
-                variance[allowed] = self._at(self._levels.variance, free_ones[allowed])
-                high = (free_height > 0) & (free_height * free_height >= variance)
-                joins = np.flatnonzero(high[where] & (50 * free_height[where] >= height[of]))
-            else:
-                joins = np.flatnonzero(allowed[where])
-            joins = joins[np.flatnonzero(np.diff(where[joins], prepend=-1))]
-            pixels, of = beside[joins], of[joins]
-            taken[pixels] = True
-            all_pixels.append(pixels)
-            all_of.append(of)
-        pixels, of = np.concatenate(all_pixels), np.concatenate(all_of)
-        taken[pixels] = False
-        return pixels, of
+                new = pixels[~tested[pixels]]
+                tested[new] = True
+                of_new = height[new].astype(np.int64)
+                high[new] = of_new * of_new >= _at(self._levels.variance, octets.in_frame(new))
+                pixels = pixels[high[pixels]]
+            tops = spot.take(octets.neighbours(pixels))
+            if step < STEPS:
+                tops[50 * height[pixels] < peaks.take(tops)] = n
+            first = tops.min(axis=0)
+            joins = first < n
+            pixels = pixels[joins]
+            spot[pixels] = first[joins]
+            taken[pixels], free[pixels], high[pixels] = True, False, False
+        return spot[: -1 - OCTET]
 
-    def _allowed(self, pixels: NDArray[np.int64]) -> NDArray[np.bool_]:
+
+class _Octets:
+    """List of the octets of some frames that masks can reach from seeds.
+
+    A pixel has the number of its octet in the list, times 8, and its place in the octet. What is
+    not listed has the octet behind the list, which has no seeds and is in no mask.
+    """
+
+    listed: Indices
+    """(m,) int64: flat index of each octet, margins included."""
+    frame: Indices
+    """(m,) int64: frame of each octet."""
+    is_seed: Bools
+    """(8 m + 8,) bool: seeds."""
+    seeds: Indices
+    """(n,) int64: numbers of the seeds, ascending."""
+
+    def __init__(
+        self, seeds: NDArray[np.uint8], shape: tuple[int, int, int], n_columns: int
+    ) -> None:
+        """List the octets of seeds, one more on each side, and as many rows as masks grow.
+
+        Args:
+            seeds: (k, n_X, octets) uint8, bits of the seeds.
+            shape: frames, rows, and octets of a row, margins included.
+            n_columns: n_Y.
+        """
+        _, n_rows, in_row = shape
+        self._n_rows, self._n_columns = seeds.shape[1], n_columns
+        self._in_frame = -(-n_columns // OCTET)
+        bits = np.zeros(shape, np.uint8)
+        bits[:, MARGIN:-MARGIN, 1 : 1 + self._in_frame] = seeds[..., : self._in_frame]
+        reached = (bits != 0).reshape(-1)
+        # one octet along the row, then 1 + 2 + 3 rows
+        for step in (1, in_row, 2 * in_row, 3 * in_row):
+            before = reached.copy()
+            reached[step:] |= before[:-step]
+            reached[:-step] |= before[step:]
+        self.listed = np.flatnonzero(reached)
+        m = len(self.listed)
+        number = np.full(len(reached), m, np.int32)
+        number[self.listed] = np.arange(m)
+        self._above, self._below = (
+            np.append(number.take(self.listed + step), m) for step in (-in_row, in_row)
+        )
+        row = self.listed // in_row
+        self.frame = row // n_rows
+        self._x = row - self.frame * n_rows - MARGIN
+        self._octet = self.listed - row * in_row - 1
+        self.is_seed = packed.bits(np.append(bits.reshape(-1).take(self.listed), np.uint8(0)))
+        self.seeds = np.flatnonzero(self.is_seed)
+
+    def in_frame(self, pixels: Indices) -> Indices:
+        """Return the flat indices of pixels in their frames."""
+        octet = pixels >> 3
+        first = self._x * self._n_columns + (self._octet << 3)
+        return first.take(octet) + (pixels & 7)
+
+    def allowed(self, usable: packed.Words | None, invalid: packed.Words | None) -> Bools:
         """Return which pixels are in the frame, usable, and have a valid value."""
-        (n_x, n_y), (frame, x, y) = self._shape, self._places(pixels)
-        allowed = (x >= 0) & (x < n_x) & (y >= 0) & (y < n_y)
-        x, y = np.where(allowed, x, 0), np.where(allowed, y, 0)
-        if self._usable is not None:
-            allowed &= self._usable[x, y]
-        if self._invalid is not None:
-            allowed &= (self._invalid[frame, x, y >> 6] >> (y & 63).astype(np.uint64)) & 1 == 0
-        return allowed
+        last = self._in_frame - 1
+        inside = np.flatnonzero(
+            (self._x >= 0) & (self._x < self._n_rows) & (self._octet >= 0) & (self._octet <= last)
+        )
+        frame, x, octet = self.frame[inside], self._x[inside], self._octet[inside]
+        bits = np.full(len(inside), 255, np.uint8)
+        bits[octet == last] = 255 >> (-self._n_columns % OCTET)
+        if usable is not None:
+            bits &= packed.octets(usable)[x, octet]
+        if invalid is not None:
+            bits &= ~packed.octets(invalid)[frame, x, octet]
+        every = np.zeros(len(self.listed) + 1, np.uint8)
+        every[inside] = bits
+        return packed.bits(every)
+
+    def store(self, bits: NDArray[np.uint8], masks: packed.Words) -> None:
+        """Fill the masks of the frames with the bits of octets."""
+        octets = np.zeros((*masks.shape[:2], masks.shape[2] * (packed.WORD // OCTET)), np.uint8)
+        some = np.flatnonzero(bits)
+        octets[self.frame[some], self._x[some], self._octet[some]] = bits[some]
+        masks[:] = packed.words(octets)
+
+    def below(self, pixels: Indices) -> Indices:
+        """Return the pixels below some pixels."""
+        return (self._below.take(pixels >> 3) << 3) + (pixels & 7)
+
+    def neighbours(self, pixels: Indices) -> NDArray[np.int64]:
+        """Return the eight neighbours of pixels, (8, p) int64."""
+        above = (self._above.take(pixels >> 3) << 3) + (pixels & 7)
+        below = self.below(pixels)
+        return np.stack(
+            [above - 1, above, above + 1, pixels - 1, pixels + 1, below - 1, below, below + 1]
+        )
+
+    def of_three_by_three(self, function: np.ufunc, of_pixel: Array) -> Array:
+        """Return a maximum, or the like, of each pixel and its neighbours."""
+        row = of_pixel.copy()
+        function(row[1:], of_pixel[:-1], out=row[1:])
+        function(row[:-1], of_pixel[1:], out=row[:-1])
+        # an octet of bits is one number
+        octets = row.view(np.uint64) if row.itemsize == 1 else row.reshape(-1, OCTET)
+        result = row.copy()
+        for other in (self._above, self._below):
+            function(result, octets.take(other, axis=0).reshape(-1).view(row.dtype), out=result)
+        return result
 
 
-def _ahead(pixels: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Return the neighbours right, below left, below and below right, (4, n) int64.
-
-    A neighbour that is not in the list is ``n``.
-
-    Args:
-        pixels: (n,) int64, ascending.
-        width: from one row to the next.
-    """
-    n = len(pixels)
-    listed = np.append(pixels, np.iinfo(np.int64).max)
-    ahead = np.full((4, n), n)
-    at = np.arange(1, n + 1)
-    ahead[0] = np.where(listed[at] == pixels + 1, at, n)
-    at = np.searchsorted(pixels, pixels + (width - 1))
-    for k, step in enumerate((width - 1, width, width + 1), 1):
-        there = listed[np.minimum(at, n)] == pixels + step
-        ahead[k] = np.where(there, at, n)
-        at = at + there
-    return ahead
+def _at(of_frame: NDArray[np.int32], pixels: Indices) -> Indices:
+    """Return values of a map of the frame."""
+    return of_frame.reshape(-1).take(pixels).astype(np.int64)
 
 
-def _neighbours(pixels: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Return the numbers of the eight neighbours in raster order, (8, n) int64; ``n``: not listed.
-
-    See `_ahead`.
-    """
-    n = len(pixels)
-    ahead = _ahead(pixels, width)
-    back = np.full((4, n + 1), n)
-    for behind, other in zip(back, ahead, strict=True):
-        behind[other] = np.arange(n)
-    return np.concatenate([back[:0:-1, :n], back[:1, :n], ahead])
-
-
-def _followed(to: NDArray[np.int64]) -> NDArray[np.int64]:
+def _followed(to: Indices) -> Indices:
     """Return the end of each pointer."""
-    while not np.array_equal(to, nearer := to[to]):
+    while not np.array_equal(to, nearer := to.take(to)):
         to = nearer
     return to

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback import packed
-from cpu_fallback.basins import MARGIN, Basins
+from cpu_fallback.basins import MARGIN, OCTET, Basins
 from cpu_fallback.packed import PackedMasks
 from gpu_spots.masks.kernels import DIRECTIONS, kernels
 from gpu_spots.masks.matched import (
@@ -38,6 +38,8 @@ TILE = 1 << 18
 GROWN_AT_ONCE = 1 << 23
 """Pixels of frames whose spots grow together: fewer calls, for which threads wait."""
 _own = threading.local()
+Rows = Sequence[tuple[int, int]]
+"""Begin and end of stretches of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,13 @@ class Significance:
     """Significance of the pixels of a batch of frames or groups."""
 
     values: NDArray[np.int16]
-    """(n, n_X + 2 MARGIN, n_Y + 2 MARGIN) int16."""
+    """(n, n_X + 2 MARGIN, width) int16: `MARGIN` columns before, and as many or more after."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels without a valid value; None: there are none."""
+    n_columns: int
+    """n_Y."""
+    rows: Rows
+    """Stretches of rows of which smoothed maps are needed."""
 
     def __len__(self) -> int:
         """Number of frames or groups."""
@@ -56,7 +62,7 @@ class Significance:
     @property
     def shape(self) -> tuple[int, int]:
         """n_X, n_Y."""
-        return self.values.shape[1] - 2 * MARGIN, self.values.shape[2] - 2 * MARGIN
+        return self.values.shape[1] - 2 * MARGIN, self.n_columns
 
 
 @dataclass(slots=True)
@@ -64,9 +70,13 @@ class Sums:
     """Sums of the significance over the frames of groups."""
 
     values: NDArray[np.int32]
-    """(n, n_X, n_Y) int32."""
+    """(n, n_X, n_Y) int32: sums of values, of which each has `ZERO` more than what it means."""
+    added: NDArray[np.int64]
+    """(n,) int64: number of frames so far."""
     invalid: NDArray[np.uint64] | None
     """(n, n_X, words) packed: pixels that have no valid value on some frame; None: none so far."""
+    rows: Rows
+    """Stretches of rows of which smoothed maps are needed."""
 
 
 def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
@@ -80,7 +90,10 @@ def prepare_seeds(levels: SeedLevels) -> SeedLevels:
 
 
 def significance(
-    frames: Array, maps: SignificanceMaps, levels: NDArray[np.int64] | Surface | None
+    frames: Array,
+    maps: SignificanceMaps,
+    levels: NDArray[np.int64] | Surface | None,
+    rows: Rows | None = None,
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 
@@ -90,30 +103,29 @@ def significance(
     found, invalid = _empty(n_frames, (n_x, n_y)), None
     if maps.validity is not None:
         invalid = np.zeros((n_frames, n_x, packed.words_for(n_y)), np.uint64)
-    rows = max(1, TILE // n_y)
-    width = n_y + 2 * MARGIN
-    plain = np.empty((min(rows, n_x) + 2) * width + 2, np.int16)
-    for begin in range(0, n_x, rows):
-        end = min(begin + rows, n_x)
+    width, inside = _width(n_y), slice(MARGIN, MARGIN + n_y)
+    plain = np.full((_rows_of_tile(n_x, n_y) + 2) * width, ZERO, np.int16)
+    rows = [(0, n_x)] if rows is None else rows
+    for begin, end in _bands((n_x, n_y), rows, MARGIN):
         first, last = max(0, begin - 1), min(n_x, end + 1)
         tile = plain[: (end - begin + 2) * width].reshape(-1, width)
+        if last == n_x:
+            tile[-1] = ZERO
         band = _Band(maps, slice(first, last), (last - first, n_y))
         for i, frame in enumerate(frames):
-            tile[:] = ZERO
-            inside = tile[first - (begin - 1) :][: last - first, MARGIN : MARGIN + n_y]
+            of_band = tile[first - (begin - 1) :][: last - first, inside]
             level: int | NDArray[np.int32] | None = None
             if isinstance(levels, Surface):
                 level = levels.of_rows(i, slice(first, last), n_y)
             elif levels is not None:
                 level = int(levels[i])
-            usable = band.significance(frame[first:last], inside, level)
+            usable = band.significance(frame[first:last], of_band, level)
             if invalid is not None and usable is not None:
                 invalid[i, first:last] = packed.pack(~usable)
-            without = _without_zingers(tile.reshape(-1), width)
-            found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = without[
-                : (end - begin) * width
-            ].reshape(-1, width)[:, MARGIN : MARGIN + n_y]
-    return Significance(found, invalid)
+            most = _most_of_zingers(tile.reshape(-1), width).reshape(-1, width)
+            into = found[i, MARGIN + begin : MARGIN + end, inside]
+            np.minimum(most[:, inside], tile[1:-1, inside], out=into)
+    return Significance(found, invalid, n_y, rows)
 
 
 def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
@@ -122,18 +134,22 @@ def _empty(n: int, shape: tuple[int, int]) -> NDArray[np.int16]:
     It is the last one of this thread if that is not used any more: fresh memory costs more time
     than the computation of what it holds.
     """
-    padded = shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN
     room: NDArray[np.int16] | None = getattr(_own, "room", None)
     lent: weakref.ref[NDArray[np.int16]] | None = getattr(_own, "lent", None)
     is_free = lent is None or lent() is None
-    if room is None or room.shape[1:] != padded or len(room) < n or not is_free:
-        room = np.empty((n, *padded), np.int16)
-        for edge in (slice(None, MARGIN), slice(-MARGIN, None)):
-            room[:, edge] = ZERO
-            room[:, :, edge] = ZERO
+    is_alike = getattr(_own, "shape", None) == shape
+    if room is None or not is_alike or len(room) < n or not is_free:
+        room = np.empty((n, shape[0] + 2 * MARGIN, _width(shape[1])), np.int16)
+        room[:, :MARGIN] = room[:, -MARGIN:] = ZERO
+        room[:, :, :MARGIN] = room[:, :, MARGIN + shape[1] :] = ZERO
     values = room[:n]
-    _own.room, _own.lent = room, weakref.ref(values)
+    _own.room, _own.shape, _own.lent = room, shape, weakref.ref(values)
     return values
+
+
+def _width(n_columns: int) -> int:
+    """Return the length of a row with its margins: whole octets."""
+    return -(-n_columns // OCTET) * OCTET + 2 * MARGIN
 
 
 class _Band:
@@ -209,8 +225,8 @@ class _Band:
         np.copyto(into, wide, casting="unsafe")
 
 
-def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
-    """Return ``min(p, m + (m >> 1))``, m the largest of the eight neighbours.
+def _most_of_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
+    """Return ``m + (m >> 1)``, m the largest of the eight neighbours.
 
     The first and the last row are left out.
 
@@ -230,7 +246,6 @@ def _without_zingers(plain: NDArray[np.int16], width: int) -> NDArray[np.int16]:
     half = around[:inner]
     np.right_shift(largest, np.int16(1), out=half)
     np.add(largest, half, out=largest)
-    np.minimum(largest, plain[width : width + inner], out=largest)
     return largest
 
 
@@ -245,18 +260,20 @@ def _buffer(name: str, n: int) -> NDArray[np.int16]:
 
 def empty_sums(prepared: SignificanceMaps, n: int, shape: tuple[int, int]) -> Sums:
     """Return sums of no frames."""
-    return Sums(np.zeros((n, *shape), np.int32), None)
+    return Sums(np.zeros((n, *shape), np.int32), np.zeros(n, np.int64), None, [(0, shape[0])])
 
 
 def add_significance(onto: Sums, found: Significance, which: NDArray[np.integer]) -> None:
     """Add that of each frame to the sum of its group; -1: to none."""
-    for i, group in enumerate(which):
-        if group < 0:
-            continue
-        inside = found.values[i, MARGIN:-MARGIN, MARGIN:-MARGIN]
-        sums = onto.values[group]
-        sums += inside
-        sums -= np.int32(ZERO)
+    added = [(i, group) for i, group in enumerate(which.tolist()) if group >= 0]
+    onto.rows, columns = found.rows, slice(MARGIN, MARGIN + found.n_columns)
+    # all frames of a band of rows: their sums stay in the cache
+    for begin, end in _bands(found.shape, found.rows, MARGIN):
+        rows = slice(MARGIN + begin, MARGIN + end)
+        for i, group in added:
+            onto.values[group, begin:end] += found.values[i, rows, columns]
+    for i, group in added:
+        onto.added[group] += 1
         if found.invalid is not None:
             if onto.invalid is None:
                 onto.invalid = np.zeros((len(onto.values), *found.invalid.shape[1:]), np.uint64)
@@ -267,44 +284,48 @@ def of_sums(sums: Sums, sizes: Sequence[int]) -> Significance:
     """Return the significance of groups of ``sizes`` frames each."""
     n, n_x, n_y = sums.values.shape
     found = _empty(n, (n_x, n_y))
-    rows = max(4, TILE // n_y // 4 * 4)
-    for begin in range(0, n_x, rows):
-        end = min(begin + rows, n_x)
+    for begin, end in _bands((n_x, n_y), sums.rows, MARGIN):
         up = rounding(slice(begin, end), n_y).astype(np.int32)
         for i, size in enumerate(sizes):
             limit, factor = group_scale(size)
-            wide = np.clip(sums.values[i, begin:end], np.int32(-limit), np.int32(limit))
+            wide = sums.values[i, begin:end] - np.int32(ZERO * sums.added[i])
+            np.clip(wide, np.int32(-limit), np.int32(limit), out=wide)
             wide *= np.int32(factor)
             wide += up
             wide >>= np.int32(BITS)
             wide += np.int32(ZERO)
             found[i, MARGIN + begin : MARGIN + end, MARGIN : MARGIN + n_y] = wide
-    return Significance(found, sums.invalid)
+    return Significance(found, sums.invalid, n_y, sums.rows)
 
 
 class _Smoother:
     """Smoothed maps of a band of rows of one frame, in room of this thread."""
 
-    def __init__(self, width: int, rows: int, streaks: bool) -> None:
+    def __init__(self, n_columns: int, rows: int, streaks: bool) -> None:
         self.reach = 8 if streaks else 7
-        self._width, self._streaks = width, streaks
+        width = _width(n_columns)
+        self._n_columns, self._width, self._streaks = n_columns, width, streaks
         n = (rows + 2 * self.reach) * width
         names = ("clipped", "fine", "middle", "a", "b", "c")
         self._clipped, self._fine, self._middle, self._a, self._b, self._c = (
             _buffer(name, n) for name in names
         )
 
-    def __call__(self, values: NDArray[np.int16], rows: int) -> Iterator[NDArray[np.int16]]:
-        """Yield the maps of the rows in the middle of ``values``, one after the other.
+    def __call__(
+        self, values: NDArray[np.int16], begin: int, end: int
+    ) -> Iterator[NDArray[np.int16]]:
+        """Yield the maps of a band of rows, one after the other.
 
         Each is (rows, n_Y) int16 and lasts until the next is asked for.
 
         Args:
-            values: (rows + 2 reach, width) int16, contiguous.
-            rows: how many rows.
+            values: (n_X + 2 MARGIN, width) int16, contiguous: significance of a frame.
+            begin: first row of the band.
+            end: end of it.
         """
         w, a, b, c = self._width, self._a, self._b, self._c
-        flat = values.reshape(-1)
+        rows = end - begin
+        flat = values[begin + MARGIN - self.reach : end + MARGIN + self.reach].reshape(-1)
         clipped = np.clip(flat, np.int16(-CLIP), np.int16(CLIP), out=self._clipped[: len(flat)])
         fine = _smoothed(_smoothed(clipped, w, a, b, 0), 1, a, self._fine, 0)
         yield self._inside(fine, w + 1, rows)
@@ -324,7 +345,9 @@ class _Smoother:
     def _inside(self, flat: NDArray[np.int16], begin: int, rows: int) -> NDArray[np.int16]:
         """Return the columns of the frame from a map whose first value is at ``begin``."""
         start, width = self.reach * self._width - begin, self._width
-        return flat[start : start + rows * width].reshape(rows, width)[:, MARGIN:-MARGIN]
+        return flat[start : start + rows * width].reshape(rows, width)[
+            :, MARGIN : MARGIN + self._n_columns
+        ]
 
 
 def _smoothed(
@@ -344,24 +367,32 @@ def _smoothed(
     return result
 
 
-def _bands(shape: tuple[int, int], reach: int) -> Iterator[tuple[int, int, slice]]:
-    """Yield rows from begin to end, and those of a batch with margins that they need."""
-    rows = max(1, TILE // shape[1])
-    for begin in range(0, shape[0], rows):
-        end = min(begin + rows, shape[0])
-        yield begin, end, slice(begin + MARGIN - reach, end + MARGIN + reach)
+def _rows_of_tile(n_x: int, n_y: int) -> int:
+    return min(n_x, max(1, TILE // n_y))
+
+
+def _bands(shape: tuple[int, int], rows: Rows, more: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of bands of stretches of rows, and of ``more`` rows on both sides."""
+    step, done = _rows_of_tile(*shape), 0
+    for first, last in rows:
+        last = min(last + more, shape[0])
+        for begin in range(max(done, first - more), last, step):
+            yield begin, min(begin + step, last)
+        done = last
 
 
 def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np.int16]:
-    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16."""
+    """Return the smoothed maps of each frame or group, (n, maps, n_X, n_Y) int16.
+
+    Rows that are not needed have any values.
+    """
     n_x, n_y = found.shape
     streaks = prepared.streaks
-    width = n_y + 2 * MARGIN
     maps = np.empty((len(found), len(kernels(streaks=streaks)), n_x, n_y), np.int16)
-    smoother = _Smoother(width, min(n_x, max(1, TILE // n_y)), streaks)
-    for begin, end, rows in _bands(found.shape, smoother.reach):
+    smoother = _Smoother(n_y, _rows_of_tile(n_x, n_y), streaks)
+    for begin, end in _bands(found.shape, found.rows, 0):
         for i, values in enumerate(found.values):
-            for k, smooth in enumerate(smoother(values[rows], end - begin)):
+            for k, smooth in enumerate(smoother(values, begin, end)):
                 maps[i, k, begin:end] = smooth
     return maps
 
@@ -372,34 +403,33 @@ def matched_masks(
     """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
     raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
-    smoother = _Smoother(n_y + 2 * MARGIN, min(n_x, max(1, TILE // n_y)), maps.streaks)
-    for begin, end, rows in _bands(found.shape, smoother.reach):
+    smoother = _Smoother(n_y, _rows_of_tile(n_x, n_y), maps.streaks)
+    for begin, end in _bands(found.shape, found.rows, 0):
         seeds, above = np.empty((end - begin, n_y), bool), np.empty((end - begin, n_y), bool)
         for i, values in enumerate(found.values):
-            for k, smooth in enumerate(smoother(values[rows], end - begin)):
+            for k, smooth in enumerate(smoother(values, begin, end)):
                 np.greater_equal(smooth, levels[i].seed[k][begin:end], out=above if k else seeds)
                 if k:
                     np.logical_or(seeds, above, out=seeds)
             raw[i, begin:end] = packed.pack(seeds)
     if found.invalid is not None:
         raw &= ~found.invalid
+    filtered = np.empty_like(raw)
+    usable = None if maps.usable is None else packed.pack(maps.usable)
     # a quarter of the batch at most, as lists of pixels take memory
     at_once = max(1, min(GROWN_AT_ONCE // (n_x * n_y), len(found) // 4))
-    parts = [
-        Basins(
-            found.values[some],
-            None if found.invalid is None else found.invalid[some],
-            maps.usable,
-            levels[some.start],
-        ).grown(raw[some], some.start)
-        for some in _alike(levels, at_once)
-    ]
-    mask, pixel, spot = (
-        np.concatenate([np.zeros(0, np.int64), *each]) for each in zip(*parts, strict=True)
-    )
+    masks, pixels, spots = [], [], []
+    for some in _alike(levels, at_once):
+        invalid = None if found.invalid is None else found.invalid[some]
+        basins = Basins(found.values[some], invalid, usable, levels[some.start], n_y)
+        grown = basins.grown(raw[some], filtered[some])
+        masks.append(grown.mask + some.start)
+        pixels.append(grown.pixel)
+        spots.append(grown.spot)
+    mask, pixel, spot = (np.concatenate(parts) for parts in (masks, pixels, spots))
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
-        filtered=PackedMasks(_packed(mask, pixel, raw.shape, n_y), n_y),
+        filtered=PackedMasks(filtered, n_y),
         invalid=None if found.invalid is None else PackedMasks(found.invalid, n_y),
         spots=list_spots(mask, pixel, spot, len(found), n_y),
     )
@@ -412,19 +442,3 @@ def _alike(levels: Sequence[SeedLevels], most: int) -> Iterator[slice]:
         if i == len(levels) or levels[i] is not levels[begin] or i - begin == most:
             yield slice(begin, i)
             begin = i
-
-
-def _packed(
-    mask: NDArray[np.int64], pixel: NDArray[np.int64], shape: tuple[int, ...], n_y: int
-) -> NDArray[np.uint64]:
-    """Return masks with these pixels set."""
-    words = np.zeros(shape, np.uint64)
-    if len(pixel):
-        x, y = np.divmod(pixel, n_y)
-        at = (mask * shape[1] + x) * shape[2] + (y >> 6)
-        bit = np.uint64(1) << (y & 63).astype(np.uint64)
-        order = np.argsort(at, kind="stable")
-        at, bit = at[order], bit[order]
-        first = np.flatnonzero(np.diff(at, prepend=-1))
-        words.reshape(-1)[at[first]] = np.bitwise_or.reduceat(bit, first)
-    return words

@@ -48,7 +48,22 @@ def pack(mask: NDArray[np.bool_]) -> Words:
         packed = np.concatenate(
             [packed, np.zeros((*mask.shape[:-1], n_bytes - packed.shape[-1]), np.uint8)], axis=-1
         )
-    return packed.view("<u8").astype(np.uint64, copy=False)
+    return words(packed)
+
+
+def octets(words: Words) -> NDArray[np.uint8]:
+    """Return (..., words) uint64 as (..., 8 words) uint8, a view where the machine allows it."""
+    return words.astype("<u8", copy=False).view(np.uint8)
+
+
+def words(octets: NDArray[np.uint8]) -> Words:
+    """Return (..., 8 words) uint8, contiguous, as (..., words) uint64."""
+    return octets.view("<u8").astype(np.uint64, copy=False)
+
+
+def bits(octets: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the bits of some octets, 8 each."""
+    return np.unpackbits(octets, bitorder="little").view(np.bool_)
 
 
 def erode(words: Words, connectivity: int) -> Words:
@@ -100,15 +115,10 @@ def set_pixels(words: Words, n_columns: int) -> NDArray[np.int64]:
     """
     flat = words.reshape(-1)
     occupied = np.flatnonzero(flat)
-    bits = np.flatnonzero(_unpacked(flat[occupied]).view(bool))
-    which, column = bits >> 6, bits & (WORD - 1)
+    set_bits = np.flatnonzero(bits(octets(flat[occupied])))
+    which, column = set_bits >> 6, set_bits & (WORD - 1)
     word = occupied[which]
     if n_columns % WORD == 0:
         return (word << 6) + column
     row = word // words.shape[-1]
     return row * n_columns + (word - row * words.shape[-1]) * WORD + column
-
-
-def _unpacked(words: Words) -> NDArray[np.uint8]:
-    """Return the bits of some words, 64 values 0 or 1 each."""
-    return np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")

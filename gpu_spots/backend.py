@@ -20,7 +20,7 @@ from gpu_spots.errors import BackendError, ParameterError
 from gpu_spots.masks.matched import SignificanceMaps
 from gpu_spots.masks.matched_spots import MatchedMasks
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.memory.workers import default_workers
+from gpu_spots.memory.workers import Span, default_workers
 from gpu_spots.model import (
     Array,
     Background,
@@ -200,12 +200,21 @@ class MatchedFinder(Protocol):
         """Put the seed levels of groups of a size where the backend computes."""
 
     def significance(
-        self, frames: Any, prepared: Any, levels: NDArray[np.int64] | Surface | None
+        self,
+        frames: Any,
+        prepared: Any,
+        levels: NDArray[np.int64] | Surface | None,
+        rows: Sequence[Span] | None = None,
     ) -> Any:
         """Return the significance of the pixels of each frame, without zingers.
 
-        ``levels``: level of each frame over that of the run, in 2^-16, or of each pixel, as
-        surfaces; None: 1 for all.
+        Args:
+            frames: Frames.
+            prepared: What `prepare_significance` returned.
+            levels: Level of each frame over that of the run, in 2^-16, or of each pixel, as
+                surfaces; None: 1 for all.
+            rows: Stretches of rows, ascending and apart, of which `smoothed_maps` are needed, and
+                no other result; those of other rows may be anything. None: all rows.
         """
 
     def empty_sums(self, prepared: Any, n: int, shape: tuple[int, int]) -> Any:

@@ -4,7 +4,7 @@ With groups of frames the significance of each group is added up first, so that 
 which no single frame shows. The rule is `docs/decisions/matched-finder.md`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Generic
@@ -33,6 +33,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
 from gpu_spots.spots.profiles import Weighted, WeightedSums
+from gpu_spots.spots.properties import Values
 from gpu_spots.spots.table import joined
 
 
@@ -78,9 +79,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )  # fmt: skip
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered}
-            weighted = self._weighted(found, measured, begin, end)
+            at_pixels = self.maps.at(found.pixels)
+            weighted = self._weighted(found, at_pixels, measured, begin, end)
             sums = intensity, replace(measured, values=None)
-            return self._fetch(kinds, found, masks.invalid), (sums, weighted)
+            return self._fetch(kinds, found, masks.invalid, at_pixels), (sums, weighted)
 
         parts = []
         for begin, end, ((intensity, measured), weighted) in self._in_batches(
@@ -96,7 +98,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return {**table, **weighted.centroids(), **errors}
 
     def _weighted(
-        self, found: Components, measured: Measurements, begin: int, end: int
+        self, found: Components, at_pixels: Values, measured: Measurements, begin: int, end: int
     ) -> Weighted | None:
         """Return the weighted sums of the spots of some frames; None: noise is not known."""
         if measured.values is None or self.noise_model is None:
@@ -112,6 +114,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_batch,
             with_intensities=False,
             surface=None if surface is None else surface[begin:end],
+            at_pixels=at_pixels,
         )
         sums.add(measured.values, each)
         return sums.columns()
@@ -139,7 +142,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
 
     def _seeds(self, groups: Groups) -> list[Any]:
         """Return the seed levels of each group, as the backend has them."""
-        calibration = self._thresholds.calibrate(*self._significance.sample(groups))
+        calibration = self._thresholds.calibrate(
+            *self._significance.sample(groups, self._thresholds.sampled_rows)
+        )
 
         @cache
         def of_size(size: int) -> Any:
@@ -188,11 +193,15 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
         )
         """The constants, as the backend has them."""
 
-    def sample(self, groups: Groups) -> tuple[Iterator[Array], int]:
+    def sample(self, groups: Groups, rows: Sequence[Span]) -> tuple[Iterator[Array], int]:
         """Return what `Thresholds.calibrate` measures.
 
         The smoothed maps of some groups of the most frequent size (ties: the smallest), and this
         size.
+
+        Args:
+            groups: Groups of frames.
+            rows: Stretches of rows that are needed; others may be anything.
         """
         sizes = sizes_of(groups, self._source.left_out)
         size = int(np.argmax(np.bincount(sizes[sizes > 0])))
@@ -201,7 +210,7 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
 
         def maps_of(group: int) -> Array:
             def once() -> Array:
-                found = self.of_groups(groups, group, group + 1)
+                found = self.of_groups(groups, group, group + 1, rows)
                 return self._backend.smoothed_maps(found, self.maps)[0]
 
             return with_retry(once, self._backend.release)
@@ -215,8 +224,13 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
 
         return maps(), size
 
-    def of_groups(self, groups: Groups, begin: int, end: int) -> Any:
-        """Return the significance of the groups from ``begin`` to ``end``."""
+    def of_groups(
+        self, groups: Groups, begin: int, end: int, rows: Sequence[Span] | None = None
+    ) -> Any:
+        """Return the significance of the groups from ``begin`` to ``end``.
+
+        ``rows``: as in `gpu_spots.backend.MatchedFinder.significance`.
+        """
         inside = (groups.mask_of_frame >= begin) & (groups.mask_of_frame < end)
         frames = np.flatnonzero(inside)
         which = groups.mask_of_frame[frames] - begin
@@ -224,16 +238,23 @@ class GroupSignificance(Generic[Frames, Masks, Prepared]):
         for first, last in _stretches(frames, self._source.plan.batch_frames):
             a, b = int(frames[first]), int(frames[last - 1]) + 1
             on_device = self._source.batch(a, b)
-            self._backend.add_significance(sums, self.of_frames(on_device, a, b), which[first:last])
+            self._backend.add_significance(
+                sums, self.of_frames(on_device, a, b, rows), which[first:last]
+            )
         return self._backend.of_sums(sums, np.bincount(which, minlength=end - begin).tolist())
 
-    def of_frames(self, on_device: Frames, begin: int, end: int) -> Any:
-        """Return the significance of each of some frames, at the level of each."""
+    def of_frames(
+        self, on_device: Frames, begin: int, end: int, rows: Sequence[Span] | None = None
+    ) -> Any:
+        """Return the significance of each of some frames, at the level of each.
+
+        ``rows``: as in `gpu_spots.backend.MatchedFinder.significance`.
+        """
         levels = self._source.background_levels
         if levels is not None:
-            return self._backend.significance(on_device, self.maps, levels[begin:end])
+            return self._backend.significance(on_device, self.maps, levels[begin:end], rows)
         frames = self._source.at_level(on_device, begin, end, self._prepared)
-        return self._backend.significance(frames, self.maps, None)
+        return self._backend.significance(frames, self.maps, None, rows)
 
 
 def _stretches(frames: NDArray[np.int64], longest: int) -> Iterator[Span]:

@@ -28,6 +28,7 @@ from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.masks.matched import SignificanceMaps
 from gpu_spots.masks.matched_spots import MatchedMasks
 from gpu_spots.masks.seed_levels import SeedLevels
+from gpu_spots.memory.workers import Span
 from gpu_spots.model import (
     Array,
     Background,
@@ -274,11 +275,16 @@ class SeveralGpus:
         return tuple(backend.prepare_seeds(levels) for backend in self.backends)
 
     def significance(
-        self, frames: _Frames, prepared: tuple[Any, ...], levels: NDArray[np.int64] | Surface | None
+        self,
+        frames: _Frames,
+        prepared: tuple[Any, ...],
+        levels: NDArray[np.int64] | Surface | None,
+        rows: Sequence[Span] | None = None,
     ) -> _Held:
         """Calculate on the device where the batch is."""
         device, batch = self._here(frames)
-        return _Held(device, self.backends[device].significance(batch, prepared[device], levels))
+        found = self.backends[device].significance(batch, prepared[device], levels, rows)
+        return _Held(device, found)
 
     def empty_sums(self, prepared: tuple[Any, ...], n: int, shape: tuple[int, int]) -> _Held:
         """Return sums on the device of the thread."""

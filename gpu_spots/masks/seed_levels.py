@@ -85,6 +85,13 @@ class Thresholds:
         self._kernels = kernels(streaks=streaks)
         self._workers = workers
 
+    @property
+    def sampled_rows(self) -> list[Span]:
+        """Stretches of rows that `calibrate` looks at."""
+        n_x, n_y = self._of.shape
+        every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
+        return [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
+
     def calibrate(self, maps: Iterable[Array], size: int) -> Calibration:
         """Measure offset and width of the maps of some frames or groups, which have few spots.
 
@@ -93,10 +100,11 @@ class Thresholds:
         offset 0 and the width 1.
 
         Args:
-            maps: of each frame or group, (kernels, n_X, n_Y) int16.
+            maps: of each frame or group, (kernels, n_X, n_Y) int16; only `sampled_rows` count.
             size: frames of a group.
         """
-        stretches, enough, expected = self._sample(size)
+        stretches = self.sampled_rows
+        enough, expected = self._sample(stretches, size)
         found: list[list[tuple[float, float]]] = [[] for _ in self._kernels]
         for of_frame in maps:
             for k, some in enumerate(found):
@@ -113,15 +121,12 @@ class Thresholds:
         return Calibration(size, tuple(offsets), tuple(widths))
 
     def _sample(
-        self, size: int
-    ) -> tuple[list[Span], list[list[NDArray[np.bool_]]], list[float | None]]:
-        """Return stretches of rows, and for each kernel the pixels used and the expected width.
+        self, stretches: list[Span], size: int
+    ) -> tuple[list[list[NDArray[np.bool_]]], list[float | None]]:
+        """Return for each kernel the pixels of stretches that are used, and the expected width.
 
         None: too few take part.
         """
-        n_x, n_y = self._of.shape
-        every = SAMPLE_ROWS if n_x * n_y <= SAMPLE_ALL else SAMPLE_EVERY
-        stretches = [(begin, min(begin + SAMPLE_ROWS, n_x)) for begin in range(0, n_x, every)]
 
         def one(span: Span) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
             usable, found = self._of.usable(slice(*span)), []
@@ -140,7 +145,7 @@ class Thresholds:
             n = len(values)
             middle = float(np.partition(values, n // 2)[n // 2]) if n >= SAMPLE_PIXELS else None
             expected.append(None if middle is None else kernel.unit * middle)
-        return stretches, enough, expected
+        return enough, expected
 
     def levels(self, size: int, calibration: Calibration) -> SeedLevels:
         """Return the levels for groups of a size."""

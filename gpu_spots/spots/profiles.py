@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable, Surface
-from gpu_spots.spots.properties import ComponentMaps, over_sigma, pieces
+from gpu_spots.spots.properties import ComponentMaps, Values, over_sigma, pieces, taking_turns
 
 LARGEST_WEIGHT = 15
 """Weights are whole numbers from 0 to this."""
@@ -99,6 +99,8 @@ class WeightedSums:
     """True: weighted intensities are wanted, not only centroids."""
     surface: Surface | None = None
     """Levels of the pixels of the frames; None: each frame has one level."""
+    at_pixels: Values | None = None
+    """Values of the maps at all pixels of the components; None: they are not known yet."""
     values: list[Array] = field(default_factory=list)
     """Values of the pixels of all spots of each frame seen so far."""
 
@@ -145,14 +147,18 @@ class WeightedSums:
         found, gain, n = self.found, self.noise.gain, last - first
         begin, length = found.begin[first : last + 1], np.diff(found.begin[first : last + 1])
         inside = slice(int(begin[0]) - of_mask, int(begin[-1]) - of_mask)
-        pixels, spot = found.pixels[begin[0] : begin[-1]], np.repeat(np.arange(n), length)
-        background, variance = self.maps.mean_at(pixels), self.maps.variance_at(pixels)
+        listed = slice(begin[0], begin[-1])
+        spot, order = taking_turns(length)
+        pixels, known = found.pixels[listed].take(order), self.at_pixels
+        here = self.maps.at(pixels) if known is None else known.some(listed, order)
+        background, variance = here.mean, here.variance
         even, mean = _even(self._floor(variance), length, spot)
         grid = _Grid.of(pixels, found.box[first:last], spot, self.maps.shape[1])
         levels = [self._level(frame, pixels, background) for frame in frames]
 
         def difference(k: int) -> Floats:
-            return self.values[frames[k]][inside].astype(np.float64) - levels[k] * background
+            values = self.values[frames[k]][inside].take(order).astype(np.float64)
+            return values - levels[k] * background
 
         course = _Course.of(difference, len(frames), len(pixels))
         zingers = course.zingers(difference, even, gain, grid)
@@ -360,9 +366,9 @@ class _Grid:
         on_grid = np.zeros(self.size)
         on_grid[self.index] = values
         for step in (1, self.stride - 1, self.stride, self.stride + 1):
-            yield on_grid[self.index + step]
+            yield on_grid.take(self.index + step)
             # the first place of all has no row before: -1 is the last one, which is empty
-            yield on_grid[self.index - step]
+            yield on_grid.take(self.index - step)
 
     def smoothed(self, values: Floats) -> Floats:
         """Smooth twice with [1 2 1] along X and along Y, inside of each spot."""

@@ -97,14 +97,29 @@ class ComponentMaps:
             may_touch=may_touch,
         )
 
-    def sums(self, found: Components, invalid: PackedImages | None = None) -> ComponentSums:
+    def at(self, pixels: NDArray[np.int64]) -> "Values":
+        """Return the values of the maps at some pixels."""
+        return Values(self._mean_at(pixels), self._variance_at(pixels))
+
+    def sums(
+        self,
+        found: Components,
+        invalid: PackedImages | None = None,
+        values: "Values | None" = None,
+    ) -> ComponentSums:
         """Return the sums over components.
 
-        ``invalid``: pixels without a valid value on a frame of each mask; None: only masked pixels
-        have none.
+        Args:
+            found: Components.
+            invalid: Pixels without a valid value on a frame of each mask; None: only masked pixels
+                have none.
+            values: `at` of the components' pixels; None: it is not known yet.
         """
         result = joined_sums(
-            [self._sums(found, *piece) for piece in pieces(found.begin, 0, len(found.begin) - 1)]
+            [
+                self._sums(found, *piece, values)
+                for piece in pieces(found.begin, 0, len(found.begin) - 1)
+            ]
         )
         if invalid is not None:
             result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
@@ -113,21 +128,25 @@ class ComponentMaps:
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
         return result
 
-    def _sums(self, found: Components, first: int, last: int) -> ComponentSums:
+    def _sums(
+        self, found: Components, first: int, last: int, values: "Values | None"
+    ) -> ComponentSums:
         """Return the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
         begin, box, n = found.begin[first : last + 1], found.box[first:last], last - first
-        pixels, length = found.pixels[begin[0] : begin[-1]], np.diff(begin)
-        component = np.repeat(np.arange(n), length)
+        inside, length = slice(begin[0], begin[-1]), np.diff(begin)
+        component, order = taking_turns(length)
+        pixels = found.pixels[inside].take(order)
+        here = self.at(pixels) if values is None else values.some(inside, order)
         row = pixels // self.shape[1]
-        x = (row - box[component, 0]).astype(np.float64)
-        y = (pixels - row * self.shape[1] - box[component, 2]).astype(np.float64)
+        x = (row - box[:, 0].take(component)).astype(np.float64)
+        y = (pixels - row * self.shape[1] - box[:, 2].take(component)).astype(np.float64)
         flags = np.where(_at_border(box, self.shape), int(Flag.BORDER), 0)
         for flag, is_flagged in self.flagged:
-            flags[component[is_flagged.reshape(-1)[pixels]]] |= int(flag)
+            flags[component[is_flagged.reshape(-1).take(pixels)]] |= int(flag)
         return ComponentSums(
             n_pixels=length,
-            background=_sums_with(self.mean_at(pixels), x, y, component, n),
-            noise=_sums_with(self.variance_at(pixels), x, y, component, n, mixed=False),
+            background=_sums_with(here.mean, x, y, component, n),
+            noise=_sums_with(here.variance, x, y, component, n, mixed=False),
             flags=flags,
         )
 
@@ -157,43 +176,82 @@ class ComponentMaps:
                 (each - box[component, side]).astype(np.float64)
                 for each, side in zip(place, (0, 2), strict=True)
             )
-            mean = self.mean_at(pixels)
+            mean = self._mean_at(pixels)
             at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
             more = surface.background(frame, *place, mean) - at_level
             parts.append(_sums_with(more, x, y, component, n))
         return np.concatenate(parts, axis=1)
 
-    def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def _mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
         mean = self.mean
         if not isinstance(mean, FixedPointMean):
-            return mean.reshape(-1)[pixels]
-        exact = mean.low.reshape(-1)[pixels].astype(np.float64)
+            return mean.reshape(-1).take(pixels)
+        exact = mean.low.reshape(-1).take(pixels).astype(np.float64)
         if mean.high is not None:
-            exact += mean.high.reshape(-1)[pixels] * 2.0**32
+            exact += mean.high.reshape(-1).take(pixels) * 2.0**32
         return exact / mean.scale
 
-    def variance_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def _variance_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
         if self.noise is None:
             return np.full(len(pixels), np.nan)
-        noise = self.noise.reshape(-1)[pixels].astype(np.float64)
+        noise = self.noise.reshape(-1).take(pixels).astype(np.float64)
         n_used = self.n_used
         if not isinstance(n_used, int):
-            n_used = n_used.reshape(-1)[pixels]
+            n_used = n_used.reshape(-1).take(pixels)
         variance = noise * noise
         return variance + variance / n_used
 
 
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of the maps at some pixels."""
+
+    mean: Floats
+    """(p,) float64, counts: background."""
+    variance: Floats
+    """(p,) float64, counts^2: that of a value less the background; NaN: not known."""
+
+    def some(self, inside: slice, order: NDArray[np.int64]) -> "Values":
+        """Return those of some pixels, in an order of theirs."""
+        return Values(self.mean[inside].take(order), self.variance[inside].take(order))
+
+
+def taking_turns(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return an order of pixels in which sums over components are added up quickly.
+
+    The first pixels of all components come first, then the second ones, and so on, so that one
+    addition need not wait for the one before. Pixels of a component keep their order: the sums are
+    the same.
+
+    Args:
+        length: (c,) int64: number of pixels of each component, which are listed one by one.
+
+    Returns:
+        Component of each pixel, and its number in the list, (p,) int64 each.
+    """
+    component = np.repeat(np.arange(len(length)), length)
+    turn = np.arange(len(component)) - (np.cumsum(length) - length).take(component)
+    # 16 bits are sorted much faster
+    if length.max(initial=0) < 1 << 16:
+        turn = turn.astype(np.uint16)
+    order = np.argsort(turn, kind="stable")
+    return component.take(order), order
+
+
 def pieces(begin: NDArray[np.int64], first: int, last: int) -> list[tuple[int, int]]:
     """Return begin and end of consecutive components, one or more, that fit in the cache together.
+
+    All have about as many pixels, as each piece has its calls.
 
     Args:
         begin: (c + 1,) int64: begins of components in a list of pixels.
         first: first of the components to be divided.
         last: end of them; with none of them, there is one empty piece.
     """
-    lengths = np.arange(begin[first] + PIECE, begin[last], PIECE)
+    total = int(begin[last] - begin[first])
+    lengths = begin[first] + np.arange(1, n := max(1, round(total / PIECE))) * total // n
     inner = np.searchsorted(begin[first : last + 1], lengths, side="right") - 1 + first
     edges = np.unique(np.concatenate([[first], inner, [last]])).tolist()
     return list(pairwise(edges)) or [(first, last)]

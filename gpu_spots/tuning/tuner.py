@@ -385,7 +385,7 @@ class _Matched:
             )
             if self._calibration is None:
                 self._calibration = thresholds.calibrate(
-                    *self._significance[False].sample(self._groups)
+                    *self._significance[False].sample(self._groups, thresholds.sampled_rows)
                 )
             levels = seed_levels(thresholds, size, self._calibration)
             self._seeds = (size, significance), self._backend.prepare_seeds(levels)
