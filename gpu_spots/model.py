@@ -313,6 +313,12 @@ def correlation_factor(
     return np.asarray(along * along, np.float64)
 
 
+SURE_OFFSET = 3.0
+"""An offset below 0 by that many times its error is that of a bias."""
+LEAST_BIAS = 10.0
+"""With a bias of less than one in so many counts, noise is at most 5 % too large."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseModel:
     """Variance of a pixel as a function of its background."""
@@ -351,6 +357,7 @@ class NoiseModel:
             f"noise: variance = {number(self.offset, self.offset_error)} + "
             f"({number(self.gain, self.gain_error)}) x background, counts^2; "
             f"correlation factor {number(self.correlation, self.correlation_error)}"
+            + (f"; {self.bias:.4g} counts of the background have no noise" if self.bias else "")
         )
 
     def factor(self, n_pixels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -364,6 +371,32 @@ class NoiseModel:
     def read_variance(self) -> float:
         """Variance without background, counts^2, not below 0."""
         return max(self.offset, 0.0)
+
+    @property
+    def bias(self) -> float:
+        """Counts of the background that have no noise, as a detector's bias; 0: none are seen.
+
+        They are seen where the offset is below 0 by more than `SURE_OFFSET` times its error, and
+        where they are more than one in `LEAST_BIAS` of the median background. The read noise is
+        not told from them: with ``r`` counts, they are ``r^2 / gain`` too few.
+        """
+        if not self.offset < -SURE_OFFSET * self.offset_error:
+            return 0.0
+        found = -self.offset / self.gain
+        return found if LEAST_BIAS * found > float(self.level[len(self.level) // 2]) else 0.0
+
+    @property
+    def least_variance(self) -> float:
+        """Variance where all of the background is bias, counts^2: that of the quietest bin."""
+        return float(self.variance.min()) if self.bias else self.read_variance
+
+    def counted(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the part of backgrounds that has noise, counts, not below 0."""
+        return np.maximum(mean - self.bias, 0.0)
+
+    def expected_variance(self, counted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the variance of pixels, counts^2, by the part of their background with noise."""
+        return np.maximum(self.gain * counted + self.read_variance, self.least_variance)
 
 
 @dataclass(frozen=True, slots=True)

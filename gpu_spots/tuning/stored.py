@@ -146,11 +146,11 @@ def _mean(
 
 
 def _noise_model(results: SpotsFile) -> NoiseModel | None:
-    known = results.noise_model
-    if known is None:
+    known, points = results.noise_model, results.noise_points
+    if known is None or points is None:
         return None
-    none = np.zeros(0)
-    return NoiseModel(**known, level=none, variance=none, n_pixels=np.zeros(0, np.int64))
+    fields: dict[str, Any] = {**known, **points}
+    return NoiseModel(**fields)
 
 
 def _plain(value: Any) -> Any:
