@@ -1,5 +1,6 @@
 """Shared fixtures: the backends that every contract test runs on."""
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,17 @@ def backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backen
 def device_backend(request: pytest.FixtureRequest, make_backend: MakeBackend) -> Backend:
     """The CUDA backend, emulated and on a device."""
     return make_backend(request.param)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what lives to the end, thousands of tests and all modules, to no search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let others see all objects again, as hypothesis does where it is imported at the end."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)

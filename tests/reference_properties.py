@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from once import once
+
 LONGEST_SIDE = 4096
 BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
@@ -49,6 +51,7 @@ class Spot(NamedTuple):
     below: list[Below]
 
 
+@once
 def properties(
     frames: NDArray[Any],
     result: dict[str, NDArray[Any]],
@@ -262,6 +265,7 @@ def count_maxima(values: dict[Place, Any]) -> int:
     return count
 
 
+@once
 def weighted_intensities(
     frames: NDArray[Any],
     result: dict[str, NDArray[Any]],
@@ -368,9 +372,9 @@ def without_zingers(
     highest neighbour in the spot by 2 sigmas.
     """
     clean = [list(each) for each in differences]
-    places = [divmod(pixel, n_y) for pixel in pixels]
+    at = {divmod(pixel, n_y): i for i, pixel in enumerate(pixels)}
     profile = []
-    for i, (x, y) in enumerate(places):
+    for (x, y), i in at.items():
         course = [each[i] for each in differences]
         total = 0.0
         for value in course:
@@ -380,8 +384,8 @@ def without_zingers(
         if len(course) > 1:
             mean = (total - highest) / (len(course) - 1)
             level = max(mean, 0.0)
-            beside = [differences[frame][k] for k, (a, b) in enumerate(places)
-                      if max(abs(a - x), abs(b - y)) == 1]  # fmt: skip
+            around = [at[x + a, y + b] for a, b in AROUND if (x + a, y + b) in at]
+            beside = [differences[frame][k] for k in around]
             if highest > 2 * level + 8 * math.sqrt(
                 variances[i] + gain * level
             ) and highest > 1.5 * max([0.0, *beside]) + 2 * math.sqrt(variances[i]):

@@ -13,9 +13,9 @@ SIZE = 1200, 900
 """Width and height of the window, pixels."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
-    """One browser for all tests of a process. Skips where there is none."""
+    """One browser for all tests of this folder in a process. Skips where there is none."""
     pytest.importorskip("selenium")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")

@@ -131,7 +131,7 @@ def test_light_and_dark(browser: "Chrome", report: Path, prefer: Prefer) -> None
     prefer("dark")
     wait(lambda: lightness(browser, "body", "backgroundColor") < 40)
     assert contrast_of_texts(browser) >= 4.5
-    assert darkest_of_chart(browser) > 50
+    wait(lambda: darkest_of_chart(browser) > 50)
     find(browser, "#theme").click()
     assert lightness(browser, "body", "backgroundColor") > 240
     assert contrast_of_texts(browser) >= 4.5

@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,36 +20,44 @@ FILES = {
 }
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield every module that a file imports, as a path.
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Return every module that a file imports, as a path.
 
     ``from package import module`` counts as the module.
     """
-    for node in ast.walk(ast.parse(path.read_text())):
+    found: set[str] = set()
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.replace(".", "/") for alias in node.names)
+            found.update(alias.name.replace(".", "/") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             base = (node.module or "").replace(".", "/")
             for alias in node.names:
                 name = f"{base}/{alias.name}"
-                yield name if name in FILES or f"{name}/__init__" in FILES else base
-
-
-IMPORTS = {name: set(imported(path)) for name, path in FILES.items()}
+                found.add(name if name in FILES or f"{name}/__init__" in FILES else base)
+    return frozenset(found)
 
 
 def ours(name: str) -> set[str]:
     return {
-        module for module in IMPORTS[name] if module.split("/")[0] in ("gpu_spots", "cpu_fallback")
+        module
+        for module in imported(FILES[name])
+        if module.split("/")[0] in ("gpu_spots", "cpu_fallback")
     }
 
 
 def importers(module: str) -> set[str]:
     return {
         name
-        for name, modules in IMPORTS.items()
-        if any(found.split("/")[0] == module for found in modules)
+        for name, path in FILES.items()
+        if any(found.split("/")[0] == module for found in imported(path))
     }
 
 
@@ -180,7 +188,7 @@ def test_no_room_asks_which_background_method_it_is() -> None:
             or name == "gpu_spots/background/methods"
         ):
             continue
-        source = ast.parse(path.read_text())
+        source = parsed(path)
         used = {node.id for node in ast.walk(source) if isinstance(node, ast.Name)}
         compared = {
             side.value
@@ -371,6 +379,7 @@ def test_no_test_imports_another_test() -> None:
     importing = {
         path.relative_to(tests).as_posix()
         for path in tests.rglob("*.py")
+        if any(module in path.read_text() for module in modules)  # others need not be parsed
         if any(modules & set(name.split("/")) for name in imported(path))
     }
     assert len(modules) > 40
@@ -387,7 +396,7 @@ def members(name: str, owner: str) -> list[str]:
     """Public functions of a class, or the names that it gives to some, as they stand in a file."""
     (found,) = (
         node
-        for node in ast.parse(FILES[name].read_text()).body
+        for node in parsed(FILES[name]).body
         if isinstance(node, ast.ClassDef) and node.name == owner
     )
     names = []
@@ -401,7 +410,7 @@ def members(name: str, owner: str) -> list[str]:
 
 def functions(name: str) -> list[str]:
     """Public functions of a file, as they stand in it."""
-    nodes = ast.parse(FILES[name].read_text()).body
+    nodes = parsed(FILES[name]).body
     return [
         node.name
         for node in nodes
