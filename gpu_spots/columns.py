@@ -427,7 +427,7 @@ NOISE_COLUMNS = (
     _noise("n_pixels", "int64", "number of pixels of each bin"),
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
-NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")
+NOISE_LAGS = tuple(f"correlation_lag_{distance}" for distance in (1, 2, 3, 4))
 """Attributes of the group ``noise`` that older files do not have."""
 NOISE_ATTRIBUTES = (
     "gain",

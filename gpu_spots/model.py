@@ -13,6 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.correlated_noise import correlation_factor
+
 FRAME_DTYPES = tuple(
     np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 )
@@ -294,25 +296,6 @@ class FixedPointMean:
     """(n_X, n_Y) uint32: the lower 32 bits."""
 
 
-def correlation_factor(
-    n_pixels: NDArray[np.int64], lag_1: float, lag_2: float
-) -> NDArray[np.float64]:
-    """Return the variance of the sum of a square of pixels over the sum of their variances.
-
-    Args:
-        n_pixels: int64, pixels of each square, at least 1; its side need not be a whole number.
-        lag_1: correlation of the noise of pixels beside each other, along rows and columns.
-        lag_2: that of pixels 2 apart.
-
-    Returns:
-        float64, of the same shape.
-    """
-    side = np.sqrt(n_pixels.astype(np.float64))
-    pairs = (2 * (side - 1)) * lag_1 + (2 * np.maximum(side - 2, 0.0)) * lag_2
-    along = 1 + pairs / side
-    return np.asarray(along * along, np.float64)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseModel:
     """Variance of a pixel as a function of its background."""
@@ -334,6 +317,10 @@ class NoiseModel:
     """Correlation of the noise of pixels beside each other; NaN: unknown."""
     correlation_lag_2: float
     """Correlation of the noise of pixels 2 apart; NaN: unknown."""
+    correlation_lag_3: float
+    """Correlation of the noise of pixels 3 apart; NaN: unknown."""
+    correlation_lag_4: float
+    """Correlation of the noise of pixels 4 apart; NaN: unknown."""
     level: NDArray[np.float64]
     """(n_bins,) float64, counts: median background of the pixels in each bin."""
     variance: NDArray[np.float64]
@@ -358,7 +345,17 @@ class NoiseModel:
 
         ``n_pixels``: int64, number of pixels of each sum, at least 1.
         """
-        return correlation_factor(n_pixels, self.correlation_lag_1, self.correlation_lag_2)
+        return correlation_factor(n_pixels, self.correlation_lags)
+
+    @property
+    def correlation_lags(self) -> tuple[float, float, float, float]:
+        """Correlations of the noise of pixels 1 to 4 apart; NaN: unknown."""
+        return (
+            self.correlation_lag_1,
+            self.correlation_lag_2,
+            self.correlation_lag_3,
+            self.correlation_lag_4,
+        )
 
     @property
     def read_variance(self) -> float:

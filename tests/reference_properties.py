@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from reference_clip import factor_of_sum
+
 LONGEST_SIDE = 4096
 BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
@@ -35,10 +37,8 @@ class Noise(NamedTuple):
     n_used: list[int]
     """Values that the background of each pixel is known from."""
     gain: float
-    lag_1: float
-    """Correlation of pixels beside each other."""
-    lag_2: float
-    """Correlation of pixels 2 apart."""
+    lags: tuple[float, ...]
+    """Correlations of pixels 1 to 4 apart."""
 
 
 class Spot(NamedTuple):
@@ -207,7 +207,7 @@ def errors_of(
             of_background = of_background + below.rounded * weight
         sums.append(of_noise + ((level - 1.0) * noise.gain) * of_background)
     signal = noise.gain * max(intensity, 0.0)
-    correlated = correlation_factor(len(pixels), noise)
+    correlated = factor_of_sum(len(pixels), noise.lags)
     sigma = math.sqrt(correlated * (max(sums[0], 0.0) + signal))
     result = {
         "sigma": sigma,
@@ -224,14 +224,6 @@ def errors_of(
             each.append(math.sqrt(correlated * along) / intensity)
         result["centroid_sigma"] = (each[0], each[1])
     return result
-
-
-def correlation_factor(n_pixels: int, noise: Noise) -> float:
-    """Give the variance of a sum over the sum of variances, of a square of that many pixels."""
-    side = math.sqrt(n_pixels)
-    beside, next_but_one = 2 * (side - 1), 2 * max(side - 2, 0.0)
-    along = 1 + (beside * noise.lag_1 + next_but_one * noise.lag_2) / side
-    return along * along
 
 
 def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:
@@ -300,7 +292,7 @@ def weighted_intensities(
         for pixel in pixels:
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
-        factor = correlation_factor(len(pixels), noise)
+        factor = factor_of_sum(len(pixels), noise.lags)
         floors = [max(variance, noise.gain * noise.gain / 4) for variance in variances]
         mean = harmonic_mean(floors)
         even = [mean if variance <= 4 * mean else variance for variance in floors]
@@ -393,7 +385,7 @@ def without_zingers(
 
 def chosen_by_noise(smooth: list[float], noise: Noise) -> float:
     """Give the error of a sum by the choice of its pixels."""
-    unit = 70 * (1 + 1.6 * noise.lag_1 + 0.8 * noise.lag_2)
+    unit = 70 * (1 + 1.6 * noise.lags[0] + 0.8 * noise.lags[1])
     low = sum(unit <= each < 3 * unit for each in smooth)
     slope = sum(3 * unit <= each < 6 * unit for each in smooth)
     return 0.35 * abs(low - slope)

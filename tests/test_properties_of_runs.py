@@ -126,8 +126,7 @@ def compare(
         [float(value) for value in background.noise.ravel()],
         n_used.ravel().tolist(),
         model.gain,
-        model.correlation_lag_1,
-        model.correlation_lag_2,
+        model.correlation_lags,
     )
     factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
     factors = factors if parameters.normalise == "level" else []

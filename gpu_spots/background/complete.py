@@ -84,8 +84,10 @@ def with_correlation(
         model,
         correlation=found.factor,
         correlation_error=found.error,
-        correlation_lag_1=found.lag_1,
-        correlation_lag_2=found.lag_2,
+        correlation_lag_1=found.lags[0],
+        correlation_lag_2=found.lags[1],
+        correlation_lag_3=found.lags[2],
+        correlation_lag_4=found.lags[3],
     )
     return replace(background, noise_model=model)
 

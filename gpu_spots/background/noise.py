@@ -76,7 +76,7 @@ def fit(
             line = (*_through_zero(means[inner], y[inner]), math.nan, math.nan)
     gain, offset, gain_error, offset_error = line
     return NoiseModel(
-        gain, offset, gain_error, offset_error, 1.0, math.nan, 0.0, 0.0, x, y, n_pixels
+        gain, offset, gain_error, offset_error, 1.0, math.nan, 0.0, 0.0, 0.0, 0.0, x, y, n_pixels
     )
 
 
