@@ -273,6 +273,7 @@ def weighted_intensities(
         spots.setdefault((int(key[0]), int(key[1])), []).append(row)
     found = np.full((3, len(result["spots/frame"])), math.nan)
     centroids = np.full((2, len(result["spots/frame"]), 2), math.nan)
+    offsets = np.full((3, len(result["spots/frame"]), 2), math.nan)
     for rows in spots.values():
         begin, end = result["spots/pixel_list_BE"][rows[0]]
         pixels = result["spots/pixel_list"][begin:end].tolist()
@@ -304,11 +305,18 @@ def weighted_intensities(
             shared = max(factor - 1, 0.0) * harmonic_mean(floors) if len(rows) == 1 else 0.0
             found[2, row] = chosen_by_noise(smooth, noise) * math.sqrt(shared)
         box = result["spots/box"][rows[0]].tolist()
+        more = (sum(levels[frame] for frame in on) - len(on)) * noise.gain
+        all_noise = [len(on) * v + more * b for v, b in zip(variances, under, strict=True)]
         for axis in (0, 1):
             begin = float(box[2 * axis])
             places = [divmod(pixel, n_y)[axis] - begin for pixel in pixels]
             centre = centre_of(softs, profile, places)
             moments = [w * (place - centre) for w, place in zip(softs, places, strict=True)]
+            offset = offset_of(
+                places, centre, softs, step, profile, smooth, even, len(on), all_noise, noise.gain
+            )
+            for row in rows:
+                offsets[:, row, axis] = offset[0], factor * offset[1], offset[2]
             for row, frame, difference in zip(rows, on, clean, strict=True):
                 total = first = second = fixed = more = 0.0
                 for w, m, d, v, b in zip(softs, moments, difference, variances, under, strict=True):
@@ -330,13 +338,73 @@ def weighted_intensities(
                 of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
             spread = factor * (max(of_noise, 0.0) + noise.gain * max(squares, 0.0))
             found[:2, row] = scale * total, scale * math.sqrt(spread)
+    asymmetry = move_by_offsets(centroids, offsets)
     return {
         "spots/I_prf": found[0],
         "spots/sigma_prf": found[1],
         "spots/centroid": centroids[0],
         "spots/centroid_sigma": centroids[1],
         "mask_error": found[2],
+        "asymmetry": np.array(asymmetry),
     }
+
+
+def offset_of(
+    places: list[float],
+    centre: float,
+    weights: list[float],
+    step: float,
+    profile: list[float],
+    smooth: list[float],
+    variances: list[float],
+    n_frames: int,
+    all_noise: list[float],
+    gain: float,
+) -> tuple[float, float, float]:
+    """Give the distance of a centre of mass from the centre, its variance and its spread.
+
+    The variance is without the factor of correlated noise.
+    """
+    mass = first = total = 0.0
+    for w, p, place in zip(weights, profile, places, strict=True):
+        mass, first, total = mass + p, first + place * p, total + w * p
+    if not mass > 0 or not total > 0:
+        return math.nan, math.nan, math.nan
+    middle = first / mass
+    of_noise = of_light = wide = expected = 0.0
+    for w, p, place, s, v, n in zip(
+        weights, profile, places, smooth, variances, all_noise, strict=True
+    ):
+        gained = (place - middle) / mass - step / total * (w * (place - centre))
+        square = gained * gained
+        of_noise, of_light = of_noise + square * n, of_light + square * p
+        light = w * (s * math.sqrt(v) / (256 * n_frames))
+        expected = expected + light
+        wide = wide + light * ((place - centre) * (place - centre))
+    variance = max(of_noise, 0.0) + gain * max(of_light, 0.0)
+    return middle - centre, variance, wide / expected * (2 - 2 / step)
+
+
+def move_by_offsets(centroids: NDArray[Any], offsets: NDArray[Any]) -> float:
+    """Move centroids towards centres of mass, add the error of that to theirs; give the asymmetry.
+
+    `centroids` are values and sigmas, `offsets` distances, variances and spreads, (n, 2) each.
+    """
+    known = [
+        (float(d), float(v), float(s))
+        for d, v, s in zip(*(each.ravel() for each in offsets), strict=True)
+        if math.isfinite(d) and math.isfinite(v) and s > 0
+    ]
+    ratios = sorted((d * d / 0.4549 - v) / s for d, v, s in known if v < 0.01 * s)
+    asymmetry = max(ratios[len(ratios) // 2], 0.0) if len(ratios) >= 100 else 0.0
+    for place in np.ndindex(centroids.shape[1:]):
+        d, v, s = (float(each[place]) for each in offsets)
+        if math.isfinite(d) and math.isfinite(v) and s > 0 and asymmetry > 0:
+            share = asymmetry * s / (asymmetry * s + v)
+            centroids[0][place] = float(centroids[0][place]) + share * d
+            sigma = float(centroids[1][place])
+            centroids[1][place] = math.sqrt(sigma * sigma + share * v)
+    return asymmetry
 
 
 def harmonic_mean(variances: list[float]) -> float:
@@ -388,7 +456,7 @@ def chosen_by_noise(smooth: list[float], noise: Noise) -> float:
     unit = 70 * (1 + 1.6 * noise.lags[0] + 0.8 * noise.lags[1])
     low = sum(unit <= each < 3 * unit for each in smooth)
     slope = sum(3 * unit <= each < 6 * unit for each in smooth)
-    return 0.35 * abs(low - slope)
+    return 0.3 * abs(low - slope)
 
 
 def with_mask_errors(

@@ -95,6 +95,8 @@ def test_properties_of_matched_spots_equal_the_reference(
         # two of them touch
         for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
             image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
+            # spots are not symmetric
+            image[x + 5 : x + 8, y + 5 : y + 7] += 40
         # a zinger in the third one
         image[26, 2 * frame + 11] += 5000 if frame % 3 == 0 else 0
     options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
@@ -144,11 +146,13 @@ def compare(
         ),
     )
     weighted = weighted_intensities(frames, found, below, factors, noise)
-    mask_errors = weighted.pop("mask_error")
+    mask_errors, asymmetry = weighted.pop("mask_error"), weighted.pop("asymmetry")
     if parameters.finder == "matched" and parameters.sync == "none":
         assert (mask_errors > expected["spots/sigma"] / 4).any()
         with_mask_errors(expected, found["spots/I"], mask_errors)
-    if parameters.finder == "threshold":
+    if parameters.finder == "matched":
+        assert asymmetry > 0
+    else:
         del weighted["spots/centroid"], weighted["spots/centroid_sigma"]
     if parameters.sync == "none":
         del weighted["spots/I_prf"], weighted["spots/sigma_prf"]
