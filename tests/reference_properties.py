@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reference_clip import factor_of_sum
 
 LONGEST_SIDE = 4096
-BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
+BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC, ONE_FRAME = 1, 2, 4, 8, 16, 32, 64
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
 Place = tuple[int, int]
@@ -118,6 +118,9 @@ def properties(
         found.pop("from_box", None)
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
+    if noise is not None:
+        for row in far_stronger(result, rows["sigma"] if rows else [], factors):
+            rows["flags"][row] += ONE_FRAME
     n, dtype = len(result["spots/frame"]), frames.dtype.newbyteorder("=")
     types: dict[str, tuple[Any, tuple[int, ...]]] = {
         "n_pixels": ("int32", ()),
@@ -143,6 +146,29 @@ def properties(
         f"spots/{name}": np.array(rows.get(name, []), of).reshape(n, *shape)
         for name, (of, shape) in types.items()
     }
+
+
+def far_stronger(
+    result: dict[str, NDArray[Any]], sigmas: list[float], factors: Sequence[int]
+) -> list[int]:
+    """Give the rows of spots far stronger than on each of at least two other frames of the mask."""
+    found = []
+    keys = list(zip(result["spots/mask"].tolist(), result["spots/label"].tolist(), strict=True))
+    of_spot: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(keys):
+        of_spot.setdefault(key, []).append(row)
+    for rows in of_spot.values():
+        at_level = []
+        for row in rows:
+            scale = factors[int(result["spots/frame"][row])] / 65536 if factors else 1.0
+            at_level.append((scale * float(result["spots/I"][row]), scale * sigmas[row], row))
+        for value, _, row in at_level:
+            others = [other for other in at_level if other[2] != row]
+            if len(others) >= 2:
+                most, sigma, _ = max(others)
+                if value > 2 * max(most, 0.0) + 8 * sigma:
+                    found.append(row)
+    return found
 
 
 def background_sum(spot: Spot, factor: int | None) -> float:

@@ -82,7 +82,7 @@ def test_properties_equal_the_reference(
     )
 
 
-@pytest.mark.parametrize("sync", ["none", "pairs"])
+@pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
 @pytest.mark.parametrize(
     ("method", "gaps"), [("n_removed", False), ("clip", False), ("clip", True)]
 )
@@ -99,10 +99,13 @@ def test_properties_of_matched_spots_equal_the_reference(
             image[x + 5 : x + 8, y + 5 : y + 7] += 40
         # a zinger in the third one
         image[26, 2 * frame + 11] += 5000 if frame % 3 == 0 else 0
+    # a zinger of several pixels
+    frames[7, 35:38, 50:53] += 4000
     options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
     parameters = Parameters(angles=0, finder="matched", **options)
     found = compare(frames, parameters, backend, gaps=gaps)
     assert (found["spots/flags"] & Flag.NEIGHBOUR).any()
+    assert (found["spots/flags"] & Flag.ONE_FRAME).any() == (sync == "blocks")
 
 
 def compare(
