@@ -177,28 +177,28 @@ class Axis:
         self,
         place: Floats,
         profile: Floats,
-        total: Floats,
+        expected: Floats,
+        masses: tuple[Floats, Floats, Floats],
         noise: Floats,
         gain: float,
         factor: Floats,
         step: Floats,
-        smooth: Floats,
     ) -> Offsets:
         """Return the offsets of the centres of mass of the profiles, (c,) each.
 
         Args:
             place: (p,) float64, pixels: from the begin of the box.
             profile: (p,) float64, counts: sum over the frames of the mask.
-            total: (c,) float64, counts: its weighted sum.
+            expected: (p,) float64: weight times smoothed profile.
+            masses: (c,) float64 each: sums of the profile, of it with weights, and of ``expected``.
             noise: (p,) float64, counts^2: variance of the profile without the spot.
             gain: counts per counted unit.
             factor: (c,) float64: `NoiseModel.factor` of each spot.
             step: (c,) float64: as in `on_frame`.
-            smooth: (p,) float64: weight times smoothed profile.
         """
+        mass, total, all_expected = masses
         n = len(total)
         with np.errstate(all="ignore"):
-            mass = summed(profile, self.spot, n)
             mass = np.where(mass > 0, mass, np.nan)
             middle = summed(place * profile, self.spot, n) / mass
             gained = (place - middle[self.spot]) / mass[self.spot]
@@ -206,7 +206,7 @@ class Axis:
             square = gained * gained
             of_noise, of_light = (summed(square * each, self.spot, n) for each in (noise, profile))
             away = place - self.centre[self.spot]
-            width = summed(smooth * (away * away), self.spot, n) / summed(smooth, self.spot, n)
+            width = summed(expected * (away * away), self.spot, n) / all_expected
             return Offsets(
                 middle - self.centre,
                 factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(of_light, 0.0)),

@@ -167,7 +167,7 @@ class WeightedSums:
         for at, others in zingers.values():
             profile[at] = course.total[at] - course.highest[at] + others
         counts, smooth = _smooth_counts(profile, even, grid)
-        soft, step = self._soft_weights(counts / (SMOOTHING * len(frames)), even, spot, n)
+        soft, expected, step = self._soft_weights(counts / (SMOOTHING * len(frames)), even, spot, n)
         factor = self.noise.factor(length)
         mask_error = np.zeros(n)
         if len(frames) == 1:
@@ -183,10 +183,10 @@ class WeightedSums:
             for place in grid.places
         ]
         all_noise = len(frames) * variance + (sum(levels) - len(frames)) * gain * background
-        expected = soft * (counts / (SMOOTHING * len(frames)))
+        masses = summed(profile, spot, n), total, summed(expected, spot, n)
         offsets = Offsets.along(
             *(
-                axis.offset(place, profile, total, all_noise, gain, factor, step, expected)
+                axis.offset(place, profile, expected, masses, all_noise, gain, factor, step)
                 for axis, place in zip(axes, grid.places, strict=True)
             )
         )
@@ -258,8 +258,8 @@ class WeightedSums:
 
     def _soft_weights(
         self, counts: Floats, below: Floats, spot: Indices, n: int
-    ) -> tuple[Floats, Floats]:
-        """Return the weight of each pixel for centroids, and the step of each spot.
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return weights of the pixels for centroids, weighted counts, and the step of each spot.
 
         The weight is the expected counts over their variance. The step brings the distance of the
         centre of mass from that of the weights to the distance of the spot: 2 if the noise is that
@@ -277,7 +277,7 @@ class WeightedSums:
             share = np.where(all_noise > 0, below / all_noise, 0.0)
             product = weight * counts
             mean = summed(product * share, spot, n) / summed(product, spot, n)
-            return weight, 2 / (2 - mean)
+            return weight, product, 2 / (2 - mean)
 
 
 @dataclass(frozen=True, slots=True)
