@@ -32,11 +32,13 @@ def correlation_factor(n_pixels: NDArray[np.int64], lags: Sequence[float]) -> ND
 def shared_part(lags: Sequence[float]) -> float:
     """Return the part of the variance of a pixel that its neighbours share.
 
-    It is that of light with a Gaussian spread, for which the correlation of pixels 2 apart is the
-    fourth power of that of pixels beside each other, once noise that is not shared is taken out.
-    Its third power is the fourth power of the first of the ``lags`` over the second.
+    Noise that is not shared makes the correlation ``o`` of pixels beside each other and ``t`` of
+    pixels 2 apart smaller. Light with a wide Gaussian spread has ``t = o^4``, and light that
+    spreads to the next pixels only has ``t = o^2 / 4``. The larger part of both is right.
+
+    ``lags``: as for `correlation_factor`. The last one is taken for structure, which is no light.
     """
-    one, two = lags[:2]
+    one, two = lags[0] - lags[-1], lags[1] - lags[-1]
     if not (one > 0 and two > 0):
         return 1.0
     cube = min(max(one * one * one * one / two, LEAST_SHARED**3), 1.0)
@@ -44,4 +46,4 @@ def shared_part(lags: Sequence[float]) -> float:
     root = 1.0
     for _ in range(CUBE_ROOT_STEPS):
         root -= (root * root * root - cube) / (3 * root * root)
-    return root
+    return max(root, min(one * one / (4 * two), 1.0))

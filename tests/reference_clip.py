@@ -460,10 +460,12 @@ def factor_of_sum(n_pixels: int, r: Sequence[float]) -> float:
         pairs += (2 * max(side - distance, 0.0)) * r[distance - 1]
     a = pairs / side
     w = 1.0
-    if r[0] > 0 and r[1] > 0:
-        cube = min(max(r[0] * r[0] * r[0] * r[0] / r[1], 1 / 64), 1.0)
+    o, t = r[0] - r[3], r[1] - r[3]
+    if o > 0 and t > 0:
+        cube = min(max(o * o * o * o / t, 1 / 64), 1.0)
         for _ in range(20):
             w = w - (w * w * w - cube) / (3 * w * w)
+        w = max(w, min(o * o / (4 * t), 1.0))
     return 1 + 2 * a + a * a / w
 
 
