@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.correlated_noise import correlation_factor
+from gpu_spots.noise_model import NoiseModel
 
 FRAME_DTYPES = tuple(
     np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
@@ -294,73 +294,6 @@ class FixedPointMean:
     """(n_X, n_Y) int64: the upper part; None: 0 everywhere."""
     low: NDArray[np.uint32]
     """(n_X, n_Y) uint32: the lower 32 bits."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NoiseModel:
-    """Variance of a pixel as a function of its background."""
-
-    gain: float
-    """Counts a counted unit; 0: it cannot be told."""
-    offset: float
-    """Variance without background, counts^2; it may come out negative."""
-    gain_error: float
-    """Standard error; NaN: unknown."""
-    offset_error: float
-    """Standard error; NaN: unknown."""
-    correlation: float
-    """Variance of the sum of 3 x 3 pixels divided by the sum of their variances; 1: not correlated.
-    """
-    correlation_error: float
-    """Standard error; NaN: unknown."""
-    correlation_lag_1: float
-    """Correlation of the noise of pixels beside each other; NaN: unknown."""
-    correlation_lag_2: float
-    """Correlation of the noise of pixels 2 apart; NaN: unknown."""
-    correlation_lag_3: float
-    """Correlation of the noise of pixels 3 apart; NaN: unknown."""
-    correlation_lag_4: float
-    """Correlation of the noise of pixels 4 apart; NaN: unknown."""
-    level: NDArray[np.float64]
-    """(n_bins,) float64, counts: median background of the pixels in each bin."""
-    variance: NDArray[np.float64]
-    """(n_bins,) float64, counts^2: trimmed mean of their variances."""
-    n_pixels: NDArray[np.int64]
-    """(n_bins,) int64: pixels in each bin."""
-
-    def words(self) -> str:
-        """Return the model in one line."""
-
-        def number(value: float, error: float) -> str:
-            return f"{value:.4g}" + (f" +- {error:.2g}" if error == error else "")
-
-        return (
-            f"noise: variance = {number(self.offset, self.offset_error)} + "
-            f"({number(self.gain, self.gain_error)}) x background, counts^2; "
-            f"correlation factor {number(self.correlation, self.correlation_error)}"
-        )
-
-    def factor(self, n_pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the variance of sums of pixels divided by the sum of their variances, float64.
-
-        ``n_pixels``: int64, number of pixels of each sum, at least 1.
-        """
-        return correlation_factor(n_pixels, self.correlation_lags)
-
-    @property
-    def correlation_lags(self) -> tuple[float, float, float, float]:
-        """Correlations of the noise of pixels 1 to 4 apart; NaN: unknown."""
-        return (
-            self.correlation_lag_1,
-            self.correlation_lag_2,
-            self.correlation_lag_3,
-            self.correlation_lag_4,
-        )
-
-    @property
-    def read_variance(self) -> float:
-        """Variance without background, counts^2, not below 0."""
-        return max(self.offset, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

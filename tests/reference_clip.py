@@ -24,11 +24,31 @@ class Line(NamedTuple):
     offset: float
     level: list[float]
     variance: list[float]
+    offset_error: float = math.nan
 
     @property
     def read_variance(self) -> float:
         """The offset, not below 0."""
         return max(self.offset, 0.0)
+
+    @property
+    def bias(self) -> float:
+        """The counts without noise."""
+        if not self.offset < -3 * self.offset_error:
+            return 0.0
+        bias = -self.offset / self.gain
+        return bias if 10 * bias > self.level[len(self.level) // 2] else 0.0
+
+    def of(self, mean: float) -> tuple[float, float, float]:
+        """Give c, P and w of a mean."""
+        counted = max(mean - self.bias, 0.0)
+        least = min(self.variance) if self.bias else self.read_variance
+        light = mean - self.bias
+        return (
+            counted,
+            max(self.gain * counted + self.read_variance, least),
+            light * light + least,
+        )
 
 
 def lower_part(share: float) -> tuple[float, float]:
@@ -242,7 +262,8 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
     scatter = math.fsum(a * b * b for a, b in zip(w, rest, strict=True)) / (len(w) - 2)
     if not gain > 3 * math.sqrt(scatter / sxx):
         return alike
-    return Line(gain, y0 - gain * x0, x, y)
+    error = math.sqrt(scatter * (1 / math.fsum(w) + x0 * x0 / sxx))
+    return Line(gain, y0 - gain * x0, x, y, error)
 
 
 @once
@@ -327,13 +348,13 @@ def clip_maps(
     line = noise_line(mean, variance, sizes, integer)
     background, flags = _neighbours(own, mean, sizes, samples, line, n_x, n_y, integer)
 
-    g, r2 = line.gain, line.read_variance
+    g = line.gain
     noise: list[np.float32] = []
     threshold: list[float] = []
     for b, v, m in zip(background, variance, sizes, strict=True):
-        model = g * max(b, 0.0) + r2
+        counted, model, _ = line.of(b)
         twice = 2.0 * (model * model)
-        full = twice + g * g * g * max(b, 0.0)
+        full = twice + g * g * g * counted
         nu = (m - 1) * (twice / full) if full > 0 else 0.0
         found = max(model, (nu * v + 20 * model) / (nu + 20), 0.001 * (g * g)) if m else 0.0
         noise.append(np.float32(math.sqrt(found)))
@@ -371,7 +392,7 @@ def _neighbours(
     n_y: int,
     integer: bool,
 ) -> tuple[list[float], list[bool]]:
-    g, r2 = line.gain, line.read_variance
+    g = line.gain
     if integer:
         sums, unit = [sum(sample) for sample in samples], 1.0
     else:
@@ -380,8 +401,8 @@ def _neighbours(
         sums = [round(each / unit) for each in products]
 
     def weight(v: float) -> float:
-        spread = v * v + r2
-        return 64 * (g * max(v, 0.0) + r2) / spread if spread > 0 else 0.0
+        _, noise, spread = line.of(v)
+        return 64 * noise / spread if spread > 0 else 0.0
 
     flags = [False] * len(own)
     background: list[float] = []
@@ -400,9 +421,9 @@ def _neighbours(
             total = float(s[near].sum()) * unit
             m11 = (total + k * wide_mean) / (count + k) if count + k > 0 else wide_mean
             m, total = float(sizes[i]), float(sums[i]) * unit
-            noise = m * (g * max(m11, 0.0) + r2)
-            spread = (m11 * m11 + r2) * (m * m) / 64
-            flag = m > 0 and abs(total - m * m11) > 4.5 * math.sqrt(noise + spread) + 4.4 * g
+            _, noise, spread = line.of(m11)
+            allowed = 4.5 * math.sqrt(m * noise + spread * (m * m) / 64) + 4.4 * g
+            flag = m > 0 and abs(total - m * m11) > allowed
             flags.append(flag)
             if not m or flag:
                 background.append(mean[i] if m else 0.0)

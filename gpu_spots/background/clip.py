@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, NoiseModel
+from gpu_spots.model import Array
+from gpu_spots.noise_model import NoiseModel
 
 STEPS = 5
 """Times that a pixel's sample is chosen anew, runs without blocks."""
@@ -254,17 +255,15 @@ def background_of_rows(
         (end - begin, n_Y) float64, counts: the background, 0 where a pixel is masked; and bool: hot
         and cold pixels, whose background is their own mean.
     """
-    g, r2 = noise.gain, noise.read_variance
     m = _near_means(samples, noise, scale, wide, flagged, begin, end)
     samples = samples[begin:end]
     valid = (samples.kept > 0) & np.isfinite(samples.total)
     own, mean, _ = samples.statistics()
     count = samples.kept.astype(np.float64)
     total = _fixed(samples, valid, scale).astype(np.float64) * scale
-    level = g * np.maximum(m, 0.0) + r2
-    spread = m * m + r2
+    level, spread = _of_neighbourhoods(m, noise)
     allowed = FLAG_WIDTH * np.sqrt(count * level + (spread * (count * count)) / PRIOR)
-    flags = valid & (np.abs(total - count * m) > allowed + FLAG_MARGIN * g)
+    flags = valid & (np.abs(total - count * m) > allowed + FLAG_MARGIN * noise.gain)
     weight = _divided(PRIOR * level, spread)
     drawn = _divided(total + weight * m, count + weight)
     found = np.where(flags | ~valid, mean, drawn + (mean - own))
@@ -281,7 +280,6 @@ def _near_means(
     end: int,
 ) -> Floats:
     """Return the mean of the neighbourhood of the pixels of some rows, counts."""
-    g, r2 = noise.gain, noise.read_variance
     n_rows, n_columns = samples.kept.shape
     first, last = max(0, begin - NEAR // 2), min(n_rows, end + NEAR // 2)
     edges = (NEAR // 2 - (begin - first), NEAR // 2 - (last - end)), (NEAR // 2, NEAR // 2)
@@ -290,7 +288,8 @@ def _near_means(
         for each in _usable_sums(samples[first:last], scale, flagged[first:last])
     )
     of_cells = wide[begin // CELL : -(-end // CELL)]
-    weights = _divided(PRIOR * (g * np.maximum(of_cells, 0.0) + r2), of_cells * of_cells + r2)
+    level, spread = _of_neighbourhoods(of_cells, noise)
+    weights = _divided(PRIOR * level, spread)
 
     def of_pixels(cells: Floats) -> Floats:
         rows = np.repeat(cells, CELL, axis=0)[: end - begin]
@@ -300,6 +299,12 @@ def _near_means(
     divisor = count + weight
     total = total * scale + of_pixels(weights * of_cells)
     return np.divide(total, divisor, out=mean, where=divisor > 0)
+
+
+def _of_neighbourhoods(mean: Floats, noise: NoiseModel) -> tuple[Floats, Floats]:
+    """Return the variance of a value and `PRIOR` times that of the backgrounds, counts^2."""
+    of_light = mean - noise.bias
+    return noise.expected_variance(noise.counted(mean)), of_light * of_light + noise.least_variance
 
 
 def variance_of(
@@ -314,11 +319,11 @@ def variance_of(
         noise: noise model of the run.
     """
     g = noise.gain
-    positive = np.maximum(mean, 0.0)
-    model = g * positive + noise.read_variance
+    counted = noise.counted(mean)
+    model = noise.expected_variance(counted)
     freedom = np.maximum(kept - 1, 0).astype(np.float64)
     twice = 2.0 * (model * model)
-    nu = freedom * _divided(twice, twice + (g * g * g) * positive)
+    nu = freedom * _divided(twice, twice + (g * g * g) * counted)
     shrunk = (nu * variance + SHRINK * model) / (nu + SHRINK)
     found = np.maximum(np.maximum(model, shrunk), LEAST_GAIN_SQUARED * (g * g))
     return np.where(kept > 0, found, 0.0)

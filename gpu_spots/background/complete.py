@@ -15,7 +15,8 @@ from gpu_spots.background.levels import LevelSampler
 from gpu_spots.background.maps import threshold_map
 from gpu_spots.background.methods import Method
 from gpu_spots.memory.workers import Span, Workers, in_order
-from gpu_spots.model import Array, Background, FixedPointMean, NoiseModel
+from gpu_spots.model import Array, Background, FixedPointMean
+from gpu_spots.noise_model import NoiseModel
 
 Bools = NDArray[np.bool_]
 

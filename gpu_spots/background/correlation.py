@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.correlated_noise import correlation_factor
+from gpu_spots.noise_model import correlation_factor
 
 UNITS = 256
 """Deviations are rounded to multiples of 1 / this of a standard deviation."""

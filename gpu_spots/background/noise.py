@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.clip import lower_part
-from gpu_spots.model import Background, FixedPointMean, NoiseModel
+from gpu_spots.model import Background, FixedPointMean
+from gpu_spots.noise_model import NoiseModel
 
 N_BINS = 40
 """Bins of background that pixels are divided into, equally many in each."""

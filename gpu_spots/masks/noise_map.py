@@ -42,6 +42,8 @@ class NoiseMap:
     """Part of the background that does not follow the level of a frame; used for integer frames, as
     others have seldom a bias.
     """
+    bias: float = 0.0
+    """Part of the background that has no noise, counts."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,4 +134,5 @@ def noise_map(
         gaps=background.gaps,
         dtype=dtype,
         constant_part=constant_part,
+        bias=model.bias,
     )

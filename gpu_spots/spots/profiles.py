@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable, Surface
+from gpu_spots.model import FACTOR_BITS, Array, Components, SpotTable, Surface
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.centroids import Axis, Offsets, summed
 from gpu_spots.spots.properties import ComponentMaps, over_sigma, pieces
 

@@ -54,7 +54,7 @@ class NoiseFrames:
         is_counter = noise.dtype.kind != "f" and abs(noise.gain - 1) < GAIN_OF_COUNTERS
         self._gain = 1.0 if is_counter else noise.gain
         self._n = np.maximum(np.broadcast_to(n_used, noise.shape)[self._drawn], 1)
-        self._mean_drawn = np.maximum(noise.mean[self._drawn], 0.0)
+        self._mean_drawn = np.maximum(noise.mean[self._drawn] - noise.bias, 0.0)
         whole = self._mean_drawn * self._n / (self._gain or 1.0)
         # means of neighbouring pixels are no multiples of 1 / n
         rounding = np.random.default_rng(SEED).random(len(whole))
@@ -91,10 +91,14 @@ class NoiseFrames:
         """Return random values of the pixels that are drawn, counts; ``mean``: background."""
         noise, random = self._noise, np.random.default_rng([SEED, frame])
         level = np.divide(
-            mean, self._mean_drawn, out=np.ones(len(mean)), where=self._mean_drawn > 0
+            mean - noise.bias,
+            self._mean_drawn,
+            out=np.ones(len(mean)),
+            where=self._mean_drawn > 0,
         )
         share = np.clip(level / self._n, 0.0, 1.0)
-        drawn: NDArray[np.float64] = np.multiply(self._gain, random.binomial(self._counted, share))
+        units = random.binomial(self._counted, share)
+        drawn: NDArray[np.float64] = noise.bias + self._gain * units
         if noise.read_variance > 0:
             variance = noise.noise[self._drawn].astype(np.float64) ** 2
             rest = np.clip(variance - self._gain * self._mean_drawn, 0.0, noise.read_variance)

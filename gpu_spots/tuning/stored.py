@@ -16,14 +16,8 @@ from gpu_spots.background.methods import METHODS, Method
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks.grouping import Groups
-from gpu_spots.model import (
-    FACTOR_BITS,
-    Array,
-    Background,
-    FixedPointMean,
-    NoiseModel,
-    Validity,
-)
+from gpu_spots.model import FACTOR_BITS, Array, Background, FixedPointMean, Validity
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.parameters import Parameters
 from gpu_spots.tuning.cutoffs import exact_sums, is_clipped
 
@@ -146,11 +140,11 @@ def _mean(
 
 
 def _noise_model(results: SpotsFile) -> NoiseModel | None:
-    known = results.noise_model
-    if known is None:
+    known, points = results.noise_model, results.noise_points
+    if known is None or points is None:
         return None
-    none = np.zeros(0)
-    return NoiseModel(**known, level=none, variance=none, n_pixels=np.zeros(0, np.int64))
+    fields: dict[str, Any] = {**known, **points}
+    return NoiseModel(**fields)
 
 
 def _plain(value: Any) -> Any:

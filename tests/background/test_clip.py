@@ -83,6 +83,20 @@ def test_blocks(backend: Backend, dtype: str, level: float) -> None:
     assert_as_reference(frames, backend, angles=angles)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_bias_of_a_detector(dtype: str, blocks: bool, backend: Backend) -> None:
+    """Backgrounds of 1010 to 1200 counts have the noise of 10 to 200; some pixels are darker."""
+    light = np.random.default_rng(12).poisson(np.linspace(10, 200, SHAPE[0])[:, None], (21, *SHAPE))
+    frames = (1000 + light).astype(dtype)
+    frames[:, :2, 0] = np.arange(42).reshape(21, 2) + 500
+    angles = np.arange(21) // 4 if blocks else None
+    found = assert_as_reference(frames, backend, angles=angles)
+    # 2.3 times the light, but only 1.1 times the counts
+    ratio = found["stats/noise"][-2:].mean() / found["stats/noise"][3:5].mean()
+    assert ratio > 1.3
+
+
 @pytest.mark.parametrize("dtype", ALL)
 @pytest.mark.parametrize("blocks", [False, True])
 def test_gaps_and_masked_pixels(backend: Backend, dtype: str, blocks: bool) -> None:

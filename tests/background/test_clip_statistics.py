@@ -101,19 +101,21 @@ def test_noise_of_a_photon_counter(level: float, learnt: list[Background]) -> No
 
 
 @pytest.mark.parametrize("method", ["n_removed", "clip"])
-def test_noise_of_a_ccd(method: str, learnt: list[Background]) -> None:
+@pytest.mark.parametrize("bias", [10, 1000])
+def test_noise_of_a_ccd(method: str, bias: int, learnt: list[Background]) -> None:
     """Gain 0.07, read noise 2.4 counts."""
     rng = np.random.default_rng(15)
     truth = background(900)
-    frames = rng.poisson(truth / 0.07, (60, *SHAPE)) * 0.07 + rng.normal(10, 2.4, (60, *SHAPE))
+    frames = rng.poisson(truth / 0.07, (60, *SHAPE)) * 0.07 + rng.normal(bias, 2.4, (60, *SHAPE))
     frames = np.rint(frames).astype(np.uint16)
     frames[:, :20] = 0  # a dead part
     run(frames, Parameters.manual(method=method, angles=0), CpuBackend(2))
     model = learnt[0].noise_model
     assert model is not None
     assert abs(model.gain - 0.07) < 0.05 * 0.07
-    # the line crosses 0 counts where the bias of 10 is
-    assert abs(model.offset - (2.4**2 + 1 / 12 - 0.7)) < 4 * model.offset_error + 1
+    # the line crosses 0 counts^2 where the bias is, less the read noise
+    assert abs(model.offset - (2.4**2 + 1 / 12 - 0.07 * bias)) < 4 * model.offset_error + 1
+    assert model.bias == (-model.offset / model.gain if bias == 1000 else 0)
     noise = learnt[0].noise
     assert noise is not None
     assert abs(np.median(noise[30:] / np.sqrt(0.07 * truth + 2.4**2)[30:]) - 1) < 0.03

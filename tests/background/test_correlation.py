@@ -11,8 +11,8 @@ from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
 from gpu_spots.background.correlation import correlation, deviations
 from gpu_spots.background.noise import mean_counts
-from gpu_spots.correlated_noise import correlation_factor
 from gpu_spots.model import Background, Validity
+from gpu_spots.noise_model import correlation_factor
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.design import make_design
 from gpu_spots.simulate.run import simulate_run

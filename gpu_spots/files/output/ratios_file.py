@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.columns import NOISE_LAGS, DatasetRecord
-from gpu_spots.correlated_noise import correlation_factor
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.heaps import attributes
@@ -23,6 +22,7 @@ from gpu_spots.files.output.ratio_views import RATIO_VIEWS, add_ratio_views
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.geometry import Geometry, UnitCell
 from gpu_spots.model import SpotTable
+from gpu_spots.noise_model import correlation_factor
 from gpu_spots.spots.frames import seconds
 from gpu_spots.spots.ratios import SCALES, FrameStates, RatioResult, SpotRows, ratios
 from gpu_spots.spots.ratios.assignment import (
