@@ -183,7 +183,7 @@ class Basins:
                 variance = np.zeros(len(free_ones), np.int64)
                 variance[allowed] = self._at(self._levels.variance, free_ones[allowed])
                 high = (free_height > 0) & (free_height * free_height >= variance)
-                joins = np.flatnonzero(high[where] & (50 * free_height[where] >= height[of]))
+                joins = np.flatnonzero(high[where] & (100 * free_height[where] >= height[of]))
             else:
                 joins = np.flatnonzero(allowed[where])
             joins = joins[np.flatnonzero(np.diff(where[joins], prepend=-1))]
