@@ -96,7 +96,7 @@ def test_properties_of_matched_spots_equal_the_reference(
         for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
             image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
             # spots are not symmetric
-            image[x + 5 : x + 8, y + 5 : y + 7] += 40
+            image[x + 5 : x + 8, y + 5 : y + 7] += 100
         # a zinger in the third one
         image[26, 2 * frame + 11] += 5000 if frame % 3 == 0 else 0
     # a zinger of several pixels

@@ -6,6 +6,7 @@ centres are apart is measured on the spots of a run, and each centroid goes as f
 the other as its noise allows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -41,15 +42,17 @@ class Offsets:
     def asymmetry(self) -> np.float64:
         """Return the mean square of the offsets without noise, over their spread.
 
-        It is 0 if spots are symmetric, or there are too few.
+        It is the median over the spots less twice the error of the median, and 0 if spots are
+        symmetric or there are too few.
         """
         with np.errstate(all="ignore"):
             square = self.distance * self.distance / CHI_SQUARED_MEDIAN
             each = ((square - self.variance) / self.spread)[self.variance < PRECISE * self.spread]
         ascending = np.sort(each[np.isfinite(each)])
-        if len(ascending) < ENOUGH:
+        n = len(ascending)
+        if n < ENOUGH:
             return np.float64(0.0)
-        return np.maximum(ascending[len(ascending) // 2], 0.0)
+        return np.maximum(ascending[n // 2 - math.isqrt(n)], 0.0)
 
     def columns(self, centroid: Floats, sigma: Floats) -> tuple[Floats, Floats]:
         """Return centroids and their standard errors, with the part of the offsets that is known.
