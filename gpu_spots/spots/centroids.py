@@ -42,17 +42,18 @@ class Offsets:
     def asymmetry(self) -> np.float64:
         """Return the mean square of the offsets without noise, over their spread.
 
-        It is the median over the spots less twice the error of the median, and 0 if spots are
-        symmetric or there are too few.
+        It is the median over the spots, and 0 if this is not above twice its error, as for
+        symmetric spots, or if there are too few.
         """
         with np.errstate(all="ignore"):
             square = self.distance * self.distance / CHI_SQUARED_MEDIAN
             each = ((square - self.variance) / self.spread)[self.variance < PRECISE * self.spread]
         ascending = np.sort(each[np.isfinite(each)])
         n = len(ascending)
-        if n < ENOUGH:
+        # this value is the median less twice its error
+        if n < ENOUGH or not ascending[n // 2 - math.isqrt(n)] > 0:
             return np.float64(0.0)
-        return np.maximum(ascending[n // 2 - math.isqrt(n)], 0.0)
+        return np.float64(ascending[n // 2])
 
     def columns(self, centroid: Floats, sigma: Floats) -> tuple[Floats, Floats]:
         """Return centroids and their standard errors, with the part of the offsets that is known.
