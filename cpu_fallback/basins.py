@@ -173,7 +173,7 @@ class Basins:
                 pixels = pixels[high[pixels]]
             tops = spot.take(octets.neighbours(pixels))
             if step < STEPS:
-                tops[50 * height[pixels] < peaks.take(tops)] = n
+                tops[100 * height[pixels] < peaks.take(tops)] = n
             first = tops.min(axis=0)
             joins = first < n
             pixels = pixels[joins]

@@ -40,6 +40,10 @@ class Flag(IntFlag):
     """A pixel of the spot is within 3 rows and 3 columns of a spot that stays in the background, or
     is a hot or cold pixel (method clip).
     """
+    ONE_FRAME = 64
+    """The spot is far stronger than on each of the other frames of its mask, of which there are at
+    least two.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +342,8 @@ SPOT_COLUMNS = (
         "flags",
         "uint16",
         "sum of: 1 touches the border, 2 touches a pixel without a valid value, 4 overloaded, 8 "
-        "several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel",
+        "several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel, "
+        "64 far stronger than on the other frames of its mask",
         is_new=True,
     ),
 )
@@ -427,7 +432,7 @@ NOISE_COLUMNS = (
     _noise("n_pixels", "int64", "number of pixels of each bin"),
 )
 """Points that the noise model was fitted to. Each is the field of `NoiseModel` of that name."""
-NOISE_LAGS = ("correlation_lag_1", "correlation_lag_2")
+NOISE_LAGS = tuple(f"correlation_lag_{distance}" for distance in (1, 2, 3, 4))
 """Attributes of the group ``noise`` that older files do not have."""
 NOISE_ATTRIBUTES = (
     "gain",

@@ -23,7 +23,8 @@ from gpu_spots.memory.needs import Place, Work
 from gpu_spots.memory.plan import Plan, make_plan
 from gpu_spots.memory.source import Source, open_source
 from gpu_spots.memory.workers import Stopwatch, in_order
-from gpu_spots.model import FACTOR_BITS, Array, Background, NoiseModel, SpotTable
+from gpu_spots.model import FACTOR_BITS, Array, Background, SpotTable
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink, Stack
 from gpu_spots.resources import Resources

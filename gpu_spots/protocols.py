@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, Columns, ConstantPart, NoiseModel, SpotTable, Surface, Validity
+from gpu_spots.model import Array, Columns, ConstantPart, SpotTable, Surface, Validity
+from gpu_spots.noise_model import NoiseModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import Prepared
+from gpu_spots.columns import Flag
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory.needs import spans
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Stopwatch, in_halves, in_order, with_retry
 from gpu_spots.model import (
+    FACTOR_BITS,
+    Array,
     Background,
     Components,
     FoundMasks,
@@ -27,6 +30,7 @@ from gpu_spots.model import (
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
+from gpu_spots.spots.one_frame import stand_out
 from gpu_spots.spots.profiles import WeightedSums
 from gpu_spots.spots.properties import ComponentMaps, ComponentSums, Values
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
@@ -182,10 +186,24 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         table = self.table.table()
         if weighted is None:
             return table
+        table = {**table, "spots/flags": self._flags(table)}
         sums = weighted.columns(partial(in_order, workers=self.source.plan.threads))
         centroids = sums.centroids() if self.weights_centroids else {}
         prf = {"spots/I_prf": sums.intensity, "spots/sigma_prf": sums.sigma}
         return {**table, **prf, **centroids}
+
+    def _flags(self, table: SpotTable) -> Array:
+        """Return the flags of spots with that of those that stand out on one frame."""
+        scale: Array | float = 1.0
+        if self.source.factors is not None:
+            scale = self.source.factors[table["spots/frame"]] / 2**FACTOR_BITS
+        found = stand_out(
+            table["spots/mask"],
+            table["spots/label"],
+            scale * table["spots/I"],
+            scale * table["spots/sigma"],
+        )
+        return table["spots/flags"] | np.where(found, Flag.ONE_FRAME, 0).astype(np.uint16)
 
     def _synced_masks(self, groups: Groups) -> tuple[Masks, Masks | None]:
         """Return the union of the filtered masks of each group, and its invalid pixels, if any.

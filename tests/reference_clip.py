@@ -472,13 +472,13 @@ def correlation_of(
     background: NDArray[np.float64],
     noise: NDArray[np.float32],
     gain: float,
-) -> tuple[tuple[float, float, float, float], int]:
-    """Give F, its error, r(1) and r(2), and n, from docs/decisions/noise-correlation.md.
+) -> tuple[tuple[float, float, tuple[float, ...]], int]:
+    """Give F, its error, r(1) to r(4), and n, from docs/decisions/noise-correlation.md.
 
     `samples`: sampled rows of a frame, which of their values are valid, and the level of the frame
     over the run's.
     """
-    lags = (1, 2, 8, 9, 10, 11)
+    lags = (1, 2, 3, 4, 8, 9, 10, 11)
     changes, squares, n = dict.fromkeys(lags, 0), dict.fromkeys(lags, 0), 0
     for rows, valid, level in samples:
         images = []
@@ -496,12 +496,29 @@ def correlation_of(
             images.append((z, e, there))
         n += _add_frame(images, changes, squares)
     if n < 1000 or not all(squares.values()):
-        return (1.0, math.nan, 0.0, 0.0), n
+        return (1.0, math.nan, (0.0,) * 4), n
     q = {lag: changes[lag] / squares[lag] for lag in lags}
-    far = math.fsum(q[lag] for lag in lags[2:]) / 4
-    one, two = 1 - q[1] / far, 1 - q[2] / far
-    along = 1 + (4 * one + 2 * two) / 3
-    return (along * along, 2 * abs(along) * math.sqrt(29 / 9 / n), one, two), n
+    far = math.fsum(q[lag] for lag in lags[4:]) / 4
+    r = tuple(1 - q[lag] / far for lag in lags[:4])
+    factor = factor_of_sum(9, r)
+    return (factor, 2 * math.sqrt(factor) * math.sqrt(29 / 9 / n), r), n
+
+
+def factor_of_sum(n_pixels: int, r: Sequence[float]) -> float:
+    """Give F(n), with the correlations of pixels 1 to 4 apart."""
+    side = math.sqrt(n_pixels)
+    pairs = 0.0
+    for distance in range(1, 5):
+        pairs += (2 * max(side - distance, 0.0)) * r[distance - 1]
+    a = pairs / side
+    w = 1.0
+    o, t = r[0] - r[3], r[1] - r[3]
+    if o > 0 and t > 0:
+        cube = min(max(o * o * o * o / t, 1 / 64), 1.0)
+        for _ in range(20):
+            w = w - (w * w * w - cube) / (3 * w * w)
+        w = max(w, min(o * o / (4 * t), 1.0))
+    return 1 + 2 * a + a * a / w
 
 
 def _add_frame(

@@ -457,7 +457,7 @@ def find(p: NDArray[np.int64], of: Levels, allowed: NDArray[np.bool_], streaks: 
         for pixel, name in spot.items():
             for other in beside(pixel):
                 h = height[other]
-                high = h > 0 and 50 * h >= height[name] and h * h >= int(of.variance[other])
+                high = h > 0 and 100 * h >= height[name] and h * h >= int(of.variance[other])
                 if other not in spot and allowed[other] and (high or step == 5):
                     joins[other] = min(name, joins.get(other, name))
         spot |= joins

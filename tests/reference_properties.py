@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from once import once
+from reference_clip import factor_of_sum
 
 LONGEST_SIDE = 4096
-BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC = 1, 2, 4, 8, 16, 32
+BORDER, INVALID, OVERLOADED, SEVERAL_MAXIMA, NEIGHBOUR, STATIC, ONE_FRAME = 1, 2, 4, 8, 16, 32, 64
 AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
 Place = tuple[int, int]
@@ -37,10 +38,8 @@ class Noise(NamedTuple):
     n_used: list[int]
     """Values that the background of each pixel is known from."""
     gain: float
-    lag_1: float
-    """Correlation of pixels beside each other."""
-    lag_2: float
-    """Correlation of pixels 2 apart."""
+    lags: tuple[float, ...]
+    """Correlations of pixels 1 to 4 apart."""
 
 
 class Spot(NamedTuple):
@@ -121,6 +120,9 @@ def properties(
         found.pop("from_box", None)
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
+    if noise is not None:
+        for row in far_stronger(result, rows["sigma"] if rows else [], factors):
+            rows["flags"][row] += ONE_FRAME
     n, dtype = len(result["spots/frame"]), frames.dtype.newbyteorder("=")
     types: dict[str, tuple[Any, tuple[int, ...]]] = {
         "n_pixels": ("int32", ()),
@@ -146,6 +148,29 @@ def properties(
         f"spots/{name}": np.array(rows.get(name, []), of).reshape(n, *shape)
         for name, (of, shape) in types.items()
     }
+
+
+def far_stronger(
+    result: dict[str, NDArray[Any]], sigmas: list[float], factors: Sequence[int]
+) -> list[int]:
+    """Give the rows of spots far stronger than on each of at least two other frames of the mask."""
+    found = []
+    keys = list(zip(result["spots/mask"].tolist(), result["spots/label"].tolist(), strict=True))
+    of_spot: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(keys):
+        of_spot.setdefault(key, []).append(row)
+    for rows in of_spot.values():
+        at_level = []
+        for row in rows:
+            scale = factors[int(result["spots/frame"][row])] / 65536 if factors else 1.0
+            at_level.append((scale * float(result["spots/I"][row]), scale * sigmas[row], row))
+        for value, _, row in at_level:
+            others = [other for other in at_level if other[2] != row]
+            if len(others) >= 2:
+                most, sigma, _ = max(others)
+                if value > 2 * max(most, 0.0) + 8 * sigma:
+                    found.append(row)
+    return found
 
 
 def background_sum(spot: Spot, factor: int | None) -> float:
@@ -210,7 +235,7 @@ def errors_of(
             of_background = of_background + below.rounded * weight
         sums.append(of_noise + ((level - 1.0) * noise.gain) * of_background)
     signal = noise.gain * max(intensity, 0.0)
-    correlated = correlation_factor(len(pixels), noise)
+    correlated = factor_of_sum(len(pixels), noise.lags)
     sigma = math.sqrt(correlated * (max(sums[0], 0.0) + signal))
     result = {
         "sigma": sigma,
@@ -227,14 +252,6 @@ def errors_of(
             each.append(math.sqrt(correlated * along) / intensity)
         result["centroid_sigma"] = (each[0], each[1])
     return result
-
-
-def correlation_factor(n_pixels: int, noise: Noise) -> float:
-    """Give the variance of a sum over the sum of variances, of a square of that many pixels."""
-    side = math.sqrt(n_pixels)
-    beside, next_but_one = 2 * (side - 1), 2 * max(side - 2, 0.0)
-    along = 1 + (beside * noise.lag_1 + next_but_one * noise.lag_2) / side
-    return along * along
 
 
 def first_order(spot: Spot, weights: list[int], factor: int | None) -> float:
@@ -285,6 +302,7 @@ def weighted_intensities(
         spots.setdefault((int(key[0]), int(key[1])), []).append(row)
     found = np.full((3, len(result["spots/frame"])), math.nan)
     centroids = np.full((2, len(result["spots/frame"]), 2), math.nan)
+    offsets = np.full((3, len(result["spots/frame"]), 2), math.nan)
     for rows in spots.values():
         begin, end = result["spots/pixel_list_BE"][rows[0]]
         pixels = result["spots/pixel_list"][begin:end].tolist()
@@ -304,7 +322,7 @@ def weighted_intensities(
         for pixel in pixels:
             variance = noise.pixel[pixel] * noise.pixel[pixel]
             variances.append(variance + variance / noise.n_used[pixel])
-        factor = correlation_factor(len(pixels), noise)
+        factor = factor_of_sum(len(pixels), noise.lags)
         floors = [max(variance, noise.gain * noise.gain / 4) for variance in variances]
         mean = harmonic_mean(floors)
         even = [mean if variance <= 4 * mean else variance for variance in floors]
@@ -316,11 +334,18 @@ def weighted_intensities(
             shared = max(factor - 1, 0.0) * harmonic_mean(floors) if len(rows) == 1 else 0.0
             found[2, row] = chosen_by_noise(smooth, noise) * math.sqrt(shared)
         box = result["spots/box"][rows[0]].tolist()
+        more = (sum(levels[frame] for frame in on) - len(on)) * noise.gain
+        all_noise = [len(on) * v + more * b for v, b in zip(variances, under, strict=True)]
         for axis in (0, 1):
             begin = float(box[2 * axis])
             places = [divmod(pixel, n_y)[axis] - begin for pixel in pixels]
             centre = centre_of(softs, profile, places)
             moments = [w * (place - centre) for w, place in zip(softs, places, strict=True)]
+            offset = offset_of(
+                places, centre, softs, step, profile, smooth, even, len(on), all_noise, noise.gain
+            )
+            for row in rows:
+                offsets[:, row, axis] = offset[0], factor * offset[1], offset[2]
             for row, frame, difference in zip(rows, on, clean, strict=True):
                 total = first = second = fixed = more = 0.0
                 for w, m, d, v, b in zip(softs, moments, difference, variances, under, strict=True):
@@ -342,13 +367,75 @@ def weighted_intensities(
                 of_noise = of_noise + w * w * (v + (levels[frame] - 1.0) * noise.gain * b)
             spread = factor * (max(of_noise, 0.0) + noise.gain * max(squares, 0.0))
             found[:2, row] = scale * total, scale * math.sqrt(spread)
+    asymmetry = move_by_offsets(centroids, offsets)
     return {
         "spots/I_prf": found[0],
         "spots/sigma_prf": found[1],
         "spots/centroid": centroids[0],
         "spots/centroid_sigma": centroids[1],
         "mask_error": found[2],
+        "asymmetry": np.array(asymmetry),
     }
+
+
+def offset_of(
+    places: list[float],
+    centre: float,
+    weights: list[float],
+    step: float,
+    profile: list[float],
+    smooth: list[float],
+    variances: list[float],
+    n_frames: int,
+    all_noise: list[float],
+    gain: float,
+) -> tuple[float, float, float]:
+    """Give the distance of a centre of mass from the centre, its variance and its spread.
+
+    The variance is without the factor of correlated noise.
+    """
+    mass = first = total = 0.0
+    for w, p, place in zip(weights, profile, places, strict=True):
+        mass, first, total = mass + p, first + place * p, total + w * p
+    if not mass > 0 or not total > 0:
+        return math.nan, math.nan, math.nan
+    middle = first / mass
+    of_noise = of_light = wide = expected = 0.0
+    for w, p, place, s, v, n in zip(
+        weights, profile, places, smooth, variances, all_noise, strict=True
+    ):
+        gained = (place - middle) / mass - step / total * (w * (place - centre))
+        square = gained * gained
+        of_noise, of_light = of_noise + square * n, of_light + square * p
+        light = w * (s * math.sqrt(v) / (256 * n_frames))
+        expected = expected + light
+        wide = wide + light * ((place - centre) * (place - centre))
+    variance = max(of_noise, 0.0) + gain * max(of_light, 0.0)
+    return middle - centre, variance, wide / expected * (2 - 2 / step)
+
+
+def move_by_offsets(centroids: NDArray[Any], offsets: NDArray[Any]) -> float:
+    """Move centroids towards centres of mass, add the error of that to theirs; give the asymmetry.
+
+    `centroids` are values and sigmas, `offsets` distances, variances and spreads, (n, 2) each.
+    """
+    known = [
+        (float(d), float(v), float(s))
+        for d, v, s in zip(*(each.ravel() for each in offsets), strict=True)
+        if math.isfinite(d) and math.isfinite(v) and s > 0
+    ]
+    ratios = sorted((d * d / 0.4549 - v) / s for d, v, s in known if v < 0.01 * s)
+    n = len(ratios)
+    is_sure = n >= 100 and ratios[n // 2 - math.isqrt(n)] > 0
+    asymmetry = ratios[n // 2] if is_sure else 0.0
+    for place in np.ndindex(centroids.shape[1:]):
+        d, v, s = (float(each[place]) for each in offsets)
+        if math.isfinite(d) and math.isfinite(v) and s > 0 and asymmetry > 0:
+            share = asymmetry * s / (asymmetry * s + v)
+            centroids[0][place] = float(centroids[0][place]) + share * d
+            sigma = float(centroids[1][place])
+            centroids[1][place] = math.sqrt(sigma * sigma + share * v)
+    return asymmetry
 
 
 def harmonic_mean(variances: list[float]) -> float:
@@ -397,10 +484,10 @@ def without_zingers(
 
 def chosen_by_noise(smooth: list[float], noise: Noise) -> float:
     """Give the error of a sum by the choice of its pixels."""
-    unit = 70 * (1 + 1.6 * noise.lag_1 + 0.8 * noise.lag_2)
+    unit = 70 * (1 + 1.6 * noise.lags[0] + 0.8 * noise.lags[1])
     low = sum(unit <= each < 3 * unit for each in smooth)
     slope = sum(3 * unit <= each < 6 * unit for each in smooth)
-    return 0.35 * abs(low - slope)
+    return 0.3 * abs(low - slope)
 
 
 def with_mask_errors(

@@ -82,7 +82,7 @@ def test_properties_equal_the_reference(
     )
 
 
-@pytest.mark.parametrize("sync", ["none", "pairs"])
+@pytest.mark.parametrize("sync", ["none", "pairs", "blocks"])
 @pytest.mark.parametrize(
     ("method", "gaps"), [("n_removed", False), ("clip", False), ("clip", True)]
 )
@@ -95,12 +95,17 @@ def test_properties_of_matched_spots_equal_the_reference(
         # two of them touch
         for x, y in ((3 + frame, 5), (3 + frame, 11), (20, 2 * frame + 5)):
             image[x : x + 9, y : y + 9] += (400 * np.outer(spot, spot)).astype(np.uint16)
+            # spots are not symmetric
+            image[x + 5 : x + 8, y + 5 : y + 7] += 100
         # a zinger in the third one
         image[26, 2 * frame + 11] += 5000 if frame % 3 == 0 else 0
+    # a zinger of several pixels
+    frames[7, 35:38, 50:53] += 4000
     options: dict[str, Any] = {"method": method, "normalise": "level", "sync": sync}
     parameters = Parameters(angles=0, finder="matched", **options)
     found = compare(frames, parameters, backend, gaps=gaps)
     assert (found["spots/flags"] & Flag.NEIGHBOUR).any()
+    assert (found["spots/flags"] & Flag.ONE_FRAME).any() == (sync == "blocks")
 
 
 def compare(
@@ -126,8 +131,7 @@ def compare(
         [float(value) for value in background.noise.ravel()],
         n_used.ravel().tolist(),
         model.gain,
-        model.correlation_lag_1,
-        model.correlation_lag_2,
+        model.correlation_lags,
     )
     factors = np.rint(found["per_frame/scale"] * 65536).astype(int).tolist()
     factors = factors if parameters.normalise == "level" else []
@@ -145,11 +149,13 @@ def compare(
         ),
     )
     weighted = weighted_intensities(frames, found, below, factors, noise)
-    mask_errors = weighted.pop("mask_error")
+    mask_errors, asymmetry = weighted.pop("mask_error"), weighted.pop("asymmetry")
     if parameters.finder == "matched" and parameters.sync == "none":
         assert (mask_errors > expected["spots/sigma"] / 4).any()
         with_mask_errors(expected, found["spots/I"], mask_errors)
-    if parameters.finder == "threshold":
+    if parameters.finder == "matched":
+        assert asymmetry > 0
+    else:
         del weighted["spots/centroid"], weighted["spots/centroid_sigma"]
     if parameters.sync == "none":
         del weighted["spots/I_prf"], weighted["spots/sigma_prf"]

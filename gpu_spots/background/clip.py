@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array, NoiseModel
+from gpu_spots.model import Array
+from gpu_spots.noise_model import NoiseModel
 
 STEPS = 5
 """Times that a pixel's sample is chosen anew, runs without blocks."""

@@ -15,7 +15,8 @@ from gpu_spots.background.levels import LevelSampler
 from gpu_spots.background.maps import threshold_map
 from gpu_spots.background.methods import Method
 from gpu_spots.memory.workers import Span, Workers, in_order
-from gpu_spots.model import Array, Background, FixedPointMean, NoiseModel
+from gpu_spots.model import Array, Background, FixedPointMean
+from gpu_spots.noise_model import NoiseModel
 
 Bools = NDArray[np.bool_]
 
@@ -85,8 +86,10 @@ def with_correlation(
         model,
         correlation=found.factor,
         correlation_error=found.error,
-        correlation_lag_1=found.lag_1,
-        correlation_lag_2=found.lag_2,
+        correlation_lag_1=found.lags[0],
+        correlation_lag_2=found.lags[1],
+        correlation_lag_3=found.lags[2],
+        correlation_lag_4=found.lags[3],
     )
     return replace(background, noise_model=model)
 

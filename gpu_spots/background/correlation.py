@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import correlation_factor
+from gpu_spots.noise_model import correlation_factor
 
 UNITS = 256
 """Deviations are rounded to multiples of 1 / this of a standard deviation."""
@@ -36,7 +36,7 @@ LEAST_WIDTH = 0.05
 """Smallest standard deviation of a frame's pixels, of the noise of the run."""
 STEPS = 3
 """Times that spots are looked for, each time without those found before in the mean."""
-CLOSE = (1, 2)
+CLOSE = (1, 2, 3, 4)
 """Distances at which neighbours are compared, pixels."""
 FAR = (8, 9, 10, 11)
 """Distances at which noise is taken to be uncorrelated, pixels."""
@@ -91,10 +91,8 @@ class Correlation:
     """Variance of the sum of 3 x 3 pixels divided by the sum of their variances."""
     error: float
     """Standard error of the factor; NaN: unknown."""
-    lag_1: float
-    """Correlation of pixels beside each other."""
-    lag_2: float
-    """Correlation of pixels 2 apart."""
+    lags: tuple[float, ...]
+    """Correlations of pixels as far apart as in `CLOSE`."""
 
 
 def correlation(frames: Iterable[Deviations]) -> Correlation:
@@ -122,12 +120,12 @@ def correlation(frames: Iterable[Deviations]) -> Correlation:
             changes[lag] += float((weight * change).sum())
             squares[lag] += float((weight * (square[left] + square[right])).sum())
     if n < ENOUGH or not all(squares.values()) or not any(changes[lag] for lag in FAR):
-        return Correlation(1.0, math.nan, 0.0, 0.0)
+        return Correlation(1.0, math.nan, (0.0,) * len(CLOSE))
     change_of = {lag: changes[lag] / squares[lag] for lag in lags}
     far = math.fsum(change_of[lag] for lag in FAR) / len(FAR)
-    one, two = (1 - change_of[lag] / far for lag in CLOSE)
-    factor = float(correlation_factor(np.array(9), one, two))
-    return Correlation(factor, 2 * math.sqrt(factor) * math.sqrt(29 / 9 / n), one, two)
+    found = tuple(1 - change_of[lag] / far for lag in CLOSE)
+    factor = float(correlation_factor(np.array(9), found))
+    return Correlation(factor, 2 * math.sqrt(factor) * math.sqrt(29 / 9 / n), found)
 
 
 def _spots(frame: Deviations) -> tuple[Bools, Bools, Floats]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.background.clip import lower_part
-from gpu_spots.model import Background, FixedPointMean, NoiseModel
+from gpu_spots.model import Background, FixedPointMean
+from gpu_spots.noise_model import NoiseModel
 
 N_BINS = 40
 """Bins of background that pixels are divided into, equally many in each."""
@@ -76,7 +77,7 @@ def fit(
             line = (*_through_zero(means[inner], y[inner]), math.nan, math.nan)
     gain, offset, gain_error, offset_error = line
     return NoiseModel(
-        gain, offset, gain_error, offset_error, 1.0, math.nan, 0.0, 0.0, x, y, n_pixels
+        gain, offset, gain_error, offset_error, 1.0, math.nan, 0.0, 0.0, 0.0, 0.0, x, y, n_pixels
     )
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import FACTOR_BITS, Array, Components, NoiseModel, SpotTable, Surface
+from gpu_spots.model import FACTOR_BITS, Array, Components, SpotTable, Surface
+from gpu_spots.noise_model import NoiseModel
+from gpu_spots.spots.centroids import Axis, Offsets, summed
 from gpu_spots.spots.properties import ComponentMaps, Values, over_sigma, pieces, taking_turns
 
 LARGEST_WEIGHT = 15
@@ -27,7 +29,7 @@ SMOOTHED_LAGS = 1.6, 0.8
 """Correlations of pixels 1 and 2 apart increase the noise of a smoothed profile by these."""
 UNEVEN = 4.0
 """Variance of a pixel over the mean of its spot, above which its weight depends on it."""
-MASK_ERROR = 0.35
+MASK_ERROR = 0.3
 """Error of a sum for each pixel that is in the mask because of its noise, in sigmas of the noise
 that pixels share.
 """
@@ -48,20 +50,23 @@ class Weighted:
     sigma: Floats
     """(n,) float64, counts: standard error of the intensity."""
     centroid: Floats
-    """(n, 2) float64, pixels; NaN where the weighted sum is not above 0."""
+    """(n, 2) float64, pixels: with weights; NaN where the weighted sum is not above 0."""
     centroid_sigma: Floats
     """(n, 2) float64, pixels: standard errors of the centroid; NaN where it is."""
+    offsets: Offsets
+    """Distances of the centres of mass from the centroids."""
     mask_error: Floats
     """(n,) float64, counts: error of the sum over a mask that follows the noise of its frame; 0 if
     several frames share the mask.
     """
 
     def centroids(self) -> SpotTable:
-        """Return the columns of the centroids, by path."""
-        return {
-            "spots/centroid": self.centroid,
-            "spots/centroid_sigma": self.centroid_sigma,
-        }
+        """Return the columns of the centroids, by path.
+
+        Those of all spots of a run depend on each other, as their asymmetry is that of the run.
+        """
+        centroid, sigma = self.offsets.columns(self.centroid, self.centroid_sigma)
+        return {"spots/centroid": centroid, "spots/centroid_sigma": sigma}
 
     def errors(self, intensity: Floats, sigma: Floats) -> SpotTable:
         """Return the columns of the errors of ``I``, by path, with that by the choice of the mask.
@@ -76,9 +81,12 @@ class Weighted:
     @classmethod
     def joined(cls, parts: Sequence["Weighted"]) -> "Weighted":
         """Return those of consecutive frames, at least one, as those of one."""
-        return cls(
-            *(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls))
-        )
+        columns = {
+            one.name: np.concatenate([getattr(part, one.name) for part in parts])
+            for one in fields(cls)
+            if one.name != "offsets"
+        }
+        return cls(**columns, offsets=Offsets.joined([part.offsets for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class WeightedSums:
         for at, others in zingers.values():
             profile[at] = course.total[at] - course.highest[at] + others
         counts, smooth = _smooth_counts(profile, even, grid)
-        soft, step = self._soft_weights(counts / (SMOOTHING * len(frames)), even, spot, n)
+        soft, expected, step = self._soft_weights(counts / (SMOOTHING * len(frames)), even, spot, n)
         factor = self.noise.factor(length)
         mask_error = np.zeros(n)
         if len(frames) == 1:
@@ -176,11 +184,19 @@ class WeightedSums:
         if self.with_intensities:
             prf = _Intensities.of(profile, smooth, even, spot, n)
         of_profile = soft * profile
-        total = _summed(of_profile, spot, n)
+        total = summed(of_profile, spot, n)
         axes = [
-            _Axis.of(place, soft, of_profile, total, variance, background, spot)
+            Axis.of(place, soft, of_profile, total, variance, background, spot)
             for place in grid.places
         ]
+        all_noise = len(frames) * variance + (sum(levels) - len(frames)) * gain * background
+        masses = summed(profile, spot, n), total, summed(expected, spot, n)
+        offsets = Offsets.along(
+            *(
+                axis.offset(place, profile, expected, masses, all_noise, gain, factor, step)
+                for axis, place in zip(axes, grid.places, strict=True)
+            )
+        )
         begins = found.box[first:last, [0, 2]].astype(np.float64)
         for k, level in enumerate(levels):
             # the photons that a frame has more of, or less, than the run
@@ -193,7 +209,7 @@ class WeightedSums:
             if k in zingers:
                 at, others = zingers[k]
                 above[at] = others
-            of_soft = total if len(frames) == 1 else _summed(soft * above, spot, n)
+            of_soft = total if len(frames) == 1 else summed(soft * above, spot, n)
             x, y = (
                 axis.on_frame(
                     above,
@@ -211,6 +227,7 @@ class WeightedSums:
                 sigma=sigma,
                 centroid=begins + np.stack([x[0], y[0]], axis=1),
                 centroid_sigma=np.stack([x[1], y[1]], axis=1),
+                offsets=offsets,
                 mask_error=mask_error,
             )
 
@@ -244,12 +261,12 @@ class WeightedSums:
         unit = SMOOTHED_NOISE * (1 + one * noise.correlation_lag_1 + two * noise.correlation_lag_2)
         is_low = (smooth >= unit) & (smooth < 3 * unit)
         is_slope = (smooth >= 3 * unit) & (smooth < 6 * unit)
-        return MASK_ERROR * np.abs(_summed(is_low.astype(np.float64) - is_slope, spot, n))
+        return MASK_ERROR * np.abs(summed(is_low.astype(np.float64) - is_slope, spot, n))
 
     def _soft_weights(
         self, counts: Floats, below: Floats, spot: Indices, n: int
-    ) -> tuple[Floats, Floats]:
-        """Return the weight of each pixel for centroids, and the step of each spot.
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return weights of the pixels for centroids, weighted counts, and the step of each spot.
 
         The weight is the expected counts over their variance. The step brings the distance of the
         centre of mass from that of the weights to the distance of the spot: 2 if the noise is that
@@ -266,8 +283,8 @@ class WeightedSums:
             weight = np.where(all_noise > 0, counts / all_noise, 0.0)
             share = np.where(all_noise > 0, below / all_noise, 0.0)
             product = weight * counts
-            mean = _summed(product * share, spot, n) / _summed(product, spot, n)
-            return weight, 2 / (2 - mean)
+            mean = summed(product * share, spot, n) / summed(product, spot, n)
+            return weight, product, 2 / (2 - mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +420,8 @@ class _Intensities:
             np.maximum.at(highest, spot, height)
             above = highest[spot]
             weight = np.where(above > 0, np.rint(LARGEST_WEIGHT * height / above), 0.0)
-            all_of_it = _summed(profile, spot, n)
-            weighted = _summed(weight * profile, spot, n)
+            all_of_it = summed(profile, spot, n)
+            weighted = summed(weight * profile, spot, n)
             is_known = (all_of_it > 0) & (weighted > 0)
             return cls(weight, np.where(is_known, all_of_it / weighted, np.nan), spot)
 
@@ -421,109 +438,11 @@ class _Intensities:
         """
         by_weight = self.weight * difference
         total, squares, of_noise = (
-            _summed(each, self.spot, len(self.scale))
+            summed(each, self.spot, len(self.scale))
             for each in (by_weight, self.weight * by_weight, self.weight**2 * noise)
         )
         spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(squares, 0.0))
         return self.scale * total, self.scale * np.sqrt(spread)
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """Weights of the pixels of a mask times their distance from the centre of the profile."""
-
-    spot: Indices
-    """(p,) int64: spot of each pixel."""
-    centre: Floats
-    """(c,) float64, pixels: weighted centre of the profile, from the begin of the box."""
-    moment: Floats
-    """(p,) float64: weight times distance of each pixel."""
-    square: Floats
-    """(p,) float64: its square."""
-    noise: Floats
-    """(c,) float64: sum of ``square`` times variance."""
-    background: Floats
-    """(c,) float64: sum of ``square`` times background."""
-
-    @classmethod
-    def of(
-        cls,
-        place: Floats,
-        weight: Floats,
-        of_profile: Floats,
-        total: Floats,
-        variance: Floats,
-        background: Floats,
-        spot: Indices,
-    ) -> "_Axis":
-        """Return the weights along an axis.
-
-        Args:
-            place: (p,) float64, pixels: from the begin of the box.
-            weight: (p,) float64: weight of each pixel.
-            of_profile: (p,) float64: weight times profile.
-            total: (c,) float64: sums of it.
-            variance: (p,) float64, counts^2: noise of a value.
-            background: (p,) float64, counts.
-            spot: (p,) int64: spot of each pixel.
-        """
-        n = len(total)
-        with np.errstate(all="ignore"):
-            centre = _summed(of_profile * place, spot, n) / total
-        moment = weight * (place - centre[spot])
-        square = moment * moment
-        of_maps = (_summed(square * values, spot, n) for values in (variance, background))
-        return cls(spot, centre, moment, square, *of_maps)
-
-    def added(self, more: np.float64 | Floats, background: Floats) -> Floats:
-        """Return the sum of ``square`` times the variance that the level of a frame adds, (c,).
-
-        Args:
-            more: variance over background, counts, of all pixels or of each.
-            background: (p,) float64, counts.
-        """
-        if isinstance(more, np.ndarray):
-            return _summed(self.square * (more * background), self.spot, len(self.centre))
-        return more * self.background
-
-    def on_frame(
-        self,
-        difference: Floats,
-        total: Floats,
-        more: Floats,
-        gain: float,
-        factor: Floats,
-        step: Floats,
-        *,
-        moves: bool,
-    ) -> tuple[Floats, Floats]:
-        """Return centroid, from the begin of the box, and its error, (c,) float64, pixels.
-
-        Args:
-            difference: (p,) float64, counts: values less the background.
-            total: (c,) float64, counts: weighted sum of each spot.
-            more: (c,) float64: `added`.
-            gain: counts per counted unit.
-            factor: (c,) float64: `NoiseModel.factor` of each spot.
-            step: (c,) float64: see `WeightedSums._soft_weights`.
-            moves: False: the frame is the profile, so that its centre is that of the profile.
-        """
-        n = len(self.centre)
-        second = _summed(self.square * difference, self.spot, n)
-        of_noise = self.noise + more
-        spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(second, 0.0))
-        with np.errstate(all="ignore"):
-            known = np.where(total > 0, total, np.nan)
-            error = step * (np.sqrt(spread) / known)
-            if not moves:
-                return np.where(total > 0, self.centre, np.nan), error
-            first = _summed(self.moment * difference, self.spot, n)
-            return self.centre + step * (first / known), error
-
-
-def _summed(values: Floats, spot: Indices, n: int) -> Floats:
-    """Return the sum of the values of each of n spots, pixel by pixel."""
-    return np.bincount(spot, weights=values, minlength=n).astype(np.float64, copy=False)
 
 
 def _even(variance: Floats, length: Indices, spot: Indices) -> tuple[Floats, Floats]:
@@ -535,7 +454,7 @@ def _even(variance: Floats, length: Indices, spot: Indices) -> tuple[Floats, Flo
     ``length``: (c,) int64, number of pixels of each spot.
     """
     with np.errstate(all="ignore"):
-        mean = length / _summed(1 / variance, spot, len(length))
+        mean = length / summed(1 / variance, spot, len(length))
         of_pixel = mean[spot]
         return np.where(variance <= UNEVEN * of_pixel, of_pixel, variance), mean
 

@@ -24,10 +24,10 @@ from gpu_spots.model import (
     Components,
     FixedPointMean,
     Measurements,
-    NoiseModel,
     PackedImages,
     Surface,
 )
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.neighbours import neighbours
 
 FWHM = 2 * math.sqrt(2 * math.log(2))

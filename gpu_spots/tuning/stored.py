@@ -16,14 +16,8 @@ from gpu_spots.background.methods import METHODS, Method
 from gpu_spots.errors import InputError
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.masks.grouping import Groups
-from gpu_spots.model import (
-    FACTOR_BITS,
-    Array,
-    Background,
-    FixedPointMean,
-    NoiseModel,
-    Validity,
-)
+from gpu_spots.model import FACTOR_BITS, Array, Background, FixedPointMean, Validity
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.parameters import Parameters
 from gpu_spots.tuning.cutoffs import exact_sums, is_clipped
 

@@ -179,8 +179,8 @@ FAULTS = {
     "noise without the spot's own": Fault("basins", " + own[at] * (peak > 0 ? peak : 0)", ""),
     "seeds below a tenth": Fault("basins", "|| 10ll * height[seed] < peak", ""),
     "growth into noise": Fault("basins", HIGH.format(""), HIGH.format("1.1 * ")),
-    "growth further down": Fault("basins", "50 * level >=", "60 * level >="),
-    "a last step by height": Fault("basins", "!variance || 50", "50"),
+    "growth further down": Fault("basins", "100 * level >=", "120 * level >="),
+    "a last step by height": Fault("basins", "!variance || 100", "100"),
     "growth into masked pixels": Fault("basins", "if (usable) near &= usable[of_mask];", ""),
     "growth into invalid pixels": Fault("basins", "if (invalid) near &= ~invalid[word];", ""),
     "growth beyond the last column": Fault(

@@ -151,7 +151,7 @@ grow(i32 n_words, const u32* __restrict__ grown, const i32* __restrict__ height,
         const i32 other = word + dx * row_words + ((y + dy) >> 5) - w;
         if (!(grown[other] >> ((y + dy) & 31) & 1)) continue;
         const i32 spot = owner[32ll * other + ((y + dy) & 31)];
-        if ((!variance || 50 * level >= height[spot]) && (best < 0 || spot < best)) best = spot;
+        if ((!variance || 100 * level >= height[spot]) && (best < 0 || spot < best)) best = spot;
       }
     if (best < 0) continue;
     joined |= 1u << bit;

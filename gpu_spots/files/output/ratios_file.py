@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.columns import DatasetRecord
+from gpu_spots.columns import NOISE_LAGS, DatasetRecord
 from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.heaps import attributes
@@ -21,7 +21,8 @@ from gpu_spots.files.output.new_file import complete_or_absent as complete
 from gpu_spots.files.output.ratio_views import RATIO_VIEWS, add_ratio_views
 from gpu_spots.files.output.spots_file import SpotsFile
 from gpu_spots.geometry import Geometry, UnitCell
-from gpu_spots.model import SpotTable, correlation_factor
+from gpu_spots.model import SpotTable
+from gpu_spots.noise_model import correlation_factor
 from gpu_spots.spots.frames import seconds
 from gpu_spots.spots.ratios import SCALES, FrameStates, RatioResult, SpotRows, ratios
 from gpu_spots.spots.ratios.assignment import (
@@ -365,11 +366,11 @@ def _noise_model(results: SpotsFile) -> dict[str, float]:
 def _signal_variance(spots: SpotTable, model: dict[str, float]) -> NDArray[np.float64]:
     """Return the part of ``sigma**2`` that is from the photons of each spot, (n,), counts^2."""
     variance = model["gain"] * np.maximum(spots["I"], 0)
-    lags = model["correlation_lag_1"], model["correlation_lag_2"]
+    lags = [model[name] for name in NOISE_LAGS]
     # older files have no correlations, and their sigmas have no factor for these photons
     if np.isnan(lags).any():
         return variance
-    return variance * correlation_factor(spots["n_pixels"], *lags)
+    return variance * correlation_factor(spots["n_pixels"], lags)
 
 
 def _n_used(results: SpotsFile) -> NDArray[np.int64]:

@@ -136,7 +136,7 @@ class SpotsFile:
         """Gain, offset and correlation of the noise, and their errors; None: not known.
 
         The variance of a value is ``offset + gain * background``, counts^2. ``correlation_lag_1``
-        and ``correlation_lag_2`` are NaN in older files.
+        to ``correlation_lag_4`` are NaN in older files.
         """
         if not self._has("noise"):
             return None

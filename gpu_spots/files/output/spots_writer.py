@@ -20,7 +20,8 @@ from gpu_spots.columns import (
 from gpu_spots.files.hdf5.chunk_writer import ImageWriter, compress_image
 from gpu_spots.files.output.new_file import writing
 from gpu_spots.files.output.nexus import ORIENTATION, add_view, mark_root
-from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, NoiseModel, SpotTable, Surface
+from gpu_spots.model import FACTOR_BITS, Array, ConstantPart, SpotTable, Surface
+from gpu_spots.noise_model import NoiseModel
 from gpu_spots.parameters import STACK_NAMES
 from gpu_spots.protocols import Stack
 

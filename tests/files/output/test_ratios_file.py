@@ -15,6 +15,7 @@ import gpu_spots
 from factories.exports import spots_of_run
 from gpu_spots import GpuSpotsError, open_spots
 from gpu_spots.cli import gpu_spots as program
+from gpu_spots.columns import NOISE_LAGS
 from gpu_spots.files.output import new_plot
 from gpu_spots.files.output.ratios_file import RATIO_COLUMNS, RATIO_DATASETS, verdict_of
 from helpers import command, listing, started, write_run
@@ -228,24 +229,23 @@ def test_unweighted_intensities_are_used_where_there_are_no_others(spots: Path) 
 def test_photons_of_a_spot_have_the_factor_of_their_mask(spots: Path) -> None:
     """Their part of sigma^2 is not from the background; files without correlations have F = 1."""
     found = {}
-    for lags in ((0.0, 0.0), (0.4, 0.1), None):
+    for lags in ((0.0,) * 4, (0.4, 0.1, 0.05, 0.01), None):
         with h5py.File(spots, "r+") as file:
-            for i in (1, 2):
-                name = f"correlation_lag_{i}"
+            for i, name in enumerate(NOISE_LAGS):
                 if lags is None:
                     del file["noise"].attrs[name]
                 else:
-                    file["noise"].attrs[name] = lags[i - 1]
+                    file["noise"].attrs[name] = lags[i]
         assert ratios(spots, "--force").exit_code == 0
         with h5py.File(spots.with_name("run__ratios.h5")) as file:
             found[lags] = file["ratios/sigma_R"][:]
     with open_spots(spots) as results:
         model = results.noise_model
     assert model is not None
-    assert np.isnan([model["correlation_lag_1"], model["correlation_lag_2"]]).all()
+    assert np.isnan([model[name] for name in NOISE_LAGS]).all()
     assert model["correlation"] > 0
-    assert np.array_equal(found[None], found[0.0, 0.0], equal_nan=True)
-    assert not np.array_equal(found[None], found[0.4, 0.1], equal_nan=True)
+    assert np.array_equal(found[None], found[(0.0,) * 4], equal_nan=True)
+    assert not np.array_equal(found[None], found[0.4, 0.1, 0.05, 0.01], equal_nan=True)
 
 
 def test_delays_come_from_the_metadata(spots: Path) -> None:
