@@ -426,7 +426,7 @@ def move_by_offsets(centroids: NDArray[Any], offsets: NDArray[Any]) -> float:
     ]
     ratios = sorted((d * d / 0.4549 - v) / s for d, v, s in known if v < 0.01 * s)
     n = len(ratios)
-    is_sure = n >= 100 and ratios[n // 2 - math.isqrt(n)] > 0
+    is_sure = n >= 100 and ratios[n // 2 - 2 * math.isqrt(n)] > 0
     asymmetry = ratios[n // 2] if is_sure else 0.0
     for place in np.ndindex(centroids.shape[1:]):
         d, v, s = (float(each[place]) for each in offsets)

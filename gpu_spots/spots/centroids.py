@@ -42,7 +42,7 @@ class Offsets:
     def asymmetry(self) -> np.float64:
         """Return the mean square of the offsets without noise, over their spread.
 
-        It is the median over the spots, and 0 if this is not above twice its error, as for
+        It is the median over the spots, and 0 if this is not above four times its error, as for
         symmetric spots, or if there are too few.
         """
         with np.errstate(all="ignore"):
@@ -50,8 +50,8 @@ class Offsets:
             each = ((square - self.variance) / self.spread)[self.variance < PRECISE * self.spread]
         ascending = np.sort(each[np.isfinite(each)])
         n = len(ascending)
-        # this value is the median less twice its error
-        if n < ENOUGH or not ascending[n // 2 - math.isqrt(n)] > 0:
+        # this value is the median less four times its error
+        if n < ENOUGH or not ascending[n // 2 - 2 * math.isqrt(n)] > 0:
             return np.float64(0.0)
         return np.float64(ascending[n // 2])
 
