@@ -19,6 +19,7 @@ from gpu_spots.background.levels import (
     LEAST_SURE,
     SIGNIFICANT,
     LevelSampler,
+    middle,
     remedy,
     run_level,
     usable,
@@ -234,7 +235,7 @@ class ClippedLevelSampler(LevelSampler):
 
         The levels scatter by more than the noise of a pixel, or by `LARGE_SCATTER`.
         """
-        run = float(np.median(self.levels))
+        run = middle(self.levels)
         if not (run > 0 and self._expected < math.inf):
             return super().drift_warning()
         scatter = float(np.std(self.levels)) / run

@@ -103,7 +103,7 @@ class LevelSampler:
         counter, the numbers of pixels with counts do.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            scatter, run = float(np.std(self.levels)), float(np.median(self.levels))
+            scatter, run = float(np.std(self.levels)), middle(self.levels)
             noise = self._pixel_noise()
         if run < 1:
             return self._sparse_warning()
@@ -148,7 +148,7 @@ class LevelSampler:
             noise: (rows, n_Y) float64, counts: noise of a value; 0 where a pixel is masked.
             gain: counts per counted unit.
         """
-        run = float(np.median(self.levels)) if len(self.levels) else math.nan
+        run = middle(self.levels) if len(self.levels) else math.nan
 
         def of(frame: int) -> Deviations:
             rows = self._kept[frame]
@@ -218,7 +218,7 @@ def factors(
     above 0 or more than `LARGEST` times off.
     """
     known = levels[np.isfinite(levels)]
-    run = float(np.median(known)) if len(known) else np.nan
+    run = middle(known) if len(known) else np.nan
     if run <= 0:
         raise InputError(
             f"{source}: {given('normalise', normalise)}: found a level of {run:.4g} counts (median "
@@ -236,6 +236,12 @@ def factors(
     return np.rint(ratios * 2**FACTOR_BITS).astype(np.int64)
 
 
+def middle(levels: NDArray[np.float64]) -> float:
+    """Return the median; infinite for the largest numbers of all."""
+    with np.errstate(over="ignore"):
+        return float(np.median(levels))
+
+
 def run_level(levels: NDArray[np.float64]) -> float:
     """Return the level of a run, counts: the median over frames with beam; NaN: there are none.
 
@@ -246,9 +252,9 @@ def run_level(levels: NDArray[np.float64]) -> float:
     if not len(known):
         return math.nan
     bright = known[known > known[len(known) - 1 - len(known) // 10] / LARGEST]
-    run = float(np.median(known))
+    run = middle(known)
     if len(bright) >= ENOUGH_FRAMES or (len(bright) and not run > 0):
-        return float(np.median(bright))
+        return middle(bright)
     return run
 
 
