@@ -204,7 +204,7 @@ class ClippedLevelSampler(LevelSampler):
             if part is None or time == ROUNDS:
                 break
             run = run_level(ratios)
-            above = np.where(np.isfinite(ratios), ratios / run - 1.0, 0.0)
+            above = ratios / run - 1.0
             follows = part.following(mean)
 
             def levelled(
@@ -312,15 +312,19 @@ def _above_run(
 ) -> Floats:
     """Return the level of each frame over that of the run, less 1, from clipped counts.
 
-    ``above``: the same before, (n,); it stays where a frame has no good pixels.
+    ``above``: the same before, (n,); it stays where a frame has no beam or no good pixels.
     """
     background = np.where(good.any(axis=0), mean, 0.0)
     follows = part.following(background)
+    if not follows.any():
+        return above
     # so that the level is that of all counts
     follows *= math.fsum(background.data) / math.fsum(follows.data)
     fixed, following = (np.rint(each * FRACTION).astype(np.int64) for each in (background, follows))
     found = above.copy()
     for frame, (values, is_good) in enumerate(zip(sample, good, strict=True)):
+        if not 1 / LARGEST <= 1 + above[frame] <= LARGEST:
+            continue
         for _ in range(STEPS):
             here = background + found[frame] * follows
             kept = is_good & (values <= limit(here, (1.0 + found[frame]) * variance, 1.0))
