@@ -19,6 +19,7 @@ from cpu_fallback import background as cpu_background
 from gpu_spots import cli
 from gpu_spots.backend import Backend
 from gpu_spots.background.methods import Method
+from gpu_spots.columns import Flag
 from gpu_spots.cuda import background as cuda_background
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
@@ -112,10 +113,13 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         assert found[path].shape == value.shape, (
             f"{path}: {found[path].shape}, expected {value.shape}"
         )
-        equal = np.array_equal(found[path], value, equal_nan=value.dtype.kind == "f")
+        here = found[path]
+        if path == "spots/flags" and "spots/sigma" not in expected:
+            # without errors it is not known what stands out on one frame
+            here = here & ~np.uint16(Flag.ONE_FRAME)
+        equal = np.array_equal(here, value, equal_nan=value.dtype.kind == "f")
         assert equal, (
-            f"{path} differs at "
-            f"{np.argwhere(~((found[path] == value) | (found[path] != found[path])))[:3].tolist()}"
+            f"{path} differs at {np.argwhere(~((here == value) | (here != here)))[:3].tolist()}"
         )
 
 

@@ -7,7 +7,7 @@ over the pixels whose count is not above the limit of the clip, times the mean b
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,6 @@ TRIMMED = 50
 """One in so many pixels is left out at either end of this mean."""
 FEWEST = 4
 """Frames from which on it is fitted how pixels follow the level."""
-ROUNDS = 3
-"""Times that backgrounds and levels are made anew with a part that does not follow the beam."""
 FRACTION = 2.0**16
 """Rounding of backgrounds: multiples of 1 / FRACTION have exact sums."""
 FLOAT_BITS = 40
@@ -65,6 +63,9 @@ def sample_bytes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
 
 class ClippedLevelSampler(LevelSampler):
     """Samples of frames, from which `finish` makes the levels of the frames."""
+
+    rounds: ClassVar[int] = 3
+    """Times that backgrounds and levels are made anew with a part that does not follow the beam."""
 
     def __init__(
         self,
@@ -199,9 +200,9 @@ class ClippedLevelSampler(LevelSampler):
             (n,) float64: the levels, relative.
         """
         usable, part = known & good.all(axis=0), None
-        for time in range(ROUNDS + 1):
+        for time in range(self.rounds + 1):
             part = _constant_part(sample[:, usable], mean[usable], variance[usable], ratios, part)
-            if part is None or time == ROUNDS:
+            if part is None or time == self.rounds:
                 break
             run = run_level(ratios)
             above = ratios / run - 1.0

@@ -66,6 +66,7 @@ class SurfaceSampler(ClippedLevelSampler):
     """Samples of frames, from which `finish` makes levels and surfaces."""
 
     sample_pixels = SAMPLE_PIXELS
+    rounds = 0  # a change of the shape looks like a part that does not follow the beam
 
     def __init__(
         self,

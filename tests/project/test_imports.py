@@ -66,13 +66,12 @@ def test_there_is_something_to_look_at() -> None:
     assert ours("gpu_spots/pipeline")
 
 
-@pytest.mark.parametrize("name", ["errors", "model", "parameters", "columns"])
+FOUNDATION = {f"gpu_spots/{name}" for name in ("errors", "model", "noise_model", "parameters")}
+
+
+@pytest.mark.parametrize("name", ["errors", "model", "noise_model", "parameters", "columns"])
 def test_the_foundation_stands_on_itself(name: str) -> None:
-    assert ours(f"gpu_spots/{name}") <= {
-        "gpu_spots/errors",
-        "gpu_spots/model",
-        "gpu_spots/parameters",
-    }
+    assert ours(f"gpu_spots/{name}") <= FOUNDATION
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,9 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
         "background/static_spots",
         "masks/grouping",
         "spots/frames",
+        "spots/centroids",
         "spots/neighbours",
+        "spots/one_frame",
         "spots/profiles",
         "spots/properties",
         "spots/table",
@@ -98,14 +99,14 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
         "background/noise": {"gpu_spots/background/clip"},
         "spots/frames": {"gpu_spots/masks/grouping"},
         "spots/properties": {"gpu_spots/columns", "gpu_spots/spots/neighbours"},
-        "spots/profiles": {"gpu_spots/spots/neighbours", "gpu_spots/spots/properties"},
+        "spots/profiles": {
+            "gpu_spots/spots/centroids",
+            "gpu_spots/spots/neighbours",
+            "gpu_spots/spots/properties",
+        },
         "spots/table": {"gpu_spots/spots/properties"},
     }
-    assert ours(f"gpu_spots/{name}") <= others.get(name, set()) | {
-        "gpu_spots/errors",
-        "gpu_spots/model",
-        "gpu_spots/parameters",
-    }
+    assert ours(f"gpu_spots/{name}") <= others.get(name, set()) | FOUNDATION
 
 
 def test_ratios_are_computed_from_arrays() -> None:
@@ -259,6 +260,7 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "masks/matched",
                 "masks/matched_spots",
                 "masks/seed_levels",
+                "memory/workers",
             )
             allowed = {f"gpu_spots/{room}" for room in rooms}
             assert (
