@@ -20,7 +20,6 @@ from gpu_spots.masks.kernels import kernels
 from gpu_spots.masks.matched import BITS, STEPS, SignificanceMaps, group_scale, level_shift
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.memory.workers import Span
 from gpu_spots.model import Surface, Validity
 
 THREADS, TILE_X, TILE_Y = 256, 32, 64
@@ -132,7 +131,7 @@ def significance(
     frames: Any,
     prepared: PreparedSignificance,
     levels: NDArray[np.int64] | Surface | None,
-    rows: Sequence[Span] | None = None,
+    rows: Sequence[tuple[int, int]] | None = None,
 ) -> Significance:
     """Return the significance of each frame, without zingers.
 

@@ -28,7 +28,6 @@ from gpu_spots.cuda.prepared import Prepared
 from gpu_spots.masks.matched import SignificanceMaps
 from gpu_spots.masks.matched_spots import MatchedMasks
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.memory.workers import Span
 from gpu_spots.model import (
     Array,
     Background,
@@ -279,7 +278,7 @@ class SeveralGpus:
         frames: _Frames,
         prepared: tuple[Any, ...],
         levels: NDArray[np.int64] | Surface | None,
-        rows: Sequence[Span] | None = None,
+        rows: Sequence[tuple[int, int]] | None = None,
     ) -> _Held:
         """Calculate on the device where the batch is."""
         device, batch = self._here(frames)
