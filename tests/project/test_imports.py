@@ -260,7 +260,6 @@ def test_the_cuda_room_is_entered_by_its_devices_only() -> None:
                 "masks/matched",
                 "masks/matched_spots",
                 "masks/seed_levels",
-                "memory/workers",
             )
             allowed = {f"gpu_spots/{room}" for room in rooms}
             assert (
