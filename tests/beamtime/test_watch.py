@@ -160,6 +160,8 @@ def test_each_run_is_processed_once_and_completely(
         output = single(folder / run, tmp_path / f"{Path(name).name}.h5")
         assert_equal_results(out / f"{name}__spots.h5", output)
         told = [text for of, text in events.events if of == name and "growing" not in text]
+        # a preview may meet a file while it is written
+        told = [text for text in told if not text.startswith("no preview yet: ")]
         assert [text.split(",")[0] for text in told] == ["complete"]
     assert any(text.startswith("growing, ") for _, text in events.events)
     assert not list(out.rglob("*.part"))
