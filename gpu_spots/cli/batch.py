@@ -1,5 +1,6 @@
 """``gpu-spots batch``: process all runs of a beamtime, on this computer or on a cluster."""
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,10 +108,12 @@ def batch(
     with progress(quiet) as observer:
         try:
             results = run_batch(whole, computers.connect if computers else _no_cluster, observer)
-        except Stopped as stopped:
+        except (Stopped, KeyboardInterrupt) as asked:
+            # where a library heard it first, it is an interrupt
+            stopped = asked if isinstance(asked, Stopped) else Stopped(signal.SIGINT)
             done = sum(one.get("state") == "done" for one in Records(out).all().values())
             stopped.outcome = f"{done} runs are done; the same command goes on with the others"
-            raise
+            raise stopped from None
     _end(results, out, time.monotonic() - begin, quiet)
 
 

@@ -169,7 +169,11 @@ FAULTS = {
     ),
     "the last of equal tops": Fault("basins", EQUAL.format("<"), EQUAL.format(">")),
     "neighbours of another row": Fault(
-        "basins", OUTSIDE, "if (x < 0 || x >= image.n_rows) return -1;"
+        "basins",
+        OUTSIDE,
+        # but no rows before the first and behind the last one, which may not be there
+        "if (x < 0 || x >= image.n_rows || (y < 0 && !x) || (y >= image.n_columns && x + 1 == "
+        "image.n_rows)) return -1;",
     ),
     "a direction of saddles that is left out": Fault("basins", "d < 4; d++", "d < 3; d++"),
     "the lowest saddle": Fault("basins", SADDLE.format(""), SADDLE.format("~")),
