@@ -292,15 +292,15 @@ def _constant_part(
     if not (total > 0 and spread > 0):
         return None
     more = slope / spread - mean
-    middle, rise = (math.fsum((weight * each).tolist()) / total for each in (mean, more))
-    apart = mean - middle
+    x0, y0 = (math.fsum((weight * each).tolist()) / total for each in (mean, more))
+    apart = mean - x0
     known = math.fsum((weight * apart * apart).tolist())
     if not known > 0:
         return None
-    contrast = math.fsum((weight * apart * (more - rise)).tolist()) / known
+    contrast = math.fsum((weight * apart * (more - y0)).tolist()) / known
     if not abs(contrast) > SIGNIFICANT / math.sqrt(known * spread):
         return None
-    return ConstantPart(contrast, middle - rise / contrast)
+    return ConstantPart(contrast, x0 - y0 / contrast)
 
 
 def _above_run(
