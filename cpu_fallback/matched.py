@@ -8,7 +8,7 @@ either axis is the sum of two shifted slices. Bands of rows stay in the cache.
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from gpu_spots.masks.matched import (
     surface_shift,
 )
 from gpu_spots.masks.matched_spots import MatchedMasks, list_spots
-from gpu_spots.masks.seed_levels import SeedLevels
+from gpu_spots.masks.seed_levels import NEVER, SeedLevels
 from gpu_spots.model import Array, Surface
 
 TILE = 1 << 18
@@ -85,8 +85,15 @@ def prepare_significance(maps: SignificanceMaps) -> SignificanceMaps:
 
 
 def prepare_seeds(levels: SeedLevels) -> SeedLevels:
-    """Return the seed levels, which are where this backend computes."""
-    return levels
+    """Return the seed levels in rows like those of smoothed maps: no margin has seeds."""
+    n_x, n_y = levels.variance.shape
+
+    def in_rows(seed: NDArray[np.int16]) -> NDArray[np.int16]:
+        rows = np.full((n_x, _width(n_y)), NEVER, np.int16)
+        rows[:, MARGIN : MARGIN + n_y] = seed
+        return rows
+
+    return replace(levels, seed=tuple(in_rows(seed) for seed in levels.seed))
 
 
 def significance(
@@ -122,9 +129,10 @@ def significance(
             usable = band.significance(frame[first:last], of_band, level)
             if invalid is not None and usable is not None:
                 invalid[i, first:last] = packed.pack(~usable)
-            most = _most_of_zingers(tile.reshape(-1), width).reshape(-1, width)
-            into = found[i, MARGIN + begin : MARGIN + end, inside]
-            np.minimum(most[:, inside], tile[1:-1, inside], out=into)
+            # whole rows, which is faster: their margins are at the background and stay so
+            into = found[i, MARGIN + begin : MARGIN + end].reshape(-1)
+            plain_rows = tile[1:-1].reshape(-1)
+            np.minimum(_most_of_zingers(tile.reshape(-1), width), plain_rows, out=into)
     return Significance(found, invalid, n_y, rows)
 
 
@@ -304,7 +312,7 @@ class _Smoother:
     def __init__(self, n_columns: int, rows: int, streaks: bool) -> None:
         self.reach = 8 if streaks else 7
         width = _width(n_columns)
-        self._n_columns, self._width, self._streaks = n_columns, width, streaks
+        self._width, self._streaks = width, streaks
         n = (rows + 2 * self.reach) * width
         names = ("clipped", "fine", "middle", "a", "b", "c")
         self._clipped, self._fine, self._middle, self._a, self._b, self._c = (
@@ -316,7 +324,7 @@ class _Smoother:
     ) -> Iterator[NDArray[np.int16]]:
         """Yield the maps of a band of rows, one after the other.
 
-        Each is (rows, n_Y) int16 and lasts until the next is asked for.
+        Each is (rows, width) int16, contiguous, and lasts until the next is asked for.
 
         Args:
             values: (n_X + 2 MARGIN, width) int16, contiguous: significance of a frame.
@@ -328,26 +336,24 @@ class _Smoother:
         flat = values[begin + MARGIN - self.reach : end + MARGIN + self.reach].reshape(-1)
         clipped = np.clip(flat, np.int16(-CLIP), np.int16(CLIP), out=self._clipped[: len(flat)])
         fine = _smoothed(_smoothed(clipped, w, a, b, 0), 1, a, self._fine, 0)
-        yield self._inside(fine, w + 1, rows)
+        yield self._rows_of(fine, w + 1, rows)
         middle = _smoothed(_smoothed(fine, w, a, b, 2), 1, a, self._middle, 2)
-        yield self._inside(middle, 2 * w + 2, rows)
+        yield self._rows_of(middle, 2 * w + 2, rows)
         coarse = middle
         for step, into in ((2 * w, b), (2 * w, c), (2, b), (2, c)):
             coarse = _smoothed(coarse, step, a, into, 2)
-        yield self._inside(coarse, 6 * w + 6, rows)
+        yield self._rows_of(coarse, 6 * w + 6, rows)
         if self._streaks:
             for dx, dy in DIRECTIONS:
                 step, line = dx * w + dy, fine
                 for times, into in ((1, b), (1, c), (2, b), (2, c)):
                     line = _smoothed(line, times * step, a, into, 2)
-                yield self._inside(line, w + 1 + 6 * step, rows)
+                yield self._rows_of(line, w + 1 + 6 * step, rows)
 
-    def _inside(self, flat: NDArray[np.int16], begin: int, rows: int) -> NDArray[np.int16]:
-        """Return the columns of the frame from a map whose first value is at ``begin``."""
+    def _rows_of(self, flat: NDArray[np.int16], begin: int, rows: int) -> NDArray[np.int16]:
+        """Return the rows of a map whose first value is at ``begin``."""
         start, width = self.reach * self._width - begin, self._width
-        return flat[start : start + rows * width].reshape(rows, width)[
-            :, MARGIN : MARGIN + self._n_columns
-        ]
+        return flat[start : start + rows * width].reshape(rows, width)
 
 
 def _smoothed(
@@ -393,7 +399,7 @@ def smoothed_maps(found: Significance, prepared: SignificanceMaps) -> NDArray[np
     for begin, end in _bands(found.shape, found.rows, 0):
         for i, values in enumerate(found.values):
             for k, smooth in enumerate(smoother(values, begin, end)):
-                maps[i, k, begin:end] = smooth
+                maps[i, k, begin:end] = smooth[:, MARGIN : MARGIN + n_y]
     return maps
 
 
@@ -402,16 +408,19 @@ def matched_masks(
 ) -> MatchedMasks[PackedMasks]:
     """Return seeds and the spots that grow from them; see ``gpu_spots.backend.MatchedFinder``."""
     n_x, n_y = found.shape
-    raw = np.zeros((len(found), n_x, packed.words_for(n_y)), np.uint64)
+    n_octets, width = -(-n_y // OCTET), _width(n_y)
+    octets = np.zeros((len(found), n_x, packed.words_for(n_y) * packed.WORD // OCTET), np.uint8)
     smoother = _Smoother(n_y, _rows_of_tile(n_x, n_y), maps.streaks)
     for begin, end in _bands(found.shape, found.rows, 0):
-        seeds, above = np.empty((end - begin, n_y), bool), np.empty((end - begin, n_y), bool)
+        seeds, above = np.empty((end - begin, width), bool), np.empty((end - begin, width), bool)
         for i, values in enumerate(found.values):
             for k, smooth in enumerate(smoother(values, begin, end)):
                 np.greater_equal(smooth, levels[i].seed[k][begin:end], out=above if k else seeds)
                 if k:
                     np.logical_or(seeds, above, out=seeds)
-            raw[i, begin:end] = packed.pack(seeds)
+            bits = np.packbits(seeds, bitorder="little").reshape(end - begin, -1)
+            octets[i, begin:end, :n_octets] = bits[:, MARGIN // OCTET :][:, :n_octets]
+    raw = packed.words(octets)
     if found.invalid is not None:
         raw &= ~found.invalid
     filtered = np.empty_like(raw)
