@@ -46,6 +46,10 @@ class Found:
     """(n, 2) int64: begin and end of each spot's pixels in ``pixel_list``; None: unknown."""
     pixel_list: NDArray[np.integer] | None = None
     """(p,) int32 or int64: flat pixel index X * n_Y + Y; None: unknown."""
+    on_one_frame: NDArray[np.bool_] | None = None
+    """(n,) bool: spots that stand out on one frame (`gpu_spots.columns.Flag.ONE_FRAME`); None:
+    unknown.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class Score:
     """Found spots by their own signal-to-noise; empty if their sigmas are unknown."""
     response_spots: int
     """Clear spots of a laser run that were found with laser and without (`RESPONSE_FROM`), each
-    counted once a delay.
+    counted once a delay. Frames on which a spot stands out are left out.
     """
     response_correlation: float
     """Pearson's correlation of their on/off ratio with the true one; NaN for fewer than 3, or where
@@ -375,9 +379,11 @@ def _responses(
     frames: NDArray[np.int64],
 ) -> tuple[int, float, float, float]:
     """Return number, correlation, slope and scatter of the on/off ratios of clear spots."""
-    nothing = 0, math.nan, math.nan, math.nan
     if found.I is None:
-        return nothing
+        return 0, math.nan, math.nan, math.nan
+    if found.on_one_frame is not None:
+        like_others = ~found.on_one_frame[owners]
+        rows, owners, frames = rows[like_others], owners[like_others], frames[like_others]
     n_spots, n_delays = truth.spots.responses.shape
     total, times = np.zeros((n_spots, n_delays + 1)), np.zeros((n_spots, n_delays + 1), np.int64)
     column = truth.conditions.delay[frames] + 1  # 0 without laser

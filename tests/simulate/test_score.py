@@ -239,6 +239,23 @@ def test_response_is_compared_where_a_spot_is_found_off_and_on() -> None:
     assert result.response_slope == pytest.approx(2)
 
 
+def test_frames_on_which_a_spot_stands_out_are_not_in_its_response() -> None:
+    response = (0.1, -0.1, 0.05, 0.0)
+    truth = truth_of(
+        *((10.0, 10.0 * i + 5, 50.0, 0) for i in range(4)), laser=True, response=response
+    )
+    places = [square(10, 10 * i + 5) for i in range(4)]
+    truth = replace(truth, schedule=replace(truth.schedule, block=np.zeros(4, np.int32)))
+    once = [100.0] * 4 + [100 * (1 + value) for value in response]
+    with_zinger = [*once, 900.0, 100.0, 100.0, 100.0, *once[4:]]
+    found = found_of(places, places, places, places, intensity=with_zinger)
+    assert score(truth, found).response_correlation < 0.9
+    stands_out = np.array(with_zinger) == 900.0
+    result = score(truth, replace(found, on_one_frame=stands_out))
+    assert result.response_spots == 4
+    assert result.response_correlation == pytest.approx(1)
+
+
 def test_each_delay_is_compared_with_its_own_response() -> None:
     truth = truth_of(*((10.0, 10.0 * i + 5, 50.0, 0) for i in range(4)), laser=True)
     schedule = replace(

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gpu_spots.columns import Flag
 from gpu_spots.errors import InputError
 from gpu_spots.files.frames import open_hdf5
 from gpu_spots.files.hdf5.tree import member
@@ -210,18 +211,23 @@ def read_found(path: Path) -> Found:
     centres = _mask_centres(ranges, pixels, shape[1])
     XY = _optional(path, "centroid", centres.shape)
     sigma = _optional(path, "sigma", centres.shape[:1])
+    flags = _optional(path, "flags", centres.shape[:1], "u")
+    on_one_frame = None if flags is None else flags & Flag.ONE_FRAME != 0
     XY = centres if XY is None else XY
-    return Found(shape, file.frame_ranges, XY, table["I"], sigma, ranges, pixels)
+    return Found(shape, file.frame_ranges, XY, table["I"], sigma, ranges, pixels, on_one_frame)
 
 
-def _optional(path: Path, name: str, shape: tuple[int, ...]) -> Array | None:
-    """Return a column of the spots that not every spots file has, or None."""
+def _optional(path: Path, name: str, shape: tuple[int, ...], kind: str = "f") -> Array | None:
+    """Return a column of the spots that not every spots file has, or None.
+
+    ``kind``: kind of its type, as in NumPy.
+    """
     with open_hdf5(path) as file:
         found = member(file, f"spots/{name}")
         if not isinstance(found, h5py.Dataset):
             return None
         values = read_values(found, f"{path}: spots/{name}")
-    if values.shape != shape or values.dtype.kind != "f":
+    if values.shape != shape or values.dtype.kind != kind:
         raise InputError(
             f"{path}: spots/{name} is {values.dtype} {values.shape}, expected numbers {shape}; "
             "the file is damaged"
