@@ -44,6 +44,10 @@ class Flag(IntFlag):
     """The spot is far stronger than on each of the other frames of its mask, of which there are at
     least two.
     """
+    ZINGER = 128
+    """Pixels that a zinger hit were left out of the mask of the spot, which one frame has alone
+    (matched finder).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

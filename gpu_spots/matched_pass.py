@@ -5,7 +5,7 @@ which no single frame shows. The rule is `docs/decisions/matched-finder.md`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Generic
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
+from gpu_spots.columns import Flag
 from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import SignificanceMaps, significance_maps
 from gpu_spots.masks.noise_map import noise_map
@@ -35,6 +36,23 @@ from gpu_spots.second_pass import Images, SecondPass, Sums
 from gpu_spots.spots.profiles import Weighted, WeightedSums
 from gpu_spots.spots.properties import Values
 from gpu_spots.spots.table import joined
+from gpu_spots.spots.zingers import Cleaned
+
+
+@dataclass(frozen=True, slots=True)
+class _Spots:
+    """Spots of a batch of frames, each frame with a mask of its own."""
+
+    found: Components
+    at_pixels: Values
+    """Values of the maps at their pixels."""
+    intensity: NDArray[np.float64]
+    """(s,) float64, counts."""
+    measured: Measurements
+    weighted: WeightedSums | None
+    """None: noise is not known."""
+    cleaned: Cleaned | None
+    """What zingers have been left out; None: there are none."""
 
 
 class MatchedPass(SecondPass[Frames, Masks, Prepared]):
@@ -73,16 +91,13 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
                 self._significance.maps,
                 seeds[begin:end],
             )
-            intensity, measured = self._measure(
-                on_device, masks.spots, np.arange(end - begin), begin, end,
-                with_values=self.weights_centroids,
-            )  # fmt: skip
-            found = replace(masks.spots, held=None)
+            spots = self._measured_alone(on_device, masks.spots, begin, end)
             kinds = {"raw": masks.raw, "filtered": masks.filtered}
-            at_pixels = self.maps.at(found.pixels)
-            weighted = self._weighted(found, at_pixels, measured, begin, end)
-            sums = intensity, replace(measured, values=None)
-            return self._fetch(kinds, found, masks.invalid, at_pixels), (sums, weighted)
+            images = self._fetch(kinds, spots.found, masks.invalid, spots.at_pixels)
+            if spots.cleaned is not None:
+                _mark(images, spots.cleaned)
+            weighted = None if spots.weighted is None else spots.weighted.columns()
+            return images, ((spots.intensity, replace(spots.measured, values=None)), weighted)
 
         parts = []
         for begin, end, ((intensity, measured), weighted) in self._in_batches(
@@ -97,9 +112,33 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         errors = weighted.errors(table["spots/I"], table["spots/sigma"])
         return {**table, **weighted.centroids(), **errors}
 
+    def _measured_alone(
+        self, on_device: Frames, found: Components, begin: int, end: int
+    ) -> "_Spots":
+        """Measure the spots of frames from ``begin`` to ``end``, without zingers."""
+        each = np.arange(end - begin)
+
+        def measured(some: Components) -> Sums:
+            return self._measure(
+                on_device, some, each, begin, end, with_values=self.weights_centroids
+            )
+
+        intensity, sums = measured(found)
+        found = replace(found, held=None)
+        at_pixels = self.maps.at(found.pixels)
+        weighted = self._weighted(found, at_pixels, sums, begin, end)
+        if weighted is None or not len(removed := weighted.zingers()):
+            return _Spots(found, at_pixels, intensity, sums, weighted, None)
+        cleaned = Cleaned.of(found, removed, self.shape[1])
+        intensity[cleaned.spots], again = measured(cleaned.changed)
+        sums, found = cleaned.measured(sums, again), cleaned.found
+        at_pixels = at_pixels.without(removed)
+        weighted = self._weighted(found, at_pixels, sums, begin, end)
+        return _Spots(found, at_pixels, intensity, sums, weighted, cleaned)
+
     def _weighted(
         self, found: Components, at_pixels: Values, measured: Measurements, begin: int, end: int
-    ) -> Weighted | None:
+    ) -> WeightedSums | None:
         """Return the weighted sums of the spots of some frames; None: noise is not known."""
         if measured.values is None or self.noise_model is None:
             return None
@@ -117,7 +156,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             at_pixels=at_pixels,
         )
         sums.add(measured.values, each)
-        return sums.columns()
+        return sums
 
     def in_groups(self, groups: Groups) -> SpotTable:
         """Find the spots of the sum of each group, and measure them on each of its frames.
@@ -152,6 +191,14 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
         return [of_size(size) for size in sizes_of(groups, self.source.left_out).tolist()]
+
+
+def _mark(images: Images, cleaned: Cleaned) -> None:
+    """Take zingers out of the masks that are written, and flag their spots."""
+    if "filtered" in images.masks:
+        images.masks["filtered"].clear(cleaned.masks, cleaned.pixels)
+    assert images.sums is not None
+    images.sums.flags[cleaned.spots] |= int(Flag.ZINGER)
 
 
 def seed_levels(thresholds: Thresholds, size: int, calibration: Calibration) -> SeedLevels:

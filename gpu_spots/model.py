@@ -430,6 +430,12 @@ class PackedImages:
         """Return one image, (n_X, n_Y) uint8, 0 or 1, or several, (k, n_X, n_Y)."""
         return np.unpackbits(self.octets[masks], axis=-1, bitorder="little", count=self.n_columns)
 
+    def clear(self, masks: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
+        """Take pixels out of masks: flat indices, and the mask of each, (z,) int64 both."""
+        x, y = np.divmod(pixels, self.n_columns)
+        other_bits = ~(np.uint8(1) << (y & 7).astype(np.uint8))
+        np.bitwise_and.at(self.octets, (masks, x, y >> 3), other_bits)
+
 
 @dataclass(frozen=True, slots=True)
 class Components:

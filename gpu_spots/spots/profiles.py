@@ -17,6 +17,7 @@ from gpu_spots.model import FACTOR_BITS, Array, Components, SpotTable, Surface
 from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.centroids import Axis, Offsets, summed
 from gpu_spots.spots.properties import ComponentMaps, Values, over_sigma, pieces, taking_turns
+from gpu_spots.spots.zingers import zingers
 
 LARGEST_WEIGHT = 15
 """Weights are whole numbers from 0 to this."""
@@ -116,6 +117,22 @@ class WeightedSums:
         """Add the values of the next frames, `Measurements.values`, each with its mask."""
         lengths = np.diff(self.found.begin[self.found.first])[mask_of_frame]
         self.values.extend(np.split(values, np.cumsum(lengths)[:-1]))
+
+    def zingers(self) -> Indices:
+        """Return the pixels that zingers have hit, as numbers in ``found.pixels``; see `zingers`.
+
+        Each frame has a mask of its own, and all have been added.
+        """
+        found, at_pixels = self.found, self.at_pixels
+        ends = found.begin[found.first].tolist()
+        here = self.maps.at(found.pixels) if at_pixels is None else at_pixels
+        above = np.empty(len(found.pixels))
+        for frame, pixels in enumerate(map(slice, ends[:-1], ends[1:])):
+            background = here.mean[pixels]
+            level = self._level(frame, found.pixels[pixels], background)
+            np.subtract(self.values[frame], level * background, out=above[pixels])
+        variance = self._floor(here.variance)
+        return zingers(found, self.maps.shape[1], above, variance, self.noise.gain)
 
     def columns(self, each: Each = map) -> Weighted:
         """Return the weighted sums of all spots.

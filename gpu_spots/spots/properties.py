@@ -217,6 +217,10 @@ class Values:
         """Return those of some pixels, in an order of theirs."""
         return Values(self.mean[inside].take(order), self.variance[inside].take(order))
 
+    def without(self, removed: NDArray[np.int64]) -> "Values":
+        """Return those of all pixels but some, (z,) int64."""
+        return Values(np.delete(self.mean, removed), np.delete(self.variance, removed))
+
 
 def taking_turns(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return an order of pixels in which sums over components are added up quickly.
