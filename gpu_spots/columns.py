@@ -347,7 +347,7 @@ SPOT_COLUMNS = (
         "uint16",
         "sum of: 1 touches the border, 2 touches a pixel without a valid value, 4 overloaded, 8 "
         "several maxima, 16 touches another spot, 32 at the place of a static spot or a hot pixel, "
-        "64 far stronger than on the other frames of its mask",
+        "64 far stronger than on the other frames of its mask, 128 a zinger left out",
         is_new=True,
     ),
 )
