@@ -116,7 +116,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             surface=None if surface is None else surface[begin:end],
             at_pixels=at_pixels,
         )
-        sums.add(measured.values, each)
+        sums.add(measured.values)
         return sums.columns()
 
     def in_groups(self, groups: Groups) -> SpotTable:

@@ -181,7 +181,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             mask_of_frame = groups.mask_of_frame[begin:end]
             if weighted is not None:
                 assert measured.values is not None
-                weighted.add(measured.values, mask_of_frame)
+                weighted.add(measured.values)
             self.table.add_measurements(intensity, replace(measured, values=None), mask_of_frame)
         table = self.table.table()
         if weighted is None:

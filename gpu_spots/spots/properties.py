@@ -6,9 +6,9 @@ rounded float64 operations in a fixed order, so the results are the same for eve
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,12 @@ from gpu_spots.model import (
 )
 from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.neighbours import neighbours
+from gpu_spots.spots.turns import Turns, summed, turns
 
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a Gaussian, in standard deviations."""
 STATIC_REACH = 3
 """Distance along X and along Y, pixels, from a static spot within which a place is static."""
-
-PIECE = 1 << 15
-"""Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -115,12 +113,15 @@ class ComponentMaps:
                 have none.
             values: `at` of the components' pixels; None: it is not known yet.
         """
-        result = joined_sums(
-            [
-                self._sums(found, *piece, values)
-                for piece in pieces(found.begin, 0, len(found.begin) - 1)
-            ]
+        n = len(found.begin) - 1
+        result = ComponentSums(
+            n_pixels=np.diff(found.begin),
+            background=np.empty((6, n)),
+            noise=np.empty((5, n)),
+            flags=np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0),
         )
+        for some in turns(found.begin, np.arange(n)):
+            self._add(result, found, some, values)
         if invalid is not None:
             result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
         if self.may_touch:
@@ -128,27 +129,23 @@ class ComponentMaps:
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
         return result
 
-    def _sums(
-        self, found: Components, first: int, last: int, values: "Values | None"
-    ) -> ComponentSums:
-        """Return the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
-        begin, box, n = found.begin[first : last + 1], found.box[first:last], last - first
-        inside, length = slice(begin[0], begin[-1]), np.diff(begin)
-        component, order = taking_turns(length)
-        pixels = found.pixels[inside].take(order)
-        here = self.at(pixels) if values is None else values.some(inside, order)
+    def _add(
+        self, result: ComponentSums, found: Components, some: Turns, values: "Values | None"
+    ) -> None:
+        """Add the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
+        pixels, box = found.pixels.take(some.index), found.box[some.component]
+        here = self.at(pixels) if values is None else values.take(some.index)
         row = pixels // self.shape[1]
-        x = (row - box[:, 0].take(component)).astype(np.float64)
-        y = (pixels - row * self.shape[1] - box[:, 2].take(component)).astype(np.float64)
-        flags = np.where(_at_border(box, self.shape), int(Flag.BORDER), 0)
+        x = (row - box[:, 0]).astype(np.float64)
+        y = (pixels - row * self.shape[1] - box[:, 2]).astype(np.float64)
         for flag, is_flagged in self.flagged:
-            flags[component[is_flagged.reshape(-1).take(pixels)]] |= int(flag)
-        return ComponentSums(
-            n_pixels=length,
-            background=_sums_with(here.mean, x, y, component, n),
-            noise=_sums_with(here.variance, x, y, component, n, mixed=False),
-            flags=flags,
-        )
+            hits = is_flagged.reshape(-1).take(pixels).any(axis=0)
+            result.flags[some.component[hits]] |= int(flag)
+        powers = _powers(x, y)
+        for sums, of_map in ((result.background, here.mean), (result.noise, here.variance)):
+            products = _products(some.without_empty(of_map), powers[: len(sums) - 1])
+            for of_power, each in zip(sums, products, strict=True):
+                of_power[some.component] = summed(each)
 
     def excess(
         self,
@@ -179,7 +176,8 @@ class ComponentMaps:
             mean = self._mean_at(pixels)
             at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
             more = surface.background(frame, *place, mean) - at_level
-            parts.append(_sums_with(more, x, y, component, n))
+            sums = [np.bincount(component, each, n) for each in _products(more, _powers(x, y))]
+            parts.append(np.stack(sums))
         return np.concatenate(parts, axis=1)
 
     def _mean_at(self, pixels: NDArray[np.int64]) -> Floats:
@@ -195,7 +193,7 @@ class ComponentMaps:
     def _variance_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
         if self.noise is None:
-            return np.full(len(pixels), np.nan)
+            return np.full(pixels.shape, np.nan)
         noise = self.noise.reshape(-1).take(pixels).astype(np.float64)
         n_used = self.n_used
         if not isinstance(n_used, int):
@@ -213,48 +211,9 @@ class Values:
     variance: Floats
     """(p,) float64, counts^2: that of a value less the background; NaN: not known."""
 
-    def some(self, inside: slice, order: NDArray[np.int64]) -> "Values":
-        """Return those of some pixels, in an order of theirs."""
-        return Values(self.mean[inside].take(order), self.variance[inside].take(order))
-
-
-def taking_turns(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return an order of pixels in which sums over components are added up quickly.
-
-    The first pixels of all components come first, then the second ones, and so on, so that one
-    addition need not wait for the one before. Pixels of a component keep their order: the sums are
-    the same.
-
-    Args:
-        length: (c,) int64: number of pixels of each component, which are listed one by one.
-
-    Returns:
-        Component of each pixel, and its number in the list, (p,) int64 each.
-    """
-    component = np.repeat(np.arange(len(length)), length)
-    turn = np.arange(len(component)) - (np.cumsum(length) - length).take(component)
-    # 16 bits are sorted much faster
-    if length.max(initial=0) < 1 << 16:
-        turn = turn.astype(np.uint16)
-    order = np.argsort(turn, kind="stable")
-    return component.take(order), order
-
-
-def pieces(begin: NDArray[np.int64], first: int, last: int) -> list[tuple[int, int]]:
-    """Return begin and end of consecutive components, one or more, that fit in the cache together.
-
-    All have about as many pixels, as each piece has its calls.
-
-    Args:
-        begin: (c + 1,) int64: begins of components in a list of pixels.
-        first: first of the components to be divided.
-        last: end of them; with none of them, there is one empty piece.
-    """
-    total = int(begin[last] - begin[first])
-    lengths = begin[first] + np.arange(1, n := max(1, round(total / PIECE))) * total // n
-    inner = np.searchsorted(begin[first : last + 1], lengths, side="right") - 1 + first
-    edges = np.unique(np.concatenate([[first], inner, [last]])).tolist()
-    return list(pairwise(edges)) or [(first, last)]
+    def take(self, index: NDArray[np.int64]) -> "Values":
+        """Return those of some of the pixels, in the shape of ``index``."""
+        return Values(self.mean.take(index), self.variance.take(index))
 
 
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
@@ -421,21 +380,17 @@ def _orientation(cosine: Floats, sine: Floats) -> Floats:
     return np.array([math.atan2(a, b) for a, b in pairs], np.float64) * (90 / math.pi)
 
 
-def _sums_with(
-    values: Floats,
-    x: Floats,
-    y: Floats,
-    component: NDArray[np.int64],
-    n: int,
-    *,
-    mixed: bool = True,
-) -> Floats:
-    """Return sums, pixel by pixel, of values and of values times x, y, x^2, y^2; ``mixed``: x y."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        parts = [values, values * x, values * y, values * (x * x), values * (y * y)]
-        if mixed:
-            parts.append(values * (x * y))
-        return np.stack([np.bincount(component, weights=part, minlength=n) for part in parts])
+def _powers(x: Floats, y: Floats) -> list[Floats]:
+    """Return x, y, x^2, y^2 and x y."""
+    return [x, y, x * x, y * y, x * y]
+
+
+def _products(values: Floats, powers: Sequence[Floats]) -> Iterator[Floats]:
+    """Yield values, and values times each of some powers of the place."""
+    yield values
+    for power in powers:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield values * power
 
 
 def _at_border(box: NDArray[np.int32], shape: tuple[int, int]) -> Bools:
