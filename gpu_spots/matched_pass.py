@@ -33,7 +33,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
 from gpu_spots.spots.profiles import Weighted, WeightedSums
-from gpu_spots.spots.properties import Values
+from gpu_spots.spots.properties import ComponentSums
 from gpu_spots.spots.table import joined
 
 
@@ -79,10 +79,9 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )  # fmt: skip
             found = replace(masks.spots, held=None)
             kinds = {"raw": masks.raw, "filtered": masks.filtered}
-            at_pixels = self.maps.at(found.pixels)
-            weighted = self._weighted(found, at_pixels, measured, begin, end)
+            weighted, of_components = self._weighted(found, measured, begin, end)
             sums = intensity, replace(measured, values=None)
-            return self._fetch(kinds, found, masks.invalid, at_pixels), (sums, weighted)
+            return self._fetch(kinds, found, masks.invalid, of_components), (sums, weighted)
 
         parts = []
         for begin, end, ((intensity, measured), weighted) in self._in_batches(
@@ -98,11 +97,15 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         return {**table, **weighted.centroids(), **errors}
 
     def _weighted(
-        self, found: Components, at_pixels: Values, measured: Measurements, begin: int, end: int
-    ) -> Weighted | None:
-        """Return the weighted sums of the spots of some frames; None: noise is not known."""
+        self, found: Components, measured: Measurements, begin: int, end: int
+    ) -> tuple[Weighted | None, ComponentSums | None]:
+        """Return the weighted sums of the spots of some frames, and the sums over the components.
+
+        They are None where noise is not known.
+        """
         if measured.values is None or self.noise_model is None:
-            return None
+            return None, None
+        of_components = self.maps.no_sums(found)
         each, factors = np.arange(end - begin), self.source.factors
         surface = self.source.surface_of_spots
         of_batch = None if factors is None else factors[begin:end]
@@ -114,10 +117,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_batch,
             with_intensities=False,
             surface=None if surface is None else surface[begin:end],
-            at_pixels=at_pixels,
+            sums=of_components,
         )
         sums.add(measured.values)
-        return sums.columns()
+        return sums.columns(), of_components
 
     def in_groups(self, groups: Groups) -> SpotTable:
         """Find the spots of the sum of each group, and measure them on each of its frames.

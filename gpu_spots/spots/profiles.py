@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpu_spots.model import FACTOR_BITS, Array, Components, SpotTable, Surface
 from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.centroids import Axis, Offsets
-from gpu_spots.spots.properties import ComponentMaps, Values, over_sigma
+from gpu_spots.spots.properties import ComponentMaps, ComponentSums, PixelMaps, over_sigma
 from gpu_spots.spots.turns import Turns, summed, turns
 
 LARGEST_WEIGHT = 15
@@ -128,8 +128,8 @@ class WeightedSums:
     """True: weighted intensities are wanted, not only centroids."""
     surface: Surface | None = None
     """Levels of the pixels of the frames; None: each frame has one level."""
-    at_pixels: Values | None = None
-    """Values of the maps at all pixels of the components; None: they are not known yet."""
+    sums: ComponentSums | None = None
+    """Sums over the components, which are added up with the others; None: they are not wanted."""
     _values: Array | None = field(default=None, init=False)
     """Values of the pixels of all spots of each frame, one frame after the other."""
     _n_added: int = field(default=0, init=False)
@@ -178,7 +178,10 @@ class WeightedSums:
 
         def compute(piece: tuple[Turns, Indices]) -> None:
             some, frames = piece
-            of_frames = self._of_spots(some, frames, places[frames])
+            pixels = self.maps.pixels(found, some)
+            if self.sums is not None:
+                self.maps.add(pixels, self.sums)
+            of_frames = self._of_spots(pixels, frames, places[frames])
             for of_frame, weighted in zip(frames, of_frames, strict=True):
                 result.fill(rows[of_frame] + some.component, weighted)
 
@@ -186,22 +189,21 @@ class WeightedSums:
             pass
         return result
 
-    def _of_spots(self, spots: Turns, frames: Indices, places: Indices) -> Iterator[Weighted]:
+    def _of_spots(self, pixels: PixelMaps, frames: Indices, places: Indices) -> Iterator[Weighted]:
         """Yield the weighted sums of some spots on each of their frames.
 
         Args:
-            spots: spots of masks with equally many frames.
+            pixels: pixels of spots of masks with equally many frames.
             frames: (k, c) int64: the frames of each spot.
             places: (k, c) int64: what a pixel's place in the list of values is beyond that in the
                 list of pixels.
         """
-        found, gain, n_frames = self.found, self.noise.gain, len(frames)
-        pixels, known = found.pixels.take(spots.index), self.at_pixels
-        here = self.maps.at(pixels) if known is None else known.take(spots.index)
-        background, variance = map(spots.without_empty, (here.mean, here.variance))
+        gain, n_frames = self.noise.gain, len(frames)
+        spots, background, variance = pixels.of, pixels.background, pixels.variance
         even, mean = _even(self._floor(variance), spots)
-        grid = _Grid.of(pixels, found.box[spots.component], spots.empty, self.maps.shape[1])
-        levels = [self._level(of_frame, pixels, background) for of_frame in frames]
+        box = self.found.box[spots.component].astype(np.int64)
+        grid = _Grid.of(pixels, box)
+        levels = [self._level(of_frame, pixels) for of_frame in frames]
         values = self._values
         assert values is not None
 
@@ -224,18 +226,20 @@ class WeightedSums:
         prf = _Intensities.of(profile, smooth, even) if self.with_intensities else None
         of_profile = soft * profile
         total = summed(of_profile)
+        places_of_axes = pixels.x, pixels.y
         axes = [
-            Axis.of(place, soft, of_profile, total, variance, background) for place in grid.places
+            Axis.of(place, soft, of_profile, total, variance, background)
+            for place in places_of_axes
         ]
         all_noise = n_frames * variance + (sum(levels) - n_frames) * gain * background
         masses = summed(profile), total, summed(expected)
         offsets = Offsets.along(
             *(
                 axis.offset(place, profile, expected, masses, all_noise, gain, factor, step)
-                for axis, place in zip(axes, grid.places, strict=True)
+                for axis, place in zip(axes, places_of_axes, strict=True)
             )
         )
-        begins = found.box[spots.component][:, [0, 2]].astype(np.float64)
+        begins = box[:, [0, 2]].astype(np.float64)
         for k, level in enumerate(levels):
             # the photons that a frame has more of, or less, than the run
             more = (level - 1.0) * gain
@@ -269,21 +273,19 @@ class WeightedSums:
                 mask_error=mask_error,
             )
 
-    def _level(self, frames: Indices, pixels: Indices, background: Floats) -> Floats:
+    def _level(self, frames: Indices, pixels: PixelMaps) -> Floats:
         """Return the background on a frame over that of the run, of spots or of their pixels.
 
-        Args:
-            frames: (c,) int64: frame of each spot.
-            pixels: (t, c) int64.
-            background: (t, c) float64, counts.
+        ``frames``: (c,) int64: frame of each spot.
         """
         if self.surface is None:
             one = np.float64(2**FACTOR_BITS)
             return np.ones(len(frames)) if self.factors is None else one / self.factors[frames]
-        level = np.ones(background.shape)
+        level = np.ones(pixels.background.shape)
         for frame in np.unique(frames).tolist():
             here = frames == frame
-            place, below = np.divmod(pixels[:, here], self.maps.shape[1]), background[:, here]
+            place = np.divmod(pixels.pixels[:, here], self.maps.shape[1])
+            below = pixels.background[:, here]
             on_frame = self.surface.background(frame, *place, below)
             ones = np.ones(below.shape)
             level[:, here] = np.divide(on_frame, below, out=ones, where=below != 0)
@@ -400,33 +402,18 @@ class _Grid:
     """(c,) int64: from a row of each spot to the next."""
     on_grid: Floats
     """Values at all places, 0 where there is no pixel."""
-    places: tuple[Floats, Floats]
-    """X and Y of each pixel from the begin of the box of its spot, (t, c) float64 each."""
 
     @classmethod
-    def of(
-        cls,
-        pixels: Indices,
-        box: NDArray[np.int32],
-        empty: NDArray[np.bool_] | None,
-        n_columns: int,
-    ) -> "_Grid":
-        """Return the places of pixels of spots with these boxes on frames of ``n_columns``.
-
-        ``empty``: as in `Turns`; these are far from all others.
-        """
-        box = box.astype(np.int64)
+    def of(cls, pixels: PixelMaps, box: Indices) -> "_Grid":
+        """Return the places of pixels of spots with these boxes. Empty places are far from all."""
         stride = box[:, 3] - box[:, 2] + 1
         end = np.cumsum((box[:, 1] - box[:, 0] + 2) * stride)
         begin = end - (box[:, 1] - box[:, 0] + 1) * stride
-        row = pixels // n_columns
-        x, y = row - box[:, 0], pixels - row * n_columns - box[:, 2]
-        index = begin + x * stride + y
+        index = (begin + pixels.x * stride + pixels.y).astype(np.int64)
         apart = int(stride.max()) + 1
-        if empty is not None:
-            np.copyto(index, end[-1] + apart, where=empty)
-        on_grid = np.zeros(int(end[-1]) + 2 * apart + 1)
-        return cls(index, stride, on_grid, (x.astype(np.float64), y.astype(np.float64)))
+        if pixels.of.empty is not None:
+            np.copyto(index, end[-1] + apart, where=pixels.of.empty)
+        return cls(index, stride, np.zeros(int(end[-1]) + 2 * apart + 1))
 
     def beside(self, values: Floats) -> Iterator[Floats]:
         """Yield the values of the 8 neighbours of each pixel, 0 where they are not in its spot.

@@ -95,15 +95,24 @@ class ComponentMaps:
             may_touch=may_touch,
         )
 
-    def at(self, pixels: NDArray[np.int64]) -> "Values":
-        """Return the values of the maps at some pixels."""
-        return Values(self._mean_at(pixels), self._variance_at(pixels))
+    def pixels(self, found: Components, some: Turns) -> "PixelMaps":
+        """Return the maps at the pixels of some components."""
+        pixels, box = found.pixels.take(some.index), found.box[some.component]
+        row = pixels // self.shape[1]
+        return PixelMaps(
+            of=some,
+            pixels=pixels,
+            x=(row - box[:, 0]).astype(np.float64),
+            y=(pixels - row * self.shape[1] - box[:, 2]).astype(np.float64),
+            background=some.without_empty(self._mean_at(pixels)),
+            variance=some.without_empty(self._variance_at(pixels)),
+        )
 
     def sums(
         self,
         found: Components,
         invalid: PackedImages | None = None,
-        values: "Values | None" = None,
+        known: ComponentSums | None = None,
     ) -> ComponentSums:
         """Return the sums over components.
 
@@ -111,17 +120,12 @@ class ComponentMaps:
             found: Components.
             invalid: Pixels without a valid value on a frame of each mask; None: only masked pixels
                 have none.
-            values: `at` of the components' pixels; None: it is not known yet.
+            known: `no_sums` to which `add` has added all components; None: it is done here.
         """
-        n = len(found.begin) - 1
-        result = ComponentSums(
-            n_pixels=np.diff(found.begin),
-            background=np.empty((6, n)),
-            noise=np.empty((5, n)),
-            flags=np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0),
-        )
-        for some in turns(found.begin, np.arange(n)):
-            self._add(result, found, some, values)
+        if (result := known) is None:
+            result = self.no_sums(found)
+            for some in turns(found.begin, np.arange(len(found.begin) - 1)):
+                self.add(self.pixels(found, some), result)
         if invalid is not None:
             result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
         if self.may_touch:
@@ -129,23 +133,26 @@ class ComponentMaps:
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
         return result
 
-    def _add(
-        self, result: ComponentSums, found: Components, some: Turns, values: "Values | None"
-    ) -> None:
+    def no_sums(self, found: Components) -> ComponentSums:
+        """Return the sums over components, to which nothing has been added."""
+        n = len(found.begin) - 1
+        return ComponentSums(
+            n_pixels=np.diff(found.begin),
+            background=np.zeros((6, n)),
+            noise=np.zeros((5, n)),
+            flags=np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0),
+        )
+
+    def add(self, pixels: "PixelMaps", to: ComponentSums) -> None:
         """Add the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
-        pixels, box = found.pixels.take(some.index), found.box[some.component]
-        here = self.at(pixels) if values is None else values.take(some.index)
-        row = pixels // self.shape[1]
-        x = (row - box[:, 0]).astype(np.float64)
-        y = (pixels - row * self.shape[1] - box[:, 2]).astype(np.float64)
+        component, powers = pixels.of.component, _powers(pixels.x, pixels.y)
         for flag, is_flagged in self.flagged:
-            hits = is_flagged.reshape(-1).take(pixels).any(axis=0)
-            result.flags[some.component[hits]] |= int(flag)
-        powers = _powers(x, y)
-        for sums, of_map in ((result.background, here.mean), (result.noise, here.variance)):
-            products = _products(some.without_empty(of_map), powers[: len(sums) - 1])
+            hits = is_flagged.reshape(-1).take(pixels.pixels).any(axis=0)
+            to.flags[component[hits]] |= int(flag)
+        for sums, of_map in ((to.background, pixels.background), (to.noise, pixels.variance)):
+            products = _products(of_map, powers[: len(sums) - 1])
             for of_power, each in zip(sums, products, strict=True):
-                of_power[some.component] = summed(each)
+                of_power[component] = summed(each)
 
     def excess(
         self,
@@ -203,17 +210,23 @@ class ComponentMaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """Values of the maps at some pixels."""
+class PixelMaps:
+    """Maps at the pixels of some components. Empty places are as in `Turns`."""
 
-    mean: Floats
-    """(p,) float64, counts: background."""
+    of: Turns
+    """The components."""
+    pixels: NDArray[np.int64]
+    """(t, c) int64: flat index of each pixel in the frame."""
+    x: Floats
+    """(t, c) float64, pixels: X from the begin of the box of the component."""
+    y: Floats
+    """(t, c) float64, pixels: Y from there."""
+    background: Floats
+    """(t, c) float64, counts; 0 in empty places."""
     variance: Floats
-    """(p,) float64, counts^2: that of a value less the background; NaN: not known."""
-
-    def take(self, index: NDArray[np.int64]) -> "Values":
-        """Return those of some of the pixels, in the shape of ``index``."""
-        return Values(self.mean.take(index), self.variance.take(index))
+    """(t, c) float64, counts^2: that of a value less the background; NaN: not known; 0 in empty
+    places.
+    """
 
 
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
