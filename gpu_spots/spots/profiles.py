@@ -35,6 +35,8 @@ MASK_ERROR = 0.3
 """Error of a sum for each pixel that is in the mask because of its noise, in sigmas of the noise
 that pixels share.
 """
+ROW_STEP = 8
+"""Rows of spots on a grid are multiples of so many places."""
 ZINGER = 8.0
 """Height of a zinger above twice the mean of the other frames, sigmas of a pixel."""
 
@@ -394,47 +396,72 @@ class _Course:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Places of the pixels of some spots, each of which has rows of its own with gaps between."""
+    """Places of the pixels of some spots, each of which has rows of its own with gaps between.
+
+    Spots with rows of about the same length have equally long ones, and follow each other.
+    """
 
     index: Indices
     """(t, c) int64: index of each pixel."""
     stride: Indices
     """(c,) int64: from a row of each spot to the next."""
+    parts: list[tuple[int, int, int]]
+    """Begin and end of the rows of equal length, and their length."""
     on_grid: Floats
     """Values at all places, 0 where there is no pixel."""
 
     @classmethod
     def of(cls, pixels: PixelMaps, box: Indices) -> "_Grid":
         """Return the places of pixels of spots with these boxes. Empty places are far from all."""
-        stride = box[:, 3] - box[:, 2] + 1
-        end = np.cumsum((box[:, 1] - box[:, 0] + 2) * stride)
-        begin = end - (box[:, 1] - box[:, 0] + 1) * stride
+        stride = ((box[:, 3] - box[:, 2]) // ROW_STEP + 1) * ROW_STEP
+        order = np.argsort(stride, kind="stable")
+        # an empty row after each spot, and one before the first of each part
+        size = ((box[:, 1] - box[:, 0] + 1) * stride)[order]
+        strides, first = np.unique(stride[order], return_index=True)
+        with_gaps = size.copy()
+        with_gaps[first] += strides
+        end = 1 + np.cumsum(with_gaps)
+        begin = np.empty(len(end), np.int64)
+        begin[order] = end - size
         index = (begin + pixels.x * stride + pixels.y).astype(np.int64)
-        apart = int(stride.max()) + 1
         if pixels.of.empty is not None:
-            np.copyto(index, end[-1] + apart, where=pixels.of.empty)
-        return cls(index, stride, np.zeros(int(end[-1]) + 2 * apart + 1))
+            np.copyto(index, end[-1], where=pixels.of.empty)
+        last = np.append(first[1:], len(end)) - 1
+        edges = (end - size)[first].tolist(), end[last].tolist(), strides.tolist()
+        on_grid = np.zeros(int(end[-1] + strides[-1]) + 2)
+        return cls(index, stride, list(zip(*edges, strict=True)), on_grid)
 
     def beside(self, values: Floats) -> Iterator[Floats]:
         """Yield the values of the 8 neighbours of each pixel, 0 where they are not in its spot.
 
-        First those along Y, then the two diagonals of rising X and falling Y, those along X, and
-        the other diagonals. ``values`` are 0 in empty places.
+        ``values`` are 0 in empty places.
         """
         on_grid = self.on_grid
         on_grid[self.index] = values
         for step in (1, self.stride - 1, self.stride, self.stride + 1):
             yield on_grid.take(self.index + step)
-            # the first place of all has no row before: -1 is the last one, which is empty
             yield on_grid.take(self.index - step)
 
     def smoothed(self, values: Floats) -> Floats:
-        """Smooth twice with [1 2 1] along X and along Y, inside of each spot."""
+        """Smooth twice with [1 2 1] along X and along Y, inside of each spot.
+
+        Neighbours are added in this order: those along Y, then the two diagonals of rising X and
+        falling Y, those along X, and the other diagonals; the one with the higher index first.
+        ``values`` are 0 in empty places.
+        """
+        on_grid, result = self.on_grid, np.zeros(len(self.on_grid))
         for _ in range(2):
-            result = 4 * values
-            for beside, weight in zip(self.beside(values), (2, 2, 1, 1, 2, 2, 1, 1), strict=True):
-                result += beside if weight == 1 else weight * beside
-            values = result
+            on_grid[self.index] = values
+            twice = 2 * on_grid
+            for begin, end, stride in self.parts:
+                sums = result[begin:end]
+                np.multiply(on_grid[begin:end], 4.0, out=sums)
+                for of, step in (
+                    (twice, 1), (on_grid, stride - 1), (twice, stride), (on_grid, stride + 1)
+                ):  # fmt: skip
+                    sums += of[begin + step : end + step]
+                    sums += of[begin - step : end - step]
+            values = result.take(self.index)
         return values
 
 
