@@ -261,7 +261,9 @@ def print_columns(names: list[str], n_seeds: int) -> None:
             some = values[(values[:, 0] >= low) & (values[:, 0] < high)]
             if len(some) < 20:
                 continue
-            intensity, width, moments, below, largest, several = np.median(some[:, 1:7], axis=0)
+            # shapes are not known where I is not above 0
+            columns = np.nanmedian(some[:, 1:7], axis=0)
+            intensity, width, moments, below, largest, several = columns
             several = 100 * some[:, 6].mean()
             prf = some[:, 7][np.isfinite(some[:, 7])]
             weighted = f"{100 * np.median(prf):+.1f} %" if len(prf) else ""
