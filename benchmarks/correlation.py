@@ -55,14 +55,14 @@ def designs() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def true_factor(run: SimulatedRun) -> float:
-    """Return the factor of a pixel with the median background."""
+    """Return the mean of the factors of all pixels: only the noise of light is correlated."""
     design = run.design
     sums = np.convolve(noise_kernel(design.detector.correlation), np.ones(3))
-    shot = design.gain * float(np.median(run.detector.background[run.detector.inside]))
+    shot = design.gain * run.detector.background[run.detector.inside].astype(np.float64)
     read = design.detector.read_noise**2
     read += 1 / 12 if read else 0.0
     along = float((sums**2).sum()) / 3
-    return (shot * along * along + read) / (shot + read)
+    return 1 + (along * along - 1) * float((shot / (shot + read)).mean())
 
 
 def main() -> None:

@@ -279,27 +279,30 @@ class Score:
         return " ".join(cells) + f" {self.n_false / self.n_frames:7.3f}"
 
 
-def quality(method: str | None, significance: float, n_frames: int, seed: int) -> None:
+def quality(method: str | None, significance: float, n_frames: int, seeds: Sequence[int]) -> None:
     """Print recall and false spots for all kinds of frames."""
-    kinds: list[Callable[[], Series]] = [
+    kinds: list[Callable[[int], Series]] = [
         *(
-            lambda level=level: photon_counter(level, seed, n_frames)
+            lambda seed, level=level: photon_counter(level, seed, n_frames)
             for level in (0.01, 0.05, 0.3, 1, 3, 10)
         ),
-        *(lambda level=level: ccd(level, seed, n_frames) for level in (10, 100, 1000, 10000)),
-        *(lambda drift=drift: ccd(1000, seed, n_frames, drift) for drift in (1, 3)),
-        lambda: ccd(1000, seed, n_frames // 6 * 6, size=6),
+        *(lambda seed, level=level: ccd(level, seed, n_frames) for level in (10, 100, 1000, 10000)),
+        *(lambda seed, drift=drift: ccd(1000, seed, n_frames, drift) for drift in (1, 3)),
+        lambda seed: ccd(1000, seed, n_frames // 6 * 6, size=6),
     ]  # fmt: skip
     for make in kinds:
-        of = make()
-        if method is None and "drift" in of.name:
-            continue
         score = Score()
-        for i, centres in enumerate(places(of, method, significance)):
-            score.add(of.spots[i * of.size], centres)
+        for seed in seeds:
+            of = make(seed)
+            if method is None and "drift" in of.name:
+                break
+            for i, centres in enumerate(places(of, method, significance)):
+                score.add(of.spots[i * of.size], centres)
+        if not score.n_frames:
+            continue
         limits = "/".join(f"{limit:g}" for limit in of.limits[:-1])
         print(f"{of.name:32s} [{limits}] {score.words(of.limits)}", flush=True)
-    neighbours(significance, seed)
+    neighbours(significance, seeds[0])
 
 
 def neighbours(significance: float, seed: int) -> None:
@@ -396,7 +399,7 @@ def main() -> None:
     parser.add_argument("--method", help="background method of the whole program")
     parser.add_argument("--significance", type=float, default=5.5)
     parser.add_argument("--frames", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--seed", type=int, nargs="+", default=[2026], help="one run for each")
     parser.add_argument("--time", action="store_true", help="measure speed instead")
     options = parser.parse_args()
     if options.time:

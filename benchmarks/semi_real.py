@@ -78,7 +78,9 @@ def main() -> int:
     parser.add_argument(
         "--size", type=int, help="use only the middle SIZE x SIZE pixels; default: all"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], help="a series for each, with errors of all"
+    )
     parser.add_argument(
         "--white", action="store_true", help="draw noise without correlation, for comparison"
     )
@@ -118,7 +120,6 @@ def main() -> int:
         return 1
 
     parts = take_apart(frame)
-    begun = time.perf_counter()
     if arguments.bias is not None:
         background = parts.background - np.float32(parts.zero - arguments.bias)
         parts = replace(parts, background=background, zero=arguments.bias)
@@ -128,19 +129,24 @@ def main() -> int:
             correlation=np.pad(np.ones((1, 1), np.float32), LAGS),
             spots=[replace(spot, factor=1.0) for spot in parts.spots],
         )
-    frames, truth, in_sigmas, light = series(
-        parts, arguments.frames, arguments.size, np.random.default_rng(arguments.seed)
-    )
-    describe(frames, parts, truth, time.perf_counter() - begun)
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in searches}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "semi_real__spots.h5"
-        for name, chosen in searches.items():
-            print(f"\n{name}: ", end="")
-            search(frames, truth, in_sigmas, chosen, output)
-            with open_spots(output) as results:
-                print(errors(results, truth, light))
-                if arguments.picture and name == MANUAL:
-                    draw(frames, truth, results, arguments.picture)
+        for seed in arguments.seed:
+            begun = time.perf_counter()
+            frames, truth, in_sigmas, light = series(
+                parts, arguments.frames, arguments.size, np.random.default_rng(seed)
+            )
+            describe(frames, parts, truth, time.perf_counter() - begun)
+            for name, chosen in searches.items():
+                print(f"\n{name}: ", end="")
+                search(frames, truth, in_sigmas, chosen, output)
+                with open_spots(output) as results:
+                    found[name].append(errors(results, truth, light))
+                    if arguments.picture and name == MANUAL:
+                        draw(frames, truth, results, arguments.picture)
+    for name, rows in found.items():
+        print(f"\n{name}: errors\n{error_table(np.concatenate(rows))}")
     return 0
 
 
@@ -301,8 +307,12 @@ def search(
     )
 
 
-def errors(results: SpotsFile, truth: Truth, light: Light) -> str:
-    """Return a table of pulls of intensities and centroids, for spots that are clear."""
+def errors(results: SpotsFile, truth: Truth, light: Light) -> NDArray[np.float64]:
+    """Return the errors of spots that are clear, (n, 8).
+
+    S/N, error of the intensity and of X and Y in sigmas, error of X and Y in pixels, intensity over
+    the whole spot, and share of the spot in the mask.
+    """
     spots, pixel_list, n_y = results.spots(), results.pixel_list, truth.shape[1]
     rows = []
     for frame, (lit, values) in enumerate(light):
@@ -329,8 +339,12 @@ def errors(results: SpotsFile, truth: Truth, light: Light) -> str:
                         true.sum() / whole,
                     )
                 )
+    return np.reshape(rows, (-1, 8))
+
+
+def error_table(values: NDArray[np.float64]) -> str:
+    """Return a table of `errors` by ranges of signal over noise."""
     lines = ["| S/N | spots | 68 % | 95 % | mean | sd | X, Y: 68 % | 95 % | pixels | I | in mask |"]
-    values = np.reshape(rows, (-1, 8))
     for low, high in BINS:
         some = values[(values[:, 0] >= low) & (values[:, 0] < high)]
         if len(some) >= 20:

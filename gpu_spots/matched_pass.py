@@ -22,6 +22,7 @@ from gpu_spots.masks.seed_levels import NEVER, SAMPLE_FRAMES, Calibration, SeedL
 from gpu_spots.memory.source import Source
 from gpu_spots.memory.workers import Span, Stopwatch, with_retry
 from gpu_spots.model import (
+    FACTOR_BITS,
     Array,
     Background,
     Components,
@@ -34,9 +35,9 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.second_pass import Images, SecondPass, Sums
 from gpu_spots.spots.profiles import Weighted, WeightedSums
-from gpu_spots.spots.properties import Values
+from gpu_spots.spots.properties import ComponentSums
 from gpu_spots.spots.table import joined
-from gpu_spots.spots.zingers import Cleaned
+from gpu_spots.spots.zingers import Cleaned, Indices, zingers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,12 @@ class _Spots:
     """Spots of a batch of frames, each frame with a mask of its own."""
 
     found: Components
-    at_pixels: Values
-    """Values of the maps at their pixels."""
     intensity: NDArray[np.float64]
     """(s,) float64, counts."""
     measured: Measurements
-    weighted: WeightedSums | None
-    """None: noise is not known."""
+    weighted: Weighted | None
+    of_components: ComponentSums | None
+    """Sums of the maps over them. They and ``weighted`` are None where noise is not known."""
     cleaned: Cleaned | None
     """What zingers have been left out; None: there are none."""
 
@@ -93,11 +93,11 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )
             spots = self._measured_alone(on_device, masks.spots, begin, end)
             kinds = {"raw": masks.raw, "filtered": masks.filtered}
-            images = self._fetch(kinds, spots.found, masks.invalid, spots.at_pixels)
+            images = self._fetch(kinds, spots.found, masks.invalid, spots.of_components)
             if spots.cleaned is not None:
                 _mark(images, spots.cleaned)
-            weighted = None if spots.weighted is None else spots.weighted.columns()
-            return images, ((spots.intensity, replace(spots.measured, values=None)), weighted)
+            sums = spots.intensity, replace(spots.measured, values=None)
+            return images, (sums, spots.weighted)
 
         parts = []
         for begin, end, ((intensity, measured), weighted) in self._in_batches(
@@ -124,24 +124,45 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             )
 
         intensity, sums = measured(found)
-        found = replace(found, held=None)
-        at_pixels = self.maps.at(found.pixels)
-        weighted = self._weighted(found, at_pixels, sums, begin, end)
-        if weighted is None or not len(removed := weighted.zingers()):
-            return _Spots(found, at_pixels, intensity, sums, weighted, None)
-        cleaned = Cleaned.of(found, removed, self.shape[1])
-        intensity[cleaned.spots], again = measured(cleaned.changed)
-        sums, found = cleaned.measured(sums, again), cleaned.found
-        at_pixels = at_pixels.without(removed)
-        weighted = self._weighted(found, at_pixels, sums, begin, end)
-        return _Spots(found, at_pixels, intensity, sums, weighted, cleaned)
+        found, cleaned = replace(found, held=None), None
+        if len(removed := self._zingers(found, sums.values, begin, end)):
+            cleaned = Cleaned.of(found, removed, self.shape[1])
+            intensity[cleaned.spots], again = measured(cleaned.changed)
+            sums, found = cleaned.measured(sums, again), cleaned.found
+        weighted, of_components = self._weighted(found, sums, begin, end)
+        return _Spots(found, intensity, sums, weighted, of_components, cleaned)
+
+    def _zingers(self, found: Components, values: Array | None, begin: int, end: int) -> Indices:
+        """Return the pixels that zingers hit on some frames, as numbers in ``found.pixels``.
+
+        ``values``: `Measurements.values`; None: noise is not known, and so no zinger is.
+        """
+        if values is None or self.noise_model is None:
+            return np.zeros(0, np.int64)
+        gain, (_, n_columns) = self.noise_model.gain, self.shape
+        background = self.maps.mean_at(found.pixels)
+        variance = np.maximum(self.maps.variance_at(found.pixels), gain**2 / 4)
+        surface, factors = self.source.surface_of_spots, self.source.factors
+        of_frames = found.begin[found.first].tolist()
+        for frame, pixels in enumerate(map(slice, of_frames[:-1], of_frames[1:]), begin):
+            if surface is not None:
+                place = np.divmod(found.pixels[pixels], n_columns)
+                on_frame = surface.background(frame, *place, background[pixels])
+                background[pixels] = on_frame
+            elif factors is not None:
+                background[pixels] *= 2**FACTOR_BITS / factors[frame]
+        return zingers(found, n_columns, values - background, variance, gain)
 
     def _weighted(
-        self, found: Components, at_pixels: Values, measured: Measurements, begin: int, end: int
-    ) -> WeightedSums | None:
-        """Return the weighted sums of the spots of some frames; None: noise is not known."""
+        self, found: Components, measured: Measurements, begin: int, end: int
+    ) -> tuple[Weighted | None, ComponentSums | None]:
+        """Return the weighted sums of the spots of some frames, and the sums over the components.
+
+        They are None where noise is not known.
+        """
         if measured.values is None or self.noise_model is None:
-            return None
+            return None, None
+        of_components = self.maps.no_sums(found)
         each, factors = np.arange(end - begin), self.source.factors
         surface = self.source.surface_of_spots
         of_batch = None if factors is None else factors[begin:end]
@@ -153,10 +174,10 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             of_batch,
             with_intensities=False,
             surface=None if surface is None else surface[begin:end],
-            at_pixels=at_pixels,
+            sums=of_components,
         )
-        sums.add(measured.values, each)
-        return sums
+        sums.add(measured.values)
+        return sums.columns(), of_components
 
     def in_groups(self, groups: Groups) -> SpotTable:
         """Find the spots of the sum of each group, and measure them on each of its frames.

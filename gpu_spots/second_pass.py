@@ -32,7 +32,7 @@ from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
 from gpu_spots.spots.one_frame import stand_out
 from gpu_spots.spots.profiles import WeightedSums
-from gpu_spots.spots.properties import ComponentMaps, ComponentSums, Values
+from gpu_spots.spots.properties import ComponentMaps, ComponentSums
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
 
 Result = TypeVar("Result")
@@ -181,7 +181,7 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
             mask_of_frame = groups.mask_of_frame[begin:end]
             if weighted is not None:
                 assert measured.values is not None
-                weighted.add(measured.values, mask_of_frame)
+                weighted.add(measured.values)
             self.table.add_measurements(intensity, replace(measured, values=None), mask_of_frame)
         table = self.table.table()
         if weighted is None:
@@ -340,18 +340,18 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         masks: dict[str, Masks],
         found: Components | None = None,
         invalid: Masks | None = None,
-        at_pixels: Values | None = None,
+        sums: ComponentSums | None = None,
     ) -> Images:
         """Bring the masks that the sink keeps to the host, and sum over the components.
 
-        ``at_pixels``: values of the maps at the components' pixels; None: they are not known yet.
+        ``sums``: sums over the components without flags of neighbours; None: not known yet.
         """
         kinds = [kind for kind in masks if kind in self.sink.keep]
         images = dict(zip(kinds, self.backend.fetch([masks[kind] for kind in kinds]), strict=True))
         if found is None:
             return Images(images)
         (on_host,) = [None] if invalid is None else self.backend.fetch([invalid])
-        return Images(images, found, self.maps.sums(found, on_host, at_pixels))
+        return Images(images, found, self.maps.sums(found, on_host, sums))
 
     def _encode(self, images: Images, first: int, last: int) -> _Encoded:
         """Make images of some masks, and of their labels, ready for the sink, if it keeps them."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.spots.turns import summed
+
 CHI_SQUARED_MEDIAN = 0.4549
 """Median of the square of a unit Gaussian."""
 PRECISE = 0.01
@@ -22,7 +24,6 @@ ENOUGH = 100
 """Coordinates that the asymmetry is taken from, at least."""
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,12 @@ class Offsets:
 class Axis:
     """Weights of the pixels of a mask times their distance from the centre of the profile."""
 
-    spot: Indices
-    """(p,) int64: spot of each pixel."""
     centre: Floats
     """(c,) float64, pixels: weighted centre of the profile, from the begin of the box."""
     moment: Floats
-    """(p,) float64: weight times distance of each pixel."""
+    """(t, c) float64: weight times distance of each pixel."""
     square: Floats
-    """(p,) float64: its square."""
+    """(t, c) float64: its square."""
     noise: Floats
     """(c,) float64: sum of ``square`` times variance."""
     background: Floats
@@ -111,36 +110,34 @@ class Axis:
         total: Floats,
         variance: Floats,
         background: Floats,
-        spot: Indices,
     ) -> "Axis":
-        """Return the weights along an axis.
+        """Return the weights along an axis. Pixels of c spots are in `gpu_spots.spots.turns.Turns`.
 
         Args:
-            place: (p,) float64, pixels: from the begin of the box.
-            weight: (p,) float64: weight of each pixel.
-            of_profile: (p,) float64: weight times profile.
+            place: (t, c) float64, pixels: from the begin of the box.
+            weight: (t, c) float64: weight of each pixel.
+            of_profile: (t, c) float64: weight times profile.
             total: (c,) float64: sums of it.
-            variance: (p,) float64, counts^2: noise of a value.
-            background: (p,) float64, counts.
-            spot: (p,) int64: spot of each pixel.
+            variance: (t, c) float64, counts^2: noise of a value.
+            background: (t, c) float64, counts.
         """
-        n = len(total)
         with np.errstate(all="ignore"):
-            centre = summed(of_profile * place, spot, n) / total
-        moment = weight * (place - centre[spot])
+            centre = summed(of_profile * place) / total
+        moment = weight * (place - centre)
         square = moment * moment
-        of_maps = (summed(square * values, spot, n) for values in (variance, background))
-        return cls(spot, centre, moment, square, *of_maps)
+        of_maps = (summed(square * values) for values in (variance, background))
+        return cls(centre, moment, square, *of_maps)
 
-    def added(self, more: np.float64 | Floats, background: Floats) -> Floats:
+    def added(self, more: Floats, background: Floats) -> Floats:
         """Return the sum of ``square`` times the variance that the level of a frame adds, (c,).
 
         Args:
-            more: variance over background, counts, of all pixels or of each.
-            background: (p,) float64, counts.
+            more: (c,) or (t, c) float64: variance over background, counts, of all pixels or of
+                each.
+            background: (t, c) float64, counts.
         """
-        if isinstance(more, np.ndarray):
-            return summed(self.square * (more * background), self.spot, len(self.centre))
+        if more.ndim > 1:
+            return summed(self.square * (more * background))
         return more * self.background
 
     def on_frame(
@@ -157,7 +154,7 @@ class Axis:
         """Return centroid, from the begin of the box, and its error, (c,) float64, pixels.
 
         Args:
-            difference: (p,) float64, counts: values less the background.
+            difference: (t, c) float64, counts: values less the background.
             total: (c,) float64, counts: weighted sum of each spot.
             more: (c,) float64: `added`.
             gain: counts per counted unit.
@@ -165,8 +162,7 @@ class Axis:
             step: (c,) float64: what a centre with weights moves by, for a move of 1 of the spot.
             moves: False: the frame is the profile, so that its centre is that of the profile.
         """
-        n = len(self.centre)
-        second = summed(self.square * difference, self.spot, n)
+        second = summed(self.square * difference)
         of_noise = self.noise + more
         spread = factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(second, 0.0))
         with np.errstate(all="ignore"):
@@ -174,7 +170,7 @@ class Axis:
             error = step * (np.sqrt(spread) / known)
             if not moves:
                 return np.where(total > 0, self.centre, np.nan), error
-            first = summed(self.moment * difference, self.spot, n)
+            first = summed(self.moment * difference)
             return self.centre + step * (first / known), error
 
     def offset(
@@ -191,33 +187,27 @@ class Axis:
         """Return the offsets of the centres of mass of the profiles, (c,) each.
 
         Args:
-            place: (p,) float64, pixels: from the begin of the box.
-            profile: (p,) float64, counts: sum over the frames of the mask.
-            expected: (p,) float64: weight times smoothed profile.
+            place: (t, c) float64, pixels: from the begin of the box.
+            profile: (t, c) float64, counts: sum over the frames of the mask.
+            expected: (t, c) float64: weight times smoothed profile.
             masses: (c,) float64 each: sums of the profile, of it with weights, and of ``expected``.
-            noise: (p,) float64, counts^2: variance of the profile without the spot.
+            noise: (t, c) float64, counts^2: variance of the profile without the spot.
             gain: counts per counted unit.
             factor: (c,) float64: `NoiseModel.factor` of each spot.
             step: (c,) float64: as in `on_frame`.
         """
         mass, total, all_expected = masses
-        n = len(total)
         with np.errstate(all="ignore"):
             mass = np.where(mass > 0, mass, np.nan)
-            middle = summed(place * profile, self.spot, n) / mass
-            gained = (place - middle[self.spot]) / mass[self.spot]
-            gained = gained - (step / total)[self.spot] * self.moment
+            middle = summed(place * profile) / mass
+            gained = (place - middle) / mass
+            gained = gained - (step / total) * self.moment
             square = gained * gained
-            of_noise, of_light = (summed(square * each, self.spot, n) for each in (noise, profile))
-            away = place - self.centre[self.spot]
-            width = summed(expected * (away * away), self.spot, n) / all_expected
+            of_noise, of_light = (summed(square * each) for each in (noise, profile))
+            away = place - self.centre
+            width = summed(expected * (away * away)) / all_expected
             return Offsets(
                 middle - self.centre,
                 factor * (np.maximum(of_noise, 0.0) + gain * np.maximum(of_light, 0.0)),
                 width * (2 - 2 / step),
             )
-
-
-def summed(values: Floats, spot: Indices, n: int) -> Floats:
-    """Return the sum of the values of each of n spots, pixel by pixel."""
-    return np.bincount(spot, weights=values, minlength=n).astype(np.float64, copy=False)

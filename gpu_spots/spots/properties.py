@@ -6,9 +6,9 @@ rounded float64 operations in a fixed order, so the results are the same for eve
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,12 @@ from gpu_spots.model import (
 )
 from gpu_spots.noise_model import NoiseModel
 from gpu_spots.spots.neighbours import neighbours
+from gpu_spots.spots.turns import Turns, summed, turns
 
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a Gaussian, in standard deviations."""
 STATIC_REACH = 3
 """Distance along X and along Y, pixels, from a static spot within which a place is static."""
-
-PIECE = 1 << 15
-"""Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -97,15 +95,24 @@ class ComponentMaps:
             may_touch=may_touch,
         )
 
-    def at(self, pixels: NDArray[np.int64]) -> "Values":
-        """Return the values of the maps at some pixels."""
-        return Values(self._mean_at(pixels), self._variance_at(pixels))
+    def pixels(self, found: Components, some: Turns) -> "PixelMaps":
+        """Return the maps at the pixels of some components."""
+        pixels, box = found.pixels.take(some.index), found.box[some.component]
+        row = pixels // self.shape[1]
+        return PixelMaps(
+            of=some,
+            pixels=pixels,
+            x=(row - box[:, 0]).astype(np.float64),
+            y=(pixels - row * self.shape[1] - box[:, 2]).astype(np.float64),
+            background=some.without_empty(self.mean_at(pixels)),
+            variance=some.without_empty(self.variance_at(pixels)),
+        )
 
     def sums(
         self,
         found: Components,
         invalid: PackedImages | None = None,
-        values: "Values | None" = None,
+        known: ComponentSums | None = None,
     ) -> ComponentSums:
         """Return the sums over components.
 
@@ -113,14 +120,12 @@ class ComponentMaps:
             found: Components.
             invalid: Pixels without a valid value on a frame of each mask; None: only masked pixels
                 have none.
-            values: `at` of the components' pixels; None: it is not known yet.
+            known: `no_sums` to which `add` has added all components; None: it is done here.
         """
-        result = joined_sums(
-            [
-                self._sums(found, *piece, values)
-                for piece in pieces(found.begin, 0, len(found.begin) - 1)
-            ]
-        )
+        if (result := known) is None:
+            result = self.no_sums(found)
+            for some in turns(found.begin, np.arange(len(found.begin) - 1)):
+                self.add(self.pixels(found, some), result)
         if invalid is not None:
             result.flags[_beside_invalid(found, invalid, self.shape)] |= int(Flag.INVALID)
         if self.may_touch:
@@ -128,27 +133,26 @@ class ComponentMaps:
                 result.flags[hits] |= int(Flag.NEIGHBOUR)
         return result
 
-    def _sums(
-        self, found: Components, first: int, last: int, values: "Values | None"
-    ) -> ComponentSums:
-        """Return the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
-        begin, box, n = found.begin[first : last + 1], found.box[first:last], last - first
-        inside, length = slice(begin[0], begin[-1]), np.diff(begin)
-        component, order = taking_turns(length)
-        pixels = found.pixels[inside].take(order)
-        here = self.at(pixels) if values is None else values.some(inside, order)
-        row = pixels // self.shape[1]
-        x = (row - box[:, 0].take(component)).astype(np.float64)
-        y = (pixels - row * self.shape[1] - box[:, 2].take(component)).astype(np.float64)
-        flags = np.where(_at_border(box, self.shape), int(Flag.BORDER), 0)
-        for flag, is_flagged in self.flagged:
-            flags[component[is_flagged.reshape(-1).take(pixels)]] |= int(flag)
+    def no_sums(self, found: Components) -> ComponentSums:
+        """Return the sums over components, to which nothing has been added."""
+        n = len(found.begin) - 1
         return ComponentSums(
-            n_pixels=length,
-            background=_sums_with(here.mean, x, y, component, n),
-            noise=_sums_with(here.variance, x, y, component, n, mixed=False),
-            flags=flags,
+            n_pixels=np.diff(found.begin),
+            background=np.zeros((6, n)),
+            noise=np.zeros((5, n)),
+            flags=np.where(_at_border(found.box, self.shape), int(Flag.BORDER), 0),
         )
+
+    def add(self, pixels: "PixelMaps", to: ComponentSums) -> None:
+        """Add the sums over some components, and their flags but `Flag.NEIGHBOUR`."""
+        component, powers = pixels.of.component, _powers(pixels.x, pixels.y)
+        for flag, is_flagged in self.flagged:
+            hits = is_flagged.reshape(-1).take(pixels.pixels).any(axis=0)
+            to.flags[component[hits]] |= int(flag)
+        for sums, of_map in ((to.background, pixels.background), (to.noise, pixels.variance)):
+            products = _products(of_map, powers[: len(sums) - 1])
+            for of_power, each in zip(sums, products, strict=True):
+                of_power[component] = summed(each)
 
     def excess(
         self,
@@ -176,13 +180,14 @@ class ComponentMaps:
                 (each - box[component, side]).astype(np.float64)
                 for each, side in zip(place, (0, 2), strict=True)
             )
-            mean = self._mean_at(pixels)
+            mean = self.mean_at(pixels)
             at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
             more = surface.background(frame, *place, mean) - at_level
-            parts.append(_sums_with(more, x, y, component, n))
+            sums = [np.bincount(component, each, n) for each in _products(more, _powers(x, y))]
+            parts.append(np.stack(sums))
         return np.concatenate(parts, axis=1)
 
-    def _mean_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def mean_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Background under some pixels, counts, by one correctly rounded division."""
         mean = self.mean
         if not isinstance(mean, FixedPointMean):
@@ -192,10 +197,10 @@ class ComponentMaps:
             exact += mean.high.reshape(-1).take(pixels) * 2.0**32
         return exact / mean.scale
 
-    def _variance_at(self, pixels: NDArray[np.int64]) -> Floats:
+    def variance_at(self, pixels: NDArray[np.int64]) -> Floats:
         """Variance of a value less the background at some pixels, counts^2; NaN: not known."""
         if self.noise is None:
-            return np.full(len(pixels), np.nan)
+            return np.full(pixels.shape, np.nan)
         noise = self.noise.reshape(-1).take(pixels).astype(np.float64)
         n_used = self.n_used
         if not isinstance(n_used, int):
@@ -205,60 +210,23 @@ class ComponentMaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """Values of the maps at some pixels."""
+class PixelMaps:
+    """Maps at the pixels of some components. Empty places are as in `Turns`."""
 
-    mean: Floats
-    """(p,) float64, counts: background."""
+    of: Turns
+    """The components."""
+    pixels: NDArray[np.int64]
+    """(t, c) int64: flat index of each pixel in the frame."""
+    x: Floats
+    """(t, c) float64, pixels: X from the begin of the box of the component."""
+    y: Floats
+    """(t, c) float64, pixels: Y from there."""
+    background: Floats
+    """(t, c) float64, counts; 0 in empty places."""
     variance: Floats
-    """(p,) float64, counts^2: that of a value less the background; NaN: not known."""
-
-    def some(self, inside: slice, order: NDArray[np.int64]) -> "Values":
-        """Return those of some pixels, in an order of theirs."""
-        return Values(self.mean[inside].take(order), self.variance[inside].take(order))
-
-    def without(self, removed: NDArray[np.int64]) -> "Values":
-        """Return those of all pixels but some, (z,) int64."""
-        return Values(np.delete(self.mean, removed), np.delete(self.variance, removed))
-
-
-def taking_turns(length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return an order of pixels in which sums over components are added up quickly.
-
-    The first pixels of all components come first, then the second ones, and so on, so that one
-    addition need not wait for the one before. Pixels of a component keep their order: the sums are
-    the same.
-
-    Args:
-        length: (c,) int64: number of pixels of each component, which are listed one by one.
-
-    Returns:
-        Component of each pixel, and its number in the list, (p,) int64 each.
+    """(t, c) float64, counts^2: that of a value less the background; NaN: not known; 0 in empty
+    places.
     """
-    component = np.repeat(np.arange(len(length)), length)
-    turn = np.arange(len(component)) - (np.cumsum(length) - length).take(component)
-    # 16 bits are sorted much faster
-    if length.max(initial=0) < 1 << 16:
-        turn = turn.astype(np.uint16)
-    order = np.argsort(turn, kind="stable")
-    return component.take(order), order
-
-
-def pieces(begin: NDArray[np.int64], first: int, last: int) -> list[tuple[int, int]]:
-    """Return begin and end of consecutive components, one or more, that fit in the cache together.
-
-    All have about as many pixels, as each piece has its calls.
-
-    Args:
-        begin: (c + 1,) int64: begins of components in a list of pixels.
-        first: first of the components to be divided.
-        last: end of them; with none of them, there is one empty piece.
-    """
-    total = int(begin[last] - begin[first])
-    lengths = begin[first] + np.arange(1, n := max(1, round(total / PIECE))) * total // n
-    inner = np.searchsorted(begin[first : last + 1], lengths, side="right") - 1 + first
-    edges = np.unique(np.concatenate([[first], inner, [last]])).tolist()
-    return list(pairwise(edges)) or [(first, last)]
 
 
 def joined_sums(parts: Sequence[ComponentSums]) -> ComponentSums:
@@ -425,21 +393,17 @@ def _orientation(cosine: Floats, sine: Floats) -> Floats:
     return np.array([math.atan2(a, b) for a, b in pairs], np.float64) * (90 / math.pi)
 
 
-def _sums_with(
-    values: Floats,
-    x: Floats,
-    y: Floats,
-    component: NDArray[np.int64],
-    n: int,
-    *,
-    mixed: bool = True,
-) -> Floats:
-    """Return sums, pixel by pixel, of values and of values times x, y, x^2, y^2; ``mixed``: x y."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        parts = [values, values * x, values * y, values * (x * x), values * (y * y)]
-        if mixed:
-            parts.append(values * (x * y))
-        return np.stack([np.bincount(component, weights=part, minlength=n) for part in parts])
+def _powers(x: Floats, y: Floats) -> list[Floats]:
+    """Return x, y, x^2, y^2 and x y."""
+    return [x, y, x * x, y * y, x * y]
+
+
+def _products(values: Floats, powers: Sequence[Floats]) -> Iterator[Floats]:
+    """Yield values, and values times each of some powers of the place."""
+    yield values
+    for power in powers:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield values * power
 
 
 def _at_border(box: NDArray[np.int32], shape: tuple[int, int]) -> Bools:

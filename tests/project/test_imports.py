@@ -91,6 +91,7 @@ def test_the_foundation_stands_on_itself(name: str) -> None:
         "spots/profiles",
         "spots/properties",
         "spots/table",
+        "spots/turns",
     ],
 )
 def test_formulas_import_the_foundation_only(name: str) -> None:
@@ -98,11 +99,16 @@ def test_formulas_import_the_foundation_only(name: str) -> None:
         "background/levels": {"gpu_spots/background/correlation"},
         "background/noise": {"gpu_spots/background/clip"},
         "spots/frames": {"gpu_spots/masks/grouping"},
-        "spots/properties": {"gpu_spots/columns", "gpu_spots/spots/neighbours"},
+        "spots/centroids": {"gpu_spots/spots/turns"},
+        "spots/properties": {
+            "gpu_spots/columns",
+            "gpu_spots/spots/neighbours",
+            "gpu_spots/spots/turns",
+        },
         "spots/profiles": {
             "gpu_spots/spots/centroids",
-            "gpu_spots/spots/neighbours",
             "gpu_spots/spots/properties",
+            "gpu_spots/spots/turns",
         },
         "spots/table": {"gpu_spots/spots/properties"},
     }
