@@ -144,7 +144,7 @@ class Comparison:
         mean, half = self.of_first, number_of(self.first)
         level = np.einsum("b,bp->p", levels.astype(np.float64), self.first)
         above = (level - LEVEL_1 * half) / (LEVEL_1 * np.maximum(half, 1))
-        return at_run_level(mean, above, method.following(mean))
+        return at_run_level(mean, above, method.constant_part)
 
     def left(self) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks that are kept; those without valid values are not."""

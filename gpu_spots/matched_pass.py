@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpu_spots.backend import Prepared
 from gpu_spots.background.methods import Method
 from gpu_spots.columns import Flag
+from gpu_spots.masks.brightness import light_of_groups
 from gpu_spots.masks.grouping import Groups, frames_alone
 from gpu_spots.masks.matched import SignificanceMaps, significance_maps
 from gpu_spots.masks.noise_map import noise_map
@@ -26,6 +27,7 @@ from gpu_spots.model import (
     Array,
     Background,
     Components,
+    ConstantPart,
     Frames,
     Masks,
     Measurements,
@@ -70,8 +72,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
         constant_part, threads = source.sampler.constant_part, source.plan.threads
-        is_levelled = source.background_levels is not None
-        of = noise_map(background, method, source.shape[0], constant_part, is_levelled=is_levelled)
+        of = noise_map(background, method, source.shape[0], constant_part)
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
@@ -207,11 +208,13 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         )
 
         @cache
-        def of_size(size: int) -> Any:
-            levels = seed_levels(self._thresholds, size, calibration)
+        def of_groups(size: int, light: float) -> Any:
+            levels = seed_levels(self._thresholds, size, light, calibration)
             return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
-        return [of_size(size) for size in sizes_of(groups, self.source.left_out).tolist()]
+        sizes = sizes_of(groups, self.source.left_out).tolist()
+        light = light_of(groups, self.source, self.source.sampler.constant_part)
+        return [of_groups(*each) for each in zip(sizes, light, strict=True)]
 
 
 def _mark(images: Images, cleaned: Cleaned) -> None:
@@ -222,9 +225,20 @@ def _mark(images: Images, cleaned: Cleaned) -> None:
     images.sums.flags[cleaned.spots] |= int(Flag.ZINGER)
 
 
-def seed_levels(thresholds: Thresholds, size: int, calibration: Calibration) -> SeedLevels:
+def light_of(
+    groups: Groups, source: Source[Any, Any, Any], part: ConstantPart | None
+) -> list[float]:
+    """Return the light of each group over that of the mean frame, as `light_of_groups` does."""
+    if source.scales_frames or (levels := source.relative_levels) is None:
+        return [1.0] * groups.n_masks
+    return light_of_groups(levels, groups.mask_of_frame, source.left_out, part)
+
+
+def seed_levels(
+    thresholds: Thresholds, size: int, light: float, calibration: Calibration
+) -> SeedLevels:
     """Return the seed levels of groups of a size; no value reaches those of size 0."""
-    levels = thresholds.levels(max(1, size), calibration)
+    levels = thresholds.levels(max(1, size), calibration, light)
     if size:
         return levels
     return replace(levels, seed=tuple(np.full_like(seed, NEVER) for seed in levels.seed))

@@ -116,10 +116,15 @@ class ConstantPart:
     centre: float
     """Background of pixels that follow the level in proportion, counts: about the mean one."""
 
+    @property
+    def most(self) -> float:
+        """Largest F of a pixel over its background."""
+        return max(2.0, 1.0 + self.contrast)
+
     def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return F of pixels, float64, counts."""
         line = background + self.contrast * (background - self.centre)
-        most = max(2.0, 1.0 + self.contrast) * np.maximum(background, 0.0)
+        most = self.most * np.maximum(background, 0.0)
         limited: NDArray[np.float64] = np.clip(line, 0.0, most)
         return np.where(background > 0, limited, background)
 

@@ -125,6 +125,21 @@ def following(background: float, constant: tuple[float, float] | None) -> float:
     return min(max(background + contrast * (background - centre), 0.0), most)
 
 
+def at_run_level(mean: float, above: float, contrast: float, centre: float) -> float:
+    """Give the background at the level of the run of blocks whose levels are above it."""
+    if not mean > 0:
+        return mean
+
+    def over(counts: float, slope: float) -> float:
+        divisor = 1 + above * slope
+        return counts / divisor if divisor > 1 / 16 else mean
+
+    most = max(2.0, 1.0 + contrast)
+    found = over(mean + above * (contrast * centre), 1.0 + contrast)
+    line = found + contrast * (found - centre)
+    return mean if line < 0 else over(mean, most) if line > most * found else found
+
+
 def levelled(
     value: Any, level: int, background: float, dtype: Any, before: float | None = None
 ) -> Any:
@@ -208,8 +223,7 @@ def blocks_kept(
     variance = _pooled([blocks[j] for j in kept], [scatters[j] for j in kept])
     if levels is not None:
         above = (sum(w[j] for j in kept) - 65536 * h) / (65536 * h)
-        divisor = 1 + above * (following(mean, constant) / mean) if mean > 0 else 1.0
-        return mean / divisor if divisor > 1 / 16 else mean
+        return at_run_level(mean, above, *(constant or (0.0, 0.0)))
     mean = mean + lower_part(h / b)[0] * math.sqrt(variance * b / n_values)
     if only_start:
         return mean
@@ -259,11 +273,16 @@ def noise_line(means: list[float], variances: list[float], sizes: list[int], int
     x = [middle([means[i] for i in part]) for part in bins]
     y = [inner([variances[i] for i in part]) for part in bins]
     ends = len(bins) // 20
-    level = math.fsum(inner([means[i] for i in part]) for part in bins[ends : len(bins) - ends]) / (
-        len(bins) - 2 * ends
-    )
-    noise = math.fsum(y[ends : len(bins) - ends]) / (len(bins) - 2 * ends)
+    inside = range(ends, len(bins) - ends)
+    mids = [inner([means[i] for i in bins[j]]) for j in inside]
+    level = math.fsum(mids) / len(mids)
+    noise = math.fsum(y[j] for j in inside) / len(mids)
     alike = Line(noise / level, 0.0, x, y) if level > 0 else Line(0.0, noise, x, y)
+    if level > 0 and noise / level > level:
+        rise = math.fsum((mid - level) * y[j] for mid, j in zip(mids, inside, strict=True))
+        spread = math.fsum((mid - level) * (mid - level) for mid in mids)
+        if rise < 0.5 * (noise / level) * spread:
+            alike = Line(0.0, noise, x, y)
     tenth = len(x) // 10
     n = middle([float(sizes[i]) for i in pixels])
     square = 2 / (9 * (n - 1))

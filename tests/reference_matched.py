@@ -17,6 +17,9 @@ from once import once
 ROUND_UP = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]
 LINES = [(0, 1), (1, 1), (1, 0), (1, -1)]
 NEIGHBOURS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+# light of a frame over the mean one
+CLASSES = [1, 1.1875, 1.4375, 1.6875, 2, 2.375, 2.8125, 3.375, 4]
+CLASSES += [4.75, 5.625, 6.75, 8, 9.5, 11.25, 13.5, 16]
 AROUND = 16  # pixels that are added on each side of a frame before it is smoothed
 getcontext().prec = 60
 
@@ -95,9 +98,7 @@ def plain_significance(
             highest = max(info.min, min(info.max, ((16000 << 16) + 65535 + zero) // factor))
             lowest = max(info.min, min(info.max, -((16000 * 65536 - zero) // factor)))
             value = max(min(int(frame[x, y]), highest), lowest)
-            follows = mean
-            if of.contrast and mean > 0:
-                follows = min(max(mean + of.contrast * (mean - of.centre), 0.0), 2 * mean)
+            follows = following(of, mean)
             in_units = follows / float(s[x, y])
             in_units = round(max(-2048.0, min(2048.0, in_units)) * 256)
             in_units = max(-(2**19) + 1, min(2**19 - 1, in_units))
@@ -108,6 +109,27 @@ def plain_significance(
                 shift = min(max(shift, -5843 * 65536), 5843 * 65536)
             p[x, y] = (value * factor - zero - shift) >> 16
     return p
+
+
+def following(of: Noise, mean: float) -> float:
+    """Part of a background that follows the level of a frame."""
+    if not (of.contrast and mean > 0):
+        return mean
+    line = mean + of.contrast * (mean - of.centre)
+    return min(max(line, 0.0), max(2.0, 1.0 + of.contrast) * mean)
+
+
+def light_of_groups(
+    levels: Sequence[int], groups: Sequence[Sequence[int]], of: Noise
+) -> list[float]:
+    """Light of groups of frames over the mean frame's, in classes; levels are in 2^-16."""
+    slope = 1.0 + max(0.0, of.contrast)
+
+    def light_of(some: Sequence[int]) -> float:
+        return 1.0 + slope * (sum(some) / (len(some) * 65536) - 1.0)
+
+    light, mean = [light_of([levels[i] for i in group]) for group in groups], light_of(levels)
+    return [min(CLASSES, key=lambda c: (abs(each / mean - c), c)) for each in light]
 
 
 def level_shift(background: int, level: int) -> int:
@@ -270,10 +292,14 @@ def threshold(name: str, significance: float, background: float) -> float:
 
 
 def moments(
-    of: Noise, name: str, is_float: bool
+    of: Noise, name: str, is_float: bool, light: float = 1.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """k2 and k3 of each pixel."""
     variance, s, good = of.noise.astype(np.float64) ** 2, unit(of, is_float), usable_pixels(of)
+    if light > 1:
+        slope = 1.0 + max(0.0, of.contrast)
+        more = [max(following(of, b) / slope, 0.0) for b in of.mean.ravel().tolist()]
+        variance = variance + ((light - 1.0) * of.gain) * np.reshape(more, of.mean.shape)
     counted = np.maximum(variance - of.read_variance, of.gain * of.gain / 1000)
     with np.errstate(divide="ignore", invalid="ignore"):
         second = np.where(good, variance / (s * s), 0.0)
@@ -373,13 +399,13 @@ def quartile(values: NDArray[np.int64], quarter: int) -> float:
 @once
 def levels(
     of: Noise, size: int, significance: float, measured: Sequence[tuple[float, float]],
-    measured_size: int, streaks: bool, is_float: bool,
+    measured_size: int, streaks: bool, is_float: bool, light: float = 1.0,
 ) -> Levels:  # fmt: skip
     """Seed levels for groups of a size."""
     seeds = []
     good = usable_pixels(of)
     for name, (offset, width) in zip(names(streaks), measured, strict=True):
-        k2, k3 = moments(of, name, is_float)
+        k2, k3 = moments(of, name, is_float, light)
         b = effective_background(name, k2, k3, size)
         seed = np.full(k2.shape, 32767, np.int64)
         for x, y in zip(*np.nonzero(good & (k2 > 0)), strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_spots.model import Array
+from gpu_spots.model import Array, ConstantPart
 from gpu_spots.noise_model import NoiseModel
 
 STEPS = 5
@@ -112,16 +112,29 @@ def lower_half(n_blocks: int) -> int:
     return min(n_blocks, max(2, (n_blocks + 1) // 2))
 
 
-def at_run_level(mean: Floats, above: Floats, following: Floats) -> Floats:
+def at_run_level(mean: Floats, above: Floats, part: ConstantPart | None) -> Floats:
     """Return the background at the level of the run of blocks whose levels differ from it.
+
+    It is the ``b`` with ``b + above F(b) = mean``.
 
     Args:
         mean: (p,) float64, counts: mean of the blocks.
         above: (p,) float64: mean of their levels over that of the run, less 1.
-        following: (p,) float64, counts: the part of ``mean`` that follows the levels.
+        part: part of the background that does not follow the levels; None: there is none.
     """
-    divisor = 1.0 + above * np.divide(following, mean, out=np.zeros_like(mean), where=mean > 0)
-    return np.divide(mean, divisor, out=mean.copy(), where=divisor > LEAST_LEVEL)
+
+    def less(counts: Floats, slope: float) -> Floats:
+        divisor = 1.0 + above * slope
+        return np.divide(counts, divisor, out=mean.copy(), where=divisor > LEAST_LEVEL)
+
+    if part is None:
+        found = less(mean, 1.0)
+    else:
+        found = less(mean + above * (part.contrast * part.centre), 1.0 + part.contrast)
+        line = found + part.contrast * (found - part.centre)
+        found = np.where(line > part.most * found, less(mean, part.most), found)
+        found = np.where(line < 0, mean, found)
+    return np.where(mean > 0, found, mean)
 
 
 def lower_part(share: float) -> tuple[float, float]:

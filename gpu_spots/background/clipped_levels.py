@@ -125,6 +125,9 @@ class ClippedLevelSampler(LevelSampler):
             sample, good, beam, quantum, lambda values, _: values / ratios[beam, None]
         )
         known = np.isfinite(mean) & np.isfinite(variance)
+        if quantum:
+            # gaps between modules, and others that are saturated on all frames
+            known &= (sample < np.iinfo(sample.dtype).max - 1).any(axis=0)
         known &= _follows_the_beam(mean, variance, known, quantum)
         highest = limit(mean, variance, quantum)
         fixed = np.rint(np.where(known, mean, 0.0) * FRACTION).astype(np.int64)

@@ -53,9 +53,12 @@ def complete(
     avg, std = background.avg.reshape(-1), background.std.reshape(-1)
     some = slice(None, None, max(1, len(n) // noise.SAMPLE) | 1)
     with _quiet():
-        sampled = method.unbiased(n_frames, n[some], s[some], avg[some], std[some])
+        mean, variance = method.unbiased(n_frames, n[some], s[some], avg[some], std[some])
         is_integer = background.max.dtype.kind != "f"
-        model = noise.fit(*sampled, n[some], counts=is_integer)
+        n_values = n[some]
+        if (saturated := method.saturated(background.max.reshape(-1)[some], mean)) is not None:
+            n_values = np.where(saturated, 0, n_values)
+        model = noise.fit(mean, variance, n_values, counts=is_integer)
     samples = method.clipped(kept, total, background.std)
     if samples is not None:
         return _with_clipped(background, samples, model, cutoff, threads)
@@ -77,11 +80,11 @@ def with_correlation(
     model, rows = background.noise_model, sampler.rows
     assert background.noise is not None
     assert model is not None
-    found = sampler.correlation(
-        noise.unbiased_mean(background, method.n_sampled(n_frames) / n_frames, rows),
-        background.noise[rows].astype(np.float64),
-        model.gain,
-    )
+    mean = noise.unbiased_mean(background, method.n_sampled(n_frames) / n_frames, rows)
+    of_pixels = background.noise[rows].astype(np.float64)
+    if (saturated := method.saturated(background.max[rows], mean)) is not None:
+        of_pixels[saturated] = 0.0
+    found = sampler.correlation(mean, of_pixels, model.gain)
     model = replace(
         model,
         correlation=found.factor,

@@ -148,7 +148,7 @@ class LevelSampler:
             noise: (rows, n_Y) float64, counts: noise of a value; 0 where a pixel is masked.
             gain: counts per counted unit.
         """
-        run = middle(self.levels) if len(self.levels) else math.nan
+        run = run_level(self.levels)
 
         def of(frame: int) -> Deviations:
             rows = self._kept[frame]
@@ -160,7 +160,11 @@ class LevelSampler:
                     here = background + (level - 1.0) * self.constant_part.following(background)
             return deviations(rows, usable(rows, self._validity), here, noise, gain)
 
-        beam = [frame for frame in self._first_of_pairs if self.levels[frame] > run / LARGEST]
+        def has_beam(frame: int) -> bool:
+            return run / LARGEST < float(self.levels[frame]) <= run * LARGEST
+
+        pairs = [(first, first + 1) for first in self._first_of_pairs]
+        beam = [next(filter(has_beam, pair)) for pair in pairs if any(map(has_beam, pair))]
         return correlation(of(frame) for frame in beam or self._first_of_pairs)
 
     def _pixel_noise(self) -> float:

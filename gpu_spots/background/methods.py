@@ -20,6 +20,7 @@ from gpu_spots.background.surface_levels import SurfaceSampler
 from gpu_spots.errors import InputError, given
 from gpu_spots.masks import grouping
 from gpu_spots.model import (
+    FACTOR_BITS,
     MAX_FRAMES,
     Array,
     Background,
@@ -90,6 +91,18 @@ class BackgroundMethod:
     def n_sampled(self, n_frames: int) -> int:
         """Return the number of values in the largest sample: all valid, and none a spot's."""
         return n_frames
+
+    def saturated(self, largest: Array, mean: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+        """Return the pixels that have the largest value of their type on all frames.
+
+        Args:
+            largest: largest value of some pixels, in the type of the frames.
+            mean: float64, counts: their backgrounds.
+
+        Returns:
+            bool; None: they need no care, as values are those that were read.
+        """
+        return None
 
     def unbiased(
         self, n_frames: int, kept: Array, total: Array, avg: Array, std: Array
@@ -379,6 +392,24 @@ class Clip(BackgroundMethod):
         kind = SurfaceSampler if self.fits_surfaces else ClippedLevelSampler
         return kind(shape, dtype, validity, self.start)
 
+    def saturated(self, largest: Array, mean: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+        """Return the pixels that have the largest value of their type, or the one below, on all.
+
+        Such as gaps between modules. Their values do not follow the beam: levels of frames would
+        make a noise of them, and spots.
+        """
+        if self.levels is None or largest.dtype.kind == "f":
+            return None
+        if largest.dtype.itemsize == 4:
+            # the levelled values of such marks are beyond those of the type
+            return mean >= LARGEST_BACKGROUND
+        beam = self.levels[self.levels > 0].tolist()
+        above = sum(beam) / (max(1, len(beam)) << FACTOR_BITS) - 1.0
+        most = float(np.iinfo(largest.dtype).max)
+        follows = float(self.following(np.array([most]))[0])
+        levelled = most - above * follows
+        return (largest >= most - 1) & (mean >= levelled - ALIKE * most)
+
     def level_bytes(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
         """Return the bytes that the levels of a stack need beside a few rows."""
         of_surfaces = surface_levels.sample_bytes(shape) if self.fits_surfaces else 0
@@ -436,6 +467,12 @@ Method = Trimmed | KruskalWallis | Clip
 """Any background method."""
 METHODS: Mapping[str, type[Method]] = {method.name: method for method in get_args(Method)}
 """Background methods by their names for ``-m``."""
+LARGEST_BACKGROUND = 2.0**29
+"""Counts from which on the background of a pixel of levelled 32-bit frames is a mark, no number."""
+ALIKE = 1 / 32
+"""Backgrounds of saturated pixels, at the level of the run, are that close to each other, of the
+largest value.
+"""
 TESTED_FROM = 3
 """Number of blocks below which the Kruskal-Wallis test is not made."""
 SUSPICIOUS = 0.25

@@ -26,6 +26,10 @@ ENOUGH_SPREAD = 4.0
 """The backgrounds must differ by that many times the error of one, or no offset is fitted."""
 SURE = 3.0
 """And the gain must be that many times its error."""
+LEAST_SLOPE = 0.5
+"""Without a line, the variances of pixels with few counted units must rise with their means by this
+part of the gain at least.
+"""
 LEAST_WEIGHT = 1e-2
 """Smallest variance of a bin that is told from 0, of the largest."""
 
@@ -119,9 +123,23 @@ def _line(x: Floats, y: Floats, n_values: float) -> tuple[float, float, float, f
 
 
 def _through_zero(means: Floats, y: Floats) -> tuple[float, float]:
-    """Return gain and offset where backgrounds are too much alike to tell one from the other."""
+    """Return gain and offset where backgrounds are too much alike to tell one from the other.
+
+    All noise is taken to be that of counted units. If there were less than one of them in a value,
+    the means of the samples would be the higher the larger their variances are, by the gain. Where
+    they are not, as in frames without background, the noise is read noise.
+    """
     level, variance = _mean(means), _mean(y)
-    return (variance / level, 0.0) if level > 0 else (0.0, variance)
+    if not level > 0:
+        return 0.0, variance
+    gain = variance / level
+    if gain > level:
+        dx = [each - level for each in means.tolist()]
+        sxx = math.fsum(each * each for each in dx)
+        sxy = math.fsum(a * b for a, b in zip(dx, y.tolist(), strict=True))
+        if sxy < LEAST_SLOPE * gain * sxx:
+            return 0.0, variance
+    return gain, 0.0
 
 
 def _mean(values: Floats) -> float:

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from gpu_spots.background.methods import Method
 from gpu_spots.background.noise import unbiased_mean
+from gpu_spots.masks.brightness import light_slope
 from gpu_spots.model import Background, ConstantPart, Validity
 
 SMALLEST_NOISE, LARGEST_NOISE = 2.0**-6, 2.0**20
 """Limits of ``s`` for integer frames, counts."""
-LARGEST_BACKGROUND = 2.0**29
-"""Counts from which on the background of a pixel of levelled 32-bit frames is a mark, no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,20 @@ class NoiseMap:
         unit: NDArray[np.float64] = np.sqrt(self._variances(rows)[1])
         return unit if self.dtype.kind == "f" else np.clip(unit, SMALLEST_NOISE, LARGEST_NOISE)
 
+    def _light(self, rows: slice) -> NDArray[np.float64]:
+        """Return the part of the background of some rows that is light, counts, not below 0."""
+        mean, part = self.mean[rows], self.constant_part
+        if part is not None:
+            mean = part.following(mean) / light_slope(part)
+        return np.maximum(mean, 0.0)
+
     def shares(
-        self, begin: int, end: int, margin: int
+        self, begin: int, end: int, margin: int, light: float = 1.0
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return V / s^2 and g (V - r^2) / s^3 of rows with a margin; 0 for pixels not usable.
 
-        The second is at least g^3 / 1000 / s^3.
+        The second is at least g^3 / 1000 / s^3. V is that of frames with so much ``light`` over
+        that of the mean frame, s that of the run.
         """
         n_x, n_y = self.shape
         first, last = max(0, begin - margin), min(n_x, end + margin)
@@ -84,6 +91,8 @@ class NoiseMap:
         usable = self.usable(rows)
         # where noise is not finite, which is not usable
         with np.errstate(over="ignore", invalid="ignore"):
+            if light > 1:
+                variance += ((light - 1.0) * self.gain) * self._light(rows)
             counted = np.maximum(variance - self.read_variance, self.gain * self.gain / 1000)
             counted = self.gain * counted
         results = []
@@ -102,8 +111,6 @@ def noise_map(
     method: Method,
     n_frames: int,
     constant_part: ConstantPart | None = None,
-    *,
-    is_levelled: bool = False,
 ) -> NoiseMap:
     """Return background and noise of a run.
 
@@ -112,19 +119,16 @@ def noise_map(
 
     Args:
         background: result of the first pass, with noise.
-        method: its background method.
+        method: its background method, at the levels of the frames.
         n_frames: frames of the run.
         constant_part: part of the background that does not follow the level of a frame.
-        is_levelled: the background is that of levelled values.
     """
     noise, model = background.noise, background.noise_model
     assert noise is not None
     assert model is not None
     mean = unbiased_mean(background, method.n_sampled(n_frames) / n_frames)
-    dtype = background.max.dtype
-    if is_levelled and dtype.kind != "f" and dtype.itemsize == 4:
-        # marks of dead pixels, which a level moves out of the range of levelled values
-        noise = np.where(mean < LARGEST_BACKGROUND, noise, np.float32(np.nan))
+    if (saturated := method.saturated(background.max, mean)) is not None:
+        noise = np.where(saturated, np.float32(np.nan), noise)
     return NoiseMap(
         mean=mean,
         noise=noise,
@@ -132,7 +136,7 @@ def noise_map(
         read_variance=model.read_variance,
         validity=background.validity,
         gaps=background.gaps,
-        dtype=dtype,
+        dtype=background.max.dtype,
         constant_part=constant_part,
         bias=model.bias,
     )

@@ -72,7 +72,7 @@ class Thresholds:
         *,
         streaks: bool,
         workers: int = 1,
-        kept: dict[tuple[int, ...], list[Moments]] | None = None,
+        kept: dict[tuple[float, ...], list[Moments]] | None = None,
     ) -> None:
         """Compute the levels that background exceeds with the probability of ``significance``.
 
@@ -147,8 +147,11 @@ class Thresholds:
             expected.append(None if middle is None else kernel.unit * middle)
         return enough, expected
 
-    def levels(self, size: int, calibration: Calibration) -> SeedLevels:
-        """Return the levels for groups of a size."""
+    def levels(self, size: int, calibration: Calibration, light: float = 1.0) -> SeedLevels:
+        """Return the levels for groups of a size, with so much light over that of the mean frame.
+
+        Its noise is that of the run, and that of the light above it.
+        """
         shape = self._of.shape
         seed = tuple(np.empty(shape, np.int16) for _ in self._kernels)
         variance, own = np.empty(shape, np.int32), np.empty(shape, np.int32)
@@ -158,7 +161,7 @@ class Thresholds:
             begin, end = span
             rows = slice(begin, end)
             usable = self._of.usable(rows)
-            every = self._kept_moments(begin, end, size)
+            every = self._kept_moments(begin, end, size, light)
             for k, (kernel, (k2, k3, b)) in enumerate(zip(self._kernels, every, strict=True)):
                 sigmas = kernel.sum_of_counts.threshold(b, self._significance)
                 wide = kernel.unit * calibration.width[k]
@@ -177,21 +180,21 @@ class Thresholds:
             pass
         return SeedLevels(size, seed, variance, own)
 
-    def _kept_moments(self, begin: int, end: int, size: int) -> Iterable[Moments]:
+    def _kept_moments(self, begin: int, end: int, size: int, light: float) -> Iterable[Moments]:
         if self._kept is None:
-            return self._moments(begin, end, size)
-        key = begin, end, size
+            return self._moments(begin, end, size, light)
+        key = begin, end, size, light
         if key not in self._kept:
-            self._kept[key] = list(self._moments(begin, end, size))
+            self._kept[key] = list(self._moments(begin, end, size, light))
         return self._kept[key]
 
-    def _moments(self, begin: int, end: int, size: int) -> Iterator[Moments]:
+    def _moments(self, begin: int, end: int, size: int, light: float = 1.0) -> Iterator[Moments]:
         """Yield for each kernel and rows: sums k2 and k3, and effective counts per pixel b.
 
         k2 is the sum of K^2 V/s^2, k3 that of K^3 g (V - r^2)/s^3.
         """
         margin = max(kernel.reach for kernel in self._kernels)
-        share, skew = self._of.shares(begin, end, margin)
+        share, skew = self._of.shares(begin, end, margin, light)
         for kernel in self._kernels:
             less = margin - kernel.reach
             inside = slice(less, -less if less else None)

@@ -18,7 +18,7 @@ from gpu_spots.masks.kernels import kernels
 from gpu_spots.masks.matched import significance_maps
 from gpu_spots.masks.noise_map import NoiseMap, noise_map
 from gpu_spots.masks.seed_levels import Calibration, Moments, Thresholds
-from gpu_spots.matched_pass import GroupSignificance, seed_levels, sizes_of
+from gpu_spots.matched_pass import GroupSignificance, light_of, seed_levels, sizes_of
 from gpu_spots.memory.needs import Place
 from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer
@@ -303,11 +303,12 @@ class Tuner:
                     f"{run.name}: the noise of the pixels is unknown, the false spots cannot be "
                     "estimated; find the spots again with this version of gpu-spots"
                 )
-            n_frames = run.frames.stack.shape[0]
-            is_levelled = self._sources[False].background_levels is not None
-            self._noise = noise_map(
-                run.background, run.method, n_frames, run.constant_part, is_levelled=is_levelled
-            )
+            n_frames, source, method = run.frames.stack.shape[0], self._sources[False], run.method
+            if not method.scales_frames and (relative := source.relative_levels) is not None:
+                if run.left_out is not None:
+                    relative = np.where(run.left_out, 0, relative)
+                method = method.at_levels(relative, None, run.constant_part)
+            self._noise = noise_map(run.background, method, n_frames, run.constant_part)
         return self._noise
 
     def _matched_of(self, streaks: bool) -> "_Matched":
@@ -341,19 +342,20 @@ class _Matched:
         self._prepared, self._backend = prepared, source.backend
         self._workers = source.plan.threads
         self._maps = significance_maps(noise, streaks=streaks, workers=self._workers)
-        self._kept: dict[tuple[int, ...], list[Moments]] = {}
+        self._kept: dict[tuple[float, ...], list[Moments]] = {}
         self._significance = {False: GroupSignificance(source, prepared, self._maps)}
         self._calibration: Calibration | None = None
         self._of_group: dict[tuple[bool, int], Any] = {}
         self._most_kept = 2 * max(1, CACHE_BYTES // (4 * noise.mean.nbytes))
-        self._seeds: tuple[tuple[int, float], Any] | None = None
+        self._seeds: tuple[tuple[int, float, float], Any] | None = None
+        self._light = light_of(groups, source, noise.constant_part)
 
     def find(
         self, source: _CachedSource, group: int, significance: float, *, noise_only: bool
     ) -> FoundMasks:
         found = self._significance_of(source, group, noise_only=noise_only)
         size = int(sizes_of(self._groups, source.left_out)[group])
-        seeds = self.seeds_of(size, significance)
+        seeds = self.seeds_of(size, significance, self._light[group])
         masks = self._backend.matched_masks(found, self._significance[False].maps, [seeds])
         return _fetched(self._backend, masks.raw, masks.filtered, masks.spots)
 
@@ -373,9 +375,10 @@ class _Matched:
             )
         return self._of_group[noise_only, group]
 
-    def seeds_of(self, size: int, significance: float) -> Any:
-        """Return the seed levels of groups of a size, as the backend has them."""
-        if self._seeds is None or self._seeds[0] != (size, significance):
+    def seeds_of(self, size: int, significance: float, light: float = 1.0) -> Any:
+        """Return the seed levels of groups of a size and their light, as the backend has them."""
+        key = size, significance, light
+        if self._seeds is None or self._seeds[0] != key:
             thresholds = Thresholds(
                 self._noise,
                 significance,
@@ -387,8 +390,8 @@ class _Matched:
                 self._calibration = thresholds.calibrate(
                     *self._significance[False].sample(self._groups, thresholds.sampled_rows)
                 )
-            levels = seed_levels(thresholds, size, self._calibration)
-            self._seeds = (size, significance), self._backend.prepare_seeds(levels)
+            levels = seed_levels(thresholds, size, light, self._calibration)
+            self._seeds = key, self._backend.prepare_seeds(levels)
         return self._seeds[1]
 
 

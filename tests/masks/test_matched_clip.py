@@ -89,12 +89,12 @@ def noise_of(background: Background, part: ConstantPart | None) -> reference.Noi
     [
         *(
             (*kind, sync, normalise)
-            for kind in (("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 150))
+            for kind in (("int32", 1.3, 60), ("uint16", 300, 500), ("float32", 40, 180))
             for sync in ("none", "blocks")
             for normalise in ("none", "level")
         ),
         ("uint16", 300, 500, "none", "surface"),
-        ("float32", 40, 150, "blocks", "surface"),
+        ("float32", 40, 180, "blocks", "surface"),
     ],
 )
 def test_equals_reference(
@@ -129,18 +129,29 @@ def test_equals_reference(
         for frame, at, good in zip(frames, levels, usable, strict=True)
     ]
     allowed = [reference.usable_pixels(of) & good for good in usable]
-    size = 1
+    size, members = 1, [[i] for i in range(len(frames))]
     if sync == "blocks":
-        size, members = 5, [np.flatnonzero(angle == ANGLES) for angle in np.unique(ANGLES)]
+        size, members = 5, [np.flatnonzero(angle == ANGLES).tolist() for angle in range(4)]
         each = [reference.group_significance([each[i] for i in group]) for group in members]
         allowed = [np.all([allowed[i] for i in group], axis=0) for group in members]
+    lights = [1.0] * len(members)
+    if normalise != "none":
+        scales = found["per_frame/scale"].tolist()
+        relative = [round(2**32 / round(65536 * scale)) for scale in scales]
+        lights = reference.light_of_groups(relative, members, of)
+        assert max(lights) > 1 or sync == "blocks"
     is_float = dtype == "float32"
     smoothed = [reference.smoothed(p, streaks=False) for p in each]
     measured = reference.calibration(smoothed, of, size, streaks=False, is_float=is_float)
-    seeds = reference.levels(of, size, 5.5, measured, size, streaks=False, is_float=is_float)
+    seeds = {
+        light: reference.levels(
+            of, size, 5.5, measured, size, streaks=False, is_float=is_float, light=light
+        )
+        for light in sorted(set(lights))
+    }
     n_spots = 0
     for i, (p, good) in enumerate(zip(each, allowed, strict=True)):
-        expected = reference.find(p, seeds, good, streaks=False)
+        expected = reference.find(p, seeds[lights[i]], good, streaks=False)
         assert np.array_equal(found["masks_raw"][i], expected.raw)
         assert np.array_equal(found["masks/labels"][i], expected.labels)
         n_spots += int(expected.labels.max())

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cpu_fallback import CpuBackend
+from gpu_spots import find_spots
 from gpu_spots.backend import Backend
 from gpu_spots.background.clipped_levels import ClippedLevelSampler
 from gpu_spots.background.methods import METHODS
@@ -165,3 +166,78 @@ def test_hot_pixels_do_not_move_the_levels() -> None:
     frames[:, ::8, ::8] = 65535
     found = sampled(frames).levels
     assert found / np.median(found) == pytest.approx(levels / np.median(levels), rel=5e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_frames_whose_background_was_subtracted(dtype: str, backend: Backend) -> None:
+    """Their noise is read noise: a mean background near 0 says nothing about the gain."""
+    rng = np.random.default_rng(11)
+    frames = rng.normal(0, 4, (16, *SHAPE))
+    x, y = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for frame, (cx, cy) in zip(frames, rng.uniform(8, 40, (16, 2)), strict=True):
+        frame += rng.poisson(400 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 3) / 9.4)
+    found = run(np.rint(frames).astype(dtype), Parameters(angles=0), backend)
+    assert np.median(found["stats/noise"]) == pytest.approx(4, rel=0.03)
+    assert found["spots/sigma"] == pytest.approx(4 * found["spots/n_pixels"] ** 0.5, rel=0.2)
+    assert np.all(np.diff(found["frame2spotsBE"], axis=1) == 1)
+
+
+def exposed(levels: Any, bias: int, background: int, per_angle: int = 1) -> NDArray[Any]:
+    """Frames of 128 x 128 pixels without spots, with a gradient of the background."""
+    rng = np.random.default_rng(12)
+    light = background * (0.5 + np.linspace(0, 1, 128)) * np.ones((128, 1))
+    exposure = np.repeat(levels, per_angle)[:, None, None]
+    return (bias + rng.poisson(light * exposure)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("bias", "background"), [(0, 300), (100, 300), (0, 3)])
+def test_bright_frames_have_no_false_spots(bias: int, background: int) -> None:
+    """Two of 24 frames have three times the light."""
+    levels = np.where(np.arange(24) > 21, 3.0, 1.0)
+    found = run(exposed(levels, bias, background), Parameters(angles=0), CpuBackend(2))
+    assert len(found["spots/I"]) <= 1
+
+
+def test_blocks_of_a_falling_beam_above_a_bias() -> None:
+    """The background that blocks are levelled by is that at the level of the run."""
+    frames = exposed(np.linspace(1, 0.1, 12), 100, 100, 6)
+    columns = {"angle": np.repeat(np.arange(12.0), 6), "laser_on": np.arange(72) % 2}
+    found = run(frames, Parameters(angles=0, sync="blocks"), CpuBackend(2), columns)
+    assert len(found["spots/I"]) <= 6
+    n_used = found["stats/n_used"]
+    assert np.median(n_used) == 72
+    truth = 100 + np.median(np.linspace(1, 0.1, 12)) * 100 * (0.5 + np.linspace(0, 1, 128))
+    assert np.all(abs(found["stats/avg"].mean(axis=0) - truth) < 2)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_without_beam_do_not_change_the_correlation(first: int) -> None:
+    """Every second frame is without beam."""
+    levels = (np.arange(24) + first) % 2
+    with pytest.warns(UserWarning, match="12 of 24 frames without beam"):
+        results = find_spots(exposed(levels, 0, 300), Parameters(angles=0), backend="cpu")
+    with results:
+        assert results.noise_model is not None
+        assert results.noise_model["correlation"] == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32"])
+@pytest.mark.parametrize("last", [0.97, 0.2])
+def test_gaps_of_the_largest_values_follow_no_level(
+    last: float, dtype: str, backend: Backend
+) -> None:
+    """A third of the frame has the largest value of its type or the one below, on all frames."""
+    frames = exposed(np.linspace(1, last, 12), 0, 60).astype(dtype)[:, :, :60]
+    for i, frame in enumerate(frames):
+        x, y = np.mgrid[:128, :60]
+        frame += np.uint8(50) * (np.hypot(x - 20, y - 9 - 4 * i) < 2).astype(frame.dtype)
+    largest = np.iinfo(frames.dtype).max
+    frames[:, 40:81] = largest
+    frames[:, 60:70] = largest - 1
+    found = run(frames, Parameters(angles=0), backend)
+    assert not np.any(abs(found["spots/XY"][:, 0] - 60) < 22)
+    assert len(found["spots/I"]) >= 9
+    level = np.mean(np.linspace(1, last, 12)) * 60
+    assert np.mean(found["per_frame/level"]) == pytest.approx(level, rel=0.3)
+    noise = found["stats/noise"][:40]
+    assert np.median(noise) == pytest.approx(np.median(found["stats/avg"][:40]) ** 0.5, rel=0.1)

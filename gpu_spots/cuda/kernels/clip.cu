@@ -293,8 +293,13 @@ static __device__ f64 at_run_level(const Blocks &blocks, int n_blocks, const i32
     if (blocks.left[b]) mean += blocks.mean[b], level += block_levels[b], half++;
   mean /= (f64)(half > 1 ? half : 1);
   const f64 above = (f64)(level - half * 65536) / (65536.0 * (f64)(half > 1 ? half : 1));
-  const f64 divisor = mean > 0 ? 1.0 + above * (following(mean, contrast, centre) / mean) : 1.0;
-  return divisor > LEAST_LEVEL ? mean / divisor : mean;
+  if (!(mean > 0)) return mean;
+  const f64 of_line = 1.0 + above * (1.0 + contrast), most = contrast > 1 ? 1.0 + contrast : 2.0, of_most = 1.0 + above * most;
+  const f64 found = of_line > LEAST_LEVEL ? (mean + above * (contrast * centre)) / of_line : mean;
+  const f64 line = found + contrast * (found - centre);
+  if (line < 0) return mean;
+  if (line > most * found) return of_most > LEAST_LEVEL ? mean / of_most : mean;
+  return found;
 }
 #endif
 
