@@ -46,6 +46,8 @@ def compute_background(
     observer.stage("background", n_rows, "rows")
     for n_done in source.in_order(learn_band, spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
-    learnt = maps.finish(validity, has_mean=method.scales_frames)
+    learnt = maps.finish(
+        validity, has_mean=method.scales_frames, n_sampled=method.n_sampled(n_frames)
+    )
     background = complete(learnt, *maps.samples, method, n_frames, cutoff, source.workers)
     return with_correlation(background, source.sampler, method, n_frames)

@@ -239,9 +239,7 @@ def learn_background(
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)
-        n_sampled = method.n_sampled(n_frames)
-        places = static_spots.static_places(background, n_sampled)
-        background = replace(background, static=places, n_sampled=n_sampled)
+        background = replace(background, static=static_spots.static_places(background))
         for message in static_spots.background_warnings(background, n_frames):
             observer.warn(message)
         outcome = method.outcome(background)
