@@ -51,9 +51,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         watch: Stopwatch,
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
-        constant_part, threads = source.sampler.constant_part, source.plan.threads
-        is_levelled = source.background_levels is not None
-        of = noise_map(background, method, source.shape[0], constant_part, is_levelled=is_levelled)
+        threads, is_levelled = source.plan.threads, source.background_levels is not None
+        of = noise_map(background, method, source.shape[0], is_levelled=is_levelled)
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )

@@ -170,13 +170,10 @@ class BackgroundMaps:
         """Return the size of each pixel's sample, (n_X, n_Y), and `BackgroundRows.sums`."""
         return self._kept, self._sums
 
-    def finish(
-        self, validity: Validity, *, has_mean: bool = True, n_sampled: int = 1
-    ) -> Background:
+    def finish(self, validity: Validity, *, has_mean: bool = True) -> Background:
         """Return the background of the whole frame, after every row is filled.
 
         ``has_mean``: False: its mean is 0, as `complete` computes it from the samples.
-        ``n_sampled``: as in `Background`.
         """
         good = self._kept > 0
         return Background(
@@ -191,7 +188,6 @@ class BackgroundMaps:
             gaps=self.gaps,
             mean=self._mean() if has_mean else FixedPointMean(1, None, _zeros(good.shape)),
             validity=replace(validity, pixels=None if good.all() else good),
-            n_sampled=n_sampled,
             held=self._held,
         )
 

@@ -143,7 +143,7 @@ class SurfaceSampler(ClippedLevelSampler):
         limited = np.clip(whole, ONE * ONE // LARGEST_KNOT, LARGEST_KNOT).astype(np.int32)
         knots[some] = limited.reshape(-1, *size)
         self.constant_part = fit.constant_part
-        self.surface = Surface(knots, bits, constant_part=self.constant_part)
+        self.surface = Surface(knots, bits)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpu_spots.masks.noise_map import NoiseMap
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.model import Array, Validity
+from gpu_spots.model import Array, Validity, following
 
 UNIT = 16
 """Units of a pixel's significance in one ``s``."""
@@ -117,8 +117,7 @@ def significance_maps(of: NoiseMap, *, streaks: bool, workers: int) -> Significa
         assert level is not None
         high[rows] = np.where(good, np.clip(most, limits.min, limits.max), limits.max)
         low[rows] = np.where(good, np.clip(least, limits.min, limits.max), limits.min)
-        part = of.constant_part
-        follows = mean if part is None else part.following(mean)
+        follows = following(mean, of.constant_part)
         in_units = np.rint(np.clip(follows / unit, -(2.0**11), 2.0**11) * 2.0**LEVEL_BITS)
         level[rows] = np.where(good, np.clip(in_units, -LARGEST_LEVEL, LARGEST_LEVEL), 0)
         return bool((low[rows] > limits.min).any())

@@ -101,7 +101,6 @@ def noise_map(
     background: Background,
     method: Method,
     n_frames: int,
-    constant_part: ConstantPart | None = None,
     *,
     is_levelled: bool = False,
 ) -> NoiseMap:
@@ -114,7 +113,6 @@ def noise_map(
         background: result of the first pass, with noise.
         method: its background method.
         n_frames: frames of the run.
-        constant_part: part of the background that does not follow the level of a frame.
         is_levelled: the background is that of levelled values.
     """
     noise, model = background.noise, background.noise_model
@@ -133,6 +131,6 @@ def noise_map(
         validity=background.validity,
         gaps=background.gaps,
         dtype=dtype,
-        constant_part=constant_part,
+        constant_part=background.constant_part,
         bias=model.bias,
     )

@@ -236,7 +236,8 @@ class WeightedSums:
         one = np.float64(2**FACTOR_BITS)
         if self.surface is not None:
             place = np.divmod(pixels, self.maps.shape[1])
-            on_frame = self.surface.background(frame, *place, background)
+            part = self.maps.constant_part
+            on_frame = self.surface.background(frame, *place, background, part)
             is_known = background != 0
             return np.divide(on_frame, background, out=np.ones(len(pixels)), where=is_known)
         return np.float64(1.0) if self.factors is None else one / self.factors[frame]

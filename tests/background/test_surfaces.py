@@ -62,9 +62,9 @@ def test_change_of_the_shape() -> None:
 
 
 def test_background_on_a_frame() -> None:
-    surface = Surface(np.full((1, 2, 2), 98304, np.int32), 6, constant_part=ConstantPart(0.1, 50.0))
+    surface = Surface(np.full((1, 2, 2), 98304, np.int32), 6)
     x = np.array([3, 4])
-    found = surface.background(0, x, x, np.array([50.0, 150.0]))
+    found = surface.background(0, x, x, np.array([50.0, 150.0]), ConstantPart(0.1, 50.0))
     # half of B + 0.1 (B - 50) more
     assert found.tolist() == [75.0, 230.0]
 
