@@ -5,6 +5,7 @@ by side. Only octets that masks can reach are listed, row by row, so that neighb
 neighbours in the list, and most steps compare slices of it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from cpu_fallback import packed
 from gpu_spots.masks.matched import STEPS, ZERO
 from gpu_spots.masks.seed_levels import SeedLevels
-from gpu_spots.model import Array
 
 MARGIN = 8
 """Rows and columns about a frame, at least, at which the significance is that of the background."""
@@ -110,9 +110,10 @@ class Basins:
         seeds = octets.seeds
         n = len(seeds)
         # of equals the first is the highest
-        best = np.full(len(height), np.iinfo(np.int64).min)
-        best[seeds] = height.take(seeds) * UNIT_OF_HEIGHT - seeds
-        highest = octets.of_three_by_three(np.maximum, best).take(seeds)
+        highest = height.take(seeds) * UNIT_OF_HEIGHT - seeds
+        for other in octets.neighbours(seeds):
+            of_other = height.take(other) * UNIT_OF_HEIGHT - other
+            np.maximum(highest, of_other, out=highest, where=octets.is_seed.take(other))
         number = np.full(len(height), n, np.int32)
         number[seeds] = np.arange(n)
         root = _followed(number.take(-highest & (UNIT_OF_HEIGHT - 1)).astype(np.int64))
@@ -162,7 +163,7 @@ class Basins:
         free[taken] = False
         high, tested = free & (height > 0), np.zeros(len(free), bool)
         for step in range(STEPS + 1):
-            beside = octets.of_three_by_three(np.logical_or, taken)
+            beside = octets.spread(taken)
             beside &= high if step < STEPS else free
             pixels = np.flatnonzero(beside)
             if step < STEPS:
@@ -171,10 +172,12 @@ class Basins:
                 of_new = height[new].astype(np.int64)
                 high[new] = of_new * of_new >= _at(self._levels.variance, octets.in_frame(new))
                 pixels = pixels[high[pixels]]
-            tops = spot.take(octets.neighbours(pixels))
-            if step < STEPS:
-                tops[100 * height[pixels] < peaks.take(tops)] = n
-            first = tops.min(axis=0)
+            first, least = np.full(len(pixels), n, np.int32), 100 * height[pixels]
+            for other in octets.neighbours(pixels):
+                tops = spot.take(other)
+                if step < STEPS:
+                    tops[least < peaks.take(tops)] = n
+                np.minimum(first, tops, out=first)
             joins = first < n
             pixels = pixels[joins]
             spot[pixels] = first[joins]
@@ -267,24 +270,21 @@ class _Octets:
         """Return the pixels below some pixels."""
         return (self._below.take(pixels >> 3) << 3) + (pixels & 7)
 
-    def neighbours(self, pixels: Indices) -> NDArray[np.int64]:
-        """Return the eight neighbours of pixels, (8, p) int64."""
+    def neighbours(self, pixels: Indices) -> Iterator[Indices]:
+        """Yield each of the eight neighbours of pixels, (p,) int64."""
         above = (self._above.take(pixels >> 3) << 3) + (pixels & 7)
-        below = self.below(pixels)
-        return np.stack(
-            [above - 1, above, above + 1, pixels - 1, pixels + 1, below - 1, below, below + 1]
-        )
+        for middle in (above, self.below(pixels)):
+            yield from (middle - 1, middle, middle + 1)
+        yield from (pixels - 1, pixels + 1)
 
-    def of_three_by_three(self, function: np.ufunc, of_pixel: Array) -> Array:
-        """Return a maximum, or the like, of each pixel and its neighbours."""
-        row = of_pixel.copy()
-        function(row[1:], of_pixel[:-1], out=row[1:])
-        function(row[:-1], of_pixel[1:], out=row[:-1])
-        # an octet of bits is one number
-        octets = row.view(np.uint64) if row.itemsize == 1 else row.reshape(-1, OCTET)
-        result = row.copy()
+    def spread(self, taken: Bools) -> Bools:
+        """Return which pixels are taken, or beside one that is."""
+        row = taken.copy()
+        row[1:] |= taken[:-1]
+        row[:-1] |= taken[1:]
+        octets, result = row.view(np.uint64), row.copy()  # an octet of truth values is one number
         for other in (self._above, self._below):
-            function(result, octets.take(other, axis=0).reshape(-1).view(row.dtype), out=result)
+            result |= octets.take(other).view(bool)
         return result
 
 

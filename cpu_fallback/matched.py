@@ -25,6 +25,7 @@ from gpu_spots.masks.matched import (
     ZERO,
     SignificanceMaps,
     group_scale,
+    grown_at_once,
     level_shift,
     rounding,
     surface_shift,
@@ -35,8 +36,6 @@ from gpu_spots.model import Array, Surface
 
 TILE = 1 << 18
 """Pixels of a band of rows: long enough that threads seldom wait for the interpreter."""
-GROWN_AT_ONCE = 1 << 23
-"""Pixels of frames whose spots grow together: fewer calls, for which threads wait."""
 _own = threading.local()
 Rows = Sequence[tuple[int, int]]
 """Begin and end of stretches of rows."""
@@ -425,17 +424,18 @@ def matched_masks(
         raw &= ~found.invalid
     filtered = np.empty_like(raw)
     usable = None if maps.usable is None else packed.pack(maps.usable)
-    # a quarter of the batch at most, as lists of pixels take memory
-    at_once = max(1, min(GROWN_AT_ONCE // (n_x * n_y), len(found) // 4))
-    masks, pixels, spots = [], [], []
-    for some in _alike(levels, at_once):
+    lists: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    for some in _alike(levels, grown_at_once(len(found), n_x * n_y)):
         invalid = None if found.invalid is None else found.invalid[some]
         basins = Basins(found.values[some], invalid, usable, levels[some.start], n_y)
         grown = basins.grown(raw[some], filtered[some])
-        masks.append(grown.mask + some.start)
-        pixels.append(grown.pixel)
-        spots.append(grown.spot)
-    mask, pixel, spot = (np.concatenate(parts) for parts in (masks, pixels, spots))
+        for each, values in zip(
+            lists, (grown.mask + some.start, grown.pixel, grown.spot), strict=True
+        ):
+            each.append(values)
+        del grown
+    mask, pixel, spot = (np.concatenate(each) for each in lists)
+    del lists
     return MatchedMasks(
         raw=PackedMasks(raw, n_y),
         filtered=PackedMasks(filtered, n_y),

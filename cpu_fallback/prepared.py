@@ -24,6 +24,8 @@ class Prepared:
     morphology: Morphology
     mean: FixedPointMean | NDArray[np.float64]
     """The background to subtract."""
+    follows: Array | None
+    """(n_X, n_Y): as in `Background`."""
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
 
@@ -37,6 +39,7 @@ def prepare(background: Background, morphology: Morphology, saturation: float | 
         value_range=background.validity if background.gaps else None,
         morphology=morphology,
         mean=background.mean,
+        follows=background.follows,
         saturation=saturation,
     )
 

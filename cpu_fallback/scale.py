@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpu_fallback.prepared import Prepared
-from gpu_spots.model import FACTOR_BITS, Array, FixedPointMean, Surface, Validity
+from gpu_spots.model import FACTOR_BITS, Array, Surface, Validity
 
 
 def scaled(frames: Array, factors: NDArray[np.integer], validity: Validity) -> Array:
@@ -47,19 +47,19 @@ def levelled(
 
     See ``gpu_spots.backend.Operations.levelled``.
     """
-    usable, background = validity.allows(frames), prepared.mean
+    usable, follows = validity.allows(frames), prepared.follows
+    assert follows is not None
     result = np.empty_like(frames)
     above = _above(levels, frames.shape[1:])
-    if isinstance(background, FixedPointMean):
+    if frames.dtype.kind != "f":
         limits, marks = np.iinfo(frames.dtype), validity.marks(frames.dtype)
-        sixteenths = _sixteen_fold(background)
         for out, frame, part in zip(result, frames, above, strict=True):
-            left = frame - ((part * sixteenths + (1 << 19)) >> 20)
+            left = frame - ((part * follows + (1 << 19)) >> 20)
             out[...] = np.clip(left, limits.min, limits.max - marks)
     else:
         for out, frame, part in zip(result, frames, above, strict=True):
             with np.errstate(over="ignore", invalid="ignore"):
-                left = frame.astype(np.float64) - (part / 2**FACTOR_BITS) * background
+                left = frame.astype(np.float64) - (part / 2**FACTOR_BITS) * follows
                 out[...] = np.clip(left, np.finfo(frame.dtype).min, np.finfo(frame.dtype).max)
     if usable is not None:
         result[~usable] = np.nan if frames.dtype.kind == "f" else np.iinfo(frames.dtype).max
@@ -76,13 +76,6 @@ def _above(
             yield level - (1 << FACTOR_BITS)
         else:
             yield levels[frame] - (1 << FACTOR_BITS)
-
-
-def _sixteen_fold(background: FixedPointMean) -> NDArray[np.int64]:
-    """Return floor(16 * background), of a background in units of 2^-32."""
-    assert background.scale == 2**32
-    assert background.high is not None
-    return (background.high << 4) + (background.low >> np.uint32(28)).astype(np.int64)
 
 
 def _product(values: NDArray[np.int64], factor: np.integer, dtype: np.dtype, marks: bool) -> Array:

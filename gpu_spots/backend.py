@@ -116,10 +116,10 @@ class Operations(Protocol[Frames, Masks, Prepared]):
     ) -> Frames:
         """Return frames less what their background is above the run's, in their own type.
 
-        Integers: ``I - (((level - 2^16) * floor(16 * background) + 2^19) >> 20)``, with ``levels``
-        (one a frame, int64, or those of a surface, in 2^-16) and the background of ``prepared``;
-        floats: ``I - ((level - 2^16) / 2^16) * background`` in float64. Results and invalid values
-        are as those of `scaled`.
+        Integers: ``I - (((level - 2^16) * follows + 2^19) >> 20)``, with ``levels`` (one a frame,
+        int64, or those of a surface, in 2^-16) and `Background.follows` of ``prepared``; floats:
+        ``I - ((level - 2^16) / 2^16) * follows`` in float64. Results and invalid values are as
+        those of `scaled`.
         """
 
     def allocate_background(

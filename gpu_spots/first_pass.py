@@ -1,5 +1,7 @@
 """First pass: band by band of rows, the background of every pixel is learnt from all frames."""
 
+from dataclasses import replace
+
 from gpu_spots.backend import Prepared
 from gpu_spots.background.complete import complete, with_correlation
 from gpu_spots.background.maps import BackgroundMaps
@@ -46,6 +48,10 @@ def compute_background(
     observer.stage("background", n_rows, "rows")
     for n_done in source.in_order(learn_band, spans(n_rows, source.plan.band_rows)):
         observer.advance(n_done)
-    learnt = maps.finish(validity, has_mean=method.scales_frames)
+    learnt = replace(
+        maps.finish(validity, has_mean=method.scales_frames),
+        n_sampled=method.n_sampled(n_frames),
+        constant_part=source.constant_part,
+    )
     background = complete(learnt, *maps.samples, method, n_frames, cutoff, source.workers)
     return with_correlation(background, source.sampler, method, n_frames)

@@ -71,8 +71,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         watch: Stopwatch,
     ) -> None:
         super().__init__(source, background, parameters, sink, observer, watch)
-        constant_part, threads = source.sampler.constant_part, source.plan.threads
-        of = noise_map(background, method, source.shape[0], constant_part)
+        threads = source.plan.threads
+        of = noise_map(background, method, source.shape[0])
         self._thresholds = Thresholds(
             of, parameters.significance, streaks=parameters.streaks, workers=threads
         )
@@ -148,8 +148,8 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
         for frame, pixels in enumerate(map(slice, of_frames[:-1], of_frames[1:]), begin):
             if surface is not None:
                 place = np.divmod(found.pixels[pixels], n_columns)
-                on_frame = surface.background(frame, *place, background[pixels])
-                background[pixels] = on_frame
+                below, part = background[pixels], self.maps.constant_part
+                background[pixels] = surface.background(frame, *place, below, part)
             elif factors is not None:
                 background[pixels] *= 2**FACTOR_BITS / factors[frame]
         return zingers(found, n_columns, values - background, variance, gain)
@@ -213,7 +213,7 @@ class MatchedPass(SecondPass[Frames, Masks, Prepared]):
             return with_retry(lambda: self.backend.prepare_seeds(levels), self.backend.release)
 
         sizes = sizes_of(groups, self.source.left_out).tolist()
-        light = light_of(groups, self.source, self.source.sampler.constant_part)
+        light = light_of(groups, self.source, self.source.constant_part)
         return [of_groups(*each) for each in zip(sizes, light, strict=True)]
 
 

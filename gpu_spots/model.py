@@ -129,6 +129,16 @@ class ConstantPart:
         return np.where(background > 0, limited, background)
 
 
+def following(
+    background: NDArray[np.float64], constant_part: ConstantPart | None
+) -> NDArray[np.float64]:
+    """Return the part of the background of pixels that follows the levels, float64, counts.
+
+    ``constant_part``: None: all of it does.
+    """
+    return background if constant_part is None else constant_part.following(background)
+
+
 FLAT_BITS = 10
 """The knots of surfaces with one level are 2^10 pixels apart."""
 
@@ -148,20 +158,16 @@ class Surface:
     """The distance of the knots is 2^bits pixels."""
     first_row: int = 0
     """Row of the frame that is row 0 of the band."""
-    constant_part: ConstantPart | None = None
-    """Part of the background that does not follow the levels; None: there is none."""
 
     @classmethod
-    def flat(
-        cls, levels: NDArray[np.int64], shape: tuple[int, int], constant_part: ConstantPart
-    ) -> Self:
+    def flat(cls, levels: NDArray[np.int64], shape: tuple[int, int]) -> Self:
         """Return surfaces of frames of one level each, (n,) int64, 2^-16.
 
         ``shape``: n_X, n_Y.
         """
         n_knots = ((max(1, n) - 1 >> FLAT_BITS) + 2 for n in shape)
         knots = np.broadcast_to(levels.astype(np.int32)[:, None, None], (len(levels), *n_knots))
-        return cls(knots, FLAT_BITS, constant_part=constant_part)
+        return cls(knots, FLAT_BITS)
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -175,18 +181,13 @@ class Surface:
         """Return the surfaces of a band that begins so many rows further down."""
         return replace(self, first_row=self.first_row + rows)
 
-    def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the part of the background of pixels that follows the levels, float64, counts."""
-        return (
-            background if self.constant_part is None else self.constant_part.following(background)
-        )
-
     def background(
         self,
         frame: int,
         x: NDArray[np.int64],
         y: NDArray[np.int64],
         background: NDArray[np.float64],
+        constant_part: ConstantPart | None,
     ) -> NDArray[np.float64]:
         """Return the background of some pixels on a frame, (p,) float64, counts.
 
@@ -195,9 +196,10 @@ class Surface:
             x: (p,) int64: row of each pixel.
             y: (p,) int64: column of each pixel.
             background: (p,) float64, counts: background of each pixel at the level of the run.
+            constant_part: Part of it that does not follow the levels; None: there is none.
         """
         level = self[frame : frame + 1].of_pixels(x, y)[0] / 2.0**FACTOR_BITS
-        return background + (level - 1.0) * self.following(background)
+        return background + (level - 1.0) * following(background, constant_part)
 
     def of_rows(self, frame: int, rows: slice, n_columns: int) -> NDArray[np.int32]:
         """Return the levels of some rows of a frame, (rows, n_Y) int32, 2^-16."""
@@ -363,6 +365,12 @@ class Background:
     """X and Y of spots that stay in the background, as they are on many frames, (n, 2) int64."""
     n_sampled: int = 1
     """Values in the sample of each pixel that is not masked, where ``n_used`` is None."""
+    constant_part: ConstantPart | None = None
+    """Part of the background that does not follow the levels of the frames; None: there is none."""
+    follows: Array | None = None
+    """(n_X, n_Y): part of the background that `Operations.levelled` multiplies: int64, 1/16 counts,
+    rounded down, for integer frames, float64 counts for float frames. None: no frames are levelled.
+    """
     held: Any = None
     """Copies of these maps in the memory of the backend (`Operations.allocate_background`);
     None: nothing.

@@ -126,7 +126,7 @@ def find_spots(
                 source.sampler.levels,
                 source.factors,
                 source.left_out,
-                None if source.background_levels is None else source.sampler.constant_part,
+                source.constant_part,
                 source.surface,
             )
             noise = background.noise_model
@@ -232,16 +232,11 @@ def learn_background(
             if (relative := source.relative_levels) is not None:
                 if source.left_out is not None:
                     relative = np.where(source.left_out, 0, relative)
-                # masks by thresholds take all of the background to follow the level
-                is_matched = parameters.finder == "matched"
-                part = source.sampler.constant_part if is_matched else None
-                method = method.at_levels(relative, source.surface, part)
+                method = method.at_levels(relative, source.surface, source.constant_part)
         elif message := source.sampler.drift_warning():
             observer.warn(message)
         background = compute_background(source, method, parameters.cutoff, observer)
-        n_sampled = method.n_sampled(n_frames)
-        places = static_spots.static_places(background, n_sampled)
-        background = replace(background, static=places, n_sampled=n_sampled)
+        background = replace(background, static=static_spots.static_places(background))
         for message in static_spots.background_warnings(background, n_frames):
             observer.warn(message)
         outcome = method.outcome(background)

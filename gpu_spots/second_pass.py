@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.backend import Prepared
+from gpu_spots.background.noise import mean_counts
 from gpu_spots.columns import Flag
 from gpu_spots.masks.grouping import Groups
 from gpu_spots.memory.needs import spans
@@ -27,6 +28,7 @@ from gpu_spots.model import (
     Morphology,
     PackedImages,
     SpotTable,
+    following,
 )
 from gpu_spots.parameters import Parameters
 from gpu_spots.protocols import Observer, Sink
@@ -34,6 +36,9 @@ from gpu_spots.spots.one_frame import stand_out
 from gpu_spots.spots.profiles import WeightedSums
 from gpu_spots.spots.properties import ComponentMaps, ComponentSums
 from gpu_spots.spots.table import SpotTableBuilder, intensities, joined, label_image
+
+AT_ONCE = 1 << 16
+"""Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Result = TypeVar("Result")
 Sums = tuple[NDArray[np.float64], Measurements]
@@ -63,13 +68,22 @@ class _Encoded:
 def background_of_masks(
     source: Source[Frames, Masks, Prepared], background: Background
 ) -> Background:
-    """Return the background with the validity of the frames that masks are made from."""
+    """Return the background as masks by thresholds need it.
+
+    Levelled frames need the part of the background that follows the levels, and have marks in place
+    of invalid values.
+    """
     if source.background_levels is None:
         return background
-    # masks are those of levelled frames, whose invalid values are marked
     pixels = background.validity.pixels
     marked = replace(source.validity.of_scaled(source.dtype), pixels=pixels)
-    return replace(background, validity=marked)
+    is_float = source.dtype.kind == "f"
+    follows = np.empty(source.shape[1:], np.float64 if is_float else np.int64)
+    for begin, end in spans(len(follows), max(1, AT_ONCE // follows.shape[1])):
+        rows = slice(begin, end)
+        part = following(mean_counts(background.mean, rows), background.constant_part)
+        follows[rows] = part if is_float else np.floor(16.0 * part)
+    return replace(background, validity=marked, follows=follows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,8 @@ class SecondPass(Generic[Frames, Masks, Prepared]):
         self.connectivity = parameters.connectivity
         self.mean = background.mean
         self.backend = source.backend
-        background = background_of_masks(source, background)
+        if parameters.finder == "threshold":
+            background = background_of_masks(source, background)
         morphology = Morphology(parameters.erosions, parameters.dilations, parameters.connectivity)
         self.prepared = with_retry(
             lambda: self.backend.prepare(background, morphology, source.saturation),

@@ -141,7 +141,7 @@ def compare(
         found,
         below,
         factors,
-        [(int(x), int(y)) for x, y in static_places(background, N)],
+        [(int(x), int(y)) for x, y in static_places(background)],
         noise,
         [] if flagged is None else [(int(x), int(y)) for x, y in np.argwhere(flagged)],
         np.array(

@@ -28,6 +28,7 @@ from gpu_spots.model import (
     ConstantPart,
     Surface,
     Validity,
+    following,
 )
 from gpu_spots.parameters import Parameters
 
@@ -439,8 +440,7 @@ class Clip(BackgroundMethod):
 
     def following(self, background: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the part of the background of pixels that follows the levels, float64, counts."""
-        part = self.constant_part
-        return background if part is None else part.following(background)
+        return following(background, self.constant_part)
 
     def below(self, rows: int) -> Self:
         """Return the method for a band that begins so many rows further down."""

@@ -45,14 +45,12 @@ Bools = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 
-def static_places(background: Background, n_used: int) -> Indices:
-    """Return X and Y of each spot in the background, (n, 2) int64, the highest first.
-
-    ``n_used`` is the number of frames in the background sample.
-    """
+def static_places(background: Background) -> Indices:
+    """Return X and Y of each spot in the background, (n, 2) int64, the highest first."""
     valid = background.validity.pixels
     if valid is not None and not valid.any():
         return np.zeros((0, 2), np.int64)
+    n_used = background.n_sampled
     if background.n_used is not None:
         n_used = int(np.median(background.n_used[... if valid is None else valid]))
     return persistent_spots(background.avg, background.std, background.max, n_used, valid)

@@ -7,6 +7,7 @@ are smooth. All operations are correctly rounded, in a fixed order.
 """
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,8 @@ class SurfaceSampler(ClippedLevelSampler):
         self._y = np.add.reduceat(good * np.arange(n_columns), self._starts, axis=1)
         self._y /= np.maximum(self._counts, 1.0)
         self._x = np.broadcast_to(rows[:, None].astype(np.float64), self._y.shape)
+        self._pixels = good > 0
+        self._lit, self._lock = np.zeros(good.shape, bool), threading.Lock()
         self._cells: Floats = np.empty((n_frames, self._y.size))
         self._good = np.empty(self._cells.shape, bool)
 
@@ -108,6 +111,9 @@ class SurfaceSampler(ClippedLevelSampler):
             bad = ~valid if pixels is None else ~valid & pixels
             counts[~valid] = 0.0
             good &= ~np.logical_or.reduceat(bad, self._starts, axis=1)
+        lit = rows != 0
+        with self._lock:
+            self._lit |= lit
         self._cells[frame] = np.add.reduceat(counts, self._starts, axis=1).reshape(-1)
         self._good[frame] = good.reshape(-1)
 
@@ -129,7 +135,7 @@ class SurfaceSampler(ClippedLevelSampler):
                 values=cells[some],
                 good=good[some],
                 ratios=ratios[some],
-                counts=self._counts.reshape(-1),
+                counts=self._lit_pixels(),
                 corners=[*corners(self._x.reshape(-1), self._y.reshape(-1), size[1], bits)],
                 size=size,
                 start=self._start,
@@ -143,7 +149,12 @@ class SurfaceSampler(ClippedLevelSampler):
         limited = np.clip(whole, ONE * ONE // LARGEST_KNOT, LARGEST_KNOT).astype(np.int32)
         knots[some] = limited.reshape(-1, *size)
         self.constant_part = fit.constant_part
-        self.surface = Surface(knots, bits, constant_part=self.constant_part)
+        self.surface = Surface(knots, bits)
+
+    def _lit_pixels(self) -> Floats:
+        """Return the pixels of each cell that have a count on any frame, (c,)."""
+        lit = (self._lit & self._pixels).astype(np.float64)
+        return np.add.reduceat(lit, self._starts, axis=1).reshape(-1)
 
 
 @dataclass(slots=True)
@@ -157,7 +168,9 @@ class _Fit:
     ratios: Floats
     """(n,) float64: level of each frame over that of the run."""
     counts: Floats
-    """(c,) float64: pixels of each cell."""
+    """(c,) float64: pixels of each cell, without those that never have a count, such as beyond the
+    edge of a round detector: they have no bias.
+    """
     corners: list[tuple[NDArray[np.int64], Floats]]
     """Number and weight of the four knots about each cell, (c,) each."""
     size: tuple[int, int]

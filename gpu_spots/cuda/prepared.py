@@ -37,6 +37,8 @@ class Prepared:
     morphology: Morphology
     mean: MeanOnDevice
     """The background to subtract."""
+    follows: Any
+    """(n_X, n_Y), on the device: as in `Background`."""
     saturation: float | None
     """The smallest saturated value, counts of frames as read; None: unknown."""
 
@@ -45,7 +47,7 @@ def prepare(
     toolkit: Toolkit, background: Background, morphology: Morphology, saturation: float | None
 ) -> Prepared:
     """Copy maps to the device, unless they are there as the background was made there."""
-    valid = background.validity.pixels
+    valid, follows = background.validity.pixels, background.follows
     return Prepared(
         limits=_limits(toolkit, background.threshold, background.max.dtype)
         if background.held is None
@@ -54,6 +56,7 @@ def prepare(
         value_range=background.validity if background.gaps else None,
         morphology=morphology,
         mean=_mean(toolkit, background),
+        follows=None if follows is None else uploaded(toolkit, follows, follows.dtype),
         saturation=saturation,
     )
 

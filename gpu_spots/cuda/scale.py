@@ -35,11 +35,10 @@ def levelled(
 
     The result is on the device, contiguous.
     """
-    maps = prepared.mean.high, prepared.mean.low, prepared.mean.float
     if isinstance(levels, Surface):
         surface = surface_on_device(toolkit, levels, frames.shape[2])
-        return _launched(toolkit, "levelled", frames, None, (surface, *maps), validity)
-    return _launched(toolkit, "levelled", frames, levels, (None, *maps), validity)
+        return _launched(toolkit, "levelled", frames, None, (surface, prepared.follows), validity)
+    return _launched(toolkit, "levelled", frames, levels, (None, prepared.follows), validity)
 
 
 def surface_on_device(toolkit: Toolkit, surface: Surface, n_columns: int) -> Any:

@@ -1,4 +1,4 @@
-"""Masks of pixels in files of their own: HDF5, NPY, and what fabio reads (TIFF, EDF, ...)."""
+"""Masks of pixels in files of their own: HDF5, NPY, TIFF, and what fabio reads (EDF, ...)."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,14 @@ from gpu_spots.errors import InputError, ParameterError, given
 from gpu_spots.files.hdf5.chunk_map import hdf5_reason
 from gpu_spots.files.hdf5.tree import FAILURES, absolute, datasets_below, item_at
 from gpu_spots.files.hdf5.virtual import read_values
-from gpu_spots.files.images.image import read_image_of_any_type
+from gpu_spots.files.images import npy
+from gpu_spots.files.images.image import HEAD, is_image, read_image_of_any_type
 from gpu_spots.files.layouts.recognise import LAYOUTS
 from gpu_spots.files.paths import require_regular_file
 from gpu_spots.model import Array
 
 DEPTH = 12
+KINDS = "an HDF5 file, or an image as NPY, TIFF or MarCCD, with fabio also EDF, CBF and others"
 
 
 def read_mask(text: str, mask_good: int | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -76,7 +78,14 @@ def _read(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, 
         return _read_hdf5(file, path, shape)
     if path is not None:
         raise InputError(f"{file}: is not an HDF5 file, so it has no dataset {path}")
-    return read_image_of_any_type(file).frame, str(file)
+    try:
+        return read_image_of_any_type(file).frame, str(file)
+    except InputError as error:
+        with file.open("rb") as opened:
+            head = opened.read(HEAD)
+        if is_image(head) or head.startswith(npy.SIGNATURE):
+            raise
+        raise InputError(f"{error}; a mask is {KINDS}") from error
 
 
 def _read_hdf5(file: Path, path: str | None, shape: tuple[int, int]) -> tuple[Array, str]:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from gpu_spots.masks.noise_map import NoiseMap
 from gpu_spots.memory.workers import Span, in_order
-from gpu_spots.model import Array, Validity
+from gpu_spots.model import Array, Validity, following
 
+GROWN_PIXELS = 1 << 23
+"""Pixels of frames whose spots grow together: fewer calls, for which threads wait."""
 UNIT = 16
 """Units of a pixel's significance in one ``s``."""
 ZERO = 64
@@ -117,8 +119,7 @@ def significance_maps(of: NoiseMap, *, streaks: bool, workers: int) -> Significa
         assert level is not None
         high[rows] = np.where(good, np.clip(most, limits.min, limits.max), limits.max)
         low[rows] = np.where(good, np.clip(least, limits.min, limits.max), limits.min)
-        part = of.constant_part
-        follows = mean if part is None else part.following(mean)
+        follows = following(mean, of.constant_part)
         in_units = np.rint(np.clip(follows / unit, -(2.0**11), 2.0**11) * 2.0**LEVEL_BITS)
         level[rows] = np.where(good, np.clip(in_units, -LARGEST_LEVEL, LARGEST_LEVEL), 0)
         return bool((low[rows] > limits.min).any())
@@ -197,6 +198,14 @@ def surface_shift(background: NDArray[np.int32], levels: NDArray[np.int32]) -> N
     wide >>= LEVEL_BITS - 4
     limit = LARGEST_SHIFT << BITS
     return np.clip(wide, -limit, limit).astype(np.int32)
+
+
+def grown_at_once(n_frames: int, n_pixels: int) -> int:
+    """Return of how many frames or groups of a batch on the host spots grow together.
+
+    It is a quarter of the batch at most, as lists of pixels take memory.
+    """
+    return max(1, min(GROWN_PIXELS // n_pixels, n_frames // 4))
 
 
 def group_scale(size: int) -> tuple[int, int]:

@@ -110,7 +110,6 @@ def noise_map(
     background: Background,
     method: Method,
     n_frames: int,
-    constant_part: ConstantPart | None = None,
 ) -> NoiseMap:
     """Return background and noise of a run.
 
@@ -121,7 +120,6 @@ def noise_map(
         background: result of the first pass, with noise.
         method: its background method, at the levels of the frames.
         n_frames: frames of the run.
-        constant_part: part of the background that does not follow the level of a frame.
     """
     noise, model = background.noise, background.noise_model
     assert noise is not None
@@ -137,6 +135,6 @@ def noise_map(
         validity=background.validity,
         gaps=background.gaps,
         dtype=background.max.dtype,
-        constant_part=constant_part,
+        constant_part=background.constant_part,
         bias=model.bias,
     )

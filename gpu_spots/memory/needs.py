@@ -14,6 +14,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.background.complete import STRIP_PIXELS
 from gpu_spots.background.maps import PIECE
 from gpu_spots.background.methods import Method
+from gpu_spots.masks.matched import grown_at_once
 from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
 from gpu_spots.model import FETCH_BYTES
@@ -21,6 +22,8 @@ from gpu_spots.protocols import Stack
 
 SET_PIXELS = 50
 """Number of pixels per set pixel that is planned for."""
+SPOT_PIXELS, OF_SPOT = 4000, 600
+"""Number of pixels per spot that is planned for, and bytes of a spot in the table."""
 SAMPLES = 10 << 16
 """Values of the rows from which the noise of the pixels is estimated."""
 OF_MOMENTS = 84
@@ -33,14 +36,20 @@ PIECE_BYTES = 1 << 25
 """Maximum number of bytes of a band that are read in one call."""
 MATCHED_MAPS = 56
 """Bytes of a pixel for the constants of the matched finder, beside two values of a frame."""
-MATCHED_FRAME = 4
+MATCHED_FRAME = 3
 """Bytes of a pixel of a frame or group for its significance and spots, in addition to the backend's
 `batch_bytes`.
 
-The most exists while the spots of a batch are listed: significance with its margins, 2.2; seeds,
-masks and invalid pixels as bits, 0.4; and 105 bytes of each pixel of a spot, which are its frame,
-place and spot, for each frame and joined (48), and sorted (57). With one pixel in `SET_PIXELS`
-these are 2.1, of which `batch_bytes` has 1.2.
+They are the significance with its margins, 2.2; seeds, masks and invalid pixels as bits, 0.4; and
+while the spots of a batch are listed, 81 bytes of each pixel of a spot, which are its frame, place
+and spot (24), and what they are sorted with. With one pixel in `SET_PIXELS` these are 1.6, of which
+`batch_bytes` has 1.2.
+"""
+GROWN = 26
+"""Bytes of a pixel near a seed, of the frames whose spots grow together on the host.
+
+Near are the 24 columns and 13 rows about it: few pixels of usual frames. But all pixels are planned
+for, as one scattered seed in 200 pixels reaches nearly all of them.
 """
 MATCHED_FRAME_ON_DEVICE = 8
 """The same on a device."""
@@ -189,7 +198,8 @@ class Needs:
             min(self.threads, n_batches) * self.batch_on_device(place, frames),
         )
         stack = self.stack_bytes if place == Place.DEVICE else 0
-        return stack + 24 * self.n_pixels + self._matched_maps() + self._synced() + max(passes)
+        maps = 24 * self.n_pixels + self._matched_maps() + self._levelling()
+        return stack + maps + self._synced() + max(passes)
 
     def band_on_device(self, place: Place, rows: int) -> int:
         """Return the device memory of one thread in the first pass."""
@@ -283,7 +293,7 @@ class Needs:
         dtype = self.stack.dtype
         copies = (place in (Place.FILE, Place.SCRATCH)) + self.work.scales_batches
         # numbers of 32 bits are scaled as 64, and backgrounds are subtracted as 64
-        a_pixel = 24 * (dtype.itemsize == 4) if self.work.method.scales_frames else 32
+        a_pixel = 24 * (dtype.itemsize == 4) if self.work.method.scales_frames else 24
         wide = a_pixel * self.n_pixels * self.work.scales_batches
 
         def of_batch(n_frames: int) -> int:
@@ -298,6 +308,7 @@ class Needs:
 
         # thresholds and means, and maps for what is known of each spot
         fixed = (min(8, 2 * dtype.itemsize) + 12 + 10) * self.n_pixels + self._matched_maps()
+        fixed += self._levelling()
         if self.piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components
@@ -320,6 +331,11 @@ class Needs:
             + self._spots()
         )
 
+    def _levelling(self) -> int:
+        """Return the memory of the part of the background that follows the levels of frames."""
+        levels = self.work.scales_batches and not self.work.method.scales_frames
+        return 8 * self.n_pixels * levels
+
     def _matched_maps(self) -> int:
         """Return the memory of the constants of the matched finder."""
         of_pixel = MATCHED_MAPS + 2 * self.stack.dtype.itemsize
@@ -331,9 +347,11 @@ class Needs:
             return 0
         room = MATCHED_ROOM * min(self.n_pixels, MATCHED_TILE) * self.on_host
         of_frame = MATCHED_FRAME if self.on_host else MATCHED_FRAME_ON_DEVICE
+        n_groups = min(n_frames, self.work.n_masks or n_frames)
+        if self.on_host:
+            room += GROWN * self.n_pixels * grown_at_once(n_groups, self.n_pixels)
         if self.work.n_masks is None:
             return of_frame * n_frames * self.n_pixels + room
-        n_groups = min(n_frames, self.work.n_masks)
         of_group = SUM + (0 if self.on_host else MATCHED_FRAME_ON_DEVICE)
         return (SIGNIFICANCE * n_frames + of_group * n_groups) * self.n_pixels + room
 
@@ -353,5 +371,5 @@ class Needs:
         return values + 100 * self.n_pixels // SET_PIXELS
 
     def _spots(self) -> int:
-        """Return the memory of the table, with one spot per 10 000 pixels."""
-        return 600 * self.n_frames * (self.n_pixels // 10_000 + 1)
+        """Return the memory of the table."""
+        return OF_SPOT * self.n_frames * (self.n_pixels // SPOT_PIXELS + 1)

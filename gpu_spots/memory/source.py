@@ -20,7 +20,7 @@ from gpu_spots.memory.needs import Place, frames_of_piece, spans
 from gpu_spots.memory.plan import Plan
 from gpu_spots.memory.shuffled import Transfer, rows_of_frame
 from gpu_spots.memory.workers import Item, Result, Workers, in_order
-from gpu_spots.model import Array, Frames, Masks, Surface, Validity
+from gpu_spots.model import Array, ConstantPart, Frames, Masks, Surface, Validity
 from gpu_spots.protocols import Observer, OpenSpool, Spool, Stack
 
 
@@ -89,15 +89,23 @@ class Source(Generic[Frames, Masks, Prepared]):
         return self.relative_levels if self.surface is None else self.surface
 
     @property
+    def constant_part(self) -> ConstantPart | None:
+        """Part of the background that does not follow the levels of the frames.
+
+        None: there is none, or the background is not multiplied by levels.
+        """
+        return None if self.background_levels is None else self.sampler.constant_part
+
+    @property
     def surface_of_spots(self) -> Surface | None:
         """Levels of the pixels under spots.
 
         None: the background of a frame is in proportion to its level.
         """
-        levels, part = self.background_levels, self.sampler.constant_part
-        if part is None or levels is None or isinstance(levels, Surface):
+        levels = self.background_levels
+        if self.constant_part is None or levels is None or isinstance(levels, Surface):
             return self.surface
-        return Surface.flat(levels, self.shape[1:], part)
+        return Surface.flat(levels, self.shape[1:])
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item]

@@ -288,7 +288,7 @@ class WeightedSums:
             here = frames == frame
             place = np.divmod(pixels.pixels[:, here], self.maps.shape[1])
             below = pixels.background[:, here]
-            on_frame = self.surface.background(frame, *place, below)
+            on_frame = self.surface.background(frame, *place, below, self.maps.constant_part)
             ones = np.ones(below.shape)
             level[:, here] = np.divide(on_frame, below, out=ones, where=below != 0)
         return level

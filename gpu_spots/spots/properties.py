@@ -22,6 +22,7 @@ from gpu_spots.model import (
     Array,
     Background,
     Components,
+    ConstantPart,
     FixedPointMean,
     Measurements,
     PackedImages,
@@ -74,6 +75,8 @@ class ComponentMaps:
     """Flag of a component that has a pixel of the map, (n_X, n_Y) bool."""
     may_touch: bool
     """Whether pixels of different components can be neighbours."""
+    constant_part: ConstantPart | None
+    """Part of the background that does not follow the levels of the frames; None: there is none."""
 
     @classmethod
     def of(cls, background: Background, *, may_touch: bool) -> "ComponentMaps":
@@ -93,6 +96,7 @@ class ComponentMaps:
             n_used=background.n_sampled if background.n_used is None else background.n_used,
             flagged=tuple(maps),
             may_touch=may_touch,
+            constant_part=background.constant_part,
         )
 
     def pixels(self, found: Components, some: Turns) -> "PixelMaps":
@@ -182,7 +186,7 @@ class ComponentMaps:
             )
             mean = self.mean_at(pixels)
             at_level = mean * (2.0**FACTOR_BITS / float(factors[frame]))
-            more = surface.background(frame, *place, mean) - at_level
+            more = surface.background(frame, *place, mean, self.constant_part) - at_level
             sums = [np.bincount(component, each, n) for each in _products(more, _powers(x, y))]
             parts.append(np.stack(sums))
         return np.concatenate(parts, axis=1)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_spots.masks.noise_map import NoiseMap
-from gpu_spots.model import FACTOR_BITS, Array, Surface, Validity
+from gpu_spots.model import FACTOR_BITS, Array, Surface, Validity, following
 
 LARGEST_SKEWNESS = 0.045
 """Skewness of the noise up to which pixels are mirrored; that of 500 counted units."""
@@ -81,7 +81,7 @@ class NoiseFrames:
         mean, part = self._noise.mean, self._noise.constant_part
         if self._surface is not None:
             levels = self._surface.of_rows(frame, slice(0, len(mean)), mean.shape[1])
-            return mean + (levels / 2.0**FACTOR_BITS - 1.0) * self._surface.following(mean)
+            return mean + (levels / 2.0**FACTOR_BITS - 1.0) * following(mean, part)
         if self._factors is None:
             return mean
         level = 2.0**FACTOR_BITS / float(self._factors[frame])

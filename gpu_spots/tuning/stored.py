@@ -104,6 +104,7 @@ def background_of(
         noise=results.noise,
         noise_model=_noise_model(results),
         n_sampled=sampled,
+        constant_part=results.constant_part,
     )
 
 

@@ -28,7 +28,6 @@ from gpu_spots.model import (
     Array,
     Background,
     Components,
-    ConstantPart,
     Morphology,
     Surface,
     Validity,
@@ -67,8 +66,6 @@ class TunableRun:
     """(n_frames,) int64, 2^-16: what each frame is scaled by; None: frames are not scaled."""
     left_out: NDArray[np.bool_] | None = None
     """(n_frames,) bool: frames without beam, which have no spots; None: there are none."""
-    constant_part: ConstantPart | None = None
-    """Part of the background that does not follow the level of a frame; None: there is none."""
     surface: Surface | None = None
     """Levels of the pixels of frames; None: each frame has one level."""
 
@@ -116,7 +113,6 @@ def run_of_results(results: SpotsFile, stack: Stack) -> TunableRun:
         values=values,
         factors=factors,
         left_out=stored.left_out_of(results),
-        constant_part=results.constant_part,
         surface=results.surface,
     )
 
@@ -149,6 +145,7 @@ class Tuner:
         self._lock = threading.RLock()
         self._cutoffs = Cutoffs(run.background, run.method, run.parameters.cutoff, backend.workers)
         self._sources = {False: self._source(run.frames.__getitem__)}
+        self._of_masks: Background | None = None
         self._prepared: tuple[Any, Any] | None = None
         self._levelled: dict[bool, tuple[int, list[Any]]] = {}
         self._matched: dict[bool, _Matched] = {}
@@ -286,9 +283,9 @@ class Tuner:
         )
         if self._prepared is None or self._prepared[0] != key:
             threshold = self._cutoffs.at(parameters.cutoff)
-            background = background_of_masks(
-                self._sources[False], with_threshold(self.run.background, threshold)
-            )
+            if self._of_masks is None:
+                self._of_masks = background_of_masks(self._sources[False], self.run.background)
+            background = with_threshold(self._of_masks, threshold)
             morphology = Morphology(
                 parameters.erosions, parameters.dilations, parameters.connectivity
             )
@@ -307,8 +304,8 @@ class Tuner:
             if not method.scales_frames and (relative := source.relative_levels) is not None:
                 if run.left_out is not None:
                     relative = np.where(run.left_out, 0, relative)
-                method = method.at_levels(relative, None, run.constant_part)
-            self._noise = noise_map(run.background, method, n_frames, run.constant_part)
+                method = method.at_levels(relative, None, run.background.constant_part)
+            self._noise = noise_map(run.background, method, n_frames)
         return self._noise
 
     def _matched_of(self, streaks: bool) -> "_Matched":

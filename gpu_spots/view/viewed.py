@@ -331,7 +331,7 @@ class Viewed:
         if of == "frame":
             return image
         # the background at the level of the frame, for the eye
-        if self._results.surface is not None:
+        if self._results.surface is not None or self._results.constant_part is not None:
             X, Y = (each[part] for each in np.indices(self._results.shape[1:]))
             average = self._map("avg")[part].astype(np.float64)
             of_frame = self._results.background_on(frame, X, Y, average)

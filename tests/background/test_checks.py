@@ -17,6 +17,7 @@ from gpu_spots.background.static_spots import (
     persistent_spots,
     static_places,
 )
+from gpu_spots.columns import Flag
 from gpu_spots.model import Background, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.simulate.run import Design, SimulatedRun, simulate_run
@@ -129,9 +130,28 @@ def test_the_remedy_is_the_option_of_the_method() -> None:
     avg, std, highest = stats(frames)
     nothing, none = np.zeros((100, 150)), np.zeros((100, 150), np.int32)
     maps = Background(avg, std, std, highest, none, nothing, None, None, False, nothing, Validity())
-    maps = replace(maps, static=static_places(maps, 15))
+    maps = replace(maps, n_sampled=15)
+    maps = replace(maps, static=static_places(maps))
     assert "increase n " in next(background_warnings(maps, 20))
     assert "increase alpha " in next(background_warnings(replace(maps, dropped=none), 20))
+
+
+@pytest.mark.parametrize(("n_frames", "is_static"), [(8, False), (9, True)])
+def test_the_share_of_a_spot_is_that_of_the_sample(
+    backend: Backend, n_frames: int, is_static: bool
+) -> None:
+    """A place is static with the spot on 3.5 frames of the sample, here 15 of 20 frames.
+
+    Of n frames with the spot, the 5 highest are not in the sample. 3 of the 20 frames of the run
+    would be enough.
+    """
+    frames = noisy(1000.0, (100, 150))
+    frames[:n_frames] += gaussian((100, 150), 30, 40, 2000).astype(np.uint16)
+    results = run(frames, Parameters.manual(angles=0, cutoff=1.5), backend)
+    x, y = (abs(results["spots/XY"] - (30, 40)) <= 3).T
+    flags = results["spots/flags"][x & y]
+    assert len(flags)
+    assert (flags & Flag.STATIC > 0).all() == (flags & Flag.STATIC > 0).any() == is_static
 
 
 def test_several_spots_are_counted(backend: Backend) -> None:

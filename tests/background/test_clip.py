@@ -1,5 +1,6 @@
 """The background of ``-m clip`` and the noise model, against the naive reference, to the bit."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -286,7 +287,10 @@ def test_frames_less_their_background(backend: Backend, dtype: str, is_surface: 
         low = np.floor((mean - whole) * 2.0**32).astype(np.uint32)
         mean = FixedPointMean(2**32, whole.astype(np.int64), low)
     threshold = np.ones((5, 70), np.float64 if frames.dtype.kind == "f" else np.int32)
-    background = background_of(threshold, frames.dtype, mean)
+    follows = mean
+    if frames.dtype.kind != "f":
+        follows = whole.astype(np.int64) * 16 + mean.low // 2**28
+    background = replace(background_of(threshold, frames.dtype, mean), follows=follows)
     prepared = backend.prepare(background, Morphology(0, 0, 1), None)
     validity = Validity(high=120)
     found = fetched(backend, backend.levelled(backend.upload(frames), levels, validity, prepared))

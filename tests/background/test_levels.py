@@ -1,6 +1,7 @@
 """Normalisation: levels, factors, scaled frames and the whole run, against plain arithmetic."""
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,14 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from factories.frames import frames_of
-from gpu_spots import find_spots
+from gpu_spots import find_spots, pipeline
 from gpu_spots.backend import Backend, select_backend
 from gpu_spots.background import levels
 from gpu_spots.errors import InputError
+from gpu_spots.files.frames import ArrayStack
+from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
 from gpu_spots.model import FRAME_DTYPES, Validity
 from gpu_spots.parameters import Parameters
-from helpers import Notes, assert_same, fetched, run
-from reference import reference_run, scale_frames
+from gpu_spots.resources import Resources
+from helpers import Notes, assert_same, datasets, fetched, run
+from reference import make_blocks, reference_run, scale_frames
+from reference_clip import clip_maps, following, levelled, levels_between
 
 pytestmark = pytest.mark.on_two_devices
 
@@ -166,6 +171,58 @@ def test_stats_say_that_they_are_in_scaled_counts(tmp_path: Path) -> None:
                 for name in ("avg", "std", "iqr", "max", "threshold")
             } == {units}
             assert file["spots/I"].attrs["units"] == "counts"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "blocks", "normalise"),
+    [
+        ("uint16", False, "level"),
+        ("uint16", True, "level"),
+        ("int32", False, "level"),
+        ("uint16", True, "surface"),
+    ],
+)
+def test_masks_by_thresholds_know_the_bias(
+    backend: Backend, dtype: str, blocks: bool, normalise: str
+) -> None:
+    """The beam drifts, the bias of the detector does not: against plain arithmetic."""
+    rng = np.random.default_rng(4)
+    n, shape = 20, (11, 70)
+    light = 40 + 260 * np.linspace(0, 1, shape[1]) * np.ones(shape)
+    exposure = rng.uniform(0.7, 1.4, n)
+    frames = rng.poisson(exposure[:, None, None] * light) + 200
+    for i, image in enumerate(frames):
+        image[i // 5 * 2 : i // 5 * 2 + 3, 2 * i : 2 * i + 3] += 90
+    frames = frames.astype(dtype)
+    parameters = Parameters.manual(
+        angles=0, method="clip", normalise=normalise, cutoff=3.0, erosions=0, dilations=0
+    )
+    angles = np.repeat(np.arange(4.0), 5) if blocks else np.arange(float(n))
+    with memory_file() as file:
+        stack = ArrayStack(frames, {"angle": angles})
+        writer = SpotsWriter(file, "memory", stack.shape, {})
+        pipeline.find_spots(stack, parameters, Resources(backend), writer, Notes())
+        found, known = datasets(file), file["per_frame/level"].attrs
+        part = float(known["contrast"]), float(known["centre"])
+    above: Any = [round(2**32 / round(65536 * scale)) for scale in found["per_frame/scale"]]
+    if normalise == "surface":
+        knots = np.rint(found["per_frame/surface"] * 65536).astype(np.int64)
+        above = levels_between(knots, 6, shape)
+    made, usable = make_blocks(angles.tolist()) if blocks else None, np.ones(frames.shape, bool)
+    stats, _, _, mean = clip_maps(frames, usable, 25, 3.0, made, above, part)
+    assert np.array_equal(found["stats/avg"], stats["avg"])
+    assert np.array_equal(found["stats/threshold"], stats["threshold"])
+    n_different = 0
+    for i, x, y in np.ndindex(frames.shape):
+        level = int(above[i] if normalise == "level" else above[i][x, y])
+        b, value = mean[x * shape[1] + y], int(frames[i, x, y])
+        is_in, would_be = (
+            levelled(value, level, of_levels, frames.dtype) >= stats["threshold"][x, y]
+            for of_levels in (following(b, part), b)
+        )
+        assert found["masks_raw"][i, x, y] == is_in
+        n_different += is_in != would_be
+    assert n_different
 
 
 def drifting(rms: float) -> np.ndarray:

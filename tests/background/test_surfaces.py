@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from cpu_fallback import CpuBackend
 from gpu_spots.backend import Backend
+from gpu_spots.background.methods import METHODS
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.frames import ArrayStack
 from gpu_spots.files.output.spots_writer import SpotsWriter, memory_file
-from gpu_spots.model import ConstantPart, Surface
+from gpu_spots.model import ConstantPart, Surface, Validity
 from gpu_spots.parameters import Parameters
 from gpu_spots.pipeline import find_spots
 from gpu_spots.resources import Resources
@@ -62,9 +63,9 @@ def test_change_of_the_shape() -> None:
 
 
 def test_background_on_a_frame() -> None:
-    surface = Surface(np.full((1, 2, 2), 98304, np.int32), 6, constant_part=ConstantPart(0.1, 50.0))
+    surface = Surface(np.full((1, 2, 2), 98304, np.int32), 6)
     x = np.array([3, 4])
-    found = surface.background(0, x, x, np.array([50.0, 150.0]))
+    found = surface.background(0, x, x, np.array([50.0, 150.0]), ConstantPart(0.1, 50.0))
     # half of B + 0.1 (B - 50) more
     assert found.tolist() == [75.0, 230.0]
 
@@ -154,6 +155,26 @@ def test_intensities_are_less_the_surface(
         moment = (left * (at[0] - mean[0]) ** 2).sum() / left.sum()
         assert np.isclose(found["spots/moments"][row, 0], moment, rtol=1e-3)
         assert noise[at].min() > 0
+
+
+def test_a_round_detector_has_a_bias() -> None:
+    """Pixels beyond the edge have no counts, and so no bias; cells at the edge have both."""
+    rng = np.random.default_rng(6)
+    shape, bias = (150, 200), 1000.0
+    x, y = np.indices(shape)
+    radius = np.hypot(x - 75, y - 100)
+    light = 500 * np.exp(-((radius / 60) ** 2)) + 60 * (radius < 60) + 60
+    levels = 1 + 0.03 * rng.standard_normal(24)
+    method = METHODS["clip"].for_run(Parameters(normalise="surface", angles=0), {}, 24, "run")
+    sampler = method.sampler((24, *shape), np.dtype(np.uint16), Validity())
+    for i, level in enumerate(levels):
+        counts = bias + level * light + rng.normal(0, np.sqrt(6 + 0.07 * light))
+        frame = np.rint(np.where(radius < 74, counts, 0)).astype(np.uint16)
+        sampler.see(i, frame[sampler.rows])
+    sampler.finish()
+    part = sampler.constant_part
+    assert part is not None
+    assert part.contrast == pytest.approx(bias / (part.centre - bias), rel=0.03)
 
 
 @pytest.mark.parametrize("sync", ["none", "blocks"])

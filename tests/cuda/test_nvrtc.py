@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,9 +129,11 @@ def recorded(n_frames: tuple[int, ...], dtypes: tuple[np.dtype, ...]) -> Recorde
         lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         for threshold in (1, lowest):
             limits = np.full(shape, threshold, np.float64 if dtype.kind == "f" else np.int64)
-            prepared = backend.prepare(
-                background_of(limits, dtype, means_of(dtype, shape, rng)), Morphology(2, 20, 2), 3
+            background = replace(
+                background_of(limits, dtype, means_of(dtype, shape, rng)),
+                follows=np.zeros(shape, limits.dtype),
             )
+            prepared = backend.prepare(background, Morphology(2, 20, 2), 3)
             levelled = backend.levelled(frames, np.full(len(frames), 65536), Validity(), prepared)
             masks = backend.find_masks(levelled, prepared).filtered
         backend.union(backend.empty_masks(1, shape), masks, np.zeros(len(masks), int))

@@ -24,7 +24,7 @@ from gpu_spots.backend import Backend
 from gpu_spots.errors import InputError, ParameterError
 from gpu_spots.files.frames import open_run
 from gpu_spots.files.opening import open_stack
-from gpu_spots.files.pixel_masks import read_mask
+from gpu_spots.files.pixel_masks import KINDS, read_mask
 from gpu_spots.inputs import Inputs, parse_range
 from gpu_spots.regions import in_any, region
 from gpu_spots.resources import Resources
@@ -243,11 +243,13 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some text")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:40])
+    (tmp_path / "empty.tif").touch()
     whole = Path(written(tmp_path, "edf", np.zeros(SHAPE, np.int8))).read_bytes()
     (tmp_path / "cut.edf").write_bytes(whole[:-100])
     for mask, words in {
         "none.npy": ("none.npy", "No such file"),
-        "text.txt": ("text.txt", "cannot be read as an image"),
+        "text.txt": ("text.txt", "cannot be read as an image", "; a mask is an HDF5 file"),
+        "empty.tif": ("empty.tif", "is empty", "; a mask is an HDF5 file"),
         "objects.npy": ("objects.npy", "is a damaged .npy file or not one of numbers"),
         "cut.npy": ("cut.npy", "is a damaged .npy file"),
         "cut.edf": ("cut.edf", "is cut off"),
@@ -256,9 +258,9 @@ def test_masks_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         "run.h5:/run": ("/run is a group", "expected the dataset of the mask"),
         "run.h5": ("run.h5", "has no datasets with the shape of a frame", "FILE:PATH"),
     }.items():
-        assert_refused(
-            command(path, "--mask", tmp_path / mask, "--mask-good", 0, "--quiet"), 1, *words
-        )
+        ended = command(path, "--mask", tmp_path / mask, "--mask-good", 0, "--quiet")
+        assert_refused(ended, 1, *words)
+        assert (KINDS in ended.stderr) == (mask in ("text.txt", "empty.tif")), mask
 
 
 def test_a_mask_the_wrong_way_round_is_suspected(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def test_bands_and_batches_are_parts_of_the_stack(place: Place, how: str, tmp_pa
     )
     mean = FixedPointMean(2**32, np.full((37, 45), 20), np.zeros((37, 45), np.uint32))
     background = background_of(np.ones((37, 45), np.int32), frames.dtype, mean)
+    background = replace(background, follows=np.full((37, 45), 320))
     prepared = backend.prepare(background, Morphology(0, 0, 1), None)
     banded = expected = frames
     if how == "scaled":

@@ -121,6 +121,13 @@ def test_bias_and_frames_without_beam_are_known(make_backend: Any, sync: str) ->
     with found(stack, before, backend) as results, found(stack, after, backend) as expected:
         assert results.constant_part is not None
         assert np.isnan(results.per_frame()["scale"]).nonzero()[0].tolist() == [13]
+        # the light of a pixel follows the level, its bias does not
+        dim, bright = np.argsort(np.where(levels > 0, levels, 1.0))[[0, -1]].tolist()
+        place = np.array([3, 50]), np.array([10, 80])
+        average = results.avg[place].astype(np.float64)
+        least, most = (results.background_on(one, *place, average) for one in (dim, bright))
+        ratio = (most - 100) / (least - 100)
+        assert ratio == pytest.approx(levels[bright] / levels[dim], rel=0.1)
         tuner = Tuner(run_of_results(results, stack), backend)
         for parameters, whole in ((before, results), (after, expected)):
             kind = "filtered" if sync == "none" else "synced"

@@ -38,12 +38,11 @@ scaled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__
   set(to, scaled);
 }
 
-// The same of values less a part of their background: levels in 2^-16 over the run's, or null with a surface. Integers: high and low as IntegerLevel has them, in
-// units of 2^-32. Floats: background.
+// The same of values less a part of their background: levels in 2^-16 over the run's, or null with a surface. follows: that part, in 1/16 counts for
+// integers.
 extern "C" __global__ void __launch_bounds__(256)
 levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *__restrict__ levels,
-         const i32 *__restrict__ surface, const i64 *__restrict__ level_high, const u32 *__restrict__ level_low,
-         const f64 *__restrict__ background, Wide low, Wide high, Wide lowest, Wide highest,
+         const i32 *__restrict__ surface, const Wide *__restrict__ follows, Wide low, Wide high, Wide lowest, Wide highest,
          FRAME *__restrict__ result) {
   const i64 pixel = (i64)blockIdx.x * blockDim.x + threadIdx.x;
   if (pixel >= n_pixels) return;
@@ -57,10 +56,9 @@ levelled(const FRAME *__restrict__ frames, i64 stride, i32 n_pixels, const i64 *
   if (surface) above += surface_level(surface, blockIdx.y, (i32)(pixel / surface[4]), (i32)(pixel % surface[4]));
   else above += levels[blockIdx.y];
 #if IS_FLOAT
-  Wide left = value - (f64)above * (1.0 / 65536) * background[pixel];
+  Wide left = value - (f64)above * (1.0 / 65536) * follows[pixel];
 #else
-  const i64 sixteenths = level_high[pixel] * 16 + (level_low[pixel] >> 28);
-  Wide left = value - ((above * sixteenths + (1 << 19)) >> 20);
+  Wide left = value - ((above * follows[pixel] + (1 << 19)) >> 20);
 #endif
   if (left < lowest) left = lowest;
   if (left > highest) left = highest;

@@ -145,7 +145,7 @@ class SpotsFile:
             older = dict.fromkeys(NOISE_LAGS, math.nan)
             return {name: float((older | found)[name]) for name in NOISE_ATTRIBUTES}
 
-    @property
+    @cached_property
     def constant_part(self) -> ConstantPart | None:
         """Part of the background that does not follow the level of a frame; None: there is none."""
         with self._reading("per_frame/level"):
@@ -170,7 +170,7 @@ class SpotsFile:
                 f"{distance}, expected {(self.n_frames, *expected)} and a power of two; the file "
                 "is damaged"
             )
-        return Surface(knots, distance.bit_length() - 1, constant_part=self.constant_part)
+        return Surface(knots, distance.bit_length() - 1)
 
     def background_on(
         self, frame: int, X: NDArray[np.int64], Y: NDArray[np.int64], average: NDArray[np.float64]
@@ -183,10 +183,12 @@ class SpotsFile:
             Y: (p,) int64: columns of the pixels.
             average: (p,) float64, counts: ``stats/avg`` of the pixels.
         """
+        part, scale = self.constant_part, self.frame_scale
         if self.surface is not None:
-            return self.surface.background(frame, X, Y, average)
-        scale = self.frame_scale
-        return average if scale is None else average / scale[frame]
+            return self.surface.background(frame, X, Y, average, part)
+        if scale is None or part is None:
+            return average if scale is None else average / scale[frame]
+        return average + (1.0 / scale[frame] - 1.0) * part.following(average)
 
     @property
     def noise_points(self) -> dict[str, Array] | None:

@@ -337,6 +337,40 @@ def test_h5dump_shows_the_same_values(
         assert values == pairs[path][...].ravel().tolist()
 
 
+def chunks_of(path: Path) -> dict[tuple[str, tuple[int, ...]], tuple[int, bytes]]:
+    """Place in the file and stored bytes of every chunk of a file."""
+    found = {}
+
+    def look(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and item.chunks:
+            for i in range(item.id.get_num_chunks()):
+                chunk = item.id.get_chunk_info(i)
+                _, stored = item.id.read_direct_chunk(chunk.chunk_offset)
+                found[name, chunk.chunk_offset] = chunk.byte_offset, stored
+
+    with h5py.File(path) as file:
+        file.visititems(look)
+    return found
+
+
+def test_equal_runs_store_equal_bytes(tmp_path: Path) -> None:
+    """The order of the chunks in the file follows the batches, their bytes do not."""
+    path = write_run(tmp_path / "run.h5", frames=series(shape=(70, 90)))
+    each = []
+    for i, options in enumerate(((2, 20), (2, 20), (1, 3))):
+        output = tmp_path / f"{i}.h5"
+        threads, batch = options
+        ended = command(path, "-a", 0, "--threads", threads, "--batch", batch, "-o", output)
+        assert ended.status == 0, ended.stderr
+        each.append(chunks_of(output))
+    assert each[0] == each[1]
+    assert len(each[0]) > 60
+    assert {key: stored for key, (_, stored) in each[0].items()} == {
+        key: stored for key, (_, stored) in each[2].items()
+    }
+    assert each[0] != each[2]
+
+
 def test_damaged_metadata_that_is_not_needed_is_left_out(tmp_path: Path) -> None:
     """A warning names it; damaged metadata that is needed is an error."""
     text = [f"{'long ' * 20}{i}" for i in range(20)]
