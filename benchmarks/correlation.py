@@ -59,6 +59,7 @@ def true_factor(run: SimulatedRun) -> float:
     design = run.design
     sums = np.convolve(noise_kernel(design.detector.correlation), np.ones(3))
     shot = design.gain * run.detector.background[run.detector.inside].astype(np.float64)
+    shot = shot[shot > 0]
     read = design.detector.read_noise**2
     read += 1 / 12 if read else 0.0
     along = float((sums**2).sum()) / 3
