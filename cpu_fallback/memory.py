@@ -12,7 +12,7 @@ from gpu_spots.background.methods import Clip, Method
 
 OF_MOMENTS = 68
 """Bytes for what is known of a pixel of a band."""
-OF_TILE = 256
+OF_TILE = 128
 """Bytes for what is known of a pixel of a tile."""
 
 
@@ -27,12 +27,12 @@ def band_bytes(n_frames: int, n_pixels: int, dtype: np.dtype[Any], method: Metho
         size = clip_short.tile_pixels(n_frames, dtype, blocks)
         of_value = 36 + 3 * max(4, dtype.itemsize)
         if is_short and size * n_frames > clip_blocks.TILE_VALUES:
-            of_value = 22  # sums of long blocks take little
+            of_value = 15  # sums of long blocks take little
     elif isinstance(method, Clip):
         size, of_value = clip_values.tile_pixels(n_frames), 40 + 3 * max(4, dtype.itemsize)
         if is_short:
             size, of_pixel = narrow.tile_pixels(n_frames, n_pixels), OF_TILE
-            of_value = 8 + 2 * sorting_dtype(dtype).itemsize
+            of_value = 3 + 2 * sorting_dtype(dtype).itemsize
     elif method.n_blocks:
         size = max(1, kruskal.TILE_VALUES // n_frames)
         of_value = 12 + 3 * max(4, dtype.itemsize)
