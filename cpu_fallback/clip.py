@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpu_fallback import clip_short
+from cpu_fallback import clip_short, narrow
 from cpu_fallback.blocks import FrameBlocks
 from cpu_fallback.clip_blocks import TILE_VALUES, store_blocks
+from cpu_fallback.clip_narrow import Narrow, narrowed
 from cpu_fallback.clip_short import compare
-from cpu_fallback.clip_values import Counts, Floats, starts, store_samples, tile_pixels
-from cpu_fallback.moments import Band, Tile, places, row_dtype, tiles, transpose
+from cpu_fallback.clip_values import Counts, Floats, Sums, starts, store_samples, tile_pixels
+from cpu_fallback.moments import Band, Tile, fill, places, row_dtype, tiles, transpose
 from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import LEVELLINGS
 from gpu_spots.background.methods import Clip
@@ -24,7 +25,7 @@ AT_ONCE = 1 << 17
 """Values that are levelled at a time: what comes in between stays in the cache. With fewer, threads
 wait for the interpreter.
 """
-MOST_CHANGED = 4
+MOST_CHANGED = 2
 """If levelling changes a value of fewer than one in so many pixels, only these are levelled."""
 
 
@@ -36,28 +37,75 @@ def clip_moments(frames: Array, method: Clip, validity: Validity) -> IntegerMome
         return _levelled(Band(frames, validity), frames, method, validity)
     if method.block_of_frame is not None:
         return _by_blocks(frames, method, validity)
-    band, size = Band(frames, validity), tile_pixels(len(frames))
-    buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
+    band, sorter = Band(frames, validity), _sorter(frames, method)
+    size = tile_pixels(len(frames)) if sorter is None else sorter.n_pixels
     for tile in tiles(frames, validity, size):
-        rows = buffer[: tile.values.shape[1]]
-        band.load(tile, rows)
-        rows.sort(axis=1)
-        store_samples(band, tile, rows, method)
+        band.extremes(tile)
+        _store_values(band, tile, narrowed(tile, sorter), method)
     return band.moments()
+
+
+def _sorter(frames: Array, method: Clip, size: int | None = None) -> narrow.Sorter | None:
+    """Return room for tiles of pixels whose values may be narrow; None: they are not.
+
+    ``size``: pixels of a tile; None: as many as is fastest.
+    """
+    n_frames = len(frames)
+    is_short = frames.dtype.kind != "f" and frames.dtype.itemsize <= 2
+    if not is_short or method.start.kept[n_frames] < 2:
+        return None
+    size = narrow.tile_pixels(n_frames, frames[0].size) if size is None else size
+    return narrow.Sorter(n_frames, min(size, frames[0].size))
+
+
+def _store_values(
+    band: Band,
+    tile: Tile,
+    found: Narrow | None,
+    method: Clip,
+    low: Sums | None = None,
+    base: Counts | None = None,
+) -> None:
+    """Store the statistics of a tile after the clip of values.
+
+    Args:
+        band: receiver of the statistics.
+        tile: the values.
+        found: the same, ascending; None: they are not narrow.
+        method: the clip.
+        low: sums of the first values of ``found``; None: unknown.
+        base: (p,): what was subtracted from 8- or 16-bit values, of which invalid ones are the
+            largest; None: nothing.
+    """
+    if found is not None:
+        left = found.store(band, tile.where, method, low)
+        tile, base = tile.of(left), None if base is None else base[left]
+    if tile.values.shape[1]:
+        rows = _sorted(tile.values, tile.usable if base is None else None)
+        store_samples(band, tile, rows, method, base)
+
+
+def _sorted(
+    values: Array, usable: NDArray[np.bool_] | None, dtype: np.dtype[Any] | None = None
+) -> Array:
+    """Return values (n, p) in ascending rows (p, n), valid ones first."""
+    rows = np.empty(values.shape[::-1], sorting_dtype(values.dtype) if dtype is None else dtype)
+    fill(values, usable, rows)
+    rows.sort(axis=1)
+    return rows
 
 
 def _by_blocks(frames: Array, method: Clip, validity: Validity) -> IntegerMoments | FloatMoments:
     """Return the moments of a band whose blocks are compared."""
     assert method.block_of_frame is not None
     blocks, band = FrameBlocks.of(method.block_of_frame), Band(frames, validity)
-    size = clip_short.tile_pixels(frames, blocks, validity)
-    buffer = np.empty((min(size, frames[0].size), len(frames)), sorting_dtype(frames.dtype))
+    size = clip_short.tile_pixels(len(frames), frames.dtype, blocks, validity)
+    sorter = _sorter(frames, method, size)
     for tile in tiles(frames, validity, size):
-        rows = buffer[: tile.values.shape[1]]
-        band.load(tile, rows)
+        band.extremes(tile)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             comparison = compare(tile, blocks, method.block_shifts)
-        store_blocks(band, tile, rows, comparison, blocks)
+        store_blocks(band, tile, comparison, blocks, sorter)
     return band.moments()
 
 
@@ -69,7 +117,8 @@ def _of_some_frames(
     with_beam = np.flatnonzero(method.levels)
     some = method.of_frames(with_beam)
     _, n_rows, n_columns = frames.shape
-    step = max(1, TILE_VALUES // (len(with_beam) * n_columns))
+    n_values = narrow.TILE_VALUES if frames.dtype.itemsize <= 2 else TILE_VALUES
+    step = max(1, n_values // (len(with_beam) * n_columns))
     parts = [
         clip_moments(
             frames[with_beam, row : row + step], some.below(row), validity.rows(row, row + step)
@@ -95,30 +144,30 @@ def _levelled(
     band.is_wide = not band.is_float
     above = method.levels.astype(np.int64) - (1 << FACTOR_BITS)
     blocks = None if method.block_of_frame is None else FrameBlocks.of(method.block_of_frame)
-    n_frames = len(frames)
-    step = (
-        tile_pixels(n_frames)
-        if blocks is None
-        else clip_short.tile_pixels(frames, blocks, validity)
-    )
+    n_frames, sorter = len(frames), None
+    if blocks is not None:
+        step = clip_short.tile_pixels(len(frames), frames.dtype, blocks, validity)
+        sorter = _sorter(frames, method, step)
+    elif method.surface is None and (sorter := _sorter(frames, method)) is not None:
+        step = sorter.n_pixels
+    else:
+        step = tile_pixels(n_frames)
     of_rows = sorting_dtype(frames.dtype) if is_short else row_dtype(frames.dtype)
-    buffer = np.empty((min(step, frames[0].size), n_frames), of_rows)
     for tile in tiles(frames, validity, step):
-        rows = buffer[: tile.values.shape[1]]
-        band.load(tile, rows)
+        band.extremes(tile)
         pixels = places(tile.where)
         if method.surface is not None:
             values = _less_surface(tile, method, blocks, np.divmod(pixels, frames.shape[2]))
             _store_levelled(band, pixels, values, tile.usable, blocks, method)
             continue
-        comparison, low = None, None
+        comparison, found, low, rows = None, None, None, tile.values[:0]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if blocks is None:
-                rows.sort(axis=1)
-                start, low = starts(rows, tile.usable, method, is_short=is_short)
-            else:
+            if blocks is not None:
                 comparison = compare(tile, blocks, method.block_shifts)
                 start = comparison.start(method)
+            else:
+                found = narrowed(tile, sorter)
+                start, low, rows = _starts(tile, found, method, of_rows, is_short=is_short)
             start = method.following(start)
         if not is_short:
             _store_any(band, pixels, tile.values, tile.usable, above, start, blocks, method)
@@ -126,18 +175,44 @@ def _levelled(
         changed = np.flatnonzero(np.logical_or(*_least_and_most(above, start)))
         if MOST_CHANGED * len(changed) > len(pixels):
             del comparison
-            _store_short(band, tile, rows, above, start, blocks, method)
+            _store_short(band, tile, above, start, blocks, method, sorter)
             continue
         kept = _extremes(band, pixels[changed])
-        if comparison is None or blocks is None:
-            store_samples(band, tile, rows, method, low=low)
+        if comparison is not None and blocks is not None:
+            store_blocks(band, tile, comparison, blocks, sorter)
+        elif found is not None:
+            _store_values(band, tile, found, method, low)
         else:
-            store_blocks(band, tile, rows, comparison, blocks)
+            store_samples(band, tile, rows, method, low=low)
         if len(changed):
             _set_extremes(band, pixels[changed], kept)
             some = tile.of(changed)
-            _store_short(band, some, rows[: len(changed)], above, start[changed], blocks, method)
+            _store_short(band, some, above, start[changed], blocks, method, sorter)
     return band.moments()
+
+
+def _starts(
+    tile: Tile,
+    found: Narrow | None,
+    method: Clip,
+    of_rows: np.dtype[Any],
+    *,
+    is_short: bool,
+) -> tuple[Floats, Sums | None, Array]:
+    """Return the backgrounds (p,) that single values are levelled by, at first.
+
+    And the sums of the values that they come from, and the values, ascending, (p, n), if they are
+    not ``found``, else none.
+    """
+    if found is None:
+        rows = _sorted(tile.values, tile.usable, of_rows)
+        return *starts(rows, tile.usable, method, is_short=is_short), rows
+    start, low, unknown = found.starts(method)
+    if len(unknown):
+        some = tile.of(unknown)
+        rows = _sorted(some.values, some.usable)
+        start[unknown], _ = starts(rows, some.usable, method, is_short=True)
+    return start, low, tile.values[:0]
 
 
 def _extremes(band: Band, where: NDArray[np.int64]) -> tuple[Array, Array]:
@@ -166,7 +241,7 @@ def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[n
     """
     values, usable = tile.values, tile.usable
     if usable is None:
-        least, most = values.min(axis=0), values.max(axis=0)
+        least, most = tile.lowest, tile.largest
     else:
         limits = np.iinfo(values.dtype)
         least = values.min(axis=0, where=usable, initial=limits.max)
@@ -179,46 +254,37 @@ def _bounds(tile: Tile, above: Counts, start: Floats) -> tuple[Counts, NDArray[n
 def _store_short(
     band: Band,
     tile: Tile,
-    rows: Array,
     above: Counts,
     start: Floats,
     blocks: FrameBlocks | None,
     method: Clip,
+    sorter: narrow.Sorter | None = None,
 ) -> None:
-    """Store the statistics of the levelled values of a tile of 8- or 16-bit values.
-
-    ``tile.values`` and ``rows`` are overwritten.
-    """
+    """Store the statistics of the levelled values of a tile of 8- or 16-bit values."""
     lowest, far = _bounds(tile, above, start)
     where = places(tile.where)[far]
     rest, extremes = tile.of(far), _extremes(band, where)
-    rows = rows.view(f"u{rows.itemsize}")
     levelled = replace(tile, values=_less_short(tile.values, above, start, lowest))
     if tile.usable is not None:
         levelled.values[~tile.usable] = np.iinfo(np.uint16).max
-    transpose(levelled.values, rows)
     if blocks is None:
-        rows.sort(axis=1)
-        store_samples(band, levelled, rows, method, lowest)
+        _store_values(band, levelled, narrowed(levelled, sorter, lowest), method, base=lowest)
     else:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             comparison = compare(levelled, blocks, method.block_shifts, lowest)
-        store_blocks(band, levelled, rows, comparison, blocks, np.iinfo(np.uint16).max)
+        store_blocks(band, levelled, comparison, blocks, sorter, is_levelled=True)
     if len(far):
         _set_extremes(band, where, extremes)
         _store_any(band, where, rest.values, rest.usable, above, start[far], blocks, method)
 
 
 def _less_short(values: Array, above: Counts, start: Floats, lowest: Counts) -> NDArray[np.uint16]:
-    """Return levelled values (n, p) less ``lowest`` (p,), modulo 2^16.
-
-    They take the place of 16-bit values.
-    """
+    """Return levelled values (n, p) less ``lowest`` (p,), modulo 2^16."""
     sixteenths = _sixteenths(start)
     largest = int(np.abs(above).max()) * int(np.abs(sixteenths).max(initial=0))
     kind = np.int32 if largest < (1 << 31) - (1 << 19) else np.int64
     above, sixteenths = above.astype(kind), sixteenths.astype(kind)
-    values = values.astype(f"{values.dtype.kind}2", copy=False).view(np.uint16)
+    values = values.astype(f"{values.dtype.kind}2").view(np.uint16)
     values -= lowest.astype(np.uint16)
     at_once = max(1, AT_ONCE // values.shape[1])
     part = np.empty((min(at_once, len(values)), values.shape[1]), kind)

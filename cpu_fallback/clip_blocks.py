@@ -1,12 +1,14 @@
 """Clip of a pixel's blocks of frames: blocks whose mean stands out are left out as a whole."""
 
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cpu_fallback.blocks import FrameBlocks
+from cpu_fallback.clip_narrow import narrowed
 from cpu_fallback.clip_values import (
     Counts,
     Floats,
@@ -15,7 +17,9 @@ from cpu_fallback.clip_values import (
     number_of,
     quartiles,
 )
-from cpu_fallback.moments import Band, Tile, places
+from cpu_fallback.moments import Band, Tile, fill, largest_of, places
+from cpu_fallback.narrow import Sorter
+from cpu_fallback.trimmed import sorting_dtype
 from gpu_spots.background.clip import (
     BLOCK_MARGIN,
     BLOCK_STEPS,
@@ -38,39 +42,80 @@ TILE_VALUES = 3 << 18
 def store_blocks(
     band: Band,
     tile: Tile,
-    rows: Array,
     comparison: "Comparison",
     blocks: FrameBlocks,
-    largest: int | None = None,
+    sorter: Sorter | None = None,
+    *,
+    is_levelled: bool = False,
 ) -> None:
     """Store the statistics of a tile without the blocks that stand out.
 
-    ``rows`` (p, n) are its values, in any order; they are overwritten. ``largest``: of their type;
-    None: of the type of the frames.
+    ``sorter``: room for values that may be narrow. ``is_levelled``: values are what is left of 8-
+    or 16-bit values; invalid ones are the largest.
     """
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         left = comparison.left()
-    _leave_out(rows, left, blocks, band.limits.max if largest is None else largest)
-    rows.sort(axis=1)
+    usable = None if is_levelled else tile.usable
     if comparison.lowest is not None:
-        comparison.store(band, tile.where, rows, left)
-    elif tile.usable is None and left.all():
+        kept = comparison.size(left)
+        quartiles = _quartiles(
+            tile if usable is tile.usable else replace(tile, usable=usable),
+            left,
+            kept,
+            blocks,
+            sorter,
+        )
+        comparison.store(band, tile.where, left, kept, quartiles)
+        return
+    rows = _without(tile.values, usable, _left_out(left, blocks))
+    if usable is None and left.all():
         band.sample(tile.where, rows)
     else:
         band.sample_counted(places(tile.where), rows, comparison.size(left), int)
 
 
-def _leave_out(rows: Array, left: NDArray[np.bool_], blocks: FrameBlocks, largest: Any) -> None:
-    """Replace values of rows (p, n) where ``left`` (b, p) is false by the largest of their type."""
-    values, n_frames = rows.reshape(-1), rows.shape[1]
+def _quartiles(
+    tile: Tile,
+    left: NDArray[np.bool_],
+    kept: Counts,
+    blocks: FrameBlocks,
+    sorter: Sorter | None,
+) -> Counts:
+    """Return 4 * (Q75 - Q25) of the ``kept`` values (p,) of the blocks left."""
+    out = _left_out(left, blocks)
+    found = narrowed(tile, sorter, out=out)
+    if found is None:
+        return quartiles(_without(tile.values, tile.usable, out), kept)
+    result, unknown = found.quartiles(kept)
+    if len(unknown):
+        out = _left_out(left.take(unknown, axis=1), blocks)
+        rows = _without(tile.values.take(unknown, axis=1), None, out)
+        result[unknown] = quartiles(rows, kept[unknown])
+    return result
+
+
+def _without(
+    values: Array,
+    usable: NDArray[np.bool_] | None,
+    out: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> Array:
+    """Return values (n, p) in ascending rows (p, n), those that are not left ``out`` first."""
+    rows = np.empty(values.shape[::-1], sorting_dtype(values.dtype))
+    fill(values, usable, rows)
+    rows[out[::-1]] = largest_of(values.dtype)
+    rows.sort(axis=1)
+    return rows
+
+
+def _left_out(
+    left: NDArray[np.bool_], blocks: FrameBlocks
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return frame and pixel of each value that is left out, where ``left`` (b, p) is false."""
     block, pixel = np.divmod(np.flatnonzero(~left), left.shape[1])
-    begin, size = blocks.begin[block], (blocks.begin[1:] - blocks.begin[:-1])[block]
-    pixel *= n_frames
-    for i in range(int(size.max(initial=0))):
-        if i:
-            some = size > i
-            begin, size, pixel = begin[some], size[some], pixel[some]
-        values[pixel + blocks.order.take(begin + i)] = largest
+    size = np.diff(blocks.begin)[block]
+    end = size.cumsum()
+    place = np.arange(size.sum()) + np.repeat(blocks.begin[block] - (end - size), size)
+    return blocks.order.take(place), np.repeat(pixel, size)
 
 
 class Comparison:
@@ -194,12 +239,24 @@ class Comparison:
                 mean, variance = self._moments(left)
         return left
 
-    def store(self, band: Band, where: Any, rows: Array, left: NDArray[np.bool_]) -> None:
-        """Store the statistics of ascending 8- or 16-bit rows (p, n).
+    def store(
+        self,
+        band: Band,
+        where: Any,
+        left: NDArray[np.bool_],
+        kept: Counts,
+        iqr4: Counts,
+    ) -> None:
+        """Store the statistics of 8- or 16-bit values.
 
-        The first values of a row are those of the blocks that are ``left``, (b, p) bool.
+        Args:
+            band: receiver of the statistics.
+            where: places of the pixels.
+            left: (b, p) bool: the blocks that are kept.
+            kept: (p,) int64: how many values they have.
+            iqr4: (p,) int64: 4 * (Q75 - Q25) of these.
         """
-        self._store(band, where, rows, self.size(left), *self.sums_of(left))
+        self._store(band, where, iqr4, kept, *self.sums_of(left))
 
     def sums_of(self, left: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Return sums of 8- or 16-bit values of the blocks left, less the lowest, and squares."""
@@ -207,15 +264,15 @@ class Comparison:
         return _in_order(self.sums, bits), _in_order(self.squares, bits)
 
     def _store(
-        self, band: Band, where: Any, rows: Array, kept: Counts, total: Floats, square: Floats
+        self, band: Band, where: Any, iqr4: Counts, kept: Counts, total: Floats, square: Floats
     ) -> None:
         assert self.lowest is not None
         band.kept[where], band.total[where] = kept, total + kept * self.lowest
         band.scatter_low[where] = exact_scatter(kept, total, square)
-        band.iqr4[where] = quartiles(rows, kept)
+        band.iqr4[where] = iqr4
         masked = np.flatnonzero(kept < 2)
         if len(masked):
-            band.sample(places(where)[masked], rows[masked, :0])
+            band.mask(places(where)[masked])
 
     def _lowest(self, half: Counts, keys: Array) -> NDArray[np.bool_]:
         """Return (b, p) bool: the blocks of lowest mean; ties: the first of the run.

@@ -21,25 +21,29 @@ IN_CACHE = 1 << 18
 FEW_BLOCKS = 64
 """Blocks that are faster put in order by exchanges of whole rows than pixel by pixel."""
 LONG_BLOCK = 6
-"""Values of a block from which on sums take so little memory that a tile may be twice as large."""
+"""Values of a block from which on sums take so little memory that a tile may have four times as
+many pixels.
+"""
 FEWEST_PIXELS = 16
 """Pixels of a tile, at least."""
 
 
-def tile_pixels(frames: Array, blocks: FrameBlocks, validity: Validity) -> int:
+def tile_pixels(
+    n_frames: int, dtype: np.dtype[Any], blocks: FrameBlocks, validity: Validity | None = None
+) -> int:
     """Return the pixels of a tile of a band: more where comparisons of long blocks are short."""
-    pixels = max(1, TILE_VALUES // len(frames))
-    is_whole = frames.dtype.kind != "f" and validity.bounds(frames.dtype) == Validity().bounds(
-        frames.dtype
+    pixels = max(1, TILE_VALUES // n_frames)
+    is_whole = dtype.kind != "f" and (
+        validity is None or validity.bounds(dtype) == Validity().bounds(dtype)
     )
-    is_long = _are_short(frames, blocks) and int(blocks.begin[1]) >= LONG_BLOCK
-    return 2 * pixels if is_whole and is_long else pixels
+    is_long = _are_short(dtype, blocks) and int(blocks.begin[1]) >= LONG_BLOCK
+    return 4 * pixels if is_whole and is_long else pixels
 
 
-def _are_short(values: Array, blocks: FrameBlocks) -> bool:
+def _are_short(dtype: np.dtype[Any], blocks: FrameBlocks) -> bool:
     """Return whether values have 8 or 16 bits, and blocks one size."""
     sizes = np.diff(blocks.begin)
-    is_short = values.dtype.kind != "f" and values.dtype.itemsize <= 2
+    is_short = dtype.kind != "f" and dtype.itemsize <= 2
     return is_short and len(sizes) <= FEW_BLOCKS and bool((sizes == sizes[0]).all())
 
 
@@ -51,7 +55,7 @@ def compare(
     ``base`` (p,): what was subtracted from 8- or 16-bit values; None: nothing.
     """
     is_whole = tile.usable is None and tile.values.shape[1] >= FEWEST_PIXELS
-    if is_whole and _are_short(tile.values, blocks):
+    if is_whole and _are_short(tile.values.dtype, blocks):
         return ShortComparison(tile, blocks, shifts, base)
     return Comparison(tile, blocks, shifts, base)
 
@@ -71,17 +75,11 @@ class ShortComparison(Comparison):
         self.sizes = np.full((n_blocks, 1), size)
         self.number = np.full((1, 1), float(size))
         self.there = np.broadcast_to(np.True_, (n_blocks, values.shape[1]))
-        lowest = values.min(axis=0)
-        # differences modulo 2^8 or 2^16 are right, as they fit
-        unsigned = np.dtype(f"u{values.itemsize}")
-        above = values.view(unsigned) - lowest.view(unsigned)
-        above = above.astype(np.uint16, copy=False)
-        large = np.flatnonzero(above.max(axis=0) > np.iinfo(np.uint16).max // size)
-        self.lowest = lowest.astype(np.float64)
+        self.lowest = tile.lowest.astype(np.float64)
+        large = np.flatnonzero(tile.largest - self.lowest > np.iinfo(np.uint16).max // size)
         if base is not None:
             self.lowest += base
-        self.short_sums, self.short_squares = _sums(above, n_blocks)
-        del above
+        self.short_sums, self.short_squares = _sums(values, tile.lowest, n_blocks)
         whole = self.short_sums.astype(np.uint32)
         whole *= whole
         scatter = self.short_squares * np.uint32(size)
@@ -148,8 +146,10 @@ class ShortComparison(Comparison):
             variance = np.add.reduce(self.scatters, axis=0) / (n_blocks * (size - 1))
         return total / (n_blocks * size), variance
 
-    def store(self, band: Band, where: Any, rows: Array, left: NDArray[np.bool_]) -> None:
-        """Store the statistics of ascending rows (p, n); see `Comparison.store`."""
+    def store(
+        self, band: Band, where: Any, left: NDArray[np.bool_], kept: Counts, iqr4: Counts
+    ) -> None:
+        """Store the statistics; see `Comparison.store`."""
         assert self.lowest is not None
         number = number_of(left)
         total = self.short_sums.sum(axis=0, dtype=np.uint32).astype(np.float64)
@@ -164,25 +164,30 @@ class ShortComparison(Comparison):
         if self.large is not None:
             large, rest = self.large
             total[large], square[large] = rest.sums_of(left.take(large, axis=1))
-        kept = number * self.sizes[0, 0]
-        self._store(band, where, rows, kept, total, square)
+        self._store(band, where, iqr4, kept, total, square)
 
 
-def _sums(above: NDArray[np.uint16], n_blocks: int) -> tuple[Array, Array]:
-    """Return the sums of blocks, and of their squares, (b, p) uint16 and uint32, of values (n, p).
+def _sums(values: Array, lowest: Array, n_blocks: int) -> tuple[Array, Array]:
+    """Return the sums of blocks, and of their squares, (b, p) uint16 and uint32.
 
-    They are sums modulo 2^16 and 2^32.
+    They are sums, modulo 2^16 and 2^32, of values (n, p) less ``lowest`` (p,).
     """
-    n_pixels = above.shape[1]
-    by_block = above.reshape(n_blocks, -1, n_pixels)
-    sums = np.add.reduce(by_block, axis=1, dtype=np.uint16)
-    squares = np.empty(sums.shape, np.uint32)
+    n_pixels = values.shape[1]
+    by_block = values.reshape(n_blocks, -1, n_pixels)
+    shape = n_blocks, n_pixels
+    sums, squares = np.empty(shape, np.uint16), np.empty(shape, np.uint32)
     at_once = max(1, min(n_blocks, IN_CACHE // (by_block.shape[1] * n_pixels)))
-    buffer = np.empty((at_once, *by_block.shape[1:]), np.uint32)
+    # differences modulo 2^8 or 2^16 are right, as they fit
+    unsigned = np.dtype(f"u{values.itemsize}")
+    above = np.empty((at_once, *by_block.shape[1:]), unsigned)
+    wide = np.empty(above.shape, np.uint32)
     for begin in range(0, n_blocks, at_once):
-        some = buffer[: n_blocks - begin]
-        np.copyto(some, by_block[begin : begin + at_once])
-        np.einsum("bsp,bsp->bp", some, some, out=squares[begin : begin + at_once])
+        which = slice(begin, min(begin + at_once, n_blocks))
+        less, some = above[: which.stop - begin], wide[: which.stop - begin]
+        np.subtract(by_block[which].view(unsigned), lowest.view(unsigned), out=less)
+        np.add.reduce(less, axis=1, dtype=np.uint16, out=sums[which])
+        np.copyto(some, less)
+        np.einsum("bsp,bsp->bp", some, some, out=squares[which])
     return sums, squares
 
 

@@ -111,13 +111,13 @@ def starts(
         if sums is not None:
             low = narrow_sums(some[:, :m])
             sums[0][alike], sums[1][alike] = low
-            mean, population, _ = _of_sums(float(m), *_shifted(m, *low, None))
+            mean, population, _ = of_sums(float(m), *shifted(m, *low, None))
         elif rows.dtype.kind == "f":
             moments, _ = _of_floats(some[:, :m])
             mean, population, _ = moments(np.full(len(some), m), np.arange(len(some)))
         else:
             mean, population = _of_lowest(some[:, :m])
-        means[alike], _ = _start(
+        means[alike], _ = first_of(
             mean, population, float(method.start.shift[count]), float(method.start.width[count])
         )
     return means, sums
@@ -133,11 +133,11 @@ def _of_lowest(rows: Array) -> tuple[Floats, Floats]:
         return mean, population
     total, square = narrow_sums(rows - lowest)
     scatter = as_float(exact_scatter(m, total, square))
-    mean, population, _ = _of_sums(float(m), total + m * lowest[:, 0], scatter)
+    mean, population, _ = of_sums(float(m), total + m * lowest[:, 0], scatter)
     return mean, population
 
 
-def _start(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
+def first_of(mean: Floats, population: Floats, shift: float, width: float) -> tuple[Floats, Floats]:
     """Return mean and variance of all values, as if the smallest were those of a Gaussian."""
     sd = np.sqrt(population) / width
     return mean + shift * sd, sd * sd
@@ -157,7 +157,7 @@ def _steps(
     kept = np.full(n_pixels, m)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, population, _ = moments(kept, pixels)
-        mean, variance = _start(mean, population, shift, width)
+        mean, variance = first_of(mean, population, shift, width)
         for step in range(STEPS):
             found = np.maximum(count(limit(mean, variance, quantum), pixels), 2)
             changed = (found != kept[pixels]) | (step == 0)
@@ -185,7 +185,7 @@ def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int
         total, square = sums[pixels, m], squares[pixels, m]
         scatter = (m * square - total * total).astype(np.float64)
         total = (total + m * lowest[pixels, 0]).astype(np.float64)
-        return _of_sums(m.astype(np.float64), total, scatter)
+        return of_sums(m.astype(np.float64), total, scatter)
 
     def count(most: Floats, pixels: NDArray[np.int64]) -> Counts:
         return np.count_nonzero(rows[pixels] <= most[:, None], axis=1)
@@ -193,7 +193,7 @@ def _of_integers(rows: Array) -> tuple[Moments, Callable[[Floats, NDArray[np.int
     return moments, count
 
 
-def _of_sums(m: Floats | float, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
+def of_sums(m: Floats | float, total: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
     """Return mean, population variance and variance from S and m*Q - S*S."""
     return total / m, scatter / (m * m), scatter / (m * (m - 1.0))
 
@@ -238,11 +238,11 @@ def _sample_short(
     nothing.
     """
     n_pixels, n = rows.shape
-    mean, population, _ = _of_sums(float(m), *_shifted(m, *low, base))
-    most = limit(*_start(mean, population, shift, width), 1.0)
+    mean, population, _ = of_sums(float(m), *shifted(m, *low, base))
+    most = limit(*first_of(mean, population, shift, width), 1.0)
     rest = narrow_sums(rows[:, m:])
     total, square = low[0] + rest[0], low[1] + rest[1]
-    mean, _, variance = _of_sums(float(n), *_shifted(n, total, square, base))
+    mean, _, variance = of_sums(float(n), *shifted(n, total, square, base))
     # pixels that keep all values in the first step and in the second do so in all
     then = limit(*unclipped(mean, variance, 1.0), 1.0)
     highest = rows[:, -1] if base is None else rows[:, -1] + base
@@ -251,7 +251,7 @@ def _sample_short(
     step = max(1, TOP_VALUES // (n - m + 1))
     for begin in range(0, len(pixels), step):
         some = pixels[begin : begin + step]
-        kept[some], total[some], square[some] = _some_left_out(
+        kept[some], total[some], square[some] = some_left_out(
             rows.take(some, axis=0), m, (low[0][some], low[1][some]), most[some], _of(base, some)
         )
     band.kept[where], band.total[where] = kept, total if base is None else total + kept * base
@@ -259,13 +259,13 @@ def _sample_short(
     band.iqr4[where] = quartiles(rows, kept)
 
 
-def _shifted(m: int, total: Floats, square: Floats, base: Counts | None) -> tuple[Floats, Floats]:
+def shifted(m: int, total: Floats, square: Floats, base: Counts | None) -> tuple[Floats, Floats]:
     """Return sum and m*Q - S*S of values that ``base`` (p,) was subtracted from."""
     return total if base is None else total + m * base, as_float(exact_scatter(m, total, square))
 
 
-def _some_left_out(
-    rows: Array, m: int, low: Sums, most: Floats, base: Counts | None
+def some_left_out(
+    rows: Array, m: int, low: Sums, most: Floats, base: Counts | None, cut: int | None = None
 ) -> tuple[Counts, Floats, Floats]:
     """Leave out the largest values of some pixels.
 
@@ -275,16 +275,19 @@ def _some_left_out(
         low: (p,) float64 each: sums of the first ``m`` values, and of their squares.
         most: (p,) float64, counts: limit of the first step.
         base: (p,) int64: what was subtracted from the values; None: nothing.
+        cut: larger values were cut to this one; None: they are as they were.
 
     Returns:
-        (p,) each: how many values are kept, int64; their sum, and that of their squares, float64.
+        (p,) each: how many values are kept, int64, 0 where it is not known because of the cut;
+        their sum, and that of their squares, float64.
     """
     n = rows.shape[1]
-    columns = min(n - m, FEWEST + n // FEW)
+    columns = columns_left_out(n, m)
     if n - columns > m:
         more = narrow_sums(rows[:, m : n - columns])
         low = low[0] + more[0], low[1] + more[1]
-    kept, total, square, beyond = _largest_left_out(rows, columns, low, most, base)
+    top = np.ascontiguousarray(rows[:, n - columns :].T)
+    kept, total, square, beyond = largest_left_out(top, n, low, most, base, cut)
     left = np.flatnonzero(beyond)
     while len(left) and columns < n - 2:
         columns = min(n - 2, 4 * max(1, columns))
@@ -292,61 +295,72 @@ def _some_left_out(
         for begin in range(0, len(left), step):
             again = left[begin : begin + step]
             some = rows[again]
-            kept[again], total[again], square[again], beyond[again] = _largest_left_out(
-                some,
-                columns,
+            kept[again], total[again], square[again], beyond[again] = largest_left_out(
+                np.ascontiguousarray(some[:, n - columns :].T),
+                n,
                 narrow_sums(some[:, : n - columns]),
                 most[again],
                 _of(base, again),
+                cut,
             )
         left = left[beyond[left]]
     return kept, total, square
+
+
+def columns_left_out(n: int, m: int) -> int:
+    """Return how many of ``n`` values are left out at most, in all but a few pixels."""
+    return min(n - m, FEWEST + n // FEW)
 
 
 def _of(base: Counts | None, pixels: Any) -> Counts | None:
     return None if base is None else base[pixels]
 
 
-def _largest_left_out(
-    rows: Array,
-    columns: int,
+def largest_left_out(
+    top: Array,
+    n: int,
     low: Sums,
     most: Floats,
     base: Counts | None,
+    cut: int | None,
 ) -> tuple[Counts, Floats, Floats, NDArray[np.bool_]]:
-    """Leave out the largest values of some pixels, ``columns`` at most.
+    """Leave out the largest values of some pixels.
 
     Args:
-        rows: (p, n): ascending 8- or 16-bit values.
-        columns: values that are left out at most.
+        top: (columns, p): the largest 8- or 16-bit values, ascending.
+        n: number of all values.
         low: sums of all others.
         most: (p,) float64, counts: limit of the first step.
         base: (p,) int64: what was subtracted from the values; None: nothing.
+        cut: larger values were cut to this one; None: they are as they were.
 
     Returns:
-        (p,) each: how many values are kept, int64; their sum, and that of their squares, float64;
-        and whether, in any step, ``columns`` or more were to be left out.
+        (p,) each: how many values are kept, int64, 0 where it is not known because of the cut;
+        their sum, and that of their squares, float64; and whether, in any step, as many as
+        ``top`` has, or more, were to be left out.
     """
-    n_pixels, n = rows.shape
-    high = rows[:, n - columns :]
-    top = np.ascontiguousarray(high.T)
+    columns, n_pixels = top.shape
     sums, squares = (np.empty((n_pixels, columns + 1)) for _ in "12")
     sums[:, 0], squares[:, 0] = low
-    sums[:, 1:] = high
+    sums[:, 1:] = top.T
     np.multiply(sums[:, 1:], sums[:, 1:], out=squares[:, 1:])
     for each in (sums, squares):
         np.cumsum(each, axis=1, out=each)
     # the difference of m*Q and S*S is exact below this
     is_small = n * float(squares[:, -1].max(initial=0.0)) < 2.0**53
-    of_type = np.iinfo(rows.dtype)
+    of_type = np.iinfo(top.dtype)
+    largest = of_type.max if cut is None else cut - 1
+    is_cut = top[-1] > largest if columns else np.zeros(n_pixels, bool)
+    unknown = np.zeros(n_pixels, bool)
 
     of_pixel = np.zeros(n_pixels, np.int64)
     beyond = np.zeros(n_pixels, bool)
     pixels = np.arange(n_pixels)
     for step in range(STEPS):
         highest = np.floor(most) if base is None else np.floor(most) - base[pixels]
-        highest = np.minimum(np.maximum(highest, of_type.min), of_type.max)
-        found = number_of(top <= highest.astype(rows.dtype))
+        unknown[pixels] |= is_cut[pixels] & (highest > largest)
+        highest = np.minimum(np.maximum(highest, of_type.min), largest)
+        found = number_of(top <= highest.astype(top.dtype))
         beyond[pixels[found == 0]] = True
         if step:
             changed = np.flatnonzero(found != of_pixel[pixels])
@@ -360,11 +374,13 @@ def _largest_left_out(
         m_of = found.astype(np.float64)
         scatter = m_of * square - total * total if is_small else exact_scatter(found, total, square)
         total = total if base is None else total + m_of * base[pixels]
-        mean, _, variance = _of_sums(m_of, total, as_float(scatter))
+        mean, _, variance = of_sums(m_of, total, as_float(scatter))
         most = limit(*unclipped(mean, variance, 1.0), 1.0)
     at = of_pixel + np.arange(n_pixels) * (columns + 1)
     total, square = sums.reshape(-1).take(at), squares.reshape(-1).take(at)
-    return of_pixel + (n - columns), total, square, beyond
+    kept = of_pixel + (n - columns)
+    kept[unknown] = 0
+    return kept, total, square, beyond
 
 
 def number_of(flags: NDArray[np.bool_]) -> Counts:
@@ -392,21 +408,24 @@ def quartiles(rows: Array, kept: Counts) -> Counts:
     """Return 4 * (Q75 - Q25) of the first ``kept`` values of ascending integer rows (p, n)."""
     result = same_quartiles(rows)
     pixels = np.flatnonzero(kept != rows.shape[1])
-    result[pixels] = _quartiles_of(rows, pixels, kept[pixels])
+    result[pixels] = quartiles_of(rows, pixels, kept[pixels])
     return result
 
 
-def _quartiles_of(rows: Array, pixels: NDArray[np.int64], kept: Counts) -> Counts:
+def quartiles_of(rows: Array, pixels: NDArray[np.int64], kept: Counts) -> Counts:
     """Return them of some pixels."""
-    values, begin = rows.reshape(-1), pixels * rows.shape[1]
+    return quartiles_at(rows.reshape(-1), pixels * rows.shape[1], 1, kept)
+
+
+def quartiles_at(values: Array, begin: Counts, step: int, kept: Counts) -> Counts:
+    """Return them of ascending values that follow each other by ``step`` places."""
     last = np.maximum(kept - 1, 0)
-    end = begin + last
-    result = np.zeros(len(pixels), np.int64)
+    result = np.zeros(len(begin), np.int64)
     for sign, place in ((1, 3 * last), (-1, last)):
-        index, weight = begin + (place >> 2), place & 3
-        low = values.take(index).astype(np.int64)
+        index, weight = place >> 2, place & 3
+        low = values.take(begin + step * index).astype(np.int64)
         index += 1
-        high = values.take(np.minimum(index, end)).astype(np.int64)
+        high = values.take(begin + step * np.minimum(index, last)).astype(np.int64)
         high -= low
         high *= weight
         high += 4 * low

@@ -7,6 +7,7 @@ an integer below 2^53 held in float64, where SIMD is fastest.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,33 @@ AT_ONCE = 64
 """Frames that are transposed at a time: a third faster than all, as what they are written to stays
 in the cache.
 """
+PIXELS_AT_ONCE = 1 << 12
+"""Pixels that are transposed at a time."""
 IN_CACHE = 1 << 18
 """Values that are summed as float64 at a time: 2 MB. With fewer, threads wait for the interpreter.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tile:
     """Tile: some pixels of a band on all frames."""
 
     where: slice | NDArray[np.int64]
     """Flat indices of the pixels in the band."""
     values: Array
-    """(n, p), the frames' dtype, counts: in a buffer which the next tile overwrites."""
+    """(n, p), the frames' dtype, counts."""
     usable: NDArray[np.bool_] | None
     """(n, p) bool: which values are valid; None: all are."""
+
+    @cached_property
+    def lowest(self) -> Array:
+        """Smallest value of each pixel, (p,), valid or not."""
+        return self.values.min(axis=0)
+
+    @cached_property
+    def largest(self) -> Array:
+        """Largest value of each pixel, (p,), valid or not."""
+        return self.values.max(axis=0)
 
     def of(self, pixels: NDArray[np.int64]) -> "Tile":
         """Return copies of some of the pixels."""
@@ -52,11 +65,9 @@ def tiles(frames: Array, validity: Validity, size: int) -> Iterator[Tile]:
     n_frames, n_pixels = len(frames), frames[0].size
     check_frame_count(n_frames)
     flat = frames.reshape(n_frames, n_pixels)
-    padded = np.empty((n_frames, min(size, n_pixels) + PADDING), frames.dtype)
     for begin in range(0, n_pixels, size):
         where = slice(begin, min(begin + size, n_pixels))
-        values = padded[:, : where.stop - begin]
-        np.copyto(values, flat[:, where])
+        values = flat[:, where]
         yield Tile(where, values, validity.allows(values))
 
 
@@ -95,13 +106,16 @@ class Band:
 
         Invalid values become the largest value of the type.
         """
+        fill(tile.values, tile.usable, rows)
+        self.extremes(tile)
+
+    def extremes(self, tile: Tile) -> None:
+        """Store the maxima of a tile, and the frames they are on."""
         values, usable = tile.values, tile.usable
         if usable is None:
-            transpose(values, rows)
-            largest = values.max(axis=0)
+            largest = tile.largest
             self.arg[tile.where] = _first(values == largest)
         else:
-            transpose(np.where(usable, values, self.limits.max), rows)
             largest = np.where(usable, values, self.limits.min).max(axis=0)
             self.arg[tile.where] = _first((values == largest) & usable)
             counts = usable.sum(axis=0)
@@ -117,7 +131,7 @@ class Band:
         A pixel with fewer than two values is masked.
         """
         if kept.shape[1] < 2:
-            self._clear(where)
+            self.mask(where)
             return
         self.kept[where] = kept.shape[1]
         if self.is_float:
@@ -146,7 +160,7 @@ class Band:
     def moments(self) -> IntegerMoments | FloatMoments:
         """Return the moments; pixels that are invalid on every frame are masked."""
         if self.pixels is not None:
-            self._clear(~self.pixels)
+            self.mask(~self.pixels)
         fields: dict[str, Any] = {
             name: getattr(self, name).reshape(self.shape) for name in self._fields()
         }
@@ -157,7 +171,8 @@ class Band:
             fields["scatter_high"] = None
         return IntegerMoments(**fields, gaps=self.gaps)
 
-    def _clear(self, where: Any) -> None:
+    def mask(self, where: Any) -> None:
+        """Mask pixels."""
         for name in self._fields():
             getattr(self, name)[where] = 0
 
@@ -187,11 +202,29 @@ def _first(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
     return found
 
 
+def fill(values: Array, usable: NDArray[np.bool_] | None, rows: Array) -> None:
+    """Fill ``rows`` (p, n) from ``values`` (n, p); invalid ones become the largest of the type."""
+    if usable is not None:
+        values = np.where(usable, values, largest_of(values.dtype))
+    transpose(values, rows)
+
+
+def largest_of(dtype: np.dtype[Any]) -> Any:
+    """Return the largest value of a type."""
+    return (np.finfo if dtype.kind == "f" else np.iinfo)(dtype).max
+
+
 def transpose(values: Array, rows: Array) -> None:
     """Fill ``rows`` (p, n) from ``values`` (n, p)."""
-    for begin in range(0, len(values), AT_ONCE):
-        frames = slice(begin, begin + AT_ONCE)
-        np.copyto(rows[:, frames], values[frames].T)
+    n, p = values.shape
+    padded = np.empty((min(n, AT_ONCE), min(p, PIXELS_AT_ONCE) + PADDING), values.dtype)
+    for first in range(0, p, PIXELS_AT_ONCE):
+        pixels = slice(first, min(first + PIXELS_AT_ONCE, p))
+        for begin in range(0, n, AT_ONCE):
+            frames = slice(begin, min(begin + AT_ONCE, n))
+            some = padded[: frames.stop - begin, : pixels.stop - first]
+            np.copyto(some, values[frames, pixels])
+            np.copyto(rows[pixels, frames], some.T)
 
 
 def _exact_sums(kept: Array, is_wide: bool) -> tuple[Array, Array, Array | int]:
