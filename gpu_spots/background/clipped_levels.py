@@ -107,8 +107,23 @@ class ClippedLevelSampler(LevelSampler):
         if validity.pixels is not None:
             validity = replace(validity, pixels=validity.pixels[:, self._columns])
         good = usable(sample, validity).reshape(len(sample), -1)
+        sample, first = sample.reshape(len(sample), -1), self.levels.copy()
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            self._finish(sample.reshape(len(sample), -1), good)
+            self._finish(sample, good)
+            dark = self._are_dark()
+            if dark.any():
+                # what they have is the bias of the detector
+                self.levels, self.constant_part = np.where(dark, 0.0, first), None
+                self._finish(sample, good)
+                self.levels[dark] = 0.0
+
+    def _are_dark(self) -> NDArray[np.bool_]:
+        """Return which frames have no beam, though they have counts, (n,) bool."""
+        if self.constant_part is None:
+            return np.zeros(len(self.levels), bool)
+        # the light is what follows the level
+        above = self.levels / run_level(self.levels) - 1.0
+        return 1.0 + above * (1.0 + self.constant_part.contrast) < 1 / LARGEST
 
     def _finish(self, sample: Array, good: NDArray[np.bool_]) -> None:
         quantum = 0.0 if sample.dtype.kind == "f" else 1.0

@@ -210,15 +210,22 @@ def test_blocks_of_a_falling_beam_above_a_bias() -> None:
     assert np.all(abs(found["stats/avg"].mean(axis=0) - truth) < 2)
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_frames_without_beam_do_not_change_the_correlation(first: int) -> None:
-    """Every second frame is without beam."""
-    levels = (np.arange(24) + first) % 2
-    with pytest.warns(UserWarning, match="12 of 24 frames without beam"):
-        results = find_spots(exposed(levels, 0, 300), Parameters(angles=0), backend="cpu")
+@pytest.mark.parametrize("bias", [0, 100, 1000])
+@pytest.mark.parametrize("dark", [slice(0, None, 2), slice(1, None, 2), slice(21, None)])
+def test_frames_without_beam_do_not_change_the_noise(dark: slice, bias: int) -> None:
+    """They may have the counts of a bias, which is no light."""
+    levels = np.ones(24)
+    levels[dark] = 0
+    n_dark = int((levels == 0).sum())
+    with pytest.warns(UserWarning, match=f"{n_dark} of 24 frames without beam"):
+        results = find_spots(exposed(levels, bias, 300), Parameters(angles=0), backend="cpu")
     with results:
-        assert results.noise_model is not None
-        assert results.noise_model["correlation"] == pytest.approx(1, abs=0.05)
+        model, found = results.noise_model, results.per_frame()["level"]
+        assert model is not None
+        assert model["correlation"] == pytest.approx(1, abs=0.05)
+        assert model["gain"] == pytest.approx(1, abs=0.05)
+        assert found[levels > 0] == pytest.approx(bias + 300, rel=0.2)
+        assert found[levels == 0].max() < found[levels > 0].min() / 16
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32"])
