@@ -19,11 +19,14 @@ from gpu_spots.memory.shuffled import Transfer
 from gpu_spots.memory.workers import AHEAD
 from gpu_spots.model import FETCH_BYTES
 from gpu_spots.protocols import Stack
+from gpu_spots.spots.turns import PIECE as PIXELS_AT_ONCE
 
 SET_PIXELS = 50
 """Number of pixels per set pixel that is planned for."""
-SPOT_PIXELS, OF_SPOT = 4000, 600
+SPOT_PIXELS, OF_SPOT = 10_000, 600
 """Number of pixels per spot that is planned for, and bytes of a spot in the table."""
+SUMMING = 48 * PIXELS_AT_ONCE
+"""Bytes of a thread for the pixels of spots whose sums are made, beside those of a batch."""
 SAMPLES = 10 << 16
 """Values of the rows from which the noise of the pixels is estimated."""
 OF_MOMENTS = 84
@@ -308,7 +311,7 @@ class Needs:
 
         # thresholds and means, and maps for what is known of each spot
         fixed = (min(8, 2 * dtype.itemsize) + 12 + 10) * self.n_pixels + self._matched_maps()
-        fixed += self._levelling()
+        fixed += self._levelling() + self.threads * SUMMING
         if self.piece_frames(frames) < frames:
             # batches whose masks are fetched wait until they are encoded: packed masks and
             # components

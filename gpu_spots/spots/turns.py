@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE = 1 << 16
+PIECE = 1 << 14
 """Pixels that are worked on at a time: what comes in between stays in the cache."""
 
 Floats = NDArray[np.float64]
