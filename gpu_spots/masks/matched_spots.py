@@ -59,7 +59,7 @@ def list_spots(
     # spots of a mask by their first pixels
     by_first = np.lexsort((pixel[order[new]], mask[order[new]]))
     n_runs = np.diff(new, append=len(order))[by_first]
-    order = order[_stretches(new[by_first], n_runs)]
+    order = order[stretches(new[by_first], n_runs)]
     starts = np.cumsum(n_runs) - n_runs
     mask, length = mask[order], length[order]
     x, y = np.divmod(pixel[order], n_columns)
@@ -71,14 +71,14 @@ def list_spots(
         np.maximum.reduceat(y + length, starts),
     )
     return Components(
-        pixels=pixels[_stretches(run[order], length)],
+        pixels=pixels[stretches(run[order], length)],
         begin=begin[np.append(starts, len(order))],
         box=np.stack(sides, axis=1).astype(np.int32),
         first=np.searchsorted(mask[starts], np.arange(n_masks + 1)),
     )
 
 
-def _stretches(begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
+def stretches(begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers of stretches, one after the other, (sum of lengths,) int64."""
     end = np.cumsum(length)
     return np.arange(end[-1]) + np.repeat(begin - (end - length), length)

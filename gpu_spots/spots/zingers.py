@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_spots.masks.matched_spots import stretches
 from gpu_spots.model import Components, Measurements
 
 TIMES = 4.0
@@ -89,9 +90,7 @@ def zingers(
 
 def numbers(begin: Indices, spots: Indices) -> Indices:
     """Return the numbers of the pixels of some spots: ``begin[i]`` to ``begin[i + 1]`` of each."""
-    length = np.diff(begin)[spots]
-    end = np.cumsum(length)
-    return np.arange(end[-1]) + np.repeat(begin[spots] - (end - length), length)
+    return stretches(begin[spots], np.diff(begin)[spots])
 
 
 @dataclass(frozen=True, slots=True)
